@@ -1,0 +1,28 @@
+"""Fine-tune one language model in thousands of cheap ways and serve all the results."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gossamer.errors import GossamerError
+    from gossamer.serving.llm import LLM
+    from gossamer.serving.messages import SamplingParams
+    from gossamer.training.run import tune
+
+__all__ = ["LLM", "GossamerError", "SamplingParams", "tune"]
+
+__version__ = "0.1.0"
+
+# Where each public name lives; imported when first used, so that `import gossamer` is instant.
+_HOMES = {
+    "GossamerError": "gossamer.errors",
+    "LLM": "gossamer.serving.llm",
+    "SamplingParams": "gossamer.serving.messages",
+    "tune": "gossamer.training.run",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'gossamer' has no attribute '{name}'")
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,0 +1,157 @@
+"""Every error that Gossamer raises on purpose.
+
+    GossamerError
+    ├── UsageError                 an argument or setting is wrong
+    │   ├── UnknownNameError       a name that does not exist; suggests the nearest
+    │   ├── SettingError           a setting with an impossible value
+    │   └── MissingExtraError      an optional dependency is not installed
+    ├── DataError                  training data that cannot be used
+    ├── BaseModelError
+    │   ├── ModelNotFoundError     no such alias, folder or hub id
+    │   ├── UnsupportedModelError  an architecture, tokenizer or template we cannot use
+    │   ├── CorruptModelError      files that are damaged or incomplete
+    │   └── DownloadError          fetching failed
+    ├── AdapterError
+    │   ├── AdapterNotFoundError   no such adapter folder
+    │   ├── AdapterFormatError     files that are damaged, incomplete or unsafe
+    │   ├── UnsupportedAdapterError  a kind of adapter that cannot be used here
+    │   └── BaseMismatchError      an adapter for another base model
+    ├── TrainingError              a run that cannot start or go on
+    │   └── CheckpointError        a checkpoint that cannot be used
+    └── ServingError
+        ├── RequestError           the request itself is wrong
+        ├── UnknownModelError      neither the base model nor an adapter has that name
+        ├── CapacityError          does not fit in memory, even alone
+        ├── OverloadedError        too many requests are waiting; carries a retry hint
+        └── EngineStoppedError     the engine is shutting down or has failed
+
+The message is one clear line: what is wrong, with the value, and the remedy. Commands print it
+and exit with `exit_code`; the server sends it in OpenAI's error shape with a status that
+`serving/http` maps from the class.
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class GossamerError(Exception):
+    """Root of all errors that are meant for the user."""
+
+    exit_code = 1
+
+
+class UsageError(GossamerError):
+    """An argument or setting is wrong."""
+
+    exit_code = 2
+
+
+class UnknownNameError(UsageError):
+    """A name that does not exist."""
+
+    @classmethod
+    def among(cls, what: str, name: str, known: Iterable[str]) -> "UnknownNameError":
+        """Build the error for `name`, a `what` that is not among `known`."""
+        return cls(unknown_name_message(what, name, known))
+
+
+class SettingError(UsageError):
+    """A setting with an impossible value."""
+
+
+class MissingExtraError(UsageError):
+    """An optional dependency is not installed."""
+
+
+class DataError(GossamerError):
+    """Training data that cannot be used."""
+
+
+class BaseModelError(GossamerError):
+    """Something is wrong with the base model."""
+
+
+class ModelNotFoundError(BaseModelError):
+    """No such alias, folder or hub id."""
+
+
+class UnsupportedModelError(BaseModelError):
+    """An architecture, tokenizer or chat template that cannot be used."""
+
+
+class CorruptModelError(BaseModelError):
+    """Model files that are damaged or incomplete."""
+
+
+class DownloadError(BaseModelError):
+    """Fetching a model failed."""
+
+
+class AdapterError(GossamerError):
+    """Something is wrong with an adapter."""
+
+
+class AdapterNotFoundError(AdapterError):
+    """No such adapter folder."""
+
+
+class AdapterFormatError(AdapterError):
+    """Adapter files that are damaged, incomplete or unsafe."""
+
+
+class UnsupportedAdapterError(AdapterError):
+    """A kind of adapter that cannot be used here; never approximated."""
+
+
+class BaseMismatchError(AdapterError):
+    """An adapter that was trained for another base model."""
+
+
+class TrainingError(GossamerError):
+    """A run that cannot start or cannot go on."""
+
+
+class CheckpointError(TrainingError):
+    """A checkpoint that cannot be used."""
+
+
+class ServingError(GossamerError):
+    """Something went wrong while serving."""
+
+
+class RequestError(ServingError):
+    """The request itself is wrong; `param` names the offending field where there is one."""
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+class UnknownModelError(ServingError):
+    """Neither the base model nor an adapter has the requested name."""
+
+
+class CapacityError(ServingError):
+    """Does not fit in the block pool, even with nothing else in it."""
+
+
+class OverloadedError(ServingError):
+    """Too many requests are waiting; try again after `retry_after` seconds."""
+
+    def __init__(self, message: str, *, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class EngineStoppedError(ServingError):
+    """The engine is shutting down or has failed."""
+
+
+def unknown_name_message(what: str, name: str, known: Iterable[str]) -> str:
+    """One line that says `name` does not exist and names the nearest (or all) known names."""
+    names = sorted(known)
+    close = get_close_matches(name, names, n=3, cutoff=0.5)
+    if close:
+        return f"unknown {what} '{name}'; did you mean {' or '.join(repr(c) for c in close)}?"
+    listed = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
+    return f"unknown {what} '{name}'; known: {listed or 'none'}"

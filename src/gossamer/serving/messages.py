@@ -1,0 +1,90 @@
+"""What crosses the border of the engine: requests in, events out.
+
+Every request that `Engine.submit` accepts ends in exactly one final event: `Finished` or `Failed`.
+Plain frozen dataclasses; nothing here imports torch.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from gossamer.errors import GossamerError
+
+FinishReason = Literal["stop", "length", "cancelled"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingParams:
+    """How to choose the next token. The defaults are OpenAI's."""
+
+    max_tokens: int | None = None
+    """New tokens at most; None: as many as the context length leaves."""
+    min_tokens: int = 0
+    """End-of-text and stop conditions are not honoured before so many new tokens."""
+    temperature: float = 1.0
+    """0 is greedy."""
+    top_p: float = 1.0
+    top_k: int = 0
+    """0: all tokens."""
+    min_p: float = 0.0
+    seed: int | None = None
+    """Same seed, same request: same tokens, whoever shares the batch."""
+    stop: tuple[str, ...] = ()
+    """Texts that end generation; not part of the output."""
+    ignore_eos: bool = False
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logprobs: int | None = None
+    """None: no log-probabilities; k: of the chosen token and of the k most likely ones."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One sequence to generate."""
+
+    request_id: str
+    prompt_token_ids: tuple[int, ...]
+    adapter: str | None = None
+    """Name of the adapter; None: the base model alone."""
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenLogprob:
+    """A token with the natural logarithm of its probability under the model (temperature 1)."""
+
+    token_id: int
+    text: str
+    logprob: float
+    top: tuple[tuple[int, str, float], ...] = ()
+    """(token id, text, log-probability) of the most likely tokens, best first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tokens:
+    """New output. `text` may be empty while a multi-byte character or a stop text is undecided."""
+
+    request_id: str
+    token_ids: tuple[int, ...]
+    text: str
+    logprobs: tuple[TokenLogprob, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """Final event of a request that ran. All its text has been sent in `Tokens` events."""
+
+    request_id: str
+    finish_reason: FinishReason
+    prompt_tokens: int
+    completion_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed:
+    """Final event of a request that could not be run (to its end)."""
+
+    request_id: str
+    error: GossamerError
+
+
+Event = Tokens | Finished | Failed
