@@ -1,0 +1,91 @@
+"""What the HTTP layer and the offline class know of an engine. Nothing here imports torch."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from gossamer.serving.messages import Event, Request
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterStatus:
+    """One adapter that can be named in a request."""
+
+    name: str
+    state: str
+    """registered (on disk only), loading, resident, or refused."""
+    kind: str | None = None
+    rank: int | None = None
+    """Largest rank of any module."""
+    num_bytes: int | None = None
+    """Bytes its weights take in the pool (resident) or would take (known only once read)."""
+    digest: str | None = None
+    problem: str | None = None
+    """Why it is refused."""
+    created: int = 0
+    """Unix time of its weights file."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineStats:
+    """A snapshot of gauges and counters since the start."""
+
+    num_running: int
+    num_waiting: int
+    blocks_total: int
+    blocks_free: int
+    blocks_kv: int
+    blocks_adapters: int
+    block_bytes: int
+    adapters_resident: int
+    adapter_loads: int
+    adapter_evictions: int
+    preemptions: int
+    steps: int
+    prompt_tokens: int
+    """Prompt tokens computed, recomputation after preemption included."""
+    generated_tokens: int
+    finished: dict[str, int]
+    """Final events by reason: stop, length, cancelled, failed."""
+
+
+class EngineInterface(Protocol):
+    """A running engine. All methods may be called from any thread and return at once."""
+
+    model_name: str
+    """Name of the base model, as clients give it in `model`."""
+    tokenizer: Any
+    """The base model's Hugging Face tokenizer (use it for encoding and the chat template)."""
+    max_context: int
+    """Prompt and new tokens of one request at most."""
+
+    def submit(self, request: Request, on_event: Callable[[Event], None]) -> None:
+        """Queue `request`; its events go to `on_event`, called from the engine's own thread.
+
+        Raises instead, and then sends no event: `UnknownModelError` (no such adapter),
+        `RequestError` (prompt too long or empty, token id out of range), `UnsupportedAdapterError`
+        and other `AdapterError`s known at once, `CapacityError` (does not fit even alone),
+        `OverloadedError` (queue full), `EngineStoppedError`. What is found out later (an adapter
+        that proves damaged while loading) arrives as a `Failed` event.
+        """
+
+    def cancel(self, request_id: str) -> None:
+        """Stop a request and free its memory; it ends with `Finished(finish_reason="cancelled")`.
+
+        Does nothing if the request has ended or is unknown.
+        """
+
+    def adapters(self) -> list[AdapterStatus]:
+        """All adapters that can be named now, those that appeared since the start included."""
+
+    def stats(self) -> EngineStats:
+        """A snapshot."""
+
+    def healthy(self) -> bool:
+        """False once the engine's thread has died or is shutting down."""
+
+    def shutdown(self, *, drain_seconds: float = 0.0) -> None:
+        """Refuse new requests, let running ones end for so long, cancel the rest, stop the thread.
+
+        Blocks until done. Each request still gets its final event.
+        """
