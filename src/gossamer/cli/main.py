@@ -70,7 +70,7 @@ def _overview() -> str:
             "commands:",
             *lines,
             "",
-            "`gossamer COMMAND --help` tells what a command takes; `gossamer --version` the version.",
+            "`gossamer COMMAND --help` tells what a command takes.",
         ]
     )
 
