@@ -1,0 +1,65 @@
+# Each target sets itself up: it makes .venv if there is none, and installs the tested versions
+# again whenever pyproject.toml or constraints.txt have changed.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+PY := .venv/bin/python
+# The name holds the place and the wanted packages, so that a .venv that was copied or shared
+# is installed into anew.
+STAMP := .venv/.gossamer-$(shell { pwd; cat pyproject.toml constraints.txt; } | cksum | cut -d' ' -f1)
+
+.PHONY: help demo test test-slow bench lint format docs clean
+
+help:  ## Show this list.
+	@grep -E '^[a-z-]+:.*  ## ' Makefile | sed -E 's/^([a-z-]+):.*  ## /\1\t/' | expand -t 12
+
+demo: $(STAMP)  ## Tune four personas, serve them all, ask them the same questions (under 12 minutes).
+	@$(PY) -m demo
+
+test: $(STAMP)  ## Run the tests (minutes; no network).
+	@$(PY) -m pytest
+
+test-slow: $(STAMP)  ## Run the tests that need the real SmolLM2 model or much time.
+	@$(PY) -m pytest -m slow
+
+bench: $(STAMP)  ## Measure decoding with many adapters against PEFT and transformers.
+	@$(PY) benchmarks/decode.py
+
+lint: $(STAMP)  ## Check format, style and types.
+	@$(PY) -m ruff format --check .
+	@$(PY) -m ruff check .
+	@$(PY) -m mypy
+
+format: $(STAMP)  ## Format the code and mend what ruff can mend.
+	@$(PY) -m ruff format .
+	@$(PY) -m ruff check --fix .
+
+docs: $(STAMP)  ## Generate the reference pages and build the site into site/.
+	@$(PY) docs/generate.py
+	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet --strict
+	@echo "site/index.html"
+
+clean:  ## Remove what the targets made, apart from .venv.
+	@rm -rf site demo-run build dist .pytest_cache .mypy_cache .ruff_cache src/*.egg-info
+	@find src tests demo docs benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(STAMP):
+	@if ! $(PY) -c '' 2>/dev/null; then \
+		if [ -z "$(PYTHON)" ]; then echo "make: no Python 3.11 or newer found; name one with make PYTHON=..." >&2; exit 1; fi; \
+		echo "Making .venv with $(PYTHON)"; \
+		"$(PYTHON)" -m venv --clear .venv; \
+	fi
+	@rm -f .venv/.gossamer-*
+	@echo "Installing the packages that constraints.txt pins (some minutes)"
+	@$(PY) -m pip install -c constraints.txt -e '.[demo,dev,docs,qlora]' 2>&1 | tee .venv/install.log | awk ' \
+		/^Collecting / { printf "."; fflush() } \
+		/Downloading .* MB\)$$/ { size = $$(NF - 1); sub(/\(/, "", size); \
+			if (size + 0 > 40) { printf "\n%s\n", $$0; fflush() } } \
+		/^Installing collected/ { print "\nUnpacking"; fflush() } \
+		/^Successfully installed/ { print "Installed " NF - 2 " packages" }' \
+		|| { echo; tail -20 .venv/install.log; echo "make: pip failed; its whole output is in .venv/install.log"; exit 1; } >&2
+	@touch $@
