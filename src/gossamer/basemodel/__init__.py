@@ -1,0 +1,1 @@
+"""Base models: find, fetch, load, and tell apart. Import from the modules; this one stays light."""

@@ -1,0 +1,65 @@
+"""From a name that the user gives to a folder with a model in it."""
+
+import re
+from pathlib import Path
+
+from gossamer.basemodel.catalog import CATALOG
+from gossamer.basemodel.pull import pull
+from gossamer.errors import ModelNotFoundError, UsageError, unknown_name_message
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+def resolve(name_or_path: str | Path, *, revision: str | None = None) -> Path:
+    """The folder of a base model, fetched first if need be.
+
+    `name_or_path` is, tried in this order: an alias of the catalog, a local folder, a hub id
+    `OWNER/NAME` (of which `revision` is a branch, tag or commit). What is cached is used without
+    touching the network; a hub model is looked up there unless HF_HUB_OFFLINE is set.
+
+    Raises:
+        ModelNotFoundError: none of the three.
+        DownloadError: it exists, but fetching failed.
+        UsageError: `revision` is given for something that has none.
+    """
+    name = str(name_or_path)
+    if name in CATALOG:
+        _refuse_revision(name, revision)
+        return pull(name)
+    folder = Path(name).expanduser()
+    if folder.exists():
+        _refuse_revision(name, revision)
+        return _local_folder(folder)
+    return _from_hub(name, revision)
+
+
+def fetch(name: str, *, revision: str | None = None) -> Path:
+    """Like `resolve` for a name of the catalog or the hub; a cached copy is checked in full."""
+    if name in CATALOG:
+        _refuse_revision(name, revision)
+        return pull(name, verify=True)
+    return _from_hub(name, revision)
+
+
+def _local_folder(folder: Path) -> Path:
+    if not folder.is_dir():
+        raise ModelNotFoundError(f"{folder} is a file; give the folder that holds config.json")
+    return folder.absolute()
+
+
+def _from_hub(name: str, revision: str | None) -> Path:
+    if not _HUB_ID.fullmatch(name):
+        if "/" in name or "\\" in name or name.startswith((".", "~")):
+            raise ModelNotFoundError(f"there is no model folder {name}")
+        raise ModelNotFoundError(
+            f"{unknown_name_message('model', name, CATALOG)} "
+            "(an alias, a folder, or a hub id OWNER/NAME)"
+        )
+    from gossamer.basemodel.hub import download
+
+    return download(name, revision=revision)
+
+
+def _refuse_revision(name: str, revision: str | None) -> None:
+    if revision is not None:
+        raise UsageError(f"'{name}' has no revisions; --revision is for models of the hub")

@@ -1,0 +1,71 @@
+"""Fetch and list base models.
+
+gossamer model pull smollm2-135m        fetch into the cache; nothing to do if it is there
+gossamer model pull OWNER/NAME          the same for a model of the Hugging Face hub
+gossamer model list                     models known by a short name, and which are fetched
+"""
+
+import argparse
+import json
+import sys
+from typing import Any
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the sub-commands."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    pull = actions.add_parser("pull", help="fetch a model into the cache")
+    pull.add_argument("name", metavar="NAME", help="alias (see `list`) or hub id OWNER/NAME")
+    pull.add_argument("--revision", help="branch, tag or commit of a hub model")
+    listing = actions.add_parser("list", help="show models known by a short name")
+    listing.add_argument("--json", action="store_true", help="print JSON instead of a table")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the chosen sub-command."""
+    return _pull(args) if args.action == "pull" else _list(args)
+
+
+def _pull(args: argparse.Namespace) -> int:
+    from gossamer.basemodel.find import fetch
+
+    print(fetch(args.name, revision=args.revision))
+    return 0
+
+
+def _list(args: argparse.Namespace) -> int:
+    rows = _rows()
+    if args.json:
+        json.dump(rows, sys.stdout, indent=2)
+        print()
+        return 0
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("name", "size", "fetched to", "what", box=None, pad_edge=False)
+    for row in rows:
+        size = f"{row['num_bytes'] / 1e6:.0f} MB" if row["num_bytes"] else "-"
+        table.add_row(row["name"], size, row["folder"] or "(not fetched)", row["summary"])
+    Console(soft_wrap=True).print(table)
+    return 0
+
+
+def _rows() -> list[dict[str, Any]]:
+    from gossamer.basemodel import manifest
+    from gossamer.basemodel.catalog import CATALOG
+    from gossamer.basemodel.pull import cached
+
+    rows = []
+    for alias, model in sorted(CATALOG.items()):
+        folder = cached(alias)
+        found = manifest.read(folder) if folder else None
+        rows.append(
+            {
+                "name": alias,
+                "summary": model.summary,
+                "licence": model.licence,
+                "folder": str(folder) if folder else None,
+                "num_bytes": found.num_bytes if found else None,
+            }
+        )
+    return rows
