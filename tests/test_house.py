@@ -1,0 +1,197 @@
+"""The rules of the house: who may import whom, how long a file may be, what may be said."""
+
+import ast
+import re
+import subprocess
+import sys
+import time
+from graphlib import TopologicalSorter
+from importlib import import_module
+
+import pytest
+
+from house import PACKAGE, ROOT, Source, folders, sources, tracked_files
+
+BOTTOM = {"errors", "settings"}
+# Which rooms each room may import. What is missing here is forbidden.
+ARROWS: dict[str, set[str]] = {
+    "errors": set(),
+    "settings": {"errors"},
+    "basemodel": BOTTOM,
+    "adapters": BOTTOM,
+    "kernels": BOTTOM,
+    "methods": BOTTOM | {"adapters", "kernels"},
+    "sparsity": BOTTOM | {"adapters", "kernels"},
+    "training": BOTTOM | {"adapters", "basemodel", "kernels", "methods", "sparsity"},
+    "serving": BOTTOM | {"adapters", "basemodel", "kernels"},
+    "cli": BOTTOM | {"adapters", "basemodel", "methods", "serving", "training"},
+}
+# Where a third-party package may be imported: a pattern on the path below src/gossamer.
+HOMES = {
+    "peft": r"(methods|training)/",
+    "trl": r"(methods|training)/",
+    "datasets": r"(methods|training)/",
+    "fastapi": r"serving/http/",
+    "uvicorn": r"serving/http/",
+    "starlette": r"serving/http/",
+    "prometheus_client": r"serving/http/",
+    "numba": r"(.*/)?cpu\.py$",
+    "triton": r"(.*/)?triton_kernels\.py$",
+}
+# Decisions over integers and dataclasses: their tests need no tensors.
+POLICY_FILES = {
+    "serving/block_pool.py",
+    "serving/interface.py",
+    "serving/messages.py",
+    "serving/scheduler.py",
+}
+MAX_LINES = 400
+LONG_FILE_REASON = "Longer than most files because"
+
+
+def _rooms_of(source: Source) -> set[str]:
+    parts = (name.split(".") for name in source.imports)
+    rooms = {p[1] for p in parts if p[0] == "gossamer" and len(p) > 1}
+    return {room for room in rooms if (PACKAGE / room).is_dir() or room in BOTTOM}
+
+
+def test_rooms_import_only_what_the_arrows_allow():
+    wrong = [
+        f"{source.name} imports {room}"
+        for source in sources()
+        if source.room  # the package's own __init__ only names the public names
+        for room in _rooms_of(source) - ARROWS.get(source.room, set()) - {source.room}
+    ]
+    assert not wrong, wrong
+
+
+def test_every_room_has_its_arrows():
+    rooms = {path.name for path in folders() if path.parent == PACKAGE}
+    assert rooms <= ARROWS.keys(), f"no arrows for {rooms - ARROWS.keys()}"
+    list(TopologicalSorter(ARROWS).static_order())
+
+
+@pytest.mark.parametrize("package", HOMES)
+def test_third_party_packages_stay_in_their_rooms(package):
+    wrong = [
+        source.name
+        for source in sources()
+        if any(name.split(".")[0] == package for name in source.imports)
+        and not re.match(HOMES[package], source.name)
+    ]
+    assert not wrong, f"{package} is imported by {wrong}"
+
+
+def test_only_the_serve_command_reaches_http():
+    wrong = [
+        source.name
+        for source in sources()
+        if any(name.startswith("gossamer.serving.http") for name in source.imports)
+        and not source.name.startswith("serving/http/")
+        and source.name != "cli/serve.py"
+    ]
+    assert not wrong, wrong
+
+
+def test_policy_files_know_no_tensors():
+    for source in sources():
+        if source.name in POLICY_FILES:
+            roots = {name.split(".")[0] for name in source.imports}
+            assert not roots & {"torch", "numpy", "numba", "transformers"}, source.name
+
+
+def _folder_of(name: str) -> str | None:
+    """The folder that holds the module or name `name` of this package."""
+    parts = name.split(".")
+    for count in range(len(parts), 0, -1):
+        path = PACKAGE.parent.joinpath(*parts[:count])
+        if path.is_dir():
+            return ".".join(parts[:count])
+    return None
+
+
+def test_no_cycles_between_folders():
+    graph: dict[str, set[str]] = {}
+    for source in sources():
+        if not source.room:
+            continue
+        targets = {_folder_of(name) for name in source.imports if name.startswith("gossamer.")}
+        if source.path.name == "__init__.py":
+            # A folder's __init__ may list the names of the folders inside it.
+            targets = {t for t in targets if t and not t.startswith(f"{source.folder}.")}
+        known = graph.setdefault(source.folder, set())
+        known |= {t for t in targets if t and t not in (source.folder, "gossamer")}
+    list(TopologicalSorter(graph).static_order())
+
+
+def test_files_are_short(capsys):
+    lengths = {source: len(source.path.read_text().splitlines()) for source in sources()}
+    with capsys.disabled():
+        longest = sorted(lengths.items(), key=lambda item: -item[1])[:10]
+        total = sum(lengths.values())
+        print(f"\n{len(lengths)} files, {total} lines; the longest:")
+        for source, length in longest:
+            print(f"  {length:4} {source.name}")
+    too_long = [
+        f"{source.name}: {length}"
+        for source, length in lengths.items()
+        if length > MAX_LINES and LONG_FILE_REASON not in (ast.get_docstring(source.tree) or "")
+    ]
+    assert not too_long, f"over {MAX_LINES} lines without a reason at the head: {too_long}"
+
+
+def _public_packages() -> list[str]:
+    inits = (source for source in sources() if source.path.name == "__init__.py")
+    return [source.folder for source in inits if "__all__" in source.path.read_text()]
+
+
+@pytest.mark.parametrize("package", _public_packages())
+def test_public_names_are_sorted_and_exist(package):
+    module = import_module(package)
+    groups = [(not n.isupper(), not n[0].isupper(), n) for n in module.__all__]
+    assert groups == sorted(groups), f"{package}.__all__ is not sorted"
+    for name in module.__all__:
+        assert getattr(module, name) is not None
+
+
+@pytest.mark.parametrize(
+    "statement",
+    ["import gossamer", "from gossamer.cli.main import main; main(['--help'])"],
+    ids=["import", "help"],
+)
+def test_nothing_heavy_is_loaded(statement, capsys):
+    heavy = ("torch", "transformers", "pydantic", "numpy", "peft", "fastapi", "yaml")
+    show = f"print(*[m for m in {heavy} if m in sys.modules], file=sys.stderr)"
+    code = f"{statement}\nimport sys\n{show}"
+    start = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    with capsys.disabled():
+        print(f"\n  {statement}: {time.perf_counter() - start:.2f} s")
+    assert done.stderr.strip() == ""
+
+
+def test_serving_runs_without_the_training_packages():
+    serving = [s for s in sources() if s.room == "serving" and "triton" not in s.path.name]
+    modules = [f"{s.folder}.{s.path.stem}".removesuffix(".__init__") for s in serving]
+    code = (
+        "import sys, importlib\n"
+        "for name in ('peft', 'trl', 'datasets', 'accelerate'): sys.modules[name] = None\n"
+        f"for name in {modules}: importlib.import_module(name)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+# Spelled in pieces so that this file does not hold them.
+FORBIDDEN = ["/wo" + "rk/", "/ro" + "ot/", "index" + "-url", "find" + "-links"]
+
+
+def test_no_machine_is_named():
+    wrong = []
+    for path in tracked_files():
+        try:
+            text = path.read_text()
+        except UnicodeDecodeError:
+            continue
+        wrong += [f"{path.relative_to(ROOT)}: {word}" for word in FORBIDDEN if word in text]
+    assert not wrong, wrong
