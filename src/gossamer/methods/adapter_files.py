@@ -1,0 +1,42 @@
+"""An adapter's two files in PEFT's layout, byte for byte the same for the same weights."""
+
+import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from peft import set_peft_model_state_dict
+from safetensors.torch import load_file, save_file
+
+CONFIG_FILE = "adapter_config.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
+BASE_KEY = "gossamer_base"
+"""Metadata key of the weights file: fingerprint of the base model the adapter was trained on."""
+
+
+def write_adapter(model: Any, folder: Path, *, base_name: str, base_fingerprint: str) -> None:
+    """Write the adapter of the `PeftModel` `model` into the existing folder `folder`.
+
+    The two files are those of `save_pretrained`, except that lists which PEFT writes in the random
+    order of a set are sorted, `base_model_name_or_path` is `base_name`, and the weights carry
+    `base_fingerprint`. The configuration comes last: a folder that has one is complete.
+    """
+    with TemporaryDirectory(prefix=".adapter-", dir=folder) as scratch:
+        # "auto" would ask a hub whether the vocabulary was resized.
+        model.save_pretrained(scratch, save_embedding_layers=False)
+        weights = load_file(Path(scratch) / WEIGHTS_FILE)
+        config = json.loads((Path(scratch) / CONFIG_FILE).read_text())
+    metadata = {"format": "pt", BASE_KEY: base_fingerprint}
+    save_file(weights, folder / WEIGHTS_FILE, metadata=metadata)
+    config["base_model_name_or_path"] = base_name
+    for key in ("target_modules", "exclude_modules", "modules_to_save"):
+        if isinstance(config.get(key), list):
+            config[key].sort()
+    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def read_adapter(model: Any, folder: Path) -> None:
+    """Set the adapter weights of the `PeftModel` `model` to those in `folder`."""
+    result = set_peft_model_state_dict(model, load_file(folder / WEIGHTS_FILE))
+    if result.unexpected_keys:
+        raise RuntimeError(f"{folder} holds weights the model lacks: {result.unexpected_keys[:3]}")

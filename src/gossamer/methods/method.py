@@ -1,0 +1,108 @@
+"""What every method is: a name, its settings, and how it turns a base model into one that learns.
+
+A run calls, in this order: `check` (before anything heavy), `quantization`, `prepare`, then
+`optimizer` and `callbacks` while the trainer is built, `restore` when it resumes from a
+checkpoint, `save` for each checkpoint and for the result.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Literal, TypeVar
+
+from gossamer.errors import MissingExtraError
+from gossamer.settings import Settings
+
+Kind = Literal["low-rank", "gain", "sparse", "intervention", "prefix", "model"]
+"""What the result does at inference; "model" is a whole model rather than an adapter."""
+
+
+class MethodSettings(Settings):
+    """Base of the settings of a method."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MethodContext:
+    """What a method may know about the run it works for."""
+
+    model_name: str
+    """The base model as the user named it; recorded in the adapter."""
+    base_folder: Path
+    """Folder of the base model's files."""
+    base_fingerprint: str
+    """Identity of the base weights; recorded in the adapter."""
+    dtype: str
+    """Compute type: "float32" or "bfloat16"."""
+    device: str
+    """A torch device: "cpu", "cuda:0"."""
+    seed: int
+    total_steps: int
+    """Optimizer steps of the run."""
+    gradient_checkpointing: bool = False
+
+
+S = TypeVar("S", bound=MethodSettings)
+
+
+class Method(ABC, Generic[S]):
+    """A way to learn. Subclasses set the class attributes and are added with `@register`."""
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    """One line for lists of methods."""
+    kind: ClassVar[Kind]
+    settings_type: ClassVar[type[MethodSettings]]
+    learning_rate: ClassVar[float]
+    """Default learning rate; the class's docstring names its source."""
+    extra: ClassVar[str | None] = None
+    """The optional dependency group of `pip install 'gossamer[...]'` that the method needs."""
+    extra_modules: ClassVar[tuple[str, ...]] = ()
+    """The modules which that group must provide."""
+    trains_base: ClassVar[bool] = False
+    """True: the base weights themselves learn, so they are kept in float32 under autocast."""
+
+    def __init__(self, settings: S) -> None:
+        self.settings = settings
+
+    @classmethod
+    def from_values(cls, values: Mapping[str, Any]) -> "Method[Any]":
+        """Build from plain values; raises `SettingError` naming key, value and remedy."""
+        return cls(cls.settings_type.parse(values, where=f"method '{cls.name}'"))  # type: ignore[arg-type]
+
+    def check(self, context: MethodContext) -> None:
+        """Raise before anything heavy happens: `MissingExtraError` if a dependency is absent."""
+        for module in self.extra_modules:
+            if find_spec(module) is None:
+                raise MissingExtraError(
+                    f"method '{self.name}' needs {module}; pip install 'gossamer[{self.extra}]'"
+                )
+
+    def quantization(self, context: MethodContext) -> Any | None:
+        """transformers' quantization config with which to load the base; None: in full."""
+        return None
+
+    @abstractmethod
+    def prepare(self, model: Any, context: MethodContext) -> Any:
+        """Make `model` learn: the model to train, its trainable weights marked by `requires_grad`.
+
+        The global random state is seeded before the call. Raises `SettingError` if the settings do
+        not fit the model.
+        """
+
+    @abstractmethod
+    def save(self, model: Any, folder: Path, context: MethodContext) -> None:
+        """Write what was learnt into the empty folder `folder`, in the layout of the result."""
+
+    @abstractmethod
+    def restore(self, model: Any, folder: Path) -> None:
+        """Set the learnt weights of the prepared `model` to those that `save` wrote, bit by bit."""
+
+    def optimizer(self, model: Any, *, learning_rate: float, weight_decay: float) -> Any | None:
+        """A torch optimizer of the method's own; None: AdamW over all trainable weights."""
+        return None
+
+    def callbacks(self, context: MethodContext) -> list[Any]:
+        """transformers `TrainerCallback`s that act during the run, e.g. to choose weights anew."""
+        return []

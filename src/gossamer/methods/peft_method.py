@@ -1,0 +1,37 @@
+"""Methods that are PEFT tuners: from settings to a `PeftConfig`; PEFT does the rest."""
+
+from abc import abstractmethod
+from pathlib import Path
+from typing import Any
+
+from gossamer.methods.method import Method, MethodContext, S
+
+
+class PeftMethod(Method[S]):
+    """A method whose result is an adapter in PEFT's layout. Subclasses define `peft_config`."""
+
+    @abstractmethod
+    def peft_config(self, model: Any, context: MethodContext) -> Any:
+        """The `peft.PeftConfig` for `model`; raises `SettingError` if the settings do not fit."""
+
+    def prepare(self, model: Any, context: MethodContext) -> Any:
+        from peft import get_peft_model
+
+        config = self.peft_config(model, context)
+        config.base_model_name_or_path = context.model_name
+        return get_peft_model(model, config)
+
+    def save(self, model: Any, folder: Path, context: MethodContext) -> None:
+        from gossamer.methods.adapter_files import write_adapter
+
+        write_adapter(
+            model,
+            folder,
+            base_name=context.model_name,
+            base_fingerprint=context.base_fingerprint,
+        )
+
+    def restore(self, model: Any, folder: Path) -> None:
+        from gossamer.methods.adapter_files import read_adapter
+
+        read_adapter(model, folder)
