@@ -1,5 +1,7 @@
 """Turn a GGUF file into an ordinary safetensors model folder."""
 
+import io
+from contextlib import redirect_stderr
 from pathlib import Path
 
 from gossamer.basemodel.quiet import quiet_transformers
@@ -16,7 +18,8 @@ def convert_gguf(gguf: Path, output: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     folder, name = str(gguf.parent), gguf.name
-    with quiet_transformers():
+    # One of the bars is drawn whatever transformers is told.
+    with quiet_transformers(), redirect_stderr(io.StringIO()):
         try:
             # Without dequantize=True the model would count as quantised for good: it could then
             # be neither trained nor saved.

@@ -1,0 +1,132 @@
+"""Load a tokenizer or a model from a folder, with clear errors."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gossamer.basemodel.files import read_config_json, require_tokenizer_files, weight_files
+from gossamer.basemodel.quiet import quiet_transformers
+from gossamer.errors import CorruptModelError, UnsupportedModelError
+
+if TYPE_CHECKING:
+    import torch
+
+
+def load_config(folder: Path) -> Any:
+    """The transformers config of the model in `folder`.
+
+    Raises:
+        ModelNotFoundError, CorruptModelError: no folder, no config.json, or a broken one.
+        UnsupportedModelError: an architecture that transformers does not know.
+    """
+    model_type = read_config_json(folder)["model_type"]
+    from transformers import CONFIG_MAPPING, AutoConfig
+
+    if model_type not in CONFIG_MAPPING:
+        raise UnsupportedModelError(
+            f"transformers knows no architecture '{model_type}' (config.json in {folder}); models "
+            "that bring their own code are not supported"
+        )
+    try:
+        with quiet_transformers():
+            return AutoConfig.from_pretrained(
+                str(folder), local_files_only=True, trust_remote_code=False
+            )
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise CorruptModelError(
+            f"{folder / 'config.json'} is not usable: {_first_line(error)}"
+        ) from None
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer of the model in `folder`.
+
+    Raises:
+        ModelNotFoundError, CorruptModelError: no folder, no tokenizer files, or broken ones.
+    """
+    read_config_json(folder)
+    require_tokenizer_files(folder)
+    from transformers import AutoTokenizer
+
+    try:
+        with quiet_transformers():
+            return AutoTokenizer.from_pretrained(
+                str(folder), local_files_only=True, trust_remote_code=False
+            )
+    except Exception as error:  # the tokenizers library raises bare Exception
+        raise CorruptModelError(
+            f"the tokenizer in {folder} is not usable: {_first_line(error)}"
+        ) from None
+
+
+def load_model(
+    folder: Path,
+    *,
+    dtype: "torch.dtype",
+    device: "str | torch.device" = "cpu",
+    attn_implementation: str | None = None,
+    quantization_config: Any = None,
+) -> Any:
+    """The causal language model in `folder`, in eval mode, all weights in `dtype` on `device`.
+
+    `attn_implementation` and `quantization_config` go to transformers. A weight that the files
+    lack is an error; transformers alone would start it at random.
+
+    Raises:
+        ModelNotFoundError, CorruptModelError: no folder, or files missing, truncated or unfit.
+        UnsupportedModelError: not a causal language model, or weights stored as pickles.
+    """
+    from gossamer.basemodel.support import check_supported
+
+    config = load_config(folder)
+    check_supported(config, for_serving=False)
+    weight_files(folder)
+    options: dict[str, Any] = {"dtype": dtype}
+    if attn_implementation is not None:
+        options["attn_implementation"] = attn_implementation
+    if quantization_config is not None:
+        options |= {"quantization_config": quantization_config, "device_map": {"": device}}
+    model = _from_pretrained(folder, options)
+    if quantization_config is None:
+        model = model.to(device)
+    return model.eval()
+
+
+def require_chat_template(tokenizer: Any) -> None:
+    """Raise `UnsupportedModelError` if the tokenizer cannot lay out a chat."""
+    if not getattr(tokenizer, "chat_template", None):
+        name = getattr(tokenizer, "name_or_path", "") or "this model"
+        raise UnsupportedModelError(
+            f"the tokenizer of {name} has no chat template, so chats cannot be laid out; use an "
+            "instruction-tuned model, plain text prompts, or put a chat_template.jinja beside it"
+        )
+
+
+def _from_pretrained(folder: Path, options: dict[str, Any]) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    try:
+        with quiet_transformers():
+            model, info = AutoModelForCausalLM.from_pretrained(
+                str(folder),
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+                output_loading_info=True,
+                **options,
+            )
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        raise CorruptModelError(
+            f"the model in {folder} cannot be loaded: {_first_line(error)}"
+        ) from None
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise CorruptModelError(
+            f"the weights in {folder} lack {len(missing)} tensor(s) of the model, such as "
+            f"{missing[0]}"
+        )
+    return model
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
