@@ -1,0 +1,161 @@
+"""One raw row to what it says, or the reason why it cannot be used.
+
+The result is one of three samples: a `Conversation`, a `Pair` of strings, or a `Passage` of text.
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from gossamer.training.data.formats import missing_columns, near_column
+from gossamer.training.data.rows import RowProblem, describe
+
+ROLES = ("system", "user", "assistant")
+
+Message = dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """Messages with `role` and `content`; assistant turns before `first_trained` are context."""
+
+    messages: list[Message]
+    first_trained: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A prompt and its completion; as plain text, `glue` stands between them."""
+
+    prompt: str
+    completion: str
+    glue: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """Text to be learnt as it is."""
+
+    text: str
+
+
+Sample = Conversation | Pair | Passage
+
+
+def check_row(values: dict[str, Any], fmt: str) -> Sample:
+    """What a row of format `fmt` says. Raises `RowProblem`."""
+    for column in missing_columns(values, fmt):
+        near = near_column(column, values)
+        has = ", ".join(repr(name) for name in values) or "nothing"
+        hint = f"; did you mean '{column}' where it says '{near}'?" if near else ""
+        raise RowProblem(f"'{column}' is missing; the row has {has}{hint}")
+    return _CHECKS[fmt](values)
+
+
+def _check_messages(values: dict[str, Any]) -> Sample:
+    messages = values["messages"]
+    if isinstance(messages, str):
+        # A CSV file has no lists, and some Parquet files hold JSON text.
+        messages = _parsed("messages", messages)
+    conversation = Conversation(_messages("messages", messages))
+    _require_answer("messages", conversation.messages)
+    return conversation
+
+
+def _check_pair(values: dict[str, Any]) -> Sample:
+    prompt, completion = values["prompt"], values["completion"]
+    if isinstance(prompt, list) != isinstance(completion, list):
+        raise RowProblem("'prompt' and 'completion' must both be strings or both lists of messages")
+    if not isinstance(prompt, list):
+        return Pair(_prompt("prompt", prompt), _text("completion", completion))
+    context, answer = _messages("prompt", prompt), _messages("completion", completion)
+    _require_answer("completion", answer)
+    if answer[0]["role"] != "assistant":
+        raise RowProblem(f"completion[0] must be an assistant turn, got '{answer[0]['role']}'")
+    return Conversation([*context, *answer], first_trained=len(context))
+
+
+def _check_instruction(values: dict[str, Any]) -> Sample:
+    prompt = _prompt("instruction", values["instruction"])
+    extra = values.get("input")
+    if extra is not None and _string("input", extra).strip():
+        prompt = f"{prompt}\n\n{extra}"
+    return Pair(prompt, _text("output", values["output"]), glue="\n\n")
+
+
+def _check_text(values: dict[str, Any]) -> Sample:
+    return Passage(_text("text", values["text"]))
+
+
+def _messages(column: str, value: object) -> list[Message]:
+    if not isinstance(value, list):
+        raise RowProblem(f"'{column}' must be a list of messages, got {describe(value)}")
+    if not value:
+        raise RowProblem(f"'{column}' is an empty list")
+    return [_message(f"{column}[{index}]", entry) for index, entry in enumerate(value)]
+
+
+def _message(place: str, entry: object) -> Message:
+    if not isinstance(entry, dict):
+        raise RowProblem(f"{place} must be an object, got {describe(entry)}")
+    for key in ("role", "content"):
+        if key not in entry:
+            hint = "; it looks like from/value pairs" if {"from", "value"} <= set(entry) else ""
+            raise RowProblem(f"{place} has no '{key}'{hint}")
+    if entry.get("tool_calls"):
+        raise RowProblem(f"{place} has tool calls, which cannot be trained on yet")
+    role, content = entry["role"], entry["content"]
+    if role not in ROLES:
+        raise RowProblem(f"{place} has the unknown role {role!r}; known: {', '.join(ROLES)}")
+    # A system message may be empty: it switches off a template's own.
+    check = _string if role == "system" else _text
+    return {"role": role, "content": check(f"{place}.content", content)}
+
+
+def _require_answer(column: str, messages: list[Message]) -> None:
+    if not any(message["role"] == "assistant" for message in messages):
+        raise RowProblem(f"'{column}' has no assistant turn: nothing to learn")
+
+
+def _prompt(column: str, value: object) -> str:
+    text = _string(column, value)
+    if not text.strip():
+        raise RowProblem(f"'{column}' is empty; text without a prompt goes into a column 'text'")
+    return text
+
+
+def _text(column: str, value: object) -> str:
+    text = _string(column, value)
+    if not text.strip():
+        raise RowProblem(f"'{column}' is empty")
+    return text
+
+
+def _string(column: str, value: object) -> str:
+    if value is None:
+        raise RowProblem(f"'{column}' is null")
+    if not isinstance(value, str):
+        raise RowProblem(f"'{column}' must be a string, got {describe(value)}")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        broken = ascii(value[error.start])
+        raise RowProblem(f"'{column}' holds half of a surrogate pair, {broken}") from None
+    return value
+
+
+def _parsed(column: str, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (json.JSONDecodeError, RecursionError):
+        raise RowProblem(
+            f"'{column}' must be a list of messages, got text that is not JSON"
+        ) from None
+
+
+_CHECKS = {
+    "messages": _check_messages,
+    "prompt-completion": _check_pair,
+    "instruction": _check_instruction,
+    "text": _check_text,
+}
