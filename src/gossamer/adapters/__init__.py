@@ -1,0 +1,1 @@
+"""An adapter as data: read, check, digest, convert, write. Import from the modules."""

@@ -1,0 +1,61 @@
+"""The digest that identifies an adapter everywhere: caches, logs, the list of models."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from gossamer.adapters.checks import HARMLESS_INITS
+
+# Fields that say how an adapter was trained or where it came from, not what it computes.
+_WITHOUT_EFFECT = frozenset(
+    {
+        "auto_mapping", "base_model_name_or_path", "corda_config", "ensure_weight_tying",
+        "eva_config", "inference_mode", "loftq_config", "lora_dropout", "lora_ga_config",
+        "megatron_core", "peft_version", "revision", "runtime_config", "task_type",
+        "velora_config",
+    }
+)  # fmt: skip
+# Order matters in these: the first key that matches a module wins.
+_ORDERED = frozenset({"rank_pattern", "alpha_pattern"})
+
+
+def digest_of(config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> str:
+    """Hex SHA-256 of what the adapter computes: the fields that matter, and all tensors.
+
+    Independent of the order of lists that PEFT writes from sets, of the order and metadata of the
+    weights file, and of fields that only tell how the adapter came about.
+    """
+    digest = hashlib.sha256(_canonical(config).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"\0{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        if tensor.numel():
+            digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _canonical(config: Mapping[str, Any]) -> str:
+    kept: dict[str, Any] = {}
+    for name, value in config.items():
+        if name in _WITHOUT_EFFECT or name.startswith("gossamer_"):
+            continue
+        if name == "init_lora_weights" and any(value is init for init in HARMLESS_INITS):
+            continue
+        if value is None or value is False or value in ("", [], {}):
+            continue
+        kept[name] = _plain(value, ordered=name in _ORDERED)
+    return json.dumps(kept, sort_keys=True)
+
+
+def _plain(value: Any, *, ordered: bool) -> Any:
+    if isinstance(value, dict):
+        pairs = [[key, _plain(item, ordered=ordered)] for key, item in value.items()]
+        return pairs if ordered else sorted(pairs, key=lambda pair: str(pair[0]))
+    if isinstance(value, list):
+        return sorted((_plain(item, ordered=ordered) for item in value), key=json.dumps)
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value

@@ -1,0 +1,125 @@
+"""What an adapter is, without using it; and which adapters a folder holds."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gossamer.adapters.config import CONFIG_NAME, read_raw
+from gossamer.adapters.identity import digest_of
+from gossamer.adapters.weights import read_weights, weights_path
+from gossamer.errors import AdapterNotFoundError
+
+_KINDS = {
+    "LORA": "low-rank",
+    "SHIRA": "sparse",
+    "SUPERTUNING": "sparse",
+    "IA3": "gain",
+    "PROMPT_TUNING": "prefix",
+    "P_TUNING": "prefix",
+    "PREFIX_TUNING": "prefix",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterInfo:
+    """One adapter, described."""
+
+    name: str
+    path: Path
+    kind: str
+    """What it does at inference: low-rank, gain, sparse, intervention, prefix, or other."""
+    method: str
+    """How it was learned: lora, rslora, dora, or PEFT's type in lower case."""
+    rank: int | None
+    """Largest rank of any module; None for other kinds than low-rank and gain."""
+    ranks: tuple[int, ...]
+    """All ranks in use, ascending."""
+    targets: tuple[str, ...]
+    """Last names of the adapted modules, sorted."""
+    num_parameters: int
+    num_bytes: int
+    """Of the tensors; the file is slightly larger."""
+    dtype: str
+    """Number format of the tensors, such as float32; or `mixed`."""
+    digest: str
+    base: str | None
+    """Name or path of the base model it was trained on."""
+    created: float
+    """Unix time of the weights file."""
+
+
+def inspect(folder: Path) -> AdapterInfo:
+    """Describe the adapter in `folder`, of whatever type.
+
+    Raises:
+        AdapterNotFoundError, AdapterFormatError, UnsupportedAdapterError: as `read_weights`.
+    """
+    raw = read_raw(folder)
+    created = weights_path(folder).stat().st_mtime
+    tensors = read_weights(folder).tensors
+    ranks = sorted({t.shape[0] for key, t in tensors.items() if ".lora_A." in key and t.dim()})
+    dtypes = {str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()}
+    base = raw.get("base_model_name_or_path")
+    return AdapterInfo(
+        name=folder.absolute().name,
+        path=folder,
+        kind=_kind(raw),
+        method=_method(raw),
+        rank=ranks[-1] if ranks else None,
+        ranks=tuple(ranks),
+        targets=_targets(tensors),
+        num_parameters=sum(tensor.numel() for tensor in tensors.values()),
+        num_bytes=sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()),
+        dtype=dtypes.pop() if len(dtypes) == 1 else "mixed",
+        digest=digest_of(raw, tensors),
+        base=base if isinstance(base, str) else None,
+        created=created,
+    )
+
+
+def digest(folder: Path) -> str:
+    """Hex SHA-256 of the adapter's content; see `identity.digest_of`.
+
+    Raises:
+        AdapterNotFoundError, AdapterFormatError, UnsupportedAdapterError: as `read_weights`.
+    """
+    return digest_of(read_raw(folder), read_weights(folder).tensors)
+
+
+def find_adapters(root: Path) -> list[Path]:
+    """Adapter folders: `root` itself if it is one, then its immediate sub-folders, by name.
+
+    Hidden folders are skipped: adapters that are being written live there.
+
+    Raises:
+        AdapterNotFoundError: `root` is not a folder.
+    """
+    if not root.is_dir():
+        raise AdapterNotFoundError(f"there is no folder {root}")
+    found = [root] if (root / CONFIG_NAME).is_file() else []
+    for path in sorted(root.iterdir()):
+        if not path.name.startswith(".") and (path / CONFIG_NAME).is_file():
+            found.append(path)
+    return found
+
+
+def _kind(raw: Mapping[str, Any]) -> str:
+    if raw.get("use_dora"):
+        return "gain"
+    return _KINDS.get(raw["peft_type"].upper(), "other")
+
+
+def _method(raw: Mapping[str, Any]) -> str:
+    if raw.get("use_dora"):
+        return "dora"
+    if raw.get("use_rslora"):
+        return "rslora"
+    return str(raw["peft_type"]).lower()
+
+
+def _targets(tensors: Mapping[str, torch.Tensor]) -> tuple[str, ...]:
+    modules = {key.partition(".lora_")[0] for key in tensors if ".lora_" in key}
+    return tuple(sorted({module.rsplit(".", 1)[-1] for module in modules}))

@@ -1,0 +1,147 @@
+"""Write an adapter folder that PEFT loads: whole or not at all, same input, same bytes."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+
+from gossamer.adapters.config import CONFIG_NAME, WEIGHTS_NAME, LoraSpec, parse_lora
+from gossamer.adapters.low_rank import PREFIX, Factors
+from gossamer.adapters.weights import BASE_KEY, read_weights, weights_path
+from gossamer.errors import AdapterFormatError, UsageError
+
+
+def write_low_rank(
+    folder: Path,
+    factors: Mapping[str, Factors],
+    config: LoraSpec | Mapping[str, Any] | None = None,
+    *,
+    base_fingerprint: str | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write `factors` (by module path) as a LoRA adapter in PEFT's layout; returns `folder`.
+
+    Without `config`, one is derived that gives each module its rank and scale. With
+    `base_fingerprint`, the adapter is bound to the base model of that fingerprint.
+
+    Raises:
+        AdapterFormatError: `config` contradicts the rank or scale of a module.
+        UsageError: `folder` exists and `overwrite` is not set.
+    """
+    if not factors:
+        raise AdapterFormatError("an adapter needs the factors of at least one module")
+    fields = config.raw if isinstance(config, LoraSpec) else config
+    fields = dict(fields) if fields is not None else derive_config(factors)
+    _check_agreement(factors, parse_lora(fields))
+    if folder.exists() and not overwrite:
+        raise UsageError(f"{folder} exists; choose another folder or allow overwriting")
+    tensors = {}
+    for module in sorted(factors):
+        tensors[f"{PREFIX}{module}.lora_A.weight"] = factors[module].a.contiguous()
+        tensors[f"{PREFIX}{module}.lora_B.weight"] = factors[module].b.contiguous()
+    metadata = {BASE_KEY: base_fingerprint} if base_fingerprint else {}
+    _write_folder(folder, _config_text(fields), _safetensors(tensors, metadata))
+    return folder
+
+
+def derive_config(factors: Mapping[str, Factors]) -> dict[str, Any]:
+    """A PEFT config that gives each module its rank and scale.
+
+    The most frequent rank and alpha become the defaults, the others patterns by full path.
+    """
+    alphas = {module: pair.scale * pair.rank for module, pair in factors.items()}
+    rank = Counter(pair.rank for pair in factors.values()).most_common(1)[0][0]
+    alpha = Counter(alphas.values()).most_common(1)[0][0]
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": None,
+        "inference_mode": True,
+        "r": rank,
+        "lora_alpha": alpha,
+        "rank_pattern": {m: f.rank for m, f in sorted(factors.items()) if f.rank != rank},
+        "alpha_pattern": {m: a for m, a in sorted(alphas.items()) if a != alpha},
+        "target_modules": sorted(factors),
+        "bias": "none",
+        "use_rslora": False,
+        "use_dora": False,
+    }
+
+
+def bind_to_base(folder: Path, fingerprint: str) -> None:
+    """Store the base model's fingerprint in the weights file of an adapter of any kind.
+
+    The file is replaced in one step; its tensors stay as they are.
+
+    Raises:
+        AdapterNotFoundError, AdapterFormatError, UnsupportedAdapterError: as `read_weights`.
+    """
+    path = weights_path(folder)
+    weights = read_weights(folder)
+    content = _safetensors(weights.tensors, {**weights.metadata, BASE_KEY: fingerprint})
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _check_agreement(factors: Mapping[str, Factors], spec: LoraSpec) -> None:
+    for module, pair in factors.items():
+        rank, scale = spec.rank_of(module), spec.scale_of(module)
+        if pair.a.shape[0] != rank or pair.b.shape[1] != rank:
+            raise AdapterFormatError(
+                f"{module}: factors {list(pair.a.shape)} and {list(pair.b.shape)} do not have the "
+                f"config's rank {rank}"
+            )
+        if abs(scale - pair.scale) > 1e-9 * max(1.0, abs(scale)):
+            raise AdapterFormatError(
+                f"{module}: the factors' scale {pair.scale} is not the config's {scale}"
+            )
+
+
+def _config_text(fields: Mapping[str, Any]) -> str:
+    listed = {
+        key: sorted(value) if isinstance(value, set | tuple) else value
+        for key, value in fields.items()
+    }
+    for key in ("target_modules", "exclude_modules"):
+        if isinstance(listed.get(key), list):
+            listed[key] = sorted(listed[key])
+    return json.dumps(listed, indent=2) + "\n"
+
+
+def _safetensors(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> bytes:
+    """A safetensors file with its metadata in a fixed order, which the library does not promise."""
+    data = save(dict(tensors))
+    length = int.from_bytes(data[:8], "little")
+    entries = json.loads(data[8 : 8 + length])
+    entries.pop("__metadata__", None)
+    ordered = {"__metadata__": dict(sorted({"format": "pt", **metadata}.items())), **entries}
+    header = json.dumps(ordered, separators=(",", ":")).encode()
+    # The format asks for data that begins at a multiple of 8.
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + data[8 + length :]
+
+
+def _write_folder(folder: Path, config: str, weights: bytes) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        finished = scratch / "finished"
+        finished.mkdir()
+        (finished / WEIGHTS_NAME).write_bytes(weights)
+        (finished / CONFIG_NAME).write_text(config, encoding="utf-8")
+        if folder.exists():
+            folder.rename(scratch / "replaced")
+        finished.rename(folder)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
