@@ -1,0 +1,78 @@
+"""Serve a base model and all adapters of a folder over HTTP, with OpenAI's interface.
+
+gossamer serve --model smollm2-135m --adapters runs/
+
+Every folder below the one given with --adapters that holds an adapter is a model of its own: clients
+name it in `model`, or the base model by its name. An adapter that appears while the server runs is
+found at once. The line "ready" tells the address; then, for example:
+
+curl http://127.0.0.1:8000/v1/models
+curl http://127.0.0.1:8000/v1/chat/completions -d '{
+  "model": "smollm2-135m", "messages": [{"role": "user", "content": "Hello!"}]}'
+
+Ctrl-C or SIGTERM lets running requests end first; a second one stops at once.
+"""
+
+import argparse
+import logging
+import os
+import time
+from typing import Any
+
+from gossamer.cli.options import add_options, read_options
+from gossamer.serving.build import ServeSettings
+from gossamer.serving.http.settings import HttpSettings
+
+KEY_VARIABLE = "GOSSAMER_API_KEY"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """One option for each setting of the engine and of the HTTP server."""
+    add_options(
+        parser,
+        ServeSettings,
+        title="model and memory",
+        names={"memory_gib": "memory"},
+        metavars={"model": "NAME", "adapters": "DIR", "memory_gib": "GiB"},
+    )
+    add_options(
+        parser,
+        HttpSettings,
+        title="HTTP",
+        names={"api_keys": "api-key", "cors_origins": "cors-origin"},
+        metavars={"api_keys": "KEY", "cors_origins": "ORIGIN", "host": "HOST"},
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until a signal comes."""
+    started = time.monotonic()
+    engine_settings = read_options(ServeSettings, args)
+    http_settings = read_options(HttpSettings, args, **_keys_from_environment())
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
+
+    from gossamer.serving.http.bind import bind, url
+
+    with bind(http_settings.host, http_settings.port) as listener:
+        from gossamer.serving.build import build_engine
+
+        engine = build_engine(engine_settings)
+
+        from gossamer.serving.http.server import run_server
+
+        def announce() -> None:
+            servable = [each for each in engine.adapters() if each.state != "refused"]
+            seconds = time.monotonic() - started
+            print(
+                f"gossamer: ready at {url(listener)} with {engine.model_name} and "
+                f"{len(servable)} adapters after {seconds:.1f} s",
+                flush=True,
+            )
+
+        run_server(engine, http_settings, listener, announce)
+    return 0
+
+
+def _keys_from_environment() -> dict[str, Any]:
+    keys = os.environ.get(KEY_VARIABLE, "").split(",")
+    return {"api_keys": tuple(key.strip() for key in keys if key.strip())}

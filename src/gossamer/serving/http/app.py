@@ -1,0 +1,90 @@
+"""The app: routes, errors, middleware."""
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI, Request, Response
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+
+from gossamer.errors import GossamerError
+from gossamer.serving.http.context import Context
+from gossamer.serving.http.encode import Encoder
+from gossamer.serving.http.errors import ApiError, ClientGoneError, to_api_error
+from gossamer.serving.http.metrics import Metrics
+from gossamer.serving.http.middleware import CLIENT_GONE, ApiKeyCheck, Surround
+from gossamer.serving.http.routes import chat, completions, models, operation
+from gossamer.serving.http.settings import HttpSettings
+from gossamer.serving.interface import EngineInterface
+
+
+def create_app(engine: EngineInterface, settings: HttpSettings) -> FastAPI:
+    """An app over a running engine, which the caller shuts down when the app has ended."""
+    context = Context(
+        engine=engine,
+        settings=settings,
+        metrics=Metrics(engine),
+        encoder=Encoder(engine.tokenizer, engine.model_name),
+        started=int(time.time()),
+    )
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        context.encoder.close()
+
+    # The interface is OpenAI's and documented there; FastAPI's own pages would fetch scripts from
+    # elsewhere and know nothing of bodies that are read by hand.
+    app = FastAPI(title="Gossamer", lifespan=lifespan, openapi_url=None)
+    app.state.context = context
+    for routes in (chat, completions, models, operation):
+        app.include_router(routes.router)
+    _map_errors(app)
+    _surround(app, context)
+    return app
+
+
+def _surround(app: FastAPI, context: Context) -> None:
+    settings = context.settings
+    # The last one added is the outermost.
+    if settings.api_keys:
+        app.add_middleware(ApiKeyCheck, keys=settings.api_keys)
+    if settings.cors_origins:
+        # Outside the check of keys: a browser's preflight cannot carry one.
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(settings.cors_origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=["X-Request-Id", "Retry-After"],
+        )
+    app.add_middleware(Surround, metrics=context.metrics)
+
+
+def _map_errors(app: FastAPI) -> None:
+    app.add_exception_handler(ApiError, _error)
+    app.add_exception_handler(GossamerError, _error)
+    app.add_exception_handler(ClientGoneError, _nobody_there)
+    app.add_exception_handler(HTTPException, _routing_error)
+
+
+async def _error(http: Request, error: Exception) -> Response:
+    return to_api_error(error, http.state.request_id).response()
+
+
+async def _nobody_there(http: Request, error: Exception) -> Response:
+    # Never sent: the status is for the count of calls.
+    return Response(status_code=CLIENT_GONE)
+
+
+async def _routing_error(http: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    if error.status_code == 404:
+        message = f"no such route: {http.method} {http.url.path}"
+        return ApiError(404, message, code="unknown_route").response()
+    if error.status_code == 405:
+        allowed = (error.headers or {}).get("allow", "another method")
+        message = f"{http.url.path} does not take {http.method}; use {allowed}"
+        return ApiError(405, message, code="wrong_method", headers=error.headers).response()
+    return ApiError(error.status_code, str(error.detail), headers=error.headers).response()

@@ -1,0 +1,28 @@
+"""What the routes of one app share."""
+
+from dataclasses import dataclass
+from typing import cast
+
+from starlette.requests import Request
+
+from gossamer.serving.http.encode import Encoder
+from gossamer.serving.http.metrics import Metrics
+from gossamer.serving.http.settings import HttpSettings
+from gossamer.serving.interface import EngineInterface
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """Made by `create_app`, found by the routes."""
+
+    engine: EngineInterface
+    settings: HttpSettings
+    metrics: Metrics
+    encoder: Encoder
+    started: int
+    """Unix time."""
+
+    @staticmethod
+    def of(http: Request) -> "Context":
+        """The context of the app that serves `http`."""
+        return cast(Context, http.app.state.context)

@@ -1,0 +1,110 @@
+"""Errors in OpenAI's shape, and the one place that maps our error classes to HTTP statuses."""
+
+import logging
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi.responses import JSONResponse
+
+from gossamer.errors import (
+    AdapterError,
+    AdapterNotFoundError,
+    BaseMismatchError,
+    CapacityError,
+    EngineStoppedError,
+    GossamerError,
+    OverloadedError,
+    RequestError,
+    UnknownModelError,
+    UnsupportedAdapterError,
+)
+
+log = logging.getLogger("gossamer.http")
+
+STATUS: tuple[tuple[type[GossamerError], int, str], ...] = (
+    (UnknownModelError, 404, "model_not_found"),
+    (AdapterNotFoundError, 404, "model_not_found"),
+    (UnsupportedAdapterError, 422, "adapter_unsupported"),
+    (BaseMismatchError, 422, "adapter_base_mismatch"),
+    (AdapterError, 422, "adapter_unusable"),
+    (RequestError, 400, "invalid_value"),
+    (CapacityError, 400, "capacity_exceeded"),
+    (OverloadedError, 429, "overloaded"),
+    (EngineStoppedError, 503, "engine_stopped"),
+    (GossamerError, 500, "internal_error"),
+)
+"""Class, status, code; the first that matches counts."""
+
+TYPES = {401: "authentication_error", 429: "rate_limit_error"}
+
+
+class ApiError(Exception):
+    """An answer that is an error: status, message, and OpenAI's `type`, `param` and `code`."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.code = code
+        self.param = param
+        self.headers = dict(headers or {})
+
+    def body(self) -> dict[str, Any]:
+        """`{"error": {...}}`, as OpenAI's clients expect it."""
+        default = "server_error" if self.status >= 500 else "invalid_request_error"
+        return {
+            "error": {
+                "message": self.message,
+                "type": TYPES.get(self.status, default),
+                "param": self.param,
+                "code": self.code,
+            }
+        }
+
+    def response(self) -> JSONResponse:
+        """The whole answer."""
+        return JSONResponse(self.body(), status_code=self.status, headers=self.headers)
+
+
+class ClientGoneError(Exception):
+    """The client has closed its connection; nobody reads an answer."""
+
+
+def to_api_error(error: Exception, request_id: str) -> ApiError:
+    """The answer for any exception. What nobody expected is logged under `request_id`."""
+    if isinstance(error, ApiError):
+        return error
+    if not isinstance(error, GossamerError):
+        log.error("request %s failed", request_id, exc_info=error)
+        return ApiError(
+            500,
+            f"internal error; the server's log tells more under {request_id}",
+            code="internal_error",
+        )
+    status, code = next((s, c) for kind, s, c in STATUS if isinstance(error, kind))
+    if status >= 500:
+        log.error("request %s failed: %s", request_id, error)
+    return ApiError(status, str(error), code=code, param=_param(error), headers=_headers(error))
+
+
+def _param(error: GossamerError) -> str | None:
+    if isinstance(error, RequestError):
+        return error.param
+    is_about_model = isinstance(error, UnknownModelError | AdapterError)
+    return "model" if is_about_model else None
+
+
+def _headers(error: GossamerError) -> dict[str, str]:
+    if isinstance(error, OverloadedError):
+        # The header takes whole seconds; 0 would invite a client to hammer.
+        return {"Retry-After": str(max(1, math.ceil(error.retry_after)))}
+    return {}

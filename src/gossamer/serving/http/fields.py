@@ -1,0 +1,130 @@
+"""Fields of OpenAI's API that we know and do not support.
+
+A value that asks for nothing (`tools: []`, `store: false`) is accepted, since common clients send
+such defaults; any other is refused, because ignoring it would give an answer to another question.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from gossamer.errors import unknown_name_message
+from gossamer.serving.http.errors import ApiError
+
+Neutral = Callable[[Any], bool]
+
+
+def _anything(value: Any) -> bool:
+    return True
+
+
+def _never(value: Any) -> bool:
+    return False
+
+
+def _empty(value: Any) -> bool:
+    return value in ([], {}, "")
+
+
+def _one_of(*values: Any) -> Neutral:
+    # 1 == True in Python, so types are compared too.
+    return lambda value: any(type(value) is type(v) and value == v for v in values)
+
+
+COMMON: dict[str, Neutral] = {
+    "user": _anything,
+    "metadata": _anything,
+    "safety_identifier": _anything,
+    "prompt_cache_key": _anything,
+    "prompt_cache_options": _anything,
+    "prompt_cache_retention": _anything,
+    "service_tier": _one_of("auto", "default"),
+    "store": _one_of(False),
+    "logit_bias": _empty,
+    "best_of": _one_of(1),
+    "response_format": _one_of({"type": "text"}),
+    "repetition_penalty": _one_of(1, 1.0),
+    "length_penalty": _one_of(1, 1.0),
+    "use_beam_search": _one_of(False),
+    "stop_token_ids": _empty,
+    "include_stop_str_in_output": _one_of(False),
+    "skip_special_tokens": _one_of(True),
+    "guided_json": _never,
+    "guided_regex": _never,
+    "guided_choice": _never,
+    "guided_grammar": _never,
+    "structured_outputs": _never,
+}
+
+CHAT: dict[str, Neutral] = {
+    **COMMON,
+    "tools": _empty,
+    "tool_choice": _one_of("none", "auto"),
+    "parallel_tool_calls": _anything,
+    "functions": _empty,
+    "function_call": _one_of("none", "auto"),
+    "modalities": _one_of(["text"]),
+    "audio": _never,
+    "prediction": _never,
+    "moderation": _never,
+    "reasoning_effort": _one_of("none"),
+    "verbosity": _one_of("medium"),
+    "web_search_options": _never,
+    "chat_template": _never,
+    "chat_template_kwargs": _empty,
+    "documents": _empty,
+    "echo": _one_of(False),
+}
+
+COMPLETION: dict[str, Neutral] = {
+    **COMMON,
+    "echo": _one_of(False),
+    "suffix": _empty,
+    "prompt_embeds": _never,
+}
+
+MESSAGE: dict[str, Neutral] = {
+    "tool_calls": _empty,
+    "tool_call_id": _never,
+    "function_call": _never,
+    "audio": _never,
+    "refusal": _never,
+    "annotations": _empty,
+}
+
+
+def keep_supported(
+    values: Mapping[str, Any],
+    supported: Iterable[str],
+    table: Mapping[str, Neutral],
+    *,
+    where: str = "",
+) -> dict[str, Any]:
+    """`values` without nulls and neutral fields; raise `ApiError` 400 at the first other one.
+
+    `where` is put before the name of a field in messages, e.g. `messages[2].`.
+    """
+    known = set(supported)
+    kept = {}
+    for name, value in values.items():
+        if value is None:
+            continue
+        if name in known:
+            kept[name] = value
+        elif name not in table:
+            message = unknown_name_message("field", name, known)
+            place = f" (in {where.rstrip('.')})" if where else ""
+            raise ApiError(400, message + place, code="unknown_parameter", param=where + name)
+        elif not table[name](value):
+            raise ApiError(
+                400,
+                f"{where}{name} = {shown(value)} is not supported; leave the field out",
+                code="unsupported_parameter",
+                param=where + name,
+            )
+    return kept
+
+
+def shown(value: Any) -> str:
+    """`repr(value)`, cut to a length fit for a message."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,99 @@
+"""All engine requests of one HTTP call, as one stream of events on the event loop.
+
+The engine calls back from its own thread. Events are put into a deque there, and the loop is woken
+at most once until it has looked; the engine never waits for a client.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from functools import partial
+
+from gossamer.errors import EngineStoppedError
+from gossamer.serving.http.metrics import Clock
+from gossamer.serving.interface import EngineInterface
+from gossamer.serving.messages import Event, Failed, Finished, Request, Tokens
+
+
+class Generation:
+    """Use from one task of one event loop: `start`, then `events`, and `cancel` in the end.
+
+    `cancel` reaches the engine once for every request that has not ended, and only then.
+    """
+
+    def __init__(self, engine: EngineInterface, requests: Sequence[Request], clock: Clock) -> None:
+        self._engine = engine
+        self._requests = requests
+        self._clock = clock
+        self._open: set[int] = set()
+        self._inbox: deque[tuple[int, Event, float]] = deque()
+        self._loop = asyncio.get_running_loop()
+        self._wake_is_due = False
+        self._ready = asyncio.Event()
+
+    def start(self) -> None:
+        """Submit all; if one is refused, cancel those before it and raise the engine's error."""
+        try:
+            for index, request in enumerate(self._requests):
+                self._engine.submit(request, partial(self._post, index))
+                self._open.add(index)
+        except BaseException:
+            self.cancel()
+            raise
+
+    async def first(self) -> None:
+        """Wait for the first event of any choice; raise what `events` would raise for it."""
+        await self._arrival()
+        index, event, _ = self._inbox[0]
+        if isinstance(event, Failed):
+            self._open.discard(index)
+        _raise_unless_good(event)
+
+    async def events(self) -> AsyncIterator[tuple[int, Tokens | Finished]]:
+        """(index of the choice, event) until all choices have ended.
+
+        Raises the error of a request that failed, or `EngineStoppedError` if the engine gave up.
+        """
+        while self._open:
+            await self._arrival()
+            index, event, moment = self._inbox.popleft()
+            if not isinstance(event, Tokens):
+                self._open.discard(index)
+            self._clock.saw(index, event, moment)
+            yield index, _raise_unless_good(event)
+
+    def cancel(self) -> None:
+        """Stop whatever has not ended."""
+        while self._open:
+            self._engine.cancel(self._requests[self._open.pop()].request_id)
+
+    def _post(self, index: int, event: Event) -> None:
+        self._inbox.append((index, event, time.perf_counter()))
+        if self._wake_is_due:
+            return
+        self._wake_is_due = True
+        try:
+            self._loop.call_soon_threadsafe(self._wake)
+        except RuntimeError:
+            # The loop is closed: the process is ending and nobody waits for this answer.
+            return
+
+    def _wake(self) -> None:
+        # Cleared before anyone looks into the inbox, so an event put in meanwhile wakes again.
+        self._wake_is_due = False
+        self._ready.set()
+
+    async def _arrival(self) -> None:
+        while not self._inbox:
+            self._ready.clear()
+            await self._ready.wait()
+
+
+def _raise_unless_good(event: Event) -> Tokens | Finished:
+    if isinstance(event, Failed):
+        raise event.error
+    if isinstance(event, Finished) and event.finish_reason == "cancelled":
+        # Ours are never read any more, so this one comes from the engine's end.
+        raise EngineStoppedError("the server is shutting down; the answer was cut off")
+    return event

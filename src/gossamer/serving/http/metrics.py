@@ -1,0 +1,148 @@
+"""What `/metrics` shows, in Prometheus' text format: a registry per app, nothing global."""
+
+import time
+from collections import Counter as Tally
+from collections.abc import Iterable
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from gossamer.serving.interface import AdapterStatus, EngineInterface, EngineStats
+from gossamer.serving.messages import Event, Tokens
+
+SHORT = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+LONG = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+
+GAUGES = (
+    ("requests_running", "num_running", "Requests that have a place in the batch"),
+    ("requests_waiting", "num_waiting", "Requests in the queue"),
+    ("blocks", "blocks_total", "Blocks of the pool"),
+    ("blocks_free", "blocks_free", "Blocks that are free"),
+    ("blocks_kv", "blocks_kv", "Blocks that hold keys and values"),
+    ("blocks_adapters", "blocks_adapters", "Blocks that hold adapter weights"),
+    ("block_bytes", "block_bytes", "Bytes of a block"),
+)
+COUNTERS = (
+    ("adapter_loads", "adapter_loads", "Adapters read into the pool"),
+    ("adapter_evictions", "adapter_evictions", "Adapters put out of the pool"),
+    ("preemptions", "preemptions", "Requests put back for want of blocks"),
+    ("steps", "steps", "Steps of the batch"),
+    ("prompt_tokens", "prompt_tokens", "Prompt tokens computed"),
+    ("generated_tokens", "generated_tokens", "Tokens generated"),
+)
+
+
+class Metrics:
+    """The registry of one app and what the HTTP layer itself measures."""
+
+    def __init__(self, engine: EngineInterface) -> None:
+        self.registry = CollectorRegistry()
+        self.registry.register(EngineCollector(engine))
+        self.http_requests = Counter(
+            "gossamer_http_requests",
+            "Answers by method, route and status; 499 is a client that left first",
+            ["method", "route", "status"],
+            registry=self.registry,
+        )
+        self.first_token = Histogram(
+            "gossamer_time_to_first_token_seconds",
+            "From the arrival of a call to the first token of a choice",
+            buckets=LONG,
+            registry=self.registry,
+        )
+        self.per_token = Histogram(
+            "gossamer_time_per_output_token_seconds",
+            "Between tokens of a choice, the first one left out",
+            buckets=SHORT,
+            registry=self.registry,
+        )
+        self.end_to_end = Histogram(
+            "gossamer_request_seconds",
+            "From the arrival of a call to the end of a choice",
+            buckets=LONG,
+            registry=self.registry,
+        )
+
+    def clock(self) -> "Clock":
+        """A stopwatch for one call; it starts now."""
+        return Clock(self)
+
+    def text(self) -> bytes:
+        """The exposition."""
+        return generate_latest(self.registry)
+
+
+class Clock:
+    """Times of the choices of one call, for the histograms."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._start = time.perf_counter()
+        self._last: dict[int, float] = {}
+
+    def saw(self, index: int, event: Event, moment: float) -> None:
+        """Choice `index` had `event` at `moment` (of `time.perf_counter`)."""
+        if not isinstance(event, Tokens):
+            self._metrics.end_to_end.observe(moment - self._start)
+            return
+        last = self._last.get(index)
+        self._last[index] = moment
+        count = len(event.token_ids)
+        if last is None:
+            self._metrics.first_token.observe(moment - self._start)
+        elif count:
+            for _ in range(count):
+                self._metrics.per_token.observe((moment - last) / count)
+
+
+class EngineCollector(Collector):
+    """Gauges and counters of the engine, read when somebody asks."""
+
+    def __init__(self, engine: EngineInterface) -> None:
+        self._engine = engine
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing: otherwise registering would already ask the engine."""
+        return []
+
+    def collect(self) -> Iterable[Metric]:
+        """Everything, from one snapshot."""
+        stats = self._engine.stats()
+        yield GaugeMetricFamily(
+            "gossamer_engine_healthy",
+            "1 while the engine runs",
+            value=float(self._engine.healthy()),
+        )
+        for name, field, text in GAUGES:
+            yield GaugeMetricFamily(f"gossamer_{name}", text, value=getattr(stats, field))
+        for name, field, text in COUNTERS:
+            yield CounterMetricFamily(f"gossamer_{name}", text, value=getattr(stats, field))
+        yield _finished(stats)
+        yield from _adapters(self._engine.adapters())
+
+
+def _finished(stats: EngineStats) -> Metric:
+    family = CounterMetricFamily(
+        "gossamer_requests_finished", "Requests by how they ended", labels=["reason"]
+    )
+    for reason, count in sorted(stats.finished.items()):
+        family.add_metric([reason], count)
+    return family
+
+
+def _adapters(adapters: list[AdapterStatus]) -> Iterable[Metric]:
+    by_state = GaugeMetricFamily("gossamer_adapters", "Adapters by state", labels=["state"])
+    # States without adapters are shown as 0, so that graphs do not break off.
+    tally = Tally({"registered": 0, "loading": 0, "resident": 0, "refused": 0})
+    tally.update(adapter.state for adapter in adapters)
+    for state, count in tally.items():
+        by_state.add_metric([state], count)
+    yield by_state
+    size = GaugeMetricFamily(
+        "gossamer_adapter_resident_bytes", "Bytes of a resident adapter", labels=["adapter"]
+    )
+    for adapter in adapters:
+        if adapter.state == "resident":
+            size.add_metric([adapter.name], adapter.num_bytes or 0)
+    yield size

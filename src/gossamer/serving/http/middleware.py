@@ -1,0 +1,85 @@
+"""What surrounds every call: id, count, API key, an answer to surprises. Plain ASGI."""
+
+import hashlib
+import hmac
+import uuid
+from collections.abc import Iterable
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gossamer.serving.http.errors import ApiError, to_api_error
+from gossamer.serving.http.metrics import Metrics
+
+OPEN_PATHS = frozenset({"/health"})
+CLIENT_GONE = 499
+
+
+class Surround:
+    """Gives each call an id (header X-Request-Id), counts it, and answers 500 to surprises."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run the call (ASGI)."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = uuid.uuid4().hex
+        scope.setdefault("state", {})["request_id"] = request_id
+        status: int | None = None
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["X-Request-Id"] = request_id
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_id)
+        except Exception as error:
+            answer = to_api_error(error, request_id)
+            if status is None:
+                await answer.response()(scope, receive, send_with_id)
+        finally:
+            route = getattr(scope.get("route"), "path", "unmatched")
+            method = scope["method"] if route != "unmatched" else "any"
+            labels = (method, route, str(status or CLIENT_GONE))
+            self._metrics.http_requests.labels(*labels).inc()
+
+
+class ApiKeyCheck:
+    """Lets a call through only with one of `keys` as bearer token; `/health` is open."""
+
+    def __init__(self, app: ASGIApp, keys: Iterable[str]) -> None:
+        self._app = app
+        # Digests have one length, so that a comparison tells nothing about the keys'.
+        self._digests = [_digest(key.encode()) for key in keys]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run the call (ASGI)."""
+        is_open = scope["type"] != "http" or scope["path"] in OPEN_PATHS
+        if is_open or self._is_known(Headers(scope=scope).get("authorization", "")):
+            await self._app(scope, receive, send)
+            return
+        refusal = ApiError(
+            401,
+            "missing or wrong API key; send the header 'Authorization: Bearer KEY'",
+            code="invalid_api_key",
+            headers={"WWW-Authenticate": "Bearer"},
+        )
+        await refusal.response()(scope, receive, send)
+
+    def _is_known(self, authorization: str) -> bool:
+        scheme, _, key = authorization.partition(" ")
+        # Headers come decoded as Latin-1.
+        digest = _digest(key.strip().encode("latin-1"))
+        matches = [hmac.compare_digest(digest, known) for known in self._digests]
+        return scheme.lower() == "bearer" and any(matches)
+
+
+def _digest(key: bytes) -> bytes:
+    return hashlib.sha256(key).digest()

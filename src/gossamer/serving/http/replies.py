@@ -1,0 +1,110 @@
+"""Replies in OpenAI's shapes. What chat and plain completions share is here; the rest beside it."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from gossamer.serving.messages import Finished, TokenLogprob, Tokens
+
+LOWEST_LOGPROB = -9999.0
+"""Stands for minus infinity, which JSON cannot say; OpenAI's convention."""
+
+
+@dataclass(slots=True)
+class Usage:
+    """Tokens of one call; a prompt counts once however many choices it has."""
+
+    num_choices: int
+    """Choices per prompt."""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+    def add(self, index: int, event: Finished) -> None:
+        """Count choice `index`."""
+        if index % self.num_choices == 0:
+            self.prompt_tokens += event.prompt_tokens
+        self.completion_tokens += event.completion_tokens
+
+    def as_dict(self) -> dict[str, int]:
+        """OpenAI's `usage`."""
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "total_tokens": self.prompt_tokens + self.completion_tokens,
+        }
+
+
+@dataclass(slots=True)
+class Choice:
+    """All of one choice, gathered."""
+
+    index: int
+    texts: list[str] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    finish_reason: str | None = None
+
+    @property
+    def text(self) -> str:
+        """The whole output."""
+        return "".join(self.texts)
+
+
+@dataclass(slots=True)
+class ReplyFormat(ABC):
+    """The shapes of one route, for one call."""
+
+    kind: ClassVar[str]
+    """`object` of a whole reply."""
+    chunk_kind: ClassVar[str]
+    """`object` of a chunk of a stream."""
+    prefix: ClassVar[str]
+    """Begin of the id."""
+
+    reply_id: str
+    model: str
+    created: int
+    has_logprobs: bool
+
+    def reply(self, choices: list[Choice], usage: Usage) -> dict[str, Any]:
+        """A reply that is not streamed."""
+        return {
+            **self._head(self.kind),
+            "choices": [self._whole(choice) for choice in choices],
+            "usage": usage.as_dict(),
+        }
+
+    def opening(self, index: int) -> dict[str, Any] | None:
+        """The chunk before the first text of a choice, if there is one."""
+        return None
+
+    def delta(self, index: int, event: Tokens) -> dict[str, Any]:
+        """The chunk for new output."""
+        return self._chunk(self._part(index, event))
+
+    def closing(self, index: int, finish_reason: str) -> dict[str, Any]:
+        """The last chunk of a choice."""
+        return self._chunk(self._end(index, finish_reason))
+
+    def usage_chunk(self, usage: Usage) -> dict[str, Any]:
+        """The last chunk of a stream, when usage was asked for."""
+        return {**self._head(self.chunk_kind), "choices": [], "usage": usage.as_dict()}
+
+    def _head(self, kind: str) -> dict[str, Any]:
+        return {"id": self.reply_id, "object": kind, "created": self.created, "model": self.model}
+
+    def _chunk(self, choice: dict[str, Any]) -> dict[str, Any]:
+        return {**self._head(self.chunk_kind), "choices": [choice]}
+
+    @abstractmethod
+    def _whole(self, choice: Choice) -> dict[str, Any]: ...
+
+    @abstractmethod
+    def _part(self, index: int, event: Tokens) -> dict[str, Any]: ...
+
+    @abstractmethod
+    def _end(self, index: int, finish_reason: str) -> dict[str, Any]: ...
+
+
+def finite(logprob: float) -> float:
+    """The log-probability in a form that JSON can say."""
+    return logprob if logprob > LOWEST_LOGPROB else LOWEST_LOGPROB

@@ -1,0 +1,32 @@
+"""GET /health, /metrics and /version: for those who run the server."""
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.concurrency import run_in_threadpool
+
+from gossamer import __version__
+from gossamer.serving.http.context import Context
+
+router = APIRouter()
+
+
+@router.get("/health")
+async def health(http: Request) -> JSONResponse:
+    """200 while the engine runs, 503 once it has stopped; needs no key."""
+    if Context.of(http).engine.healthy():
+        return JSONResponse({"status": "ok"})
+    return JSONResponse({"status": "stopped"}, status_code=503)
+
+
+@router.get("/metrics")
+async def metrics(http: Request) -> Response:
+    """Prometheus' text format."""
+    text = await run_in_threadpool(Context.of(http).metrics.text)
+    return Response(text, headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+@router.get("/version")
+async def version() -> JSONResponse:
+    """The version of Gossamer."""
+    return JSONResponse({"version": __version__})

@@ -1,0 +1,104 @@
+"""Run the app on a socket until a signal comes; then drain."""
+
+import asyncio
+import os
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from types import FrameType
+
+import uvicorn
+
+from gossamer.serving.http.app import create_app
+from gossamer.serving.http.bind import bind_error
+from gossamer.serving.http.settings import HttpSettings
+from gossamer.serving.interface import EngineInterface
+
+GRACE_SECONDS = 5
+"""Beyond the engine's time to drain: for answers to reach their clients."""
+
+KEEP_ALIVE_SECONDS = 75
+"""Longer than clients and proxies keep an idle connection, so that they close it and not we: a call
+sent into a connection that we are closing would be lost."""
+
+
+class Server(uvicorn.Server):
+    """One signal drains, the second ends the process at once."""
+
+    def __init__(
+        self,
+        engine: EngineInterface,
+        settings: HttpSettings,
+        on_ready: Callable[[], None] = lambda: None,
+    ) -> None:
+        super().__init__(
+            uvicorn.Config(
+                create_app(engine, settings),
+                log_config=None,
+                log_level="warning",
+                access_log=False,
+                server_header=False,
+                ws="none",
+                timeout_keep_alive=KEEP_ALIVE_SECONDS,
+                timeout_graceful_shutdown=int(settings.drain_seconds) + GRACE_SECONDS,
+            )
+        )
+        self._engine = engine
+        self._settings = settings
+        self._on_ready = on_ready
+        self.is_draining = False
+        """Whether the engine has been told to shut down."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """First signal: leave the main loop. uvicorn's own would raise the signal again later."""
+        if self.should_exit:
+            print("gossamer: stopped at once by a second signal", file=sys.stderr, flush=True)
+            os._exit(128 + sig)
+        self.should_exit = True
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, then say so. Raises `ServingError` if another program was quicker."""
+        try:
+            await super().startup(sockets)
+        except OSError as error:
+            raise bind_error(self._settings.host, self._settings.port, error) from None
+        self._on_ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop accepting; let the engine end its requests in time; close what remains."""
+        self.is_draining = True
+        drained = asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def drain() -> None:
+            self._engine.shutdown(drain_seconds=self._settings.drain_seconds)
+            loop.call_soon_threadsafe(drained.set)
+
+        # A daemon: an engine that hangs must not keep the process alive.
+        threading.Thread(target=drain, name="gossamer-drain", daemon=True).start()
+        await super().shutdown(sockets)
+        try:
+            async with asyncio.timeout(GRACE_SECONDS):
+                await drained.wait()
+        except TimeoutError:
+            print("gossamer: the engine did not stop in time", file=sys.stderr, flush=True)
+
+
+def run_server(
+    engine: EngineInterface,
+    settings: HttpSettings,
+    listener: socket.socket,
+    on_ready: Callable[[], None] = lambda: None,
+) -> None:
+    """Serve on a bound socket until SIGTERM or SIGINT; the engine is shut down in any case.
+
+    Raises `ServingError` if another program has begun to listen on the same port meanwhile.
+    """
+    server = Server(engine, settings, on_ready)
+    try:
+        server.run(sockets=[listener])
+    finally:
+        if not server.is_draining:
+            engine.shutdown()
+        listener.close()

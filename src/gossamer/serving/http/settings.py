@@ -1,0 +1,37 @@
+"""Settings of the HTTP server; imports nothing of FastAPI, so that `--help` stays quick."""
+
+from pydantic import Field, field_validator
+
+from gossamer.settings import Settings
+
+
+class HttpSettings(Settings):
+    """Where to listen, who may call, and the limits of one call."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on; 0.0.0.0 is every interface of this machine."""
+    port: int = Field(8000, ge=0, le=65535)
+    """Port to listen on; 0 picks a free one and says which."""
+    api_keys: tuple[str, ...] = ()
+    """A key that clients may use (repeatable); without any, everyone who reaches the port may call.
+    The variable GOSSAMER_API_KEY does the same without showing the key in the process list."""
+    cors_origins: tuple[str, ...] = ()
+    """A web origin whose pages may call from a browser (repeatable); '*' is any."""
+    drain_seconds: float = Field(30.0, ge=0)
+    """After SIGTERM or Ctrl-C, running requests may go on for so long."""
+    max_body_mib: float = Field(8.0, gt=0)
+    """Largest body of a request, in MiB."""
+    max_choices: int = Field(128, ge=1)
+    """Most sequences of one call: `n` times the number of prompts."""
+
+    @field_validator("api_keys")
+    @classmethod
+    def _keys_are_usable(cls, keys: tuple[str, ...]) -> tuple[str, ...]:
+        if any(not key or key != key.strip() for key in keys):
+            raise ValueError("an API key is empty or begins or ends with a space")
+        return keys
+
+    @property
+    def max_body_bytes(self) -> int:
+        """Largest body of a request, in bytes."""
+        return int(self.max_body_mib * 2**20)

@@ -1,0 +1,204 @@
+"""An engine without a model: its own thread, answers from a script, and a record of all calls."""
+
+import heapq
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from gossamer.errors import (
+    EngineStoppedError,
+    GossamerError,
+    OverloadedError,
+    UnknownModelError,
+    unknown_name_message,
+)
+from gossamer.serving.interface import AdapterStatus, EngineStats
+from gossamer.serving.messages import Event, Failed, Finished, Request, TokenLogprob, Tokens
+
+Script = Callable[[Request], Sequence[str | GossamerError]]
+"""The pieces of text that a request gives, one token each; an error ends it as failed."""
+
+
+def greeting(request: Request) -> list[str]:
+    """Says who is asked, and with which seed."""
+    who = request.adapter or "base"
+    return ["I", " am ", who, f" {request.sampling.seed}"]
+
+
+def endless(request: Request) -> list[str]:
+    """More than any test waits for."""
+    return ["x"] * 100_000
+
+
+class FakeEngine:
+    """Gives each running request a token every `delay` seconds."""
+
+    model_name = "tiny"
+
+    def __init__(
+        self,
+        tokenizer,
+        *,
+        adapters: Sequence[AdapterStatus] = (),
+        script: Script = greeting,
+        delay: float = 0.0,
+        max_context: int = 256,
+        max_waiting: int = 10_000,
+        refuse: Callable[[Request], Exception | None] = lambda request: None,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.max_context = max_context
+        self.script = script
+        self.delay = delay
+        self.refuse = refuse
+        self.max_waiting = max_waiting
+        self.submitted: list[Request] = []
+        self.cancelled: list[str] = []
+        self.finals: Counter[str] = Counter()
+        """Final events by request id."""
+        self.reasons: Counter[str] = Counter()
+        self._adapters = list(adapters)
+        self._running: dict[str, _Running] = {}
+        self._queue: list[tuple[float, int, str]] = []
+        self._changed = threading.Condition()
+        self._is_open = True
+        self._stopped = False
+        self._thread = threading.Thread(target=self._loop, daemon=True)
+        self._thread.start()
+
+    def submit(self, request: Request, on_event: Callable[[Event], None]) -> None:
+        with self._changed:
+            if not self._is_open:
+                raise EngineStoppedError("the engine is shutting down")
+            names = [adapter.name for adapter in self._adapters]
+            if request.adapter is not None and request.adapter not in names:
+                known = [self.model_name, *names]
+                raise UnknownModelError(unknown_name_message("model", request.adapter, known))
+            if (error := self.refuse(request)) is not None:
+                raise error
+            if len(self._running) >= self.max_waiting:
+                raise OverloadedError("too many requests are waiting", retry_after=2.5)
+            self.submitted.append(request)
+            self._running[request.request_id] = _Running(request, on_event, self.script(request))
+            self._schedule(request.request_id)
+
+    def cancel(self, request_id: str) -> None:
+        with self._changed:
+            self.cancelled.append(request_id)
+            self._finish(request_id, "cancelled")
+
+    def adapters(self) -> list[AdapterStatus]:
+        return list(self._adapters)
+
+    def stats(self) -> EngineStats:
+        with self._changed:
+            return EngineStats(
+                num_running=len(self._running),
+                num_waiting=0,
+                blocks_total=100,
+                blocks_free=60,
+                blocks_kv=30,
+                blocks_adapters=10,
+                block_bytes=4096,
+                adapters_resident=1,
+                adapter_loads=2,
+                adapter_evictions=1,
+                preemptions=0,
+                steps=7,
+                prompt_tokens=sum(len(r.prompt_token_ids) for r in self.submitted),
+                generated_tokens=11,
+                finished=dict(self.reasons),
+            )
+
+    def healthy(self) -> bool:
+        return self._is_open
+
+    def shutdown(self, *, drain_seconds: float = 0.0) -> None:
+        deadline = time.monotonic() + drain_seconds
+        with self._changed:
+            self._is_open = False
+            while self._running and time.monotonic() < deadline:
+                self._changed.wait(0.01)
+            for request_id in list(self._running):
+                self._finish(request_id, "cancelled")
+            self._stopped = True
+            self._changed.notify_all()
+        self._thread.join(5)
+
+    def wait_idle(self, seconds: float = 5.0) -> None:
+        """Wait until nothing runs; fail the test otherwise."""
+        deadline = time.monotonic() + seconds
+        while self._running:
+            assert time.monotonic() < deadline, f"{len(self._running)} requests still run"
+            time.sleep(0.005)
+
+    def _loop(self) -> None:
+        while True:
+            with self._changed:
+                if self._stopped:
+                    return
+                wait = self._queue[0][0] - time.monotonic() if self._queue else 60.0
+                if wait > 0:
+                    self._changed.wait(wait)
+                    continue
+                request_id = heapq.heappop(self._queue)[2]
+                if request_id in self._running:
+                    self._step(request_id)
+
+    def _step(self, request_id: str) -> None:
+        running = self._running[request_id]
+        sampling = running.request.sampling
+        if running.count == sampling.max_tokens:
+            self._finish(request_id, "length")
+            return
+        if running.count == len(running.pieces):
+            self._finish(request_id, "stop")
+            return
+        piece = running.pieces[running.count]
+        if isinstance(piece, GossamerError):
+            self._end(request_id, "failed", Failed(request_id=request_id, error=piece))
+            return
+        running.count += 1
+        running.on_event(_tokens(request_id, piece, running.count, sampling.logprobs))
+        self._schedule(request_id)
+
+    def _schedule(self, request_id: str) -> None:
+        running = self._running[request_id]
+        heapq.heappush(self._queue, (time.monotonic() + self.delay, running.count, request_id))
+        self._changed.notify_all()
+
+    def _finish(self, request_id: str, reason) -> None:
+        if request_id not in self._running:
+            return
+        running = self._running[request_id]
+        event = Finished(
+            request_id=request_id,
+            finish_reason=reason,
+            prompt_tokens=len(running.request.prompt_token_ids),
+            completion_tokens=running.count,
+        )
+        self._end(request_id, reason, event)
+
+    def _end(self, request_id: str, reason: str, event: Event) -> None:
+        running = self._running.pop(request_id)
+        self.finals[request_id] += 1
+        self.reasons[reason] += 1
+        running.on_event(event)
+        self._changed.notify_all()
+
+
+class _Running:
+    def __init__(self, request: Request, on_event, pieces) -> None:
+        self.request = request
+        self.on_event = on_event
+        self.pieces = list(pieces)
+        self.count = 0
+
+
+def _tokens(request_id: str, piece: str, token_id: int, num_logprobs: int | None) -> Tokens:
+    logprobs = None
+    if num_logprobs is not None:
+        others = [(1000 + k, f"<{k}>", -1.0 - k) for k in range(num_logprobs)]
+        logprobs = (TokenLogprob(token_id=token_id, text=piece, logprob=-0.5, top=tuple(others)),)
+    return Tokens(request_id=request_id, token_ids=(token_id,), text=piece, logprobs=logprobs)

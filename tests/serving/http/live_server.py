@@ -1,0 +1,30 @@
+"""A real server in a thread, over any engine."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from gossamer.serving.http.bind import bind
+from gossamer.serving.http.server import Server
+from gossamer.serving.http.settings import HttpSettings
+from gossamer.serving.interface import EngineInterface
+
+
+@contextmanager
+def live(engine: EngineInterface, **settings) -> Iterator[tuple[str, int]]:
+    """Serve on a free port; yields host and port; drains on leaving."""
+    http = HttpSettings(port=0, **settings)
+    listener = bind(http.host, http.port)
+    server = Server(engine, http)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    try:
+        while not server.started:
+            assert thread.is_alive(), "the server ended while starting"
+            time.sleep(0.01)
+        yield listener.getsockname()[:2]
+    finally:
+        server.should_exit = True
+        thread.join(60)
+        assert not thread.is_alive(), "the server did not end"
