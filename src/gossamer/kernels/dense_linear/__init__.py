@@ -1,0 +1,45 @@
+"""The dense base product y = x W^T + b, for weights that never change.
+
+On a processor the weights are packed once into oneDNN's blocked layout. Measured on two AVX2 cores
+with SmolLM2's shapes: 1.3x at 32 rows, 1.9x at 8, equal from 128 on (benchmarks/kernels.py); and a
+row's result does not depend on the number of rows, bit for bit, which plain `linear` does not give.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from gossamer.kernels.dense_linear.cpu import can_pack, pack, packed_linear
+
+__all__ = ["DenseLinear"]
+
+
+class DenseLinear(nn.Module):
+    """One or several linear layers of the same input, side by side: x [.., h_in] -> [.., h_out]."""
+
+    def __init__(self, layers: list[nn.Linear], backend: str) -> None:
+        super().__init__()
+        self.widths = [layer.out_features for layer in layers]
+        self.in_features = layers[0].in_features
+        weight = torch.cat([layer.weight.detach() for layer in layers])
+        bias = _joint_bias(layers)
+        self._packed = backend == "cpu" and can_pack(weight)
+        self.weight = pack(weight) if self._packed else weight
+        self.bias = bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [.., h_in] to a new tensor [.., sum of widths]."""
+        if self._packed:
+            return packed_linear(x, self.weight, self.bias)
+        return functional.linear(x, self.weight, self.bias)
+
+
+def _joint_bias(layers: list[nn.Linear]) -> Tensor | None:
+    if all(layer.bias is None for layer in layers):
+        return None
+    return torch.cat(
+        [
+            layer.bias.detach() if layer.bias is not None else torch.zeros(layer.out_features)
+            for layer in layers
+        ]
+    )

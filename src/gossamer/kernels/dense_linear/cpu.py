@@ -1,0 +1,24 @@
+"""Linear layers through oneDNN's packed weights (the operators that torch's own compiler uses)."""
+
+import torch
+from torch import Tensor
+
+
+def can_pack(weight: Tensor) -> bool:
+    """Whether this build of torch can pack `weight`."""
+    return (
+        weight.device.type == "cpu"
+        and weight.dtype == torch.float32
+        and torch._C._has_mkldnn
+        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    )
+
+
+def pack(weight: Tensor) -> Tensor:
+    """The weight [h_out, h_in] in oneDNN's layout; opaque, for `packed_linear` only."""
+    return torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None)
+
+
+def packed_linear(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
+    """x [.., h_in] W^T + b."""
+    return torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")

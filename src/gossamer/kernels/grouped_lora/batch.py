@@ -1,0 +1,113 @@
+"""What grouped LoRA needs to know of a step: plain arrays of fixed layout, built once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+IntArray = npt.NDArray[np.int32]
+LongArray = npt.NDArray[np.int64]
+
+LONG_RUN = 16
+"""Runs of at least so many tokens take matrix products, shorter ones the row-wise kernel. The
+crossing was measured on two cores (`benchmarks/kernels.py`); it lies between 8 and 32 tokens."""
+
+CHUNK = 8
+"""Short runs are cut into chunks of at most so many tokens, so that threads can share them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterTable:
+    """Where the rows of one resident adapter lie.
+
+    A row is a vector of one factor: row j of A (width h_in) or row j of B transposed (width h_out).
+    The rows of module m are `offsets[first_row[m] :][: 2 * rank[m]]`, first those of A.
+    """
+
+    first_row: LongArray
+    """[M] index into `offsets` of the first row of each module; M modules of the whole model."""
+    rank: IntArray
+    """[M]; 0: the adapter leaves the module alone."""
+    scale: npt.NDArray[np.float32]
+    """[M]"""
+    offsets: LongArray
+    """[rows] offset in the pool of each row, in elements of its own width."""
+    half: bool
+    """Rows are bfloat16 (offsets count 2-byte elements); else float32."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tables:
+    """The tables of the adapters of a step, U of them, side by side."""
+
+    first_row: LongArray  # [U, M] into offsets
+    rank: IntArray  # [U, M]
+    scale: npt.NDArray[np.float32]  # [U, M]
+    half: npt.NDArray[np.bool_]  # [U]
+    offsets: LongArray  # [all rows]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoraBatch:
+    """Which tokens of the batch meet which adapter. Tokens of one adapter are contiguous."""
+
+    tables: Tables
+    chunk_first: IntArray  # [C] first token
+    chunk_count: IntArray  # [C] tokens, at most CHUNK
+    chunk_slot: IntArray  # [C] which adapter of `tables`
+    bounds: IntArray  # [workers + 1] chunks of each worker: equal cost
+    long_runs: tuple[tuple[int, int, int], ...]
+    """(first token, tokens, adapter) of the runs that take matrix products."""
+
+
+def stack_tables(adapters: Sequence[AdapterTable]) -> Tables:
+    """Put the tables of the adapters of a step side by side."""
+    shift = np.cumsum([0] + [len(a.offsets) for a in adapters[:-1]])
+    return Tables(
+        first_row=np.stack([a.first_row + s for a, s in zip(adapters, shift, strict=True)]),
+        rank=np.stack([a.rank for a in adapters]),
+        scale=np.stack([a.scale for a in adapters]),
+        half=np.array([a.half for a in adapters]),
+        offsets=np.concatenate([a.offsets for a in adapters]),
+    )
+
+
+def make_batch(tables: Tables, runs: Sequence[tuple[int, int, int]], num_workers: int) -> LoraBatch:
+    """Describe a step whose runs are (first token, tokens, adapter), tokens contiguous."""
+    chunks: list[tuple[int, int, int]] = []
+    for first, count, slot in runs:
+        if count < LONG_RUN:
+            pieces = range(first, first + count, CHUNK)
+            chunks += [(low, min(CHUNK, first + count - low), slot) for low in pieces]
+    total_rank = tables.rank.sum(axis=1)
+    # Reading the rows is the cost of a chunk; each further token of it adds about a tenth.
+    costs = [int(total_rank[slot]) * (9 + count) for _, count, slot in chunks]
+    order, bounds = balance(costs, num_workers)
+    columns = np.array([chunks[i] for i in order], dtype=np.int32).reshape(-1, 3)
+    firsts, counts, slots = np.ascontiguousarray(columns.T)
+    return LoraBatch(
+        tables=tables,
+        chunk_first=firsts,
+        chunk_count=counts,
+        chunk_slot=slots,
+        bounds=np.array(bounds, dtype=np.int32),
+        long_runs=tuple(run for run in runs if run[1] >= LONG_RUN),
+    )
+
+
+def balance(costs: Sequence[int], num_groups: int) -> tuple[list[int], list[int]]:
+    """Divide items among `num_groups` so that the dearest group is cheap (largest item first).
+
+    Returns the items in group order, and the bounds of the groups in that list.
+    """
+    groups: list[list[int]] = [[] for _ in range(num_groups)]
+    loads = [0] * num_groups
+    for item in sorted(range(len(costs)), key=lambda i: -costs[i]):
+        lightest = loads.index(min(loads))
+        groups[lightest].append(item)
+        loads[lightest] += costs[item]
+    bounds = [0]
+    for group in groups:
+        bounds.append(bounds[-1] + len(group))
+    return [item for group in groups for item in sorted(group)], bounds

@@ -1,0 +1,90 @@
+"""Grouped LoRA on processors, in Numba: for decoding, where each adapter has a few tokens.
+
+Time is the reading of adapter rows, once per step and adapter; so rows may rest as bfloat16 and are
+widened in registers. Work is divided by the caller into groups of equal cost, one per thread.
+The order of all sums is the same for any number of tokens: a token's result does not depend on its
+neighbours.
+"""
+
+import numpy as np
+from numba import njit, prange
+
+# Sums may be reordered and multiply-adds fused (so that loops vectorise); NaN stays NaN.
+_FAST = {"reassoc", "contract", "nsz", "arcp"}
+
+
+@njit(cache=True, nogil=True, fastmath=_FAST)
+def _dot(x, row):
+    total = np.float32(0.0)
+    for d in range(x.shape[0]):
+        total += x[d] * row[d]
+    return total
+
+
+@njit(cache=True, nogil=True, fastmath=_FAST)
+def _dot_half(x, row):
+    total = np.float32(0.0)
+    for d in range(x.shape[0]):
+        total += x[d] * np.uint32(np.uint32(row[d]) << np.uint32(16)).view(np.float32)
+    return total
+
+
+@njit(cache=True, nogil=True, fastmath=_FAST)
+def _add_scaled(y, weight, row):
+    for d in range(y.shape[0]):
+        y[d] += weight * row[d]
+
+
+@njit(cache=True, nogil=True, fastmath=_FAST)
+def _add_scaled_half(y, weight, row):
+    for d in range(y.shape[0]):
+        y[d] += weight * np.uint32(np.uint32(row[d]) << np.uint32(16)).view(np.float32)
+
+
+@njit(cache=True, nogil=True, fastmath=_FAST)
+def _run_chunk(x, y, pool, pool_half, offsets, first_row, rank, scale, half, v):
+    """y += scale * (x A^T) B^T for the tokens x [n, h_in], y [n, h_out]; v [n, >= rank] scratch."""
+    num_tokens, h_in = x.shape
+    h_out = y.shape[1]
+    for j in range(rank):
+        low = offsets[first_row + j]
+        for t in range(num_tokens):
+            if half:
+                v[t, j] = _dot_half(x[t], pool_half[low : low + h_in]) * scale
+            else:
+                v[t, j] = _dot(x[t], pool[low : low + h_in]) * scale
+    for j in range(rank):
+        low = offsets[first_row + rank + j]
+        for t in range(num_tokens):
+            if half:
+                _add_scaled_half(y[t], v[t, j], pool_half[low : low + h_out])
+            else:
+                _add_scaled(y[t], v[t, j], pool[low : low + h_out])
+
+
+@njit(cache=True, parallel=True, nogil=True, fastmath=_FAST)
+def add_lora(
+    x, y, columns, pool, pool_half, offsets, first_rows, ranks, scales, half, modules,
+    chunk_first, chunk_count, chunk_slot, bounds,
+):  # fmt: skip
+    """y[:, columns[m] : columns[m + 1]] += scale * (x A^T) B^T for each chunk and module m."""
+    widest = 0
+    for chunk in range(chunk_slot.shape[0]):
+        for m in range(modules.shape[0]):
+            widest = max(widest, ranks[chunk_slot[chunk], modules[m]])
+    longest = chunk_count.max()
+    for worker in prange(bounds.shape[0] - 1):
+        v = np.empty((longest, widest), dtype=np.float32)
+        for chunk in range(bounds[worker], bounds[worker + 1]):
+            slot = chunk_slot[chunk]
+            low = chunk_first[chunk]
+            high = low + chunk_count[chunk]
+            for m in range(modules.shape[0]):
+                module = modules[m]
+                rank = ranks[slot, module]
+                if rank == 0:
+                    continue
+                _run_chunk(
+                    x[low:high], y[low:high, columns[m] : columns[m + 1]], pool, pool_half, offsets,
+                    first_rows[slot, module], rank, scales[slot, module], half[slot], v,
+                )  # fmt: skip

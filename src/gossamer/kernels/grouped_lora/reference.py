@@ -1,0 +1,43 @@
+"""Grouped LoRA in plain torch: states the operation; the oracle of the tests."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from gossamer.kernels.grouped_lora.batch import LoraBatch, Tables
+
+
+def add_lora(
+    batch: LoraBatch, pool: Tensor, modules: Sequence[int], columns: Sequence[int], x: Tensor,
+    y: Tensor,
+) -> None:  # fmt: skip
+    """y[t, columns of m] += scale * B (A x[t]) for each token t with an adapter, each module m.
+
+    pool: the bytes of the block pool, uint8. modules: ids of modules that read the same x
+    [T, h_in]; columns: their bounds in y [T, sum of h_out], one more than modules.
+    """
+    runs = [
+        *zip(batch.chunk_first, batch.chunk_count, batch.chunk_slot, strict=True),
+        *batch.long_runs,
+    ]
+    for first, count, slot in runs:
+        for m, module in enumerate(modules):
+            if batch.tables.rank[slot, module]:
+                y_m = y[first : first + count, columns[m] : columns[m + 1]]
+                a, b_t = gather_factors(batch.tables, pool, slot, module, x.shape[1], y_m.shape[1])
+                scale = float(batch.tables.scale[slot, module])
+                y_m += (scale * (x[first : first + count] @ a.to(x.dtype).T)) @ b_t.to(x.dtype)
+
+
+def gather_factors(
+    tables: Tables, pool: Tensor, slot: int, module: int, h_in: int, h_out: int
+) -> tuple[Tensor, Tensor]:
+    """A [rank, h_in] and B transposed [rank, h_out] of one module, copied from the pool."""
+    rank = int(tables.rank[slot, module])
+    first = int(tables.first_row[slot, module])
+    elements = pool.view(torch.bfloat16 if tables.half[slot] else torch.float32)
+    low = torch.from_numpy(tables.offsets[first : first + 2 * rank])[:, None]
+    a = elements[low[:rank] + torch.arange(h_in)]
+    b_t = elements[low[rank:] + torch.arange(h_out)]
+    return a, b_t

@@ -1,0 +1,37 @@
+"""Paged attention for prefill chunks: gather the sequence once, then torch's fused attention."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from gossamer.kernels.paged_attention.batch import AttentionBatch, KvLayout
+from gossamer.kernels.paged_attention.reference import gather_sequence
+
+
+def attend_chunk(
+    layout: KvLayout, pool: Tensor, batch: AttentionBatch, layer: int,
+    chunk: tuple[int, int, int], query: Tensor, out: Tensor, scale: float, window: int,
+) -> None:  # fmt: skip
+    """Attention of one chunk (first token, tokens, sequence) of query [T, num_heads, head_dim]."""
+    first, count, sequence = chunk
+    end = int(batch.positions[first + count - 1]) + 1
+    key, value = gather_sequence(layout, pool, batch, layer, sequence, end)
+    result = functional.scaled_dot_product_attention(
+        query[first : first + count].transpose(0, 1)[None],
+        key[None],
+        value[None],
+        attn_mask=_mask(count, end, window, query.dtype),
+        scale=scale,
+        enable_gqa=query.shape[1] != layout.num_kv_heads,
+    )
+    out[first : first + count] = result[0].transpose(0, 1)
+
+
+def _mask(count: int, end: int, window: int, dtype: torch.dtype) -> Tensor:
+    """[count, end]: 0 where a token of the chunk may look, else minus infinity."""
+    query = torch.arange(end - count, end)[:, None]
+    key = torch.arange(end)[None, :]
+    seen = key <= query
+    if window:
+        seen &= key > query - window
+    return torch.zeros(count, end, dtype=dtype).masked_fill_(~seen, float("-inf"))

@@ -1,0 +1,48 @@
+"""Paged attention in plain torch: states the operation; the oracle of the tests."""
+
+import torch
+from torch import Tensor
+
+from gossamer.kernels.paged_attention.batch import AttentionBatch, KvLayout
+
+
+def write_kv(
+    layout: KvLayout, pool: Tensor, batch: AttentionBatch, layer: int, key: Tensor, value: Tensor
+) -> None:
+    """Store keys and values [T, num_kv_heads, head_dim] of `layer` at the tokens' places."""
+    view = layout.view(pool)
+    for t, (block, index) in enumerate(zip(batch.token_block, batch.token_index, strict=True)):
+        view[block, layer, 0, :, index] = key[t]
+        view[block, layer, 1, :, index] = value[t]
+
+
+def attend(
+    layout: KvLayout, pool: Tensor, batch: AttentionBatch, layer: int, query: Tensor,
+    scale: float, window: int,
+) -> Tensor:  # fmt: skip
+    """softmax(scale q K^T) V of each token over its own sequence up to itself.
+
+    query, result: [T, num_heads, head_dim]. window: positions a token sees with itself; 0: all.
+    """
+    out = torch.empty_like(query)
+    for t in range(query.shape[0]):
+        end = int(batch.positions[t]) + 1
+        start = max(0, end - window) if window else 0
+        key, value = gather_sequence(layout, pool, batch, layer, int(batch.token_sequence[t]), end)
+        group = query.shape[1] // layout.num_kv_heads
+        key = key[:, start:].repeat_interleave(group, dim=0).to(query.dtype)
+        value = value[:, start:].repeat_interleave(group, dim=0).to(query.dtype)
+        scores = scale * (key @ query[t, :, :, None]).squeeze(-1)
+        out[t] = (scores.softmax(-1)[:, None, :] @ value).squeeze(1)
+    return out
+
+
+def gather_sequence(
+    layout: KvLayout, pool: Tensor, batch: AttentionBatch, layer: int, sequence: int, length: int
+) -> tuple[Tensor, Tensor]:
+    """Keys and values [num_kv_heads, length, head_dim] of a sequence, copied from its blocks."""
+    num_blocks = -(-length // layout.block_tokens)
+    blocks = torch.from_numpy(batch.block_tables[sequence, :num_blocks]).long()
+    both = layout.view(pool)[blocks, layer]  # [blocks, 2, heads, block_tokens, head_dim]
+    both = both.permute(1, 2, 0, 3, 4).flatten(2, 3)[:, :, :length]
+    return both[0], both[1]

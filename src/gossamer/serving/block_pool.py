@@ -1,0 +1,47 @@
+"""Who owns which block. One free list for keys, values and adapter rows; integers only."""
+
+from collections.abc import Hashable, Sequence
+
+
+class BlockPool:
+    """Hands out blocks 0 .. num_blocks - 1. No compaction is ever needed: readers gather."""
+
+    def __init__(self, num_blocks: int) -> None:
+        self.num_blocks = num_blocks
+        self._free = list(range(num_blocks - 1, -1, -1))
+        self._owners: dict[int, Hashable] = {}
+
+    @property
+    def num_free(self) -> int:
+        """Blocks that `take` can hand out now."""
+        return len(self._free)
+
+    def can_take(self, count: int) -> bool:
+        """Whether `take(count, ...)` would succeed."""
+        return count <= len(self._free)
+
+    def take(self, count: int, owner: Hashable) -> list[int]:
+        """`count` free blocks, now owned by `owner`. Ask `can_take` first."""
+        assert self.can_take(count), f"{count} blocks asked for, {len(self._free)} free"
+        blocks = [self._free.pop() for _ in range(count)]
+        for block in blocks:
+            self._owners[block] = owner
+        return blocks
+
+    def give(self, blocks: Sequence[int], owner: Hashable) -> None:
+        """Take `blocks` back from `owner`."""
+        for block in blocks:
+            assert self._owners.get(block) == owner, f"block {block} is not {owner}'s"
+            del self._owners[block]
+            self._free.append(block)
+
+    def num_owned(self, owner: Hashable) -> int:
+        """Blocks of `owner`; walks the whole map."""
+        return sum(1 for other in self._owners.values() if other == owner)
+
+    def audit(self) -> None:
+        """Recount: free and owned blocks are disjoint and together the whole pool."""
+        free = set(self._free)
+        assert len(free) == len(self._free), "a block is free twice"
+        assert not free & self._owners.keys(), "a block is both free and owned"
+        assert len(free) + len(self._owners) == self.num_blocks, "blocks are lost"

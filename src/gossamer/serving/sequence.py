@@ -1,0 +1,44 @@
+"""A request on its way: its tokens, what is computed of them, and the blocks that hold it."""
+
+from dataclasses import dataclass, field
+
+from gossamer.serving.adapter_entry import AdapterEntry
+from gossamer.serving.messages import Request
+
+
+@dataclass(eq=False, slots=True, kw_only=True)
+class Sequence:
+    """One sequence. `token_ids[:num_computed]` have their keys and values in `blocks`.
+
+    A sequence whose tokens are all computed but the last one decodes; with more to compute it
+    prefills. After a preemption it starts over with the tokens it has.
+    """
+
+    request: Request
+    adapter: AdapterEntry | None
+    max_new_tokens: int
+    token_ids: list[int] = field(default_factory=list)
+    num_computed: int = 0
+    blocks: list[int] = field(default_factory=list)
+    num_skipped: int = 0
+    """How often a later request was admitted before this one while it waited."""
+
+    @property
+    def num_prompt(self) -> int:
+        """Tokens of the prompt."""
+        return len(self.request.prompt_token_ids)
+
+    @property
+    def num_generated(self) -> int:
+        """New tokens so far."""
+        return len(self.token_ids) - self.num_prompt
+
+    @property
+    def num_to_compute(self) -> int:
+        """Tokens without keys and values: 1 while decoding."""
+        return len(self.token_ids) - self.num_computed
+
+    @property
+    def num_left(self) -> int:
+        """New tokens that may still come."""
+        return self.max_new_tokens - self.num_generated
