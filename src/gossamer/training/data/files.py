@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gossamer.errors import DataError
-from gossamer.training.data.rows import BadRow, Row, Source, describe
+from gossamer.training.data.rows import BadRow, Row, Rows, Source, describe
 
 _BOM = b"\xef\xbb\xbf"
 # The csv module's own limit of 128 KiB a field is too small for long documents.
@@ -37,7 +37,7 @@ def _open_jsonl(name: str, path: Path) -> Source:
     return Source(name, "line", _lines(name, path))
 
 
-def _lines(name: str, path: Path) -> Iterator[Row | BadRow]:
+def _lines(name: str, path: Path) -> Rows:
     # Bytes, so that only \n ends a line: a JSON string may hold other separators of Unicode.
     try:
         with path.open("rb") as file:
@@ -46,7 +46,7 @@ def _lines(name: str, path: Path) -> Iterator[Row | BadRow]:
         raise DataError(f"'{name}' cannot be read: {error.strerror or error}") from None
 
 
-def _json_lines(lines: Iterable[bytes]) -> Iterator[Row | BadRow]:
+def _json_lines(lines: Iterable[bytes]) -> Rows:
     for number, line in enumerate(lines, start=1):
         line = line.removeprefix(_BOM) if number == 1 else line
         if line.strip():
@@ -109,7 +109,7 @@ def _open_csv(name: str, path: Path) -> Source:
     return Source(name, "row", _csv_rows(name, _read_text(name, path)))
 
 
-def _csv_rows(name: str, text: str) -> Iterator[Row | BadRow]:
+def _csv_rows(name: str, text: str) -> Rows:
     records = _csv_records(name, text)
     header = [column.strip() for column in next(records, [])]
     if len(header) == 1 and (";" in header[0] or "\t" in header[0]):
@@ -146,7 +146,7 @@ def _open_parquet(name: str, path: Path) -> Source:
     return Source(name, "row", _parquet_rows(name, file))
 
 
-def _parquet_rows(name: str, file: Any) -> Iterator[Row]:
+def _parquet_rows(name: str, file: Any) -> Rows:
     import pyarrow
 
     number = 0

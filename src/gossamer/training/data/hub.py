@@ -1,10 +1,9 @@
 """Data sets of the Hugging Face hub, through the `datasets` library."""
 
-from collections.abc import Iterator
 from typing import Any
 
 from gossamer.errors import DataError
-from gossamer.training.data.rows import Row, Source
+from gossamer.training.data.rows import Row, Rows, Source
 
 
 def open_hub(name: str, *, max_rows: int | None = None) -> Source:
@@ -18,7 +17,7 @@ def open_hub(name: str, *, max_rows: int | None = None) -> Source:
     return Source(name, "row", _rows(dataset))
 
 
-def _rows(dataset: Any) -> Iterator[Row]:
+def _rows(dataset: Any) -> Rows:
     for number, values in enumerate(dataset, start=1):
         yield Row(number, dict(values))
 

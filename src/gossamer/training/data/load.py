@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterable
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
@@ -58,7 +59,8 @@ def _load(
 ) -> tuple[list[Example], DataReport]:
     source = open_source(name, max_rows=max_rows)
     tally = _Tally(source, settings.skip_bad_rows)
-    rows, rows_read = _readable(islice(source.rows, max_rows), tally)
+    with closing(source.rows) as stream:
+        rows, rows_read = _readable(islice(stream, max_rows), tally)
     if not rows:
         raise DataError(_no_rows_message(name, tally))
     columns = list(dict.fromkeys(column for row in rows for column in row.values))

@@ -33,6 +33,10 @@ class Rendered:
     """The text itself ends with an end-of-turn token; otherwise one is added and trained on."""
 
 
+class _UnstableTemplate(RowProblem):
+    """The template writes the start of a conversation otherwise than the whole."""
+
+
 class Renderer:
     """Renders samples for one tokenizer; `settings` say what is trained and how it is written."""
 
@@ -62,7 +66,13 @@ class Renderer:
                     {"role": "assistant", "content": sample.completion},
                 ]
             )
-        return self._conversation(sample)
+        try:
+            return self._conversation(sample)
+        except _UnstableTemplate:
+            if not self._train_all:
+                raise
+            # Everything is trained on: no border is needed.
+            return Rendered((Piece(self._apply(sample.messages), True),), plain=False, closed=True)
 
     def _plain(self, *pieces: Piece) -> Rendered:
         eos = self._tokenizer.eos_token
@@ -101,10 +111,10 @@ class Renderer:
         after = whole if is_last else self._apply(messages[: index + 1])
         stable = whole.startswith(before) and whole.startswith(after)
         if not stable or len(after) <= len(before):
-            raise RowProblem(
-                f"the model's chat template writes the conversation up to the assistant turn "
+            raise _UnstableTemplate(
+                "the model's chat template writes the conversation up to the assistant turn "
                 f"messages[{index}] differently once the rest follows, so no exact loss mask "
-                "exists; give conversations of one answer each, or prompt and completion"
+                "exists; give conversations of one answer each, or train_on=all"
             )
         return len(before), len(after)
 

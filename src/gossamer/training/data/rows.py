@@ -1,6 +1,6 @@
 """Raw rows as the readers hand them on."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -25,13 +25,17 @@ class BadRow:
     reason: str
 
 
+Rows = Generator[Row | BadRow, None, None]
+"""A stream of rows; to be closed by who reads it, since a file may be open behind it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
     """Where rows come from. `rows` can be consumed once; it may raise `DataError`."""
 
     name: str
     unit: Literal["line", "row"]
-    rows: Iterator[Row | BadRow]
+    rows: Rows
 
     def where(self, number: int) -> str:
         """`train.jsonl, line 17`."""

@@ -50,7 +50,7 @@ def _missing_message(name: str, path: Path) -> str:
     message = f"data file '{name}' does not exist"
     if not path.parent.is_dir():
         return f"{message}, nor does the folder '{path.parent}'"
-    close = get_close_matches(path.name, _data_files(path.parent), n=3, cutoff=0.6)
+    close = get_close_matches(path.name, _data_files(path.parent), n=3, cutoff=0.5)
     if close:
         names = " or ".join(f"'{path.parent / other}'" for other in close)
         return f"{message}; did you mean {names}?"
