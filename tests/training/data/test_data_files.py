@@ -3,6 +3,7 @@
 import csv
 import json
 
+import psutil
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -114,6 +115,15 @@ def test_broken_files(case, write, load):
     with pytest.raises(DataError, match=message) as caught:
         load(write(content, name))
     assert "\n" not in str(caught.value)
+
+
+def test_no_file_stays_open_after_an_error(write, load):
+    path = write(GOOD + "{broken\n" + GOOD)
+    with pytest.raises(DataError) as caught:
+        load(path)
+    # The error keeps the frames alive that it came through.
+    assert caught.tb is not None
+    assert path not in [file.path for file in psutil.Process().open_files()]
 
 
 def test_missing_file_names_near_ones(tmp_path, write, load):
