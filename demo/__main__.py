@@ -1,0 +1,89 @@
+"""`python -m demo`: the whole tour. See the package's docstring."""
+
+import argparse
+import shutil
+import sys
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from demo import report
+from demo.ask import ask_together
+from demo.command import DemoError, Usage, run, shown
+from demo.corpus import write_rows
+from demo.curves import draw_curves
+from demo.personas import MAX_TOKENS, MODEL, PERSONAS, QUESTIONS, Persona
+from demo.server import Server
+
+console = Console()
+
+
+def main() -> int:
+    """Run the demo; 0 if every step went well."""
+    parser = argparse.ArgumentParser(prog="python -m demo", description=__doc__)
+    parser.add_argument("--output", type=Path, default=Path("demo-run"), help="folder to write to")
+    output: Path = parser.parse_args().output
+    start = time.perf_counter()
+    try:
+        _tour(output)
+    except DemoError as error:
+        console.print(f"demo: error: {error}", style="red", markup=False)
+        return 1
+    console.print(f"\nThe whole demo took {time.perf_counter() - start:.0f} s.")
+    return 0
+
+
+def _tour(output: Path) -> None:
+    shutil.rmtree(output, ignore_errors=True)
+    adapters = output / "adapters"
+    adapters.mkdir(parents=True)
+    _title("1. Fetch the base model")
+    _say_and_run(["model", "pull", MODEL])
+    _title("2. Tune four personas")
+    tuned = {persona: _tune(persona, output) for persona in PERSONAS}
+    _title("3. Serve the base model and all personas from one process")
+    server = Server(["--model", MODEL, "--adapters", str(adapters)], output / "server.log")
+    console.print(f"$ {shown(server.arguments)}", style="bold", markup=False)
+    try:
+        server.start()
+        console.print(f"ready after {server.seconds_to_ready:.1f} s at {server.url}")
+        names = [MODEL, *(persona.name for persona in PERSONAS)]
+        alone = ask_together(server.url, [MODEL], QUESTIONS[:1], MAX_TOKENS)
+        together = ask_together(server.url, names, QUESTIONS, MAX_TOKENS)
+        served = server.stop()
+    finally:
+        server.kill()
+    _title("4. The same questions, asked of all at once")
+    console.print(report.answers(names, together))
+    _title("5. Times and memory of this run")
+    console.print(report.tuning(tuned, adapters))
+    console.print(report.serving(server.seconds_to_ready, alone, together, served))
+    picture = draw_curves({p.name: adapters / p.name for p in PERSONAS}, output / "curves.png")
+    console.print(report.what_next(output, picture))
+
+
+def _tune(persona: Persona, output: Path) -> Usage:
+    data = output / "data" / f"{persona.name}.jsonl"
+    rows = write_rows(persona, data)
+    console.print(f"\n[bold]{persona.name}[/]: {rows} rows about {', '.join(persona.topics)}")
+    arguments = ["tune", "--model", MODEL, "--data", str(data), "--method", persona.method]
+    arguments += ["--output", str(output / "adapters" / persona.name)]
+    arguments += ["--max-steps", str(persona.steps)]
+    for key, value in persona.settings.items():
+        arguments += ["--set", f"{key}={value}"]
+    return _say_and_run(arguments)
+
+
+def _say_and_run(arguments: list[str]) -> Usage:
+    console.print(f"$ {shown(arguments)}", style="bold", markup=False, soft_wrap=True)
+    return run(arguments)
+
+
+def _title(text: str) -> None:
+    console.print()
+    console.rule(text, align="left")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,116 @@
+"""Routes, fields of the bodies, fields that are refused, metrics."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from fastapi.routing import APIRoute
+from prometheus_client import Counter, Histogram
+from pydantic.fields import FieldInfo
+
+from generator.markdown import one_line, table
+from generator.settings import type_name
+from generator.sources import attribute_docs
+from gossamer.serving.http import fields, metrics
+from gossamer.serving.http.routes import chat, completions, models, operation
+from gossamer.serving.http.schema import ChatBody, CompletionBody, GenerationBody
+from gossamer.serving.messages import SamplingParams
+
+# What the types alone do not say.
+MEANING = {
+    "model": "The base model's name, or an adapter's.",
+    "messages": "The conversation; rendered with the base model's chat template.",
+    "prompt": "A text, a list of texts, a list of token ids, or a list of such lists.",
+    "stream": "Send the answer piece by piece as server-sent events.",
+    "stream_options": '`{"include_usage": true}`: the last event carries the usage.',
+    "max_tokens": "New tokens at most.",
+    "max_completion_tokens": "The newer name of `max_tokens`.",
+    "temperature": "0 is greedy.",
+    "top_p": "Choose among the likeliest tokens that together have this probability.",
+    "top_k": "Choose among so many of the likeliest tokens; 0 or -1: all.",
+    "min_p": "Leave out tokens less likely than this share of the likeliest one.",
+    "stop": "A text, or up to several, that ends the answer and is not part of it.",
+    "n": "Answers to each prompt.",
+    "presence_penalty": "Taken off the logit of each token that has been generated.",
+    "frequency_penalty": "Taken off the logit of a token for each time it was generated.",
+    "ignore_eos": "Go on after the end-of-text token.",
+    "top_logprobs": "So many of the likeliest tokens with each chosen one.",
+    "add_generation_prompt": "Whether the template opens the assistant's turn.",
+    "continue_final_message": "Go on with the last message rather than answer it.",
+}
+
+
+def page() -> str:
+    """docs/reference/http.md."""
+    return "\n\n".join(
+        [
+            "# HTTP",
+            "The interface is OpenAI's. An adapter is a name in `model`. A field that is not listed"
+            " here is refused with status 400, not ignored.",
+            table(["route", "what it does"], _routes()),
+            "## Fields of POST /v1/chat/completions",
+            _body(ChatBody),
+            "## Fields of POST /v1/completions",
+            _body(CompletionBody),
+            "## Fields that are known and not supported",
+            "They are accepted with a value that asks for nothing, such as an empty list, and"
+            " refused with any other: "
+            + ", ".join(f"`{name}`" for name in sorted(fields.CHAT | fields.COMPLETION))
+            + ".",
+            "## Errors",
+            'An error is `{"error": {"message", "type", "param", "code"}}`; the'
+            " [table of errors](errors.md) tells statuses and codes. Status 429 comes with"
+            " `Retry-After`.",
+            "## Metrics",
+            table(["metric", "type", "what it says"], _metrics()),
+        ]
+    )
+
+
+def _routes() -> Iterator[tuple[str, str]]:
+    for module in (chat, completions, models, operation):
+        for route in module.router.routes:
+            if isinstance(route, APIRoute):
+                verbs = " ".join(sorted(route.methods or ()))
+                yield f"`{verbs} {route.path}`", one_line(route.endpoint.__doc__)
+
+
+def _body(body: type[GenerationBody]) -> str:
+    docs = {**attribute_docs(SamplingParams), **MEANING}
+    rows = [
+        (f"`{name}`", f"`{type_name(info.annotation)}`", _allowed(info), docs.get(name, ""))
+        for name, info in sorted(body.model_fields.items(), key=lambda item: item[1].is_required())
+    ]
+    return table(["field", "type", "default, limits", "meaning"], reversed(rows))
+
+
+def _allowed(info: FieldInfo) -> str:
+    parts = ["required" if info.is_required() else f"`{info.default}`"]
+    signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+    for limit in info.metadata:
+        parts += [f"{s} {getattr(limit, k)}" for k, s in signs.items() if hasattr(limit, k)]
+    return ", ".join(parts)
+
+
+def _metrics() -> Iterator[tuple[str, str, str]]:
+    for name, _, text in metrics.GAUGES:
+        yield f"`gossamer_{name}`", "gauge", text
+    for name, _, text in metrics.COUNTERS:
+        yield f"`gossamer_{name}_total`", "counter", text
+    for metric in _own_metrics():
+        kind = "counter" if isinstance(metric, Counter) else "histogram"
+        suffix = "_total" if isinstance(metric, Counter) else ""
+        labels = ", ".join(f"`{label}`" for label in metric._labelnames)
+        by = f" (labels {labels})" if labels else ""
+        yield f"`{metric._name}{suffix}`", kind, metric._documentation + by
+    yield "`gossamer_requests_finished_total`", "counter", "Requests by `reason` of their end"
+    yield "`gossamer_adapters`", "gauge", "Adapters by `state`"
+    yield "`gossamer_adapter_resident_bytes`", "gauge", "Bytes of a resident `adapter`"
+
+
+def _own_metrics() -> list[Any]:
+    registered = metrics.Metrics(_NoEngine())  # type: ignore[arg-type]
+    return [m for m in vars(registered).values() if isinstance(m, Counter | Histogram)]
+
+
+class _NoEngine:
+    """Stands where an engine is only asked for when metrics are read."""

@@ -1,0 +1,85 @@
+"""Every settings class of the package: fields, types, defaults, sentences."""
+
+import inspect
+import pkgutil
+from importlib import import_module
+from typing import Any
+
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+import gossamer
+from generator.markdown import one_line, table
+from gossamer.settings import Settings
+
+
+def page() -> str:
+    """docs/reference/settings.md."""
+    parts = [
+        "# Settings",
+        "The same names work on the command line, in YAML and in Python. An unknown name is an"
+        " error that says which known one is nearest.",
+    ]
+    for cls in all_settings():
+        parts += [f"## {cls.__name__}", one_line(cls.__doc__), f"`{cls.__module__}`", fields(cls)]
+    return "\n\n".join(parts)
+
+
+def all_settings() -> list[type[Settings]]:
+    """All settings classes that have fields, by module and name."""
+    for module in pkgutil.walk_packages(gossamer.__path__, "gossamer."):
+        # Triton's kernels need Triton, which the base install does not have.
+        if not module.name.endswith("triton_kernels"):
+            import_module(module.name)
+    found = {cls for cls in _subclasses(Settings) if cls.__module__.startswith("gossamer.")}
+    return sorted(
+        (cls for cls in found if cls.model_fields), key=lambda c: (c.__module__, c.__name__)
+    )
+
+
+def fields(cls: type[Settings]) -> str:
+    """The table of the fields of `cls`."""
+    rows = [
+        (f"`{name}`", f"`{type_name(info.annotation)}`", _default(info), info.description or "")
+        for name, info in cls.model_fields.items()
+    ]
+    return table(["setting", "type", "default", "meaning"], rows)
+
+
+def _subclasses(cls: type[Settings]) -> set[type[Settings]]:
+    direct = set(cls.__subclasses__())
+    return direct.union(*(_subclasses(child) for child in direct))
+
+
+def type_name(annotation: Any) -> str:
+    """An annotation as a person would write it."""
+    if inspect.isclass(annotation) and not hasattr(annotation, "__args__"):
+        return annotation.__name__
+    text = str(annotation)
+    for prefix in ("typing.", "collections.abc.", "pathlib.", "<class '", "'>"):
+        text = text.replace(prefix, "")
+    return _without_constraints(text)
+
+
+def _without_constraints(text: str) -> str:
+    """`Annotated[int, FieldInfo(...)]` as `int`: the sentence says what values make sense."""
+    while (start := text.find("Annotated[")) >= 0:
+        depth, comma = 0, None
+        for index in range(start + len("Annotated"), len(text)):
+            depth += {"[": 1, "(": 1, "]": -1, ")": -1}.get(text[index], 0)
+            if text[index] == "," and depth == 1 and comma is None:
+                comma = index
+            if depth == 0:
+                inner = text[start + len("Annotated[") : comma]
+                text = text[:start] + inner + text[index + 1 :]
+                break
+    return text
+
+
+def _default(info: FieldInfo) -> str:
+    if info.is_required():
+        return "required"
+    default = info.get_default(call_default_factory=True, validated_data={})
+    if default is PydanticUndefined:
+        return "required"
+    return f"`{default!r}`" if isinstance(default, str | tuple | list | dict) else f"`{default}`"

@@ -1,0 +1,38 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+from house import ROOT
+
+DOCS = ROOT / "docs"
+
+
+def test_reference_says_what_the_code_says():
+    script = [sys.executable, str(DOCS / "generate.py"), "--check"]
+    done = subprocess.run(script, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def _nav_files(nav) -> set[str]:
+    if isinstance(nav, str):
+        return {nav}
+    children = nav.values() if isinstance(nav, dict) else nav
+    return set().union(*map(_nav_files, children))
+
+
+def test_every_page_is_in_the_navigation():
+    config = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
+    pages = {path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md")}
+    assert _nav_files(config["nav"]) == pages
+
+
+def test_guides_say_nothing_of_commands_that_do_not_exist():
+    from gossamer.cli.main import COMMANDS
+
+    for path in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS.rglob("*.md")]:
+        for line in path.read_text().splitlines():
+            words = line.removeprefix("$ ").removeprefix(".venv/bin/").split()
+            if words[:1] == ["gossamer"] and len(words) > 1 and Path(words[1]).suffix == "":
+                assert words[1] in {*COMMANDS, "COMMAND", "--help"}, f"{path.name}: {line}"
