@@ -1,0 +1,142 @@
+"""Fine-tune a base model with a method, on your data.
+
+The result is a run folder: the adapter, which PEFT and `gossamer serve` load, its record
+`run.yaml`, the metrics of each step, a curve, and checkpoints to resume from.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from gossamer.methods import find, names
+from gossamer.settings import Settings, parse_assignments
+from gossamer.training.settings import RunSettings
+
+_OPTIONS = ("model", "data", "method", "output", "max_steps", "seed", "dtype")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What the command takes; the words come from the settings themselves."""
+    for name in _OPTIONS:
+        parser.add_argument(f"--{name.replace('_', '-')}", **_option(name))
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="settings in YAML, such as the run.yaml of another run; options override it",
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="assignments",
+        metavar="NAME=VALUE",
+        help="any setting of the run, its data or its method; may be given several times",
+    )
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with the run in --output from its last checkpoint, to the same losses",
+    )
+    mode.add_argument(
+        "--overwrite", action="store_true", help="replace the run that is in --output"
+    )
+    mode.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print rows, tokens, steps, parameters, memory and an example; write nothing",
+    )
+    parser.add_argument(
+        "--help-method", metavar="NAME", help="list all settings of a run with a method, and stop"
+    )
+    width = max(map(len, names()))
+    parser.epilog = "\n".join(
+        ["methods:", *(f"  {name:<{width}}  {find(name).summary}" for name in names())]
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command; returns the exit code."""
+    if args.help_method is not None:
+        print(method_help(args.help_method))
+        return 0
+    from gossamer.training.run import collect
+
+    options = {name: getattr(args, name) for name in _OPTIONS}
+    settings, recorded = collect(
+        args.config, options, parse_assignments(args.assignments), resume=args.resume
+    )
+    if args.dry_run:
+        from gossamer.training.dry_run import dry_run
+
+        print("\n".join(dry_run(settings).lines()))
+        return 0
+    return _tune(settings, recorded, resume=args.resume, overwrite=args.overwrite)
+
+
+def method_help(name: str) -> str:
+    """All settings of a run with the method `name`, each with its default and its sentence."""
+    method = find(name)
+    run_fields = [field for field in RunSettings.model_fields if field != "method_settings"]
+    return "\n".join(
+        [
+            f"{name}: {method.summary}",
+            f"default learning rate {method.learning_rate:g}",
+            "",
+            f"settings of {name}:",
+            *_describe(method.settings_type, list(method.settings_type.model_fields)),
+            "",
+            "settings of every run and its data:",
+            *_describe(RunSettings, run_fields),
+        ]
+    )
+
+
+def _tune(settings: RunSettings, recorded: dict[str, Any], *, resume: bool, overwrite: bool) -> int:
+    from gossamer.training.interrupt import RunInterrupted
+    from gossamer.training.run import run as carry_out
+    from gossamer.training.screen import make_screen, print_result
+
+    screen = make_screen(log_every=settings.log_every)
+    try:
+        result = carry_out(
+            settings, resume=resume, overwrite=overwrite, listener=screen, repeats=recorded
+        )
+    except RunInterrupted as stopped:
+        screen.closed()
+        print(stopped)
+        return 130
+    finally:
+        screen.closed()
+    print_result(result)
+    return 0
+
+
+def _option(name: str) -> dict[str, Any]:
+    field = RunSettings.model_fields[name]
+    kind = int if name in ("max_steps", "seed") else str
+    default = "" if field.is_required() or field.default is None else f" (default {field.default})"
+    text = " ".join((field.description or "").split()) + default
+    return {"type": kind, "metavar": "N" if kind is int else name.upper(), "help": _plain(text)}
+
+
+def _describe(settings: type[Settings], fields: list[str]) -> list[str]:
+    lines = []
+    for name in fields:
+        field = settings.model_fields[name]
+        default = "required" if field.is_required() else f"default {_shown(field.default)}"
+        text = " ".join((field.description or "").split())
+        lines += [f"  {name}  ({default})", f"      {text}"]
+    return lines
+
+
+def _shown(value: Any) -> str:
+    return (
+        "unset" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    )
+
+
+def _plain(text: str) -> str:
+    # argparse reads % as the start of a format.
+    return text.replace("%", "%%")

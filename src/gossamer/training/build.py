@@ -1,0 +1,109 @@
+"""Model, method and trainer of a run, put together."""
+
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import PrinterCallback, set_seed
+from trl import SFTConfig
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+from gossamer.basemodel.load import load_model
+from gossamer.methods import Method, MethodContext
+from gossamer.training.data import EncodedData, Example
+from gossamer.training.plan import Plan
+from gossamer.training.settings import RunSettings
+from gossamer.training.trainer import RunTrainer
+
+
+def build_model(method: Method[Any], context: MethodContext) -> Any:
+    """The base model with the method applied; its random start depends on the seed alone."""
+    dtype = torch.float32 if method.trains_base else getattr(torch, context.dtype)
+    model = load_model(
+        context.base_folder,
+        dtype=dtype,
+        device=context.device,
+        quantization_config=method.quantization(context),
+    )
+    set_seed(context.seed)
+    return method.prepare(model, context)
+
+
+def build_trainer(
+    model: Any,
+    tokenizer: Any,
+    data: EncodedData,
+    *,
+    settings: RunSettings,
+    method: Method[Any],
+    context: MethodContext,
+    plan: Plan,
+) -> RunTrainer:
+    """A trainer that follows `settings` and `plan`; it takes over the random state from here."""
+    before = {n: p.data for n, p in model.named_parameters() if p.requires_grad}
+    trainer = RunTrainer(
+        settings=settings,
+        method=method,
+        context=context,
+        plan=plan,
+        eval_rows=data.eval,
+        model=model,
+        args=_arguments(settings, method, context, plan),
+        train_dataset=_dataset(data.train),
+        data_collator=DataCollatorForLanguageModeling(pad_token_id=_pad_token(tokenizer)),
+        processing_class=tokenizer,
+        callbacks=method.callbacks(context),
+    )
+    # TRL turns the adapter of a quantised base into bfloat16; ours stays as the method made it.
+    for name, parameter in model.named_parameters():
+        if name in before and parameter.dtype != before[name].dtype:
+            parameter.data = before[name]
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def _arguments(
+    settings: RunSettings, method: Method[Any], context: MethodContext, plan: Plan
+) -> SFTConfig:
+    arguments = SFTConfig(
+        output_dir=settings.output,
+        use_cpu=context.device == "cpu",
+        bf16=context.dtype == "bfloat16",
+        max_steps=plan.steps,
+        per_device_train_batch_size=settings.batch_size,
+        gradient_accumulation_steps=settings.gradient_accumulation,
+        learning_rate=settings.learning_rate or method.learning_rate,
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.max_grad_norm,
+        seed=settings.seed,
+        gradient_checkpointing=settings.gradient_checkpointing,
+        # Rows come tokenised and cut.
+        max_length=None,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        # The run's own callback evaluates, saves and shows.
+        eval_strategy="no",
+        save_strategy="no",
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        disable_tqdm=True,
+        report_to=[],
+        dataloader_pin_memory=context.device != "cpu",
+    )
+    if context.device != "cpu":
+        # One process trains on one GPU, however many are visible.
+        arguments._n_gpu = 1
+    return arguments
+
+
+def _dataset(rows: list[Example]) -> Dataset:
+    return Dataset.from_dict(
+        {"input_ids": [r.input_ids for r in rows], "labels": [r.labels for r in rows]}
+    )
+
+
+def _pad_token(tokenizer: Any) -> int:
+    # Padding is masked, so any token will do.
+    for token in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0):
+        if token is not None:
+            return int(token)
+    raise AssertionError

@@ -1,0 +1,126 @@
+"""The run's eyes and hands inside the trainer's loop."""
+
+import time
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from gossamer.training.events import Listener
+from gossamer.training.interrupt import StopRequest
+from gossamer.training.metrics import MetricsFile, Record
+from gossamer.training.settings import RunSettings
+from gossamer.training.trainer import RunTrainer
+
+
+class RunCallback(TrainerCallback):
+    """Writes a line per step, decides when to evaluate, save and stop."""
+
+    def __init__(
+        self,
+        trainer: RunTrainer,
+        settings: RunSettings,
+        metrics: MetricsFile,
+        listener: Listener,
+        stop: StopRequest,
+    ) -> None:
+        self._trainer = trainer
+        self._settings = settings
+        self._metrics = metrics
+        self._listener = listener
+        self._stop = stop
+        self._began = 0.0
+        self._seconds = 0.0
+        self.interrupted = False
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,
+    ) -> None:
+        if state.global_step == 0 and self._has_eval_rows() and self._settings.eval_at_start:
+            self._trainer.evaluate()
+
+    def on_step_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,
+    ) -> None:
+        self._trainer.step_tokens = self._trainer.step_trained_tokens = 0
+        self._began = time.perf_counter()
+
+    def on_step_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,
+    ) -> None:
+        self._seconds = time.perf_counter() - self._began
+        step, settings = state.global_step, self._settings
+        last = step >= state.max_steps
+        every = settings.eval_every
+        if self._has_eval_rows() and (last or (every is not None and step % every == 0)):
+            control.should_evaluate = True
+        if last or step % settings.save_every == 0:
+            control.should_save = True
+        if self._stop.wanted and not last:
+            self.interrupted = True
+            control.should_save = control.should_training_stop = True
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if logs is None or "loss" not in logs:
+            return
+        record: Record = {
+            "step": state.global_step,
+            "loss": logs["loss"],
+            "learning_rate": logs["learning_rate"],
+            "grad_norm": logs["grad_norm"],
+            "tokens": self._trainer.step_tokens,
+            "trained_tokens": self._trainer.step_trained_tokens,
+            "tokens_per_second": round(self._trainer.step_tokens / self._seconds, 2),
+            "seconds": round(self._seconds, 4),
+        }
+        self._metrics.write(record)
+        self._listener.step(record)
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if metrics is None:
+            return
+        record: Record = {
+            "step": state.global_step,
+            "eval_loss": metrics["eval_loss"],
+            "eval_tokens": metrics["eval_tokens"],
+            "seconds": round(metrics["eval_seconds"], 4),
+        }
+        self._metrics.write(record)
+        self._listener.evaluated(record)
+
+    def on_save(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,
+    ) -> None:
+        self._listener.saved(self._trainer.last_checkpoint)
+
+    def _has_eval_rows(self) -> bool:
+        return bool(self._trainer.eval_rows)

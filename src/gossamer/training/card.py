@@ -1,0 +1,95 @@
+"""`README.md` of a run folder: what the adapter is, how it was made, how to use it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from gossamer.methods import Method
+from gossamer.training.result import RunResult
+from gossamer.training.settings import RunSettings
+
+
+def write_card(
+    path: Path,
+    settings: RunSettings,
+    recorded: Mapping[str, Any],
+    result: RunResult,
+    method: Method[Any],
+) -> None:
+    """Write the card, all or nothing."""
+    head = {"base_model": settings.model, "library_name": "peft", "tags": [method.name, "gossamer"]}
+    if method.kind == "model":
+        head["library_name"] = "transformers"
+    sections = [
+        "---\n" + yaml.safe_dump(head, sort_keys=False) + "---",
+        f"# {path.absolute().parent.name}",
+        f"`{settings.model}` fine-tuned with `{method.name}`: {method.summary}.",
+        "## Use\n\n" + _usage(path.parent, settings, method),
+        "## Results\n\n" + _table(result_rows(result)),
+        "![loss](curve.png)",
+        "## Settings\n\n" + _table(_setting_rows(settings, recorded)),
+        f"Repeat it: `gossamer tune --config {path.parent / 'run.yaml'} --output OTHER-FOLDER`.",
+    ]
+    scratch = path.with_name(f".{path.name}.tmp")
+    scratch.write_text("\n\n".join(sections) + "\n", encoding="utf-8")
+    scratch.replace(path)
+
+
+def result_rows(result: RunResult) -> list[tuple[str, str]]:
+    """The end table of a run: what was measured, as text."""
+    rows = [
+        ("trainable parameters", f"{result.trainable:,} ({result.trainable_share:.2%} of all)"),
+        ("steps", f"{result.steps:,}"),
+        ("training time", f"{result.seconds:,.1f} s"),
+        ("tokens per second", f"{result.tokens_per_second:,.0f}"),
+        ("peak memory", f"{result.peak_memory / 2**30:.2f} GiB"),
+        ("training loss, last tenth", f"{result.train_loss:.4f}"),
+    ]
+    if result.eval_loss is not None:
+        rows.append(("evaluation loss", f"{result.eval_loss:.4f}"))
+    if result.eval_loss_before is not None:
+        rows.append(("evaluation loss before", f"{result.eval_loss_before:.4f}"))
+    return rows
+
+
+def _usage(folder: Path, settings: RunSettings, method: Method[Any]) -> str:
+    if method.kind == "model":
+        return _code(
+            "from transformers import AutoModelForCausalLM\n\n"
+            f'model = AutoModelForCausalLM.from_pretrained("{folder}")'
+        )
+    return "\n".join(
+        [
+            "This folder is the adapter. Serve it with others:",
+            "",
+            _code(
+                f"gossamer serve --model {settings.model} --adapters {folder.absolute().parent}",
+                language="sh",
+            ),
+            "",
+            "or load it with PEFT onto the same base model:",
+            "",
+            _code(
+                "from peft import PeftModel\n\n"
+                f'model = PeftModel.from_pretrained(base_model, "{folder}")'
+            ),
+        ]
+    )
+
+
+def _setting_rows(settings: RunSettings, recorded: Mapping[str, Any]) -> list[tuple[str, str]]:
+    values = {**settings.model_dump(mode="json"), **settings.method_settings}
+    del values["method_settings"]
+    rows = [(name, f"`{value}`") for name, value in values.items() if value is not None]
+    versions = ", ".join(f"{name} {number}" for name, number in recorded["versions"].items())
+    return [*rows, ("versions", versions)]
+
+
+def _table(rows: list[tuple[str, str]]) -> str:
+    return "\n".join(["| | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in rows)])
+
+
+def _code(text: str, *, language: str = "python") -> str:
+    return f"```{language}\n{text}\n```"

@@ -1,0 +1,118 @@
+"""Checkpoints on disk: whole or absent, oldest removed first.
+
+A checkpoint `OUTPUT/checkpoints/step-N/` is written under a name that starts with a dot, flushed to
+the disk and renamed; so a folder of the right name is complete, whenever the process was killed.
+"""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from gossamer.errors import CheckpointError
+
+FOLDER = "checkpoints"
+_MANIFEST = "files.json"
+_NAME = re.compile(r"step-(\d+)")
+
+
+def write_checkpoint(output: Path, step: int, fill: Callable[[Path], None]) -> Path:
+    """Write the checkpoint of `step`; `fill` puts the files into the folder it is given."""
+    root = output / FOLDER
+    root.mkdir(parents=True, exist_ok=True)
+    scratch = root / f".step-{step}.tmp"
+    _remove(scratch)
+    scratch.mkdir()
+    fill(scratch)
+    sizes = {file.name: file.stat().st_size for file in sorted(scratch.iterdir())}
+    (scratch / _MANIFEST).write_text(json.dumps(sizes, indent=1))
+    for file in scratch.iterdir():
+        flush(file)
+    final = root / f"step-{step}"
+    _retire(final)
+    scratch.rename(final)
+    flush(root)
+    return final
+
+
+def latest_checkpoint(output: Path) -> Path | None:
+    """The checkpoint of the highest step, checked; None if there is none.
+
+    Raises `CheckpointError` if its files are missing or of another size than when written.
+    """
+    found = _all(output)
+    if not found:
+        return None
+    folder = found[-1]
+    problem = _problem(folder)
+    if problem:
+        raise CheckpointError(
+            f"checkpoint {folder} is damaged: {problem}; remove that folder to resume from an "
+            "earlier one"
+        )
+    return folder
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step after which the checkpoint was written."""
+    match = _NAME.fullmatch(checkpoint.name)
+    if match is None:
+        raise CheckpointError(f"{checkpoint} is not a checkpoint folder (step-N)")
+    return int(match[1])
+
+
+def prune_checkpoints(output: Path, keep: int) -> None:
+    """Remove all but the latest `keep` checkpoints, and what killed processes left behind."""
+    for folder in _all(output)[:-keep]:
+        _retire(folder)
+    for leftover in (output / FOLDER).glob(".step-*"):
+        _remove(leftover)
+
+
+def flush(path: Path) -> None:
+    """Ask the system to put a file, or a folder's list of names, on the disk now."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError:
+        # Some network file systems cannot; the rename still orders what the process sees.
+        pass
+    finally:
+        os.close(handle)
+
+
+def _all(output: Path) -> list[Path]:
+    root = output / FOLDER
+    if not root.is_dir():
+        return []
+    return sorted((p for p in root.iterdir() if _NAME.fullmatch(p.name)), key=step_of)
+
+
+def _problem(folder: Path) -> str | None:
+    try:
+        sizes: dict[str, int] = json.loads((folder / _MANIFEST).read_text())
+    except (OSError, ValueError):
+        return f"{_MANIFEST} is missing or unreadable"
+    for name, size in sizes.items():
+        file = folder / name
+        if not file.is_file():
+            return f"{name} is missing"
+        if file.stat().st_size != size:
+            return f"{name} has {file.stat().st_size} bytes instead of {size}"
+    return None
+
+
+def _retire(folder: Path) -> None:
+    """Remove a checkpoint such that it is never seen half removed."""
+    if folder.exists():
+        grave = folder.with_name(f".{folder.name}.old")
+        _remove(grave)
+        folder.rename(grave)
+        _remove(grave)
+
+
+def _remove(folder: Path) -> None:
+    if folder.exists():
+        shutil.rmtree(folder)

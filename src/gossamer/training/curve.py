@@ -1,0 +1,46 @@
+"""`curve.png`: the losses of a run."""
+
+from itertools import accumulate
+from pathlib import Path
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from gossamer.training.metrics import Record, eval_records, train_records
+
+_TRAIN, _EVAL = "#1f6fb4", "#d9541a"
+
+
+def smooth(values: list[float]) -> list[float]:
+    """Exponential moving average over about a twentieth of the values, without a lag at the start.
+
+    y_t = sum_i d^(t-i) x_i / sum_i d^(t-i).
+    """
+    decay = 1.0 - 1.0 / max(2.0, len(values) / 20)
+    sums = accumulate(values, lambda total, value: decay * total + value)
+    weights = accumulate([1.0] * len(values), lambda total, one: decay * total + one)
+    return [total / weight for total, weight in zip(sums, weights, strict=True)]
+
+
+def draw_curve(records: list[Record], path: Path, *, title: str) -> None:
+    """Draw training loss (thin: each step, thick: smoothed) and evaluations to the PNG `path`."""
+    figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    train, evals = train_records(records), eval_records(records)
+    steps = [record["step"] for record in train]
+    losses = [record["loss"] for record in train]
+    axes.plot(steps, losses, color=_TRAIN, linewidth=0.8, alpha=0.35, label="training, each step")
+    axes.plot(steps, smooth(losses), color=_TRAIN, linewidth=2, label="training, smoothed")
+    if evals:
+        points = [record["step"] for record in evals], [record["eval_loss"] for record in evals]
+        axes.plot(*points, "o-", color=_EVAL, linewidth=1.2, markersize=5, label="held-out rows")
+    axes.set(title=title, xlabel="step", ylabel="loss (nats per trained token)")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    scratch = path.with_name(f".{path.name}.tmp")
+    figure.savefig(scratch, format="png")
+    scratch.replace(path)

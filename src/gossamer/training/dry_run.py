@@ -1,0 +1,83 @@
+"""What a run would do, without doing it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from gossamer.training.estimate import Estimate, estimate
+from gossamer.training.folder import check_free
+from gossamer.training.plan import Plan
+from gossamer.training.prepare import Prepared, prepare
+from gossamer.training.quiet import quiet_libraries
+from gossamer.training.settings import RunSettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DryRun:
+    """The course of a run that was not carried out."""
+
+    settings: RunSettings
+    plan: Plan
+    data_lines: list[str]
+    train_tokens: int
+    """Tokens of the training rows, each counted once."""
+    eval_rows: int
+    memory: Estimate
+    preview: str
+    """The first row as the model sees it, what is learnt of it marked."""
+
+    def lines(self) -> list[str]:
+        """The report, a line each."""
+        plan, memory = self.plan, self.memory
+        share = memory.trainable / memory.total_parameters
+        return [
+            *self.data_lines,
+            f"rows: {plan.num_rows:,} to train on, {self.eval_rows:,} held out",
+            f"tokens: {self.train_tokens:,} per pass",
+            f"steps: {plan.steps:,} of {plan.rows_per_step} rows, {plan.epochs:.2g} passes, "
+            f"{plan.warmup_steps} of warm-up",
+            f"learning rate: {self.settings.learning_rate:g}, {self.settings.scheduler}",
+            f"trainable parameters: {memory.trainable:,} of {memory.total_parameters:,} "
+            f"({share:.2%})",
+            f"memory, estimated: {_gib(memory.total)} on {self.settings.device} in "
+            f"{self.settings.dtype} (weights {_gib(memory.weights)}, gradients "
+            f"{_gib(memory.gradients)}, optimizer {_gib(memory.optimizer)}, activations "
+            f"{_gib(memory.activations)}, process {_gib(memory.process)})",
+            self.preview,
+            "dry run: nothing was written",
+        ]
+
+
+def dry_run(settings: RunSettings) -> DryRun:
+    """Check `settings`, data and base model as a run would; nothing is trained or written.
+
+    Raises what `tune` would raise before its first step.
+    """
+    output = Path(settings.output)
+    check_free(output, overwrite=True)
+    with quiet_libraries():
+        prepared = prepare(settings)
+        longest = max(len(row.input_ids) for row in prepared.data.train)
+        memory = estimate(
+            prepared.method,
+            prepared.context,
+            batch_size=settings.batch_size,
+            longest_row=longest,
+        )
+    return DryRun(
+        settings=prepared.settings,
+        plan=prepared.plan,
+        data_lines=_data_lines(prepared),
+        train_tokens=sum(len(row.input_ids) for row in prepared.data.train),
+        eval_rows=len(prepared.data.eval),
+        memory=memory,
+        preview=prepared.data.preview(prepared.tokenizer),
+    )
+
+
+def _data_lines(prepared: Prepared) -> list[str]:
+    reports = [prepared.data.report, prepared.data.eval_report]
+    return [line for report in reports if report is not None for line in report.lines()]
+
+
+def _gib(count: int) -> str:
+    return f"{count / 2**30:.2f} GiB"

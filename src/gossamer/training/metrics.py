@@ -1,0 +1,59 @@
+"""`metrics.jsonl`: a line per optimizer step and per evaluation."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+FILE = "metrics.jsonl"
+
+Record = dict[str, Any]
+"""A line. Of a step: step, loss, learning_rate, grad_norm, tokens, trained_tokens, seconds,
+tokens_per_second. Of an evaluation: step, eval_loss, eval_tokens, seconds."""
+
+
+class MetricsFile:
+    """Appends lines; each is on its way to the disk when `write` returns."""
+
+    def __init__(self, output: Path) -> None:
+        self._path = output / FILE
+        self._stream = self._path.open("a", encoding="utf-8")
+
+    def write(self, record: Record) -> None:
+        self._stream.write(json.dumps(record) + "\n")
+        self._stream.flush()
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+def read_metrics(output: Path) -> list[Record]:
+    """All complete lines, in order; a line cut off by a kill is left out."""
+    path = output / FILE
+    if not path.exists():
+        return []
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            continue
+    return records
+
+
+def truncate_metrics(output: Path, step: int) -> None:
+    """Drop all lines after `step`, so that a resumed run writes no step twice."""
+    records = [record for record in read_metrics(output) if record["step"] <= step]
+    scratch = output / f".{FILE}.tmp"
+    scratch.write_text("".join(json.dumps(r) + "\n" for r in records), encoding="utf-8")
+    os.replace(scratch, output / FILE)
+
+
+def train_records(records: list[Record]) -> list[Record]:
+    """Those of steps."""
+    return [record for record in records if "loss" in record]
+
+
+def eval_records(records: list[Record]) -> list[Record]:
+    """Those of evaluations."""
+    return [record for record in records if "eval_loss" in record]

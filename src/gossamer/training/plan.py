@@ -1,0 +1,87 @@
+"""How many steps a run takes, and which rows each step sees. Pure arithmetic and a seed."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch.utils.data import Sampler
+
+from gossamer.training.settings import RunSettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """The course of a run."""
+
+    num_rows: int
+    """Training rows."""
+    steps: int
+    """Optimizer steps."""
+    rows_per_step: int
+    """Rows of a step; the last step of a run measured in epochs may have fewer."""
+    num_samples: int
+    """Rows seen in all, repetitions included."""
+    warmup_steps: int
+
+    @property
+    def epochs(self) -> float:
+        return self.num_samples / self.num_rows
+
+
+def make_plan(settings: RunSettings, num_rows: int) -> Plan:
+    """The plan for `num_rows` training rows (at least one)."""
+    rows_per_step = settings.batch_size * settings.gradient_accumulation
+    if settings.max_steps is not None:
+        steps = settings.max_steps
+        num_samples = steps * rows_per_step
+    else:
+        num_samples = max(1, round(settings.epochs * num_rows))
+        steps = math.ceil(num_samples / rows_per_step)
+    warmup = settings.warmup
+    return Plan(
+        num_rows=num_rows,
+        steps=steps,
+        rows_per_step=rows_per_step,
+        num_samples=num_samples,
+        warmup_steps=math.ceil(steps * warmup) if warmup < 1 else int(warmup),
+    )
+
+
+class RowOrder(Sampler[int]):
+    """The row numbers of a whole run: one seeded permutation after another, cut to length.
+
+    Depends on nothing but its arguments, so a resumed run sees the same rows; and a longer run
+    begins with the rows of a shorter one.
+    """
+
+    def __init__(self, plan: Plan, seed: int) -> None:
+        self._plan = plan
+        self._seed = seed
+
+    def __len__(self) -> int:
+        return self._plan.num_samples
+
+    def __iter__(self) -> Iterator[int]:
+        left = self._plan.num_samples
+        epoch = 0
+        while left > 0:
+            generator = torch.Generator().manual_seed(self._seed + epoch * 2**32)
+            order = torch.randperm(self._plan.num_rows, generator=generator).tolist()
+            yield from order[:left]
+            left -= len(order)
+            epoch += 1
+
+
+def rate_factor(step: int, *, plan: Plan, scheduler: str) -> float:
+    """What the peak learning rate is multiplied by in the step that follows `step` others.
+
+    Never zero: neither the first nor the last step is wasted.
+    """
+    warmup = plan.warmup_steps
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    if scheduler == "constant":
+        return 1.0
+    done = min(1.0, (step - warmup) / max(1, plan.steps - warmup))
+    return 1.0 - done if scheduler == "linear" else 0.5 * (1.0 + math.cos(math.pi * done))

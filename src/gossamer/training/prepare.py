@@ -1,0 +1,70 @@
+"""Everything a run needs before its model is loaded; also all that a dry run looks at."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gossamer.basemodel.find import resolve
+from gossamer.basemodel.fingerprint import fingerprint
+from gossamer.basemodel.load import load_tokenizer
+from gossamer.methods import Method, MethodContext
+from gossamer.training.data import EncodedData, load_data
+from gossamer.training.device import choose_device, choose_dtype
+from gossamer.training.plan import Plan, make_plan
+from gossamer.training.record import recorded_facts
+from gossamer.training.settings import RunSettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A run that is about to begin."""
+
+    settings: RunSettings
+    """With nothing left to choose: learning rate, dtype and device are those used."""
+    method: Method[Any]
+    context: MethodContext
+    tokenizer: Any
+    data: EncodedData
+    plan: Plan
+    recorded: dict[str, Any]
+    """What `run.yaml` records beside the settings."""
+
+
+def prepare(settings: RunSettings) -> Prepared:
+    """Find the base model, load tokenizer and data, make all choices.
+
+    Raises `UsageError`, `BaseModelError` or `DataError`; nothing is written.
+    """
+    method = settings.build_method()
+    device = choose_device(settings.device)
+    settings = settings.model_copy(
+        update={
+            "learning_rate": settings.learning_rate or method.learning_rate,
+            "dtype": choose_dtype(settings.dtype, device),
+            "device": device.split(":")[0],
+        }
+    )
+    folder = resolve(settings.model)
+    tokenizer = load_tokenizer(folder)
+    data = load_data(settings, tokenizer, seed=settings.seed)
+    plan = make_plan(settings, len(data.train))
+    context = MethodContext(
+        model_name=settings.model,
+        base_folder=Path(folder),
+        base_fingerprint=fingerprint(folder),
+        dtype=settings.dtype,
+        device=device,
+        seed=settings.seed,
+        total_steps=plan.steps,
+        gradient_checkpointing=settings.gradient_checkpointing,
+    )
+    method.check(context)
+    return Prepared(
+        settings=settings,
+        method=method,
+        context=context,
+        tokenizer=tokenizer,
+        data=data,
+        plan=plan,
+        recorded=recorded_facts(settings, base_fingerprint=context.base_fingerprint),
+    )

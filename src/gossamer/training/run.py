@@ -1,0 +1,231 @@
+"""A training run from settings to run folder; `tune` is the Python call."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from gossamer.errors import CheckpointError, SettingError, TrainingError
+from gossamer.training.build import build_model, build_trainer
+from gossamer.training.callback import RunCallback
+from gossamer.training.card import write_card
+from gossamer.training.checkpoint import latest_checkpoint, step_of
+from gossamer.training.curve import draw_curve
+from gossamer.training.device import count_parameters, peak_memory
+from gossamer.training.events import Listener, RunFacts, warn
+from gossamer.training.folder import (
+    CARD,
+    CURVE,
+    check_free,
+    clear_run,
+    is_run,
+    make_folder,
+    publish,
+)
+from gossamer.training.interrupt import RunInterrupted, stop_on_signal
+from gossamer.training.metrics import MetricsFile, read_metrics, truncate_metrics
+from gossamer.training.prepare import Prepared, prepare
+from gossamer.training.quiet import quiet_libraries
+from gossamer.training.record import FILE, changed_data, check_continues, read_config, write_record
+from gossamer.training.result import RunResult, summarize
+from gossamer.training.screen import make_screen
+from gossamer.training.settings import RunSettings, assemble
+
+
+def tune(
+    model: str | None = None,
+    data: str | None = None,
+    output: str | Path | None = None,
+    *,
+    method: str | None = None,
+    config: str | Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    listener: Listener | None = None,
+    **settings: Any,
+) -> RunResult:
+    """Fine-tune `model` with `method` on `data`; the result is in the folder `output`.
+
+    The same as the command: `tune("smollm2-135m", "chats.jsonl", "out", method="lora", rank=8)`.
+    `settings` are those of the run, of its data and of its method, by name. `config` is a file as
+    `run.yaml`, whose values the arguments override. With `resume`, all that is not given is taken
+    from the run in `output`. `listener` hears of every step; the default shows progress on the
+    screen, `Listener()` shows nothing.
+
+    Raises a `GossamerError` with one clear line, and `RunInterrupted` (a `KeyboardInterrupt`) when
+    stopped by Ctrl-C or SIGTERM, after having saved a checkpoint.
+    """
+    options = {"model": model, "data": data, "method": method}
+    options["output"] = None if output is None else str(output)
+    run_settings, recorded = collect(config, options, settings, resume=resume)
+    listener = listener or make_screen(log_every=run_settings.log_every)
+    try:
+        return run(
+            run_settings,
+            resume=resume,
+            overwrite=overwrite,
+            listener=listener,
+            repeats=recorded,
+        )
+    finally:
+        listener.closed()
+
+
+def collect(
+    config: str | Path | None,
+    options: Mapping[str, Any],
+    assignments: Mapping[str, Any],
+    *,
+    resume: bool,
+) -> tuple[RunSettings, dict[str, Any]]:
+    """Settings, and what the config file recorded of the run that it belongs to."""
+    output = options.get("output")
+    if config is None and resume:
+        if output is None:
+            raise SettingError("--resume needs --output, the folder of the run to go on with")
+        _check_resumable(Path(output))
+        config = Path(output) / FILE
+    values, sections = read_config(Path(config)) if config is not None else ({}, {})
+    return assemble(values, options, assignments), sections.get("recorded", {})
+
+
+def run(
+    settings: RunSettings,
+    *,
+    resume: bool,
+    overwrite: bool,
+    listener: Listener,
+    repeats: Mapping[str, Any] | None = None,
+) -> RunResult:
+    """Carry out `settings`; see `tune`. `repeats`: facts of the run that is being repeated."""
+    output = Path(settings.output)
+    if resume:
+        _check_resumable(output)
+    else:
+        check_free(output, overwrite=overwrite)
+    with quiet_libraries():
+        prepared = prepare(settings)
+        for name in changed_data(repeats or {}, prepared.recorded):
+            warn(listener, f"data file '{name}' is not the one that the config's run learnt from")
+        checkpoint, prepared = _open_run(prepared, output, resume=resume, listener=listener)
+        try:
+            return _train(prepared, checkpoint, listener)
+        except (MemoryError, RuntimeError) as error:
+            raise _out_of_memory(error, prepared) from error
+
+
+def _open_run(
+    prepared: Prepared, output: Path, *, resume: bool, listener: Listener
+) -> tuple[Path | None, Prepared]:
+    """The run folder made ready, and the checkpoint to go on from."""
+    if not resume:
+        make_folder(output)
+        clear_run(output)
+        write_record(output, prepared.settings, prepared.recorded)
+        return None, prepared
+    values, sections = read_config(output / FILE)
+    before, recorded = RunSettings.parse(values, where=str(output / FILE)), sections["recorded"]
+    finished = "result" in sections
+    check_continues(before, recorded, prepared.settings, prepared.recorded, finished=finished)
+    checkpoint = latest_checkpoint(output)
+    if checkpoint is None:
+        listener.note(f"{output} has no checkpoint yet: starting from the first step")
+    truncate_metrics(output, -1 if checkpoint is None else step_of(checkpoint))
+    write_record(output, prepared.settings, recorded)
+    return checkpoint, prepared
+
+
+def _train(prepared: Prepared, checkpoint: Path | None, listener: Listener) -> RunResult:
+    settings, method, context = prepared.settings, prepared.method, prepared.context
+    output = Path(settings.output)
+    model = build_model(method, context)
+    trainable, total = count_parameters(model)
+    trainer = build_trainer(
+        model,
+        prepared.tokenizer,
+        prepared.data,
+        settings=settings,
+        method=method,
+        context=context,
+        plan=prepared.plan,
+    )
+    start = 0 if checkpoint is None else step_of(checkpoint)
+    listener.started(_facts(prepared, trainable=trainable, total=total, start=start))
+    metrics = MetricsFile(output)
+    try:
+        with stop_on_signal() as stop:
+            callback = RunCallback(trainer, settings, metrics, listener, stop)
+            trainer.add_callback(callback)
+            if checkpoint is not None and start >= prepared.plan.steps:
+                method.restore(model, checkpoint)
+            else:
+                trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
+    finally:
+        metrics.close()
+    if callback.interrupted:
+        raise RunInterrupted(output, trainer.last_checkpoint)
+    return _finish(prepared, model, trainable=trainable, total=total)
+
+
+def _finish(prepared: Prepared, model: Any, *, trainable: int, total: int) -> RunResult:
+    """Curve, card, adapter, record, in this order: the record tells that all is there."""
+    output = Path(prepared.settings.output)
+    records = read_metrics(output)
+    result = summarize(
+        output,
+        records,
+        trainable=trainable,
+        total=total,
+        peak_memory=peak_memory(prepared.context.device),
+    )
+    draw_curve(
+        records, output / CURVE, title=f"{prepared.method.name} on {prepared.settings.model}"
+    )
+    write_card(output / CARD, prepared.settings, prepared.recorded, result, prepared.method)
+    files = publish(output, lambda folder: prepared.method.save(model, folder, prepared.context))
+    write_record(
+        output, prepared.settings, prepared.recorded, {**result.as_record(), "files": files}
+    )
+    return result
+
+
+def _facts(prepared: Prepared, *, trainable: int, total: int, start: int) -> RunFacts:
+    lines = prepared.data.report.lines()
+    if prepared.data.eval_report is not None:
+        lines += prepared.data.eval_report.lines()
+    return RunFacts(
+        method=prepared.method.name,
+        model=prepared.settings.model,
+        plan=prepared.plan,
+        data_lines=lines,
+        trainable=trainable,
+        total=total,
+        dtype=prepared.settings.dtype,
+        device=prepared.context.device,
+        learning_rate=prepared.settings.learning_rate or 0.0,
+        eval_rows=len(prepared.data.eval),
+        resumed_from=start,
+    )
+
+
+def _check_resumable(output: Path) -> None:
+    if not is_run(output):
+        raise CheckpointError(
+            f"nothing to resume: {output} holds no run (no {FILE}); leave out --resume to start one"
+        )
+
+
+def _out_of_memory(error: Exception, prepared: Prepared) -> Exception:
+    """`error` as a `TrainingError` if memory ran out; any other error as it is."""
+    text = str(error).lower()
+    if (
+        not isinstance(error, MemoryError)
+        and "out of memory" not in text
+        and ("can't allocate memory" not in text)
+    ):
+        return error
+    settings = prepared.settings
+    return TrainingError(
+        f"not enough memory on {prepared.context.device}; try a smaller batch_size (now "
+        f"{settings.batch_size}) with more gradient_accumulation, a smaller max_length (now "
+        f"{settings.max_length}), gradient_checkpointing=true, or method qlora"
+    )
