@@ -1,14 +1,26 @@
-import pytest
+import asyncio
 
+import httpx
+import pytest
+from fake_engine import FakeEngine
+
+from gossamer.serving.http.app import create_app
+from gossamer.serving.http.settings import HttpSettings
 from gossamer.serving.interface import AdapterStatus
+
 from tiny import tiny_tokenizer
 
-ADAPTERS = (
-    AdapterStatus(name="pirate", state="resident", kind="low-rank", rank=8, num_bytes=64,
-                  digest="abc", created=7),
-    AdapterStatus(name="poet", state="registered"),
-    AdapterStatus(name="broken", state="refused", problem="weights hold NaN"),
-)  # fmt: skip
+PIRATE = AdapterStatus(
+    name="pirate",
+    state="resident",
+    kind="low-rank",
+    rank=8,
+    num_bytes=64,
+    digest="abc",
+    created=7,
+)
+POET = AdapterStatus(name="poet", state="registered")
+BROKEN = AdapterStatus(name="broken", state="refused", problem="weights hold NaN")
 
 
 @pytest.fixture(scope="session")
@@ -19,14 +31,28 @@ def tokenizer():
 @pytest.fixture
 def make_engine(tokenizer):
     """Build fake engines that are shut down after the test."""
-    from fake_engine import FakeEngine
-
     engines = []
 
     def make(**options):
-        engines.append(FakeEngine(tokenizer, **{"adapters": ADAPTERS, **options}))
+        engines.append(FakeEngine(tokenizer, **{"adapters": (PIRATE, POET, BROKEN), **options}))
         return engines[-1]
 
     yield make
     for engine in engines:
         engine.shutdown()
+
+
+@pytest.fixture
+def ask():
+    """One call to an app without a network: `ask(engine, "GET", "/health", json=...)`."""
+
+    def ask(engine, method, path, *, settings=None, **options):
+        async def run():
+            app = create_app(engine, settings or HttpSettings())
+            transport = httpx.ASGITransport(app=app)
+            async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+                return await client.request(method, path, **options)
+
+        return asyncio.run(run())
+
+    return ask

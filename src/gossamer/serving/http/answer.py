@@ -75,14 +75,13 @@ async def _whole(
 ) -> Response:
     choices = [Choice(index) for index in range(num_choices)]
     usage = Usage(body.n)
-    async for index, event in generation.events():
-        choice = choices[index]
-        if isinstance(event, Tokens):
-            choice.texts.append(event.text)
-            choice.logprobs.extend(event.logprobs or ())
-        else:
-            choice.finish_reason = event.finish_reason
-            usage.add(index, event)
+    async for batch in generation.batches():
+        for index, event in batch:
+            if isinstance(event, Tokens):
+                choices[index].add(event)
+            else:
+                choices[index].finish_reason = event.finish_reason
+                usage.add(index, event)
     return JSONResponse(reply.reply(choices, usage))
 
 

@@ -84,7 +84,7 @@ async def _routing_error(http: Request, error: Exception) -> Response:
         message = f"no such route: {http.method} {http.url.path}"
         return ApiError(404, message, code="unknown_route").response()
     if error.status_code == 405:
-        allowed = (error.headers or {}).get("allow", "another method")
+        allowed = (error.headers or {}).get("Allow", "another method")
         message = f"{http.url.path} does not take {http.method}; use {allowed}"
         return ApiError(405, message, code="wrong_method", headers=error.headers).response()
     return ApiError(error.status_code, str(error.detail), headers=error.headers).response()

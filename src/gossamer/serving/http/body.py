@@ -36,7 +36,7 @@ async def _read(http: Request, max_bytes: int) -> bytes:
     except ClientDisconnect:
         raise ClientGoneError from None
     if size > max_bytes:
-        limit = f"{max_bytes / 2**20:g} MiB"
+        limit = f"{max_bytes / 2**20:.3g} MiB"
         raise ApiError(413, f"the body is larger than {limit}", code="body_too_large")
     return b"".join(chunks)
 

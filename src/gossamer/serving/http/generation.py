@@ -15,9 +15,11 @@ from gossamer.serving.http.metrics import Clock
 from gossamer.serving.interface import EngineInterface
 from gossamer.serving.messages import Event, Failed, Finished, Request, Tokens
 
+Batch = list[tuple[int, Tokens | Finished]]
+
 
 class Generation:
-    """Use from one task of one event loop: `start`, then `events`, and `cancel` in the end.
+    """Use from one task of one event loop: `start`, then `batches`, and `cancel` in the end.
 
     `cancel` reaches the engine once for every request that has not ended, and only then.
     """
@@ -43,30 +45,37 @@ class Generation:
             raise
 
     async def first(self) -> None:
-        """Wait for the first event of any choice; raise what `events` would raise for it."""
+        """Wait for the first event of any choice; raise what `batches` would raise for it."""
         await self._arrival()
         index, event, _ = self._inbox[0]
         if isinstance(event, Failed):
             self._open.discard(index)
         _raise_unless_good(event)
 
-    async def events(self) -> AsyncIterator[tuple[int, Tokens | Finished]]:
-        """(index of the choice, event) until all choices have ended.
+    async def batches(self) -> AsyncIterator[Batch]:
+        """(index of the choice, event), all that have come together, until all choices have ended.
 
-        Raises the error of a request that failed, or `EngineStoppedError` if the engine gave up.
+        Raises the error of a request that failed, or `EngineStoppedError` if the engine gave up;
+        what came before it has been given then.
         """
         while self._open:
             await self._arrival()
-            index, event, moment = self._inbox.popleft()
-            if not isinstance(event, Tokens):
-                self._open.discard(index)
-            self._clock.saw(index, event, moment)
-            yield index, _raise_unless_good(event)
+            batch: Batch = []
+            while self._inbox and not (batch and _is_bad(self._inbox[0][1])):
+                batch.append(self._next())
+            yield batch
 
     def cancel(self) -> None:
         """Stop whatever has not ended."""
         while self._open:
             self._engine.cancel(self._requests[self._open.pop()].request_id)
+
+    def _next(self) -> tuple[int, Tokens | Finished]:
+        index, event, moment = self._inbox.popleft()
+        if not isinstance(event, Tokens):
+            self._open.discard(index)
+        self._clock.saw(index, event, moment)
+        return index, _raise_unless_good(event)
 
     def _post(self, index: int, event: Event) -> None:
         self._inbox.append((index, event, time.perf_counter()))
@@ -90,10 +99,15 @@ class Generation:
             await self._ready.wait()
 
 
+def _is_bad(event: Event) -> bool:
+    # A cancel of ours is never read any more, so one that is read comes from the engine's end.
+    is_cut = isinstance(event, Finished) and event.finish_reason == "cancelled"
+    return is_cut or isinstance(event, Failed)
+
+
 def _raise_unless_good(event: Event) -> Tokens | Finished:
     if isinstance(event, Failed):
         raise event.error
-    if isinstance(event, Finished) and event.finish_reason == "cancelled":
-        # Ours are never read any more, so this one comes from the engine's end.
+    if _is_bad(event):
         raise EngineStoppedError("the server is shutting down; the answer was cut off")
     return event

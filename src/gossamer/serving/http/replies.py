@@ -43,6 +43,11 @@ class Choice:
     logprobs: list[TokenLogprob] = field(default_factory=list)
     finish_reason: str | None = None
 
+    def add(self, event: Tokens) -> None:
+        """Append new output."""
+        self.texts.append(event.text)
+        self.logprobs.extend(event.logprobs or ())
+
     @property
     def text(self) -> str:
         """The whole output."""

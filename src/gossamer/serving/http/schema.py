@@ -41,7 +41,7 @@ class GenerationBody(BaseModel):
     )
     unsupported: ClassVar[dict[str, fields.Neutral]]
 
-    model: str
+    model: str = Field(min_length=1, max_length=512)
     stream: bool = False
     stream_options: Annotated[StreamOptions | None, BeforeValidator(_parse_stream_options)] = None
     max_tokens: int | None = Field(None, ge=1)

@@ -1,7 +1,7 @@
 """Server-sent events."""
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from starlette.responses import Response
@@ -11,7 +11,7 @@ from gossamer.serving.http.connection import unless_gone
 from gossamer.serving.http.errors import ClientGoneError, to_api_error
 from gossamer.serving.http.generation import Generation
 from gossamer.serving.http.replies import ReplyFormat, Usage
-from gossamer.serving.messages import Tokens
+from gossamer.serving.messages import Finished, Tokens
 
 DONE = b"data: [DONE]\n\n"
 
@@ -41,6 +41,9 @@ class EventStream(Response):
         self._usage = usage
         self._include_usage = include_usage
         self._request_id = request_id
+        # With usage asked for, OpenAI's chunks before the last carry an empty one.
+        self._extra = {"usage": None} if include_usage else {}
+        self._opened: set[int] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the response (ASGI)."""
@@ -61,29 +64,26 @@ class EventStream(Response):
 
     async def _frames(self) -> AsyncIterator[bytes]:
         try:
-            async for chunk in self._chunks():
-                yield frame(chunk)
+            async for batch in self._generation.batches():
+                # What has come together is sent together.
+                if chunks := [chunk for event in batch for chunk in self._chunks(*event)]:
+                    yield b"".join(frame(chunk | self._extra) for chunk in chunks)
+            if self._include_usage:
+                yield frame(self._reply.usage_chunk(self._usage))
             yield DONE
         except Exception as error:
             yield frame(to_api_error(error, self._request_id).body())
 
-    async def _chunks(self) -> AsyncIterator[dict[str, Any]]:
-        reply, usage = self._reply, self._usage
-        # With usage asked for, OpenAI's chunks before the last carry an empty one.
-        extra = {"usage": None} if self._include_usage else {}
-        opened: set[int] = set()
-        async for index, event in self._generation.events():
-            if index not in opened:
-                opened.add(index)
-                if (opening := reply.opening(index)) is not None:
-                    yield opening | extra
-            if not isinstance(event, Tokens):
-                usage.add(index, event)
-                yield reply.closing(index, event.finish_reason) | extra
-            elif event.text or event.logprobs:
-                yield reply.delta(index, event) | extra
-        if self._include_usage:
-            yield reply.usage_chunk(usage)
+    def _chunks(self, index: int, event: Tokens | Finished) -> Iterator[dict[str, Any]]:
+        if index not in self._opened:
+            self._opened.add(index)
+            if (opening := self._reply.opening(index)) is not None:
+                yield opening
+        if isinstance(event, Finished):
+            self._usage.add(index, event)
+            yield self._reply.closing(index, event.finish_reason)
+        elif event.text or event.logprobs:
+            yield self._reply.delta(index, event)
 
 
 def frame(data: dict[str, Any]) -> bytes:
