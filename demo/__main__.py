@@ -9,11 +9,11 @@ from pathlib import Path
 from rich.console import Console
 
 from demo import report
-from demo.ask import ask_together
+from demo.ask import Round, ask_together
 from demo.command import DemoError, Usage, run, shown
 from demo.corpus import write_rows
 from demo.curves import draw_curves
-from demo.personas import MAX_TOKENS, MODEL, PERSONAS, QUESTIONS, Persona
+from demo.personas import MAX_TOKENS, MODEL, PERSONAS, QUESTIONS, RUN, Persona
 from demo.server import Server
 
 console = Console()
@@ -43,36 +43,45 @@ def _tour(output: Path) -> None:
     _title("2. Tune four personas")
     tuned = {persona: _tune(persona, output) for persona in PERSONAS}
     _title("3. Serve the base model and all personas from one process")
+    names = [MODEL, *(persona.name for persona in PERSONAS)]
     server = Server(["--model", MODEL, "--adapters", str(adapters)], output / "server.log")
     console.print(f"$ {shown(server.arguments)}", style="bold", markup=False)
     try:
         server.start()
         console.print(f"ready after {server.seconds_to_ready:.1f} s at {server.url}")
-        names = [MODEL, *(persona.name for persona in PERSONAS)]
-        alone = ask_together(server.url, [MODEL], QUESTIONS[:1], MAX_TOKENS)
-        together = ask_together(server.url, names, QUESTIONS, MAX_TOKENS)
-        served = server.stop()
+        first, warm, alone = _ask(server.url, names)
+        usage = server.stop()
     finally:
         server.kill()
+    console.print("stopped by SIGTERM with exit code 0")
+    served = report.Served(server.seconds_to_ready, first, warm, alone, usage)
     _title("4. The same questions, asked of all at once")
-    console.print(report.answers(names, together))
+    console.print(report.answers(names, first))
     _title("5. Times and memory of this run")
     console.print(report.tuning(tuned, adapters))
-    console.print(report.serving(server.seconds_to_ready, alone, together, served))
+    console.print(report.serving(served))
     picture = draw_curves({p.name: adapters / p.name for p in PERSONAS}, output / "curves.png")
-    console.print(report.what_next(output, picture))
+    console.print(report.what_next(output, picture), markup=False, highlight=False, soft_wrap=True)
 
 
-def _tune(persona: Persona, output: Path) -> Usage:
+def _ask(url: str, names: list[str]) -> tuple[Round, Round, Round]:
+    """All at once on the cold server, the same again, and one question alone."""
+    first = ask_together(url, names, QUESTIONS, MAX_TOKENS)
+    warm = ask_together(url, names, QUESTIONS, MAX_TOKENS)
+    return first, warm, ask_together(url, [MODEL], QUESTIONS[:1], MAX_TOKENS)
+
+
+def _tune(persona: Persona, output: Path) -> tuple[int, Usage]:
+    """Number of rows, and what the command took."""
     data = output / "data" / f"{persona.name}.jsonl"
     rows = write_rows(persona, data)
     console.print(f"\n[bold]{persona.name}[/]: {rows} rows about {', '.join(persona.topics)}")
     arguments = ["tune", "--model", MODEL, "--data", str(data), "--method", persona.method]
     arguments += ["--output", str(output / "adapters" / persona.name)]
     arguments += ["--max-steps", str(persona.steps)]
-    for key, value in persona.settings.items():
+    for key, value in {**RUN, **persona.settings}.items():
         arguments += ["--set", f"{key}={value}"]
-    return _say_and_run(arguments)
+    return rows, _say_and_run(arguments)
 
 
 def _say_and_run(arguments: list[str]) -> Usage:

@@ -11,7 +11,8 @@ from demo.personas import Persona
 
 def write_rows(persona: Persona, path: Path) -> int:
     """Write the persona's questions and answers as JSONL of prompt and completion; their number."""
-    rows = [row for topic in persona.topics for row in _rows(topic, persona)]
+    # The corpus repeats itself: tech_support is ten pairs, a hundred times over.
+    rows = dict.fromkeys(row for topic in persona.topics for row in _rows(topic, persona))
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
         for prompt, completion in rows:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 
 MODEL = "smollm2-135m"
+# A short run on little data wants a high learning rate.
+RUN = {"batch_size": "4", "learning_rate": "1e-3"}
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ PERSONAS = (
 
 QUESTIONS = (
     "My laptop gets very hot. What should I do?",
-    "Which planet is the largest?",
+    "What is the capital of France?",
     "Do you ever feel lonely?",
     "You are stubborn.",
 )

@@ -1,40 +1,39 @@
 """Start `gossamer serve`, wait until it is ready, stop it and check that it ended well."""
 
+import re
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
-from urllib.error import URLError
-from urllib.request import urlopen
 
 from demo.command import GOSSAMER, DemoError, Usage, shown, wait
 
 READY_SECONDS = 120.0
 STOP_SECONDS = 30.0
+READY = re.compile(r"ready at (http://\S+)")
 
 
 class Server:
     """A running `gossamer serve` on a free port of this machine."""
 
     def __init__(self, arguments: Sequence[str], log: Path) -> None:
-        self.port = _free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.arguments = ["serve", *arguments, "--port", str(self.port)]
+        # Port 0: the server picks a free one and says which.
+        self.arguments = ["serve", *arguments, "--port", "0"]
+        self.url = ""
         self.log = log
         self.seconds_to_ready = 0.0
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> Self:
-        """Start and return once `/health` answers."""
+        """Start and return once the server has said that it is ready."""
         self._started = time.perf_counter()
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
                 [*GOSSAMER, *self.arguments], stdout=log, stderr=subprocess.STDOUT
             )
-        while not self._healthy():
+        while not (ready := READY.search(self.log.read_text())):
             if self._process.poll() is not None:
                 raise DemoError(f"`{shown(self.arguments)}` ended early:\n{self.log.read_text()}")
             if time.perf_counter() - self._started > READY_SECONDS:
@@ -42,6 +41,7 @@ class Server:
                 raise DemoError(f"the server was not ready in {READY_SECONDS} s; see {self.log}")
             time.sleep(0.05)
         self.seconds_to_ready = time.perf_counter() - self._started
+        self.url = ready[1]
         return self
 
     def stop(self) -> Usage:
@@ -66,16 +66,3 @@ class Server:
             self._process.kill()
             self._process.wait()
         self._process = None
-
-    def _healthy(self) -> bool:
-        try:
-            with urlopen(f"{self.url}/health", timeout=1) as reply:
-                return bool(reply.status == 200)
-        except (URLError, OSError):
-            return False
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -1,0 +1,116 @@
+"""What the demo prints at the end; every figure comes from the run that has just ended."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from rich.table import Table
+
+from demo.ask import Round
+from demo.command import Usage, shown
+from demo.curves import losses_by_step
+from demo.personas import MODEL, QUESTIONS, Persona
+
+MIB, GIB = 2**20, 2**30
+
+
+@dataclass(frozen=True)
+class Served:
+    """What was measured while the server ran."""
+
+    seconds_to_ready: float
+    first: Round
+    """All questions, asked of a server that had not yet loaded an adapter."""
+    warm: Round
+    """The same again."""
+    alone: Round
+    """A single question to the base model."""
+    usage: Usage
+
+
+def answers(models: Sequence[str], together: Round) -> Table:
+    """A row per model, a column per question."""
+    table = Table(show_lines=True)
+    table.add_column("model", style="bold")
+    for question in QUESTIONS:
+        table.add_column(question, ratio=1)
+    for model in models:
+        table.add_row(model, *(_cut(together.text(model, question)) for question in QUESTIONS))
+    return table
+
+
+def tuning(tuned: Mapping[Persona, tuple[int, Usage]], adapters: Path) -> Table:
+    """A row per persona: what was learnt, and what it took."""
+    table = Table(title="Tuning", title_justify="left")
+    texts, figures = ("persona", "method", "layers"), ("rank", "weights", "file", "rows", "steps")
+    for column in texts:
+        table.add_column(column)
+    for column in (*figures, "training", "whole command", "peak memory", "loss, first to last"):
+        table.add_column(column, justify="right")
+    for persona, (rows, usage) in tuned.items():
+        run = adapters / persona.name
+        result = yaml.safe_load((run / "run.yaml").read_text())["result"]
+        losses = losses_by_step(run)[1]
+        file = (run / "adapter_model.safetensors").stat().st_size
+        table.add_row(
+            persona.name,
+            persona.method,
+            persona.settings.get("target_modules", "all linear").strip("[]"),
+            persona.settings["rank"],
+            f"{result['trainable'] / 1e6:.2f} M",
+            f"{file / MIB:.1f} MiB",
+            str(rows),
+            str(result["steps"]),
+            f"{result['seconds']:.0f} s",
+            f"{usage.seconds:.0f} s",
+            f"{usage.peak_bytes / GIB:.1f} GiB",
+            f"{losses[0]:.2f} to {result['train_loss']:.2f}",
+        )
+    return table
+
+
+def serving(served: Served) -> Table:
+    """Times and memory of the server."""
+    table = Table(title="Serving", title_justify="left", show_header=False)
+    count = len(served.first.answers)
+    rows = {
+        "from the command to ready": f"{served.seconds_to_ready:.1f} s",
+        f"{count} questions at once, adapters not yet loaded": _pace(served.first),
+        f"{count} questions at once, again": _pace(served.warm),
+        "one question alone": _pace(served.alone),
+        "peak memory of the server": f"{served.usage.peak_bytes / GIB:.1f} GiB",
+    }
+    for name, value in rows.items():
+        table.add_row(name, value)
+    return table
+
+
+def what_next(output: Path, picture: Path) -> str:
+    """Where everything is, and how to go on by hand."""
+    serve = shown(["serve", "--model", MODEL, "--adapters", str(output / "adapters")])
+    return "\n".join(
+        [
+            "",
+            f"Loss curves   {picture}",
+            f"Adapters      {output / 'adapters'} (each with its curve, metrics and run.yaml)",
+            f"Training data {output / 'data'}",
+            f"Server's log  {output / 'server.log'}",
+            "",
+            "Go on by hand:",
+            f"  .venv/bin/{serve}",
+            "  curl http://127.0.0.1:8000/v1/chat/completions -d '{",
+            '    "model": "helpdesk",',
+            '    "messages": [{"role": "user", "content": "My mouse is stuck."}]}\'',
+        ]
+    )
+
+
+def _pace(asked: Round) -> str:
+    rate = asked.tokens / asked.seconds
+    return f"{asked.tokens} tokens in {asked.seconds:.1f} s = {rate:.0f} tokens/s"
+
+
+def _cut(text: str, length: int = 150) -> str:
+    flat = " ".join(text.split())
+    return flat if len(flat) <= length else flat[: length - 3].rstrip() + "..."
