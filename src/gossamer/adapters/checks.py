@@ -29,7 +29,7 @@ _REFUSED = {
 
 # Start values that leave the base weights alone. The others (PiSSA, OLoRA, CorDA, LoRA-GA, LoftQ)
 # subtract something from the base, without which the factors mean nothing.
-HARMLESS_INITS = (True, False, None, "gaussian", "eva", "orthogonal", "mica")
+_HARMLESS_INITS = (True, False, None, "gaussian", "eva", "orthogonal", "mica")
 
 _KNOWN = {
     "alpha_pattern", "auto_mapping", "base_model_name_or_path", "corda_config",
@@ -62,10 +62,14 @@ def require_low_rank(spec: LoraSpec, name: str, *, allow_dora: bool = False) -> 
     _refuse_unknown_switches(spec, name)
 
 
+def is_harmless_init(init: Any) -> bool:
+    """Whether a value of `init_lora_weights` leaves the base weights alone."""
+    return (init.lower() if isinstance(init, str) else init) in _HARMLESS_INITS
+
+
 def _require_harmless_init(spec: LoraSpec, name: str) -> None:
     init = spec.raw.get("init_lora_weights", True)
-    known = init.lower() if isinstance(init, str) else init
-    if not any(known is harmless or known == harmless for harmless in HARMLESS_INITS):
+    if not is_harmless_init(init):
         raise UnsupportedAdapterError(
             f"adapter {name}: init_lora_weights = {_short(init)} also changes the base weights, "
             "so these factors do not fit the original base; save it again with PEFT's "

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from gossamer.adapters.checks import HARMLESS_INITS
+from gossamer.adapters.checks import is_harmless_init
 
 # Fields that say how an adapter was trained or where it came from, not what it computes.
 _WITHOUT_EFFECT = frozenset(
@@ -42,7 +42,7 @@ def _canonical(config: Mapping[str, Any]) -> str:
     for name, value in config.items():
         if name in _WITHOUT_EFFECT or name.startswith("gossamer_"):
             continue
-        if name == "init_lora_weights" and any(value is init for init in HARMLESS_INITS):
+        if name == "init_lora_weights" and is_harmless_init(value):
             continue
         if value is None or value is False or value in ("", [], {}):
             continue

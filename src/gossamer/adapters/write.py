@@ -7,7 +7,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors.torch import save
@@ -16,6 +16,8 @@ from gossamer.adapters.config import CONFIG_NAME, WEIGHTS_NAME, LoraSpec, parse_
 from gossamer.adapters.low_rank import PREFIX, Factors
 from gossamer.adapters.weights import BASE_KEY, read_weights, weights_path
 from gossamer.errors import AdapterFormatError, UsageError
+
+Number = TypeVar("Number", int, float)
 
 
 def write_low_rank(
@@ -57,8 +59,8 @@ def derive_config(factors: Mapping[str, Factors]) -> dict[str, Any]:
     The most frequent rank and alpha become the defaults, the others patterns by full path.
     """
     alphas = {module: pair.scale * pair.rank for module, pair in factors.items()}
-    rank = Counter(pair.rank for pair in factors.values()).most_common(1)[0][0]
-    alpha = Counter(alphas.values()).most_common(1)[0][0]
+    rank = _most_common([pair.rank for pair in factors.values()])
+    alpha = _most_common(list(alphas.values()))
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -92,6 +94,11 @@ def bind_to_base(folder: Path, fingerprint: str) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _most_common(values: list[Number]) -> Number:
+    counts = Counter(values)
+    return max(counts, key=lambda value: (counts[value], value))
 
 
 def _check_agreement(factors: Mapping[str, Factors], spec: LoraSpec) -> None:

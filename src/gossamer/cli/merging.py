@@ -16,7 +16,7 @@ def merge_to_folder(
 ) -> None:
     """Write to `output` the base model with `adapter` folded in, and its tokenizer.
 
-    The folder appears whole or not at all. The weights keep the number format of the base model's files.
+    The folder appears whole or not at all; the weights keep the number format of the base's files.
 
     Raises:
         UsageError: `output` is in use, or the adapter names no base and `model` is not given.
