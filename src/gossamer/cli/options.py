@@ -2,12 +2,14 @@
 
 import argparse
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Any, Generic, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
+from gossamer.errors import SettingError
 from gossamer.settings import Settings
 
 S = TypeVar("S", bound=Settings)
@@ -15,58 +17,63 @@ S = TypeVar("S", bound=Settings)
 METAVARS = {int: "N", float: "X", str: "TEXT", Path: "PATH"}
 
 
-def add_options(
-    parser: argparse.ArgumentParser,
-    settings: type[Settings],
-    *,
-    title: str,
-    names: Mapping[str, str] | None = None,
-    metavars: Mapping[str, str] | None = None,
-) -> None:
-    """Add a titled group with an option for each field of `settings`.
+@dataclass(frozen=True, slots=True)
+class Options(Generic[S]):
+    """The options of one settings class, as a titled group of a command's help.
 
-    A field `max_context` becomes `--max-context`; `names` gives some another name (`"memory"` for
-    `memory_gib`), `metavars` another placeholder. Options that are not given are left out of the
-    parsed arguments, so that a default is written only in the settings.
+    A field `max_context` is `--max-context`; `names` gives some another name (`"memory"` for
+    `memory_gib`), `metavars` another placeholder. A default is written only in the settings:
+    options that are not given leave no trace in the parsed arguments.
     """
-    group = parser.add_argument_group(title)
-    for field, info in settings.model_fields.items():
-        name = (names or {}).get(field, field).replace("_", "-")
-        kind, is_many = _kind(info.annotation)
-        arguments = _arguments(kind, is_many)
-        if "metavar" in arguments:
-            arguments["metavar"] = (metavars or {}).get(field, arguments["metavar"])
-        group.add_argument(
-            f"--{name}",
-            dest=_dest(settings, field),
-            default=argparse.SUPPRESS,
-            required=info.is_required(),
-            help=_help(info, kind),
-            **arguments,
-        )
 
+    settings: type[S]
+    title: str
+    names: Mapping[str, str] = field(default_factory=dict)
+    metavars: Mapping[str, str] = field(default_factory=dict)
 
-def given(settings: type[Settings], args: argparse.Namespace) -> dict[str, Any]:
-    """Fields that the command line sets, and their values."""
-    parsed = vars(args)
-    return {
-        field: parsed[_dest(settings, field)]
-        for field in settings.model_fields
-        if _dest(settings, field) in parsed
-    }
+    def add_to(self, parser: argparse.ArgumentParser) -> None:
+        """Add the group."""
+        group = parser.add_argument_group(self.title)
+        for name, info in self.settings.model_fields.items():
+            kind, is_many = _kind(info.annotation)
+            arguments = _arguments(kind, is_many)
+            if name in self.metavars:
+                arguments["metavar"] = self.metavars[name]
+            group.add_argument(
+                self.option(name),
+                dest=self._dest(name),
+                default=argparse.SUPPRESS,
+                required=info.is_required(),
+                help=_help(info, kind),
+                **arguments,
+            )
 
+    def option(self, name: str) -> str:
+        """The option of a field, e.g. `--max-context`."""
+        return f"--{self.names.get(name, name).replace('_', '-')}"
 
-def read_options(settings: type[S], args: argparse.Namespace, **more: Any) -> S:
-    """Settings from the command line; `more` fills fields that it leaves open.
+    def given(self, args: argparse.Namespace) -> dict[str, Any]:
+        """Fields that the command line sets, and their values."""
+        parsed = vars(args)
+        dests = {name: self._dest(name) for name in self.settings.model_fields}
+        return {name: parsed[dest] for name, dest in dests.items() if dest in parsed}
 
-    Raises `SettingError`.
-    """
-    return settings.parse({**more, **given(settings, args)}, where="options")
+    def read(self, args: argparse.Namespace, **more: Any) -> S:
+        """The settings; `more` fills fields that the command line leaves open.
 
+        Raises `SettingError` that names the option.
+        """
+        try:
+            return self.settings.parse({**more, **self.given(args)}, where="options")
+        except SettingError as error:
+            message = str(error).removeprefix("options: ")
+            for name in self.settings.model_fields:
+                message = message.replace(f"setting '{name}'", self.option(name))
+            raise SettingError(message) from None
 
-def _dest(settings: type[Settings], field: str) -> str:
-    # Two settings of one command may have a field of the same name.
-    return f"{settings.__name__}.{field}"
+    def _dest(self, name: str) -> str:
+        # Two settings of one command may have a field of the same name.
+        return f"{self.settings.__name__}.{name}"
 
 
 def _kind(annotation: Any) -> tuple[Any, bool]:
@@ -87,7 +94,7 @@ def _arguments(kind: Any, is_many: bool) -> dict[str, Any]:
         return {"choices": get_args(kind), **repeated}
     if kind not in METAVARS:
         raise TypeError(f"no option can be made for a field of type {kind!r}")
-    # Numbers are parsed by the settings too, but argparse points at the option by its name.
+    # Numbers are checked by the settings too, but argparse says which option is wrong.
     return {"type": kind, "metavar": METAVARS[kind], **repeated}
 
 

@@ -2,9 +2,9 @@
 
 gossamer serve --model smollm2-135m --adapters runs/
 
-Every folder below the one given with --adapters that holds an adapter is a model of its own: clients
-name it in `model`, or the base model by its name. An adapter that appears while the server runs is
-found at once. The line "ready" tells the address; then, for example:
+Every adapter folder below the one given with --adapters is a model of its own: clients name it in
+`model`, or the base model by its own name. An adapter that appears while the server runs is found
+at once. The line "ready" tells the address; then, for example:
 
 curl http://127.0.0.1:8000/v1/models
 curl http://127.0.0.1:8000/v1/chat/completions -d '{
@@ -19,36 +19,37 @@ import os
 import time
 from typing import Any
 
-from gossamer.cli.options import add_options, read_options
+from gossamer.cli.options import Options
 from gossamer.serving.build import ServeSettings
 from gossamer.serving.http.settings import HttpSettings
 
 KEY_VARIABLE = "GOSSAMER_API_KEY"
 
+ENGINE = Options(
+    ServeSettings,
+    title="model and memory",
+    names={"memory_gib": "memory"},
+    metavars={"model": "NAME", "adapters": "DIR", "memory_gib": "GiB"},
+)
+HTTP = Options(
+    HttpSettings,
+    title="HTTP",
+    names={"api_keys": "api-key", "cors_origins": "cors-origin"},
+    metavars={"host": "HOST", "api_keys": "KEY", "cors_origins": "ORIGIN"},
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """One option for each setting of the engine and of the HTTP server."""
-    add_options(
-        parser,
-        ServeSettings,
-        title="model and memory",
-        names={"memory_gib": "memory"},
-        metavars={"model": "NAME", "adapters": "DIR", "memory_gib": "GiB"},
-    )
-    add_options(
-        parser,
-        HttpSettings,
-        title="HTTP",
-        names={"api_keys": "api-key", "cors_origins": "cors-origin"},
-        metavars={"api_keys": "KEY", "cors_origins": "ORIGIN", "host": "HOST"},
-    )
+    ENGINE.add_to(parser)
+    HTTP.add_to(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Serve until a signal comes."""
     started = time.monotonic()
-    engine_settings = read_options(ServeSettings, args)
-    http_settings = read_options(HttpSettings, args, **_keys_from_environment())
+    engine_settings = ENGINE.read(args)
+    http_settings = HTTP.read(args, **_keys_from_environment())
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
 
     from gossamer.serving.http.bind import bind, url
