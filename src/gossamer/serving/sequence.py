@@ -39,6 +39,11 @@ class Sequence:
         return len(self.token_ids) - self.num_computed
 
     @property
+    def is_decoding(self) -> bool:
+        """Whether only the last, generated token is to be computed."""
+        return self.num_to_compute == 1 and self.num_generated > 0
+
+    @property
     def num_left(self) -> int:
         """New tokens that may still come."""
         return self.max_new_tokens - self.num_generated

@@ -1,0 +1,193 @@
+"""Put our linear layers and our attention into a transformers model, in place.
+
+The model's own code keeps running; no second copy of it is kept here. What a step needs is in one
+shared `StepContext`, set by the runner before the model is called.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gossamer.kernels.dense_linear import DenseLinear
+from gossamer.kernels.grouped_lora import GroupedLora
+from gossamer.kernels.paged_attention import PagedAttention
+from gossamer.serving.batch import StepBatch
+
+ATTENTION = "gossamer_paged"
+
+# Linear layers of one parent that read the same input are computed as one.
+_SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+
+
+@dataclass(slots=True)
+class StepContext:
+    """What the layers of a model look at during a step."""
+
+    batch: StepBatch | None = None
+    attention: PagedAttention | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AdaptedModules:
+    """The linear layers that adapters can act on."""
+
+    ids: dict[str, int] = field(default_factory=dict)
+    """By module path; consecutive within a layer."""
+    shapes: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """(h_out, h_in) by module path."""
+
+
+class FusedLinear(nn.Module):
+    """Sibling layers as one dense product, with the adapters' part added; called by the first."""
+
+    def __init__(self, dense: DenseLinear, lora: GroupedLora, context: StepContext) -> None:
+        super().__init__()
+        self._dense = dense
+        self._lora = lora
+        self._context = context
+        self._pending: list[Tensor] = []
+        self._input: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The first sibling's part of x [1, T, h_in]; the others' parts are kept for them."""
+        y = self._dense(x)
+        batch = self._context.batch
+        if batch is not None and batch.lora is not None:
+            self._lora.add_(y[0], x[0], batch.lora)
+        if len(self._dense.widths) == 1:
+            return y
+        first, *others = y.split(self._dense.widths, dim=-1)
+        self._pending, self._input = others, x
+        return first
+
+    def take(self, index: int, x: Tensor) -> Tensor:
+        """The part of sibling `index` (from 1), computed when the first was called with `x`."""
+        assert x is self._input, "sibling layers were called with different inputs"
+        part = self._pending[index - 1]
+        if index == len(self._pending):
+            self._pending, self._input = [], None
+        return part
+
+
+class SiblingLinear(nn.Module):
+    """Stands where a later sibling stood."""
+
+    def __init__(self, fused: FusedLinear, index: int) -> None:
+        super().__init__()
+        # In a tuple, so that torch does not register the fused layer a second time.
+        self._fused = (fused,)
+        self._index = index
+
+    def forward(self, x: Tensor) -> Tensor:
+        """This sibling's part of x [1, T, h_in]."""
+        return self._fused[0].take(self._index, x)
+
+
+class PlainLinear(nn.Module):
+    """A linear layer that no adapter acts on (the output layer)."""
+
+    def __init__(self, linear: nn.Linear, backend: str) -> None:
+        super().__init__()
+        self._dense = DenseLinear([linear], backend)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [.., h_in] to [.., h_out]."""
+        return self._dense(x)
+
+
+def attach(model: Any, pool: Tensor, backend: str, context: StepContext) -> AdaptedModules:
+    """Replace the linear layers of a transformers model and select our attention.
+
+    Returns the layers that adapters can act on.
+    """
+    modules = AdaptedModules()
+    for parent_path, parent in list(model.named_modules()):
+        for siblings in _groups(parent):
+            _replace(parent_path, parent, siblings, modules, pool, backend, context)
+    output = model.get_output_embeddings()
+    if isinstance(output, nn.Linear):
+        model.set_output_embeddings(PlainLinear(output, backend))
+    _register_attention()
+    model.set_attn_implementation(ATTENTION)
+    for module in model.modules():
+        if hasattr(module, "layer_idx") and hasattr(module, "head_dim"):
+            module.gossamer_context = context
+    return modules
+
+
+def _groups(parent: nn.Module) -> list[tuple[str, ...]]:
+    """The linear children of `parent`, siblings together. The output layer is left alone."""
+    names = [
+        name
+        for name, child in parent.named_children()
+        if isinstance(child, nn.Linear) and name != "lm_head"
+    ]
+    groups = [group for group in _SIBLINGS if set(group) <= set(names)]
+    taken = {name for group in groups for name in group}
+    return groups + [(name,) for name in names if name not in taken]
+
+
+def _replace(
+    parent_path: str, parent: nn.Module, names: tuple[str, ...], modules: AdaptedModules,
+    pool: Tensor, backend: str, context: StepContext,
+) -> None:  # fmt: skip
+    layers = [getattr(parent, name) for name in names]
+    ids = range(len(modules.ids), len(modules.ids) + len(names))
+    for module_id, name, layer in zip(ids, names, layers, strict=True):
+        path = f"{parent_path}.{name}" if parent_path else name
+        modules.ids[path] = module_id
+        modules.shapes[path] = (layer.out_features, layer.in_features)
+    dense = DenseLinear(layers, backend)
+    fused = FusedLinear(dense, GroupedLora(pool, list(ids), dense.widths, backend), context)
+    setattr(parent, names[0], fused)
+    for index, name in enumerate(names[1:], start=1):
+        setattr(parent, name, SiblingLinear(fused, index))
+
+
+def _register_attention() -> None:
+    from transformers import AttentionInterface, AttentionMaskInterface
+
+    AttentionInterface.register(ATTENTION, _attention)
+    # Our attention knows which tokens belong together; a mask would be [T, T].
+    AttentionMaskInterface.register(ATTENTION, lambda *args, **kwargs: None)
+
+
+def _attention(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: None, **kwargs: Any
+) -> tuple[Tensor, None]:
+    """As transformers calls it: [1, heads, T, head_dim] each; returns [1, T, heads, head_dim]."""
+    context: StepContext = module.gossamer_context
+    assert context.batch is not None
+    assert context.attention is not None
+    out = context.attention(
+        context.batch.attention,
+        module.layer_idx,
+        query[0].transpose(0, 1),
+        key[0].transpose(0, 1),
+        value[0].transpose(0, 1),
+        kwargs.get("scaling") or query.shape[-1] ** -0.5,
+        kwargs.get("sliding_window") or 0,
+    )
+    return out[None], None
+
+
+def kv_shape(config: Any) -> tuple[int, int, int]:
+    """(layers, key/value heads, head width) of a model with this transformers config."""
+    heads = config.num_attention_heads
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+    return config.num_hidden_layers, getattr(config, "num_key_value_heads", heads), head_dim
+
+
+def longest_row(model: Any) -> int:
+    """Widest vector of a factor that an adapter of this model can have."""
+    linears = [m for m in model.modules() if isinstance(m, nn.Linear)]
+    return max(
+        max(m.in_features, m.out_features) for m in linears if m.weight.dtype.is_floating_point
+    )
+
+
+def pool_memory(num_blocks: int, block_bytes: int) -> Tensor:
+    """The pool's bytes. Not touched here: memory is taken from the system when first written."""
+    return torch.empty(num_blocks * block_bytes, dtype=torch.uint8)

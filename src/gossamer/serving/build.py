@@ -1,0 +1,157 @@
+"""Put an engine together from its settings. The heavy imports come when that is asked for."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gossamer.errors import AdapterNotFoundError, SettingError
+from gossamer.serving.settings import ServeSettings
+
+if TYPE_CHECKING:
+    from gossamer.kernels.paged_attention import KvLayout
+    from gossamer.serving.engine import Engine
+
+__all__ = ["ServeSettings", "build_engine"]
+
+_GIB = 1024**3
+
+
+def build_engine(settings: ServeSettings) -> "Engine":
+    """Load the base model and start an engine on it.
+
+    Raises `BaseModelError`s for the model, `AdapterNotFoundError` for a missing adapter folder,
+    `SettingError` for settings that cannot work here.
+    """
+    _check_adapters(settings.adapters)
+    import torch
+
+    from gossamer.basemodel.find import resolve
+    from gossamer.basemodel.fingerprint import fingerprint
+    from gossamer.basemodel.load import load_config, load_model, load_tokenizer
+    from gossamer.basemodel.support import check_supported
+    from gossamer.kernels.select import choose_backend
+    from gossamer.serving import attach, engine
+    from gossamer.serving.adapter_folder import AdapterFolder
+    from gossamer.serving.adapter_store import AdapterStore
+    from gossamer.serving.batch import BatchBuilder
+    from gossamer.serving.block_pool import BlockPool
+    from gossamer.serving.runner import RowLoader, Runner
+    from gossamer.serving.scheduler import Scheduler, SchedulerLimits
+    from gossamer.serving.warm_up import warm_up
+
+    if settings.dtype != "float32":
+        raise SettingError(f"dtype '{settings.dtype}' is not supported yet; use float32")
+    device = torch.device(settings.device)
+    backend = choose_backend(settings.backend, device, torch.float32)
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    folder = resolve(settings.model)
+    config = load_config(folder)
+    check_supported(config, for_serving=True)
+    tokenizer = load_tokenizer(folder)
+    model = load_model(folder, dtype=torch.float32, device=settings.device)
+
+    layout = _layout(settings, model)
+    num_blocks = _num_blocks(settings, layout.block_bytes)
+    pool_memory = attach.pool_memory(num_blocks, layout.block_bytes)
+    pool = BlockPool(num_blocks)
+    runner = Runner(model, pool_memory, layout, backend)
+    builder = BatchBuilder(block_tokens=layout.block_tokens, num_workers=torch.get_num_threads())
+    warm_up(runner, builder)
+    bell = engine.Bell()
+    loader = RowLoader(runner.modules, pool_memory, layout.block_bytes, fingerprint(folder))
+    adapters = AdapterStore(AdapterFolder(settings.adapters), pool, loader, bell.ring)
+    limits = SchedulerLimits(
+        block_tokens=layout.block_tokens,
+        max_batch_tokens=settings.max_batch_tokens,
+        max_running=settings.max_running,
+        expected_new_tokens=settings.expected_new_tokens,
+    )
+    return engine.Engine(
+        model_name=_model_name(settings.model, folder),
+        tokenizer=tokenizer,
+        eos_token_ids=_eos_token_ids(model, tokenizer),
+        runner=runner,
+        builder=builder,
+        pool=pool,
+        adapters=adapters,
+        scheduler=Scheduler(pool, adapters, limits),
+        limits=engine.EngineLimits(
+            max_context=_max_context(settings, config),
+            max_waiting=settings.max_waiting,
+            vocab_size=config.vocab_size,
+            block_tokens=layout.block_tokens,
+            block_bytes=layout.block_bytes,
+        ),
+        bell=bell,
+    )
+
+
+def _check_adapters(folder: Path | None) -> None:
+    if folder is not None and not folder.is_dir():
+        raise AdapterNotFoundError(
+            f"the adapter folder {folder} does not exist; create it, or give another --adapters"
+        )
+
+
+def _layout(settings: ServeSettings, model: Any) -> "KvLayout":
+    import torch
+
+    from gossamer.kernels.paged_attention import KvLayout
+    from gossamer.serving.attach import kv_shape, longest_row
+
+    layers, kv_heads, head_dim = kv_shape(model.config)
+    layout = KvLayout(
+        num_layers=layers,
+        num_kv_heads=kv_heads,
+        head_dim=head_dim,
+        block_tokens=settings.block_tokens,
+        dtype=torch.float32,
+    )
+    row_bytes = longest_row(model) * 4
+    if layout.block_bytes < row_bytes:
+        per_token = layout.block_bytes // settings.block_tokens
+        raise SettingError(
+            f"block_tokens={settings.block_tokens}: a block must hold the widest adapter row "
+            f"({row_bytes} bytes); use at least {-(-row_bytes // per_token)}"
+        )
+    return layout
+
+
+def _num_blocks(settings: ServeSettings, block_bytes: int) -> int:
+    import psutil
+
+    available = psutil.virtual_memory().available
+    if settings.memory_gib is None:
+        wanted = min(4 * _GIB, available // 4)
+    else:
+        wanted = int(settings.memory_gib * _GIB)
+    if wanted > available:
+        raise SettingError(
+            f"memory of {wanted / _GIB:.1f} GiB was asked for and {available / _GIB:.1f} GiB are "
+            "free; give a smaller --memory"
+        )
+    if wanted < 2 * block_bytes:
+        raise SettingError(
+            f"memory of {wanted / _GIB:.4f} GiB is less than two blocks of {block_bytes} bytes; "
+            "give a larger --memory"
+        )
+    return wanted // block_bytes
+
+
+def _max_context(settings: ServeSettings, config: Any) -> int:
+    own: int = config.max_position_embeddings
+    if settings.max_context is not None and settings.max_context > own:
+        raise SettingError(
+            f"max_context={settings.max_context} exceeds the {own} positions that the model knows"
+        )
+    return settings.max_context or own
+
+
+def _model_name(given: str, folder: Path) -> str:
+    return folder.resolve().name if Path(given).is_dir() else given
+
+
+def _eos_token_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+    found = model.generation_config.eos_token_id
+    ids = found if isinstance(found, list) else [found]
+    return frozenset(i for i in [*ids, tokenizer.eos_token_id] if i is not None)

@@ -1,0 +1,72 @@
+"""One request from the first token to the final event: sampling, text, when to stop."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from gossamer.errors import GossamerError
+from gossamer.serving.messages import Event, Failed, Finished, FinishReason, TokenLogprob, Tokens
+from gossamer.serving.sampler import Choice, SamplingState
+from gossamer.serving.sequence import Sequence
+from gossamer.serving.text import TextStream
+
+
+@dataclass(eq=False, slots=True, kw_only=True)
+class Generation:
+    """A sequence together with what turns its tokens into events."""
+
+    sequence: Sequence
+    sampling: SamplingState
+    stream: TextStream
+    eos_token_ids: frozenset[int]
+    tokenizer: Any
+    emit: Callable[[Event], None]
+
+    def accept(self, choice: Choice) -> FinishReason | None:
+        """Take the next token: tell its text, and why the request is done if it is."""
+        sequence = self.sequence
+        params = sequence.request.sampling
+        sequence.token_ids.append(choice.token_id)
+        early = sequence.num_generated < params.min_tokens
+        ended = choice.token_id in self.eos_token_ids and not params.ignore_eos
+        text, met_stop = self.stream.push(choice.token_id, look_for_stops=not early)
+        reason: FinishReason | None = None
+        if ended or met_stop:
+            reason = "stop"
+        elif sequence.num_left <= 0:
+            reason = "length"
+        if reason is not None and not met_stop:
+            text += self.stream.finish()
+        self.emit(
+            Tokens(
+                request_id=sequence.request.request_id,
+                token_ids=(choice.token_id,),
+                text=text,
+                logprobs=None if choice.logprob is None else (self._logprob(choice),),
+            )
+        )
+        return reason
+
+    def finish(self, reason: FinishReason) -> None:
+        """Send the final event of a request that ran or was cancelled."""
+        self.emit(
+            Finished(
+                request_id=self.sequence.request.request_id,
+                finish_reason=reason,
+                prompt_tokens=self.sequence.num_prompt,
+                completion_tokens=self.sequence.num_generated,
+            )
+        )
+
+    def fail(self, error: GossamerError) -> None:
+        """Send the final event of a request that cannot go on."""
+        self.emit(Failed(request_id=self.sequence.request.request_id, error=error))
+
+    def _logprob(self, choice: Choice) -> TokenLogprob:
+        assert choice.logprob is not None
+        return TokenLogprob(
+            token_id=choice.token_id,
+            text=self.tokenizer.decode([choice.token_id]),
+            logprob=choice.logprob,
+            top=tuple((t, self.tokenizer.decode([t]), value) for t, value in choice.top),
+        )

@@ -1,0 +1,40 @@
+"""What `gossamer serve` and `LLM` need to know of the engine. Imports nothing heavy."""
+
+from pathlib import Path
+
+from pydantic import Field
+
+from gossamer.settings import Settings
+
+
+class ServeSettings(Settings):
+    """The base model, its adapters, and the engine's limits."""
+
+    model: str
+    """Base model: an alias such as smollm2-135m, a folder, or a hub id."""
+    adapters: Path | None = None
+    """Folder whose sub-folders are adapters, served under their names."""
+    memory_gib: float | None = Field(default=None, gt=0)
+    """GiB for keys, values and adapter weights together; unset: a quarter of what is free, at most
+    4."""
+    max_context: int | None = Field(default=None, ge=2)
+    """Prompt and new tokens of a request at most; unset: what the model was made for."""
+    max_running: int = Field(default=64, ge=1)
+    """Requests computed at a time."""
+    max_waiting: int = Field(default=1024, ge=1)
+    """Requests that may queue; more are refused with status 429."""
+    max_batch_tokens: int = Field(default=512, ge=1)
+    """Tokens of a step; long prompts are computed in chunks of at most so many."""
+    expected_new_tokens: int = Field(default=256, ge=1)
+    """A request is assumed to produce at most so many tokens when its memory is judged at
+    admission."""
+    block_tokens: int = Field(default=16, ge=1)
+    """Tokens whose keys and values share a block."""
+    dtype: str = "float32"
+    """Number format of weights, keys and values: float32."""
+    device: str = "cpu"
+    """Where to compute: cpu."""
+    threads: int | None = Field(default=None, ge=1)
+    """Processor threads; unset: one for each core."""
+    backend: str = "auto"
+    """Kernels: auto, cpu or reference."""

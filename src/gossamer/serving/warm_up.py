@@ -1,0 +1,33 @@
+"""One small step before the first request, so that no request waits for kernels to be compiled."""
+
+from pathlib import Path
+
+import numpy as np
+
+from gossamer.kernels.grouped_lora import AdapterTable
+from gossamer.serving.adapter_entry import AdapterEntry
+from gossamer.serving.batch import BatchBuilder
+from gossamer.serving.messages import Request
+from gossamer.serving.runner import Runner
+from gossamer.serving.scheduler import Scheduled
+from gossamer.serving.sequence import Sequence
+
+
+def warm_up(runner: Runner, builder: BatchBuilder) -> None:
+    """Run one token with an adapter of rank 0. Numba keeps what it compiles on disk."""
+    num_modules = len(runner.modules.ids)
+    table = AdapterTable(
+        first_row=np.zeros(num_modules, dtype=np.int64),
+        rank=np.zeros(num_modules, dtype=np.int32),
+        scale=np.zeros(num_modules, dtype=np.float32),
+        offsets=np.zeros(1, dtype=np.int64),
+        half=False,
+    )
+    sequence = Sequence(
+        request=Request(request_id="warm-up", prompt_token_ids=(0,)),
+        adapter=AdapterEntry(name="warm-up", path=Path(), signature=(), table=table),
+        max_new_tokens=1,
+        token_ids=[0],
+        blocks=[0],
+    )
+    runner.run(builder.build([Scheduled(sequence, 1)]))
