@@ -38,6 +38,11 @@ MEANING = {
     "continue_final_message": "Go on with the last message rather than answer it.",
 }
 
+LOGPROBS = {
+    ChatBody: "Whether log-probabilities of the chosen tokens are returned.",
+    CompletionBody: "Log-probabilities of the chosen token and of so many of the likeliest ones.",
+}
+
 
 def page() -> str:
     """docs/reference/http.md."""
@@ -75,12 +80,14 @@ def _routes() -> Iterator[tuple[str, str]]:
 
 
 def _body(body: type[GenerationBody]) -> str:
-    docs = {**attribute_docs(SamplingParams), **MEANING}
+    docs = {**attribute_docs(SamplingParams), **MEANING, "logprobs": LOGPROBS[body]}
     rows = [
         (f"`{name}`", f"`{type_name(info.annotation)}`", _allowed(info), docs.get(name, ""))
-        for name, info in sorted(body.model_fields.items(), key=lambda item: item[1].is_required())
+        for name, info in sorted(
+            body.model_fields.items(), key=lambda item: not item[1].is_required()
+        )
     ]
-    return table(["field", "type", "default, limits", "meaning"], reversed(rows))
+    return table(["field", "type", "default, limits", "meaning"], rows)
 
 
 def _allowed(info: FieldInfo) -> str:

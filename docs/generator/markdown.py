@@ -23,11 +23,17 @@ def prose(docstring: str | None) -> str:
 
 def _is_code(block: str) -> bool:
     first = block.splitlines()[0] if block else ""
-    return first.startswith(("    ", "gossamer ", "curl "))
+    return first.startswith(("    ", ">>> ", "gossamer ", "curl "))
 
 
 def _fenced(block: str) -> str:
     return f"```\n{block}\n```"
+
+
+def short_names(text: str) -> str:
+    """Annotations as text, without the modules in which their classes live."""
+    text = re.sub(r"<class '([^']+)'>", r"\1", text)
+    return re.sub(r"\b(?:[a-z_]+\.)+([A-Z]\w*)", r"\1", text.replace("'", ""))
 
 
 def _cell(text: str) -> str:

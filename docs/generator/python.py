@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import gossamer
-from generator.markdown import prose
+from generator.markdown import prose, short_names
 from generator.sources import attribute_docs
 
 
@@ -53,10 +53,10 @@ def _signature(name: str, thing: Any) -> str:
     parameters = [_short(str(p)) for n, p in signature.parameters.items() if n != "self"]
     result = signature.return_annotation
     arrow = "" if result is inspect.Signature.empty or inspect.isclass(thing) else _arrow(result)
-    line = f"{name}({', '.join(parameters)}){arrow}"
+    starred = _with_star(signature, parameters)
+    line = f"{name}({', '.join(starred)}){arrow}"
     if len(line) <= 88:
         return line
-    starred = _with_star(signature, parameters)
     return f"{name}(\n" + "".join(f"    {p},\n" for p in starred) + f"){arrow}"
 
 
@@ -71,19 +71,7 @@ def _arrow(annotation: Any) -> str:
 
 
 def _short(annotation: Any) -> str:
-    text = annotation.__name__ if _is_plain_class(annotation) else str(annotation)
-    for prefix in ("typing.", "collections.abc.", "pathlib."):
-        text = text.replace(prefix, "")
-    words = text.replace("'", "").split("gossamer.")
-    # "gossamer.serving.messages.SamplingParams" reads better by its last word.
-    return words[0] + "".join(_after_modules(word) for word in words[1:])
-
-
-def _after_modules(text: str) -> str:
-    head = 0
-    while (dot := text.find(".", head)) >= 0 and text[head:dot].isidentifier():
-        head = dot + 1
-    return text[head:]
+    return annotation.__name__ if _is_plain_class(annotation) else short_names(str(annotation))
 
 
 def _is_plain_class(annotation: Any) -> bool:

@@ -9,8 +9,10 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 import gossamer
-from generator.markdown import one_line, table
+from generator.markdown import one_line, short_names, table
 from gossamer.settings import Settings
+
+METHODS = "gossamer.methods."
 
 
 def page() -> str:
@@ -18,30 +20,37 @@ def page() -> str:
     parts = [
         "# Settings",
         "The same names work on the command line, in YAML and in Python. An unknown name is an"
-        " error that says which known one is nearest.",
+        " error that says which known one is nearest. The settings of each method are on the"
+        " [page of methods](methods.md).",
     ]
     for cls in all_settings():
-        parts += [f"## {cls.__name__}", one_line(cls.__doc__), f"`{cls.__module__}`", fields(cls)]
+        parent = cls.__mro__[1]
+        more = f" Also all of [{parent.__name__}](#{parent.__name__.lower()})."
+        sentence = one_line(cls.__doc__) + (more if parent.model_fields else "")  # type: ignore[attr-defined]
+        parts += [f"## {cls.__name__}", sentence, f"`{cls.__module__}`"]
+        parts += [fields(cls, besides=parent)]
     return "\n\n".join(parts)
 
 
 def all_settings() -> list[type[Settings]]:
-    """All settings classes that have fields, by module and name."""
+    """All settings classes that have fields, but those of methods, by module and name."""
     for module in pkgutil.walk_packages(gossamer.__path__, "gossamer."):
         # Triton's kernels need Triton, which the base install does not have.
         if not module.name.endswith("triton_kernels"):
             import_module(module.name)
-    found = {cls for cls in _subclasses(Settings) if cls.__module__.startswith("gossamer.")}
+    found = {cls for cls in _subclasses(Settings) if not cls.__module__.startswith(METHODS)}
     return sorted(
         (cls for cls in found if cls.model_fields), key=lambda c: (c.__module__, c.__name__)
     )
 
 
-def fields(cls: type[Settings]) -> str:
-    """The table of the fields of `cls`."""
+def fields(cls: type[Settings], *, besides: type[Any] = object) -> str:
+    """The table of the fields of `cls` that `besides` does not have."""
+    known = getattr(besides, "model_fields", {})
     rows = [
         (f"`{name}`", f"`{type_name(info.annotation)}`", _default(info), info.description or "")
         for name, info in cls.model_fields.items()
+        if name not in known
     ]
     return table(["setting", "type", "default", "meaning"], rows)
 
@@ -55,10 +64,9 @@ def type_name(annotation: Any) -> str:
     """An annotation as a person would write it."""
     if inspect.isclass(annotation) and not hasattr(annotation, "__args__"):
         return annotation.__name__
-    text = str(annotation)
-    for prefix in ("typing.", "collections.abc.", "pathlib.", "<class '", "'>"):
-        text = text.replace(prefix, "")
-    return _without_constraints(text)
+    # Names of letters in a choice keep their quotes; only module names go.
+    text = str(annotation).replace("typing.", "")
+    return _without_constraints(text if text.startswith("Literal") else short_names(text))
 
 
 def _without_constraints(text: str) -> str:
