@@ -17,6 +17,15 @@ from tiny import ALL_LINEAR, make_lora
 IDS = torch.arange(3, 40).unsqueeze(0)
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Decompositions of tiny matrices take many times longer when threads wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture
 def base(tiny_model):
     return AutoModelForCausalLM.from_pretrained(tiny_model).eval()

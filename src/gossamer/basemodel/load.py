@@ -31,9 +31,9 @@ def load_config(folder: Path) -> Any:
             return AutoConfig.from_pretrained(
                 str(folder), local_files_only=True, trust_remote_code=False
             )
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except Exception as error:  # its validation has exception classes of several libraries
         raise CorruptModelError(
-            f"{folder / 'config.json'} is not usable: {_first_line(error)}"
+            f"{folder / 'config.json'} is not usable: {_one_line(error)}"
         ) from None
 
 
@@ -54,7 +54,7 @@ def load_tokenizer(folder: Path) -> Any:
             )
     except Exception as error:  # the tokenizers library raises bare Exception
         raise CorruptModelError(
-            f"the tokenizer in {folder} is not usable: {_first_line(error)}"
+            f"the tokenizer in {folder} is not usable: {_one_line(error)}"
         ) from None
 
 
@@ -116,7 +116,7 @@ def _from_pretrained(folder: Path, options: dict[str, Any]) -> Any:
             )
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         raise CorruptModelError(
-            f"the model in {folder} cannot be loaded: {_first_line(error)}"
+            f"the model in {folder} cannot be loaded: {_one_line(error)}"
         ) from None
     missing = sorted(info["missing_keys"])
     if missing:
@@ -127,6 +127,6 @@ def _from_pretrained(folder: Path, options: dict[str, Any]) -> Any:
     return model
 
 
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else f"{text[:297]}..."
