@@ -41,14 +41,18 @@ class Source:
     @cached_property
     def imports(self) -> set[str]:
         """Dotted names it imports, at load time or inside functions; relative ones resolved."""
+        calls = (node for node in ast.walk(self.tree) if isinstance(node, ast.Call))
+        return self.statements.union(*map(_called_import, calls))
+
+    @cached_property
+    def statements(self) -> set[str]:
+        """The same without calls of `import_module`, by which a table finds its entries."""
         found: set[str] = set()
         for node in ast.walk(self.tree):
             if isinstance(node, ast.Import):
                 found.update(alias.name for alias in node.names)
             elif isinstance(node, ast.ImportFrom):
                 found.update(self._from_names(node))
-            elif isinstance(node, ast.Call):
-                found.update(_called_import(node))
         return found
 
     def _from_names(self, node: ast.ImportFrom) -> set[str]:
@@ -73,6 +77,23 @@ def _called_import(node: ast.Call) -> set[str]:
 def sources() -> list[Source]:
     """All Python files of the package, sorted by name."""
     return [Source(path) for path in sorted(PACKAGE.rglob("*.py"))]
+
+
+def imported_sources(source: Source) -> set[Source]:
+    """Files of the package that `source` names in imports, but the package's own `__init__`."""
+    found = {_file_of(name) for name in source.statements if name.startswith("gossamer.")}
+    return {Source(path) for path in found if path != PACKAGE / "__init__.py"}
+
+
+def _file_of(name: str) -> Path:
+    """The file that defines the module or name `name`."""
+    parts = name.split(".")
+    for count in range(len(parts), 0, -1):
+        path = PACKAGE.parent.joinpath(*parts[:count])
+        for file in (path.with_suffix(".py"), path / "__init__.py"):
+            if file.is_file():
+                return file
+    raise AssertionError(f"no file for {name}")
 
 
 def folders() -> list[Path]:

@@ -10,7 +10,7 @@ from importlib import import_module
 
 import pytest
 
-from house import PACKAGE, ROOT, Source, folders, sources, tracked_files
+from house import PACKAGE, ROOT, Source, folders, imported_sources, sources, tracked_files
 
 BOTTOM = {"errors", "settings"}
 # Which rooms each room may import. What is missing here is forbidden.
@@ -40,10 +40,15 @@ HOMES = {
 }
 # Decisions over integers and dataclasses: their tests need no tensors.
 POLICY_FILES = {
+    "serving/adapter_entry.py",
+    "serving/adapter_folder.py",
+    "serving/adapter_store.py",
+    "serving/admission.py",
     "serving/block_pool.py",
     "serving/interface.py",
     "serving/messages.py",
     "serving/scheduler.py",
+    "serving/sequence.py",
 }
 MAX_LINES = 400
 LONG_FILE_REASON = "Longer than most files because"
@@ -94,33 +99,34 @@ def test_only_the_serve_command_reaches_http():
 
 
 def test_policy_files_know_no_tensors():
-    for source in sources():
-        if source.name in POLICY_FILES:
-            roots = {name.split(".")[0] for name in source.imports}
-            assert not roots & {"torch", "numpy", "numba", "transformers"}, source.name
+    known = {source.name: source for source in sources()}
+    assert known.keys() >= POLICY_FILES
+    for name in POLICY_FILES:
+        roots = {imported.split(".")[0] for imported in known[name].imports}
+        assert not roots & {"torch", "numpy", "numba", "transformers"}, name
 
 
-def _folder_of(name: str) -> str | None:
-    """The folder that holds the module or name `name` of this package."""
-    parts = name.split(".")
-    for count in range(len(parts), 0, -1):
-        path = PACKAGE.parent.joinpath(*parts[:count])
-        if path.is_dir():
-            return ".".join(parts[:count])
-    return None
+def _related(one: str, other: str) -> bool:
+    """Whether one of two folders lies in the other (or they are the same)."""
+    return f"{one}.".startswith(f"{other}.") or f"{other}.".startswith(f"{one}.")
 
 
 def test_no_cycles_between_folders():
     graph: dict[str, set[str]] = {}
     for source in sources():
-        if not source.room:
-            continue
-        targets = {_folder_of(name) for name in source.imports if name.startswith("gossamer.")}
-        if source.path.name == "__init__.py":
-            # A folder's __init__ may list the names of the folders inside it.
-            targets = {t for t in targets if t and not t.startswith(f"{source.folder}.")}
+        folders = {target.folder for target in imported_sources(source)}
+        # Between a folder and the folders inside it, the modules below must be free of cycles.
         known = graph.setdefault(source.folder, set())
-        known |= {t for t in targets if t and t not in (source.folder, "gossamer")}
+        known |= {folder for folder in folders if not _related(folder, source.folder)}
+    list(TopologicalSorter(graph).static_order())
+
+
+def test_no_cycles_between_modules():
+    graph = {
+        source.name: {target.name for target in imported_sources(source)} - {source.name}
+        for source in sources()
+        if source.room  # the package's own __init__ names what it imports on demand
+    }
     list(TopologicalSorter(graph).static_order())
 
 
@@ -194,4 +200,37 @@ def test_no_machine_is_named():
         except UnicodeDecodeError:
             continue
         wrong += [f"{path.relative_to(ROOT)}: {word}" for word in FORBIDDEN if word in text]
+    assert not wrong, wrong
+
+
+def _readme_tree() -> dict[str, str]:
+    """Path of each entry of README's tree, and its phrase."""
+    block = re.search(r"```\n(src/gossamer/\n.*?)```", (ROOT / "README.md").read_text(), re.S)
+    assert block, "README has no tree"
+    entries: dict[str, str] = {}
+    parents: list[tuple[int, str]] = []
+    for line in block[1].splitlines():
+        name, _, phrase = line.strip().partition(" ")
+        depth = len(line) - len(line.lstrip())
+        parents = [parent for parent in parents if parent[0] < depth]
+        path = "".join(parent[1] for parent in parents) + name
+        entries[path.rstrip("/")] = phrase.strip()
+        parents.append((depth, name))
+    return entries
+
+
+def test_readme_has_a_phrase_for_every_folder():
+    tree = _readme_tree()
+    names = {path.relative_to(ROOT).as_posix() for path in folders()}
+    assert names <= tree.keys(), f"not in README's tree: {sorted(names - tree.keys())}"
+    assert not [path for path in names if not tree[path] and path != "src/gossamer"]
+    assert not [path for path in tree if not (ROOT / path).exists()]
+
+
+def test_links_between_documents_lead_somewhere():
+    wrong = []
+    for page in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]:
+        for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text()):
+            if "://" not in target and not (page.parent / target).exists():
+                wrong.append(f"{page.relative_to(ROOT)}: {target}")
     assert not wrong, wrong
