@@ -6,7 +6,8 @@ from gossamer.errors import DownloadError, ModelNotFoundError
 
 # Weights as safetensors only: pickles can run code.
 _WANTED = ["*.safetensors", "*.json", "*.jinja", "tokenizer*", "*.model", "*.txt"]
-_UNWANTED = ["*/*", "*.md"]
+# Some repositories hold the same weights twice, the second time in another layout.
+_UNWANTED = ["*/*", "*.md", "consolidated*"]
 
 
 def download(repo_id: str, *, revision: str | None = None) -> Path:
