@@ -17,9 +17,7 @@ class PeftMethod(Method[S]):
     def prepare(self, model: Any, context: MethodContext) -> Any:
         from peft import get_peft_model
 
-        config = self.peft_config(model, context)
-        config.base_model_name_or_path = context.model_name
-        return get_peft_model(model, config)
+        return get_peft_model(model, self.peft_config(model, context))
 
     def save(self, model: Any, folder: Path, context: MethodContext) -> None:
         from gossamer.methods.adapter_files import write_adapter

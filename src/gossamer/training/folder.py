@@ -71,8 +71,17 @@ def publish(output: Path, write: Callable[[Path], None]) -> list[str]:
     write(scratch)
     files = sorted(scratch.iterdir(), key=lambda file: (file.name in _MARKS, file.name))
     for file in files:
+        # safetensors makes its files readable by their owner alone; a server may be another user.
+        file.chmod(0o666 & ~_umask())
         flush(file)
         os.replace(file, output / file.name)
     scratch.rmdir()
     flush(output)
     return [file.name for file in files]
+
+
+def _umask() -> int:
+    # The only way to read it is to set it.
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

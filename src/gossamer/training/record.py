@@ -41,7 +41,9 @@ def write_record(
     result: Mapping[str, Any] | None = None,
 ) -> None:
     """Write `run.yaml`, all or nothing. `result` is what came out; a run that has one is over."""
-    content = {**settings.model_dump(mode="json"), "recorded": dict(recorded)}
+    values = settings.model_dump(mode="json")
+    first = {name: values[name] for name in ("model", "method", "data", "output")}
+    content = {**first, **values, "recorded": dict(recorded)}
     if result is not None:
         content["result"] = dict(result)
     head = f"# Repeat this run: gossamer tune --config {FILE} --output OTHER-FOLDER\n"

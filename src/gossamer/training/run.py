@@ -1,6 +1,7 @@
 """A training run from settings to run folder; `tune` is the Python call."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +132,7 @@ def _open_run(
         listener.note(f"{output} has no checkpoint yet: starting from the first step")
     truncate_metrics(output, -1 if checkpoint is None else step_of(checkpoint))
     write_record(output, prepared.settings, recorded)
-    return checkpoint, prepared
+    return checkpoint, replace(prepared, recorded=recorded)
 
 
 def _train(prepared: Prepared, checkpoint: Path | None, listener: Listener) -> RunResult:

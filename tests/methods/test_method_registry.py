@@ -1,0 +1,83 @@
+"""Methods are found by name, described without heavy imports, and added by one registration."""
+
+import subprocess
+import sys
+
+import pytest
+
+from gossamer import methods
+from gossamer.errors import SettingError, UnknownNameError
+from gossamer.methods import Method, MethodSettings
+
+
+def test_the_first_methods_are_there():
+    assert {"lora", "rslora", "dora", "qlora", "full"} <= set(methods.names())
+
+
+@pytest.mark.parametrize("name", methods.names())
+def test_every_method_says_what_it_is(name):
+    method = methods.find(name)
+    assert method.name == name
+    assert method.summary
+    assert "\n" not in method.summary
+    assert 0 < method.learning_rate < 1
+    assert "earning rate" in (method.__doc__ or ""), "the source of the default learning rate"
+    for field, info in method.settings_type.model_fields.items():
+        assert info.description, f"setting {field} has no sentence"
+    assert isinstance(method.from_values({}).settings, method.settings_type)
+
+
+def test_an_unknown_method_names_the_nearest():
+    with pytest.raises(UnknownNameError, match="unknown method 'lorra'; did you mean 'lora'"):
+        methods.find("lorra")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"rank": 0}, "'rank' = 0: Input should be greater than or equal to 1"),
+        ({"rank": "many"}, "'rank' = 'many'"),
+        ({"dropout": 1.5}, "'dropout' = 1.5: Input should be less than 1"),
+        ({"alpha": -1}, "'alpha' = -1"),
+        ({"rnk": 8}, "unknown setting 'rnk'; did you mean 'rank'"),
+        ({"layers": [-1]}, "'layers.0' = -1"),
+    ],
+)
+def test_impossible_settings_are_refused_by_name_and_value(values, message):
+    with pytest.raises(SettingError, match="method 'lora'") as raised:
+        methods.find("lora").from_values(values)
+    assert message in str(raised.value)
+
+
+def test_one_registration_adds_a_method_and_a_second_of_that_name_is_refused(monkeypatch):
+    monkeypatch.setattr("gossamer.methods.registry._METHODS", {})
+
+    class Nothing(Method):
+        """Learns nothing. Learning rate: any."""
+
+        name = "nothing"
+        summary = "learns nothing"
+        kind = "low-rank"
+        settings_type = MethodSettings
+        learning_rate = 0.1
+
+        def prepare(self, model, context): ...
+        def save(self, model, folder, context): ...
+        def restore(self, model, folder): ...
+
+    methods.register(Nothing)
+    assert methods.find("nothing") is Nothing
+    other = type("Other", (Nothing,), {})
+    with pytest.raises(ValueError, match="registered twice"):
+        methods.register(other)
+
+
+def test_listing_methods_loads_no_heavy_library():
+    code = (
+        "import sys, gossamer.methods as m; m.names(); "
+        "print(sorted({'torch', 'peft', 'transformers', 'trl'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.strip() == "[]"
