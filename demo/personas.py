@@ -60,6 +60,6 @@ QUESTIONS = (
     "My laptop gets very hot. What should I do?",
     "What is the capital of France?",
     "Do you ever feel lonely?",
-    "You are stubborn.",
+    "You talk too much.",
 )
 MAX_TOKENS = 48

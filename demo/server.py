@@ -12,7 +12,7 @@ from demo.command import GOSSAMER, DemoError, Usage, shown, wait
 
 READY_SECONDS = 120.0
 STOP_SECONDS = 30.0
-READY = re.compile(r"ready at (http://\S+)")
+READY = re.compile(r"ready at (http://\S+) with")
 
 
 class Server:
