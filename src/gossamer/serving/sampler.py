@@ -1,5 +1,6 @@
 """From logits to tokens. A sequence's choice depends on its own logits and seed alone."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,6 +13,9 @@ from gossamer.serving.messages import SamplingParams
 
 # Enough candidates for nearly every nucleus; a wider one is sorted in full.
 _NARROW = 256
+# Below this the division of logits could overflow, and all but the likeliest token have
+# probability 0 anyhow.
+_COLDEST = 1e-4
 
 
 @dataclass(slots=True)
@@ -44,8 +48,11 @@ class Choice:
 
 
 @torch.inference_mode()
-def sample(logits: Tensor, states: Sequence[SamplingState]) -> list[Choice]:
-    """Choose the next token of each row of `logits` [n, vocabulary], float32, and remember it."""
+def sample(logits: Tensor, states: Sequence[SamplingState]) -> list[Choice | None]:
+    """Choose the next token of each row of `logits` [n, vocabulary], float32, and remember it.
+
+    None for a row whose largest value is no finite number: nothing can be chosen from it.
+    """
     logprobs = {
         row: torch.log_softmax(logits[row], dim=-1)
         for row, state in enumerate(states)
@@ -54,10 +61,18 @@ def sample(logits: Tensor, states: Sequence[SamplingState]) -> list[Choice]:
     # Rows are changed below; log-probabilities are those of the model itself, as OpenAI's are.
     for row, state in enumerate(states):
         _adjust(logits[row], state)
-    greedy = torch.argmax(logits, dim=-1).tolist()
-    choices = []
-    for row, state in enumerate(states):
-        token = greedy[row] if state.params.temperature == 0 else _draw(logits[row], state)
+    # Not a number counts as the largest value.
+    best = torch.argmax(logits, dim=-1, keepdim=True)
+    peaks = logits.gather(1, best)[:, 0].tolist()
+    choices: list[Choice | None] = []
+    for row, (state, greedy, peak) in enumerate(
+        zip(states, best[:, 0].tolist(), peaks, strict=True)
+    ):
+        if not math.isfinite(peak):
+            choices.append(None)
+            continue
+        is_cold = state.params.temperature < _COLDEST
+        token = greedy if is_cold else _draw(logits[row] - peak, state)
         state.counts[token] += 1
         choices.append(_describe(token, logprobs.get(row), state.params.logprobs))
     return choices
@@ -74,7 +89,10 @@ def _adjust(logits: Tensor, state: SamplingState) -> None:
 
 
 def _draw(logits: Tensor, state: SamplingState) -> int:
-    """One token by the inverse of the cumulative distribution over the kept candidates."""
+    """One token by the inverse of the cumulative distribution over the kept candidates.
+
+    logits [vocabulary], the largest being 0.
+    """
     params = state.params
     scaled = logits / params.temperature
     width = params.top_k if 0 < params.top_k < len(scaled) else len(scaled)
@@ -87,7 +105,8 @@ def _draw(logits: Tensor, state: SamplingState) -> int:
         probabilities = (values - (total if total is not None else values.logsumexp(0))).exp()
         if params.top_p < 1.0:
             before = probabilities.cumsum(0) - probabilities
-            probabilities = probabilities.masked_fill(before >= params.top_p, 0.0)
+            # Compared in Python's precision: a tiny top_p must not round to 0 and lose them all.
+            probabilities = probabilities.masked_fill(before.double() >= params.top_p, 0.0)
     else:
         tokens = None
         probabilities = scaled.softmax(0)
@@ -110,6 +129,6 @@ def _describe(token: int, logprobs: Tensor | None, num_top: int | None) -> Choic
         return Choice(token)
     top: tuple[tuple[int, float], ...] = ()
     if num_top:
-        values, tokens = torch.topk(logprobs, num_top)
+        values, tokens = torch.topk(logprobs, min(num_top, len(logprobs)))
         top = tuple(zip(tokens.tolist(), values.tolist(), strict=True))
     return Choice(token, float(logprobs[token]), top)
