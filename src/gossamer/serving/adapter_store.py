@@ -9,7 +9,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from gossamer.errors import AdapterFormatError, CapacityError, GossamerError, UnknownModelError
+from gossamer.errors import (
+    AdapterFormatError,
+    CapacityError,
+    GossamerError,
+    ServingError,
+    UnknownModelError,
+)
 from gossamer.serving.adapter_entry import AdapterEntry, AdapterState
 from gossamer.serving.adapter_folder import AdapterFolder
 from gossamer.serving.block_pool import BlockPool
@@ -71,7 +77,8 @@ class AdapterStore:
             if known is None or known.signature != fresh.signature:
                 known = self._current[name] = fresh
         if known.error is not None:
-            raise known.error
+            # One error for many callers: their frames must not pile up in its traceback.
+            raise known.error.with_traceback(None)
         return known
 
     def statuses(self) -> list[AdapterStatus]:
@@ -111,6 +118,13 @@ class AdapterStore:
             return
         except Exception as error:  # a reader's bug must not take the engine down
             entry.error = AdapterFormatError(f"adapter {entry.name} cannot be read: {error}")
+            entry.state = AdapterState.REFUSED
+            return
+        if entry.digest not in (None, loaded.digest):
+            entry.error = ServingError(
+                f"adapter {entry.name} was replaced while this request, begun with the former one, "
+                "waited for memory; send it again"
+            )
             entry.state = AdapterState.REFUSED
             return
         entry.rank, entry.digest = loaded.rank, loaded.digest
@@ -156,9 +170,11 @@ class AdapterStore:
 
     def reclaim(self, count: int, *, sparing: AdapterEntry | None = None) -> bool:
         """Evict idle adapters, longest unused first, until `count` blocks are free."""
+        if self._pool.can_take(count):
+            return True
         idle = sorted(
             (e for e in self._resident if e.users == 0 and e is not sparing),
-            # What can no longer be asked for (replaced or deleted files) goes first.
+            # What can no longer be asked for (its files were replaced) goes first.
             key=lambda e: (self._current.get(e.name) is e, e.last_used),
         )
         for entry in idle:
@@ -191,8 +207,13 @@ class AdapterStore:
         assert entry.num_blocks is not None
         freed = self.reclaim(entry.num_blocks)
         assert freed, "can_acquire was not asked"
-        entry.blocks = self._pool.take(entry.num_blocks, entry)
-        entry.table = self._loader.place(entry.rows, entry.blocks)
+        blocks = self._pool.take(entry.num_blocks, entry)
+        try:
+            entry.table = self._loader.place(entry.rows, blocks)
+        except BaseException:
+            self._pool.give(blocks, entry)
+            raise
+        entry.blocks = blocks
         entry.rows = None
         entry.state = AdapterState.RESIDENT
         del self._host[entry]
@@ -213,9 +234,11 @@ class AdapterStore:
 
 
 def _status(entry: AdapterEntry) -> AdapterStatus:
+    # That it is read but not yet placed is nothing that a client could act upon.
+    state = AdapterState.LOADING if entry.state is AdapterState.HOST else entry.state
     return AdapterStatus(
         name=entry.name,
-        state=entry.state.value,
+        state=state.value,
         kind="low-rank" if entry.rank is not None else None,
         rank=entry.rank,
         num_bytes=entry.num_bytes,

@@ -2,6 +2,7 @@
 
 from collections import deque
 from dataclasses import dataclass
+from itertools import islice
 
 from gossamer.errors import CapacityError, GossamerError
 from gossamer.serving.adapter_entry import AdapterEntry, AdapterState
@@ -15,6 +16,9 @@ MAX_SKIPS = 64
 
 LOAD_AHEAD = 8
 """The adapters of so many requests at the head of the queue are read ahead of admission."""
+
+MAX_MISFITS = 32
+"""After so many waiting requests that do not fit, the rest of the queue is not looked at."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,13 +111,15 @@ class Scheduler:
     def _admit(self, budget: int) -> list[Scheduled]:
         step: list[Scheduled] = []
         overtaken: list[Sequence] = []
-        for position, sequence in enumerate(list(self.waiting)):
-            if budget == 0 or len(self.running) >= self._limits.max_running:
+        self._read_ahead()
+        for sequence in list(self.waiting):
+            is_full = len(self.running) >= self._limits.max_running
+            if budget == 0 or is_full or len(overtaken) == MAX_MISFITS:
                 break
-            if position < LOAD_AHEAD and sequence.adapter is not None:
-                self._adapters.start_load(sequence.adapter)
+            if _is_unread(sequence.adapter):
+                # It waits for the disk, which those behind it do not make slower.
+                continue
             if self._can_admit(sequence):
-                self.waiting.remove(sequence)
                 count = self._start(sequence, budget)
                 step.append(Scheduled(sequence, count))
                 budget -= count
@@ -125,6 +131,11 @@ class Scheduler:
                 overtaken.append(sequence)
         self._adapters.drop_unneeded_rows({s.adapter for s in self.waiting if s.adapter})
         return step
+
+    def _read_ahead(self) -> None:
+        for sequence in islice(self.waiting, LOAD_AHEAD):
+            if sequence.adapter is not None:
+                self._adapters.start_load(sequence.adapter)
 
     def _can_admit(self, sequence: Sequence) -> bool:
         adapter = sequence.adapter
@@ -153,6 +164,7 @@ class Scheduler:
     def _start(self, sequence: Sequence, budget: int) -> int:
         if sequence.adapter is not None:
             self._adapters.acquire(sequence.adapter)
+        self.waiting.remove(sequence)
         self.running.append(sequence)
         count = min(sequence.num_to_compute, budget)
         # The whole prompt's blocks at once: a prefill, once begun, is not stopped for memory.
@@ -193,6 +205,11 @@ class Scheduler:
 
     def _blocks(self, num_tokens: int) -> int:
         return blocks_for(num_tokens, self._limits.block_tokens)
+
+
+def _is_unread(adapter: AdapterEntry | None) -> bool:
+    unread = (AdapterState.REGISTERED, AdapterState.LOADING)
+    return adapter is not None and adapter.state in unread
 
 
 def adapters_of(step: list[Scheduled]) -> list[AdapterEntry]:
