@@ -33,6 +33,7 @@ def build_engine(settings: ServeSettings) -> "Engine":
     from gossamer.serving.adapter_folder import AdapterFolder
     from gossamer.serving.adapter_store import AdapterStore
     from gossamer.serving.batch import BatchBuilder
+    from gossamer.serving.bell import Bell
     from gossamer.serving.block_pool import BlockPool
     from gossamer.serving.runner import RowLoader, Runner
     from gossamer.serving.scheduler import Scheduler, SchedulerLimits
@@ -40,7 +41,10 @@ def build_engine(settings: ServeSettings) -> "Engine":
 
     if settings.dtype != "float32":
         raise SettingError(f"dtype '{settings.dtype}' is not supported yet; use float32")
-    device = torch.device(settings.device)
+    try:
+        device = torch.device(settings.device)
+    except RuntimeError:
+        raise SettingError(f"device '{settings.device}' does not exist; use cpu") from None
     backend = choose_backend(settings.backend, device, torch.float32)
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
@@ -57,7 +61,7 @@ def build_engine(settings: ServeSettings) -> "Engine":
     runner = Runner(model, pool_memory, layout, backend)
     builder = BatchBuilder(block_tokens=layout.block_tokens, num_workers=torch.get_num_threads())
     warm_up(runner, builder)
-    bell = engine.Bell()
+    bell = Bell()
     loader = RowLoader(runner.modules, pool_memory, layout.block_bytes, fingerprint(folder))
     adapters = AdapterStore(AdapterFolder(settings.adapters), pool, loader, bell.ring)
     limits = SchedulerLimits(

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from gossamer.errors import (
-    CapacityError,
     EngineStoppedError,
     OverloadedError,
     RequestError,
@@ -20,17 +19,21 @@ from gossamer.errors import (
 )
 from gossamer.serving.adapter_store import AdapterStore
 from gossamer.serving.batch import BatchBuilder
+from gossamer.serving.bell import Bell
 from gossamer.serving.block_pool import BlockPool
 from gossamer.serving.generation import Generation
 from gossamer.serving.interface import AdapterStatus, EngineStats
 from gossamer.serving.messages import Event, FinishReason, Request
+from gossamer.serving.request_checks import check_prompt, check_sampling, max_new_tokens
 from gossamer.serving.runner import Runner
-from gossamer.serving.sampler import SamplingState, sample
+from gossamer.serving.sampler import Choice, SamplingState, sample
 from gossamer.serving.scheduler import Scheduled, Scheduler
 from gossamer.serving.sequence import Sequence
 from gossamer.serving.text import TextStream
 
 log = logging.getLogger(__name__)
+
+_FAILED = "the server failed to compute this request; see its log"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +62,7 @@ class Engine:
         adapters: AdapterStore,
         scheduler: Scheduler,
         limits: EngineLimits,
-        bell: "Bell",
+        bell: Bell,
     ) -> None:
         self.model_name = model_name
         self.tokenizer = tokenizer
@@ -87,22 +90,29 @@ class Engine:
 
     def submit(self, request: Request, on_event: Callable[[Event], None]) -> None:
         """See `EngineInterface.submit`."""
-        self._check_prompt(request)
+        limits = self._limits
+        check_prompt(request, max_context=self.max_context, vocab_size=limits.vocab_size)
+        check_sampling(request.sampling)
+        capacity = self._pool.num_blocks * limits.block_tokens
+        name = request.adapter
         sequence = Sequence(
             request=request,
-            adapter=self._adapters.look_up(request.adapter) if request.adapter else None,
-            max_new_tokens=self._max_new_tokens(request),
+            adapter=self._adapters.look_up(name) if name is not None else None,
+            max_new_tokens=max_new_tokens(request, max_context=self.max_context, capacity=capacity),
             token_ids=list(request.prompt_token_ids),
         )
+        generation = self._generation(sequence, on_event)
         with self._door:
             self._check_room(request)
             self._by_id[request.request_id] = sequence
-            self._bell.ring(lambda: self._enqueue(sequence, on_event))
+            self._bell.ring(lambda: self._enqueue(generation))
 
     def cancel(self, request_id: str) -> None:
         """See `EngineInterface.cancel`."""
         with self._door:
-            self._bell.ring(lambda: self._cancel(request_id))
+            sequence = self._by_id.get(request_id)
+            if sequence is not None:
+                self._bell.ring(lambda: self._cancel(sequence))
 
     def adapters(self) -> list[AdapterStatus]:
         """See `EngineInterface.adapters`."""
@@ -172,51 +182,30 @@ class Engine:
             return 1.0
         return max(1.0, count * (times[-1] - times[0]) / (len(times) - 1))
 
-    def _check_prompt(self, request: Request) -> None:
-        tokens = request.prompt_token_ids
-        if not tokens:
-            raise RequestError("the prompt is empty", param="prompt")
-        if not 0 <= min(tokens) <= max(tokens) < self._limits.vocab_size:
-            raise RequestError(
-                f"prompt token ids must lie in 0..{self._limits.vocab_size - 1}", param="prompt"
-            )
-        if len(tokens) >= self.max_context:
-            raise RequestError(
-                f"the prompt has {len(tokens)} tokens and the context length is "
-                f"{self.max_context}; shorten it",
-                param="prompt",
-            )
-
-    def _max_new_tokens(self, request: Request) -> int:
-        prompt, asked = len(request.prompt_token_ids), request.sampling.max_tokens
-        if asked is not None and prompt + asked > self.max_context:
-            raise RequestError(
-                f"{prompt} prompt tokens and max_tokens={asked} exceed the context length of "
-                f"{self.max_context}; ask for at most {self.max_context - prompt}",
-                param="max_tokens",
-            )
-        capacity = self._pool.num_blocks * self._limits.block_tokens
-        if prompt + (asked or 1) > capacity:
-            raise CapacityError(
-                f"{prompt} prompt tokens and {asked or 1} new ones exceed the memory for "
-                f"{capacity} tokens; ask for fewer or serve with more --memory"
-            )
-        return asked if asked is not None else min(self.max_context, capacity) - prompt
-
     # On the engine's thread.
 
     def _loop(self) -> None:
+        failure: EngineStoppedError | None = None
         try:
             while self._bell.wait(busy=self._turn()):
                 pass
         except BaseException:
             log.exception("the engine has failed")
+            failure = EngineStoppedError("the engine has failed; see the server's log")
         finally:
-            self._close_door()
-            for message in self._bell.take():
-                message()
-            for sequence in list(self._generations):
-                self._forget(sequence, "cancelled").finish("cancelled")
+            self._end_all(failure)
+
+    def _end_all(self, failure: EngineStoppedError | None) -> None:
+        """The last events: no request that came in stays without an answer."""
+        self._close_door()
+        for message in self._bell.take():
+            message()
+        for sequence in list(self._generations):
+            if failure is None:
+                self._finish(sequence, "cancelled")
+            else:
+                # What the scheduler holds may be in disorder.
+                self._forget(sequence, "failed").fail(failure)
 
     def _turn(self) -> bool:
         """Do what can be done now; False if only a message can bring more to do."""
@@ -248,16 +237,27 @@ class Engine:
             self._fail([part.sequence for part in step])
             return
         self._num_steps += 1
-        self._num_generated += len(choices)
+        self._num_generated += sum(choice is not None for choice in choices)
         for part in step:
             sequence = part.sequence
             if not (part.count == 1 and sequence.is_decoding):
                 self._num_prompt_tokens += part.count
             sequence.num_computed += part.count
         for sequence, choice in zip(batch.sampled, choices, strict=True):
+            self._accept(sequence, choice)
+
+    def _accept(self, sequence: Sequence, choice: Choice | None) -> None:
+        if choice is None:
+            self._fail([sequence], "the model's output for this request is not a finite number")
+            return
+        try:
             reason = self._generations[sequence].accept(choice)
-            if reason is not None:
-                self._finish(sequence, reason)
+        except Exception:
+            log.exception("a token could not be taken")
+            self._fail([sequence])
+            return
+        if reason is not None:
+            self._finish(sequence, reason)
 
     def _recount(self) -> None:
         """With no request left, every block is free or holds rows of a resident adapter."""
@@ -266,9 +266,9 @@ class Engine:
         assert held == self._pool.num_blocks - self._pool.num_free, "blocks without an owner"
         assert not any(entry.users for entry in self._adapters.resident), "a user without a request"
 
-    def _enqueue(self, sequence: Sequence, on_event: Callable[[Event], None]) -> None:
+    def _generation(self, sequence: Sequence, on_event: Callable[[Event], None]) -> Generation:
         params = sequence.request.sampling
-        self._generations[sequence] = Generation(
+        return Generation(
             sequence=sequence,
             sampling=SamplingState(params, tuple(self._eos_token_ids)),
             stream=TextStream(self.tokenizer, params.stop),
@@ -276,66 +276,30 @@ class Engine:
             tokenizer=self.tokenizer,
             emit=_guarded(on_event),
         )
-        self._scheduler.add(sequence)
 
-    def _cancel(self, request_id: str) -> None:
-        sequence = self._by_id.get(request_id)
-        if sequence is not None:
+    def _enqueue(self, generation: Generation) -> None:
+        self._generations[generation.sequence] = generation
+        self._scheduler.add(generation.sequence)
+
+    def _cancel(self, sequence: Sequence) -> None:
+        # It may have ended since it was asked for.
+        if sequence in self._generations:
             self._finish(sequence, "cancelled")
 
     def _finish(self, sequence: Sequence, reason: FinishReason) -> None:
         self._scheduler.remove(sequence)
         self._forget(sequence, reason).finish(reason)
 
-    def _fail(self, sequences: list[Sequence]) -> None:
+    def _fail(self, sequences: list[Sequence], why: str = _FAILED) -> None:
         for sequence in sequences:
             self._scheduler.remove(sequence)
-            error = ServingError("the server failed to compute this request; see its log")
-            self._forget(sequence, "failed").fail(error)
+            self._forget(sequence, "failed").fail(ServingError(why))
 
     def _forget(self, sequence: Sequence, reason: str) -> Generation:
         self._finished[reason] += 1
         self._finish_times.append(time.monotonic())
         del self._by_id[sequence.request.request_id]
         return self._generations.pop(sequence)
-
-
-class Bell:
-    """Messages to the engine's thread, which sleeps while there are none."""
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._messages: list[Callable[[], None]] = []
-        self._rung = False
-        self._stopped = False
-
-    def ring(self, message: Callable[[], None] | None = None) -> None:
-        """Leave a message, or only wake the thread."""
-        with self._changed:
-            if message is not None:
-                self._messages.append(message)
-            self._rung = True
-            self._changed.notify()
-
-    def stop(self) -> None:
-        """Have `wait` return False."""
-        with self._changed:
-            self._stopped = True
-            self._changed.notify()
-
-    def take(self) -> list[Callable[[], None]]:
-        """All messages so far."""
-        with self._changed:
-            messages, self._messages = self._messages, []
-            self._rung = False
-            return messages
-
-    def wait(self, *, busy: bool) -> bool:
-        """Sleep until rung, unless `busy`; False once stopped."""
-        with self._changed:
-            while not (busy or self._rung or self._stopped):
-                self._changed.wait()
-            return not self._stopped
 
 
 def _guarded(on_event: Callable[[Event], None]) -> Callable[[Event], None]:

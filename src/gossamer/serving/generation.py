@@ -29,7 +29,9 @@ class Generation:
         sequence.token_ids.append(choice.token_id)
         early = sequence.num_generated < params.min_tokens
         ended = choice.token_id in self.eos_token_ids and not params.ignore_eos
-        text, met_stop = self.stream.push(choice.token_id, look_for_stops=not early)
+        text, met_stop = "", False
+        if not ended:
+            text, met_stop = self.stream.push(choice.token_id, look_for_stops=not early)
         reason: FinishReason | None = None
         if ended or met_stop:
             reason = "stop"

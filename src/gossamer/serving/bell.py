@@ -1,0 +1,42 @@
+"""How other threads reach the engine's thread."""
+
+import threading
+from collections.abc import Callable
+
+
+class Bell:
+    """Messages to the engine's thread, which sleeps while there are none."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._messages: list[Callable[[], None]] = []
+        self._rung = False
+        self._stopped = False
+
+    def ring(self, message: Callable[[], None] | None = None) -> None:
+        """Leave a message, or only wake the thread."""
+        with self._changed:
+            if message is not None:
+                self._messages.append(message)
+            self._rung = True
+            self._changed.notify()
+
+    def stop(self) -> None:
+        """Have `wait` return False."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify()
+
+    def take(self) -> list[Callable[[], None]]:
+        """All messages so far."""
+        with self._changed:
+            messages, self._messages = self._messages, []
+            self._rung = False
+            return messages
+
+    def wait(self, *, busy: bool) -> bool:
+        """Sleep until rung, unless `busy`; False once stopped."""
+        with self._changed:
+            while not (busy or self._rung or self._stopped):
+                self._changed.wait()
+            return not self._stopped
