@@ -182,9 +182,11 @@ def kv_shape(config: Any) -> tuple[int, int, int]:
 
 def longest_row(model: Any) -> int:
     """Widest vector of a factor that an adapter of this model can have."""
-    linears = [m for m in model.modules() if isinstance(m, nn.Linear)]
+    output = model.get_output_embeddings()
     return max(
-        max(m.in_features, m.out_features) for m in linears if m.weight.dtype.is_floating_point
+        max(module.in_features, module.out_features)
+        for module in model.modules()
+        if isinstance(module, nn.Linear) and module is not output
     )
 
 

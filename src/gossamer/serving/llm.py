@@ -1,6 +1,8 @@
 """Offline use: the server's engine behind a plain Python class."""
 
+import itertools
 import queue
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,9 +47,10 @@ class LLM:
     def __init__(self, model: str, *, adapters: str | Path | None = None, **settings: Any) -> None:
         """`settings` are those of `ServeSettings` (`memory_gib`, `max_running`, ...)."""
         folder = Path(adapters) if adapters is not None else None
-        given = {"model": str(model), "adapters": folder, **settings}
+        # A list of prompts is one call, however long: nothing here is refused for its number.
+        given = {"model": str(model), "adapters": folder, "max_waiting": sys.maxsize, **settings}
         self.engine = build_engine(ServeSettings.parse(given, where="LLM"))
-        self._count = 0
+        self._numbers = itertools.count(1)
 
     def generate(
         self,
@@ -115,9 +118,8 @@ class LLM:
         done: list[_Collector] = []
         try:
             for prompt, adapter, params in zip(prompts, adapters, sampling, strict=True):
-                self._count += 1
                 request = Request(
-                    request_id=f"llm-{self._count}",
+                    request_id=f"llm-{next(self._numbers)}",
                     prompt_token_ids=prompt,
                     adapter=adapter,
                     sampling=params,

@@ -14,7 +14,7 @@ class ServeSettings(Settings):
     """Base model: an alias such as smollm2-135m, a folder, or a hub id."""
     adapters: Path | None = None
     """Folder whose sub-folders are adapters, served under their names."""
-    memory_gib: float | None = Field(default=None, gt=0)
+    memory_gib: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """GiB for keys, values and adapter weights together; unset: a quarter of what is free, at most
     4."""
     max_context: int | None = Field(default=None, ge=2)
