@@ -1,0 +1,178 @@
+"""A scheduler and an adapter store without tensors: files, reading and computing are pretended."""
+
+from concurrent.futures import Future
+from pathlib import Path
+
+from gossamer.errors import UnknownModelError
+from gossamer.serving.adapter_entry import AdapterEntry
+from gossamer.serving.adapter_store import AdapterStore, Loaded
+from gossamer.serving.block_pool import BlockPool
+from gossamer.serving.messages import Request, SamplingParams
+from gossamer.serving.scheduler import Scheduler, SchedulerLimits
+from gossamer.serving.sequence import Sequence
+
+
+class FakeFolder:
+    """Adapters that need `sizes[name]` blocks; `versions[name]` counts up when files change."""
+
+    def __init__(self, sizes):
+        self.sizes = dict(sizes)
+        self.versions = dict.fromkeys(sizes, 0)
+
+    def names(self):
+        return sorted(self.sizes)
+
+    def look_up(self, name):
+        if name not in self.sizes:
+            raise UnknownModelError(name)
+        return AdapterEntry(name=name, path=Path(name), signature=((0, 0, self.versions[name]),))
+
+
+class FakeLoader:
+    """Reads an adapter at once. `errors[name]` is raised instead, if set."""
+
+    def __init__(self, folder):
+        self._folder = folder
+        self.errors = {}
+        self.placed = []
+
+    def load(self, entry):
+        if entry.name in self.errors:
+            raise self.errors[entry.name]
+        version = self._folder.versions[entry.name]
+        return Loaded(
+            rows=f"{entry.name}@{version}",
+            num_blocks=self._folder.sizes[entry.name],
+            num_bytes=1,
+            rank=1,
+            digest=f"{entry.name}@{version}",
+        )
+
+    def place(self, rows, blocks):
+        self.placed.append(rows)
+        return (rows, tuple(blocks))
+
+
+class ManualThreads:
+    """Stands for the loading thread: jobs run when the test says so, in order."""
+
+    def __init__(self):
+        self.jobs = []
+
+    def submit(self, function, *args):
+        future = Future()
+        self.jobs.append((future, function, args))
+        return future
+
+    def run(self, count=None):
+        for _ in range(len(self.jobs) if count is None else min(count, len(self.jobs))):
+            future, function, args = self.jobs.pop(0)
+            try:
+                future.set_result(function(*args))
+            except Exception as error:
+                future.set_exception(error)
+
+    def shutdown(self, **options):
+        pass
+
+
+class World:
+    """Pool, store and scheduler, and a model whose steps take no time."""
+
+    def __init__(self, num_blocks, sizes=(), **limits):
+        self.pool = BlockPool(num_blocks)
+        self.folder = FakeFolder(dict(sizes))
+        self.loader = FakeLoader(self.folder)
+        self.rings = 0
+        self.store = AdapterStore(self.folder, self.pool, self.loader, self._ring)
+        self.store._threads.shutdown()
+        self.threads = self.store._threads = ManualThreads()
+        self.limits = SchedulerLimits(
+            **{
+                "block_tokens": 4,
+                "max_batch_tokens": 32,
+                "max_running": 8,
+                "expected_new_tokens": 16,
+                **limits,
+            }
+        )
+        self.scheduler = Scheduler(self.pool, self.store, self.limits)
+        self.done = []
+        self.refused = []
+        self._count = 0
+
+    def _ring(self):
+        self.rings += 1
+
+    def add(self, num_prompt, max_tokens, adapter=None):
+        """Queue a request as the engine does."""
+        self._count += 1
+        capacity = self.pool.num_blocks * self.limits.block_tokens
+        sequence = Sequence(
+            request=Request(
+                request_id=str(self._count),
+                prompt_token_ids=(7,) * num_prompt,
+                adapter=adapter,
+                sampling=SamplingParams(max_tokens=max_tokens),
+            ),
+            adapter=self.store.look_up(adapter) if adapter else None,
+            max_new_tokens=max_tokens if max_tokens is not None else capacity - num_prompt,
+            token_ids=[7] * num_prompt,
+        )
+        self.scheduler.add(sequence)
+        return sequence
+
+    def step(self):
+        """Plan, check the plan, and pretend to compute it. Returns the plan."""
+        self.store.collect_loads()
+        for sequence, error in self.scheduler.take_refused():
+            self.refused.append((sequence, error))
+        plan = self.scheduler.plan()
+        self.audit(plan)
+        for part in plan:
+            sequence = part.sequence
+            is_due = part.count == sequence.num_to_compute
+            sequence.num_computed += part.count
+            if is_due:
+                sequence.token_ids.append(8)
+                if sequence.num_left <= 0:
+                    self.scheduler.remove(sequence)
+                    self.done.append(sequence)
+        return plan
+
+    def steps(self, limit=1000):
+        """Step until nothing can be done without news, reading adapters as they are asked for."""
+        for _ in range(limit):
+            self.threads.run()
+            if not self.step() and not self.threads.jobs:
+                return
+        raise AssertionError(f"not done after {limit} steps")
+
+    def audit(self, plan):
+        """What must hold after every plan."""
+        limits, scheduler = self.limits, self.scheduler
+        self.pool.audit()
+        assert sum(part.count for part in plan) <= limits.max_batch_tokens
+        assert all(part.count >= 1 for part in plan)
+        planned = [part.sequence for part in plan]
+        assert len(set(planned)) == len(planned)
+        assert len(scheduler.running) <= limits.max_running
+        assert not set(scheduler.running) & set(scheduler.waiting)
+        assert set(planned) <= set(scheduler.running)
+        for part in plan:
+            room = len(part.sequence.blocks) * limits.block_tokens
+            assert part.sequence.num_computed + part.count <= room
+            if part.sequence.adapter is not None:
+                assert part.sequence.adapter.table is not None
+                assert len(part.sequence.adapter.blocks) == part.sequence.adapter.num_blocks
+        for sequence in scheduler.waiting:
+            assert not sequence.blocks
+            assert sequence.num_computed == 0
+        owned = sum(len(s.blocks) for s in scheduler.running)
+        owned += sum(len(e.blocks) for e in self.store.resident)
+        assert owned + self.pool.num_free == self.pool.num_blocks
+        users: dict = {}
+        for sequence in scheduler.running:
+            users[sequence.adapter] = users.get(sequence.adapter, 0) + 1
+        for entry in self.store.resident:
+            assert entry.users == users.get(entry, 0)
