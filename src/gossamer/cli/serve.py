@@ -20,8 +20,9 @@ import time
 from typing import Any
 
 from gossamer.cli.options import Options
-from gossamer.serving.build import ServeSettings
 from gossamer.serving.http.settings import HttpSettings
+from gossamer.serving.interface import EngineInterface
+from gossamer.serving.settings import ServeSettings
 
 KEY_VARIABLE = "GOSSAMER_API_KEY"
 
@@ -54,6 +55,7 @@ def run(args: argparse.Namespace) -> int:
 
     from gossamer.serving.http.bind import bind, url
 
+    # The port first: a busy one is told at once, and not after the model has been loaded.
     with bind(http_settings.host, http_settings.port) as listener:
         from gossamer.serving.build import build_engine
 
@@ -62,16 +64,17 @@ def run(args: argparse.Namespace) -> int:
         from gossamer.serving.http.server import run_server
 
         def announce() -> None:
-            servable = [each for each in engine.adapters() if each.state != "refused"]
-            seconds = time.monotonic() - started
-            print(
-                f"gossamer: ready at {url(listener)} with {engine.model_name} and "
-                f"{len(servable)} adapters after {seconds:.1f} s",
-                flush=True,
-            )
+            _announce(url(listener), engine, time.monotonic() - started)
 
         run_server(engine, http_settings, listener, announce)
     return 0
+
+
+def _announce(url: str, engine: EngineInterface, seconds: float) -> None:
+    count = sum(adapter.state != "refused" for adapter in engine.adapters())
+    adapters = "1 adapter" if count == 1 else f"{count} adapters"
+    line = f"ready at {url} with {engine.model_name} and {adapters} after {seconds:.1f} s"
+    print(f"gossamer: {line}", flush=True)
 
 
 def _keys_from_environment() -> dict[str, Any]:
