@@ -138,3 +138,22 @@ def test_body_over_the_limit(make_engine, ask):
     assert response.status_code == 413
     assert response.json()["error"]["code"] == "body_too_large"
     assert "0.01 MiB" in response.json()["error"]["message"]
+
+
+def test_huge_prompts_are_refused_without_encoding(make_engine, ask, tokenizer, monkeypatch):
+    engine = make_engine()
+    calls = []
+    # The encoder's own first call, and nothing after it.
+    monkeypatch.setattr(type(tokenizer), "__call__", lambda self, *a, **k: calls.append(a))
+    text = "x" * 1_000_000
+    turns = [{"role": "user", "content": text}]
+    many = [{"role": "user", "content": ""}] * 300
+    for path, body in (
+        (PLAIN, {"model": "tiny", "prompt": [text]}),
+        ("/v1/chat/completions", {"model": "tiny", "messages": turns}),
+        ("/v1/chat/completions", {"model": "tiny", "messages": many}),
+    ):
+        response = ask(engine, "POST", path, json=body)
+        assert response.status_code == 400
+        assert response.json()["error"]["code"] == "context_length_exceeded"
+    assert calls == [("",)] * 3

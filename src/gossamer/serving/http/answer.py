@@ -32,6 +32,7 @@ async def answer(
     context = Context.of(http)
     clock = context.metrics.clock()
     body = schema.parse(await read_object(http, context.settings.max_body_bytes))
+    _check_choices(body.num_prompts * body.n, context.settings.max_choices)
     reply = reply_type(
         reply_id=reply_type.prefix + http.state.request_id,
         model=body.model,
@@ -41,7 +42,6 @@ async def answer(
 
     async def work() -> Response:
         prompts = await encode(body)
-        _check_choices(len(prompts) * body.n, context.settings.max_choices)
         requests = plan(
             body,
             prompts,

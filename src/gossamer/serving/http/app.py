@@ -25,7 +25,7 @@ def create_app(engine: EngineInterface, settings: HttpSettings) -> FastAPI:
         engine=engine,
         settings=settings,
         metrics=Metrics(engine),
-        encoder=Encoder(engine.tokenizer, engine.model_name),
+        encoder=Encoder(engine.tokenizer, engine.model_name, engine.max_context),
         started=int(time.time()),
     )
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from typing import Any, TypeVar
 
 from gossamer.serving.http.errors import ApiError
@@ -12,13 +13,19 @@ from gossamer.serving.http.schema import ChatBody
 T = TypeVar("T")
 TokenIds = tuple[int, ...]
 
+WORTH_A_LOOK = 100_000
+"""Characters that are encoded quickly enough not to bother."""
+
 
 class Encoder:
     """A tokenizer behind threads of its own."""
 
-    def __init__(self, tokenizer: Any, model_name: str, *, max_workers: int = 2) -> None:
+    def __init__(
+        self, tokenizer: Any, model_name: str, max_context: int, *, max_workers: int = 2
+    ) -> None:
         self._tokenizer = tokenizer
         self._model_name = model_name
+        self._max_context = max_context
         # The first call may set truncation and padding inside the tokenizer, which must not happen
         # in two threads at once; later calls only read.
         tokenizer("", verbose=False)
@@ -32,7 +39,10 @@ class Encoder:
         return [await self._in_thread(lambda: self._chat(body))]
 
     async def prompts(self, prompts: tuple[Prompt, ...]) -> list[TokenIds]:
-        """Texts as the tokenizer encodes them by default; token ids as they are."""
+        """Texts as the tokenizer encodes them by default; token ids as they are.
+
+        Raises `ApiError` 400 for a text that cannot fit the context.
+        """
         return await self._in_thread(lambda: [self._prompt(prompt) for prompt in prompts])
 
     def close(self) -> None:
@@ -44,8 +54,27 @@ class Encoder:
 
     def _prompt(self, prompt: Prompt) -> TokenIds:
         if isinstance(prompt, str):
+            self._check_characters(len(prompt))
             return tuple(self._tokenizer(prompt, verbose=False)["input_ids"])
         return prompt
+
+    @cached_property
+    def _longest_token(self) -> int:
+        """Characters (of byte-level vocabularies: bytes) of the longest token."""
+        return max(map(len, self._tokenizer.get_vocab()))
+
+    def _check_characters(self, count: int) -> None:
+        """Refuse what cannot fit without encoding it, which takes a second per megabyte."""
+        if count > WORTH_A_LOOK and count > self._max_context * self._longest_token:
+            raise self._too_long(f"{count} characters")
+
+    def _too_long(self, size: str) -> ApiError:
+        return ApiError(
+            400,
+            f"the context of this model is {self._max_context} tokens, which cannot hold {size}; "
+            "shorten the prompt",
+            code="context_length_exceeded",
+        )
 
     def _chat(self, body: ChatBody) -> TokenIds:
         from jinja2 import TemplateError
@@ -57,6 +86,10 @@ class Encoder:
                 "or put a chat_template.jinja into the model's folder",
                 code="no_chat_template",
             )
+        # A message takes a token at the least.
+        self._check_characters(sum(len(message.content) for message in body.messages))
+        if len(body.messages) > self._max_context:
+            raise self._too_long(f"{len(body.messages)} messages")
         is_continued = body.continue_final_message
         add_header = not is_continued
         if body.add_generation_prompt is not None:

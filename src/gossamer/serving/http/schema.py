@@ -63,6 +63,11 @@ class GenerationBody(BaseModel):
         return self.max_tokens
 
     @property
+    def num_prompts(self) -> int:
+        """Prompts, each of which gets `n` choices."""
+        return 1
+
+    @property
     def num_logprobs(self) -> int | None:
         """As in `SamplingParams.logprobs`."""
         raise NotImplementedError
@@ -146,6 +151,11 @@ class CompletionBody(GenerationBody):
     prompt: Annotated[tuple[Prompt, ...], BeforeValidator(parse_prompts)]
     max_tokens: int | None = Field(16, ge=1)
     logprobs: int | None = Field(None, ge=0, le=20)
+
+    @property
+    def num_prompts(self) -> int:
+        """Texts or lists of token ids."""
+        return len(self.prompt)
 
     @property
     def num_logprobs(self) -> int | None:
