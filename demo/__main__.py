@@ -1,6 +1,5 @@
 """`python -m demo`: the whole tour. See the package's docstring."""
 
-import argparse
 import shutil
 import sys
 import time
@@ -16,21 +15,21 @@ from demo.curves import draw_curves
 from demo.personas import MAX_TOKENS, MODEL, PERSONAS, QUESTIONS, RUN, Persona
 from demo.server import Server
 
+OUTPUT = Path("demo-run")
 console = Console()
 
 
 def main() -> int:
     """Run the demo; 0 if every step went well."""
-    parser = argparse.ArgumentParser(prog="python -m demo", description=__doc__)
-    parser.add_argument("--output", type=Path, default=Path("demo-run"), help="folder to write to")
-    output: Path = parser.parse_args().output
     start = time.perf_counter()
     try:
-        _tour(output)
+        _tour(OUTPUT)
     except DemoError as error:
         console.print(f"demo: error: {error}", style="red", markup=False)
         return 1
-    console.print(f"\nThe whole demo took {time.perf_counter() - start:.0f} s.")
+    except KeyboardInterrupt:
+        return 130
+    console.print(f"\nAll of this took {time.perf_counter() - start:.0f} s after the set-up.")
     return 0
 
 

@@ -5,7 +5,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from openai import AsyncOpenAI
+from openai import AsyncOpenAI, OpenAIError
+
+from demo.command import DemoError
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,10 @@ def ask_together(
     url: str, models: Sequence[str], questions: Sequence[str], max_tokens: int
 ) -> Round:
     """Ask every model every question, all at the same time, with greedy decoding."""
-    return asyncio.run(_ask_together(url, models, questions, max_tokens))
+    try:
+        return asyncio.run(_ask_together(url, models, questions, max_tokens))
+    except OpenAIError as error:
+        raise DemoError(f"a question was not answered: {error}") from error
 
 
 async def _ask_together(

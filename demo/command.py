@@ -31,7 +31,13 @@ def shown(arguments: Sequence[str]) -> str:
 def run(arguments: Sequence[str]) -> Usage:
     """Run `gossamer ARGUMENTS` on this terminal until it ends; `DemoError` if it fails."""
     start = time.perf_counter()
-    code, peak = wait(subprocess.Popen([*GOSSAMER, *arguments]))
+    process = subprocess.Popen([*GOSSAMER, *arguments])
+    try:
+        code, peak = wait(process)
+    except KeyboardInterrupt:
+        # The command has had the same signal and may be saving what it has.
+        process.wait()
+        raise
     if code != 0:
         raise DemoError(f"`{shown(arguments)}` ended with exit code {code}")
     return Usage(time.perf_counter() - start, peak)
