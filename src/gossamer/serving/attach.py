@@ -12,21 +12,18 @@ from torch import Tensor, nn
 
 from gossamer.kernels.dense_linear import DenseLinear
 from gossamer.kernels.grouped_lora import GroupedLora
-from gossamer.kernels.paged_attention import PagedAttention
-from gossamer.serving.batch import StepBatch
+from gossamer.serving.layers import (
+    FusedLinear,
+    PlainLinear,
+    SiblingLinear,
+    StepContext,
+    fuse_layers,
+)
 
 ATTENTION = "gossamer_paged"
 
 # Linear layers of one parent that read the same input are computed as one.
 _SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
-
-
-@dataclass(slots=True)
-class StepContext:
-    """What the layers of a model look at during a step."""
-
-    batch: StepBatch | None = None
-    attention: PagedAttention | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,64 +36,6 @@ class AdaptedModules:
     """(h_out, h_in) by module path."""
 
 
-class FusedLinear(nn.Module):
-    """Sibling layers as one dense product, with the adapters' part added; called by the first."""
-
-    def __init__(self, dense: DenseLinear, lora: GroupedLora, context: StepContext) -> None:
-        super().__init__()
-        self._dense = dense
-        self._lora = lora
-        self._context = context
-        self._pending: list[Tensor] = []
-        self._input: Tensor | None = None
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The first sibling's part of x [1, T, h_in]; the others' parts are kept for them."""
-        y = self._dense(x)
-        batch = self._context.batch
-        if batch is not None and batch.lora is not None:
-            self._lora.add_(y[0], x[0], batch.lora)
-        if len(self._dense.widths) == 1:
-            return y
-        first, *others = y.split(self._dense.widths, dim=-1)
-        self._pending, self._input = others, x
-        return first
-
-    def take(self, index: int, x: Tensor) -> Tensor:
-        """The part of sibling `index` (from 1), computed when the first was called with `x`."""
-        assert x is self._input, "sibling layers were called with different inputs"
-        part = self._pending[index - 1]
-        if index == len(self._pending):
-            self._pending, self._input = [], None
-        return part
-
-
-class SiblingLinear(nn.Module):
-    """Stands where a later sibling stood."""
-
-    def __init__(self, fused: FusedLinear, index: int) -> None:
-        super().__init__()
-        # In a tuple, so that torch does not register the fused layer a second time.
-        self._fused = (fused,)
-        self._index = index
-
-    def forward(self, x: Tensor) -> Tensor:
-        """This sibling's part of x [1, T, h_in]."""
-        return self._fused[0].take(self._index, x)
-
-
-class PlainLinear(nn.Module):
-    """A linear layer that no adapter acts on (the output layer)."""
-
-    def __init__(self, linear: nn.Linear, backend: str) -> None:
-        super().__init__()
-        self._dense = DenseLinear([linear], backend)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x [.., h_in] to [.., h_out]."""
-        return self._dense(x)
-
-
 def attach(model: Any, pool: Tensor, backend: str, context: StepContext) -> AdaptedModules:
     """Replace the linear layers of a transformers model and select our attention.
 
@@ -106,6 +45,7 @@ def attach(model: Any, pool: Tensor, backend: str, context: StepContext) -> Adap
     for parent_path, parent in list(model.named_modules()):
         for siblings in _groups(parent):
             _replace(parent_path, parent, siblings, modules, pool, backend, context)
+    fuse_layers(model, backend)
     output = model.get_output_embeddings()
     if isinstance(output, nn.Linear):
         model.set_output_embeddings(PlainLinear(output, backend))

@@ -12,8 +12,9 @@ from gossamer.kernels.paged_attention import KvLayout, PagedAttention
 from gossamer.serving.adapter_entry import AdapterEntry
 from gossamer.serving.adapter_rows import HostRows, pack, write_rows
 from gossamer.serving.adapter_store import Loaded
-from gossamer.serving.attach import AdaptedModules, StepContext, attach
+from gossamer.serving.attach import AdaptedModules, attach
 from gossamer.serving.batch import StepBatch
+from gossamer.serving.layers import StepContext
 
 
 class Runner:

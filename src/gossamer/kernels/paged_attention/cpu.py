@@ -5,16 +5,14 @@ together, so that keys and values are read once. The order of every sum depends 
 position alone: its result does not change with its neighbours in the batch.
 """
 
-import math
-
 import numpy as np
 from numba import njit, prange
+
+from gossamer.kernels.fast_exp.cpu import fast_exp
 
 # Sums may be reordered and multiply-adds fused (so that loops vectorise); NaN stays NaN.
 _FAST = {"reassoc", "contract", "nsz", "arcp"}
 float32 = np.float32
-_LOG2_E = np.float32(math.log2(math.e))
-_LN_2 = np.float32(math.log(2.0))
 
 
 @njit(cache=True, nogil=True, fastmath=_FAST)
@@ -39,27 +37,12 @@ def write_kv(pool, key, value, token_block, token_index, layer, block_tokens, he
 
 @njit(cache=True, nogil=True, fastmath=_FAST)
 def _exp_sum(scores, shift):
-    """scores = exp(scores - shift) for scores <= shift, in place; returns the sum.
-
-    2^n * p(f), p the Taylor polynomial of e^(f ln 2) of degree 7 on |f| <= 1/2 (relative error
-    below 1e-6): the library's exp does not vectorise and cost more than the products around it.
-    """
+    """scores = exp(scores - shift) for scores <= shift, in place; returns the sum."""
     total = np.float32(0.0)
     for i in range(scores.shape[0]):
-        x = max((scores[i] - shift) * _LOG2_E, np.float32(-126.0))
-        n = np.floor(x + np.float32(0.5))
-        f = (x - n) * _LN_2
-        p = np.float32(1.0 / 5040.0)
-        p = p * f + np.float32(1.0 / 720.0)
-        p = p * f + np.float32(1.0 / 120.0)
-        p = p * f + np.float32(1.0 / 24.0)
-        p = p * f + np.float32(1.0 / 6.0)
-        p = p * f + np.float32(0.5)
-        p = p * f + np.float32(1.0)
-        p = p * f + np.float32(1.0)
-        power = np.int32((np.int32(n) + np.int32(127)) << np.int32(23)).view(np.float32)
-        scores[i] = p * power
-        total += p * power
+        weight = fast_exp(scores[i] - shift)
+        scores[i] = weight
+        total += weight
     return total
 
 

@@ -1,0 +1,185 @@
+"""Decode throughput of a batch: this engine against PEFT's mixed batch and transformers' own decode.
+
+    python benchmarks/decode.py --model smollm2-135m --output benchmarks/results/decode.json
+
+One process, all systems in turn, several rounds; a figure is the median over the rounds, and ratios
+are taken within a round. Decode throughput: tokens per second from the step after the prompts to the
+last one, all sequences of the same length.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from common import describe_machine, random_adapters, random_prompts
+
+from gossamer.basemodel.find import resolve
+from gossamer.serving.llm import LLM
+from gossamer.serving.messages import Event, Request, SamplingParams, Tokens
+
+System = Callable[[], float]
+
+
+def main() -> None:
+    """Run all systems and print the table."""
+    args = parse_args()
+    folder = resolve(args.model)
+    prompts = random_prompts(folder, args.sequences, args.prompt_tokens)
+    with tempfile.TemporaryDirectory() as scratch:
+        adapters = Path(scratch)
+        names = random_adapters(adapters, folder, args.sequences, args.rank)
+        half = random_adapters(
+            adapters, folder, args.sequences, args.rank, dtype=torch.bfloat16, prefix="half"
+        )
+        llm = LLM(str(folder), adapters=adapters, memory_gib=args.memory)
+        base = [None] * args.sequences
+        systems: dict[str, System] = {
+            "base": lambda: ours(llm, prompts, base, args.new_tokens),
+            "distinct": lambda: ours(llm, prompts, names, args.new_tokens),
+            "distinct, bfloat16 rows": lambda: ours(llm, prompts, half, args.new_tokens),
+            "one shared": lambda: ours(llm, prompts, names[:1] * len(names), args.new_tokens),
+        }
+        if not args.only_ours:
+            plain = load(folder)
+            systems["transformers base"] = lambda: theirs(plain, prompts, args.new_tokens)
+            mixed = load_peft(folder, adapters, names)
+            systems["PEFT distinct"] = lambda: theirs(
+                mixed, prompts, args.new_tokens, adapter_names=names
+            )
+        rounds = run_rounds(systems, args.rounds)
+        llm.close()
+    report(args, rounds)
+
+
+def parse_args() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--sequences", type=int, default=32)
+    parser.add_argument("--rank", type=int, default=16)
+    parser.add_argument("--prompt-tokens", type=int, default=32)
+    parser.add_argument("--new-tokens", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--memory", type=float, default=4.0, help="GiB of the block pool")
+    parser.add_argument("--only-ours", action="store_true", help="leave the peers out")
+    parser.add_argument("--output", type=Path, help="write the figures there as JSON")
+    return parser.parse_args()
+
+
+def ours(llm: LLM, prompts: list[list[int]], adapters: list[str | None], count: int) -> float:
+    """Decode throughput of the engine."""
+    times: dict[str, list[float]] = {}
+    finals: list[Event] = []
+
+    def on_event(event: Event) -> None:
+        if isinstance(event, Tokens):
+            times[event.request_id].append(time.perf_counter())
+        else:
+            finals.append(event)
+
+    sampling = SamplingParams(max_tokens=count, temperature=0, ignore_eos=True)
+    for index, (prompt, adapter) in enumerate(zip(prompts, adapters, strict=True)):
+        request_id = f"{time.monotonic_ns()}-{index}"
+        times[request_id] = []
+        request = Request(
+            request_id=request_id,
+            prompt_token_ids=tuple(prompt),
+            adapter=adapter,
+            sampling=sampling,
+        )
+        llm.engine.submit(request, on_event)
+    while len(finals) < len(prompts):
+        time.sleep(0.005)
+    start = max(stamps[0] for stamps in times.values())
+    decoded = [stamp for stamps in times.values() for stamp in stamps if stamp > start]
+    return len(decoded) / (max(decoded) - start)
+
+
+def theirs(model, prompts: list[list[int]], count: int, **more) -> float:
+    """Decode throughput of `generate`, by the times of its steps."""
+    stamps: list[float] = []
+
+    def stamp(input_ids, scores):
+        stamps.append(time.perf_counter())
+        return scores
+
+    with torch.inference_mode():
+        model.generate(
+            input_ids=torch.tensor(prompts),
+            attention_mask=torch.ones(len(prompts), len(prompts[0]), dtype=torch.int64),
+            max_new_tokens=count,
+            min_new_tokens=count,
+            do_sample=False,
+            pad_token_id=0,
+            logits_processor=[stamp],
+            **more,
+        )
+    return len(prompts) * (len(stamps) - 1) / (stamps[-1] - stamps[0])
+
+
+def load(folder: Path):
+    """The base model in transformers."""
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+
+def load_peft(folder: Path, adapters: Path, names: list[str]):
+    """The base model in PEFT with all adapters loaded."""
+    from peft import PeftModel
+
+    model = PeftModel.from_pretrained(load(folder), adapters / names[0], adapter_name=names[0])
+    for name in names[1:]:
+        model.load_adapter(adapters / name, adapter_name=name)
+    return model.eval()
+
+
+def run_rounds(systems: dict[str, System], count: int) -> dict[str, list[float]]:
+    """Each system once to warm up, then `count` rounds of all in turn."""
+    results: dict[str, list[float]] = {name: [] for name in systems}
+    for round_ in range(-1, count):
+        for name, system in systems.items():
+            rate = system()
+            print(f"round {round_}: {name}: {rate:.1f} tokens/s", file=sys.stderr, flush=True)
+            if round_ >= 0:
+                results[name].append(rate)
+    return results
+
+
+RATIOS = [
+    ("distinct", "base"),
+    ("distinct, bfloat16 rows", "base"),
+    ("one shared", "base"),
+    ("base", "transformers base"),
+    ("distinct", "PEFT distinct"),
+]
+
+
+def report(args: argparse.Namespace, rounds: dict[str, list[float]]) -> None:
+    """Print medians and the medians of the ratios within a round; write them where asked."""
+    medians = {name: statistics.median(rates) for name, rates in rounds.items()}
+    ratios = {
+        f"{a} / {b}": statistics.median(x / y for x, y in zip(rounds[a], rounds[b], strict=True))
+        for a, b in RATIOS
+        if a in rounds and b in rounds
+    }
+    print(describe_machine())
+    for name, rate in medians.items():
+        print(f"{name:<26}{rate:9.1f} tokens/s")
+    for name, ratio in ratios.items():
+        print(f"{name:<46}{ratio:9.2f}x")
+    if args.output:
+        settings = {k: str(v) for k, v in vars(args).items()}
+        found = {"machine": describe_machine(), "command": " ".join(sys.argv)}
+        found |= {"settings": settings, "rounds": rounds, "medians": medians, "ratios": ratios}
+        args.output.write_text(json.dumps(found, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

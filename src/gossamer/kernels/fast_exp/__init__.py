@@ -1,0 +1,1 @@
+"""The exponential that other kernels share; not an operation of its own."""
