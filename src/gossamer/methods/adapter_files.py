@@ -6,7 +6,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from peft import set_peft_model_state_dict
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -27,7 +27,7 @@ def write_adapter(model: Any, folder: Path, *, base_name: str, base_fingerprint:
         weights = load_file(Path(scratch) / WEIGHTS_FILE)
         config = json.loads((Path(scratch) / CONFIG_FILE).read_text())
     metadata = {"format": "pt", BASE_KEY: base_fingerprint}
-    save_file(weights, folder / WEIGHTS_FILE, metadata=metadata)
+    (folder / WEIGHTS_FILE).write_bytes(_reproducible(save(weights, metadata=metadata)))
     config["base_model_name_or_path"] = base_name
     for key in ("target_modules", "exclude_modules", "modules_to_save"):
         if isinstance(config.get(key), list):
@@ -40,3 +40,17 @@ def read_adapter(model: Any, folder: Path) -> None:
     result = set_peft_model_state_dict(model, load_file(folder / WEIGHTS_FILE))
     if result.unexpected_keys:
         raise RuntimeError(f"{folder} holds weights the model lacks: {result.unexpected_keys[:3]}")
+
+
+def _reproducible(content: bytes) -> bytes:
+    """The same safetensors file with its metadata sorted; safetensors writes them in any order.
+
+    Layout: length of the header as 8 bytes, the header in JSON padded with spaces to a multiple of
+    8, the tensors, whose offsets count from the end of the header.
+    """
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:start])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + content[start:]

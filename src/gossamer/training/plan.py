@@ -63,14 +63,12 @@ class RowOrder(Sampler[int]):
         return self._plan.num_samples
 
     def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self._seed)
         left = self._plan.num_samples
-        epoch = 0
         while left > 0:
-            generator = torch.Generator().manual_seed(self._seed + epoch * 2**32)
             order = torch.randperm(self._plan.num_rows, generator=generator).tolist()
             yield from order[:left]
             left -= len(order)
-            epoch += 1
 
 
 def rate_factor(step: int, *, plan: Plan, scheduler: str) -> float:
