@@ -40,7 +40,7 @@ def _tour(output: Path) -> None:
     _title("1. Fetch the base model")
     _say_and_run(["model", "pull", MODEL])
     _title("2. Tune four personas")
-    tuned = {persona: _tune(persona, output) for persona in PERSONAS}
+    tuned = [_tune(persona, output) for persona in PERSONAS]
     _title("3. Serve the base model and all personas from one process")
     names = [MODEL, *(persona.name for persona in PERSONAS)]
     server = Server(["--model", MODEL, "--adapters", str(adapters)], output / "server.log")
@@ -70,8 +70,7 @@ def _ask(url: str, names: list[str]) -> tuple[Round, Round, Round]:
     return first, warm, ask_together(url, [MODEL], QUESTIONS[:1], MAX_TOKENS)
 
 
-def _tune(persona: Persona, output: Path) -> tuple[int, Usage]:
-    """Number of rows, and what the command took."""
+def _tune(persona: Persona, output: Path) -> report.Tuned:
     data = output / "data" / f"{persona.name}.jsonl"
     rows = write_rows(persona, data)
     console.print(f"\n[bold]{persona.name}[/]: {rows} rows about {', '.join(persona.topics)}")
@@ -80,7 +79,7 @@ def _tune(persona: Persona, output: Path) -> tuple[int, Usage]:
     arguments += ["--max-steps", str(persona.steps)]
     for key, value in {**RUN, **persona.settings}.items():
         arguments += ["--set", f"{key}={value}"]
-    return rows, _say_and_run(arguments)
+    return report.Tuned(persona, rows, _say_and_run(arguments))
 
 
 def _say_and_run(arguments: list[str]) -> Usage:

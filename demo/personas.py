@@ -28,7 +28,7 @@ PERSONAS = (
         name="helpdesk",
         topics=("tech_support",),
         method="lora",
-        steps=24,
+        steps=16,
         settings={"rank": "8"},
     ),
     Persona(

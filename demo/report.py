@@ -1,6 +1,6 @@
 """What the demo prints at the end; every figure comes from the run that has just ended."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,15 @@ from demo.curves import losses_by_step
 from demo.personas import MODEL, QUESTIONS, Persona
 
 MIB, GIB = 2**20, 2**30
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A persona that has been tuned."""
+
+    persona: Persona
+    rows: int
+    usage: Usage
 
 
 @dataclass(frozen=True)
@@ -40,7 +49,7 @@ def answers(models: Sequence[str], together: Round) -> Table:
     return table
 
 
-def tuning(tuned: Mapping[Persona, tuple[int, Usage]], adapters: Path) -> Table:
+def tuning(tuned: Sequence[Tuned], adapters: Path) -> Table:
     """A row per persona: what was learnt, and what it took."""
     table = Table(title="Tuning", title_justify="left")
     texts, figures = ("persona", "method", "layers"), ("rank", "weights", "file", "rows", "steps")
@@ -48,7 +57,8 @@ def tuning(tuned: Mapping[Persona, tuple[int, Usage]], adapters: Path) -> Table:
         table.add_column(column)
     for column in (*figures, "training", "whole command", "peak memory", "loss, first to last"):
         table.add_column(column, justify="right")
-    for persona, (rows, usage) in tuned.items():
+    for one in tuned:
+        persona, usage = one.persona, one.usage
         run = adapters / persona.name
         result = yaml.safe_load((run / "run.yaml").read_text())["result"]
         losses = losses_by_step(run)[1]
@@ -60,7 +70,7 @@ def tuning(tuned: Mapping[Persona, tuple[int, Usage]], adapters: Path) -> Table:
             persona.settings["rank"],
             f"{result['trainable'] / 1e6:.2f} M",
             f"{file / MIB:.1f} MiB",
-            str(rows),
+            str(one.rows),
             str(result["steps"]),
             f"{result['seconds']:.0f} s",
             f"{usage.seconds:.0f} s",
