@@ -16,7 +16,8 @@ from demo.personas import MAX_TOKENS, MODEL, PERSONAS, QUESTIONS, RUN, Persona
 from demo.server import Server
 
 OUTPUT = Path("demo-run")
-console = Console()
+# A file or a pipe has no width of its own; tables need some.
+console = Console(width=None if sys.stdout.isatty() else 120)
 
 
 def main() -> int:

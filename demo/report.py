@@ -50,34 +50,34 @@ def answers(models: Sequence[str], together: Round) -> Table:
 
 
 def tuning(tuned: Sequence[Tuned], adapters: Path) -> Table:
-    """A row per persona: what was learnt, and what it took."""
+    """A column per persona: what was learnt, and what it took."""
     table = Table(title="Tuning", title_justify="left")
-    texts, figures = ("persona", "method", "layers"), ("rank", "weights", "file", "rows", "steps")
-    for column in texts:
-        table.add_column(column)
-    for column in (*figures, "training", "whole command", "peak memory", "loss, first to last"):
-        table.add_column(column, justify="right")
+    table.add_column("")
     for one in tuned:
-        persona, usage = one.persona, one.usage
-        run = adapters / persona.name
-        result = yaml.safe_load((run / "run.yaml").read_text())["result"]
-        losses = losses_by_step(run)[1]
-        file = (run / "adapter_model.safetensors").stat().st_size
-        table.add_row(
-            persona.name,
-            persona.method,
-            persona.settings.get("target_modules", "all linear").strip("[]"),
-            persona.settings["rank"],
-            f"{result['trainable'] / 1e6:.2f} M",
-            f"{file / MIB:.1f} MiB",
-            str(one.rows),
-            str(result["steps"]),
-            f"{result['seconds']:.0f} s",
-            f"{usage.seconds:.0f} s",
-            f"{usage.peak_bytes / GIB:.1f} GiB",
-            f"{losses[0]:.2f} to {result['train_loss']:.2f}",
-        )
+        table.add_column(one.persona.name, justify="right")
+    facts = [_facts(one, adapters / one.persona.name) for one in tuned]
+    for name in facts[0]:
+        table.add_row(name, *(fact[name] for fact in facts))
     return table
+
+
+def _facts(tuned: Tuned, run: Path) -> dict[str, str]:
+    persona = tuned.persona
+    result = yaml.safe_load((run / "run.yaml").read_text())["result"]
+    layers = persona.settings.get("target_modules", "all linear").strip("[]")
+    return {
+        "method": persona.method,
+        "rank": persona.settings["rank"],
+        "layers": layers.replace("_proj", ""),
+        "weights learnt": f"{result['trainable'] / 1e6:.2f} M",
+        "adapter file": f"{(run / 'adapter_model.safetensors').stat().st_size / MIB:.1f} MiB",
+        "rows, steps of 4": f"{tuned.rows}, {result['steps']}",
+        "loss, first step": f"{losses_by_step(run)[1][0]:.2f}",
+        "loss, last tenth": f"{result['train_loss']:.2f}",
+        "time in steps": f"{result['seconds']:.0f} s",
+        "time of the command": f"{tuned.usage.seconds:.0f} s",
+        "peak memory": f"{tuned.usage.peak_bytes / GIB:.1f} GiB",
+    }
 
 
 def serving(served: Served) -> Table:
@@ -121,6 +121,6 @@ def _pace(asked: Round) -> str:
     return f"{asked.tokens} tokens in {asked.seconds:.1f} s = {rate:.0f} tokens/s"
 
 
-def _cut(text: str, length: int = 150) -> str:
+def _cut(text: str, length: int = 130) -> str:
     flat = " ".join(text.split())
     return flat if len(flat) <= length else flat[: length - 3].rstrip() + "..."
