@@ -42,24 +42,30 @@ def _add_scaled_half(y, weight, row):
 
 
 @njit(cache=True, nogil=True, fastmath=_FAST)
-def _run_chunk(x, y, pool, pool_half, offsets, first_row, rank, scale, half, v):
-    """y += scale * (x A^T) B^T for the tokens x [n, h_in], y [n, h_out]; v [n, >= rank] scratch."""
-    num_tokens, h_in = x.shape
-    h_out = y.shape[1]
+def _run_chunk(
+    x, y, low, high, left, right, pool, pool_half, offsets, first_row, rank, scale, half, v
+):  # fmt: skip
+    """y[low:high, left:right] += scale * (x[low:high] A^T) B^T; v [chunk, >= rank] is scratch.
+
+    Rows are sliced from the whole arrays: Numba then knows that they are contiguous.
+    """
+    h_in = x.shape[1]
+    width = right - left
     for j in range(rank):
-        low = offsets[first_row + j]
-        for t in range(num_tokens):
+        start = offsets[first_row + j]
+        for t in range(low, high):
             if half:
-                v[t, j] = _dot_half(x[t], pool_half[low : low + h_in]) * scale
+                v[t - low, j] = _dot_half(x[t], pool_half[start : start + h_in]) * scale
             else:
-                v[t, j] = _dot(x[t], pool[low : low + h_in]) * scale
+                v[t - low, j] = _dot(x[t], pool[start : start + h_in]) * scale
     for j in range(rank):
-        low = offsets[first_row + rank + j]
-        for t in range(num_tokens):
+        start = offsets[first_row + rank + j]
+        for t in range(low, high):
             if half:
-                _add_scaled_half(y[t], v[t, j], pool_half[low : low + h_out])
+                row = pool_half[start : start + width]
+                _add_scaled_half(y[t, left:right], v[t - low, j], row)
             else:
-                _add_scaled(y[t], v[t, j], pool[low : low + h_out])
+                _add_scaled(y[t, left:right], v[t - low, j], pool[start : start + width])
 
 
 @njit(cache=True, parallel=True, nogil=True, fastmath=_FAST)
@@ -85,6 +91,6 @@ def add_lora(
                 if rank == 0:
                     continue
                 _run_chunk(
-                    x[low:high], y[low:high, columns[m] : columns[m + 1]], pool, pool_half, offsets,
+                    x, y, low, high, columns[m], columns[m + 1], pool, pool_half, offsets,
                     first_rows[slot, module], rank, scales[slot, module], half[slot], v,
                 )  # fmt: skip
