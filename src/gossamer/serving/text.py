@@ -27,8 +27,13 @@ class TextStream:
         before = self._decode(self._tokens[self._start : self._shown])
         now = self._decode(self._tokens[self._start :])
         pending = len(self._tokens) - self._shown
-        if (now.endswith("\ufffd") and pending <= _PATIENCE) or len(now) <= len(before):
-            # A character is incomplete, or the token shows nothing.
+        if now.endswith("\ufffd") and pending <= _PATIENCE:
+            # A character is incomplete.
+            return "", False
+        if len(now) <= len(before):
+            # The token shows nothing; many such must not make every decoding longer.
+            if pending > _PATIENCE:
+                del self._tokens[self._shown :]
             return "", False
         self._start, self._shown = self._shown, len(self._tokens)
         self._held += now[len(before) :]

@@ -1,0 +1,147 @@
+"""Tokens to text as they come: characters whole, stop texts found, nothing lost or doubled."""
+
+import random
+
+import pytest
+
+from gossamer.serving.text import TextStream
+
+from tiny import tiny_tokenizer
+
+ALPHABET = "ab \n.éß€漢字🙂🏳️‍🌈\u0301\u200dअनु"
+EOS = 2
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return tiny_tokenizer()
+
+
+def encode(tokenizer, text):
+    return tokenizer(text, add_special_tokens=False).input_ids
+
+
+def stream(tokenizer, tokens, stops=(), early=0):
+    """Pieces of text per token, and whether a stop was met."""
+    one = TextStream(tokenizer, tuple(stops))
+    pieces = []
+    for i, token in enumerate(tokens):
+        text, met = one.push(token, look_for_stops=i >= early)
+        pieces.append(text)
+        if met:
+            return pieces, True
+    pieces.append(one.finish())
+    return pieces, False
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_all_text_comes_out_whole(tokenizer, seed):
+    rng = random.Random(seed)
+    text = "".join(rng.choice(ALPHABET) for _ in range(rng.randint(0, 60)))
+    pieces, met = stream(tokenizer, encode(tokenizer, text))
+    assert "".join(pieces) == text
+    assert not met
+    assert "\ufffd" not in "".join(pieces)
+
+
+def test_each_character_comes_with_its_last_byte(tokenizer):
+    pieces, _ = stream(tokenizer, encode(tokenizer, "a€🙂b"))
+    assert pieces == ["a", "", "", "€", "", "", "", "🙂", "b", ""]
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_stops_are_found_where_they_first_are(tokenizer, seed):
+    """Also across tokens, overlapping, and with a false start; never any of it is shown."""
+    rng = random.Random(seed)
+    text = "".join(rng.choice("ab€") for _ in range(40))
+    stops = ["".join(rng.choice("ab€") for _ in range(rng.randint(1, 5))) for _ in range(3)]
+    pieces, met = stream(tokenizer, encode(tokenizer, text), stops)
+    ends = [text.index(s) + len(s) for s in stops if s in text]
+    assert met == bool(ends)
+    if ends:
+        # The stop that is complete first ends the text, at the earliest beginning there.
+        seen = text[: min(ends)]
+        text = seen[: min(seen.index(s) for s in stops if s in seen)]
+    assert "".join(pieces) == text
+
+
+def test_text_that_may_become_a_stop_is_held_back_and_then_shown(tokenizer):
+    pieces, met = stream(tokenizer, encode(tokenizer, "xSTOxSTOP"), ["STOP"])
+    assert pieces == ["x", "", "", "", "STOx", "", "", "", ""]
+    assert met
+
+
+def test_what_was_held_back_is_shown_at_the_end(tokenizer):
+    pieces, met = stream(tokenizer, encode(tokenizer, "abST"), ["STOP"])
+    assert "".join(pieces) == "abST"
+    assert pieces[-1] == "ST"
+    assert not met
+
+
+def test_stops_do_not_count_early(tokenizer):
+    pieces, met = stream(tokenizer, encode(tokenizer, "a.b.c"), ["."], early=2)
+    assert "".join(pieces) == "a.b"
+    assert met
+
+
+def test_special_tokens_show_nothing(tokenizer):
+    tokens = [EOS, *encode(tokenizer, "é")[:1], EOS, *encode(tokenizer, "é")[1:], 0]
+    pieces, _ = stream(tokenizer, tokens)
+    assert pieces == ["", "", "", "é", "", ""]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_bytes_that_are_no_text_come_out_soon(tokenizer, seed):
+    """How many marks stand for broken bytes may differ from the whole; the text does not."""
+    rng = random.Random(seed)
+    tokens = [rng.randrange(3, len(tokenizer)) for _ in range(200)]
+    pieces, _ = stream(tokenizer, tokens)
+    whole = tokenizer.decode(tokens)
+
+    def readable(text):
+        return [c for c in text if c.isascii()]
+
+    assert readable("".join(pieces)) == readable(whole)
+    silent = 0
+    for piece in pieces:
+        silent = 0 if piece else silent + 1
+        assert silent <= 8
+
+
+class Counting:
+    """A tokenizer that notes how many tokens it is asked to decode at a time."""
+
+    def __init__(self, tokenizer):
+        self._tokenizer = tokenizer
+        self.all_special_ids = tokenizer.all_special_ids
+        self.most = 0
+
+    def decode(self, tokens, **options):
+        self.most = max(self.most, len(tokens))
+        return self._tokenizer.decode(tokens, **options)
+
+
+@pytest.mark.parametrize("token", [b"\xff", b"\x80", b"\xf0", b"a"], ids=str)
+def test_decoding_does_not_grow_with_the_text(tokenizer, token):
+    counting = Counting(tokenizer)
+    byte = next(
+        i for i in range(3, len(tokenizer)) if tokenizer.convert_ids_to_tokens(i) == stand_in(token)
+    )
+    stream(counting, [byte] * 500)
+    assert counting.most < 20
+
+
+def test_tokens_without_any_text_do_not_pile_up(tokenizer):
+    counting = Counting(tokenizer)
+    # Models have more rows than tokenizers have tokens; such ids decode to nothing.
+    pieces, _ = stream(counting, [*encode(tokenizer, "a"), *[len(tokenizer) + 5] * 500])
+    assert "".join(pieces) == "a"
+    assert counting.most < 20
+
+
+def stand_in(byte):
+    """The printable character that stands for a byte in byte-level vocabularies."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    if byte[0] in printable:
+        return chr(byte[0])
+    return chr(256 + [b for b in range(256) if b not in printable].index(byte[0]))
