@@ -30,7 +30,8 @@ class AdapterEntry:
     name: str
     path: Path
     signature: tuple[tuple[int, int, int], ...]
-    """(inode, size, time of change) of each file; tells versions apart without reading them."""
+    """(inode, size, time of change) of each file, the weights last; tells versions apart without
+    reading them."""
     state: AdapterState = AdapterState.REGISTERED
     users: int = 0
     """Running sequences; > 0 forbids eviction."""

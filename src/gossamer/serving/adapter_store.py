@@ -244,5 +244,5 @@ def _status(entry: AdapterEntry) -> AdapterStatus:
         num_bytes=entry.num_bytes,
         digest=entry.digest,
         problem=str(entry.error) if entry.error is not None else None,
-        created=int(entry.signature[0][2] // 1_000_000_000) if entry.signature else 0,
+        created=int(entry.signature[-1][2] // 1_000_000_000) if entry.signature else 0,
     )

@@ -1,0 +1,149 @@
+"""Adapter rows in blocks: no padding, and what is written is what is read, bit for bit."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from gossamer.adapters.low_rank import Factors, LowRankAdapter, load_low_rank
+from gossamer.kernels.grouped_lora import stack_tables
+from gossamer.kernels.grouped_lora.reference import gather_factors
+from gossamer.serving.adapter_rows import lay_out, pack, write_rows
+
+from tiny import ALL_LINEAR, make_lora, module_shapes
+
+BLOCK_BYTES = 1024
+
+
+@pytest.fixture(scope="module")
+def shapes(tiny_model):
+    return module_shapes(tiny_model)
+
+
+@pytest.fixture
+def ids(shapes):
+    return {path: number for number, path in enumerate(shapes)}
+
+
+def random_adapter(shapes, ranks, dtype=torch.float32, seed=0):
+    """`ranks` by module path; 0: not adapted."""
+    generator = torch.Generator().manual_seed(seed)
+    factors = {
+        path: Factors(
+            torch.randn(r, shapes[path][1], generator=generator).to(dtype),
+            torch.randn(shapes[path][0], r, generator=generator).to(dtype),
+            0.25 * (1 + r),
+        )
+        for path, r in ranks.items()
+        if r
+    }
+    return LowRankAdapter("a", "digest", None, factors)
+
+
+def place(rows, num_spare=3, seed=0):
+    """Write into random blocks of a poisoned pool; returns the pool and the table."""
+    blocks = np.random.default_rng(seed).permutation(rows.num_blocks + num_spare).tolist()
+    pool = torch.full((len(blocks) * BLOCK_BYTES // 4,), float("nan")).view(torch.uint8)
+    return pool, write_rows(rows, pool, blocks[: rows.num_blocks]), blocks
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("seed", range(4))
+def test_round_trip(shapes, ids, dtype, seed):
+    rng = random.Random(seed)
+    ranks = {path: rng.choice((0, 1, 3, 4, 8, 17, 64)) for path in shapes}
+    adapter = random_adapter(shapes, ranks, dtype, seed)
+    rows = pack(adapter, ids, BLOCK_BYTES)
+    pool, table, _ = place(rows, seed=seed)
+    tables = stack_tables([table])
+    for path, (h_out, h_in) in shapes.items():
+        module = ids[path]
+        assert table.rank[module] == ranks[path]
+        if ranks[path]:
+            pair = adapter.factors[path]
+            a, b_t = gather_factors(tables, pool, 0, module, h_in, h_out)
+            assert torch.equal(a.float(), pair.a.float())
+            assert torch.equal(b_t.float(), pair.b.T.float())
+            assert table.scale[module] == np.float32(pair.scale)
+
+
+@pytest.mark.parametrize("rank", [1, 4, 5, 16, 64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_bytes_are_what_the_rows_weigh(shapes, ids, rank, dtype):
+    rows = pack(random_adapter(shapes, dict.fromkeys(shapes, rank), dtype), ids, BLOCK_BYTES)
+    weight = sum(rank * (h_in + h_out) * dtype.itemsize for h_out, h_in in shapes.values())
+    assert rows.num_bytes == weight
+    # A block's end may be shorter than the next row; nothing else is lost.
+    longest = max(max(shape) for shape in shapes.values()) * dtype.itemsize
+    least = -(-weight // BLOCK_BYTES)
+    assert least <= rows.num_blocks <= -(-weight // (BLOCK_BYTES - longest + 1)) + 1
+
+
+def test_rows_never_straddle_blocks_nor_overlap():
+    rng = random.Random(0)
+    for _ in range(50):
+        shapes = [(rng.randint(1, 70), rng.randint(1, 100)) for _ in range(rng.randint(1, 12))]
+        taken = set()
+        rows = dict.fromkeys(range(len(shapes)), 0)
+        for piece in lay_out(shapes, 100):
+            width = shapes[piece.factor][1]
+            assert piece.first == rows[piece.factor]
+            rows[piece.factor] += piece.count
+            assert piece.offset + piece.count * width <= 100
+            places = {(piece.block, piece.offset + i) for i in range(piece.count * width)}
+            assert not places & taken
+            taken |= places
+        assert rows == {i: count for i, (count, _) in enumerate(shapes)}
+
+
+def test_blocks_are_used_in_order_from_the_first_and_filled():
+    pieces = lay_out([(3, 40), (2, 30)], 100)
+    assert [(p.factor, p.first, p.count, p.block, p.offset) for p in pieces] == [
+        (0, 0, 2, 0, 0),
+        (0, 2, 1, 1, 0),
+        (1, 0, 2, 1, 40),
+    ]
+
+
+def test_a_row_as_wide_as_a_block():
+    pieces = lay_out([(2, 100)], 100)
+    assert [piece.block for piece in pieces] == [0, 1]
+    with pytest.raises(AssertionError, match="a row of 101 elements exceeds a block"):
+        lay_out([(1, 101)], 100)
+
+
+def test_other_blocks_are_not_touched(shapes, ids):
+    rows = pack(random_adapter(shapes, dict.fromkeys(shapes, 5)), ids, BLOCK_BYTES)
+    pool, _, blocks = place(rows)
+    floats = pool.view(torch.float32).view(-1, BLOCK_BYTES // 4)
+    for block in blocks[rows.num_blocks :]:
+        assert floats[block].isnan().all()
+    assert (~floats.isnan()).sum() * 4 == rows.num_bytes
+
+
+@pytest.mark.parametrize(
+    ("dtype", "half", "width"),
+    [(torch.bfloat16, True, 2), (torch.float16, False, 4), (torch.float32, False, 4)],
+    ids=str,
+)
+def test_bfloat16_stays_and_float16_becomes_float32(
+    tmp_path, tiny_model, shapes, ids, dtype, half, width
+):
+    """float16 has more digits than bfloat16: it would lose some."""
+    folder = make_lora(tmp_path / "a", tiny_model, rank=3, dtype=dtype, targets=ALL_LINEAR)
+    rows = pack(load_low_rank(folder), ids, BLOCK_BYTES)
+    assert rows.half is half
+    assert rows.num_bytes == sum(3 * (i + o) * width for o, i in shapes.values())
+
+
+def test_mixed_types_become_float32(shapes, ids):
+    adapter = random_adapter(shapes, dict.fromkeys(shapes, 2), torch.bfloat16)
+    path = next(iter(adapter.factors))
+    pair = adapter.factors[path]
+    adapter.factors[path] = Factors(pair.a.float() + 1e-4, pair.b, pair.scale)
+    rows = pack(adapter, ids, BLOCK_BYTES)
+    assert not rows.half
+    pool, table, _ = place(rows)
+    a, _ = gather_factors(stack_tables([table]), pool, 0, ids[path], *reversed(shapes[path]))
+    assert torch.equal(a, pair.a.float() + 1e-4)

@@ -1,0 +1,360 @@
+"""From files to blocks and back: versions, refusals, slow reads, eviction, names as attacks."""
+
+import os
+import threading
+import time
+
+import pytest
+from policy_fakes import FakeFolder, FakeLoader
+
+from gossamer.errors import (
+    AdapterFormatError,
+    CapacityError,
+    GossamerError,
+    ServingError,
+    UnknownModelError,
+)
+from gossamer.serving.adapter_entry import AdapterState
+from gossamer.serving.adapter_folder import AdapterFolder
+from gossamer.serving.adapter_store import AdapterStore
+from gossamer.serving.block_pool import BlockPool
+
+from tiny import make_lora
+
+
+def touch_adapter(folder, text="{}"):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "adapter_config.json").write_text(text)
+    (folder / "adapter_model.safetensors").write_bytes(b"weights")
+    return folder
+
+
+# The folder.
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../x",
+        "..",
+        ".",
+        "",
+        "/",
+        "/etc",
+        "a/b",
+        "a/",
+        "./a",
+        "a\x00",
+        "a\x00b",
+        "x" * 5000,
+        "\ud800",
+        "~",
+        "a\n",
+        "b",
+    ],
+)
+def test_names_reach_nothing_outside_the_folder(tmp_path, name):
+    touch_adapter(tmp_path / "x")
+    touch_adapter(tmp_path / "root" / "a")
+    touch_adapter(tmp_path / "root" / "a" / "b")
+    folder = AdapterFolder(tmp_path / "root")
+    with pytest.raises(UnknownModelError):
+        folder.look_up(name)
+    assert folder.look_up("a").path == tmp_path / "root" / "a"
+
+
+def test_an_absolute_name_reaches_nothing(tmp_path):
+    touch_adapter(tmp_path / "a")
+    with pytest.raises(UnknownModelError):
+        AdapterFolder(tmp_path).look_up(str(tmp_path / "a"))
+
+
+def test_names_are_those_of_sub_folders_with_an_adapter(tmp_path):
+    touch_adapter(tmp_path / "b")
+    touch_adapter(tmp_path / "a")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("")
+    folder = AdapterFolder(tmp_path)
+    assert folder.names() == ["a", "b"]
+    touch_adapter(tmp_path / "c")
+    assert folder.names() == ["a", "b", "c"]
+
+
+def test_a_folder_that_is_itself_an_adapter(tmp_path):
+    touch_adapter(tmp_path / "pirate")
+    folder = AdapterFolder(tmp_path / "pirate")
+    assert folder.names() == ["pirate"]
+    assert folder.look_up("pirate").path == tmp_path / "pirate"
+    with pytest.raises(UnknownModelError):
+        folder.look_up("other")
+
+
+def test_no_folder_or_one_that_has_gone(tmp_path):
+    for folder in (AdapterFolder(None), AdapterFolder(tmp_path / "gone")):
+        assert folder.names() == []
+        with pytest.raises(UnknownModelError, match="unknown model 'a'"):
+            folder.look_up("a")
+
+
+def test_an_unknown_name_is_told_the_nearest(tmp_path):
+    touch_adapter(tmp_path / "pirate")
+    with pytest.raises(UnknownModelError, match="did you mean 'pirate'"):
+        AdapterFolder(tmp_path).look_up("pirat")
+
+
+def test_changed_files_change_the_signature(tmp_path):
+    folder = AdapterFolder(tmp_path)
+    path = touch_adapter(tmp_path / "a")
+    before = folder.look_up("a").signature
+    assert folder.look_up("a").signature == before
+    weights = path / "adapter_model.safetensors"
+    copy = path / "new"
+    copy.write_bytes(weights.read_bytes())
+    os.replace(copy, weights)
+    replaced = folder.look_up("a").signature
+    assert replaced != before
+    touch_adapter(path, '{"r": 1}')
+    assert folder.look_up("a").signature != replaced
+
+
+# The store.
+
+
+class Store:
+    """An adapter store over pretended files, with its real reading thread."""
+
+    def __init__(self, num_blocks=20, sizes=None, loader=FakeLoader):
+        self.folder = FakeFolder(sizes or {"a": 5, "b": 5})
+        self.pool = BlockPool(num_blocks)
+        self.loader = loader(self.folder)
+        self.woken = threading.Event()
+        self.store = AdapterStore(self.folder, self.pool, self.loader, self.woken.set)
+
+    def read(self, *names):
+        """Look up and read; returns the entries."""
+        entries = [self.store.look_up(name) for name in names]
+        for entry in entries:
+            self.store.start_load(entry)
+        deadline = time.monotonic() + 10
+        while any(entry.state is AdapterState.LOADING for entry in entries):
+            assert time.monotonic() < deadline
+            self.woken.wait(0.01)
+            self.store.collect_loads()
+        return entries
+
+
+@pytest.fixture
+def make_store():
+    stores = []
+
+    def make(*args, **options):
+        stores.append(Store(*args, **options))
+        return stores[-1]
+
+    yield make
+    for each in stores:
+        each.store.close()
+
+
+def test_one_entry_as_long_as_the_files_stay(make_store):
+    world = make_store()
+    entry = world.store.look_up("a")
+    assert world.store.look_up("a") is entry
+    world.folder.versions["a"] += 1
+    assert world.store.look_up("a") is not entry
+
+
+def test_replaced_files_give_new_weights_and_users_keep_the_old(make_store):
+    world = make_store()
+    (old,) = world.read("a")
+    world.store.acquire(old)
+    world.folder.versions["a"] += 1
+    (new,) = world.read("a")
+    world.store.acquire(new)
+    assert old.table[0] == "a@0"
+    assert new.table[0] == "a@1"
+    assert not set(old.blocks) & set(new.blocks)
+    world.store.release(old)
+    # The old one can no longer be asked for: it goes first, though used last.
+    world.store.release(new)
+    world.store.reclaim(11)
+    assert world.store.resident == [new]
+
+
+def test_an_old_version_is_never_continued_with_new_weights(make_store):
+    world = make_store()
+    (old,) = world.read("a")
+    world.store.acquire(old)
+    world.store.release(old)
+    world.store.reclaim(20)
+    assert old.state is AdapterState.REGISTERED
+    world.folder.versions["a"] += 1
+    world.store.start_load(old)
+    while old.state is AdapterState.LOADING:
+        world.woken.wait(0.01)
+        world.store.collect_loads()
+    assert old.state is AdapterState.REFUSED
+    assert type(old.error) is ServingError
+    assert "was replaced" in str(old.error)
+    (new,) = world.read("a")
+    assert new.state is AdapterState.HOST
+
+
+def test_the_same_files_are_read_again_after_eviction(make_store):
+    world = make_store()
+    (entry,) = world.read("a")
+    world.store.acquire(entry)
+    world.store.release(entry)
+    world.store.reclaim(20)
+    world.read("a")
+    world.store.acquire(entry)
+    assert entry.table[0] == "a@0"
+    assert world.store.num_evictions == 1
+    assert world.store.num_loads == 2
+
+
+def test_eviction_spares_what_is_used_and_what_it_is_told_to(make_store):
+    world = make_store(sizes={"a": 5, "b": 5, "c": 5})
+    used, idle, spared = world.read("a", "b", "c")
+    for entry in (used, idle, spared):
+        world.store.acquire(entry)
+    world.store.release(idle)
+    world.store.release(spared)
+    assert world.store.num_reclaimable() == 10
+    assert world.store.num_reclaimable(sparing=spared) == 5
+    assert not world.store.reclaim(20, sparing=spared)
+    assert world.store.resident == [used, spared]
+    assert not world.store.reclaim(20)
+    assert world.store.resident == [used]
+    assert used.blocks
+    world.pool.audit()
+
+
+def test_no_more_is_evicted_than_needed(make_store):
+    world = make_store(sizes={"a": 5, "b": 5, "c": 5})
+    entries = world.read("a", "b", "c")
+    for entry in entries:
+        world.store.acquire(entry)
+        world.store.release(entry)
+    assert world.store.reclaim(5)
+    assert len(world.store.resident) == 3
+    assert world.store.reclaim(6)
+    assert world.store.resident == entries[1:]
+
+
+def test_what_cannot_be_acquired(make_store):
+    world = make_store(num_blocks=12, sizes={"a": 8, "b": 8, "huge": 12})
+    a = world.store.look_up("a")
+    assert not world.store.can_acquire(a)
+    a, b, huge = world.read("a", "b", "huge")
+    assert world.store.can_acquire(a)
+    world.store.acquire(a)
+    assert not world.store.can_acquire(b)
+    world.store.release(a)
+    assert world.store.can_acquire(b)
+    assert huge.state is AdapterState.REFUSED
+    assert not world.store.can_acquire(huge)
+    with pytest.raises(CapacityError, match="--memory"):
+        world.store.look_up("huge")
+
+
+def test_a_refused_adapter_is_served_once_its_files_are_mended(make_store):
+    world = make_store()
+    world.loader.errors["a"] = AdapterFormatError("torn")
+    (entry,) = world.read("a")
+    assert entry.state is AdapterState.REFUSED
+    with pytest.raises(AdapterFormatError, match="torn"):
+        world.store.look_up("a")
+    del world.loader.errors["a"]
+    world.folder.versions["a"] += 1
+    (entry,) = world.read("a")
+    assert entry.state is AdapterState.HOST
+
+
+def test_an_error_told_many_times_does_not_grow(make_store):
+    world = make_store()
+    world.loader.errors["a"] = AdapterFormatError("torn")
+    world.read("a")
+
+    def depth():
+        with pytest.raises(AdapterFormatError) as caught:
+            world.store.look_up("a")
+        trace, count = caught.value.__traceback__, 0
+        while trace is not None:
+            trace, count = trace.tb_next, count + 1
+        return count
+
+    depths = {depth() for _ in range(20)}
+    assert len(depths) == 1
+
+
+def test_reading_does_not_hold_up_the_caller(make_store):
+    class Slow(FakeLoader):
+        gate = threading.Event()
+
+        def load(self, entry):
+            assert self.gate.wait(10)
+            return super().load(entry)
+
+    world = make_store(loader=Slow)
+    entries = [world.store.look_up(name) for name in "ab"]
+    for entry in entries:
+        world.store.start_load(entry)
+        world.store.start_load(entry)
+    world.store.collect_loads()
+    assert [entry.state for entry in entries] == [AdapterState.LOADING] * 2
+    assert world.store.is_loading
+    assert not world.woken.is_set()
+    Slow.gate.set()
+    world.read("a", "b")
+    assert [entry.state for entry in entries] == [AdapterState.HOST] * 2
+    assert not world.store.is_loading
+    assert world.store.num_loads == 0
+
+
+def test_statuses_tell_what_clients_can_use(make_store):
+    world = make_store(sizes={"a": 5, "b": 5, "c": 5, "d": 30})
+    world.read("b", "c", "d")
+    world.store.acquire(world.store.look_up("c"))
+    found = {status.name: status for status in world.store.statuses()}
+    states = {name: status.state for name, status in found.items()}
+    assert states == {"a": "registered", "b": "loading", "c": "resident", "d": "refused"}
+    assert found["c"].rank == 1
+    assert found["c"].digest == "c@0"
+    assert found["a"].rank is None
+    assert "30 blocks" in found["d"].problem
+    world.folder.sizes.pop("a")
+    assert "a" not in {status.name for status in world.store.statuses()}
+
+
+def test_looking_up_from_many_threads(make_store):
+    world = make_store()
+    found, errors = [], []
+
+    def work():
+        for _ in range(300):
+            try:
+                found.append(world.store.look_up("a"))
+                world.store.statuses()
+            except GossamerError as error:
+                errors.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(found)) == 1
+    assert not errors
+
+
+def test_created_is_the_time_of_the_weights(tmp_path, tiny_model):
+    folder = make_lora(tmp_path / "adapters" / "a", tiny_model, rank=1)
+    os.utime(folder / "adapter_model.safetensors", (1_000_000, 1_234_567))
+    os.utime(folder / "adapter_config.json", (1_000_000, 2_000_000))
+    store = AdapterStore(
+        AdapterFolder(tmp_path / "adapters"), BlockPool(1), FakeLoader(FakeFolder({})), lambda: None
+    )
+    (status,) = store.statuses()
+    store.close()
+    assert status.created == 1_234_567
