@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -36,3 +37,10 @@ def test_guides_say_nothing_of_commands_that_do_not_exist():
             words = line.removeprefix("$ ").removeprefix(".venv/bin/").split()
             if words[:1] == ["gossamer"] and len(words) > 1 and Path(words[1]).suffix == "":
                 assert words[1] in {*COMMANDS, "COMMAND", "--help"}, f"{path.name}: {line}"
+
+
+def test_documents_name_only_make_targets_that_exist():
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+    for path in [*ROOT.glob("*.md"), *DOCS.rglob("*.md")]:
+        named = set(re.findall(r"(?:^|`)make ([a-z-]+)", path.read_text(), re.M))
+        assert named <= targets, f"{path.name}: {named - targets}"
