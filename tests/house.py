@@ -3,7 +3,7 @@
 import ast
 import subprocess
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 import pytest
@@ -74,6 +74,7 @@ def _called_import(node: ast.Call) -> set[str]:
     return set()
 
 
+@cache
 def sources() -> list[Source]:
     """All Python files of the package, sorted by name."""
     return [Source(path) for path in sorted(PACKAGE.rglob("*.py"))]
