@@ -33,8 +33,8 @@ from gossamer.training.settings import RunSettings, assemble
 
 
 def tune(
-    model: str | None = None,
-    data: str | None = None,
+    model: str | Path | None = None,
+    data: str | Path | None = None,
     output: str | Path | None = None,
     *,
     method: str | None = None,
@@ -55,8 +55,7 @@ def tune(
     Raises a `GossamerError` with one clear line, and `RunInterrupted` (a `KeyboardInterrupt`) when
     stopped by Ctrl-C or SIGTERM, after having saved a checkpoint.
     """
-    options = {"model": model, "data": data, "method": method}
-    options["output"] = None if output is None else str(output)
+    options = {"model": model, "data": data, "output": output, "method": method}
     run_settings, recorded = collect(config, options, settings, resume=resume)
     listener = listener or make_screen(log_every=run_settings.log_every)
     try:

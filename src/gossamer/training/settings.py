@@ -1,6 +1,7 @@
 """Everything that defines a run, and how a config file, options and assignments make it up."""
 
 from collections.abc import Mapping
+from os import PathLike
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -91,7 +92,7 @@ class RunSettings(DataSettings):
     def _accept_short_forms(cls, values: Any) -> Any:
         if not isinstance(values, Mapping):
             return values
-        values = dict(values)
+        values = {k: str(v) if isinstance(v, PathLike) else v for k, v in values.items()}
         if isinstance(values.get("dtype"), str):
             values["dtype"] = DTYPE_ALIASES.get(values["dtype"], values["dtype"])
         return values
