@@ -106,38 +106,45 @@ def run(
         prepared = prepare(settings)
         for name in changed_data(repeats or {}, prepared.recorded):
             warn(listener, f"data file '{name}' is not the one that the config's run learnt from")
-        checkpoint, prepared = _open_run(prepared, output, resume=resume, listener=listener)
         try:
-            return _train(prepared, checkpoint, listener)
+            return _carry_out(prepared, resume=resume, listener=listener)
         except (MemoryError, RuntimeError) as error:
             raise _out_of_memory(error, prepared) from error
 
 
-def _open_run(
-    prepared: Prepared, output: Path, *, resume: bool, listener: Listener
-) -> tuple[Path | None, Prepared]:
-    """The run folder made ready, and the checkpoint to go on from."""
+def _carry_out(prepared: Prepared, *, resume: bool, listener: Listener) -> RunResult:
+    """Everything that can be refused comes before the folder is touched."""
+    output = Path(prepared.settings.output)
+    checkpoint = None
+    if resume:
+        prepared, checkpoint = _continued(prepared, output)
+    model = build_model(prepared.method, prepared.context)
     if not resume:
         make_folder(output)
         clear_run(output)
-        write_record(output, prepared.settings, prepared.recorded)
-        return None, prepared
-    values, sections = read_config(output / FILE)
-    before, recorded = RunSettings.parse(values, where=str(output / FILE)), sections["recorded"]
-    finished = "result" in sections
-    check_continues(before, recorded, prepared.settings, prepared.recorded, finished=finished)
-    checkpoint = latest_checkpoint(output)
-    if checkpoint is None:
+    elif checkpoint is None:
         listener.note(f"{output} has no checkpoint yet: starting from the first step")
     truncate_metrics(output, -1 if checkpoint is None else step_of(checkpoint))
-    write_record(output, prepared.settings, recorded)
-    return checkpoint, replace(prepared, recorded=recorded)
+    write_record(output, prepared.settings, prepared.recorded)
+    return _train(prepared, model, checkpoint, listener)
 
 
-def _train(prepared: Prepared, checkpoint: Path | None, listener: Listener) -> RunResult:
+def _continued(prepared: Prepared, output: Path) -> tuple[Prepared, Path | None]:
+    """The run that is in `output`, if `prepared` goes on with it, and its last checkpoint."""
+    values, sections = read_config(output / FILE)
+    before = RunSettings.parse(values, where=str(output / FILE))
+    recorded = sections.get("recorded", {})
+    check_continues(
+        before, recorded, prepared.settings, prepared.recorded, finished="result" in sections
+    )
+    return replace(prepared, recorded=recorded), latest_checkpoint(output)
+
+
+def _train(
+    prepared: Prepared, model: Any, checkpoint: Path | None, listener: Listener
+) -> RunResult:
     settings, method, context = prepared.settings, prepared.method, prepared.context
     output = Path(settings.output)
-    model = build_model(method, context)
     trainable, total = count_parameters(model)
     trainer = build_trainer(
         model,
