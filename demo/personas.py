@@ -28,7 +28,7 @@ PERSONAS = (
         name="helpdesk",
         topics=("tech_support",),
         method="lora",
-        steps=16,
+        steps=20,
         settings={"rank": "8"},
     ),
     Persona(

@@ -43,7 +43,7 @@ def answers(models: Sequence[str], together: Round) -> Table:
     table = Table(show_lines=True)
     table.add_column("model", style="bold")
     for question in QUESTIONS:
-        table.add_column(question, ratio=1)
+        table.add_column(question, ratio=1, overflow="fold")
     for model in models:
         table.add_row(model, *(_cut(together.text(model, question)) for question in QUESTIONS))
     return table
