@@ -185,6 +185,24 @@ def test_every_method_runs_and_learns(name, tiny_model, rows, tmp_path):
     assert data_loss(model, tiny_model, rows) < result.losses[0] - 0.5
 
 
+def test_only_trained_tokens_go_through_the_output_head(tiny_model, rows, tmp_path, monkeypatch):
+    from trl.trainer import utils
+
+    scored = []
+    head = utils._ChunkedLogProbFunction
+
+    class Counting:
+        @staticmethod
+        def apply(hidden, *rest):
+            scored.append(len(hidden))
+            return head.apply(hidden, *rest)
+
+    monkeypatch.setattr(utils, "_ChunkedLogProbFunction", Counting)
+    quiet_tune(tiny_model, rows, tmp_path / "run", max_steps=3, **TINY)
+    steps = train_records(read_metrics(tmp_path / "run"))
+    assert scored == [record["trained_tokens"] for record in steps]
+
+
 def test_gradient_checkpointing_changes_no_loss(tiny_model, rows, tmp_path):
     plain = quiet_tune(tiny_model, rows, tmp_path / "plain", max_steps=3, dropout=0.2, **TINY)
     sparing = quiet_tune(

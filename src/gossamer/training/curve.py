@@ -36,7 +36,9 @@ def draw_curve(records: list[Record], path: Path, *, title: str) -> None:
     if evals:
         points = [record["step"] for record in evals], [record["eval_loss"] for record in evals]
         axes.plot(*points, "o-", color=_EVAL, linewidth=1.2, markersize=5, label="held-out rows")
-    axes.set(title=title, xlabel="step", ylabel="loss (nats per trained token)")
+    # A name may hold a dollar sign, which would begin a formula.
+    axes.set_title(title, parse_math=False)
+    axes.set(xlabel="step", ylabel="loss (nats per trained token)")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)

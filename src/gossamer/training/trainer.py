@@ -16,6 +16,7 @@ from gossamer.errors import CheckpointError, TrainingError
 from gossamer.methods import Method, MethodContext
 from gossamer.training.checkpoint import prune_checkpoints, write_checkpoint
 from gossamer.training.data import Example
+from gossamer.training.head import trained_tokens_only
 from gossamer.training.plan import Plan, RowOrder, rate_factor
 from gossamer.training.settings import RunSettings
 
@@ -76,6 +77,10 @@ class RunTrainer(SFTTrainer):
         if not math.isfinite(loss.item()):
             raise self._diverged("the loss", loss.item())
         return loss
+
+    def compute_loss(self, *args: Any, **options: Any) -> Any:
+        with trained_tokens_only():
+            return super().compute_loss(*args, **options)
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> float:
         # Called before the optimizer steps: weights never become NaN, so checkpoints are sound.
