@@ -51,6 +51,7 @@ $(STAMP):
 	@if ! $(PY) -c '' 2>/dev/null; then \
 		if [ -z "$(PYTHON)" ]; then echo "make: no Python 3.11 or newer found; name one with make PYTHON=..." >&2; exit 1; fi; \
 		echo "Making .venv with $(PYTHON)"; \
+		if [ -L .venv ]; then rm .venv; fi; \
 		"$(PYTHON)" -m venv --clear .venv; \
 	fi
 	@rm -f .venv/.gossamer-*
