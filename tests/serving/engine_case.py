@@ -1,0 +1,129 @@
+"""A running engine on a tiny model, and collectors that count every event of every request."""
+
+import itertools
+import threading
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+from gossamer.errors import GossamerError
+from gossamer.serving.build import build_engine
+from gossamer.serving.messages import Failed, Finished, Request, SamplingParams, Tokens
+from gossamer.serving.settings import ServeSettings
+
+BLOCK_BYTES = 12288
+"""Of 16 tokens in the tiny model: 3 layers, keys and values, 2 heads of 16, float32."""
+
+
+def start(model, adapters=None, *, num_blocks=200, **settings):
+    """An engine of `num_blocks` blocks of 16 tokens."""
+    return build_engine(
+        ServeSettings(
+            model=str(model),
+            adapters=Path(adapters) if adapters else None,
+            memory_gib=num_blocks * BLOCK_BYTES / 1024**3,
+            **{"threads": 1, **settings},
+        )
+    )
+
+
+@contextmanager
+def standing_still(engine):
+    """The engine's thread waits meanwhile; what is submitted arrives all at once."""
+    inside, go_on = threading.Event(), threading.Event()
+
+    def wait():
+        inside.set()
+        assert go_on.wait(30)
+
+    engine._bell.ring(wait)
+    assert inside.wait(30)
+    yield
+    go_on.set()
+
+
+def slow_down(engine, seconds=0.005):
+    """Make each step take so much longer, so that a test can act while requests run."""
+    run = engine._runner.run
+
+    def slow_run(batch):
+        time.sleep(seconds)
+        return run(batch)
+
+    engine._runner.run = slow_run
+
+
+class Collector:
+    """Receives the events of one request; `raises` is what it throws each time."""
+
+    _numbers = itertools.count()
+
+    def __init__(self, raises=None):
+        self.id = f"r{next(self._numbers)}"
+        self.events = []
+        self.done = threading.Event()
+        self._raises = raises
+
+    def __call__(self, event):
+        self.events.append(event)
+        if not isinstance(event, Tokens):
+            self.done.set()
+        if self._raises is not None:
+            raise self._raises("the receiver's own fault")
+
+    @property
+    def finals(self):
+        return [e for e in self.events if isinstance(e, Finished | Failed)]
+
+    @property
+    def tokens(self):
+        return [t for e in self.events if isinstance(e, Tokens) for t in e.token_ids]
+
+    @property
+    def text(self):
+        return "".join(e.text for e in self.events if isinstance(e, Tokens))
+
+    def wait(self, seconds=60):
+        """The final event."""
+        assert self.done.wait(seconds), "no final event"
+        return self.finals[0]
+
+
+def ask(engine, prompt=(5, 6, 7), adapter=None, *, raises=None, **sampling):
+    """Submit; returns the collector. Raises what the engine refuses it for."""
+    collector = Collector(raises)
+    sampling = {"max_tokens": 8, "temperature": 0, "ignore_eos": True, **sampling}
+    request = Request(
+        request_id=collector.id,
+        prompt_token_ids=tuple(prompt),
+        adapter=adapter,
+        sampling=SamplingParams(**sampling),
+    )
+    engine.submit(request, collector)
+    return collector
+
+
+def refusal(engine, *args, **options):
+    """The error that a submission meets."""
+    try:
+        ask(engine, *args, **options)
+    except GossamerError as error:
+        return error
+    raise AssertionError("accepted")
+
+
+def check_idle(engine):
+    """Nothing is left of past requests: blocks, users, rows, names."""
+    # A last request brings the engine's own recount about, which comes before it sleeps again.
+    ask(engine, max_tokens=1).wait()
+    for _ in range(500):
+        if not engine._generations and not engine._bell._rung:
+            break
+        time.sleep(0.01)
+    stats = engine.stats()
+    assert stats.num_running == stats.num_waiting == stats.blocks_kv == 0
+    assert stats.blocks_free + stats.blocks_adapters == stats.blocks_total
+    assert not engine._by_id
+    assert not engine._adapters._host
+    assert all(entry.users == 0 for entry in engine._adapters.resident)
+    engine._recount()

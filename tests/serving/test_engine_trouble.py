@@ -1,0 +1,431 @@
+"""Cancels, faults, floods and the end: exactly one final event each, and the engine lives on."""
+
+import random
+import shutil
+import threading
+import time
+
+import pytest
+import torch
+from engine_case import ask, check_idle, refusal, slow_down, standing_still, start
+from safetensors.torch import load_file, save_file
+
+from gossamer.errors import (
+    EngineStoppedError,
+    GossamerError,
+    OverloadedError,
+    ServingError,
+    UnknownModelError,
+)
+from gossamer.serving.messages import Failed, Finished, Request, SamplingParams
+
+from tiny import make_lora
+
+
+@pytest.fixture(scope="module")
+def adapters(tmp_path_factory, tiny_model):
+    folder = tmp_path_factory.mktemp("adapters")
+    for seed, rank in enumerate((1, 4, 8, 16, 64)):
+        make_lora(folder / f"r{rank}", tiny_model, rank=rank, seed=seed)
+    make_lora(folder / "qv", tiny_model, rank=4, seed=9, targets=("q_proj", "v_proj"))
+    make_lora(folder / "dora", tiny_model, rank=4, use_dora=True)
+    torn = make_lora(folder / "torn", tiny_model, rank=4)
+    (torn / "adapter_model.safetensors").write_bytes(b"no weights")
+    return folder
+
+
+@pytest.fixture
+def make_engine(tiny_model, adapters):
+    engines = []
+
+    def make(folder=adapters, **settings):
+        engines.append(start(tiny_model, folder, **settings))
+        return engines[-1]
+
+    yield make
+    for engine in engines:
+        engine.shutdown()
+
+
+SHORT = SamplingParams(max_tokens=2, temperature=0, ignore_eos=True)
+
+# Cancels.
+
+
+def test_cancelled_wherever_they_are(make_engine):
+    engine = make_engine(max_running=2)
+    slow_down(engine)
+    running = [ask(engine, max_tokens=500), ask(engine, adapter="r4", max_tokens=500)]
+    while not running[1].events:
+        time.sleep(0.001)
+    waiting = ask(engine, max_tokens=500)
+    for one in (waiting, *running):
+        engine.cancel(one.id)
+        assert one.wait() == Finished(
+            request_id=one.id,
+            finish_reason="cancelled",
+            prompt_tokens=3,
+            completion_tokens=len(one.tokens),
+        )
+        engine.cancel(one.id)
+    engine.cancel("never heard of")
+    check_idle(engine)
+    assert engine.stats().finished["cancelled"] == 3
+
+
+def test_a_late_cancel_hits_no_later_request_of_the_same_id(make_engine):
+    """The engine gets to a cancel when the request has ended and its id is in use again."""
+    engine = make_engine()
+    held = threading.Event()
+    inside = threading.Event()
+
+    def on_last_token(event):
+        if isinstance(event, Finished):
+            inside.set()
+            assert held.wait(10)
+
+    first = Request(request_id="same", prompt_token_ids=(4,), sampling=SHORT)
+    engine.submit(first, on_last_token)
+    waiting = engine._by_id["same"]
+    assert inside.wait(10)
+    # As if it had been sent a moment before the end.
+    engine._bell.ring(lambda: engine._cancel(waiting))
+    events = []
+    engine.submit(first, events.append)
+    held.set()
+    assert ask(engine).wait().finish_reason == "length"
+    assert [event.finish_reason for event in events if isinstance(event, Finished)] == ["length"]
+    check_idle(engine)
+
+
+# Faults.
+
+
+def test_a_step_that_fails_ends_the_requests_of_that_step_only(make_engine):
+    engine = make_engine(max_running=2)
+    run, calls = engine._runner.run, []
+
+    def fail_once(batch):
+        calls.append(batch)
+        if len(calls) == 5:
+            raise MemoryError("pretended")
+        return run(batch)
+
+    engine._runner.run = fail_once
+    with standing_still(engine):
+        hit = [ask(engine, max_tokens=300) for _ in range(2)]
+        waiting = ask(engine, max_tokens=4)
+    for one in hit:
+        assert type(one.wait().error) is ServingError
+        assert len(one.tokens) == 4
+    assert waiting.wait().finish_reason == "length"
+    check_idle(engine)
+
+
+def test_a_token_that_cannot_be_told_ends_its_request_only(make_engine):
+    engine = make_engine()
+    slow_down(engine)
+    one, other = ask(engine, max_tokens=300), ask(engine, (9, 8), max_tokens=30)
+    while not (one.events and other.events):
+        time.sleep(0.005)
+
+    def fail(token, **options):
+        raise ValueError("pretended")
+
+    engine._generations[engine._by_id[one.id]].stream.push = fail
+    assert isinstance(one.wait(), Failed)
+    assert other.wait().finish_reason == "length"
+    check_idle(engine)
+
+
+def test_a_plan_that_fails_ends_what_there_is_and_the_engine_lives_on(make_engine):
+    engine = make_engine()
+    plan, calls = engine._scheduler.plan, []
+
+    def fail_once():
+        calls.append(None)
+        if len(calls) == 4:
+            raise RuntimeError("pretended")
+        return plan()
+
+    engine._scheduler.plan = fail_once
+    assert isinstance(ask(engine, max_tokens=300).wait(), Failed)
+    assert ask(engine).wait().finish_reason == "length"
+    check_idle(engine)
+
+
+def test_an_engine_that_dies_says_so_to_everyone(make_engine):
+    engine = make_engine()
+
+    def die(batch):
+        raise SystemExit
+
+    engine._runner.run = die
+    one = ask(engine, max_tokens=300)
+    final = one.wait()
+    assert isinstance(final, Failed)
+    assert isinstance(final.error, EngineStoppedError)
+    engine._thread.join(10)
+    assert not engine.healthy()
+    assert isinstance(refusal(engine), EngineStoppedError)
+
+
+def test_receivers_that_fail_disturb_nobody(make_engine):
+    engine = make_engine()
+    bad = [ask(engine, raises=ValueError) for _ in range(3)]
+    good = ask(engine)
+    for one in (*bad, good):
+        assert one.wait().finish_reason == "length"
+        assert len(one.finals) == 1
+    assert bad[0].tokens == good.tokens
+    check_idle(engine)
+
+
+def test_weights_so_large_that_nothing_finite_comes_out(make_engine, tiny_model, tmp_path):
+    make_lora(tmp_path / "vast", tiny_model, rank=4, size=1e30)
+    engine = make_engine(tmp_path)
+    other = ask(engine, max_tokens=20)
+    final = ask(engine, adapter="vast").wait()
+    assert isinstance(final, Failed)
+    assert "not a finite number" in str(final.error)
+    assert other.wait().finish_reason == "length"
+    # Nothing of it stays in the blocks that others get.
+    assert ask(engine, max_tokens=20).wait().finish_reason == "length"
+    check_idle(engine)
+
+
+def test_a_receiver_may_call_the_engine_back(make_engine):
+    engine = make_engine()
+    found = []
+
+    def on_event(event):
+        if isinstance(event, Finished) and not found:
+            found.append(ask(engine))
+            engine.cancel("nobody")
+            found.append(engine.stats())
+
+    engine.submit(Request(request_id="calls-back", prompt_token_ids=(4,), sampling=SHORT), on_event)
+    while len(found) < 2:
+        time.sleep(0.005)
+    assert found[0].wait().finish_reason == "length"
+
+
+# Adapters that come, change and go while the engine runs.
+
+
+def test_a_folder_that_appears_is_usable_at_once(make_engine, tiny_model, tmp_path):
+    engine = make_engine(tmp_path)
+    assert isinstance(refusal(engine, adapter="new"), UnknownModelError)
+    make_lora(tmp_path / "new", tiny_model, rank=4)
+    assert [status.name for status in engine.adapters()] == ["new"]
+    one = ask(engine, adapter="new")
+    assert one.wait().finish_reason == "length"
+    assert one.tokens != ask_tokens(engine, None)
+
+
+def ask_tokens(engine, adapter, **options):
+    one = ask(engine, adapter=adapter, **options)
+    one.wait()
+    return one.tokens
+
+
+def test_replaced_files_serve_new_requests_while_running_ones_keep_the_old(
+    make_engine, tiny_model, tmp_path
+):
+    engine = make_engine(tmp_path)
+    make_lora(tmp_path / "x", tiny_model, rank=4, seed=1)
+    want_old = ask_tokens(engine, "x", max_tokens=300)
+    running = ask(engine, adapter="x", max_tokens=300)
+    while len(running.events) < 5:
+        time.sleep(0.002)
+    make_lora(tmp_path / "next", tiny_model, rank=8, seed=2)
+    shutil.rmtree(tmp_path / "x")
+    (tmp_path / "next").rename(tmp_path / "x")
+    new = ask_tokens(engine, "x", max_tokens=30)
+    running.wait()
+    assert running.tokens == want_old
+    assert new != want_old[:30]
+    make_lora(tmp_path / "y", tiny_model, rank=8, seed=2)
+    assert new == ask_tokens(engine, "y", max_tokens=30)
+    check_idle(engine)
+
+
+def test_another_scale_alone_is_another_adapter(make_engine, tiny_model, tmp_path):
+    engine = make_engine(tmp_path)
+    make_lora(tmp_path / "x", tiny_model, rank=4, alpha=4)
+    before = ask_tokens(engine, "x", max_tokens=30)
+    config = tmp_path / "x" / "adapter_config.json"
+    config.write_text(config.read_text().replace('"lora_alpha": 4', '"lora_alpha": 40'))
+    assert ask_tokens(engine, "x", max_tokens=30) != before
+
+
+def test_deleted_files_do_not_disturb_who_runs(make_engine, tiny_model, tmp_path):
+    engine = make_engine(tmp_path)
+    make_lora(tmp_path / "x", tiny_model, rank=4)
+    running = ask(engine, adapter="x", max_tokens=200)
+    while not running.events:
+        time.sleep(0.002)
+    shutil.rmtree(tmp_path / "x")
+    assert isinstance(refusal(engine, adapter="x"), UnknownModelError)
+    assert running.wait().finish_reason == "length"
+
+
+def test_an_adapter_deleted_while_it_waits_fails_alone(make_engine, tiny_model, tmp_path):
+    engine = make_engine(tmp_path, max_running=1)
+    make_lora(tmp_path / "x", tiny_model, rank=4)
+    with standing_still(engine):
+        one, other = ask(engine, adapter="x"), ask(engine)
+        shutil.rmtree(tmp_path / "x")
+    assert isinstance(one.wait(), Failed)
+    assert "x" in str(one.wait().error)
+    assert other.wait().finish_reason == "length"
+
+
+def test_a_zero_adapter_says_what_the_base_says(make_engine, tiny_model, tmp_path):
+    engine = make_engine(tmp_path)
+    folder = make_lora(tmp_path / "zero", tiny_model, rank=4)
+    file = folder / "adapter_model.safetensors"
+    tensors = {k: torch.zeros_like(v) if "lora_B" in k else v for k, v in load_file(file).items()}
+    save_file(tensors, file, metadata={"format": "pt"})
+    assert ask_tokens(engine, "zero", max_tokens=40) == ask_tokens(engine, None, max_tokens=40)
+
+
+def test_a_slow_disk_stalls_only_who_waits_for_it(make_engine):
+    engine = make_engine()
+    gate, load = threading.Event(), engine._adapters._loader.load
+
+    def slow(entry):
+        assert gate.wait(30)
+        return load(entry)
+
+    engine._adapters._loader.load = slow
+    late = ask(engine, adapter="r4")
+    for _ in range(5):
+        assert ask(engine).wait().finish_reason == "length"
+    assert not late.events
+    gate.set()
+    assert late.wait().finish_reason == "length"
+
+
+def test_an_idle_engine_does_not_spin(make_engine):
+    """Neither with nothing to do nor while all that wait are waiting for the disk."""
+    engine = make_engine()
+    gate, load = threading.Event(), engine._adapters._loader.load
+    engine._adapters._loader.load = lambda entry: (gate.wait(30), load(entry))[1]
+    turns, turn = [], engine._turn
+    engine._turn = lambda: turns.append(None) or turn()
+    ask(engine, max_tokens=1).wait()
+    late = ask(engine, adapter="r4")
+    time.sleep(0.3)
+    before = len(turns)
+    time.sleep(0.3)
+    assert len(turns) == before < 20
+    gate.set()
+    late.wait()
+
+
+# The end.
+
+
+def test_shutdown_lets_running_requests_end(make_engine):
+    engine = make_engine()
+    one = ask(engine, max_tokens=60)
+    engine.shutdown(drain_seconds=60)
+    assert one.wait(0).finish_reason == "length"
+    assert not engine.healthy()
+    assert isinstance(refusal(engine), EngineStoppedError)
+    engine.cancel(one.id)
+    engine.shutdown()
+
+
+def test_shutdown_cancels_what_takes_too_long(make_engine):
+    engine = make_engine(max_running=2)
+    several = [ask(engine, adapter=name, max_tokens=500) for name in (None, "r4", "r8", None)]
+    start_time = time.monotonic()
+    engine.shutdown(drain_seconds=0.05)
+    assert time.monotonic() - start_time < 10
+    assert [len(one.finals) for one in several] == [1] * 4
+    assert {one.finals[0].finish_reason for one in several} <= {"cancelled", "length"}
+    assert engine._pool.num_free + engine.stats().blocks_adapters == engine._pool.num_blocks
+
+
+def test_submissions_during_shutdown_are_refused_or_answered(make_engine):
+    engine = make_engine()
+    accepted, refused = [], []
+
+    def submit():
+        while not refused:
+            try:
+                accepted.append(ask(engine, max_tokens=2))
+            except EngineStoppedError as error:
+                refused.append(error)
+            except OverloadedError:
+                time.sleep(0.01)
+
+    threads = [threading.Thread(target=submit) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.1)
+    engine.shutdown()
+    for thread in threads:
+        thread.join(10)
+    assert accepted
+    assert [len(one.finals) for one in accepted] == [1] * len(accepted)
+
+
+# A flood.
+
+
+def test_a_thousand_random_requests(make_engine):
+    """Each has exactly one end, nothing is left behind, and the engine still answers right."""
+    rng = random.Random(0)
+    engine = make_engine(
+        num_blocks=80, max_context=200, max_batch_tokens=64, max_running=24, max_waiting=60,
+        expected_new_tokens=4,
+    )  # fmt: skip
+    before = ask_tokens(engine, "r8", max_tokens=20)
+    names = [None, None, "r1", "r4", "r8", "r16", "r64", "qv", "dora", "torn", "no such", "../r4"]
+    accepted, refused, open_ones = [], [], []
+    for _ in range(1000):
+        prompt = [rng.randint(3, 262) for _ in range(rng.choice((0, 1, 5, 5, 20, 20, 60, 60, 250)))]
+        if rng.random() < 0.8:
+            prompt = [min(token, 258) for token in prompt]
+        options = {
+            "max_tokens": rng.choice((1, 2, 5, 12, 12, 12, 12, 12, 30, 300, 0)),
+            "temperature": rng.choice((0, 0, 0, 1.0, 1.0, 1.5, 1e-300, float("nan"))),
+            "top_p": rng.choice((1.0, 1.0, 1.0, 0.9, 0.9, 1e-300, 0.0)),
+            "top_k": rng.choice((0, 1, 40, 10**9)),
+            "seed": rng.choice((None, 1)),
+            "stop": rng.choice(((), (), ("a",), ("a", "bc"), ("",))),
+            "logprobs": rng.choice((None, None, 0, 20)),
+            "ignore_eos": rng.random() < 0.5,
+            "raises": rng.choice((None, None, None, KeyError)),
+        }
+        try:
+            one = ask(engine, prompt, rng.choice(names), **options)
+        except GossamerError as error:
+            refused.append(error)
+            continue
+        accepted.append(one)
+        open_ones.append(one)
+        if rng.random() < 0.2:
+            engine.cancel(rng.choice(open_ones).id)
+        if rng.random() < 0.1:
+            time.sleep(rng.random() * 0.02)
+        while engine.stats().num_waiting >= 55:
+            time.sleep(0.01)
+    finals = [one.wait() for one in accepted]
+    check_idle(engine)
+    assert len(accepted) + len(refused) == 1000
+    assert len(accepted) > 200
+    assert len(refused) > 200
+    assert [len(one.finals) for one in accepted] == [1] * len(accepted)
+    assert all(one.events[-1] is one.finals[0] for one in accepted)
+    kinds = {getattr(final, "finish_reason", "failed") for final in finals}
+    assert kinds == {"stop", "length", "cancelled", "failed"}
+    assert engine.stats().adapter_evictions > 0
+    wrong = [f for f in finals if isinstance(f, Failed) and type(f.error) is ServingError]
+    assert not wrong
+    engine._adapters.reclaim(80)
+    assert engine._pool.num_free == 80
+    assert ask_tokens(engine, "r8", max_tokens=20) == before
