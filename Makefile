@@ -63,4 +63,5 @@ $(STAMP):
 		/^Installing collected/ { print "\nUnpacking"; fflush() } \
 		/^Successfully installed/ { print "Installed " NF - 2 " packages" }' \
 		|| { echo; tail -20 .venv/install.log; echo "make: pip failed; its whole output is in .venv/install.log"; exit 1; } >&2
+	@$(PY) -m gossamer.kernels.compile
 	@touch $@

@@ -1,5 +1,7 @@
 """One small step before the first request, so that no request waits for kernels to be compiled."""
 
+import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,23 @@ from gossamer.serving.sequence import Sequence
 
 def warm_up(runner: Runner, builder: BatchBuilder) -> None:
     """Run one token with an adapter of rank 0. Numba keeps what it compiles on disk."""
+    note = threading.Timer(2.0, _tell_of_compilation)
+    note.daemon = True
+    note.start()
+    try:
+        _run_one_token(runner, builder)
+    finally:
+        note.cancel()
+
+
+def _tell_of_compilation() -> None:
+    print(
+        "gossamer: compiling kernels for this processor; done once, some ten seconds",
+        file=sys.stderr,
+    )
+
+
+def _run_one_token(runner: Runner, builder: BatchBuilder) -> None:
     num_modules = len(runner.modules.ids)
     table = AdapterTable(
         first_row=np.zeros(num_modules, dtype=np.int64),

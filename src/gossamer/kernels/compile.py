@@ -1,0 +1,53 @@
+"""Compile the processor kernels ahead of their first use: `python -m gossamer.kernels.compile`.
+
+Numba compiles a kernel when it is first called and keeps the result on disk. Without this the first
+start of a server on a machine takes some ten seconds longer.
+"""
+
+import numpy as np
+import torch
+
+from gossamer.kernels.gated_activation import silu_and_multiply
+from gossamer.kernels.grouped_lora import AdapterTable, GroupedLora, make_batch, stack_tables
+from gossamer.kernels.paged_attention import AttentionBatch, KvLayout, PagedAttention
+
+
+def compile_kernels() -> None:
+    """Call each kernel once, on tensors of no consequence."""
+    pool = torch.zeros(256, dtype=torch.uint8)
+    _lora(pool)
+    _attention(pool)
+    silu_and_multiply(torch.zeros(1, 4), "cpu")
+
+
+def _lora(pool: torch.Tensor) -> None:
+    table = AdapterTable(
+        first_row=np.zeros(1, dtype=np.int64),
+        rank=np.ones(1, dtype=np.int32),
+        scale=np.ones(1, dtype=np.float32),
+        offsets=np.zeros(2, dtype=np.int64),
+        half=False,
+    )
+    batch = make_batch(stack_tables([table]), [(0, 1, 0)], num_workers=1)
+    GroupedLora(pool, [0], [2], "cpu").add_(torch.zeros(1, 2), torch.zeros(1, 2), batch)
+
+
+def _attention(pool: torch.Tensor) -> None:
+    layout = KvLayout(num_layers=1, num_kv_heads=1, head_dim=2, block_tokens=2, dtype=torch.float32)
+    one = np.zeros(1, dtype=np.int32)
+    batch = AttentionBatch(
+        positions=one,
+        token_sequence=one,
+        token_block=one,
+        token_index=one,
+        block_tables=one[None].copy(),
+        short_tokens=one,
+        short_bounds=np.array([0, 1], dtype=np.int32),
+        long_chunks=(),
+    )
+    states = torch.zeros(1, 1, 2)
+    PagedAttention(pool, layout, "cpu")(batch, 0, states, states, states, 1.0)
+
+
+if __name__ == "__main__":
+    compile_kernels()
