@@ -61,4 +61,5 @@ class PagedAttention:
 
 def _rows(states: Tensor) -> object:
     """[T, heads, head_dim] as a NumPy array [T, heads * head_dim]."""
-    return states.reshape(states.shape[0], -1).numpy()
+    # Contiguous always: for another layout Numba would compile the kernel again, mid-service.
+    return states.reshape(states.shape[0], -1).contiguous().numpy()
