@@ -2,7 +2,9 @@
 
 import time
 
+import numba
 import pytest
+import torch
 from engine_case import Collector, ask, check_idle, refusal, start
 
 from gossamer.errors import (
@@ -251,3 +253,17 @@ def test_the_widest_row_bounds_the_size_of_blocks_but_not_the_output_layer(tiny_
     with pytest.raises(SettingError, match=r"widest adapter row \(1200 bytes\); use at least 2"):
         start(wide, block_tokens=1)
     start(wide, block_tokens=2).shutdown()
+
+
+def test_kernels_use_no_more_threads_than_asked_for(make_engine):
+    engine = make_engine(threads=1)
+    run, found = engine._runner.run, []
+
+    def spy(batch):
+        logits = run(batch)
+        found.append((numba.get_num_threads(), torch.get_num_threads()))
+        return logits
+
+    engine._runner.run = spy
+    ask(engine, adapter="a").wait()
+    assert set(found) == {(1, 1)}

@@ -58,21 +58,19 @@ def test_one_mixed_batch(families, name):
     assert stats.steps < 64 + 16
 
 
-@pytest.mark.parametrize("backend", ["cpu", "reference"])
 @pytest.mark.parametrize(
     "settings",
     [
         {"max_batch_tokens": 7},
         {"max_batch_tokens": 33, "block_tokens": 5},
-        {"max_batch_tokens": 1, "max_running": 3},
+        {"max_batch_tokens": 3, "max_running": 4},
+        {"max_batch_tokens": 33, "backend": "reference"},
     ],
     ids=str,
 )
-def test_other_chunk_sizes(families, settings, backend):
+def test_other_chunk_sizes_and_kernels(families, settings):
     family = families("qwen3")
-    if backend == "reference" and settings["max_batch_tokens"] == 1:
-        pytest.skip("slow, and nothing new")
-    with served(family, backend=backend, **settings) as llm:
+    with served(family, **settings) as llm:
         family.check_all(answers(llm, family.requests))
 
 

@@ -25,10 +25,13 @@ class Runner:
         self._context = StepContext(attention=PagedAttention(pool, layout, backend))
         self.modules: AdaptedModules = attach(model, pool, backend, self._context)
         self._model = model
+        self._backend = backend
 
     @torch.inference_mode()
     def run(self, batch: StepBatch) -> Tensor:
         """Compute a step; float32 logits [len(batch.sampled), vocabulary]."""
+        if self._backend == "cpu":
+            self._share_threads()
         self._context.batch = batch
         try:
             output = self._model(
@@ -41,6 +44,12 @@ class Runner:
             self._context.batch = None
         logits: Tensor = output.logits[0]
         return logits.float()
+
+    def _share_threads(self) -> None:
+        # Numba keeps the number for each calling thread, so it is set where the kernels are called.
+        from gossamer.kernels.cpu import use_threads
+
+        use_threads(torch.get_num_threads())
 
 
 class RowLoader:
