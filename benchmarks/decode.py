@@ -1,10 +1,10 @@
-"""Decode throughput of a batch: this engine against PEFT's mixed batch and transformers' own decode.
+"""Decode throughput of a batch: this engine against PEFT's mixed batch and plain transformers.
 
     python benchmarks/decode.py --model smollm2-135m --output benchmarks/results/decode.json
 
 One process, all systems in turn, several rounds; a figure is the median over the rounds, and ratios
-are taken within a round. Decode throughput: tokens per second from the step after the prompts to the
-last one, all sequences of the same length.
+are taken within a round. Decode throughput: tokens per second from the step after the prompts to
+the last one, all sequences of the same length.
 """
 
 import argparse
@@ -17,8 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from common import describe_machine, random_adapters, random_prompts
 
+from common import describe_machine, random_adapters, random_prompts
 from gossamer.basemodel.find import resolve
 from gossamer.serving.llm import LLM
 from gossamer.serving.messages import Event, Request, SamplingParams, Tokens

@@ -103,8 +103,8 @@ def test_long_and_short_runs_in_one_batch(backend):
     ranks = [all_modules(64), {0: 3}, {2: 16, 3: 1}, all_modules(8)]
     adapters = [pool.adapter(r, half=slot in (1, 3)) for slot, r in enumerate(ranks)]
     long = LONG_RUN + 4
-    runs = [(2, long, 0), (2 + long, 1, 1), (3 + long, LONG_RUN, 2), (70 + long, 2, 3)]
-    check(pool, adapters, runs, 80 + long, backend)
+    runs = [(2, long, 0), (2 + long, 1, 1), (3 + long, LONG_RUN, 2), (LONG_RUN + 6 + long, 2, 3)]
+    check(pool, adapters, runs, LONG_RUN + 16 + long, backend)
 
 
 def test_a_small_neighbour_never_sees_a_large_ones_scratch():

@@ -9,10 +9,10 @@ import numpy.typing as npt
 IntArray = npt.NDArray[np.int32]
 LongArray = npt.NDArray[np.int64]
 
-LONG_RUN = 64
-"""Runs of at least so many tokens take matrix products, shorter ones the row-wise kernel. The
-crossing was measured on two cores: 512 tokens of 16 adapters took 465 ms by products (mostly the
-calls), and about a third by rows; one adapter of 512 tokens is faster by products."""
+LONG_RUN = 128
+"""Runs of at least so many tokens take matrix products, shorter ones the row-wise kernel. 512 tokens
+on two cores: 1.9 ms by rows whatever the number of adapters, by products 2.4 ms for eight adapters
+and 0.9 ms for one (`benchmarks/kernels.py`)."""
 
 CHUNK = 8
 """Short runs are cut into chunks of at most so many tokens, so that threads can share them."""
