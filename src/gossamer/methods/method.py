@@ -63,6 +63,10 @@ class Method(ABC, Generic[S]):
     trains_base: ClassVar[bool] = False
     """True: the base weights themselves learn, so they are kept in float32 under autocast."""
 
+    outputs_kept: ClassVar[float] = 0.0
+    """How many times the method keeps the outputs of its linear layers for the backward pass,
+    beyond what plain layers keep; for the estimate of memory."""
+
     def __init__(self, settings: S) -> None:
         self.settings = settings
 

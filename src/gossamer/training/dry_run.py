@@ -56,12 +56,12 @@ def dry_run(settings: RunSettings) -> DryRun:
     check_free(output, overwrite=True)
     with quiet_libraries():
         prepared = prepare(settings)
-        longest = max(len(row.input_ids) for row in prepared.data.train)
         memory = estimate(
             prepared.method,
             prepared.context,
             batch_size=settings.batch_size,
-            longest_row=longest,
+            longest_row=max(len(row.input_ids) for row in prepared.data.train),
+            most_trained=max(row.trained_tokens for row in prepared.data.train),
         )
     return DryRun(
         settings=prepared.settings,

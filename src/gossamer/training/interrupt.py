@@ -1,9 +1,10 @@
 """Ctrl-C and SIGTERM during a run: finish the step, save, stop. A second one stops at once."""
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
@@ -29,6 +30,9 @@ class StopRequest:
         if self.wanted:
             raise KeyboardInterrupt
         self.wanted = True
+        # Not print: the signal may have come in the middle of one.
+        with suppress(OSError):
+            os.write(2, b"\nstopping after this step; once more stops at once\n")
 
 
 @contextmanager

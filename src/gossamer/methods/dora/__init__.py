@@ -24,6 +24,8 @@ class Dora(PeftMethod[DoraSettings]):
     kind = "gain"
     settings_type = DoraSettings
     learning_rate = 2e-4
+    # The base's product and the adapter's, both of which are multiplied by the gain.
+    outputs_kept = 2.0
 
     def peft_config(self, model: Any, context: MethodContext) -> Any:
         from gossamer.methods.lora.apply import lora_config
