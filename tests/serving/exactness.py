@@ -47,7 +47,7 @@ class Family:
     def requests(self):
         """(prompt, adapter) of each: all adapters and the base, prompts of unlike lengths."""
         generator = torch.Generator().manual_seed(5)
-        lengths = (1, 3, 16, 17, 31, 40, 5, 64, 2, 23, 9, 50, 1, 33)
+        lengths = (1, 3, 16, 150, 31, 160, 5, 64, 2, 23, 9, 50, 1, 33)
         names = [None, *ADAPTERS, None, "r64", None]
         return [
             (torch.randint(3, 259, (length,), generator=generator).tolist(), name)
