@@ -54,8 +54,10 @@ def estimate(
     """Peak memory of a training step on the largest batch that may come.
 
     That is `batch_size` rows of `longest_row` tokens, of which `most_trained` are learnt each.
-    Measured against the peak of the process on SmolLM2-135M (fp32, CPU), estimate over measured:
-    RATIOS
+    Estimate over measured peak of the process, SmolLM2-135M, float32, CPU, half the tokens learnt:
+    lora 4 x 128 tokens 2.36 / 2.50 GiB = 0.94, 8 x 128 3.61 / 3.79 = 0.95, dora 4 x 128 3.40 / 3.20
+    = 1.06, full 3.79 / 3.22 = 1.18, qlora 2.02 / 2.52 = 0.80, lora 4 x 256 with gradient
+    checkpointing 1.79 / 2.38 = 0.75. Not measured on a GPU.
     """
     model = _without_weights(method, context)
     config = model.config.get_text_config()
