@@ -10,9 +10,9 @@ IntArray = npt.NDArray[np.int32]
 LongArray = npt.NDArray[np.int64]
 
 LONG_RUN = 128
-"""Runs of at least so many tokens take matrix products, shorter ones the row-wise kernel. 512 tokens
-on two cores: 1.9 ms by rows whatever the number of adapters, by products 2.4 ms for eight adapters
-and 0.9 ms for one (`benchmarks/kernels.py`)."""
+"""Runs of at least so many tokens take matrix products, shorter ones the row-wise kernel. 512
+tokens on two cores took 1.9 ms by rows whatever the number of adapters; by products 2.4 ms for
+eight adapters and 0.9 ms for one (`benchmarks/kernels.py`)."""
 
 CHUNK = 8
 """Short runs are cut into chunks of at most so many tokens, so that threads can share them."""
