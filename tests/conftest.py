@@ -2,6 +2,7 @@ import os
 
 # Tests never reach for a hub, and small matrices gain nothing from many threads.
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import pytest

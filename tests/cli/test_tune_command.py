@@ -110,6 +110,16 @@ BAD = {
 }
 
 
+def test_bad_rows_are_skipped_and_counted_where_asked(tiny_model, rows, tmp_path, capsys):
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text(rows.read_text() + '{"prompt": "no completion"}\n')
+    options = ("--model", tiny_model, "--data", bad, "--output", tmp_path / "out", "--dry-run")
+    assert command(*options) != 0
+    assert "bad.jsonl" in capsys.readouterr().err
+    assert command(*options, "--skip-bad-rows") == 0
+    assert "1 bad" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("case", BAD)
 @pytest.mark.parametrize("dry", [False, True])
 def test_mistakes_give_one_clear_line(case, dry, tiny_model, rows, tmp_path, capsys, monkeypatch):

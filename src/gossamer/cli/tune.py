@@ -33,6 +33,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=VALUE",
         help="any setting of the run, its data or its method; may be given several times",
     )
+    parser.add_argument(
+        "--skip-bad-rows",
+        action="store_true",
+        help="leave rows out that cannot be read, and count them, instead of stopping",
+    )
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument(
         "--resume",
@@ -64,6 +69,7 @@ def run(args: argparse.Namespace) -> int:
     from gossamer.training.run import collect
 
     options = {name: getattr(args, name) for name in _OPTIONS}
+    options["skip_bad_rows"] = args.skip_bad_rows or None
     settings, recorded = collect(
         args.config, options, parse_assignments(args.assignments), resume=args.resume
     )

@@ -48,7 +48,7 @@ class _Tally:
     def add(self, number: int, reason: str) -> None:
         problem = f"{self.source.where(number)}: {reason}"
         if not self.skip:
-            raise DataError(f"{problem} (skip_bad_rows=true leaves such rows out)")
+            raise DataError(f"{problem} (--skip-bad-rows leaves such rows out)")
         self.count += 1
         if len(self.problems) < _PROBLEMS_KEPT:
             self.problems.append(problem)
