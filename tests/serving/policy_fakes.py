@@ -25,7 +25,13 @@ class FakeFolder:
     def look_up(self, name):
         if name not in self.sizes:
             raise UnknownModelError(name)
-        return AdapterEntry(name=name, path=Path(name), signature=((0, 0, self.versions[name]),))
+        return AdapterEntry(
+            name=name, path=Path(name), signature=((0, 0, self.signature_of(name)),)
+        )
+
+    def signature_of(self, name):
+        """What can be seen of a version without reading it."""
+        return self.versions[name]
 
 
 class FakeLoader:

@@ -193,11 +193,28 @@ def test_an_old_version_is_never_continued_with_new_weights(make_store):
     while old.state is AdapterState.LOADING:
         world.woken.wait(0.01)
         world.store.collect_loads()
-    assert old.state is AdapterState.REFUSED
+    assert old.state is AdapterState.REPLACED
     assert type(old.error) is ServingError
     assert "was replaced" in str(old.error)
     (new,) = world.read("a")
     assert new.state is AdapterState.HOST
+
+
+def test_a_replacement_that_only_its_content_betrays(make_store):
+    """Same size and time: the signature is the same, the digest is not."""
+    world = make_store()
+    (old,) = world.read("a")
+    world.store.acquire(old)
+    world.store.release(old)
+    world.store.reclaim(20)
+    world.folder.signature_of = lambda name: 0
+    world.folder.versions["a"] += 1
+    world.read("a")
+    assert old.state is AdapterState.REPLACED
+    (new,) = world.read("a")
+    assert new is not old
+    world.store.acquire(new)
+    assert new.table[0] == "a@1"
 
 
 def test_the_same_files_are_read_again_after_eviction(make_store):

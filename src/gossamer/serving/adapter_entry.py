@@ -9,7 +9,8 @@ from gossamer.errors import GossamerError
 
 
 class AdapterState(enum.Enum):
-    """registered -> loading -> host -> resident (-> registered when evicted); or refused."""
+    """registered -> loading -> host -> resident (-> registered when evicted), or an end: refused,
+    replaced."""
 
     REGISTERED = "registered"
     """Known on disk; nothing read."""
@@ -21,6 +22,8 @@ class AdapterState(enum.Enum):
     """Its rows are in the pool."""
     REFUSED = "refused"
     """Cannot be served; `error` tells why. New files under the name make a new entry."""
+    REPLACED = "replaced"
+    """Was evicted, and other files lie in its place now: this version is lost."""
 
 
 @dataclass(eq=False, slots=True, kw_only=True)

@@ -90,7 +90,10 @@ class AdapterStore:
             except UnknownModelError:
                 continue
             except GossamerError:
-                entry = self._current[name]
+                known = self._current.get(name)
+                if known is None:
+                    continue
+                entry = known
             found.append(_status(entry))
         return found
 
@@ -121,11 +124,7 @@ class AdapterStore:
             entry.state = AdapterState.REFUSED
             return
         if entry.digest not in (None, loaded.digest):
-            entry.error = ServingError(
-                f"adapter {entry.name} was replaced while this request, begun with the former one, "
-                "waited for memory; send it again"
-            )
-            entry.state = AdapterState.REFUSED
+            self._give_up(entry)
             return
         entry.rank, entry.digest = loaded.rank, loaded.digest
         entry.num_blocks, entry.num_bytes = loaded.num_blocks, loaded.num_bytes
@@ -138,6 +137,16 @@ class AdapterStore:
             return
         entry.rows, entry.state = loaded.rows, AdapterState.HOST
         self._host[entry] = None
+
+    def _give_up(self, entry: AdapterEntry) -> None:
+        with self._lock:
+            if self._current.get(entry.name) is entry:
+                del self._current[entry.name]
+        entry.error = ServingError(
+            f"adapter {entry.name} was replaced while this request, begun with the former one, "
+            "waited for memory; send it again"
+        )
+        entry.state = AdapterState.REPLACED
 
     # Residency.
 

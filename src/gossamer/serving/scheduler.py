@@ -91,8 +91,16 @@ class Scheduler:
 
     def _refusal(self, sequence: Sequence) -> GossamerError | None:
         adapter = sequence.adapter
-        if adapter is None or adapter.error is not None:
-            return adapter.error if adapter is not None else None
+        if adapter is None:
+            return None
+        if adapter.state is AdapterState.REPLACED and not sequence.num_generated:
+            # Nothing was said yet with the version that is lost: the present one will do.
+            try:
+                adapter = sequence.adapter = self._adapters.look_up(adapter.name)
+            except GossamerError as error:
+                return error
+        if adapter.error is not None:
+            return adapter.error
         if adapter.num_blocks is None:
             return None
         room = (self._pool.num_blocks - adapter.num_blocks) * self._limits.block_tokens
