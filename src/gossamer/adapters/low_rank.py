@@ -87,7 +87,7 @@ def load_low_rank(
 def pair_factors(
     name: str, spec: LoraSpec, tensors: Mapping[str, torch.Tensor]
 ) -> dict[str, Factors]:
-    """Pair A and B of each module, in the order of module names as stored.
+    """Pair A and B of each module, in the order of module names: files keep none.
 
     Raises:
         AdapterFormatError: a factor lacks its partner or contradicts the config.
@@ -100,7 +100,7 @@ def pair_factors(
         modules[_module_of(name, key)] = None
     if not modules:
         raise AdapterFormatError(f"adapter {name} holds no low-rank factors")
-    return {module: _factors(name, spec, module, tensors) for module in modules}
+    return {module: _factors(name, spec, module, tensors) for module in sorted(modules)}
 
 
 def require_same_base(name: str, carried: str | None, served: str | None) -> None:
