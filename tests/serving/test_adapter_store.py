@@ -3,6 +3,7 @@
 import os
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from policy_fakes import FakeFolder, FakeLoader
@@ -273,6 +274,14 @@ def test_what_cannot_be_acquired(make_store):
     assert not world.store.can_acquire(huge)
     with pytest.raises(CapacityError, match="--memory"):
         world.store.look_up("huge")
+
+
+def test_a_refusal_tells_clients_the_name_and_not_the_place(make_store):
+    world = make_store()
+    world.store.look_up("a").path = Path("/srv/adapters/a")
+    world.loader.errors["a"] = AdapterFormatError("/srv/adapters/a/weights are cut short")
+    (entry,) = world.read("a")
+    assert str(entry.error) == "a/weights are cut short"
 
 
 def test_a_refused_adapter_is_served_once_its_files_are_mended(make_store):

@@ -117,7 +117,7 @@ class AdapterStore:
         try:
             loaded = future.result()
         except GossamerError as error:
-            entry.error, entry.state = error, AdapterState.REFUSED
+            entry.error, entry.state = _without_path(error, entry), AdapterState.REFUSED
             return
         except Exception as error:  # a reader's bug must not take the engine down
             entry.error = AdapterFormatError(f"adapter {entry.name} cannot be read: {error}")
@@ -240,6 +240,12 @@ class AdapterStore:
     def _touch(self, entry: AdapterEntry) -> None:
         self._clock += 1
         entry.last_used = self._clock
+
+
+def _without_path(error: GossamerError, entry: AdapterEntry) -> GossamerError:
+    """`error` as clients may see it: the name instead of a place on the server's disk."""
+    error.args = (str(error).replace(str(entry.path), entry.name),)
+    return error
 
 
 def _status(entry: AdapterEntry) -> AdapterStatus:
