@@ -3,12 +3,10 @@
 import numpy as np
 from numba import njit, prange
 
-from gossamer.kernels.fast_exp.cpu import fast_exp
-
-_FAST = {"reassoc", "contract", "nsz", "arcp"}
+from gossamer.kernels.vector.cpu import FAST, fast_exp
 
 
-@njit(cache=True, parallel=True, nogil=True, fastmath=_FAST)
+@njit(cache=True, parallel=True, nogil=True, fastmath=FAST)
 def silu_and_multiply(gate_up, out):
     """out = silu(gate) * up; gate_up [rows, 2 F], out [rows, F], both contiguous."""
     width = out.shape[1]

@@ -9,19 +9,10 @@ neighbours.
 import numpy as np
 from numba import njit, prange
 
-# Sums may be reordered and multiply-adds fused (so that loops vectorise); NaN stays NaN.
-_FAST = {"reassoc", "contract", "nsz", "arcp"}
+from gossamer.kernels.vector.cpu import FAST, add_scaled, dot
 
 
-@njit(cache=True, nogil=True, fastmath=_FAST)
-def _dot(x, row):
-    total = np.float32(0.0)
-    for d in range(x.shape[0]):
-        total += x[d] * row[d]
-    return total
-
-
-@njit(cache=True, nogil=True, fastmath=_FAST)
+@njit(cache=True, nogil=True, fastmath=FAST)
 def _dot_half(x, row):
     total = np.float32(0.0)
     for d in range(x.shape[0]):
@@ -29,19 +20,13 @@ def _dot_half(x, row):
     return total
 
 
-@njit(cache=True, nogil=True, fastmath=_FAST)
-def _add_scaled(y, weight, row):
-    for d in range(y.shape[0]):
-        y[d] += weight * row[d]
-
-
-@njit(cache=True, nogil=True, fastmath=_FAST)
+@njit(cache=True, nogil=True, fastmath=FAST)
 def _add_scaled_half(y, weight, row):
     for d in range(y.shape[0]):
         y[d] += weight * np.uint32(np.uint32(row[d]) << np.uint32(16)).view(np.float32)
 
 
-@njit(cache=True, nogil=True, fastmath=_FAST)
+@njit(cache=True, nogil=True, fastmath=FAST)
 def _run_chunk(
     x, y, low, high, left, right, pool, pool_half, offsets, first_row, rank, scale, half, v
 ):  # fmt: skip
@@ -57,7 +42,7 @@ def _run_chunk(
             if half:
                 v[t - low, j] = _dot_half(x[t], pool_half[start : start + h_in]) * scale
             else:
-                v[t - low, j] = _dot(x[t], pool[start : start + h_in]) * scale
+                v[t - low, j] = dot(x[t], pool[start : start + h_in]) * scale
     for j in range(rank):
         start = offsets[first_row + rank + j]
         for t in range(low, high):
@@ -65,10 +50,10 @@ def _run_chunk(
                 row = pool_half[start : start + width]
                 _add_scaled_half(y[t, left:right], v[t - low, j], row)
             else:
-                _add_scaled(y[t, left:right], v[t - low, j], pool[start : start + width])
+                add_scaled(y[t, left:right], v[t - low, j], pool[start : start + width])
 
 
-@njit(cache=True, parallel=True, nogil=True, fastmath=_FAST)
+@njit(cache=True, parallel=True, nogil=True, fastmath=FAST)
 def add_lora(
     x, y, columns, pool, pool_half, offsets, first_rows, ranks, scales, half, modules,
     chunk_first, chunk_count, chunk_slot, bounds,

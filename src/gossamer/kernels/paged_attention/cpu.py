@@ -8,14 +8,12 @@ position alone: its result does not change with its neighbours in the batch.
 import numpy as np
 from numba import njit, prange
 
-from gossamer.kernels.fast_exp.cpu import fast_exp
+from gossamer.kernels.vector.cpu import FAST, add_scaled, dot, fast_exp
 
-# Sums may be reordered and multiply-adds fused (so that loops vectorise); NaN stays NaN.
-_FAST = {"reassoc", "contract", "nsz", "arcp"}
 float32 = np.float32
 
 
-@njit(cache=True, nogil=True, fastmath=_FAST)
+@njit(cache=True, nogil=True, fastmath=FAST)
 def write_kv(pool, key, value, token_block, token_index, layer, block_tokens, head_dim):
     """Store keys and values `[T, num_kv_heads * head_dim]` of `layer` into their blocks.
 
@@ -35,7 +33,7 @@ def write_kv(pool, key, value, token_block, token_index, layer, block_tokens, he
             block[low : low + head_dim] = value[t, column : column + head_dim]
 
 
-@njit(cache=True, nogil=True, fastmath=_FAST)
+@njit(cache=True, nogil=True, fastmath=FAST)
 def _exp_sum(scores, shift):
     """scores = exp(scores - shift) for scores <= shift, in place; returns the sum."""
     total = np.float32(0.0)
@@ -46,21 +44,7 @@ def _exp_sum(scores, shift):
     return total
 
 
-@njit(cache=True, nogil=True, fastmath=_FAST)
-def _dot(x, y):
-    total = np.float32(0.0)
-    for d in range(x.shape[0]):
-        total += x[d] * y[d]
-    return total
-
-
-@njit(cache=True, nogil=True, fastmath=_FAST)
-def _add_scaled(acc, weight, row):
-    for d in range(acc.shape[0]):
-        acc[d] += weight * row[d]
-
-
-@njit(cache=True, nogil=True, fastmath=_FAST)
+@njit(cache=True, nogil=True, fastmath=FAST)
 def _attend_head(pool, blocks, q, out, start, end, k_base, v_base, block_tokens, scores, scale):
     """One key/value head: q, out [group, head_dim]; scores [group, end - start] is scratch."""
     group, head_dim = q.shape
@@ -73,7 +57,7 @@ def _attend_head(pool, blocks, q, out, start, end, k_base, v_base, block_tokens,
             low = k_base + (i - origin) * head_dim
             row = block[low : low + head_dim]
             for g in range(group):
-                scores[g, i - start] = _dot(q[g], row) * scale
+                scores[g, i - start] = dot(q[g], row) * scale
     for g in range(group):
         weights = scores[g, : end - start]
         inverse = np.float32(1.0) / _exp_sum(weights, weights.max())
@@ -87,10 +71,10 @@ def _attend_head(pool, blocks, q, out, start, end, k_base, v_base, block_tokens,
             low = v_base + (i - origin) * head_dim
             row = block[low : low + head_dim]
             for g in range(group):
-                _add_scaled(out[g], scores[g, i - start], row)
+                add_scaled(out[g], scores[g, i - start], row)
 
 
-@njit(cache=True, parallel=True, nogil=True, fastmath=_FAST)
+@njit(cache=True, parallel=True, nogil=True, fastmath=FAST)
 def attend(
     pool, query, out, tokens, bounds, token_sequence, positions, block_tables, layer, num_kv_heads,
     block_tokens, scale, window,

@@ -4,6 +4,7 @@ Types are strict, null counts as absent, ranges are OpenAI's where it has them. 
 refused (see `fields`).
 """
 
+from abc import abstractmethod
 from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -68,9 +69,9 @@ class GenerationBody(BaseModel):
         return 1
 
     @property
+    @abstractmethod
     def num_logprobs(self) -> int | None:
         """As in `SamplingParams.logprobs`."""
-        raise NotImplementedError
 
     @property
     def include_usage(self) -> bool:

@@ -1,16 +1,17 @@
-"""e^x in Numba, of arithmetic that vectorises."""
+"""Sums, products and e^x over vectors, in Numba loops that vectorise."""
 
 import math
 
 import numpy as np
 from numba import njit
 
-_FAST = {"reassoc", "contract", "nsz", "arcp"}
+# Sums may be reordered and multiply-adds fused (so that loops vectorise); NaN stays NaN.
+FAST = {"reassoc", "contract", "nsz", "arcp"}
 _LOG2_E = np.float32(math.log2(math.e))
 _LN_2 = np.float32(math.log(2.0))
 
 
-@njit(cache=True, nogil=True, fastmath=_FAST, inline="always")
+@njit(cache=True, nogil=True, fastmath=FAST, inline="always")
 def fast_exp(x):
     """e^x for float32 x <= 0, relative error below 1e-6; below e^-87 the smallest normal number.
 
@@ -29,3 +30,19 @@ def fast_exp(x):
     p = p * f + np.float32(1.0)
     p = p * f + np.float32(1.0)
     return p * np.int32((np.int32(n) + np.int32(127)) << np.int32(23)).view(np.float32)
+
+
+@njit(cache=True, nogil=True, fastmath=FAST)
+def dot(x, y):
+    """The scalar product of two vectors."""
+    total = np.float32(0.0)
+    for d in range(x.shape[0]):
+        total += x[d] * y[d]
+    return total
+
+
+@njit(cache=True, nogil=True, fastmath=FAST)
+def add_scaled(y, weight, x):
+    """y += weight * x, in place."""
+    for d in range(y.shape[0]):
+        y[d] += weight * x[d]

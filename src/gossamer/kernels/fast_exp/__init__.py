@@ -1,1 +1,0 @@
-"""The exponential that other kernels share; not an operation of its own."""

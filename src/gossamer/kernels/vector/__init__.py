@@ -1,0 +1,1 @@
+"""The small loops over vectors that the processor kernels share; no operation of their own."""
