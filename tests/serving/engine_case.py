@@ -127,3 +127,9 @@ def check_idle(engine):
     assert not engine._adapters._host
     assert all(entry.users == 0 for entry in engine._adapters.resident)
     engine._recount()
+
+
+def ask_tokens(engine, adapter, **options):
+    one = ask(engine, adapter=adapter, **options)
+    one.wait()
+    return one.tokens

@@ -182,3 +182,7 @@ class World:
             users[sequence.adapter] = users.get(sequence.adapter, 0) + 1
         for entry in self.store.resident:
             assert entry.users == users.get(entry, 0)
+
+
+def counts(plan):
+    return {part.sequence.request.request_id: part.count for part in plan}
