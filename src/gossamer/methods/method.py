@@ -6,21 +6,33 @@ checkpoint, `save` for each checkpoint and for the result.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
-from gossamer.errors import MissingExtraError
+from gossamer.errors import MissingExtraError, SettingError
 from gossamer.settings import Settings
 
 Kind = Literal["low-rank", "gain", "sparse", "intervention", "prefix", "model"]
 """What the result does at inference; "model" is a whole model rather than an adapter."""
 
 
+Batches = Callable[[int], Iterator[dict[str, Any]]]
+"""n -> at most n batches: input_ids, attention_mask, labels, each [rows, tokens] of int64."""
+
+
 class MethodSettings(Settings):
     """Base of the settings of a method."""
+
+
+def no_batches(count: int) -> Iterator[dict[str, Any]]:
+    """Stands for the batches of a context that belongs to no run; raises `SettingError`."""
+    raise SettingError(
+        "this method looks at training rows before it starts, and there are none here; give "
+        "MethodContext its probe_batches"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +53,9 @@ class MethodContext:
     total_steps: int
     """Optimizer steps of the run."""
     gradient_checkpointing: bool = False
+    probe_batches: Batches = no_batches
+    """The first n batches that the run will train on, same rows and order, on `device`; fewer if
+    the run has fewer. For `prepare`, where the rows that weights are chosen by must be seen."""
 
 
 S = TypeVar("S", bound=MethodSettings)
@@ -91,8 +106,9 @@ class Method(ABC, Generic[S]):
     def prepare(self, model: Any, context: MethodContext) -> Any:
         """Make `model` learn: the model to train, its trainable weights marked by `requires_grad`.
 
-        The global random state is seeded before the call. Raises `SettingError` if the settings do
-        not fit the model.
+        The global random state is seeded before the call. A model on the meta device has no weights
+        and is only to be counted: do not probe it. Raises `SettingError` if the settings do not fit
+        the model.
         """
 
     @abstractmethod

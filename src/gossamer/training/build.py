@@ -6,10 +6,10 @@ import torch
 from datasets import Dataset
 from transformers import PrinterCallback, set_seed
 from trl import SFTConfig
-from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from gossamer.basemodel.load import load_model
 from gossamer.methods import Method, MethodContext
+from gossamer.training.batches import collator
 from gossamer.training.data import EncodedData, Example
 from gossamer.training.plan import Plan
 from gossamer.training.settings import RunSettings
@@ -50,7 +50,7 @@ def build_trainer(
         model=model,
         args=_arguments(settings, method, context, plan),
         train_dataset=_dataset(data.train),
-        data_collator=DataCollatorForLanguageModeling(pad_token_id=_pad_token(tokenizer)),
+        data_collator=collator(tokenizer),
         processing_class=tokenizer,
         callbacks=method.callbacks(context),
     )
@@ -99,11 +99,3 @@ def _dataset(rows: list[Example]) -> Dataset:
     return Dataset.from_dict(
         {"input_ids": [r.input_ids for r in rows], "labels": [r.labels for r in rows]}
     )
-
-
-def _pad_token(tokenizer: Any) -> int:
-    # Padding is masked, so any token will do.
-    for token in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0):
-        if token is not None:
-            return int(token)
-    raise AssertionError

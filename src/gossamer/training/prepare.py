@@ -8,6 +8,7 @@ from gossamer.basemodel.find import resolve
 from gossamer.basemodel.fingerprint import fingerprint
 from gossamer.basemodel.load import load_tokenizer
 from gossamer.methods import Method, MethodContext
+from gossamer.training.batches import ProbeBatches
 from gossamer.training.data import EncodedData, load_data
 from gossamer.training.device import choose_device, choose_dtype
 from gossamer.training.plan import Plan, make_plan
@@ -57,6 +58,7 @@ def prepare(settings: RunSettings) -> Prepared:
         seed=settings.seed,
         total_steps=plan.steps,
         gradient_checkpointing=settings.gradient_checkpointing,
+        probe_batches=ProbeBatches(data.train, tokenizer, settings, plan, device=device),
     )
     method.check(context)
     return Prepared(
