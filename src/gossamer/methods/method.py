@@ -2,7 +2,7 @@
 
 A run calls, in this order: `check` (before anything heavy), `quantization`, `prepare`, then
 `optimizer` and `callbacks` while the trainer is built, `restore` when it resumes from a
-checkpoint, `save` for each checkpoint and for the result.
+checkpoint, `save` for each checkpoint, `export` for the result.
 """
 
 from abc import ABC, abstractmethod
@@ -15,8 +15,9 @@ from typing import Any, ClassVar, Generic, Literal, TypeVar
 from gossamer.errors import MissingExtraError, SettingError
 from gossamer.settings import Settings
 
-Kind = Literal["low-rank", "gain", "sparse", "intervention", "prefix", "model"]
-"""What the result does at inference; "model" is a whole model rather than an adapter."""
+Kind = Literal["low-rank", "gain", "sparse", "intervention", "prefix", "other", "model"]
+"""What the result does at inference; "model" is a whole model rather than an adapter, "other" an
+adapter that PEFT loads and the server does not: merge it into its base first, where that can be."""
 
 
 Batches = Callable[[int], Iterator[dict[str, Any]]]
@@ -113,11 +114,21 @@ class Method(ABC, Generic[S]):
 
     @abstractmethod
     def save(self, model: Any, folder: Path, context: MethodContext) -> None:
-        """Write what was learnt into the empty folder `folder`, in the layout of the result."""
+        """Write all that `restore` needs into the empty folder `folder`."""
 
     @abstractmethod
     def restore(self, model: Any, folder: Path) -> None:
         """Set the learnt weights of the prepared `model` to those that `save` wrote, bit by bit."""
+
+    def export(self, model: Any, folder: Path, context: MethodContext) -> None:
+        """Write the result of the run into the empty folder `folder`: what PEFT or transformers
+        loads onto the untouched base model. By default what `save` writes."""
+        self.save(model, folder, context)
+
+    def regularizer(self, model: Any) -> Any | None:
+        """A scalar tensor whose gradient each step adds to that of the loss; it is no part of the
+        reported loss. None: nothing is added."""
+        return None
 
     def optimizer(self, model: Any, *, learning_rate: float, weight_decay: float) -> Any | None:
         """A torch optimizer of the method's own; None: AdamW over all trainable weights."""

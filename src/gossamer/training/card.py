@@ -60,22 +60,18 @@ def _usage(folder: Path, settings: RunSettings, method: Method[Any]) -> str:
             "from transformers import AutoModelForCausalLM\n\n"
             f'model = AutoModelForCausalLM.from_pretrained("{folder}")'
         )
-    return "\n".join(
-        [
-            "This folder is the adapter. Serve it with others:",
-            "",
-            _code(
-                f"gossamer serve --model {settings.model} --adapters {folder.absolute().parent}",
-                language="sh",
-            ),
-            "",
-            "or load it with PEFT onto the same base model:",
-            "",
-            _code(
-                "from peft import PeftModel\n\n"
-                f'model = PeftModel.from_pretrained(base_model, "{folder}")'
-            ),
-        ]
+    load = _code(
+        f'from peft import PeftModel\n\nmodel = PeftModel.from_pretrained(base_model, "{folder}")'
+    )
+    if method.kind == "other":
+        return f"This folder is the adapter. Load it with PEFT onto the same base model:\n\n{load}"
+    serve = _code(
+        f"gossamer serve --model {settings.model} --adapters {folder.absolute().parent}",
+        language="sh",
+    )
+    return (
+        f"This folder is the adapter. Serve it with others:\n\n{serve}\n\n"
+        f"or load it with PEFT onto the same base model:\n\n{load}"
     )
 
 

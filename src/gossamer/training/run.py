@@ -188,7 +188,7 @@ def _finish(prepared: Prepared, model: Any, *, trainable: int, total: int) -> Ru
         records, output / CURVE, title=f"{prepared.method.name} on {prepared.settings.model}"
     )
     write_card(output / CARD, prepared.settings, prepared.recorded, result, prepared.method)
-    files = publish(output, lambda folder: prepared.method.save(model, folder, prepared.context))
+    files = publish(output, lambda folder: prepared.method.export(model, folder, prepared.context))
     write_record(
         output, prepared.settings, prepared.recorded, {**result.as_record(), "files": files}
     )

@@ -80,7 +80,13 @@ class RunTrainer(SFTTrainer):
 
     def compute_loss(self, *args: Any, **options: Any) -> Any:
         with trained_tokens_only():
-            return super().compute_loss(*args, **options)
+            loss = super().compute_loss(*args, **options)
+        term = self._method.regularizer(self.model) if self.model.training else None
+        if term is None:
+            return loss
+        # Once per optimizer step, whatever the accumulation; in the gradient, not in the value.
+        term = term / self.current_gradient_accumulation_steps
+        return loss + (term - term.detach())
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> float:
         # Called before the optimizer steps: weights never become NaN, so checkpoints are sound.
