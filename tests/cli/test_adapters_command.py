@@ -31,9 +31,9 @@ def error_line(capsys):
 def test_list(adapters, capsys):
     assert main(["adapters", "list", str(adapters)]) == 0
     heading, cook, poet = capsys.readouterr().out.splitlines()
-    assert heading.split()[:3] == ["name", "method", "rank"]
-    assert cook.split()[:3] == ["cook", "rslora", "2"]
-    assert poet.split()[:5] == ["poet", "lora", "8", "q_proj", "v_proj"]
+    assert heading.split()[:4] == ["name", "kind", "method", "rank"]
+    assert cook.split()[:4] == ["cook", "low-rank", "rslora", "2"]
+    assert poet.split()[:6] == ["poet", "low-rank", "lora", "8", "q_proj", "v_proj"]
 
 
 def test_one_broken_adapter_does_not_hide_the_others(adapters, capsys):

@@ -7,6 +7,7 @@ what only matters while training, and what changes the result in a way this code
 from typing import Any
 
 from gossamer.adapters.config import LoraSpec
+from gossamer.adapters.fields import refuse_fields, short
 from gossamer.errors import UnsupportedAdapterError
 
 # field -> what it does; a value that is not empty, false or "none" is refused.
@@ -48,18 +49,11 @@ def require_low_rank(spec: LoraSpec, name: str, *, allow_dora: bool = False) -> 
     """
     if spec.use_dora and not allow_dora:
         raise UnsupportedAdapterError(
-            f"adapter {name}: DoRA adapters cannot be served yet; merge it with "
-            "`gossamer adapters merge` and serve the result"
+            f"adapter {name}: a DoRA adapter (use_dora = True) is more than low-rank factors; "
+            "read it with load_adapter"
         )
-    for field, effect in _REFUSED.items():
-        value = spec.raw.get(field)
-        if _is_set(value) and value != "none":
-            raise UnsupportedAdapterError(
-                f"adapter {name}: {field} = {_short(value)} {effect}, which is not supported; "
-                "merge it into its base model with PEFT instead"
-            )
+    refuse_fields(name, spec.raw, _REFUSED, _KNOWN)
     _require_harmless_init(spec, name)
-    _refuse_unknown_switches(spec, name)
 
 
 def is_harmless_init(init: Any) -> bool:
@@ -71,28 +65,7 @@ def _require_harmless_init(spec: LoraSpec, name: str) -> None:
     init = spec.raw.get("init_lora_weights", True)
     if not is_harmless_init(init):
         raise UnsupportedAdapterError(
-            f"adapter {name}: init_lora_weights = {_short(init)} also changes the base weights, "
+            f"adapter {name}: init_lora_weights = {short(init)} also changes the base weights, "
             "so these factors do not fit the original base; save it again with PEFT's "
             "save_pretrained(..., path_initial_model_for_weight_conversion=...)"
         )
-
-
-def _refuse_unknown_switches(spec: LoraSpec, name: str) -> None:
-    """A newer PEFT may know variants that this code does not; numbers and names alone are idle."""
-    for field, value in spec.raw.items():
-        if field in _KNOWN or field in _REFUSED or field.startswith("gossamer_"):
-            continue
-        if _is_set(value) and isinstance(value, bool | list | dict):
-            raise UnsupportedAdapterError(
-                f"adapter {name}: unknown field {field} = {_short(value)} in its config may "
-                "change the result; remove the field if it does not"
-            )
-
-
-def _is_set(value: Any) -> bool:
-    return value is not None and value is not False and value not in ("", [], {})
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

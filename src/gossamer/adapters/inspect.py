@@ -1,5 +1,6 @@
 """What an adapter is, without using it; and which adapters a folder holds."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +18,15 @@ _KINDS = {
     "SHIRA": "sparse",
     "SUPERTUNING": "sparse",
     "IA3": "gain",
+    "GOSSAMER_SMT": "sparse",
+    "GOSSAMER_REFT": "intervention",
     "PROMPT_TUNING": "prefix",
     "P_TUNING": "prefix",
     "PREFIX_TUNING": "prefix",
 }
+# What follows the module's path in the names of tensors.
+_PART = re.compile(r"\.(?:lora_|shira_|smt_|ia3_l)")
+_RANKED = re.compile(r"\.lora_A\.|\.reft_(?:last_)?rotate$")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +40,7 @@ class AdapterInfo:
     method: str
     """How it was learned: lora, rslora, dora, or PEFT's type in lower case."""
     rank: int | None
-    """Largest rank of any module; None for other kinds than low-rank and gain."""
+    """Largest rank of any module; None for adapters without low-rank factors."""
     ranks: tuple[int, ...]
     """All ranks in use, ascending."""
     targets: tuple[str, ...]
@@ -60,7 +66,7 @@ def inspect(folder: Path) -> AdapterInfo:
     raw = read_raw(folder)
     created = weights_path(folder).stat().st_mtime
     tensors = read_weights(folder).tensors
-    ranks = sorted({t.shape[0] for key, t in tensors.items() if ".lora_A." in key and t.dim()})
+    ranks = sorted({t.shape[0] for key, t in tensors.items() if _RANKED.search(key) and t.dim()})
     dtypes = {str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()}
     base = raw.get("base_model_name_or_path")
     return AdapterInfo(
@@ -117,9 +123,12 @@ def _method(raw: Mapping[str, Any]) -> str:
         return "dora"
     if raw.get("use_rslora"):
         return "rslora"
-    return str(raw["peft_type"]).lower()
+    peft_type = str(raw["peft_type"])
+    if peft_type.upper() == "GOSSAMER_REFT":
+        return str(raw.get("variant", "reft"))
+    return peft_type.lower().removeprefix("gossamer_")
 
 
 def _targets(tensors: Mapping[str, torch.Tensor]) -> tuple[str, ...]:
-    modules = {key.partition(".lora_")[0] for key in tensors if ".lora_" in key}
+    modules = {_PART.split(key)[0] for key in tensors if _PART.search(key)}
     return tuple(sorted({module.rsplit(".", 1)[-1] for module in modules}))

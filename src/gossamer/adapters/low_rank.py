@@ -1,8 +1,9 @@
 """Low-rank adapters: W + s B A, with all that could make this wrong checked at the border."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 
@@ -41,6 +42,7 @@ class Factors:
 class LowRankAdapter:
     """A checked adapter in memory."""
 
+    kind: ClassVar[str] = "low-rank"
     name: str
     digest: str
     spec: LoraSpec
@@ -97,7 +99,8 @@ def pair_factors(
     for key in tensors:
         if key.endswith(_TRAINING_ONLY):
             continue
-        modules[_module_of(name, key)] = None
+        module, _ = module_of_key(name, key, (_A, _B), "a low-rank factor")
+        modules[module] = None
     if not modules:
         raise AdapterFormatError(f"adapter {name} holds no low-rank factors")
     return {module: _factors(name, spec, module, tensors) for module in sorted(modules)}
@@ -114,11 +117,7 @@ def require_same_base(name: str, carried: str | None, served: str | None) -> Non
 
 def require_fit(name: str, module: str, factors: Factors, shape: tuple[int, int] | None) -> None:
     """Raise `BaseMismatchError` unless `module` exists in the base with a fitting shape."""
-    if shape is None:
-        raise BaseMismatchError(
-            f"adapter {name} adapts {module}, which is no linear layer that can be adapted in "
-            "this base model; use the base it was trained on"
-        )
+    shape = require_linear(name, module, {module: shape} if shape is not None else {})
     own = (factors.b.shape[0], factors.a.shape[1])
     if own != tuple(shape):
         raise BaseMismatchError(
@@ -127,17 +126,51 @@ def require_fit(name: str, module: str, factors: Factors, shape: tuple[int, int]
         )
 
 
-def _module_of(name: str, key: str) -> str:
-    for suffix in (_A, _B):
+def require_linear(
+    name: str, module: str, base_shapes: Mapping[str, tuple[int, int]]
+) -> tuple[int, int]:
+    """(h_out, h_in) of `module`; raises `BaseMismatchError` if the base has no such layer."""
+    if module not in base_shapes:
+        raise BaseMismatchError(
+            f"adapter {name} adapts {module}, which is no linear layer that can be adapted in "
+            "this base model; use the base it was trained on"
+        )
+    return base_shapes[module]
+
+
+def require_shape(name: str, what: str, own: tuple[int, ...], base: tuple[int, ...]) -> None:
+    """Raise `BaseMismatchError` unless `own`, the shape of `what`, is that of the base."""
+    if own != base:
+        raise BaseMismatchError(
+            f"adapter {name}: {what} has shape {list(own)}, but the base model needs {list(base)}; "
+            "use the base it was trained on"
+        )
+
+
+def require_number_format(name: str, key: str, tensor: torch.Tensor) -> None:
+    """Raise `UnsupportedAdapterError` unless `tensor` is float32, float16 or bfloat16."""
+    if tensor.dtype not in _FACTOR_DTYPES:
+        raise UnsupportedAdapterError(
+            f"adapter {name}: {key} is stored as {tensor.dtype}; save it as float32, float16 or "
+            "bfloat16"
+        )
+
+
+def module_of_key(name: str, key: str, suffixes: Sequence[str], what: str) -> tuple[str, str]:
+    """(module path, suffix) of a tensor's name.
+
+    Raises `UnsupportedAdapterError` for a tensor that is not `what`.
+    """
+    for suffix in suffixes:
         if key.startswith(PREFIX) and key.endswith(suffix):
-            return key[len(PREFIX) : -len(suffix)]
+            return key[len(PREFIX) : -len(suffix)], suffix
     if ".lora_embedding_" in key or key.endswith(("embed_tokens.weight", "lm_head.weight")):
         raise UnsupportedAdapterError(
             f"adapter {name} changes the embeddings or the output layer ({key}), which is not "
             "supported; merge it into its base model with PEFT instead"
         )
     raise UnsupportedAdapterError(
-        f"adapter {name} holds the tensor {key}, which is no low-rank factor of a linear layer"
+        f"adapter {name} holds the tensor {key}, which is not {what} of a linear layer"
     )
 
 
@@ -148,11 +181,8 @@ def _factors(
     if a is None or b is None:
         missing, present = ("lora_A", "lora_B") if a is None else ("lora_B", "lora_A")
         raise AdapterFormatError(f"adapter {name}: {module} has {present} but no {missing}")
-    if a.dtype not in _FACTOR_DTYPES or b.dtype not in _FACTOR_DTYPES:
-        raise UnsupportedAdapterError(
-            f"adapter {name}: {module} is stored as {a.dtype} and {b.dtype}; save it as float32, "
-            "float16 or bfloat16"
-        )
+    require_number_format(name, module, a)
+    require_number_format(name, module, b)
     if a.dim() != 2 or b.dim() != 2:
         raise UnsupportedAdapterError(f"adapter {name}: {module} is not a linear layer")
     rank = spec.rank_of(module)

@@ -1,115 +1,105 @@
 """Fold an adapter into the weights of a loaded model."""
 
-from collections.abc import Mapping
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from gossamer.adapters.checks import require_low_rank
-from gossamer.adapters.config import read_config
-from gossamer.adapters.low_rank import (
-    PREFIX,
-    Factors,
-    pair_factors,
-    require_fit,
-    require_same_base,
-)
-from gossamer.adapters.weights import read_weights, require_finite
-from gossamer.errors import (
-    AdapterFormatError,
-    BaseMismatchError,
-    UnsupportedAdapterError,
-    UnsupportedModelError,
-)
+from gossamer.adapters.config import read_raw
+from gossamer.adapters.dora import DoraAdapter
+from gossamer.adapters.ia3 import Ia3Adapter
+from gossamer.adapters.load import LinearAdapter, load_linear
+from gossamer.adapters.low_rank import Factors
+from gossamer.adapters.sparse import SparseAdapter
+from gossamer.errors import UnsupportedAdapterError, UnsupportedModelError
 
-_MAGNITUDES = (".lora_magnitude_vector", ".lora_magnitude_vector.weight")
+_UNMERGEABLE = {
+    "GOSSAMER_REFT": "edits hidden states at positions of the prompt",
+    "PROMPT_TUNING": "is virtual tokens in front of the prompt",
+    "P_TUNING": "is virtual tokens in front of the prompt",
+    "PREFIX_TUNING": "is keys and values in front of the prompt",
+}
 
 
 @torch.no_grad()
 def merge_into(model: nn.Module, folder: Path, *, base_fingerprint: str | None = None) -> int:
-    """Fold the LoRA or DoRA adapter in `folder` into `model`; returns the number of layers changed.
+    """Fold the adapter in `folder` into `model`; returns the number of layers changed.
 
     LoRA: W' = W + s B A. DoRA (arXiv:2402.09353, eq. 5): row i of W' is m_i times row i of
-    W + s B A divided by its length. Computed in fp32 and rounded once, to the layer's own format.
-    Everything is checked before the first weight changes.
+    W + s B A divided by its length. IA3 (arXiv:2205.05638): rows (and bias) or columns of W times
+    the factors. SHiRA, SMT: W plus the entries. Computed in fp32 and rounded once, to the layer's
+    own format. Everything is checked before the first weight changes.
 
     Raises:
         AdapterNotFoundError, AdapterFormatError, UnsupportedAdapterError, BaseMismatchError: as
-            `load_low_rank`.
+            `load_adapter`; or the adapter changes no weights.
         UnsupportedModelError: a layer is quantised or not a plain linear layer.
     """
-    name = folder.name
-    spec = read_config(folder)
-    require_low_rank(spec, name, allow_dora=True)
-    weights = read_weights(folder)
-    require_same_base(name, weights.base_fingerprint, base_fingerprint)
-    require_finite(name, weights.tensors.items())
-    magnitudes = _magnitudes(weights.tensors) if spec.use_dora else {}
-    plain = {
-        key: tensor
-        for key, tensor in weights.tensors.items()
-        if not (spec.use_dora and key.endswith(_MAGNITUDES))
+    _refuse_unmergeable(folder)
+    shapes = {
+        path: (int(module.out_features), int(module.in_features))
+        for path, module in model.named_modules()
+        if hasattr(module, "out_features") and hasattr(module, "in_features")
     }
-    factors = pair_factors(name, spec, plain)
-    layers = {module: _layer(model, name, module, pair) for module, pair in factors.items()}
-    if spec.use_dora:
-        _require_magnitudes(name, layers, magnitudes)
-    for module, layer in layers.items():
-        _merge_layer(layer, factors[module], magnitudes.get(module))
+    adapter = load_linear(folder, base_shapes=shapes, base_fingerprint=base_fingerprint)
+    layers = {path: _layer(model, adapter.name, path) for path in sorted(_modules(adapter))}
+    for path, layer in layers.items():
+        _merge_layer(layer, adapter, path)
     return len(layers)
 
 
-def _merge_layer(layer: nn.Linear, factors: Factors, magnitude: torch.Tensor | None) -> None:
-    device = layer.weight.device
-    a = factors.a.to(device, torch.float32)
-    b = factors.b.to(device, torch.float32)
-    merged = layer.weight.float() + factors.scale * (b @ a)
-    if magnitude is not None:
-        length = torch.linalg.norm(merged, dim=1)
-        merged *= (magnitude.to(device, torch.float32) / length).unsqueeze(1)
-    layer.weight.copy_(merged)
+def _refuse_unmergeable(folder: Path) -> None:
+    peft_type = read_raw(folder)["peft_type"].upper()
+    if peft_type in _UNMERGEABLE:
+        raise UnsupportedAdapterError(
+            f"adapter {folder.name} {_UNMERGEABLE[peft_type]} and changes no weights, so it cannot "
+            "be merged; serve it beside its base model with `gossamer serve`"
+        )
 
 
-def _magnitudes(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    found = {}
-    for key, tensor in tensors.items():
-        for suffix in _MAGNITUDES:
-            if key.startswith(PREFIX) and key.endswith(suffix):
-                found[key[len(PREFIX) : -len(suffix)]] = tensor
-    return found
+def _modules(adapter: LinearAdapter) -> Collection[str]:
+    if isinstance(adapter, Ia3Adapter):
+        return adapter.outputs.keys() | adapter.inputs.keys()
+    return adapter.deltas if isinstance(adapter, SparseAdapter) else adapter.factors
 
 
-def _require_magnitudes(
-    name: str, layers: Mapping[str, nn.Linear], magnitudes: Mapping[str, torch.Tensor]
-) -> None:
-    for module in sorted({*layers, *magnitudes}):
-        if module not in magnitudes or module not in layers:
-            lacks = "magnitude vector" if module in layers else "lora_A and lora_B"
-            raise AdapterFormatError(f"adapter {name}: DoRA module {module} has no {lacks}")
-        rows = layers[module].weight.shape[0]
-        if tuple(magnitudes[module].shape) != (rows,):
-            raise BaseMismatchError(
-                f"adapter {name}: the magnitude vector of {module} has shape "
-                f"{list(magnitudes[module].shape)}, but the layer has {rows} outputs"
-            )
+def _merge_layer(layer: nn.Linear, adapter: LinearAdapter, path: str) -> None:
+    # A copy, also where the layer is fp32 already.
+    weight = layer.weight.to(torch.float32, copy=True)
+    if isinstance(adapter, Ia3Adapter):
+        _scale(layer, weight, adapter.outputs.get(path), adapter.inputs.get(path))
+    elif isinstance(adapter, SparseAdapter):
+        adapter.deltas[path].add_to(weight)
+    else:
+        _add_product(weight, adapter.factors[path])
+        if isinstance(adapter, DoraAdapter):
+            length = torch.linalg.norm(weight, dim=1)
+            weight *= (adapter.magnitudes[path].to(weight) / length).unsqueeze(1)
+    layer.weight.copy_(weight)
 
 
-def _layer(model: nn.Module, name: str, module: str, factors: Factors) -> nn.Linear:
-    try:
-        layer: Any = model.get_submodule(module)
-    except AttributeError:
-        layer = None
-    if layer is None:
-        require_fit(name, module, factors, None)
+def _add_product(weight: Tensor, factors: Factors) -> None:
+    weight += factors.scale * (factors.b.to(weight) @ factors.a.to(weight))
+
+
+def _scale(layer: nn.Linear, weight: Tensor, outputs: Tensor | None, inputs: Tensor | None) -> None:
+    if outputs is not None:
+        weight *= outputs.to(weight).unsqueeze(1)
+        if layer.bias is not None:
+            layer.bias.copy_(layer.bias.float() * outputs.to(weight))
+    if inputs is not None:
+        weight *= inputs.to(weight)
+
+
+def _layer(model: nn.Module, name: str, module: str) -> nn.Linear:
+    layer: Any = model.get_submodule(module)
     if type(layer) is not nn.Linear:
         raise UnsupportedModelError(
             f"{module} is a {type(layer).__name__} and not a plain linear layer, so adapter {name} "
             "cannot be merged into it; give the unquantised base model"
         )
-    rows, columns = layer.weight.shape
-    require_fit(name, module, factors, (rows, columns))
     if any(
         other is layer.weight and path != f"{module}.weight"
         for path, other in model.named_parameters(remove_duplicate=False)

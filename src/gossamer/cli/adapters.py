@@ -29,7 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     inspect = actions.add_parser("inspect", help="describe one adapter")
     inspect.add_argument("folder", metavar="PATH", type=Path)
     inspect.add_argument("--json", action="store_true", help="print JSON instead of text")
-    merge = actions.add_parser("merge", help="fold a LoRA or DoRA adapter into its base model")
+    merge = actions.add_parser(
+        "merge", help="fold an adapter into its base model (LoRA, DoRA, IA3, SHiRA, SMT)"
+    )
     merge.add_argument("folder", metavar="PATH", type=Path)
     merge.add_argument(
         "--output", metavar="DIR", type=Path, required=True, help="folder of the merged model"
@@ -63,7 +65,8 @@ def _list(args: argparse.Namespace) -> int:
         print(f"no adapters in {args.folder}", file=sys.stderr)
         return 0
     print_table(
-        ["name", "method", "rank", "targets", "size", "digest", "base"], [_cells(r) for r in rows]
+        ["name", "kind", "method", "rank", "targets", "size", "digest", "base"],
+        [_cells(r) for r in rows],
     )
     for row in rows:
         if "problem" in row:
@@ -107,9 +110,10 @@ def _merge(args: argparse.Namespace) -> int:
 
 def _cells(row: dict[str, Any]) -> list[str]:
     if "problem" in row:
-        return [row["name"], "unusable", "-", "-", "-", "-", "-"]
+        return [row["name"], "unusable", *"------"]
     return [
         row["name"],
+        row["kind"],
         row["method"],
         str(row["rank"] or "-"),
         " ".join(row["targets"]) or "-",

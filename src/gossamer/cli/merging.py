@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from gossamer.adapters.config import read_config
+from gossamer.adapters.config import read_raw
 from gossamer.basemodel.find import resolve
 from gossamer.errors import GossamerError, UsageError
 
@@ -23,9 +23,8 @@ def merge_to_folder(
         AdapterError, BaseModelError: either of the two cannot be used.
     """
     output = output.resolve()
-    spec = read_config(adapter)
-    name = model or spec.base_model_name_or_path
-    if not name:
+    name = model or read_raw(adapter).get("base_model_name_or_path")
+    if not isinstance(name, str) or not name:
         raise UsageError(f"adapter {adapter.name} names no base model; give it with --model")
     _check_output(output, overwrite=overwrite)
     base = _find_base(name, named_by_adapter=model is None)

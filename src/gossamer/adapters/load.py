@@ -1,0 +1,91 @@
+"""One way in: read and check an adapter of any kind."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from gossamer.adapters.base_shape import BaseShape
+from gossamer.adapters.config import read_raw
+from gossamer.adapters.dora import DoraAdapter, load_dora
+from gossamer.adapters.ia3 import Ia3Adapter, load_ia3
+from gossamer.adapters.intervention import InterventionAdapter, load_intervention
+from gossamer.adapters.low_rank import LowRankAdapter, load_low_rank
+from gossamer.adapters.prefix import PrefixAdapter, load_prefix
+from gossamer.adapters.sparse import SparseAdapter, load_shira, load_smt
+from gossamer.errors import UnsupportedAdapterError
+
+__all__ = ["Adapter", "BaseShape", "LinearAdapter", "load_adapter", "load_linear", "unsupported"]
+
+Adapter = (
+    LowRankAdapter | DoraAdapter | Ia3Adapter | SparseAdapter | InterventionAdapter | PrefixAdapter
+)
+
+LinearAdapter = LowRankAdapter | DoraAdapter | Ia3Adapter | SparseAdapter
+"""Adapters of linear layers, which can be folded into their weights."""
+
+_LINEAR: dict[str, Callable[..., LinearAdapter]] = {
+    "IA3": load_ia3,
+    "SHIRA": load_shira,
+    "GOSSAMER_SMT": load_smt,
+}
+_PREFIXES = ("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING")
+
+# Why a type that people do have cannot be an adapter here, and what to do.
+_REASONS = {
+    "LN_TUNING": "trains the weights of norms",
+    "TRAINABLE_TOKENS": "trains rows of the embedding",
+    "XLORA": "mixes adapters by a network of its own",
+    "ADALORA": "keeps its factors in three parts",
+    "VERA": "keeps random factors that its file need not hold",
+}
+
+
+def load_adapter(
+    folder: Path, *, base: BaseShape | None = None, base_fingerprint: str | None = None
+) -> Adapter:
+    """Read and check the adapter in `folder`, of whatever kind.
+
+    With `base`, an adapter that does not fit these sizes is refused; with `base_fingerprint`, one
+    that carries another fingerprint is.
+
+    Raises:
+        AdapterNotFoundError: no such adapter.
+        AdapterFormatError: damaged, incomplete, inconsistent, pickled, or NaN inside.
+        UnsupportedAdapterError: a type, or a feature of it, that is not computed here.
+        BaseMismatchError: made for another base model.
+    """
+    peft_type = read_raw(folder)["peft_type"].upper()
+    if peft_type == "GOSSAMER_REFT":
+        return load_intervention(folder, base=base, base_fingerprint=base_fingerprint)
+    if peft_type in _PREFIXES:
+        return load_prefix(folder, base=base, base_fingerprint=base_fingerprint)
+    shapes = base.linears if base is not None else None
+    return load_linear(folder, base_shapes=shapes, base_fingerprint=base_fingerprint)
+
+
+def load_linear(
+    folder: Path,
+    *,
+    base_shapes: Mapping[str, tuple[int, int]] | None = None,
+    base_fingerprint: str | None = None,
+) -> LinearAdapter:
+    """As `load_adapter`, for adapters of linear layers only; `base_shapes` as `load_low_rank`."""
+    raw = read_raw(folder)
+    peft_type = raw["peft_type"].upper()
+    if peft_type == "LORA":
+        load = load_dora if raw.get("use_dora") is True else load_low_rank
+        return load(folder, base_shapes=base_shapes, base_fingerprint=base_fingerprint)
+    if peft_type in _LINEAR:
+        return _LINEAR[peft_type](
+            folder, base_shapes=base_shapes, base_fingerprint=base_fingerprint
+        )
+    raise unsupported(folder.name, raw["peft_type"])
+
+
+def unsupported(name: str, peft_type: str) -> UnsupportedAdapterError:
+    """The error for a type of adapter that is not computed here."""
+    reason = _REASONS.get(peft_type.upper())
+    what = f", which {reason}," if reason else ""
+    return UnsupportedAdapterError(
+        f"adapter {name} is of type {peft_type}{what} and cannot be served as an adapter; merge it "
+        "into its base model where it was trained (PEFT's merge_and_unload) and serve the result"
+    )
