@@ -17,7 +17,13 @@ from torch.nn import functional
 from common import describe_machine
 from gossamer.kernels.dense_linear import DenseLinear
 from gossamer.kernels.gated_activation import silu_and_multiply
-from gossamer.kernels.grouped_lora import AdapterTable, GroupedLora, make_batch, stack_tables
+from gossamer.kernels.grouped_lora import (
+    AdapterTable,
+    GroupedLora,
+    RowFormat,
+    make_batch,
+    stack_tables,
+)
 from gossamer.kernels.grouped_lora.batch import balance
 from gossamer.kernels.paged_attention import AttentionBatch, KvLayout, PagedAttention
 
@@ -86,7 +92,8 @@ def lora(num_adapters: int, count: int) -> tuple[Work, Work]:
                 rank=np.full(2, RANK, dtype=np.int32),
                 scale=np.ones(2, dtype=np.float32),
                 offsets=starts + index * row_bytes // 4,
-                half=False,
+                row_scale=np.ones(len(starts), dtype=np.float32),
+                format=RowFormat.FLOAT32,
             )
             for index in range(num_adapters)
         ]

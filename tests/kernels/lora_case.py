@@ -5,7 +5,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from gossamer.kernels.grouped_lora import AdapterTable, GroupedLora, make_batch, stack_tables
+from gossamer.kernels.grouped_lora import (
+    AdapterTable,
+    GroupedLora,
+    RowFormat,
+    make_batch,
+    stack_tables,
+)
 
 H_IN = 37
 WIDTHS = (19, 44, 7)
@@ -33,12 +39,11 @@ class Pool:
         self._free = list(np.random.default_rng(seed).permutation(num_elements // block_elements))
         self.generator = torch.Generator().manual_seed(seed)
 
-    def adapter(self, ranks, *, half=False, scale=0.5):
+    def adapter(self, ranks, *, row_format=RowFormat.FLOAT32, scale=0.5):
         """Random factors; `ranks` by module id (0 or absent: none), rows packed into blocks."""
-        dtype = torch.bfloat16 if half else torch.float32
-        elements = self.memory.view(dtype)
-        block_elements = self._block * (2 if half else 1)
-        offsets, factors = [], {}
+        elements = self.memory.view(row_format.dtype)
+        block_elements = self._block * 4 // row_format.dtype.itemsize
+        offsets, row_scales, factors = [], [], {}
         first_row = np.zeros(NUM_MODULES, dtype=np.int64)
         rank = np.zeros(NUM_MODULES, dtype=np.int32)
         scales = np.zeros(NUM_MODULES, dtype=np.float32)
@@ -49,8 +54,9 @@ class Pool:
                 continue
             first_row[module], rank[module] = len(offsets), r
             scales[module] = scale * (1 + module)
-            a = torch.randn(r, H_IN, generator=self.generator).to(dtype)
-            b_t = torch.randn(r, h_out, generator=self.generator).to(dtype)
+            a, a_scale = self._rows(r, H_IN, row_format)
+            b_t, b_scale = self._rows(r, h_out, row_format)
+            row_scales += [a_scale, b_scale]
             for row in [*a, *b_t]:
                 if used + len(row) > block_elements:
                     block, used = self._free.pop(), 0
@@ -58,15 +64,25 @@ class Pool:
                 elements[low : low + len(row)] = row
                 offsets.append(low)
                 used += len(row)
-            factors[module] = (a.double(), b_t.double(), float(scales[module]))
+            a, b_t = a.double() * a_scale[:, None], b_t.double() * b_scale[:, None]
+            factors[module] = (a, b_t, float(scales[module]))
         table = AdapterTable(
             first_row=first_row,
             rank=rank,
             scale=scales,
             offsets=np.array(offsets, dtype=np.int64),
-            half=half,
+            row_scale=torch.cat(row_scales or [torch.ones(0)]).numpy(),
+            format=row_format,
         )
         return Adapter(factors, table)
+
+    def _rows(self, count, width, row_format):
+        """Elements [count, width] as they rest, and the scale of each row."""
+        rows = torch.randn(count, width, generator=self.generator)
+        if row_format is RowFormat.INT8:
+            scale = torch.rand(count, generator=self.generator) * 0.02 + 0.01
+            return (rows / 0.03).clamp(-127, 127).round().to(torch.int8), scale
+        return rows.to(row_format.dtype), torch.ones(count)
 
 
 def add(pool, adapters, runs, x, y, backend="cpu", num_workers=3):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from lora_case import MODULES, NUM_MODULES, WIDTHS, Pool, add, expected, tokens
 
-from gossamer.kernels.grouped_lora import GroupedLora, make_batch, stack_tables
+from gossamer.kernels.grouped_lora import GroupedLora, RowFormat, make_batch, stack_tables
 from gossamer.kernels.grouped_lora.batch import CHUNK, LONG_RUN, balance
 
 RANKS = (1, 3, 5, 16, 64)
@@ -34,11 +34,11 @@ def all_modules(rank):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("half", [False, True], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("row_format", RowFormat, ids=lambda row_format: row_format.name)
 @pytest.mark.parametrize("rank", RANKS)
-def test_one_adapter_of_any_rank(rank, half, backend):
+def test_one_adapter_of_any_rank(rank, row_format, backend):
     pool = Pool(seed=rank)
-    adapter = pool.adapter(all_modules(rank), half=half)
+    adapter = pool.adapter(all_modules(rank), row_format=row_format)
     for count in (1, 2, 7, LONG_RUN - 1, LONG_RUN, LONG_RUN + 6):
         check(pool, [adapter], [(0, count, 0)], count, backend)
 
@@ -60,7 +60,9 @@ def test_any_popularity_of_mixed_adapters(popularity, backend):
     else:
         picks = [0] * (count - 3) + [1, 2, 3]
     adapters = [
-        pool.adapter({module: rng.choice((0, *RANKS)) for module in MODULES}, half=bool(slot % 2))
+        pool.adapter(
+            {module: rng.choice((0, *RANKS)) for module in MODULES}, row_format=RowFormat(slot % 3)
+        )
         for slot in range(max(picks) + 1)
     ]
     check(pool, adapters, to_runs(sorted(picks)), count, backend)
@@ -88,7 +90,8 @@ def test_random_batches(seed, backend):
     for _ in range(rng.randint(1, 10)):
         modules = rng.sample(MODULES, rng.randint(0, 3))
         ranks = {module: rng.choice((*RANKS, 17)) for module in modules}
-        adapters.append(pool.adapter(ranks, half=rng.random() < 0.5, scale=rng.uniform(-2, 2)))
+        row_format, scale = RowFormat(rng.randrange(3)), rng.uniform(-2, 2)
+        adapters.append(pool.adapter(ranks, row_format=row_format, scale=scale))
     runs, first = [], rng.randint(0, 4)
     for slot in rng.sample(range(len(adapters)), len(adapters)):
         length = rng.choice((1, 1, 2, 9, 33, LONG_RUN))
@@ -101,7 +104,7 @@ def test_random_batches(seed, backend):
 def test_long_and_short_runs_in_one_batch(backend):
     pool = Pool(seed=5)
     ranks = [all_modules(64), {0: 3}, {2: 16, 3: 1}, all_modules(8)]
-    adapters = [pool.adapter(r, half=slot in (1, 3)) for slot, r in enumerate(ranks)]
+    adapters = [pool.adapter(r, row_format=RowFormat(s % 3)) for s, r in enumerate(ranks)]
     long = LONG_RUN + 4
     runs = [(2, long, 0), (2 + long, 1, 1), (3 + long, LONG_RUN, 2), (LONG_RUN + 6 + long, 2, 3)]
     check(pool, adapters, runs, LONG_RUN + 16 + long, backend)
@@ -126,13 +129,15 @@ def test_an_adapter_that_leaves_the_group_alone_changes_nothing():
         assert torch.equal(got[:count], y[:count])
 
 
-@pytest.mark.parametrize("half", [False, True], ids=["float32", "bfloat16"])
-def test_a_tokens_result_is_the_same_whatever_its_neighbours(half):
+@pytest.mark.parametrize("row_format", RowFormat, ids=lambda row_format: row_format.name)
+def test_a_tokens_result_is_the_same_whatever_its_neighbours(row_format):
     """Bit for bit, as long as its adapter has fewer than LONG_RUN tokens in the step."""
     pool = Pool(seed=8)
     rng = random.Random(8)
-    adapter = pool.adapter({0: 5, 2: 64, 3: 16}, half=half)
-    others = [pool.adapter(all_modules(rng.choice(RANKS)), half=bool(i % 2)) for i in range(6)]
+    adapter = pool.adapter({0: 5, 2: 64, 3: 16}, row_format=row_format)
+    others = [
+        pool.adapter(all_modules(rng.choice(RANKS)), row_format=RowFormat(i % 3)) for i in range(6)
+    ]
     num_tokens = LONG_RUN + 20
     x, y = tokens(num_tokens)
     alone = torch.cat(

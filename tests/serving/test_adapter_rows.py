@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from gossamer.adapters.low_rank import Factors, LowRankAdapter, load_low_rank
-from gossamer.kernels.grouped_lora import stack_tables
+from gossamer.kernels.grouped_lora import RowFormat, stack_tables
 from gossamer.kernels.grouped_lora.reference import gather_factors
 from gossamer.serving.adapter_rows import lay_out, pack, write_rows
 
@@ -123,17 +123,22 @@ def test_other_blocks_are_not_touched(shapes, ids):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "half", "width"),
-    [(torch.bfloat16, True, 2), (torch.float16, False, 4), (torch.float32, False, 4)],
+    ("dtype", "row_format"),
+    [
+        (torch.bfloat16, RowFormat.BFLOAT16),
+        (torch.float16, RowFormat.FLOAT32),
+        (torch.float32, RowFormat.FLOAT32),
+    ],
     ids=str,
 )
 def test_bfloat16_stays_and_float16_becomes_float32(
-    tmp_path, tiny_model, shapes, ids, dtype, half, width
+    tmp_path, tiny_model, shapes, ids, dtype, row_format
 ):
     """float16 has more digits than bfloat16: it would lose some."""
     folder = make_lora(tmp_path / "a", tiny_model, rank=3, dtype=dtype, targets=ALL_LINEAR)
     rows = pack(load_low_rank(folder), ids, BLOCK_BYTES)
-    assert rows.half is half
+    assert rows.format is row_format
+    width = row_format.dtype.itemsize
     assert rows.num_bytes == sum(3 * (i + o) * width for o, i in shapes.values())
 
 
@@ -143,7 +148,22 @@ def test_mixed_types_become_float32(shapes, ids):
     pair = adapter.factors[path]
     adapter.factors[path] = Factors(pair.a.float() + 1e-4, pair.b, pair.scale)
     rows = pack(adapter, ids, BLOCK_BYTES)
-    assert not rows.half
+    assert rows.format is RowFormat.FLOAT32
     pool, table, _ = place(rows)
     a, _ = gather_factors(stack_tables([table]), pool, 0, ids[path], *reversed(shapes[path]))
     assert torch.equal(a, pair.a.float() + 1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_int8_rows_are_a_quarter_and_off_by_half_a_unit_at_most(shapes, ids, dtype):
+    adapter = random_adapter(shapes, dict.fromkeys(shapes, 3), dtype)
+    path = next(iter(adapter.factors))
+    adapter.factors[path].b[:, 1] = 0
+    rows = pack(adapter, ids, BLOCK_BYTES, int8=True)
+    assert rows.num_bytes == sum(3 * (i + o) for o, i in shapes.values())
+    pool, table, _ = place(rows)
+    for path, pair in adapter.factors.items():
+        factors = gather_factors(stack_tables([table]), pool, 0, ids[path], *reversed(shapes[path]))
+        for got, want in zip(factors, (pair.a.float(), pair.b.T.float()), strict=True):
+            unit = want.abs().amax(dim=1, keepdim=True) / 127
+            assert ((got - want).abs() <= 0.5001 * unit).all()

@@ -8,7 +8,13 @@ import numpy as np
 import torch
 
 from gossamer.kernels.gated_activation import silu_and_multiply
-from gossamer.kernels.grouped_lora import AdapterTable, GroupedLora, make_batch, stack_tables
+from gossamer.kernels.grouped_lora import (
+    AdapterTable,
+    GroupedLora,
+    RowFormat,
+    make_batch,
+    stack_tables,
+)
 from gossamer.kernels.paged_attention import AttentionBatch, KvLayout, PagedAttention
 
 
@@ -26,7 +32,8 @@ def _lora(pool: torch.Tensor) -> None:
         rank=np.ones(1, dtype=np.int32),
         scale=np.ones(1, dtype=np.float32),
         offsets=np.zeros(2, dtype=np.int64),
-        half=False,
+        row_scale=np.ones(2, dtype=np.float32),
+        format=RowFormat.FLOAT32,
     )
     batch = make_batch(stack_tables([table]), [(0, 1, 0)], num_workers=1)
     GroupedLora(pool, [0], [2], "cpu").add_(torch.zeros(1, 2), torch.zeros(1, 2), batch)

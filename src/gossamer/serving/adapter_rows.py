@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gossamer.adapters.low_rank import LowRankAdapter
-from gossamer.kernels.grouped_lora import AdapterTable
+from gossamer.kernels.grouped_lora import AdapterTable, RowFormat
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,18 +31,16 @@ class HostRows:
     """A checked adapter in host memory, in the order in which it will lie in blocks."""
 
     factors: list[Tensor]
-    """A [rank, h_in] and B transposed [rank, h_out] of each adapted module; float32 or bfloat16."""
+    """A [rank, h_in] and B transposed [rank, h_out] of each adapted module, in `format`."""
     pieces: list[Piece]
     num_blocks: int
     block_elements: int
     first_row: npt.NDArray[np.int64]
     rank: npt.NDArray[np.int32]
     scale: npt.NDArray[np.float32]
-
-    @property
-    def half(self) -> bool:
-        """Whether the rows are bfloat16."""
-        return self.factors[0].dtype == torch.bfloat16
+    row_scale: npt.NDArray[np.float32]
+    """What the elements of each row are multiplied by."""
+    format: RowFormat
 
     @property
     def num_bytes(self) -> int:
@@ -50,19 +48,27 @@ class HostRows:
         return sum(factor.numel() * factor.element_size() for factor in self.factors)
 
 
-def pack(adapter: LowRankAdapter, module_ids: Mapping[str, int], block_bytes: int) -> HostRows:
+def pack(
+    adapter: LowRankAdapter,
+    module_ids: Mapping[str, int],
+    block_bytes: int,
+    *,
+    int8: bool = False,
+) -> HostRows:
     """Lay out `adapter` for blocks of `block_bytes`; nothing is padded to another rank.
 
     Rows saved as bfloat16 stay so (half the memory and the reading, and exact); others become
-    float32. Raises `KeyError` for a module that is not in `module_ids`.
+    float32. With `int8`, each row is rounded to whole numbers times a scale of its own. Raises
+    `KeyError` for a module that is not in `module_ids`.
     """
-    half = all(f.a.dtype == f.b.dtype == torch.bfloat16 for f in adapter.factors.values())
-    dtype = torch.bfloat16 if half else torch.float32
+    row_format = RowFormat.INT8 if int8 else _format_as_saved(adapter)
+    dtype = row_format.dtype
     count = len(module_ids)
     first_row = np.zeros(count, dtype=np.int64)
     rank = np.zeros(count, dtype=np.int32)
     scale = np.zeros(count, dtype=np.float32)
     factors: list[Tensor] = []
+    row_scales: list[Tensor] = []
     num_rows = 0
     for path in sorted(adapter.factors, key=module_ids.__getitem__):
         pair = adapter.factors[path]
@@ -71,7 +77,10 @@ def pack(adapter: LowRankAdapter, module_ids: Mapping[str, int], block_bytes: in
         rank[module] = pair.rank
         scale[module] = pair.scale
         num_rows += 2 * pair.rank
-        factors += [pair.a.to(dtype).contiguous(), pair.b.to(dtype).T.contiguous()]
+        for factor in (pair.a, pair.b.T):
+            elements, row_scale = _quantise(factor) if int8 else (factor, torch.ones(pair.rank))
+            factors.append(elements.to(dtype).contiguous())
+            row_scales.append(row_scale)
     block_elements = block_bytes // dtype.itemsize
     pieces = lay_out([tuple(factor.shape) for factor in factors], block_elements)
     return HostRows(
@@ -82,7 +91,21 @@ def pack(adapter: LowRankAdapter, module_ids: Mapping[str, int], block_bytes: in
         first_row=first_row,
         rank=rank,
         scale=scale,
+        row_scale=torch.cat(row_scales).numpy(),
+        format=row_format,
     )
+
+
+def _format_as_saved(adapter: LowRankAdapter) -> RowFormat:
+    half = all(f.a.dtype == f.b.dtype == torch.bfloat16 for f in adapter.factors.values())
+    return RowFormat.BFLOAT16 if half else RowFormat.FLOAT32
+
+
+def _quantise(factor: Tensor) -> tuple[Tensor, Tensor]:
+    """Each row [rank, width] as whole numbers from -127 to 127, and the scales [rank]."""
+    rows = factor.float()
+    scale = rows.abs().amax(dim=1) / 127
+    return torch.round(rows / scale.clamp(min=torch.finfo(torch.float32).tiny)[:, None]), scale
 
 
 def lay_out(shapes: Sequence[tuple[int, ...]], block_elements: int) -> list[Piece]:
@@ -110,8 +133,7 @@ def lay_out(shapes: Sequence[tuple[int, ...]], block_elements: int) -> list[Piec
 
 def write_rows(rows: HostRows, pool: Tensor, blocks: Sequence[int]) -> AdapterTable:
     """Copy `rows` into their `blocks` of the pool's bytes; returns the table that finds them."""
-    dtype = torch.bfloat16 if rows.half else torch.float32
-    elements = pool.view(dtype)
+    elements = pool.view(rows.format.dtype)
     offsets = []
     for piece in rows.pieces:
         factor = rows.factors[piece.factor]
@@ -125,5 +147,6 @@ def write_rows(rows: HostRows, pool: Tensor, blocks: Sequence[int]) -> AdapterTa
         rank=rows.rank,
         scale=rows.scale,
         offsets=np.concatenate(offsets),
-        half=rows.half,
+        row_scale=rows.row_scale,
+        format=rows.format,
     )

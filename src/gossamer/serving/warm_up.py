@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gossamer.kernels.grouped_lora import AdapterTable
+from gossamer.kernels.grouped_lora import AdapterTable, RowFormat
 from gossamer.serving.adapter_entry import AdapterEntry
 from gossamer.serving.batch import BatchBuilder
 from gossamer.serving.messages import Request
@@ -40,7 +40,8 @@ def _run_one_token(runner: Runner, builder: BatchBuilder) -> None:
         rank=np.zeros(num_modules, dtype=np.int32),
         scale=np.zeros(num_modules, dtype=np.float32),
         offsets=np.zeros(1, dtype=np.int64),
-        half=False,
+        row_scale=np.ones(1, dtype=np.float32),
+        format=RowFormat.FLOAT32,
     )
     sequence = Sequence(
         request=Request(request_id="warm-up", prompt_token_ids=(0,)),

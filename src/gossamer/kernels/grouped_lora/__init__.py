@@ -11,10 +11,16 @@ import torch
 from torch import Tensor
 
 from gossamer.kernels.grouped_lora import reference
-from gossamer.kernels.grouped_lora.batch import AdapterTable, LoraBatch, make_batch, stack_tables
+from gossamer.kernels.grouped_lora.batch import (
+    AdapterTable,
+    LoraBatch,
+    RowFormat,
+    make_batch,
+    stack_tables,
+)
 from gossamer.kernels.grouped_lora.matmul import add_lora_long
 
-__all__ = ["AdapterTable", "GroupedLora", "LoraBatch", "make_batch", "stack_tables"]
+__all__ = ["AdapterTable", "GroupedLora", "LoraBatch", "RowFormat", "make_batch", "stack_tables"]
 
 
 class GroupedLora:
@@ -32,6 +38,7 @@ class GroupedLora:
         self._columns_array = np.array(self._columns, dtype=np.int64)
         self._pool_float = pool.view(torch.float32).numpy()
         self._pool_half = pool.view(torch.int16).numpy().view(np.uint16)
+        self._pool_int8 = pool.view(torch.int8).numpy()
 
     def add_(self, y: Tensor, x: Tensor, batch: LoraBatch) -> None:
         """Add to y [T, sum of widths], in place, what the adapters make of x [T, h_in]."""
@@ -50,7 +57,7 @@ class GroupedLora:
         tables = batch.tables
         cpu.add_lora(
             x.numpy(), y.numpy(), self._columns_array, self._pool_float, self._pool_half,
-            tables.offsets, tables.first_row, tables.rank, tables.scale, tables.half,
-            self._modules_array, batch.chunk_first, batch.chunk_count, batch.chunk_slot,
-            batch.bounds,
+            self._pool_int8, tables.offsets, tables.row_scale, tables.first_row, tables.rank,
+            tables.scale, tables.format, self._modules_array, batch.chunk_first,
+            batch.chunk_count, batch.chunk_slot, batch.bounds,
         )  # fmt: skip

@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 IntArray = npt.NDArray[np.int32]
 LongArray = npt.NDArray[np.int64]
@@ -16,6 +18,20 @@ eight adapters and 0.9 ms for one (`benchmarks/kernels.py`)."""
 
 CHUNK = 8
 """Short runs are cut into chunks of at most so many tokens, so that threads can share them."""
+
+
+class RowFormat(IntEnum):
+    """How the rows of an adapter rest in the pool."""
+
+    FLOAT32 = 0
+    BFLOAT16 = 1
+    INT8 = 2
+    """Whole numbers from -127 to 127, times the row's own scale."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of a row's elements."""
+        return (torch.float32, torch.bfloat16, torch.int8)[self]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,8 +50,9 @@ class AdapterTable:
     """[M]"""
     offsets: LongArray
     """[rows] offset in the pool of each row, in elements of its own width."""
-    half: bool
-    """Rows are bfloat16 (offsets count 2-byte elements); else float32."""
+    row_scale: npt.NDArray[np.float32]
+    """[rows] what the elements of each row are multiplied by; 1 unless `format` is INT8."""
+    format: RowFormat
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,8 +62,9 @@ class Tables:
     first_row: LongArray  # [U, M] into offsets
     rank: IntArray  # [U, M]
     scale: npt.NDArray[np.float32]  # [U, M]
-    half: npt.NDArray[np.bool_]  # [U]
+    format: IntArray  # [U] values of RowFormat
     offsets: LongArray  # [all rows]
+    row_scale: npt.NDArray[np.float32]  # [all rows]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,8 +87,9 @@ def stack_tables(adapters: Sequence[AdapterTable]) -> Tables:
         first_row=np.stack([a.first_row + s for a, s in zip(adapters, shift, strict=True)]),
         rank=np.stack([a.rank for a in adapters]),
         scale=np.stack([a.scale for a in adapters]),
-        half=np.array([a.half for a in adapters]),
+        format=np.array([a.format for a in adapters], dtype=np.int32),
         offsets=np.concatenate([a.offsets for a in adapters]),
+        row_scale=np.concatenate([a.row_scale for a in adapters]),
     )
 
 

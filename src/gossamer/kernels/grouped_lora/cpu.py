@@ -1,62 +1,90 @@
 """Grouped LoRA on processors, in Numba: for decoding, where each adapter has a few tokens.
 
-Time is the reading of adapter rows, once per step and adapter; so rows may rest as bfloat16 and are
-widened in registers. Work is divided by the caller into groups of equal cost, one per thread.
-The order of all sums is the same for any number of tokens: a token's result does not depend on its
-neighbours.
+With one token per adapter, time is the reading of adapter rows, once per step and adapter; so rows
+may rest as bfloat16 or int8 and are widened in registers. With many tokens per adapter it is
+arithmetic, done in tiles of four tokens. Work is divided by the caller into groups of equal cost,
+one per thread. The order of all sums is the same for any number of tokens: a token's result does
+not depend on its neighbours.
 """
 
 import numpy as np
 from numba import njit, prange
 
-from gossamer.kernels.vector.cpu import FAST, add_scaled, dot
+from gossamer.kernels.tiles.cpu import make_expand, make_shrink
+
+_TOKENS = 4
+_shrink_1x1 = make_shrink(1, 1)
+_shrink_4x1 = make_shrink(_TOKENS, 1)
+_shrink_4x2 = make_shrink(_TOKENS, 2)
+_expand_1x1 = make_expand(1, 1)
+_expand_1x4 = make_expand(1, 4)
+_expand_4x1 = make_expand(_TOKENS, 1)
+_expand_4x4 = make_expand(_TOKENS, 4)
 
 
-@njit(cache=True, nogil=True, fastmath=FAST)
-def _dot_half(x, row):
-    total = np.float32(0.0)
-    for d in range(x.shape[0]):
-        total += x[d] * np.uint32(np.uint32(row[d]) << np.uint32(16)).view(np.float32)
-    return total
+@njit(cache=True, nogil=True)
+def _shrink(x, low, high, pool, starts, v):
+    """v[t, j] = x[low + t] . row j, for tokens [low, high) and the rows at `starts`."""
+    width, rank, stride = x.shape[1], starts.shape[0], v.shape[1]
+    t = low
+    while t + _TOKENS <= high:
+        j = 0
+        while j + 2 <= rank:
+            pair = (starts[j], starts[j + 1])
+            _shrink_4x2(x, t * width, width, pool, pair, width, v, (t - low) * stride + j, stride)
+            j += 2
+        if j < rank:
+            one = (starts[j],)
+            _shrink_4x1(x, t * width, width, pool, one, width, v, (t - low) * stride + j, stride)
+        t += _TOKENS
+    while t < high:
+        for j in range(rank):
+            one = (starts[j],)
+            _shrink_1x1(x, t * width, width, pool, one, width, v, (t - low) * stride + j, stride)
+        t += 1
 
 
-@njit(cache=True, nogil=True, fastmath=FAST)
-def _add_scaled_half(y, weight, row):
-    for d in range(y.shape[0]):
-        y[d] += weight * np.uint32(np.uint32(row[d]) << np.uint32(16)).view(np.float32)
-
-
-@njit(cache=True, nogil=True, fastmath=FAST)
-def _run_chunk(
-    x, y, low, high, left, right, pool, pool_half, offsets, first_row, rank, scale, half, v
-):  # fmt: skip
-    """y[low:high, left:right] += scale * (x[low:high] A^T) B^T; v [chunk, >= rank] is scratch.
-
-    Rows are sliced from the whole arrays: Numba then knows that they are contiguous.
-    """
-    h_in = x.shape[1]
-    width = right - left
-    for j in range(rank):
-        start = offsets[first_row + j]
-        for t in range(low, high):
-            if half:
-                v[t - low, j] = _dot_half(x[t], pool_half[start : start + h_in]) * scale
+@njit(cache=True, nogil=True)
+def _expand(y, low, high, left, right, pool, starts, v):
+    """y[low + t, left:right] += sum over j of v[t, j] * row j."""
+    width, rank, step, stride = right - left, starts.shape[0], y.shape[1], v.shape[1]
+    t = low
+    while t < high:
+        whole = t + _TOKENS <= high
+        place, weight = t * step + left, (t - low) * stride
+        j = 0
+        while j + 4 <= rank:
+            four = (starts[j], starts[j + 1], starts[j + 2], starts[j + 3])
+            if whole:
+                _expand_4x4(y, place, step, pool, four, width, v, weight + j, stride)
             else:
-                v[t - low, j] = dot(x[t], pool[start : start + h_in]) * scale
-    for j in range(rank):
-        start = offsets[first_row + rank + j]
-        for t in range(low, high):
-            if half:
-                row = pool_half[start : start + width]
-                _add_scaled_half(y[t, left:right], v[t - low, j], row)
+                _expand_1x4(y, place, step, pool, four, width, v, weight + j, stride)
+            j += 4
+        while j < rank:
+            one = (starts[j],)
+            if whole:
+                _expand_4x1(y, place, step, pool, one, width, v, weight + j, stride)
             else:
-                add_scaled(y[t, left:right], v[t - low, j], pool[start : start + width])
+                _expand_1x1(y, place, step, pool, one, width, v, weight + j, stride)
+            j += 1
+        t += _TOKENS if whole else 1
 
 
-@njit(cache=True, parallel=True, nogil=True, fastmath=FAST)
+@njit(cache=True, nogil=True)
+def _run_chunk(x, y, low, high, left, right, pool, starts, row_scale, scale, v):
+    """y[low:high, left:right] += scale * (x[low:high] A^T) B^T; v [chunk, >= rank] is scratch."""
+    rank = starts.shape[0] // 2
+    _shrink(x, low, high, pool, starts[:rank], v)
+    for t in range(high - low):
+        for j in range(rank):
+            v[t, j] *= scale * row_scale[j] * row_scale[rank + j]
+    _expand(y, low, high, left, right, pool, starts[rank:], v)
+
+
+@njit(cache=True, parallel=True, nogil=True)
 def add_lora(
-    x, y, columns, pool, pool_half, offsets, first_rows, ranks, scales, half, modules,
-    chunk_first, chunk_count, chunk_slot, bounds,
+    x, y, columns, pool_float, pool_half, pool_int8, offsets, row_scales, first_rows, ranks, scales,
+    formats, modules, chunk_first, chunk_count, chunk_slot, bounds,
 ):  # fmt: skip
     """y[:, columns[m] : columns[m + 1]] += scale * (x A^T) B^T for each chunk and module m."""
     widest = 0
@@ -75,7 +103,16 @@ def add_lora(
                 rank = ranks[slot, module]
                 if rank == 0:
                     continue
-                _run_chunk(
-                    x, y, low, high, columns[m], columns[m + 1], pool, pool_half, offsets,
-                    first_rows[slot, module], rank, scales[slot, module], half[slot], v,
-                )  # fmt: skip
+                first = first_rows[slot, module]
+                starts = offsets[first : first + 2 * rank]
+                row_scale = row_scales[first : first + 2 * rank]
+                scale = scales[slot, module]
+                left, right = columns[m], columns[m + 1]
+                if formats[slot] == 0:
+                    _run_chunk(
+                        x, y, low, high, left, right, pool_float, starts, row_scale, scale, v
+                    )
+                elif formats[slot] == 1:
+                    _run_chunk(x, y, low, high, left, right, pool_half, starts, row_scale, scale, v)
+                else:
+                    _run_chunk(x, y, low, high, left, right, pool_int8, starts, row_scale, scale, v)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gossamer.kernels.grouped_lora.batch import LoraBatch, Tables
+from gossamer.kernels.grouped_lora.batch import LoraBatch, RowFormat, Tables
 
 
 def add_lora_long(
@@ -38,12 +38,17 @@ def _rows(tables: Tables, pool: Tensor, slot: int, module: int, like: Tensor, sk
     rank = int(tables.rank[slot, module])
     first = int(tables.first_row[slot, module]) + skip
     offsets = tables.offsets[first : first + rank]
-    elements = pool.view(torch.bfloat16 if tables.half[slot] else torch.float32)
+    row_format = RowFormat(int(tables.format[slot]))
+    elements = pool.view(row_format.dtype)
     if (np.diff(offsets) == width).all():
         # The usual case: the rows lie one behind the other. No copy for float32.
         low = int(offsets[0])
-        return elements[low : low + rank * width].view(rank, width).to(like.dtype)
-    rows = torch.empty(rank, width, dtype=elements.dtype)
-    for row, offset in zip(rows, offsets.tolist(), strict=True):
-        row.copy_(elements[offset : offset + width])
-    return rows.to(like.dtype)
+        rows = elements[low : low + rank * width].view(rank, width)
+    else:
+        rows = torch.empty(rank, width, dtype=elements.dtype)
+        for row, offset in zip(rows, offsets.tolist(), strict=True):
+            row.copy_(elements[offset : offset + width])
+    rows = rows.to(like.dtype)
+    if row_format is RowFormat.INT8:
+        rows *= torch.from_numpy(tables.row_scale[first : first + rank])[:, None]
+    return rows

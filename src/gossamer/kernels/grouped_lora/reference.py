@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from gossamer.kernels.grouped_lora.batch import LoraBatch, Tables
+from gossamer.kernels.grouped_lora.batch import LoraBatch, RowFormat, Tables
 
 
 def add_lora(
@@ -36,8 +36,13 @@ def gather_factors(
     """A [rank, h_in] and B transposed [rank, h_out] of one module, copied from the pool."""
     rank = int(tables.rank[slot, module])
     first = int(tables.first_row[slot, module])
-    elements = pool.view(torch.bfloat16 if tables.half[slot] else torch.float32)
-    low = torch.from_numpy(tables.offsets[first : first + 2 * rank])[:, None]
+    rows = slice(first, first + 2 * rank)
+    row_format = RowFormat(int(tables.format[slot]))
+    elements = pool.view(row_format.dtype)
+    low = torch.from_numpy(tables.offsets[rows])[:, None]
     a = elements[low[:rank] + torch.arange(h_in)]
     b_t = elements[low[rank:] + torch.arange(h_out)]
+    if row_format is RowFormat.INT8:
+        row_scale = torch.from_numpy(tables.row_scale[rows])[:, None]
+        return a * row_scale[:rank], b_t * row_scale[rank:]
     return a, b_t

@@ -1,0 +1,229 @@
+"""Tiles: T tokens against R rows of weights, written out in vector instructions.
+
+Numba leaves the order of a sum, and which loads are shared, to the compiler. Here both are fixed: a
+row is loaded once for all tokens of a tile, so that a tile does several multiply-adds per load; and
+every sum runs in one order whatever T and R are, so that a token's result has the same bits in any
+tile. Rows are float32, bfloat16 (as uint16) or int8, and are widened in registers.
+
+    shrink: out[t, r] = x[t] . row[r]          expand: y[t] += sum over r of weight[t, r] * row[r]
+
+LLVM splits vectors that are wider than the processor's.
+"""
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+LANES = 16
+"""Floats of a vector: two registers of AVX2, so that two sums run side by side."""
+
+_FLOAT, _INT32, _INT64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
+_STORED = {types.float32: _FLOAT, types.uint16: ir.IntType(16), types.int8: ir.IntType(8)}
+
+
+def make_shrink(tokens, rows):
+    """The intrinsic `shrink(x, x_start, x_stride, pool, starts, width, out, out_start,
+    out_stride)`; arrays are contiguous, starts and strides count elements, `starts` is a tuple of
+    `rows` places in `pool`."""
+
+    @intrinsic
+    def shrink(
+        typing_context, x, x_start, x_stride, pool, starts, width, out, out_start, out_stride
+    ):
+        signature = types.void(
+            x, x_start, x_stride, pool, starts, width, out, out_start, out_stride
+        )
+
+        def generate(context, builder, signature, arguments):
+            x_, x0, x_step, pool_, starts_, width_, out_, out0, out_step = arguments
+            stored = _STORED[signature.args[3].dtype]
+            tile = _Tile(context, builder, signature.args[3], pool_, starts_, rows, stored)
+            x_data = _data(context, builder, signature.args[0], x_)
+            out_data = _data(context, builder, signature.args[6], out_)
+            x_tokens = [_place(builder, x_data, x0, x_step, t) for t in range(tokens)]
+            sums = _dot_products(builder, tile, x_tokens, width_)
+            for t in range(tokens):
+                target = _place(builder, out_data, out0, out_step, t)
+                for r in range(rows):
+                    builder.store(sums[t][r], builder.gep(target, [_INT64(r)]))
+            return context.get_dummy_value()
+
+        return signature, generate
+
+    return shrink
+
+
+def make_expand(tokens, rows):
+    """The intrinsic `expand(y, y_start, y_stride, pool, starts, width, weight, weight_start,
+    weight_stride)`; see `make_shrink`."""
+
+    @intrinsic
+    def expand(
+        typing_context, y, y_start, y_stride, pool, starts, width, weight, weight_start,
+        weight_stride,
+    ):  # fmt: skip
+        signature = types.void(
+            y, y_start, y_stride, pool, starts, width, weight, weight_start, weight_stride
+        )
+
+        def generate(context, builder, signature, arguments):
+            y_, y0, y_step, pool_, starts_, width_, weight_, weight0, weight_step = arguments
+            stored = _STORED[signature.args[3].dtype]
+            tile = _Tile(context, builder, signature.args[3], pool_, starts_, rows, stored)
+            y_data = _data(context, builder, signature.args[0], y_)
+            weight_data = _data(context, builder, signature.args[6], weight_)
+            weights = [
+                [builder.load(builder.gep(place, [_INT64(r)])) for r in range(rows)]
+                for place in (
+                    _place(builder, weight_data, weight0, weight_step, t) for t in range(tokens)
+                )
+            ]
+            targets = [_place(builder, y_data, y0, y_step, t) for t in range(tokens)]
+            _add_rows(builder, tile, targets, weights, width_)
+            return context.get_dummy_value()
+
+        return signature, generate
+
+    return expand
+
+
+class _Tile:
+    """Rows of the pool, loaded as float32 vectors or scalars."""
+
+    def __init__(self, context, builder, pool_type, pool, starts, rows, stored):
+        data = _data(context, builder, pool_type, pool)
+        self._builder = builder
+        self._rows = [
+            builder.gep(data, [start]) for start in cgutils.unpack_tuple(builder, starts, rows)
+        ]
+        self._stored = stored
+        self.rows = rows
+
+    def load(self, row, index, lanes):
+        """Elements [index, index + lanes) of a row, as float32."""
+        builder = self._builder
+        place = builder.gep(self._rows[row], [index])
+        value = _load(builder, place, _wide(self._stored, lanes), self._stored)
+        if self._stored is _FLOAT:
+            return value
+        integer, floating = _wide(_INT32, lanes), _wide(_FLOAT, lanes)
+        if self._stored.width == 16:
+            shift = integer([16] * lanes) if lanes > 1 else integer(16)
+            return builder.bitcast(builder.shl(builder.zext(value, integer), shift), floating)
+        return builder.sitofp(builder.sext(value, integer), floating)
+
+
+def _dot_products(builder, tile, x_tokens, width):
+    """[token][row] scalars: whole vectors first, their lanes added as a tree, then the rest."""
+    vector = _wide(_FLOAT, LANES)
+    pairs = [(t, r) for t in range(len(x_tokens)) for r in range(tile.rows)]
+    # In memory until LLVM promotes them to registers.
+    lanes = {p: cgutils.alloca_once_value(builder, vector([0.0] * LANES)) for p in pairs}
+    whole = builder.and_(width, _INT64(-LANES))
+
+    def whole_vectors(index):
+        tokens = [_load(builder, builder.gep(x, [index]), vector, _FLOAT) for x in x_tokens]
+        for r in range(tile.rows):
+            row = tile.load(r, index, LANES)
+            for t, token in enumerate(tokens):
+                total = _multiply_add(builder, row, token, builder.load(lanes[t, r]))
+                builder.store(total, lanes[t, r])
+
+    _loop(builder, _INT64(0), whole, LANES, whole_vectors)
+    sums = {
+        p: cgutils.alloca_once_value(builder, _tree_sum(builder, builder.load(lanes[p])))
+        for p in pairs
+    }
+
+    def rest(index):
+        for r in range(tile.rows):
+            row = tile.load(r, index, 1)
+            for t, x in enumerate(x_tokens):
+                token = builder.load(builder.gep(x, [index]))
+                builder.store(
+                    _multiply_add(builder, row, token, builder.load(sums[t, r])), sums[t, r]
+                )
+
+    _loop(builder, whole, width, 1, rest)
+    return [[builder.load(sums[t, r]) for r in range(tile.rows)] for t in range(len(x_tokens))]
+
+
+def _add_rows(builder, tile, targets, weights, width):
+    """targets[t] += weights[t][0] * row 0, then row 1, ...: one after the other, per element."""
+    splats = [[_splat(builder, weight) for weight in of_token] for of_token in weights]
+    whole = builder.and_(width, _INT64(-LANES))
+
+    def pass_over(index, lanes, factors):
+        rows = [tile.load(r, index, lanes) for r in range(tile.rows)]
+        for target, of_token in zip(targets, factors, strict=True):
+            place = builder.gep(target, [index])
+            place = builder.bitcast(place, _wide(_FLOAT, lanes).as_pointer())
+            total = builder.load(place, align=4)
+            for row, factor in zip(rows, of_token, strict=True):
+                total = _multiply_add(builder, row, factor, total)
+            builder.store(total, place, align=4)
+
+    _loop(builder, _INT64(0), whole, LANES, lambda index: pass_over(index, LANES, splats))
+    _loop(builder, whole, width, 1, lambda index: pass_over(index, 1, weights))
+
+
+def _wide(scalar, lanes):
+    return ir.VectorType(scalar, lanes) if lanes > 1 else scalar
+
+
+def _data(context, builder, array_type, array):
+    return context.make_array(array_type)(context, builder, array).data
+
+
+def _place(builder, data, start, stride, token):
+    return builder.gep(data, [builder.add(start, builder.mul(stride, _INT64(token)))])
+
+
+def _load(builder, place, kind, scalar):
+    width = 32 if scalar is _FLOAT else scalar.width
+    return builder.load(builder.bitcast(place, kind.as_pointer()), align=width // 8)
+
+
+def _multiply_add(builder, a, b, c):
+    """a * b + c in one rounding where the processor can, which every vector width here shares."""
+    suffix = f"v{LANES}f32" if isinstance(a.type, ir.VectorType) else "f32"
+    kind = ir.FunctionType(a.type, [a.type] * 3)
+    function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fmuladd.{suffix}")
+    return builder.call(function, [a, b, c])
+
+
+def _tree_sum(builder, vector):
+    width = LANES
+    while width > 1:
+        half = width // 2
+        undefined = ir.Constant(vector.type, ir.Undefined)
+        low, high = (
+            builder.shuffle_vector(vector, undefined, ir.VectorType(_INT32, half)(list(lanes)))
+            for lanes in (range(half), range(half, width))
+        )
+        vector, width = builder.fadd(low, high), half
+    return builder.extract_element(vector, _INT32(0))
+
+
+def _splat(builder, scalar):
+    vector = _wide(_FLOAT, LANES)
+    undefined = ir.Constant(vector, ir.Undefined)
+    first = builder.insert_element(undefined, scalar, _INT32(0))
+    return builder.shuffle_vector(first, undefined, ir.VectorType(_INT32, LANES)([0] * LANES))
+
+
+def _loop(builder, start, stop, step, body):
+    """for index in range(start, stop, step): body(index)"""
+    before = builder.block
+    head, inside, after = (builder.append_basic_block(name) for name in ("head", "inside", "after"))
+    builder.branch(head)
+    builder.position_at_end(head)
+    index = builder.phi(_INT64)
+    index.add_incoming(start, before)
+    builder.cbranch(builder.icmp_signed("<", index, stop), inside, after)
+    builder.position_at_end(inside)
+    body(index)
+    index.add_incoming(builder.add(index, _INT64(step)), builder.block)
+    builder.branch(head)
+    builder.position_at_end(after)
