@@ -62,7 +62,13 @@ def build_engine(settings: ServeSettings) -> "Engine":
     builder = BatchBuilder(block_tokens=layout.block_tokens, num_workers=torch.get_num_threads())
     warm_up(runner, builder)
     bell = Bell()
-    loader = RowLoader(runner.modules, pool_memory, layout.block_bytes, fingerprint(folder))
+    loader = RowLoader(
+        runner.modules,
+        pool_memory,
+        layout.block_bytes,
+        fingerprint(folder),
+        int8=settings.adapter_rows == "int8",
+    )
     adapters = AdapterStore(AdapterFolder(settings.adapters), pool, loader, bell.ring)
     limits = SchedulerLimits(
         block_tokens=layout.block_tokens,

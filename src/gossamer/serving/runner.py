@@ -56,12 +56,20 @@ class RowLoader:
     """Reads low-rank adapters for a model and writes their rows into its pool."""
 
     def __init__(
-        self, modules: AdaptedModules, pool: Tensor, block_bytes: int, base_fingerprint: str
+        self,
+        modules: AdaptedModules,
+        pool: Tensor,
+        block_bytes: int,
+        base_fingerprint: str,
+        *,
+        int8: bool = False,
     ) -> None:
+        """int8: round the rows of adapters to whole numbers, each row with a scale."""
         self._modules = modules
         self._pool = pool
         self._block_bytes = block_bytes
         self._base_fingerprint = base_fingerprint
+        self._int8 = int8
 
     def load(self, entry: AdapterEntry) -> Loaded:
         """Read and check the adapter's files."""
@@ -69,7 +77,7 @@ class RowLoader:
         adapter = load_low_rank(
             path, base_shapes=self._modules.shapes, base_fingerprint=self._base_fingerprint
         )
-        rows = pack(adapter, self._modules.ids, self._block_bytes)
+        rows = pack(adapter, self._modules.ids, self._block_bytes, int8=self._int8)
         return Loaded(
             rows=rows,
             num_blocks=rows.num_blocks,

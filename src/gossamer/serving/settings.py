@@ -1,6 +1,7 @@
 """What `gossamer serve` and `LLM` need to know of the engine. Imports nothing heavy."""
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 
@@ -30,6 +31,9 @@ class ServeSettings(Settings):
     admission."""
     block_tokens: int = Field(default=16, ge=1)
     """Tokens whose keys and values share a block."""
+    adapter_rows: Literal["as-saved", "int8"] = "as-saved"
+    """How adapter weights rest in memory: as-saved (bfloat16 stays so, others become float32; exact)
+    or int8 (a quarter of float32 and faster; answers may differ from the trained model's)."""
     dtype: str = "float32"
     """Number format of weights, keys and values: float32."""
     device: str = "cpu"
