@@ -36,6 +36,7 @@ HOMES = {
     "starlette": r"serving/http/",
     "prometheus_client": r"serving/http/",
     "numba": r"(.*/)?cpu\.py$",
+    "llvmlite": r"(.*/)?cpu\.py$",
     "triton": r"(.*/)?triton_kernels\.py$",
 }
 # Decisions over integers and dataclasses: their tests need no tensors.

@@ -32,7 +32,7 @@ class ServeSettings(Settings):
     block_tokens: int = Field(default=16, ge=1)
     """Tokens whose keys and values share a block."""
     adapter_rows: Literal["as-saved", "int8"] = "as-saved"
-    """How adapter weights rest in memory: as-saved (bfloat16 stays so, others become float32; exact)
+    """How adapter weights rest in memory: as-saved (bfloat16 stays, others become float32; exact)
     or int8 (a quarter of float32 and faster; answers may differ from the trained model's)."""
     dtype: str = "float32"
     """Number format of weights, keys and values: float32."""
