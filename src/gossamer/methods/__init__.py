@@ -4,7 +4,16 @@ To add a method, write a folder here whose `__init__` decorates one subclass of 
 `@register`; the command line, the reference and `gossamer.training` find it by that alone.
 """
 
-from gossamer.methods.method import Kind, Method, MethodContext, MethodSettings
+from gossamer.methods.method import Kind, Method, MethodContext, MethodSettings, Stage
 from gossamer.methods.registry import find, names, register
 
-__all__ = ["Kind", "Method", "MethodContext", "MethodSettings", "find", "names", "register"]
+__all__ = [
+    "Kind",
+    "Method",
+    "MethodContext",
+    "MethodSettings",
+    "Stage",
+    "find",
+    "names",
+    "register",
+]

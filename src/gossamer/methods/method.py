@@ -1,8 +1,9 @@
 """What every method is: a name, its settings, and how it turns a base model into one that learns.
 
-A run calls, in this order: `check` (before anything heavy), `quantization`, `prepare`, then
-`optimizer` and `callbacks` while the trainer is built, `restore` when it resumes from a
-checkpoint, `save` for each checkpoint, `export` for the result.
+A run calls, in this order: `check` (before anything heavy), `stages`, `quantization`, `prepare`;
+`resume_stage` if it goes on from a checkpoint; for each stage `enter_stage` (not for the first),
+then `optimizer` and `callbacks` while the trainer is built, `save` for each checkpoint; in the end
+`export` for the result.
 """
 
 from abc import ABC, abstractmethod
@@ -57,6 +58,18 @@ class MethodContext:
     probe_batches: Batches = no_batches
     """The first n batches that the run will train on, same rows and order, on `device`; fewer if
     the run has fewer. For `prepare`, where the rows that weights are chosen by must be seen."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """A part of a run with an optimizer and a course of the learning rate of its own."""
+
+    name: str
+    """Unlike that of the other stages; in the metrics, the checkpoints and the curve."""
+    steps: int
+    """Optimizer steps, at least one."""
+    learning_rate: float | None = None
+    """Peak; None: the run's."""
 
 
 S = TypeVar("S", bound=MethodSettings)
@@ -124,6 +137,37 @@ class Method(ABC, Generic[S]):
         """Write the result of the run into the empty folder `folder`: what PEFT or transformers
         loads onto the untouched base model. By default what `save` writes."""
         self.save(model, folder, context)
+
+    def stages(self, context: MethodContext) -> list[Stage]:
+        """The stages of a run; they add up to `context.total_steps` steps."""
+        return [Stage(name=self.name, steps=context.total_steps)]
+
+    def enter_stage(self, model: Any, index: int, context: MethodContext) -> Any:
+        """The model of stage `index` (from 1) made of the model that stage `index - 1` has trained.
+
+        The global random state is seeded before the call. As in `prepare`, a model on the meta
+        device is only to be counted.
+        """
+        raise NotImplementedError(f"method '{self.name}' has one stage")
+
+    def resume_stage(self, model: Any, index: int, folder: Path, context: MethodContext) -> Any:
+        """The model that `save` wrote to `folder` in stage `index`, made of a prepared `model`.
+
+        By default the stages are entered one after the other, as if nothing had been learnt, and
+        the weights restored. A method whose later stages cannot be built like that overrides this.
+        """
+        for number in range(1, index + 1):
+            model = self.enter_stage(model, number, context)
+        self.restore(model, folder)
+        return model
+
+    def stage_report(self, index: int) -> dict[str, Any]:
+        """What is worth recording about the start of stage `index`, which was just entered.
+
+        Numbers go into the metrics, the record and the card; mappings to numbers, such as one per
+        matrix, into the metrics only.
+        """
+        return {}
 
     def regularizer(self, model: Any) -> Any | None:
         """A scalar tensor whose gradient each step adds to that of the loss; it is no part of the

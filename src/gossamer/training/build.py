@@ -11,7 +11,7 @@ from gossamer.basemodel.load import load_model
 from gossamer.methods import Method, MethodContext
 from gossamer.training.batches import collator
 from gossamer.training.data import EncodedData, Example
-from gossamer.training.plan import Plan
+from gossamer.training.plan import Plan, StagePlan
 from gossamer.training.settings import RunSettings
 from gossamer.training.trainer import RunTrainer
 
@@ -38,17 +38,19 @@ def build_trainer(
     method: Method[Any],
     context: MethodContext,
     plan: Plan,
+    stage: StagePlan,
 ) -> RunTrainer:
-    """A trainer that follows `settings` and `plan`; it takes over the random state from here."""
+    """A trainer that carries out `stage`; it takes over the random state from here."""
     before = {n: p.data for n, p in model.named_parameters() if p.requires_grad}
     trainer = RunTrainer(
         settings=settings,
         method=method,
         context=context,
         plan=plan,
+        stage=stage,
         eval_rows=data.eval,
         model=model,
-        args=_arguments(settings, method, context, plan),
+        args=_arguments(settings, context, stage),
         train_dataset=_dataset(data.train),
         data_collator=collator(tokenizer),
         processing_class=tokenizer,
@@ -62,17 +64,15 @@ def build_trainer(
     return trainer
 
 
-def _arguments(
-    settings: RunSettings, method: Method[Any], context: MethodContext, plan: Plan
-) -> SFTConfig:
+def _arguments(settings: RunSettings, context: MethodContext, stage: StagePlan) -> SFTConfig:
     arguments = SFTConfig(
         output_dir=settings.output,
         use_cpu=context.device == "cpu",
         bf16=context.dtype == "bfloat16",
-        max_steps=plan.steps,
+        max_steps=stage.end,
         per_device_train_batch_size=settings.batch_size,
         gradient_accumulation_steps=settings.gradient_accumulation,
-        learning_rate=settings.learning_rate or method.learning_rate,
+        learning_rate=stage.learning_rate,
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.max_grad_norm,
         seed=settings.seed,

@@ -1,6 +1,7 @@
 """The run's eyes and hands inside the trainer's loop."""
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -8,6 +9,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from gossamer.training.events import Listener
 from gossamer.training.interrupt import StopRequest
 from gossamer.training.metrics import MetricsFile, Record
+from gossamer.training.plan import StagePlan
 from gossamer.training.settings import RunSettings
 from gossamer.training.trainer import RunTrainer
 
@@ -22,8 +24,11 @@ class RunCallback(TrainerCallback):
         metrics: MetricsFile,
         listener: Listener,
         stop: StopRequest,
+        stages: Sequence[StagePlan],
     ) -> None:
         self._trainer = trainer
+        self._total_steps = stages[-1].end
+        self._staged = len(stages) > 1
         self._settings = settings
         self._metrics = metrics
         self._listener = listener
@@ -39,7 +44,8 @@ class RunCallback(TrainerCallback):
         control: TrainerControl,
         **kwargs: Any,
     ) -> None:
-        if state.global_step == 0 and self._has_eval_rows() and self._settings.eval_at_start:
+        begins = state.global_step == self._trainer.stage.start
+        if begins and self._has_eval_rows() and self._settings.eval_at_start:
             self._trainer.evaluate()
 
     def on_step_begin(
@@ -61,13 +67,14 @@ class RunCallback(TrainerCallback):
     ) -> None:
         self._seconds = time.perf_counter() - self._began
         step, settings = state.global_step, self._settings
+        # Of the stage; the next one goes on from the checkpoint written here.
         last = step >= state.max_steps
         every = settings.eval_every
         if self._has_eval_rows() and (last or (every is not None and step % every == 0)):
             control.should_evaluate = True
         if last or step % settings.save_every == 0:
             control.should_save = True
-        if self._stop.wanted and not last:
+        if self._stop.wanted and step < self._total_steps:
             self.interrupted = True
             control.should_save = control.should_training_stop = True
 
@@ -82,7 +89,7 @@ class RunCallback(TrainerCallback):
         if logs is None or "loss" not in logs:
             return
         record: Record = {
-            "step": state.global_step,
+            **self._place(state),
             "loss": logs["loss"],
             "learning_rate": logs["learning_rate"],
             "grad_norm": logs["grad_norm"],
@@ -105,7 +112,7 @@ class RunCallback(TrainerCallback):
         if metrics is None:
             return
         record: Record = {
-            "step": state.global_step,
+            **self._place(state),
             "eval_loss": metrics["eval_loss"],
             "eval_tokens": metrics["eval_tokens"],
             "seconds": round(metrics["eval_seconds"], 4),
@@ -121,6 +128,10 @@ class RunCallback(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         self._listener.saved(self._trainer.last_checkpoint)
+
+    def _place(self, state: TrainerState) -> Record:
+        stage = {"stage": self._trainer.stage.name} if self._staged else {}
+        return {"step": state.global_step, **stage}
 
     def _has_eval_rows(self) -> bool:
         return bool(self._trainer.eval_rows)

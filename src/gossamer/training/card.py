@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from gossamer.methods import Method
+from gossamer.training.metrics import Record
 from gossamer.training.result import RunResult
 from gossamer.training.settings import RunSettings
 
@@ -42,6 +43,7 @@ def result_rows(result: RunResult) -> list[tuple[str, str]]:
     rows = [
         ("trainable parameters", f"{result.trainable:,} ({result.trainable_share:.2%} of all)"),
         ("steps", f"{result.steps:,}"),
+        *[row for stage in result.stages for row in _stage_rows(stage)],
         ("training time", f"{result.seconds:,.1f} s"),
         ("tokens per second", f"{result.tokens_per_second:,.0f}"),
         ("peak memory", f"{result.peak_memory / 2**30:.2f} GiB"),
@@ -51,6 +53,22 @@ def result_rows(result: RunResult) -> list[tuple[str, str]]:
         rows.append(("evaluation loss", f"{result.eval_loss:.4f}"))
     if result.eval_loss_before is not None:
         rows.append(("evaluation loss before", f"{result.eval_loss_before:.4f}"))
+    return rows
+
+
+def _stage_rows(stage: Record) -> list[tuple[str, str]]:
+    """A row for the stage, and one for each figure that the method reports of it."""
+    own = ("step", "stage", "stage_steps", "learning_rate", "trainable")
+    first, steps = stage["step"] + 1, stage["stage_steps"]
+    text = (
+        f"steps {first} to {first + steps - 1}, learning rate {stage['learning_rate']:g}, "
+        f"{stage['trainable']:,} parameters"
+    )
+    rows = [(f"stage {stage['stage']}", text)]
+    for name, value in stage.items():
+        if name not in own:
+            shown = f"{value:.4g}" if isinstance(value, float) else str(value)
+            rows.append((f"stage {stage['stage']}: {name.replace('_', ' ')}", shown))
     return rows
 
 

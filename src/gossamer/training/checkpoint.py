@@ -8,13 +8,16 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from gossamer.errors import CheckpointError
+from gossamer.training.plan import StagePlan
 
 FOLDER = "checkpoints"
 _MANIFEST = "files.json"
+_STAGE = "stage.json"
 _NAME = re.compile(r"step-(\d+)")
 
 
@@ -61,6 +64,33 @@ def step_of(checkpoint: Path) -> int:
     if match is None:
         raise CheckpointError(f"{checkpoint} is not a checkpoint folder (step-N)")
     return int(match[1])
+
+
+def write_stage(folder: Path, stage: StagePlan) -> None:
+    """Note in the checkpoint `folder` which stage it was written in."""
+    (folder / _STAGE).write_text(json.dumps({"index": stage.index, "name": stage.name}))
+
+
+def read_stage(checkpoint: Path) -> int:
+    """The index of the stage that the checkpoint was written in."""
+    try:
+        return int(json.loads((checkpoint / _STAGE).read_text())["index"])
+    except FileNotFoundError:
+        # Written before there were stages.
+        return 0
+
+
+@contextmanager
+def as_checkpoint_error(checkpoint: Path) -> Iterator[None]:
+    """Any error inside means that the checkpoint cannot be loaded, and is told like that."""
+    try:
+        yield
+    except Exception as error:
+        lines = str(error).splitlines() or [type(error).__name__]
+        raise CheckpointError(
+            f"checkpoint {checkpoint} cannot be loaded: {lines[0]}; remove that folder to resume "
+            "from an earlier one"
+        ) from error
 
 
 def prune_checkpoints(output: Path, keep: int) -> None:

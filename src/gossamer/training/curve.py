@@ -1,15 +1,16 @@
 """`curve.png`: the losses of a run."""
 
-from itertools import accumulate
+from itertools import accumulate, groupby
 from pathlib import Path
+from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from gossamer.training.metrics import Record, eval_records, train_records
+from gossamer.training.metrics import Record, eval_records, stage_records, train_records
 
-_TRAIN, _EVAL = "#1f6fb4", "#d9541a"
+_TRAIN, _EVAL, _STAGE = "#1f6fb4", "#d9541a", "#666666"
 
 
 def smooth(values: list[float]) -> list[float]:
@@ -32,7 +33,8 @@ def draw_curve(records: list[Record], path: Path, *, title: str) -> None:
     steps = [record["step"] for record in train]
     losses = [record["loss"] for record in train]
     axes.plot(steps, losses, color=_TRAIN, linewidth=0.8, alpha=0.35, label="training, each step")
-    axes.plot(steps, smooth(losses), color=_TRAIN, linewidth=2, label="training, smoothed")
+    axes.plot(steps, _smooth_stages(train), color=_TRAIN, linewidth=2, label="training, smoothed")
+    _mark_stages(axes, stage_records(records))
     if evals:
         points = [record["step"] for record in evals], [record["eval_loss"] for record in evals]
         axes.plot(*points, "o-", color=_EVAL, linewidth=1.2, markersize=5, label="held-out rows")
@@ -46,3 +48,26 @@ def draw_curve(records: list[Record], path: Path, *, title: str) -> None:
     scratch = path.with_name(f".{path.name}.tmp")
     figure.savefig(scratch, format="png")
     scratch.replace(path)
+
+
+def _smooth_stages(train: list[Record]) -> list[float]:
+    """Smoothed stage by stage: what one has learnt is not carried over into the next."""
+    stages = groupby(train, key=lambda record: record.get("stage"))
+    return [value for _, stage in stages for value in smooth([r["loss"] for r in stage])]
+
+
+def _mark_stages(axes: Any, stages: list[Record]) -> None:
+    """A line where each stage begins, the first excepted, and the names of all."""
+    for stage in stages:
+        if stage["step"] > 0:
+            axes.axvline(stage["step"] + 0.5, color=_STAGE, linewidth=1, linestyle="--")
+        axes.annotate(
+            stage["stage"],
+            (stage["step"] + 0.5, 1.0),
+            xycoords=("data", "axes fraction"),
+            xytext=(4, -4),
+            textcoords="offset points",
+            verticalalignment="top",
+            color=_STAGE,
+            fontsize="small",
+        )

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from gossamer.training.estimate import Estimate, estimate
+from gossamer.training.estimate import Estimate, estimate_stages
 from gossamer.training.folder import check_free
-from gossamer.training.plan import Plan
+from gossamer.training.plan import Plan, StagePlan
 from gossamer.training.prepare import Prepared, prepare
 from gossamer.training.quiet import quiet_libraries
 from gossamer.training.settings import RunSettings
@@ -21,14 +21,17 @@ class DryRun:
     train_tokens: int
     """Tokens of the training rows, each counted once."""
     eval_rows: int
-    memory: Estimate
+    stages: tuple[StagePlan, ...]
+    memory: list[Estimate]
+    """Of each stage."""
     preview: str
     """The first row as the model sees it, what is learnt of it marked."""
 
     def lines(self) -> list[str]:
         """The report, a line each."""
-        plan, memory = self.plan, self.memory
-        share = memory.trainable / memory.total_parameters
+        plan, last = self.plan, self.memory[-1]
+        memory = max(self.memory, key=lambda estimate: estimate.total)
+        share = last.trainable / last.total_parameters
         return [
             *self.data_lines,
             f"rows: {plan.num_rows:,} to train on, {self.eval_rows:,} held out",
@@ -36,14 +39,23 @@ class DryRun:
             f"steps: {plan.steps:,} of {plan.rows_per_step} rows, {plan.epochs:.2g} passes, "
             f"{plan.warmup_steps} of warm-up",
             f"learning rate: {self.settings.learning_rate:g}, {self.settings.scheduler}",
-            f"trainable parameters: {memory.trainable:,} of {memory.total_parameters:,} "
-            f"({share:.2%})",
+            *self._stage_lines(),
+            f"trainable parameters: {last.trainable:,} of {last.total_parameters:,} ({share:.2%})",
             f"memory, estimated: {_gib(memory.total)} on {self.settings.device} in "
             f"{self.settings.dtype} (weights {_gib(memory.weights)}, gradients "
             f"{_gib(memory.gradients)}, optimizer {_gib(memory.optimizer)}, activations "
             f"{_gib(memory.activations)}, process {_gib(memory.process)})",
             self.preview,
             "dry run: nothing was written",
+        ]
+
+    def _stage_lines(self) -> list[str]:
+        if len(self.stages) == 1:
+            return []
+        return [
+            f"stage {stage.name}: steps {stage.start + 1} to {stage.end}, {stage.warmup_steps} of "
+            f"warm-up, learning rate {stage.learning_rate:g}, {memory.trainable:,} parameters"
+            for stage, memory in zip(self.stages, self.memory, strict=True)
         ]
 
 
@@ -56,7 +68,7 @@ def dry_run(settings: RunSettings) -> DryRun:
     check_free(output, overwrite=True)
     with quiet_libraries():
         prepared = prepare(settings)
-        memory = estimate(
+        memory = estimate_stages(
             prepared.method,
             prepared.context,
             batch_size=settings.batch_size,
@@ -66,6 +78,7 @@ def dry_run(settings: RunSettings) -> DryRun:
     return DryRun(
         settings=prepared.settings,
         plan=prepared.plan,
+        stages=prepared.stages,
         data_lines=_data_lines(prepared),
         train_tokens=sum(len(row.input_ids) for row in prepared.data.train),
         eval_rows=len(prepared.data.eval),

@@ -43,15 +43,20 @@ class Estimate:
         return self.weights + self.gradients + self.optimizer + self.activations + self.process
 
 
-def estimate(
+def estimate(method: Method[Any], context: MethodContext, **rows: int) -> Estimate:
+    """That of the stage which needs most; arguments as of `estimate_stages`."""
+    return max(estimate_stages(method, context, **rows), key=lambda stage: stage.total)
+
+
+def estimate_stages(
     method: Method[Any],
     context: MethodContext,
     *,
     batch_size: int,
     longest_row: int,
     most_trained: int,
-) -> Estimate:
-    """Peak memory of a training step on the largest batch that may come.
+) -> list[Estimate]:
+    """Peak memory of a training step on the largest batch that may come, stage by stage.
 
     That is `batch_size` rows of `longest_row` tokens, of which `most_trained` are learnt each.
     Estimate over measured peak of the process, SmolLM2-135M, float32, CPU, half the tokens learnt:
@@ -60,6 +65,20 @@ def estimate(
     checkpointing 1.79 / 2.38 = 0.75. Not measured on a GPU.
     """
     model = _without_weights(method, context)
+    estimates = []
+    for index in range(len(method.stages(context))):
+        if index > 0:
+            with torch.device("meta"):
+                model = method.enter_stage(model, index, context)
+        rows = (batch_size, longest_row, most_trained)
+        estimates.append(_of_model(model, method, context, rows))
+    return estimates
+
+
+def _of_model(
+    model: Any, method: Method[Any], context: MethodContext, rows: tuple[int, int, int]
+) -> Estimate:
+    batch_size, longest_row, most_trained = rows
     config = model.config.get_text_config()
     quantized = set(linear_paths(model)) if method.quantization(context) is not None else set()
     trainable_bytes = sum(

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,9 @@ FILE = "metrics.jsonl"
 
 Record = dict[str, Any]
 """A line. Of a step: step, loss, learning_rate, grad_norm, tokens, trained_tokens, seconds,
-tokens_per_second. Of an evaluation: step, eval_loss, eval_tokens, seconds."""
+tokens_per_second. Of an evaluation: step, eval_loss, eval_tokens, seconds. In a run of several
+stages all have the name of their `stage` too, and there is a line as each stage begins: step (those
+before it), stage, stage_steps, learning_rate, trainable, and what the method reports."""
 
 
 class MetricsFile:
@@ -41,9 +44,13 @@ def read_metrics(output: Path) -> list[Record]:
     return records
 
 
-def truncate_metrics(output: Path, step: int) -> None:
-    """Drop all lines after `step`, so that a resumed run writes no step twice."""
-    records = [record for record in read_metrics(output) if record["step"] <= step]
+def truncate_metrics(output: Path, step: int, *, later_stages: Collection[str] = ()) -> None:
+    """Drop all lines after `step`, and of later stages, so that a resumed run writes none twice."""
+    records = [
+        record
+        for record in read_metrics(output)
+        if record["step"] <= step and record.get("stage") not in later_stages
+    ]
     scratch = output / f".{FILE}.tmp"
     scratch.write_text("".join(json.dumps(r) + "\n" for r in records), encoding="utf-8")
     os.replace(scratch, output / FILE)
@@ -52,6 +59,11 @@ def truncate_metrics(output: Path, step: int) -> None:
 def train_records(records: list[Record]) -> list[Record]:
     """Those of steps."""
     return [record for record in records if "loss" in record]
+
+
+def stage_records(records: list[Record]) -> list[Record]:
+    """Those of the beginnings of stages; none in a run of one stage."""
+    return [record for record in records if "stage_steps" in record]
 
 
 def eval_records(records: list[Record]) -> list[Record]:

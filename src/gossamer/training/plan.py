@@ -1,12 +1,13 @@
 """How many steps a run takes, and which rows each step sees. Pure arithmetic and a seed."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch.utils.data import Sampler
 
+from gossamer.methods import Stage
 from gossamer.training.settings import RunSettings
 
 
@@ -38,14 +39,60 @@ def make_plan(settings: RunSettings, num_rows: int) -> Plan:
     else:
         num_samples = max(1, round(settings.epochs * num_rows))
         steps = math.ceil(num_samples / rows_per_step)
-    warmup = settings.warmup
     return Plan(
         num_rows=num_rows,
         steps=steps,
         rows_per_step=rows_per_step,
         num_samples=num_samples,
-        warmup_steps=math.ceil(steps * warmup) if warmup < 1 else int(warmup),
+        warmup_steps=_warmup_steps(steps, settings.warmup),
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StagePlan:
+    """The course of one stage; a run of a method without stages has one."""
+
+    index: int
+    name: str
+    start: int
+    """Steps of the run before its first."""
+    steps: int
+    learning_rate: float
+    """Peak."""
+    warmup_steps: int
+
+    @property
+    def end(self) -> int:
+        """Steps of the run up to its last."""
+        return self.start + self.steps
+
+
+def plan_stages(
+    stages: Sequence[Stage], settings: RunSettings, *, total: int
+) -> tuple[StagePlan, ...]:
+    """The course of each of a method's `stages`; `settings` have their learning rate chosen.
+
+    Raises `ValueError` if they do not make up the run's `total` steps: a mistake in the method.
+    """
+    names = [stage.name for stage in stages]
+    steps = [stage.steps for stage in stages]
+    if len(set(names)) < len(names) or min(steps, default=0) < 1 or sum(steps) != total:
+        raise ValueError(f"stages {names} of {steps} steps do not make up a run of {total} steps")
+    return tuple(
+        StagePlan(
+            index=index,
+            name=stage.name,
+            start=sum(steps[:index]),
+            steps=stage.steps,
+            learning_rate=stage.learning_rate or settings.learning_rate or 0.0,
+            warmup_steps=_warmup_steps(stage.steps, settings.warmup),
+        )
+        for index, stage in enumerate(stages)
+    )
+
+
+def _warmup_steps(steps: int, warmup: float) -> int:
+    return math.ceil(steps * warmup) if warmup < 1 else int(warmup)
 
 
 class RowOrder(Sampler[int]):
@@ -71,8 +118,8 @@ class RowOrder(Sampler[int]):
             left -= len(order)
 
 
-def rate_factor(step: int, *, plan: Plan, scheduler: str) -> float:
-    """What the peak learning rate is multiplied by in the step that follows `step` others.
+def rate_factor(step: int, *, plan: Plan | StagePlan, scheduler: str) -> float:
+    """What the peak learning rate is multiplied by in the step that follows `step` of the plan.
 
     Never zero: neither the first nor the last step is wasted.
     """

@@ -11,7 +11,7 @@ from gossamer.methods import Method, MethodContext
 from gossamer.training.batches import ProbeBatches
 from gossamer.training.data import EncodedData, load_data
 from gossamer.training.device import choose_device, choose_dtype
-from gossamer.training.plan import Plan, make_plan
+from gossamer.training.plan import Plan, StagePlan, make_plan, plan_stages
 from gossamer.training.record import recorded_facts
 from gossamer.training.settings import RunSettings
 
@@ -27,6 +27,7 @@ class Prepared:
     tokenizer: Any
     data: EncodedData
     plan: Plan
+    stages: tuple[StagePlan, ...]
     recorded: dict[str, Any]
     """What `run.yaml` records beside the settings."""
 
@@ -68,5 +69,6 @@ def prepare(settings: RunSettings) -> Prepared:
         tokenizer=tokenizer,
         data=data,
         plan=plan,
+        stages=plan_stages(method.stages(context), settings, total=plan.steps),
         recorded=recorded_facts(settings, base_fingerprint=context.base_fingerprint),
     )

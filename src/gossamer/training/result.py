@@ -1,10 +1,10 @@
 """What came out of a run."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gossamer.training.metrics import Record, eval_records, train_records
+from gossamer.training.metrics import Record, eval_records, stage_records, train_records
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +31,9 @@ class RunResult:
     tokens_per_second: float
     peak_memory: int
     """Bytes: the most the process held, on the GPU if it trained there (since the last resume)."""
+    stages: list[Record] = field(default_factory=list)
+    """Of a run of several stages, each stage's name, first step, steps, learning rate, trainable
+    parameters and what the method reports of it; `trainable` is that of the last."""
 
     @property
     def trainable_share(self) -> float:
@@ -68,4 +71,9 @@ def summarize(
         tokens=tokens,
         tokens_per_second=round(tokens / seconds, 1),
         peak_memory=peak_memory,
+        stages=[_without_mappings(record) for record in stage_records(records)],
     )
+
+
+def _without_mappings(record: Record) -> Record:
+    return {name: value for name, value in record.items() if not isinstance(value, dict)}

@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from gossamer.errors import CheckpointError, SettingError, TrainingError
-from gossamer.training.build import build_model, build_trainer
-from gossamer.training.callback import RunCallback
+from gossamer.training.build import build_model
 from gossamer.training.card import write_card
-from gossamer.training.checkpoint import latest_checkpoint, step_of
+from gossamer.training.checkpoint import latest_checkpoint, read_stage, step_of
 from gossamer.training.curve import draw_curve
 from gossamer.training.device import count_parameters, peak_memory
-from gossamer.training.events import Listener, RunFacts, warn
+from gossamer.training.events import Listener, warn
 from gossamer.training.folder import (
     CARD,
     CURVE,
@@ -22,14 +21,14 @@ from gossamer.training.folder import (
     make_folder,
     publish,
 )
-from gossamer.training.interrupt import RunInterrupted, stop_on_signal
-from gossamer.training.metrics import MetricsFile, read_metrics, truncate_metrics
+from gossamer.training.metrics import read_metrics, truncate_metrics
 from gossamer.training.prepare import Prepared, prepare
 from gossamer.training.quiet import quiet_libraries
 from gossamer.training.record import FILE, changed_data, check_continues, read_config, write_record
 from gossamer.training.result import RunResult, summarize
 from gossamer.training.screen import make_screen
 from gossamer.training.settings import RunSettings, assemble
+from gossamer.training.stages import check_stages, train_stages
 
 
 def tune(
@@ -124,9 +123,20 @@ def _carry_out(prepared: Prepared, *, resume: bool, listener: Listener) -> RunRe
         clear_run(output)
     elif checkpoint is None:
         listener.note(f"{output} has no checkpoint yet: starting from the first step")
-    truncate_metrics(output, -1 if checkpoint is None else step_of(checkpoint))
+    _forget_later_lines(prepared, checkpoint)
     write_record(output, prepared.settings, prepared.recorded)
-    return _train(prepared, model, checkpoint, listener)
+    model = train_stages(prepared, model, checkpoint, listener)
+    return _finish(prepared, model)
+
+
+def _forget_later_lines(prepared: Prepared, checkpoint: Path | None) -> None:
+    """Leave in the metrics what was written up to `checkpoint`."""
+    output = Path(prepared.settings.output)
+    if checkpoint is None:
+        truncate_metrics(output, -1)
+        return
+    later = [stage.name for stage in prepared.stages[read_stage(checkpoint) + 1 :]]
+    truncate_metrics(output, step_of(checkpoint), later_stages=later)
 
 
 def _continued(prepared: Prepared, output: Path) -> tuple[Prepared, Path | None]:
@@ -137,46 +147,15 @@ def _continued(prepared: Prepared, output: Path) -> tuple[Prepared, Path | None]
     check_continues(
         before, recorded, prepared.settings, prepared.recorded, finished="result" in sections
     )
+    check_stages(before, prepared)
     return replace(prepared, recorded=recorded), latest_checkpoint(output)
 
 
-def _train(
-    prepared: Prepared, model: Any, checkpoint: Path | None, listener: Listener
-) -> RunResult:
-    settings, method, context = prepared.settings, prepared.method, prepared.context
-    output = Path(settings.output)
-    trainable, total = count_parameters(model)
-    trainer = build_trainer(
-        model,
-        prepared.tokenizer,
-        prepared.data,
-        settings=settings,
-        method=method,
-        context=context,
-        plan=prepared.plan,
-    )
-    start = 0 if checkpoint is None else step_of(checkpoint)
-    listener.started(_facts(prepared, trainable=trainable, total=total, start=start))
-    metrics = MetricsFile(output)
-    try:
-        with stop_on_signal() as stop:
-            callback = RunCallback(trainer, settings, metrics, listener, stop)
-            trainer.add_callback(callback)
-            if checkpoint is not None and start >= prepared.plan.steps:
-                method.restore(model, checkpoint)
-            else:
-                trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
-    finally:
-        metrics.close()
-    if callback.interrupted:
-        raise RunInterrupted(output, trainer.last_checkpoint)
-    return _finish(prepared, model, trainable=trainable, total=total)
-
-
-def _finish(prepared: Prepared, model: Any, *, trainable: int, total: int) -> RunResult:
+def _finish(prepared: Prepared, model: Any) -> RunResult:
     """Curve, card, adapter, record, in this order: the record tells that all is there."""
     output = Path(prepared.settings.output)
     records = read_metrics(output)
+    trainable, total = count_parameters(model)
     result = summarize(
         output,
         records,
@@ -193,25 +172,6 @@ def _finish(prepared: Prepared, model: Any, *, trainable: int, total: int) -> Ru
         output, prepared.settings, prepared.recorded, {**result.as_record(), "files": files}
     )
     return result
-
-
-def _facts(prepared: Prepared, *, trainable: int, total: int, start: int) -> RunFacts:
-    lines = prepared.data.report.lines()
-    if prepared.data.eval_report is not None:
-        lines += prepared.data.eval_report.lines()
-    return RunFacts(
-        method=prepared.method.name,
-        model=prepared.settings.model,
-        plan=prepared.plan,
-        data_lines=lines,
-        trainable=trainable,
-        total=total,
-        dtype=prepared.settings.dtype,
-        device=prepared.context.device,
-        learning_rate=prepared.settings.learning_rate or 0.0,
-        eval_rows=len(prepared.data.eval),
-        resumed_from=start,
-    )
 
 
 def _check_resumable(output: Path) -> None:

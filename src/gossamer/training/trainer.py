@@ -1,6 +1,5 @@
 """TRL's trainer, made exact: seeded row order, atomic checkpoints, a look at every step."""
 
-import contextlib
 import math
 import time
 from collections.abc import Iterator
@@ -12,17 +11,27 @@ import torch
 from torch.optim.lr_scheduler import LambdaLR
 from trl import SFTTrainer
 
-from gossamer.errors import CheckpointError, TrainingError
+from gossamer.errors import TrainingError
 from gossamer.methods import Method, MethodContext
-from gossamer.training.checkpoint import prune_checkpoints, write_checkpoint
+from gossamer.training.checkpoint import (
+    as_checkpoint_error,
+    prune_checkpoints,
+    read_stage,
+    write_checkpoint,
+    write_stage,
+)
 from gossamer.training.data import Example
 from gossamer.training.head import trained_tokens_only
-from gossamer.training.plan import Plan, RowOrder, rate_factor
+from gossamer.training.plan import Plan, RowOrder, StagePlan, rate_factor
 from gossamer.training.settings import RunSettings
 
 
 class RunTrainer(SFTTrainer):
-    """An `SFTTrainer` over examples that are token ids already."""
+    """An `SFTTrainer` over examples that are token ids already, for one stage of a run.
+
+    `train` goes on from a checkpoint of the stage, or from that at the end of the stage before; the
+    model is that of the checkpoint already.
+    """
 
     optimizer: Any
     lr_scheduler: Any
@@ -35,6 +44,7 @@ class RunTrainer(SFTTrainer):
         method: Method[Any],
         context: MethodContext,
         plan: Plan,
+        stage: StagePlan,
         eval_rows: list[Example],
         **options: Any,
     ) -> None:
@@ -43,6 +53,7 @@ class RunTrainer(SFTTrainer):
         self._method = method
         self._context = context
         self._plan = plan
+        self.stage = stage
         self.eval_rows = eval_rows
         self.step_tokens = self.step_trained_tokens = 0
         self.last_checkpoint = Path()
@@ -65,7 +76,7 @@ class RunTrainer(SFTTrainer):
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         if self.lr_scheduler is None:
-            factor = partial(rate_factor, plan=self._plan, scheduler=self._settings.scheduler)
+            factor = partial(rate_factor, plan=self.stage, scheduler=self._settings.scheduler)
             self.lr_scheduler = LambdaLR(optimizer or self.optimizer, factor)
             self._created_lr_scheduler = True
         return self.lr_scheduler
@@ -96,7 +107,7 @@ class RunTrainer(SFTTrainer):
         return norm
 
     def _diverged(self, what: str, value: float) -> TrainingError:
-        rate = self.args.learning_rate
+        rate = self.stage.learning_rate
         return TrainingError(
             f"{what} became {value} at step {self.state.global_step + 1}; try a lower "
             f"learning_rate (now {rate:g}), a longer warmup, a lower max_grad_norm, or "
@@ -147,24 +158,15 @@ class RunTrainer(SFTTrainer):
         self._method.save(self.model, folder, self._context)
         self._save_optimizer_and_scheduler(str(folder))
         self._save_rng_state(str(folder))
+        write_stage(folder, self.stage)
         self.state.save_to_json(str(folder / "trainer_state.json"))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        with _as_checkpoint_error(resume_from_checkpoint):
-            self._method.restore(self.model, Path(resume_from_checkpoint))
+        """The run has built the model from the checkpoint."""
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        with _as_checkpoint_error(str(checkpoint)):
+        # A stage begins with a new optimizer.
+        if checkpoint is None or read_stage(Path(checkpoint)) != self.stage.index:
+            return
+        with as_checkpoint_error(Path(checkpoint)):
             super()._load_optimizer_and_scheduler(checkpoint)
-
-
-@contextlib.contextmanager
-def _as_checkpoint_error(checkpoint: str) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:
-        lines = str(error).splitlines() or [type(error).__name__]
-        raise CheckpointError(
-            f"checkpoint {checkpoint} cannot be loaded: {lines[0]}; remove that folder to resume "
-            "from an earlier one"
-        ) from error
