@@ -1,0 +1,25 @@
+"""Contextual sparsity: compute less of the frozen base while adapters learn (SparseLoRA).
+
+For each batch and layer the channels that matter are guessed, and the frozen weights multiply only
+those, forward and backward; adapters stay whole. Source: arXiv 2506.16500.
+
+    handle = sparsify(model, load_plan("llama3-8b-math10k"), total_steps=1000)
+    ...                      # handle.set_step(step) before each optimizer step
+    handle.undo()
+
+With transformers' or TRL's trainers, `SparseComputeCallback(plan)` does all three.
+"""
+
+from gossamer.sparsity.apply import SparseCompute, sparsify
+from gossamer.sparsity.callback import SparseComputeCallback
+from gossamer.sparsity.plan import Shares, SparsityPlan, load_plan, published_plans
+
+__all__ = [
+    "Shares",
+    "SparseCompute",
+    "SparseComputeCallback",
+    "SparsityPlan",
+    "load_plan",
+    "published_plans",
+    "sparsify",
+]

@@ -1,0 +1,87 @@
+"""Which models can compute sparsely, and where their layers are."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from gossamer.errors import UnsupportedAdapterError, UnsupportedModelError
+from gossamer.sparsity.channels import HeadShape
+
+MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3", "smollm3")
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+MLP = ("gate_proj", "up_proj", "down_proj")
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderLayer:
+    """One decoder layer of a model, wrapped by adapters or not."""
+
+    path: str
+    attention: nn.Module
+    mlp: nn.Module
+    heads: HeadShape
+
+
+def decoder_layers(model: nn.Module) -> list[DecoderLayer]:
+    """The decoder layers of `model`, in order.
+
+    Raises `UnsupportedModelError` for other families than `MODEL_TYPES`, other activations than
+    SiLU, and other layers than q, k, v, o and gate, up, down; `UnsupportedAdapterError` for prompts
+    that are learnt, whose tokens no label belongs to.
+    """
+    config = text_config(model)
+    kind = getattr(config, "model_type", type(model).__name__)
+    if kind not in MODEL_TYPES:
+        raise UnsupportedModelError(
+            f"sparse compute: models of type '{kind}' are not supported; those of "
+            f"{', '.join(MODEL_TYPES)} are"
+        )
+    if config.hidden_act not in ("silu", "swish"):
+        raise UnsupportedModelError(
+            f"sparse compute: activation '{config.hidden_act}' is not supported, only silu"
+        )
+    _refuse_prompts(model)
+    found = [
+        _layer(path, module)
+        for path, module in model.named_modules()
+        if all(hasattr(getattr(module, "self_attn", None), name) for name in ATTENTION)
+        and all(hasattr(getattr(module, "mlp", None), name) for name in MLP)
+    ]
+    if len(found) != config.num_hidden_layers:
+        raise UnsupportedModelError(
+            f"sparse compute: {len(found)} of {config.num_hidden_layers} layers of this "
+            f"'{kind}' have separate projections q, k, v, o and gate, up, down"
+        )
+    return found
+
+
+def text_config(model: nn.Module) -> Any:
+    """The configuration of the decoder."""
+    config: Any = getattr(model, "config", None)
+    if config is None or not hasattr(config, "get_text_config"):
+        raise UnsupportedModelError(
+            f"sparse compute: a {type(model).__name__} is no transformers model; give the model "
+            "itself, or the PeftModel around it"
+        )
+    return config.get_text_config()
+
+
+def _layer(path: str, module: Any) -> DecoderLayer:
+    attention = module.self_attn
+    group = attention.num_key_value_groups
+    query_heads = module.self_attn.config.num_attention_heads
+    heads = HeadShape(
+        query_heads=query_heads, key_heads=query_heads // group, head_dim=attention.head_dim
+    )
+    return DecoderLayer(path=path, attention=attention, mlp=module.mlp, heads=heads)
+
+
+def _refuse_prompts(model: Any) -> None:
+    configs = getattr(model, "peft_config", None)
+    for config in configs.values() if isinstance(configs, dict) else ():
+        if getattr(config, "is_prompt_learning", False):
+            raise UnsupportedAdapterError(
+                f"sparse compute: {getattr(config, 'peft_type', 'a prompt adapter')} puts learnt "
+                "tokens in front of the text; use a method that adapts layers, such as lora"
+            )

@@ -1,0 +1,104 @@
+"""How much of the floating-point work of training remains under a plan.
+
+Per token and layer, a multiply-add counted as two: a frozen linear layer with P weights costs 2 P
+forward and 2 P for the gradient of its input, an adapter's weights 6 each, causal attention
+6 T d. Embeddings, the output head, norms and the guess itself (0.05 %) are left out.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from gossamer.sparsity.family import text_config
+from gossamer.sparsity.plan import Shares, SparsityPlan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkShape:
+    """The sizes that the work of a token depends on."""
+
+    layers: int
+    hidden: int
+    intermediate: int
+    query_channels: int
+    key_channels: int
+    adapter_weights: int
+    """Weights of the adapter that learns, of all layers together."""
+
+    @property
+    def mlp_weights(self) -> int:
+        """Of gate, up and down of one layer."""
+        return 3 * self.hidden * self.intermediate
+
+    @property
+    def qk_weights(self) -> int:
+        """Of q and k of one layer."""
+        return self.hidden * (self.query_channels + self.key_channels)
+
+    @property
+    def vo_weights(self) -> int:
+        """Of v and o of one layer."""
+        return self.hidden * (self.query_channels + self.key_channels)
+
+    def dense_work(self, length: float) -> float:
+        """Operations per token, forward and backward, at sequences of `length` tokens."""
+        frozen = 4 * (self.mlp_weights + self.qk_weights + self.vo_weights)
+        attention = 6 * length * self.query_channels
+        return self.layers * (frozen + attention) + 6 * self.adapter_weights
+
+    def dropped_work(self, shares: Shares) -> float:
+        """Operations that a token of one layer saves."""
+        return 4 * (
+            shares.mlp * self.mlp_weights
+            + shares.qk * self.qk_weights
+            + shares.vo * self.vo_weights
+        )
+
+    def kept_share(self, plan: SparsityPlan, *, length: float, sparse_tokens: float) -> float:
+        """Share of the work that remains in a sparse step.
+
+        `sparse_tokens` is the share of tokens that compute sparsely.
+        """
+        dropped = sum(self.dropped_work(shares) for shares in plan.all_shares(self.layers))
+        return 1 - sparse_tokens * dropped / self.dense_work(length)
+
+    def run_share(self, plan: SparsityPlan, *, length: int, outputs: int) -> float:
+        """Share of the work of a whole run that remains, its dense start included.
+
+        For sequences of `length` tokens, the last `outputs` of which are learnt; a start in whole
+        steps counts as none.
+        """
+        sparse_tokens = 1.0 if plan.tokens == "all" else (length - outputs) / length
+        kept = self.kept_share(plan, length=length, sparse_tokens=sparse_tokens)
+        start = plan.start if plan.start < 1 else 0.0
+        return start + (1 - start) * kept
+
+
+def work_shape(model: nn.Module, *, adapter_weights: int | None = None) -> WorkShape:
+    """The sizes of `model`; adapter weights are those that learn, unless given."""
+    if adapter_weights is None:
+        adapter_weights = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return config_shape(text_config(model), adapter_weights=adapter_weights)
+
+
+def config_shape(config: Any, *, adapter_weights: int) -> WorkShape:
+    """The sizes of a model of transformers' configuration `config`."""
+    heads = config.num_attention_heads
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+    return WorkShape(
+        layers=config.num_hidden_layers,
+        hidden=config.hidden_size,
+        intermediate=config.intermediate_size,
+        query_channels=heads * head_dim,
+        key_channels=config.num_key_value_heads * head_dim,
+        adapter_weights=adapter_weights,
+    )
+
+
+def lora_weights(shape: WorkShape, rank: int, *, mlp: bool) -> int:
+    """Weights of LoRA of `rank` on q, k, v and o, and with `mlp` on gate, up and down."""
+    ends = 4 * shape.hidden + 2 * (shape.query_channels + shape.key_channels)
+    if mlp:
+        ends += 3 * (shape.hidden + shape.intermediate)
+    return shape.layers * rank * ends

@@ -1,0 +1,255 @@
+"""A decoder layer that computes sparsely while the run's state says so."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gossamer.errors import SettingError, TrainingError, UnsupportedAdapterError
+from gossamer.sparsity.channels import HeadShape, key_scores, partners, top_channels
+from gossamer.sparsity.criteria import Criterion
+from gossamer.sparsity.plan import Shares, SparsityPlan, kept
+from gossamer.sparsity.products import GatedMlp, InputSlice, OutputSlice
+from gossamer.sparsity.rows import RowGather
+from gossamer.sparsity.tokens import TokenSplit
+from gossamer.sparsity.weights import FrozenLinear, base_linear
+
+
+class Pass:
+    """What all layers share during a forward pass."""
+
+    def __init__(self) -> None:
+        self.split: TokenSplit | None = None
+        """Tokens of the pass; None: everything is dense."""
+        self.moment = 0
+        """Number of the sparse pass since the start of the run."""
+        self.gather = RowGather()
+
+
+class Replaced:
+    """Undoes what was attached to modules."""
+
+    def __init__(self) -> None:
+        self._undo: list[Callable[[], None]] = []
+
+    def forward(self, module: nn.Module, function: Callable[..., Any]) -> None:
+        """Let the instance `module` compute by `function`."""
+        own = module.__dict__.get("forward")
+        # Of this instance alone: other models of the class are not touched.
+        module.__dict__["forward"] = function
+
+        def restore() -> None:
+            if own is None:
+                del module.__dict__["forward"]
+            else:
+                module.__dict__["forward"] = own
+
+        self._undo.append(restore)
+
+    def hook(self, handle: Any) -> None:
+        self._undo.append(handle.remove)
+
+    def undo(self) -> None:
+        while self._undo:
+            self._undo.pop()()
+
+
+class SparseGroup:
+    """Modules that choose their channels together: an attention block, or an MLP."""
+
+    def __init__(self, current: Pass, block: nn.Module, path: str, layer: int) -> None:
+        self._pass = current
+        self._path = path
+        self._layer = layer
+        self._index: dict[str, Tensor] = {}
+        self._waiting: dict[str, nn.Module] = {}
+        self._linears: dict[str, nn.Module] = {}
+        self._block = block
+
+    def attach(self, replaced: Replaced) -> None:
+        """Choose channels when the block begins, forget them when it ends."""
+        replaced.hook(
+            self._block.register_forward_pre_hook(outside_graphs(self._begin), with_kwargs=True)
+        )
+        replaced.hook(
+            self._block.register_forward_hook(outside_graphs(self._end), always_call=True)
+        )
+
+    def choose(self, x: Tensor, split: TokenSplit) -> dict[str, Tensor]:
+        """Index sets by name of projection, for the block's input [batch, length, d]."""
+        raise NotImplementedError
+
+    def slice_linear(
+        self, name: str, module: nn.Module, function: type[Any], detach: bool, replaced: Replaced
+    ) -> None:
+        """Let the frozen layer in `module` compute with the channels chosen for `name`."""
+        linear, wrapped = base_linear(module, f"{self._path}.{name}")
+        frozen, dense = FrozenLinear(linear), linear.forward
+        self._linears[name] = module
+
+        def forward(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+            index = self._index.get(name)
+            if index is None or self._pass.split is None:
+                return dense(x, *args, **kwargs)
+            self._waiting.pop(name, None)
+            out = function.apply(
+                x, frozen, self._pass.split, index, self._pass.gather, detach and wrapped
+            )
+            return out if torch.is_autocast_enabled(x.device.type) else out.to(x.dtype)
+
+        replaced.forward(linear, outside_graphs(forward))
+
+    def _begin(self, block: nn.Module, args: Any, kwargs: Any) -> None:
+        self._index = {}
+        split = self._pass.split
+        if split is None:
+            return
+        x = args[0] if args else kwargs["hidden_states"]
+        if tuple(x.shape[:2]) != (split.batch, split.length):
+            raise TrainingError(
+                f"sparse compute: {self._path} sees {tuple(x.shape[:2])} tokens, the labels are of "
+                f"({split.batch}, {split.length}); with gradient checkpointing, call backward() "
+                "before the next forward pass"
+            )
+        with torch.no_grad():
+            self._index = self.choose(x.detach(), split)
+        self._waiting = {name: self._linears[name] for name in self._index if name in self._linears}
+
+    def _end(self, block: nn.Module, args: Any, output: Any) -> None:
+        active, self._index = self._index, {}
+        self._pass.gather.forget()
+        waiting, self._waiting = self._waiting, {}
+        if active and waiting and output is not None:
+            name, module = next(iter(waiting.items()))
+            raise UnsupportedAdapterError(
+                f"sparse compute: {type(module).__module__}.{type(module).__name__} at "
+                f"{self._path}.{name} does not compute its frozen part through its base layer, so "
+                "nothing could be saved; use a method such as lora"
+            )
+
+
+class SparseAttention(SparseGroup):
+    """q, k, v with few outputs, o with few inputs."""
+
+    def __init__(
+        self,
+        current: Pass,
+        block: Any,
+        path: str,
+        layer: int,
+        *,
+        heads: HeadShape,
+        shares: Shares,
+        plan: SparsityPlan,
+        criterion: Criterion,
+        replaced: Replaced,
+    ) -> None:
+        super().__init__(current, block, path, layer)
+        self._heads, self._shares, self._plan, self._criterion = heads, shares, plan, criterion
+        for share in filter(None, (shares.qk, shares.vo)):
+            check_kept(heads.key_channels, share, layer)
+        sliced: list[tuple[str, Any]] = []
+        if shares.qk:
+            sliced += [("q_proj", OutputSlice), ("k_proj", OutputSlice)]
+        if shares.vo:
+            sliced += [("v_proj", OutputSlice), ("o_proj", InputSlice)]
+        for name, function in sliced:
+            self.slice_linear(name, getattr(block, name), function, plan.detach_base, replaced)
+        self.attach(replaced)
+
+    def choose(self, x: Tensor, split: TokenSplit) -> dict[str, Tensor]:
+        heads, released = self._heads, self._plan.released_mapping
+        index: dict[str, Tensor] = {}
+        if self._shares.qk:
+            queries = self._criterion.outputs("q", x, split.real)
+            keys = self._criterion.outputs("k", x, split.real)
+            scores = key_scores(queries, keys, heads, released=released)
+            index["k_proj"] = top_channels(scores, self._shares.qk)
+            index["q_proj"] = partners(index["k_proj"], heads, released=released)
+        if self._shares.vo:
+            index["v_proj"] = top_channels(
+                self._criterion.outputs("v", x, split.real), self._shares.vo
+            )
+            # The published code reads the numbers of value channels as inputs of o.
+            index["o_proj"] = index["v_proj"] if released else partners(index["v_proj"], heads)
+        return index
+
+
+class SparseMlp(SparseGroup):
+    """gate and up with few outputs, down with few inputs."""
+
+    def __init__(
+        self,
+        current: Pass,
+        block: Any,
+        path: str,
+        layer: int,
+        *,
+        width: int,
+        shares: Shares,
+        plan: SparsityPlan,
+        criterion: Criterion,
+        replaced: Replaced,
+    ) -> None:
+        super().__init__(current, block, path, layer)
+        self._share, self._criterion = shares.mlp, criterion
+        check_kept(width, shares.mlp, layer)
+        modules = {name: getattr(block, name) for name in ("gate_proj", "up_proj", "down_proj")}
+        found = {name: base_linear(module, f"{path}.{name}") for name, module in modules.items()}
+        if any(wrapped for _, wrapped in found.values()):
+            for name, module in modules.items():
+                function = InputSlice if name == "down_proj" else OutputSlice
+                self.slice_linear(name, module, function, plan.detach_base, replaced)
+        else:
+            self._whole(block, modules, replaced)
+        self.attach(replaced)
+
+    def choose(self, x: Tensor, split: TokenSplit) -> dict[str, Tensor]:
+        index = top_channels(self._criterion.mlp(x, split.real), self._share)
+        return dict.fromkeys(("gate_proj", "up_proj", "down_proj"), index)
+
+    def _whole(self, block: Any, modules: dict[str, nn.Module], replaced: Replaced) -> None:
+        """No adapters in between: the block as one function, of the width that is left."""
+        gate, up, down = (FrozenLinear(module) for module in modules.values())
+        dense = block.forward
+
+        def forward(x: Tensor) -> Tensor:
+            index = self._index.get("gate_proj")
+            if index is None or self._pass.split is None:
+                return dense(x)
+            if any(getattr(block, name) is not module for name, module in modules.items()):
+                raise UnsupportedAdapterError(
+                    f"sparse compute: adapters were added to {self._path} after sparsify(); add "
+                    "them first"
+                )
+            product: Any = GatedMlp.apply
+            out = product(x, gate, up, down, self._pass.split, index)
+            return out if torch.is_autocast_enabled(x.device.type) else out.to(x.dtype)
+
+        replaced.forward(block, outside_graphs(forward))
+
+
+def outside_graphs(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function`, run as it is between the graphs that torch.compile makes of the rest."""
+    disable: Any = torch.compiler.disable
+    return disable(function)
+
+
+def check_kept(channels: int, share: float, layer: int) -> None:
+    """Raise `SettingError` if nothing would remain."""
+    if kept(channels, share) == 0:
+        raise SettingError(
+            f"plan: a share of {share:g} leaves none of the {channels} channels of layer {layer}"
+        )
+
+
+@contextmanager
+def undone_on_error(replaced: Replaced) -> Iterator[None]:
+    """Leave no half-changed model behind."""
+    try:
+        yield
+    except BaseException:
+        replaced.undo()
+        raise

@@ -1,0 +1,216 @@
+"""A plan: which layers compute with how few channels, for which tokens, from which step."""
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Field, field_validator, model_validator
+
+from gossamer.errors import SettingError, UnknownNameError
+from gossamer.settings import Settings
+
+GROUPS = ("mlp", "qk", "vo")
+_RANGE = re.compile(r"(\d+)(?:\s*-\s*(\d+))?")
+
+Share = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+ByLayers = dict[str, Share]
+
+
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """The shares of channels that one decoder layer drops."""
+
+    mlp: float = 0.0
+    """Of the MLP's intermediate channels."""
+    qk: float = 0.0
+    """Of the query and key channels."""
+    vo: float = 0.0
+    """Of the value channels and their partners at the input of the output projection."""
+
+    @property
+    def any(self) -> bool:
+        return bool(self.mlp or self.qk or self.vo)
+
+
+class SparsityPlan(Settings):
+    """What to drop, where and when. Layers are counted from 0, as in `{"3-30": 0.9, "31": 0.5}`."""
+
+    name: str = ""
+    """A name for tables."""
+
+    num_layers: Annotated[int, Field(ge=1)] | None = None
+    """Decoder layers of the model that the plan is for; another model is refused. Unset: any."""
+
+    mlp: ByLayers = Field(default={})
+    """Share of MLP channels to drop, by layers."""
+
+    qk: ByLayers = Field(default={})
+    """Share of query and key channels to drop, by layers. `attention` in a file sets qk and vo."""
+
+    vo: ByLayers = Field(default={})
+    """Share of value channels to drop, with their partners in the output projection, by layers."""
+
+    start: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.05
+    """Dense steps at the start: a share of all steps if below 1, else a number of steps."""
+
+    tokens: Literal["context", "all"] = "context"
+    """Tokens that compute sparsely: only those without a label, or all."""
+
+    span: Literal["batch", "sample"] = "batch"
+    """Tokens with a label stay dense, and all between the first and the last: of the whole batch,
+    so that all rows are cut alike (as published), or of each row for itself."""
+
+    criterion: Literal["svd", "oracle", "random"] = "svd"
+    """How channels are chosen: by a low-rank guess of their norms, by their true norms (costs the
+    dense product; to judge the guess), or by chance (to judge the choice)."""
+
+    rank: Annotated[int, Field(ge=1)] = 8
+    """Rank of the guess."""
+
+    mean_tokens: bool = True
+    """Whether the MLP's guess looks at the mean of each row's tokens, as published, or at each."""
+
+    released_mapping: bool = False
+    """Whether query heads that share keys and values are matched to them as the published code did.
+    It matched channels that do not belong together; only for comparison with its results."""
+
+    detach_base: bool = False
+    """Whether sparse tokens send no gradient through the sliced base of adapted layers, as in the
+    published code; only for comparison with its results."""
+
+    seed: int = 0
+    """Of the random criterion."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _attention_is_both(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping) or "attention" not in values:
+            return values
+        values = dict(values)
+        both = values.pop("attention")
+        if "qk" in values or "vo" in values:
+            raise ValueError("attention sets both qk and vo; give either attention, or qk and vo")
+        return {**values, "qk": both, "vo": both}
+
+    @field_validator("mlp", "qk", "vo", mode="before")
+    @classmethod
+    def _keys_are_text(cls, value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {str(key): share for key, share in value.items()}
+        return value
+
+    @field_validator("mlp", "qk", "vo")
+    @classmethod
+    def _layers_once(cls, value: ByLayers) -> ByLayers:
+        _expand(value)
+        return value
+
+    def shares(self, layer: int) -> Shares:
+        """What layer number `layer` drops."""
+        return Shares(**{group: _expand(getattr(self, group)).get(layer, 0.0) for group in GROUPS})
+
+    def all_shares(self, num_layers: int) -> list[Shares]:
+        """What each layer drops; raises `SettingError` if the plan is not for so many layers."""
+        label = f"plan '{self.name}'" if self.name else "plan"
+        if self.num_layers not in (None, num_layers):
+            raise SettingError(
+                f"{label} is for a model of {self.num_layers} layers; this one has {num_layers}"
+            )
+        named = [layer for group in GROUPS for layer in _expand(getattr(self, group))]
+        if named and max(named) >= num_layers:
+            raise SettingError(
+                f"{label}: there is no layer {max(named)}; the model has 0 to {num_layers - 1}"
+            )
+        return [self.shares(layer) for layer in range(num_layers)]
+
+    def first_sparse_step(self, total_steps: int | None) -> float:
+        """Steps before this one are dense; raises `SettingError` if that cannot be told."""
+        if self.start == 0 or self.start >= 1:
+            return self.start
+        if total_steps is None:
+            raise SettingError(
+                f"start={self.start:g} is a share of all steps: give total_steps, or a start of 0 "
+                "or of whole steps"
+            )
+        return self.start * total_steps
+
+    def as_yaml(self) -> str:
+        """The plan as the text of a plan file; what equals a default is left out."""
+        values = self.model_dump(mode="json", exclude_defaults=True)
+        if values.get("qk") and values.get("qk") == values.get("vo"):
+            values["attention"] = values.pop("qk")
+            del values["vo"]
+        return yaml.safe_dump(values, sort_keys=False)
+
+
+def kept(channels: int, share: float) -> int:
+    """How many of `channels` remain when `share` is dropped; the rounding is the published one."""
+    return int(channels * (1 - share))
+
+
+def by_layers(shares: list[float]) -> ByLayers:
+    """`[0, .9, .9, 0]` as `{"1-2": 0.9}`."""
+    result: ByLayers = {}
+    start = 0
+    for layer in range(1, len(shares) + 1):
+        if layer < len(shares) and shares[layer] == shares[start]:
+            continue
+        if shares[start]:
+            key = str(start) if start == layer - 1 else f"{start}-{layer - 1}"
+            result[key] = shares[start]
+        start = layer
+    return result
+
+
+def published_plans() -> list[str]:
+    """Names of the plans that the authors of SparseLoRA released."""
+    folder = files("gossamer.sparsity").joinpath("plans")
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir())
+
+
+def load_plan(source: str | os.PathLike[str]) -> SparsityPlan:
+    """A plan file, or a published plan by name.
+
+    Raises:
+        UnknownNameError: neither a file nor a published plan.
+        SettingError: the file is not a plan.
+    """
+    name = os.fspath(source)
+    if name in published_plans():
+        entry = files("gossamer.sparsity").joinpath("plans", f"{name}.yaml")
+        return SparsityPlan.parse(yaml.safe_load(entry.read_text()), where=f"plan '{name}'")
+    path = Path(name).expanduser()
+    if not path.is_file():
+        if path.suffix in (".yaml", ".yml") or path.parent != Path():
+            raise SettingError(f"plan file '{name}' does not exist")
+        raise UnknownNameError.among("plan (neither a file nor published)", name, published_plans())
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        raise SettingError(f"plan file '{name}' cannot be read as YAML") from None
+    if not isinstance(values, dict):
+        raise SettingError(f"plan file '{name}' must hold 'setting: value' lines")
+    return SparsityPlan.parse(values, where=f"plan file '{name}'")
+
+
+def _expand(shares: ByLayers) -> dict[int, float]:
+    """`{"1-2": 0.9}` as `{1: 0.9, 2: 0.9}`; raises `ValueError` on other keys."""
+    result: dict[int, float] = {}
+    for key, share in shares.items():
+        for part in str(key).split(","):
+            match = _RANGE.fullmatch(part.strip())
+            if match is None:
+                raise ValueError(f"'{key}' is no layer or range of layers such as 3-30")
+            first, last = int(match[1]), int(match[2] or match[1])
+            if last < first:
+                raise ValueError(f"'{key}' ends before it begins")
+            for layer in range(first, last + 1):
+                if layer in result:
+                    raise ValueError(f"layer {layer} is named twice")
+                result[layer] = share
+    return result

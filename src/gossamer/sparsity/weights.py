@@ -1,0 +1,110 @@
+"""Frozen linear layers, plain or in 4 bits, read by rows and columns."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gossamer.errors import UnsupportedAdapterError, UnsupportedModelError
+
+
+def base_linear(module: Any, path: str) -> tuple[nn.Module, bool]:
+    """The frozen linear layer in or under `module`, and whether an adapter wraps it.
+
+    Adapters are known by their `get_base_layer`, as PEFT's layers have it.
+    Raises `UnsupportedAdapterError` or `UnsupportedModelError`.
+    """
+    base, wrapped = module, False
+    while hasattr(base, "get_base_layer"):
+        _check_adapter(base, path)
+        base, wrapped = base.get_base_layer(), True
+    # Subclasses compute something else than x W^T + b.
+    if type(base) is not nn.Linear and not is_four_bit(base):
+        raise UnsupportedModelError(
+            f"sparse compute: {path} is a {type(base).__name__}; only plain linear layers and "
+            "4-bit ones of bitsandbytes are supported"
+        )
+    if any(parameter.requires_grad for parameter in base.parameters()):
+        raise UnsupportedAdapterError(
+            f"sparse compute: the base weights of {path} learn, and only frozen ones can be "
+            "sliced; use a method that leaves them frozen, or leave sparse_compute out"
+        )
+    return base, wrapped
+
+
+def is_four_bit(linear: nn.Module) -> bool:
+    """Whether the weight is packed by bitsandbytes."""
+    return type(getattr(linear, "weight", None)).__name__ == "Params4bit"
+
+
+def _check_adapter(module: Any, path: str) -> None:
+    if getattr(module, "merged", False):
+        raise UnsupportedAdapterError(
+            f"sparse compute: the adapter of {path} is merged into its base; unmerge it first"
+        )
+    variants = {type(variant).__name__ for variant in getattr(module, "lora_variant", {}).values()}
+    unknown = variants - {"DoraLinearVariant", "VeloraLinearVariant"}
+    if unknown:
+        raise UnsupportedAdapterError(
+            f"sparse compute: {path} has a {unknown.pop()}: not supported"
+        )
+    if "DoraLinearVariant" not in variants:
+        return
+    if any(isinstance(drop, nn.Dropout) and drop.p > 0 for drop in module.lora_dropout.values()):
+        raise UnsupportedAdapterError(
+            f"sparse compute: DoRA with dropout multiplies the whole weight of {path} a second "
+            "time; set dropout=0"
+        )
+
+
+class FrozenLinear:
+    """Reads a frozen linear layer by slices; all results are in the type asked for."""
+
+    def __init__(self, linear: Any) -> None:
+        self.linear = linear
+        self.is_four_bit = is_four_bit(linear)
+        self.out_features = int(self.linear.out_features)
+        self.in_features = int(self.linear.in_features)
+
+    @property
+    def device(self) -> torch.device:
+        return self.linear.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type that the layer computes in."""
+        if self.is_four_bit:
+            compute = self.linear.compute_dtype
+            return self.linear.weight.quant_state.dtype if compute is None else compute
+        return self.linear.weight.dtype
+
+    def weight(self, dtype: torch.dtype) -> Tensor:
+        """[out, in]."""
+        return self._dense().to(dtype)
+
+    def rows(self, index: Tensor, dtype: torch.dtype) -> Tensor:
+        """[k, in]: the weights of the outputs `index`."""
+        if self.is_four_bit:
+            from gossamer.sparsity.four_bit import dequantized_rows
+
+            return dequantized_rows(self.linear.weight, index).to(dtype)
+        return self.linear.weight.detach().index_select(0, index).to(dtype)
+
+    def columns(self, index: Tensor, dtype: torch.dtype) -> Tensor:
+        """[out, k]: the weights of the inputs `index`."""
+        return self._dense().index_select(1, index).to(dtype)
+
+    def bias(self, dtype: torch.dtype, index: Tensor | None = None) -> Tensor | None:
+        """[out], or [k] of the outputs `index`; None if the layer has none."""
+        bias = self.linear.bias
+        if bias is None:
+            return None
+        bias = bias.detach()
+        return (bias if index is None else bias.index_select(0, index)).to(dtype)
+
+    def _dense(self) -> Tensor:
+        if self.is_four_bit:
+            from gossamer.sparsity.four_bit import dequantized
+
+            return dequantized(self.linear.weight)
+        return self.linear.weight.detach()
