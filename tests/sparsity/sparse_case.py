@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from gossamer.sparsity.family import decoder_layers
 from gossamer.sparsity.layers import SparseGroup
 from gossamer.sparsity.weights import base_linear
+
 from tiny import SHAPE
 
 VOCAB = 64
