@@ -23,6 +23,8 @@
         ├── UnknownModelError      neither the base model nor an adapter has that name
         ├── CapacityError          does not fit in memory, even alone
         ├── OverloadedError        too many requests are waiting; carries a retry hint
+        │   └── QuotaError         the tenant has used up what it may use for now
+        ├── AdapterReplacedError   a begun request has lost its version of an adapter
         └── EngineStoppedError     the engine is shutting down or has failed
 
 The message is one clear line: what is wrong, with the value, and the remedy. Commands print it
@@ -141,6 +143,14 @@ class OverloadedError(ServingError):
     def __init__(self, message: str, *, retry_after: float) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class QuotaError(OverloadedError):
+    """The tenant has used up what it may use for now."""
+
+
+class AdapterReplacedError(ServingError):
+    """The adapter was replaced while a request, begun with the former version, waited."""
 
 
 class EngineStoppedError(ServingError):

@@ -37,8 +37,9 @@ class FakeFolder:
 class FakeLoader:
     """Reads an adapter at once. `errors[name]` is raised instead, if set."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, num_bytes=1):
         self._folder = folder
+        self._num_bytes = num_bytes
         self.errors = {}
         self.placed = []
 
@@ -49,7 +50,7 @@ class FakeLoader:
         return Loaded(
             rows=f"{entry.name}@{version}",
             num_blocks=self._folder.sizes[entry.name],
-            num_bytes=1,
+            num_bytes=self._num_bytes,
             rank=1,
             digest=f"{entry.name}@{version}",
         )
@@ -85,10 +86,10 @@ class ManualThreads:
 class World:
     """Pool, store and scheduler, and a model whose steps take no time."""
 
-    def __init__(self, num_blocks, sizes=(), **limits):
+    def __init__(self, num_blocks, sizes=(), *, adapter_bytes=1, policy=None, **limits):
         self.pool = BlockPool(num_blocks)
         self.folder = FakeFolder(dict(sizes))
-        self.loader = FakeLoader(self.folder)
+        self.loader = FakeLoader(self.folder, adapter_bytes)
         self.rings = 0
         self.store = AdapterStore(self.folder, self.pool, self.loader, self._ring)
         self.store._threads.shutdown()
@@ -102,7 +103,7 @@ class World:
                 **limits,
             }
         )
-        self.scheduler = Scheduler(self.pool, self.store, self.limits)
+        self.scheduler = Scheduler(self.pool, self.store, self.limits, **(policy or {}))
         self.done = []
         self.refused = []
         self._count = 0
@@ -110,7 +111,7 @@ class World:
     def _ring(self):
         self.rings += 1
 
-    def add(self, num_prompt, max_tokens, adapter=None):
+    def add(self, num_prompt, max_tokens, adapter=None, *, tenant="default", priority=0):
         """Queue a request as the engine does."""
         self._count += 1
         capacity = self.pool.num_blocks * self.limits.block_tokens
@@ -120,6 +121,8 @@ class World:
                 prompt_token_ids=(7,) * num_prompt,
                 adapter=adapter,
                 sampling=SamplingParams(max_tokens=max_tokens),
+                tenant=tenant,
+                priority=priority,
             ),
             adapter=self.store.look_up(adapter) if adapter else None,
             max_new_tokens=max_tokens if max_tokens is not None else capacity - num_prompt,

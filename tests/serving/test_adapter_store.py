@@ -10,9 +10,9 @@ from policy_fakes import FakeFolder, FakeLoader
 
 from gossamer.errors import (
     AdapterFormatError,
+    AdapterReplacedError,
     CapacityError,
     GossamerError,
-    ServingError,
     UnknownModelError,
 )
 from gossamer.serving.adapter_entry import AdapterState
@@ -195,7 +195,7 @@ def test_an_old_version_is_never_continued_with_new_weights(make_store):
         world.woken.wait(0.01)
         world.store.collect_loads()
     assert old.state is AdapterState.REPLACED
-    assert type(old.error) is ServingError
+    assert type(old.error) is AdapterReplacedError
     assert "was replaced" in str(old.error)
     (new,) = world.read("a")
     assert new.state is AdapterState.HOST

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 PURE = (
     "adapter_entry",
@@ -10,10 +11,21 @@ PURE = (
     "admission",
     "bell",
     "block_pool",
+    "door",
     "interface",
     "messages",
     "request_checks",
     "scheduler",
+    "scheduling.accounts",
+    "scheduling.deadlines",
+    "scheduling.fairness",
+    "scheduling.forecast",
+    "scheduling.never_fits",
+    "scheduling.quotas",
+    "scheduling.tenants",
+    "scheduling.turns",
+    "scheduling.waiting",
+    "scheduling.walk",
     "sequence",
     "settings",
 )
@@ -25,3 +37,24 @@ def test_policy_loads_no_tensors():
     code = f"{imports}; import sys; print(*[m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+def test_serving_6_policy_tests_run_where_torch_cannot_be_imported(tmp_path):
+    """The tests of pool, store and scheduler themselves, but the long random ones."""
+    here = Path(__file__).parent
+    files = ["test_block_pool.py", "test_scheduler.py", "test_scheduler_adapters.py", "scheduling"]
+    arguments = [
+        "--noconftest",
+        *("-q", "-p", "no:cacheprovider", "-k", "not random", "-o", f"pythonpath={here}"),
+        *(str(here / name) for name in files),
+    ]
+    code = (
+        "import sys, pytest\n"
+        "for name in ('torch', 'numpy', 'transformers', 'numba'): sys.modules[name] = None\n"
+        f"sys.exit(pytest.main({arguments}))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=here.parents[1]
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert " passed" in done.stdout

@@ -11,9 +11,9 @@ from typing import Any, Protocol
 
 from gossamer.errors import (
     AdapterFormatError,
+    AdapterReplacedError,
     CapacityError,
     GossamerError,
-    ServingError,
     UnknownModelError,
 )
 from gossamer.serving.adapter_entry import AdapterEntry, AdapterState
@@ -142,7 +142,7 @@ class AdapterStore:
         with self._lock:
             if self._current.get(entry.name) is entry:
                 del self._current[entry.name]
-        entry.error = ServingError(
+        entry.error = AdapterReplacedError(
             f"adapter {entry.name} was replaced while this request, begun with the former one, "
             "waited for memory; send it again"
         )

@@ -4,6 +4,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gossamer.errors import AdapterNotFoundError, SettingError
+from gossamer.serving.scheduling.deadlines import FirstTokenPolicy
+from gossamer.serving.scheduling.tenants import LimitsOf, unlimited
 from gossamer.serving.settings import ServeSettings
 
 if TYPE_CHECKING:
@@ -15,8 +17,8 @@ __all__ = ["ServeSettings", "build_engine"]
 _GIB = 1024**3
 
 
-def build_engine(settings: ServeSettings) -> "Engine":
-    """Load the base model and start an engine on it.
+def build_engine(settings: ServeSettings, limits_of: LimitsOf = unlimited) -> "Engine":
+    """Load the base model and start an engine on it. `limits_of` tells what a tenant may use.
 
     Raises `BaseModelError`s for the model, `AdapterNotFoundError` for a missing adapter folder,
     `SettingError` for settings that cannot work here.
@@ -35,6 +37,7 @@ def build_engine(settings: ServeSettings) -> "Engine":
     from gossamer.serving.batch import BatchBuilder
     from gossamer.serving.bell import Bell
     from gossamer.serving.block_pool import BlockPool
+    from gossamer.serving.door import Door
     from gossamer.serving.runner import RowLoader, Runner
     from gossamer.serving.scheduler import Scheduler, SchedulerLimits
     from gossamer.serving.warm_up import warm_up
@@ -54,6 +57,8 @@ def build_engine(settings: ServeSettings) -> "Engine":
     tokenizer = load_tokenizer(folder)
     model = load_model(folder, dtype=torch.float32, device=settings.device)
 
+    # Counted before layers are replaced and packed.
+    base_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
     layout = _layout(settings, model)
     num_blocks = _num_blocks(settings, layout.block_bytes)
     pool_memory = attach.pool_memory(num_blocks, layout.block_bytes)
@@ -75,7 +80,11 @@ def build_engine(settings: ServeSettings) -> "Engine":
         max_batch_tokens=settings.max_batch_tokens,
         max_running=settings.max_running,
         expected_new_tokens=settings.expected_new_tokens,
+        adapter_cluster=settings.adapter_cluster,
+        base_bytes=base_bytes,
     )
+    promise = FirstTokenPolicy(slo=settings.first_token_slo)
+    scheduler = Scheduler(pool, adapters, limits, promise=promise, limits_of=limits_of)
     return engine.Engine(
         model_name=_model_name(settings.model, folder),
         tokenizer=tokenizer,
@@ -84,15 +93,15 @@ def build_engine(settings: ServeSettings) -> "Engine":
         builder=builder,
         pool=pool,
         adapters=adapters,
-        scheduler=Scheduler(pool, adapters, limits),
+        scheduler=scheduler,
         limits=engine.EngineLimits(
             max_context=_max_context(settings, config),
-            max_waiting=settings.max_waiting,
             vocab_size=config.vocab_size,
             block_tokens=layout.block_tokens,
             block_bytes=layout.block_bytes,
         ),
         bell=bell,
+        door=Door(settings.max_waiting, scheduler.accounts, limits_of),
     )
 
 

@@ -6,14 +6,13 @@ Requests come in and events go out by messages; the thread alone touches schedul
 import logging
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from gossamer.errors import (
     EngineStoppedError,
-    OverloadedError,
     RequestError,
     ServingError,
 )
@@ -21,8 +20,9 @@ from gossamer.serving.adapter_store import AdapterStore
 from gossamer.serving.batch import BatchBuilder
 from gossamer.serving.bell import Bell
 from gossamer.serving.block_pool import BlockPool
+from gossamer.serving.door import Door
 from gossamer.serving.generation import Generation
-from gossamer.serving.interface import AdapterStatus, EngineStats
+from gossamer.serving.interface import AdapterStatus, EngineStats, TenantStats
 from gossamer.serving.messages import Event, FinishReason, Request
 from gossamer.serving.request_checks import check_prompt, check_sampling, max_new_tokens
 from gossamer.serving.runner import Runner
@@ -41,7 +41,6 @@ class EngineLimits:
     """What a request must keep to."""
 
     max_context: int
-    max_waiting: int
     vocab_size: int
     block_tokens: int
     block_bytes: int
@@ -63,6 +62,7 @@ class Engine:
         scheduler: Scheduler,
         limits: EngineLimits,
         bell: Bell,
+        door: Door,
     ) -> None:
         self.model_name = model_name
         self.tokenizer = tokenizer
@@ -75,14 +75,13 @@ class Engine:
         self._scheduler = scheduler
         self._limits = limits
         self._bell = bell
+        self._door = door
         self._generations: dict[Sequence, Generation] = {}
         self._by_id: dict[str, Sequence] = {}
         self._finished: Counter[str] = Counter(stop=0, length=0, cancelled=0, failed=0)
-        self._finish_times: deque[float] = deque(maxlen=32)
         self._num_steps = self._num_prompt_tokens = self._num_generated = 0
-        self._accepting = True
         # Held while a request is taken in, so that none slips in behind a cancel or the end.
-        self._door = threading.Lock()
+        self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._loop, name="gossamer-engine", daemon=True)
         self._thread.start()
 
@@ -102,14 +101,16 @@ class Engine:
             token_ids=list(request.prompt_token_ids),
         )
         generation = self._generation(sequence, on_event)
-        with self._door:
-            self._check_room(request)
+        with self._lock:
+            if request.request_id in self._by_id:
+                raise RequestError(f"request id '{request.request_id}' is in use")
+            self._door.enter(request, self._num_waiting)
             self._by_id[request.request_id] = sequence
             self._bell.ring(lambda: self._enqueue(generation))
 
     def cancel(self, request_id: str) -> None:
         """See `EngineInterface.cancel`."""
-        with self._door:
+        with self._lock:
             sequence = self._by_id.get(request_id)
             if sequence is not None:
                 self._bell.ring(lambda: self._cancel(sequence))
@@ -120,7 +121,7 @@ class Engine:
 
     def healthy(self) -> bool:
         """See `EngineInterface.healthy`."""
-        return self._accepting and self._thread.is_alive()
+        return self._door.is_open and self._thread.is_alive()
 
     def stats(self) -> EngineStats:
         """See `EngineInterface.stats`."""
@@ -143,6 +144,7 @@ class Engine:
             prompt_tokens=self._num_prompt_tokens,
             generated_tokens=self._num_generated,
             finished=dict(self._finished),
+            tenants=self._tenants(),
         )
 
     def shutdown(self, *, drain_seconds: float = 0.0) -> None:
@@ -155,32 +157,18 @@ class Engine:
         self._thread.join()
         self._adapters.close()
 
+    def _tenants(self) -> tuple[TenantStats, ...]:
+        in_flight = Counter(sequence.tenant for sequence in list(self._by_id.values()))
+        running = Counter(sequence.tenant for sequence in list(self._scheduler.running))
+        return self._scheduler.accounts.stats(in_flight - running, running)
+
     @property
     def _num_waiting(self) -> int:
         return max(0, len(self._by_id) - len(self._scheduler.running))
 
     def _close_door(self) -> None:
-        with self._door:
-            self._accepting = False
-
-    def _check_room(self, request: Request) -> None:
-        if not self._accepting:
-            raise EngineStoppedError("the server is shutting down")
-        if request.request_id in self._by_id:
-            raise RequestError(f"request id '{request.request_id}' is in use")
-        waiting = self._num_waiting
-        if waiting >= self._limits.max_waiting:
-            raise OverloadedError(
-                f"{waiting} requests are waiting already; try again later",
-                retry_after=self._seconds_for(waiting),
-            )
-
-    def _seconds_for(self, count: int) -> float:
-        """Seconds in which `count` requests ended lately; 1 at least."""
-        times = self._finish_times
-        if len(times) < 2:
-            return 1.0
-        return max(1.0, count * (times[-1] - times[0]) / (len(times) - 1))
+        with self._lock:
+            self._door.is_open = False
 
     # On the engine's thread.
 
@@ -227,6 +215,7 @@ class Engine:
             return False
 
     def _run(self, step: list[Scheduled]) -> None:
+        started = time.monotonic()
         try:
             batch = self._builder.build(step)
             logits = self._runner.run(batch)
@@ -236,6 +225,7 @@ class Engine:
             log.exception("a step has failed")
             self._fail([part.sequence for part in step])
             return
+        self._scheduler.record_step(step, time.monotonic() - started)
         self._num_steps += 1
         self._num_generated += sum(choice is not None for choice in choices)
         for part in step:
@@ -250,6 +240,8 @@ class Engine:
         if choice is None:
             self._fail([sequence], "the model's output for this request is not a finite number")
             return
+        self._scheduler.record_token(sequence)
+        self._door.spend(sequence.tenant, 1)
         try:
             reason = self._generations[sequence].accept(choice)
         except Exception:
@@ -297,7 +289,7 @@ class Engine:
 
     def _forget(self, sequence: Sequence, reason: str) -> Generation:
         self._finished[reason] += 1
-        self._finish_times.append(time.monotonic())
+        self._door.leave(sequence.tenant)
         del self._by_id[sequence.request.request_id]
         return self._generations.pop(sequence)
 

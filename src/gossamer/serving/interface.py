@@ -27,6 +27,26 @@ class AdapterStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TenantStats:
+    """One tenant's part in the engine's work since the start."""
+
+    name: str
+    num_waiting: int
+    num_running: int
+    prompt_tokens: int
+    """Of requests that were started; counted once."""
+    generated_tokens: int
+    first_tokens: int
+    """Requests that got a first token ..."""
+    in_time: int | None
+    """... and those that got it within the promised time; None where none is promised."""
+    satisfaction: float | None
+    """Sum over those requests of max(0, 1 - (seconds to first token / promised seconds)^2)."""
+    refused: dict[str, int]
+    """Requests refused with status 429 by reason: queue (full), quota, deadline."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineStats:
     """A snapshot of gauges and counters since the start."""
 
@@ -47,6 +67,7 @@ class EngineStats:
     generated_tokens: int
     finished: dict[str, int]
     """Final events by reason: stop, length, cancelled, failed."""
+    tenants: tuple[TenantStats, ...] = ()
 
 
 class EngineInterface(Protocol):
@@ -65,8 +86,9 @@ class EngineInterface(Protocol):
         Raises instead, and then sends no event: `UnknownModelError` (no such adapter),
         `RequestError` (prompt too long or empty, token id out of range), `UnsupportedAdapterError`
         and other `AdapterError`s known at once, `CapacityError` (does not fit even alone),
-        `OverloadedError` (queue full), `EngineStoppedError`. What is found out later (an adapter
-        that proves damaged while loading) arrives as a `Failed` event.
+        `OverloadedError` (queue full), `QuotaError`, `EngineStoppedError`. What is found out later
+        (an adapter that proves damaged while loading, a first token that cannot come in the
+        promised time) arrives as a `Failed` event.
         """
 
     def cancel(self, request_id: str) -> None:

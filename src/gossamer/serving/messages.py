@@ -11,6 +11,9 @@ from gossamer.errors import GossamerError
 
 FinishReason = Literal["stop", "length", "cancelled"]
 
+DEFAULT_TENANT = "default"
+"""Whose the requests are that name no tenant: all those to a server without keys."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParams:
@@ -46,6 +49,10 @@ class Request:
     adapter: str | None = None
     """Name of the adapter; None: the base model alone."""
     sampling: SamplingParams = field(default_factory=SamplingParams)
+    tenant: str = DEFAULT_TENANT
+    """Whose it is: the unit of fairness and quota."""
+    priority: int = 0
+    """Of the requests of a tenant, those with a lower number start first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,18 +1,34 @@
 """Who runs next: decodes first, prefill in chunks, admission by memory. Pure Python, no tensors."""
 
-from collections import deque
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 
-from gossamer.errors import CapacityError, GossamerError
+from gossamer.errors import GossamerError
 from gossamer.serving.adapter_entry import AdapterEntry, AdapterState
 from gossamer.serving.adapter_store import AdapterStore
 from gossamer.serving.admission import blocks_for, peak_blocks
 from gossamer.serving.block_pool import BlockPool
+from gossamer.serving.scheduling.accounts import Accounts
+from gossamer.serving.scheduling.deadlines import Deadlines, FirstTokenPolicy
+from gossamer.serving.scheduling.fairness import (
+    VirtualCounters,
+    load_charge,
+    output_charge,
+    prompt_charge,
+)
+from gossamer.serving.scheduling.forecast import Forecast, Load
+from gossamer.serving.scheduling.never_fits import quota_refusal, refusal
+from gossamer.serving.scheduling.tenants import LimitsOf, unlimited
+from gossamer.serving.scheduling.turns import in_turn
+from gossamer.serving.scheduling.waiting import Test, WaitingQueue
+from gossamer.serving.scheduling.walk import Walk
 from gossamer.serving.sequence import Sequence
 
 MAX_SKIPS = 64
-"""A waiting request that so many later ones have overtaken is overtaken no more."""
+"""A waiting request that so many later ones have overtaken, since there was no room for it, is
+overtaken no more."""
 
 LOAD_AHEAD = 8
 """The adapters of so many requests at the head of the queue are read ahead of admission."""
@@ -32,6 +48,11 @@ class SchedulerLimits:
     """Sequences admitted at a time."""
     expected_new_tokens: int
     """A request is assumed to produce at most so many more tokens when its memory is judged."""
+    adapter_cluster: int = 0
+    """From so many distinct adapters in the batch on, a tenant's requests for one of them go before
+    its others; 0: never."""
+    base_bytes: int = 0
+    """Of the base model's weights; what an adapter's work is measured against."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,87 +66,115 @@ class Scheduled:
 class Scheduler:
     """Decides each step. Owns the waiting queue, the running set and the sequences' blocks."""
 
-    def __init__(self, pool: BlockPool, adapters: AdapterStore, limits: SchedulerLimits) -> None:
+    def __init__(
+        self,
+        pool: BlockPool,
+        adapters: AdapterStore,
+        limits: SchedulerLimits,
+        *,
+        promise: FirstTokenPolicy | None = None,
+        limits_of: LimitsOf = unlimited,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        promise = promise or FirstTokenPolicy()
         self._pool = pool
         self._adapters = adapters
         self._limits = limits
-        self.waiting: deque[Sequence] = deque()
+        self._limits_of = limits_of
+        self._clock = clock
+        self.waiting = WaitingQueue()
         self.running: list[Sequence] = []
         """In order of admission."""
         self.num_preemptions = 0
+        self.counters = VirtualCounters(limits_of)
+        self.accounts = Accounts(promise.slo)
+        self.forecast = Forecast()
+        self._deadlines = Deadlines(promise, self.forecast, clock)
+        self._step = 0
+        self._met_misfit = False
 
     def add(self, sequence: Sequence) -> None:
         """Queue a new sequence."""
-        self.waiting.append(sequence)
+        sequence.arrived = self._clock()
+        self.waiting.add(sequence)
+        self.counters.arrive(sequence.tenant)
+        self._deadlines.arrived(sequence)
 
     def remove(self, sequence: Sequence) -> None:
         """Forget a sequence, wherever it is, and free what it holds."""
         if sequence in self.running:
             self._release(sequence)
+            if sequence.admitted is not None:
+                self.forecast.record_residence(self._clock() - sequence.admitted)
         else:
-            self.waiting.remove(sequence)
+            self._leave_queue(sequence, starts=False)
 
     def plan(self) -> list[Scheduled]:
         """The next step: at most `max_batch_tokens`, one for each decoding sequence first."""
         budget = self._limits.max_batch_tokens
         step: list[Scheduled] = []
-        for sequence in sorted(self.running, key=lambda s: s.num_to_compute > 1):
-            if sequence not in self.running or budget == 0:
+        before = self.num_preemptions
+        for sequence in in_turn(self.running, budget):
+            if budget == 0:
+                break
+            if self.num_preemptions > before and sequence not in self.running:
                 continue
             count = min(sequence.num_to_compute, budget)
             if self._grow(sequence, count):
                 step.append(Scheduled(sequence, count))
                 budget -= count
-        step = [part for part in step if part.sequence in self.running]
-        return step + self._admit(budget)
+        if self.num_preemptions > before:
+            step = [part for part in step if part.sequence in self.running]
+        step += self._admit(budget)
+        self._step += 1
+        for part in step:
+            self._account(part)
+        return step
+
+    def record_step(self, step: list[Scheduled], seconds: float) -> None:
+        """Learn how long `step` took, before its tokens are taken in."""
+        prompts = sum(part.count for part in step if not part.sequence.is_decoding)
+        self.forecast.record_step(prompt_tokens=prompts, seconds=seconds)
+
+    def record_token(self, sequence: Sequence) -> None:
+        """`sequence` is about to get its next token."""
+        if not sequence.num_generated:
+            seconds = self._clock() - sequence.arrived
+            self.accounts.first_token(sequence.tenant, seconds)
 
     def take_refused(self) -> list[tuple[Sequence, GossamerError]]:
-        """Waiting sequences that can never run, removed from the queue, each with the reason."""
-        refused = []
-        for sequence in list(self.waiting):
-            error = self._refusal(sequence)
+        """Waiting sequences that can never run, or not in time, removed from the queue, each with
+        the reason."""
+        refused: list[tuple[Sequence, GossamerError]] = []
+        for sequence in self.waiting:
+            if sequence.adapter is None or sequence.judged_in is sequence.adapter.state:
+                continue
+            error = refusal(sequence, self._adapters, self._pool, self._limits.block_tokens)
+            error = error or quota_refusal(sequence, self._limits_of)
+            sequence.judged_in = sequence.adapter.state
             if error is not None:
-                self.waiting.remove(sequence)
                 refused.append((sequence, error))
-        return refused
-
-    def _refusal(self, sequence: Sequence) -> GossamerError | None:
-        adapter = sequence.adapter
-        if adapter is None:
-            return None
-        if adapter.state is AdapterState.REPLACED and not sequence.num_generated:
-            # Nothing was said yet with the version that is lost: the present one will do.
-            try:
-                adapter = sequence.adapter = self._adapters.look_up(adapter.name)
-            except GossamerError as error:
-                return error
-        if adapter.error is not None:
-            return adapter.error
-        if adapter.num_blocks is None:
-            return None
-        room = (self._pool.num_blocks - adapter.num_blocks) * self._limits.block_tokens
-        if sequence.request.sampling.max_tokens is None and sequence.num_prompt < room:
-            sequence.max_new_tokens = min(sequence.max_new_tokens, room - sequence.num_prompt)
-        if sequence.num_prompt + sequence.max_new_tokens <= room:
-            return None
-        return CapacityError(
-            f"beside adapter {adapter.name} the memory holds {room} tokens, and this request asks "
-            f"for {sequence.num_prompt} + {sequence.max_new_tokens}; ask for fewer or serve with "
-            "more --memory"
-        )
+        for sequence, _ in refused:
+            self._leave_queue(sequence, starts=False)
+        late = self._deadlines.hopeless(self.waiting, self._load)
+        for sequence, _ in late:
+            self._leave_queue(sequence, starts=False)
+            self.accounts.refuse(sequence.tenant, "deadline")
+        return [*refused, *late]
 
     # Admission.
 
     def _admit(self, budget: int) -> list[Scheduled]:
         step: list[Scheduled] = []
         overtaken: list[Sequence] = []
-        self._read_ahead()
-        for sequence in list(self.waiting):
-            is_full = len(self.running) >= self._limits.max_running
-            if budget == 0 or is_full or len(overtaken) == MAX_MISFITS:
+        walk = Walk(self.waiting, self.counters, self._deadlines.newest_first, self._favoured)
+        self._read_ahead(walk)
+        for sequence in walk if self._has_room(budget) else ():
+            if not self._has_room(budget) or len(overtaken) == MAX_MISFITS:
                 break
-            if _is_unread(sequence.adapter):
-                # It waits for the disk, which those behind it do not make slower.
+            if _is_unread(sequence.adapter) or self._exceeds_quota(sequence):
+                # It waits for the disk, or for its own tenant's requests, which those behind it do
+                # not make slower.
                 continue
             if self._can_admit(sequence):
                 count = self._start(sequence, budget)
@@ -137,13 +186,34 @@ class Scheduler:
                 break
             else:
                 overtaken.append(sequence)
+                walk.misfit(sequence)
+        self._met_misfit = bool(overtaken)
         self._adapters.drop_unneeded_rows({s.adapter for s in self.waiting if s.adapter})
         return step
 
-    def _read_ahead(self) -> None:
-        for sequence in islice(self.waiting, LOAD_AHEAD):
+    def _has_room(self, budget: int) -> bool:
+        return budget > 0 and len(self.running) < self._limits.max_running
+
+    def _read_ahead(self, walk: Walk) -> None:
+        for sequence in islice(walk, LOAD_AHEAD):
             if sequence.adapter is not None:
                 self._adapters.start_load(sequence.adapter)
+
+    def _favoured(self) -> Test | None:
+        """Clustering (S-LoRA, section 4.1): a test for adapters that are in the batch already."""
+        cluster = self._limits.adapter_cluster
+        present = {s.adapter for s in self.running if s.adapter is not None}
+        if not cluster or len(present) < cluster:
+            return None
+        return lambda s: s.adapter is None or s.adapter in present
+
+    def _exceeds_quota(self, sequence: Sequence) -> bool:
+        """Whether its adapter would make its tenant use more memory than it may."""
+        quota = self._limits_of(sequence.tenant).resident_bytes
+        if quota is None or sequence.adapter is None:
+            return False
+        used = {s.adapter for s in self.running if s.adapter and s.tenant == sequence.tenant}
+        return sum(a.num_bytes or 0 for a in used | {sequence.adapter}) > quota
 
     def _can_admit(self, sequence: Sequence) -> bool:
         adapter = sequence.adapter
@@ -170,15 +240,49 @@ class Scheduler:
         return len(sequence.token_ids), to_come
 
     def _start(self, sequence: Sequence, budget: int) -> int:
-        if sequence.adapter is not None:
-            self._adapters.acquire(sequence.adapter)
-        self.waiting.remove(sequence)
+        adapter = sequence.adapter
+        if adapter is not None:
+            if adapter.state is not AdapterState.RESIDENT:
+                self.counters.charge(sequence.tenant, load_charge(adapter))
+            self._adapters.acquire(adapter)
+        self._leave_queue(sequence, starts=True)
         self.running.append(sequence)
         count = min(sequence.num_to_compute, budget)
         # The whole prompt's blocks at once: a prefill, once begun, is not stopped for memory.
         grown = self._grow(sequence, sequence.num_to_compute)
         assert grown, "admission promised the blocks"
         return count
+
+    def _leave_queue(self, sequence: Sequence, *, starts: bool) -> None:
+        self.counters.depart(sequence.tenant)
+        if not starts:
+            self.waiting.remove(sequence)
+            return
+        self.waiting.admit(sequence)
+        if sequence.admitted is None:
+            sequence.admitted = self._clock()
+            self._deadlines.started(sequence)
+            self.counters.charge(sequence.tenant, prompt_charge(sequence, self._limits.base_bytes))
+            self.accounts.of(sequence.tenant).prompt_tokens += sequence.num_prompt
+
+    def _account(self, part: Scheduled) -> None:
+        sequence = part.sequence
+        sequence.last_step = self._step
+        if part.count == sequence.num_to_compute:
+            # A token comes of it.
+            charge = output_charge(sequence.adapter, self._limits.base_bytes)
+            self.counters.charge(sequence.tenant, charge)
+
+    def _load(self) -> Load:
+        decoding = sum(s.is_decoding for s in self.running)
+        is_full = self._met_misfit
+        free = 0 if is_full else self._limits.max_running - len(self.running)
+        return Load(
+            prompt_tokens_left=sum(s.num_to_compute for s in self.running if not s.is_decoding),
+            chunk=self._limits.max_batch_tokens - decoding,
+            free_places=free,
+            places=len(self.running) if is_full else self._limits.max_running,
+        )
 
     # Memory of running sequences.
 
@@ -201,7 +305,8 @@ class Scheduler:
     def _preempt(self, sequence: Sequence) -> None:
         self._release(sequence)
         sequence.num_computed = 0
-        self.waiting.appendleft(sequence)
+        self.waiting.put_back(sequence)
+        self.counters.arrive(sequence.tenant)
         self.num_preemptions += 1
 
     def _release(self, sequence: Sequence) -> None:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from gossamer.serving.adapter_entry import AdapterEntry
+from gossamer.serving.adapter_entry import AdapterEntry, AdapterState
 from gossamer.serving.messages import Request
 
 
@@ -22,6 +22,24 @@ class Sequence:
     blocks: list[int] = field(default_factory=list)
     num_skipped: int = 0
     """How often a later request was admitted before this one while it waited."""
+    arrived: float = 0.0
+    """When it came, in seconds on the engine's clock."""
+    admitted: float | None = None
+    """When it first left the queue."""
+    last_step: int = -1
+    """The number of the step that computed it last."""
+    judged_in: AdapterState | None = None
+    """The state of its adapter when it was last asked whether it can ever run."""
+
+    @property
+    def tenant(self) -> str:
+        """Whose request it is."""
+        return self.request.tenant
+
+    @property
+    def priority(self) -> int:
+        """Lower starts first among its tenant's."""
+        return self.request.priority
 
     @property
     def num_prompt(self) -> int:

@@ -26,6 +26,12 @@ class ServeSettings(Settings):
     """Requests that may queue; more are refused with status 429."""
     max_batch_tokens: int = Field(default=512, ge=1)
     """Tokens of a step; long prompts are computed in chunks of at most so many."""
+    first_token_slo: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Seconds from a request's arrival to its first token that are promised: requests that cannot
+    have it in time are refused with status 429; unset: everyone waits."""
+    adapter_cluster: int = Field(default=0, ge=0)
+    """From so many distinct adapters in the batch on, waiting requests for one of them go before
+    others of the same tenant: fewer adapters are read per step, some wait longer; 0: never."""
     expected_new_tokens: int = Field(default=256, ge=1)
     """A request is assumed to produce at most so many tokens when its memory is judged at
     admission."""

@@ -10,11 +10,13 @@ from fastapi.responses import JSONResponse
 from gossamer.errors import (
     AdapterError,
     AdapterNotFoundError,
+    AdapterReplacedError,
     BaseMismatchError,
     CapacityError,
     EngineStoppedError,
     GossamerError,
     OverloadedError,
+    QuotaError,
     RequestError,
     UnknownModelError,
     UnsupportedAdapterError,
@@ -30,7 +32,10 @@ STATUS: tuple[tuple[type[GossamerError], int, str], ...] = (
     (AdapterError, 422, "adapter_unusable"),
     (RequestError, 400, "invalid_value"),
     (CapacityError, 400, "capacity_exceeded"),
+    (QuotaError, 429, "quota_exceeded"),
     (OverloadedError, 429, "overloaded"),
+    # OpenAI's clients send a request again that meets a conflict.
+    (AdapterReplacedError, 409, "adapter_replaced"),
     (EngineStoppedError, 503, "engine_stopped"),
     (GossamerError, 500, "internal_error"),
 )

@@ -1,0 +1,1 @@
+"""The scheduler's decisions, one idea per file: turns, fairness, order, deadlines, quotas."""

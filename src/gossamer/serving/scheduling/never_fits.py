@@ -1,0 +1,53 @@
+"""Why a waiting request can never run, if it cannot."""
+
+from gossamer.errors import CapacityError, GossamerError
+from gossamer.serving.adapter_entry import AdapterState
+from gossamer.serving.adapter_store import AdapterStore
+from gossamer.serving.block_pool import BlockPool
+from gossamer.serving.scheduling.tenants import LimitsOf
+from gossamer.serving.sequence import Sequence
+
+
+def refusal(
+    sequence: Sequence, adapters: AdapterStore, pool: BlockPool, block_tokens: int
+) -> GossamerError | None:
+    """The adapter's error, or that the request does not fit beside it; None if it may run.
+
+    A request that has said nothing yet takes the present version of an adapter that was replaced,
+    and one that named no number of tokens is cut to what fits.
+    """
+    adapter = sequence.adapter
+    if adapter is None:
+        return None
+    if adapter.state is AdapterState.REPLACED and not sequence.num_generated:
+        # Nothing was said yet with the version that is lost: the present one will do.
+        try:
+            adapter = sequence.adapter = adapters.look_up(adapter.name)
+        except GossamerError as error:
+            return error
+    if adapter.error is not None:
+        return adapter.error
+    if adapter.num_blocks is None:
+        return None
+    room = (pool.num_blocks - adapter.num_blocks) * block_tokens
+    if sequence.request.sampling.max_tokens is None and sequence.num_prompt < room:
+        sequence.max_new_tokens = min(sequence.max_new_tokens, room - sequence.num_prompt)
+    if sequence.num_prompt + sequence.max_new_tokens <= room:
+        return None
+    return CapacityError(
+        f"beside adapter {adapter.name} the memory holds {room} tokens, and this request asks "
+        f"for {sequence.num_prompt} + {sequence.max_new_tokens}; ask for fewer or serve with "
+        "more --memory"
+    )
+
+
+def quota_refusal(sequence: Sequence, limits_of: LimitsOf) -> GossamerError | None:
+    """That its adapter alone takes more memory than its tenant may use."""
+    adapter, quota = sequence.adapter, limits_of(sequence.tenant).resident_bytes
+    size = adapter.num_bytes if adapter is not None else None
+    if adapter is None or quota is None or size is None or size <= quota:
+        return None
+    return CapacityError(
+        f"adapter {adapter.name} takes {size} bytes and tenant '{sequence.tenant}' may use {quota} "
+        "for the adapters of its running requests; ask for a larger resident_mib"
+    )

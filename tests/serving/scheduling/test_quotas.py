@@ -1,0 +1,165 @@
+"""Quotas: requests at a time, tokens a minute, bytes of adapters; and the door as a whole."""
+
+import pytest
+from policy_fakes import World
+
+from gossamer.errors import CapacityError, EngineStoppedError, OverloadedError, QuotaError
+from gossamer.serving.door import Door
+from gossamer.serving.messages import Request
+from gossamer.serving.scheduling.accounts import Accounts
+from gossamer.serving.scheduling.quotas import Quotas
+from gossamer.serving.scheduling.tenants import NO_LIMITS, TenantLimits
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+def quotas(clock, **limits):
+    own = TenantLimits(**limits)
+    return Quotas(lambda tenant: own if tenant == "a" else NO_LIMITS, clock)
+
+
+def refusal(call, *arguments):
+    with pytest.raises(QuotaError) as caught:
+        call(*arguments)
+    return caught.value
+
+
+def test_requests_at_a_time(clock):
+    book = quotas(clock, max_in_flight=2)
+    book.enter("a", 1)
+    book.enter("a", 1)
+    assert "2 requests in flight and may have 2" in str(refusal(book.enter, "a", 1))
+    book.enter("b", 1)
+    book.leave("a")
+    book.enter("a", 1)
+    assert book.in_flight("a") == 2
+
+
+def test_tokens_a_minute_grow_back_and_new_tokens_count(clock):
+    book = quotas(clock, tokens_per_minute=600)
+    book.enter("a", 400)
+    book.spend("a", 150)
+    error = refusal(book.enter, "a", 100)
+    # 50 are left, 50 short, 10 grow in a second.
+    assert error.retry_after == pytest.approx(5)
+    clock.now = 4.9
+    refusal(book.enter, "a", 100)
+    clock.now = 5.0
+    book.enter("a", 100)
+    clock.now = 1000.0
+    book.enter("a", 600)
+    refusal(book.enter, "a", 1)
+
+
+def test_what_was_generated_beyond_the_limit_is_owed(clock):
+    book = quotas(clock, tokens_per_minute=60)
+    book.enter("a", 10)
+    book.spend("a", 110)
+    assert refusal(book.enter, "a", 1).retry_after == pytest.approx(61)
+
+
+def test_a_prompt_longer_than_a_minutes_tokens_may_still_come(clock):
+    book = quotas(clock, tokens_per_minute=60)
+    book.enter("a", 500)
+    assert refusal(book.enter, "a", 1).retry_after == pytest.approx(441)
+
+
+def test_a_refused_request_has_used_nothing(clock):
+    book = quotas(clock, max_in_flight=1, tokens_per_minute=100)
+    book.enter("a", 50)
+    refusal(book.enter, "a", 50)
+    book.leave("a")
+    book.enter("a", 50)
+
+
+def request(tenant="default"):
+    return Request(request_id="1", prompt_token_ids=(1, 2), tenant=tenant)
+
+
+def test_one_tenants_flood_does_not_shut_others_out(clock):
+    accounts = Accounts(None)
+    door = Door(4, accounts, clock=clock)
+    for waiting in range(4):
+        door.enter(request("flood"), waiting)
+    with pytest.raises(OverloadedError):
+        door.enter(request("flood"), 4)
+    door.enter(request("quiet"), 4)
+    door.enter(request("quiet"), 5)
+    with pytest.raises(OverloadedError):
+        door.enter(request("quiet"), 6)
+    assert accounts.of("flood").refused == {"queue": 1}
+    assert accounts.of("quiet").refused == {"queue": 1}
+
+
+def test_a_lone_tenant_meets_the_end_of_the_queue(clock):
+    door = Door(2, Accounts(None), clock=clock)
+    door.enter(request(), 0)
+    door.enter(request(), 1)
+    with pytest.raises(OverloadedError, match="2 requests are waiting"):
+        door.enter(request(), 2)
+
+
+def test_the_hint_follows_the_pace_at_which_requests_end(clock):
+    door = Door(3, Accounts(None), clock=clock)
+    for end in range(1, 6):
+        door.enter(request(), 0)
+        clock.now = 2.0 * end
+        door.leave("default")
+    with pytest.raises(OverloadedError) as caught:
+        door.enter(request(), 3)
+    assert caught.value.retry_after == pytest.approx(6)
+
+
+def test_a_closed_door(clock):
+    door = Door(3, Accounts(None), clock=clock)
+    door.is_open = False
+    with pytest.raises(EngineStoppedError):
+        door.enter(request(), 0)
+
+
+# Bytes of adapters.
+
+
+def limited(resident_bytes, **more):
+    limits = {"a": TenantLimits(resident_bytes=resident_bytes)}
+    policy = {"limits_of": lambda tenant: limits.get(tenant, NO_LIMITS)}
+    return World(200, dict.fromkeys("pqr", 2), adapter_bytes=100, policy=policy, **more)
+
+
+def test_a_tenant_uses_no_more_adapter_memory_than_it_may_and_others_go_on():
+    world = limited(200)
+    for name in "pqr":
+        world.add(4, 20, name, tenant="a")
+    world.add(4, 20, "r", tenant="b")
+    most = 0
+    for _ in range(200):
+        world.threads.run()
+        world.step()
+        used = {s.adapter.name for s in world.scheduler.running if s.tenant == "a"}
+        most = max(most, len(used))
+        if len(world.scheduler.running) == 3:
+            assert [s.tenant for s in world.scheduler.waiting] == ["a"]
+    assert most == 2
+    assert len(world.done) == 4
+
+
+def test_an_adapter_larger_than_the_quota_is_refused_for_that_tenant_alone():
+    world = limited(99)
+    world.add(4, 2, "p", tenant="a")
+    world.add(4, 2, "p", tenant="b")
+    world.steps()
+    ((refused, error),) = world.refused
+    assert refused.tenant == "a"
+    assert type(error) is CapacityError
+    assert "takes 100 bytes and tenant 'a' may use 99" in str(error)
+    assert [s.tenant for s in world.done] == ["b"]
