@@ -4,6 +4,7 @@ import datetime
 import json
 import os
 import platform
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -46,6 +47,12 @@ def linear_shapes(folder: Path) -> dict[str, tuple[int, int]]:
     }
 
 
+def row_norms(folder: Path, names: Iterable[str]) -> dict[str, torch.Tensor]:
+    """Length of each row of the weights of the named linear layers."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    return {name: model.get_submodule(name).weight.detach().norm(dim=1) for name in names}
+
+
 def random_adapters(
     root: Path,
     folder: Path,
@@ -54,9 +61,11 @@ def random_adapters(
     *,
     dtype: torch.dtype = torch.float32,
     prefix: str = "adapter",
+    dora: bool = False,
 ) -> list[str]:
     """Write `count` all-linear adapters with small random weights; returns their names."""
     shapes = linear_shapes(folder)
+    norms = row_norms(folder, shapes) if dora else {}
     names = []
     for index in range(count):
         name = f"{prefix}-{index}"
@@ -68,6 +77,9 @@ def random_adapters(
             b = torch.randn(h_out, rank, generator=generator) * 0.01
             tensors[f"{key}.lora_A.weight"] = a.to(dtype)
             tensors[f"{key}.lora_B.weight"] = b.to(dtype)
+            if dora:
+                magnitude = norms[module] * (1 + 0.05 * torch.randn(h_out, generator=generator))
+                tensors[f"{key}.lora_magnitude_vector"] = magnitude.to(dtype)
         (root / name).mkdir()
         save_file(tensors, root / name / "adapter_model.safetensors", metadata={"format": "pt"})
         config = {
@@ -78,6 +90,7 @@ def random_adapters(
             "lora_alpha": rank,
             "target_modules": sorted({module.rsplit(".", 1)[-1] for module in shapes}),
             "bias": "none",
+            "use_dora": dora,
         }
         (root / name / "adapter_config.json").write_text(json.dumps(config, indent=2))
         names.append(name)

@@ -8,6 +8,8 @@ the last one, all sequences of the same length.
 """
 
 import argparse
+import contextlib
+import functools
 import json
 import statistics
 import sys
@@ -31,20 +33,10 @@ def main() -> None:
     args = parse_args()
     folder = resolve(args.model)
     prompts = random_prompts(folder, args.sequences, args.prompt_tokens)
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch, contextlib.ExitStack() as engines:
         adapters = Path(scratch)
         names = random_adapters(adapters, folder, args.sequences, args.rank)
-        half = random_adapters(
-            adapters, folder, args.sequences, args.rank, dtype=torch.bfloat16, prefix="half"
-        )
-        llm = LLM(str(folder), adapters=adapters, memory_gib=args.memory)
-        base = [None] * args.sequences
-        systems: dict[str, System] = {
-            "base": lambda: ours(llm, prompts, base, args.new_tokens),
-            "distinct": lambda: ours(llm, prompts, names, args.new_tokens),
-            "distinct, bfloat16 rows": lambda: ours(llm, prompts, half, args.new_tokens),
-            "one shared": lambda: ours(llm, prompts, names[:1] * len(names), args.new_tokens),
-        }
+        systems = our_systems(args, folder, adapters, names, prompts, engines)
         if not args.only_ours:
             plain = load(folder)
             systems["transformers base"] = lambda: theirs(plain, prompts, args.new_tokens)
@@ -52,9 +44,46 @@ def main() -> None:
             systems["PEFT distinct"] = lambda: theirs(
                 mixed, prompts, args.new_tokens, adapter_names=names
             )
+        if args.systems:
+            systems = {name: systems[name] for name in args.systems.split(",")}
         rounds = run_rounds(systems, args.rounds)
-        llm.close()
     report(args, rounds)
+
+
+def our_systems(
+    args: argparse.Namespace,
+    folder: Path,
+    adapters: Path,
+    names: list[str],
+    prompts: list[list[int]],
+    engines: contextlib.ExitStack,
+) -> dict[str, System]:
+    """This engine without adapters, with idle ones, and with ever more to do."""
+    count = args.sequences
+    half = random_adapters(adapters, folder, count, args.rank, dtype=torch.bfloat16, prefix="half")
+    dora = random_adapters(adapters, folder, count, args.rank, prefix="dora", dora=True)
+    small = random_adapters(adapters, folder, count, 8, prefix="small")
+    large = random_adapters(adapters, folder, 1, 64, prefix="large")
+    bare = engines.enter_context(LLM(str(folder), memory_gib=args.memory))
+    llm = engines.enter_context(LLM(str(folder), adapters=adapters, memory_gib=args.memory))
+    int8 = engines.enter_context(
+        LLM(str(folder), adapters=adapters, memory_gib=args.memory, adapter_rows="int8")
+    )
+    batches: dict[str, tuple[LLM, list[str | None]]] = {
+        "bare server": (bare, [None] * count),
+        "base": (llm, [None] * count),
+        "distinct": (llm, [*names]),
+        "distinct bfloat16": (llm, [*half]),
+        "distinct int8": (int8, [*names]),
+        "one shared": (llm, [names[0]] * count),
+        "distinct DoRA": (llm, [*dora]),
+        "rank 8": (llm, [*small]),
+        "rank 8 with a rank 64": (llm, [*small[1:], *large]),
+    }
+    return {
+        name: functools.partial(ours, engine, prompts, chosen, args.new_tokens)
+        for name, (engine, chosen) in batches.items()
+    }
 
 
 def parse_args() -> argparse.Namespace:
@@ -67,6 +96,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--new-tokens", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--memory", type=float, default=4.0, help="GiB of the block pool")
+    parser.add_argument("--systems", help="only these rows of the table, separated by commas")
     parser.add_argument("--only-ours", action="store_true", help="leave the peers out")
     parser.add_argument("--output", type=Path, help="write the figures there as JSON")
     return parser.parse_args()
@@ -153,9 +183,13 @@ def run_rounds(systems: dict[str, System], count: int) -> dict[str, list[float]]
 
 
 RATIOS = [
+    ("base", "bare server"),
     ("distinct", "base"),
-    ("distinct, bfloat16 rows", "base"),
+    ("distinct bfloat16", "base"),
+    ("distinct int8", "base"),
     ("one shared", "base"),
+    ("distinct DoRA", "distinct"),
+    ("rank 8 with a rank 64", "rank 8"),
     ("base", "transformers base"),
     ("distinct", "PEFT distinct"),
 ]
@@ -171,9 +205,9 @@ def report(args: argparse.Namespace, rounds: dict[str, list[float]]) -> None:
     }
     print(describe_machine())
     for name, rate in medians.items():
-        print(f"{name:<26}{rate:9.1f} tokens/s")
+        print(f"{name:<32}{rate:9.1f} tokens/s")
     for name, ratio in ratios.items():
-        print(f"{name:<46}{ratio:9.2f}x")
+        print(f"{name:<52}{ratio:9.2f}x")
     if args.output:
         settings = {k: str(v) for k, v in vars(args).items()}
         found = {"machine": describe_machine(), "command": " ".join(sys.argv)}
