@@ -1,0 +1,67 @@
+"""PEFT's configuration of ReFT."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from gossamer.errors import SettingError
+from gossamer.methods.peft_bridge import GossamerConfig
+
+Variant = Literal["loreft", "direft", "nodireft"]
+VARIANTS = ("loreft", "direft", "nodireft")
+PEFT_TYPE = "GOSSAMER_REFT"
+
+
+@dataclass
+class ReftConfig(GossamerConfig):
+    """LoReFT, DiReFT and NodiReFT for `peft.get_peft_model` (arXiv 2404.03592)."""
+
+    tuner_type = PEFT_TYPE
+
+    variant: str = "loreft"
+    """loreft: h + Rᵀ(W h + b - R h), R with orthonormal rows. direft, nodireft: h + Rᵀ(W h + b)."""
+    rank: int = 8
+    layers: list[int] | None = None
+    """Numbers of the decoder blocks whose output is edited, from 0; None: all."""
+    first_positions: int = 7
+    last_positions: int = 7
+    tied: bool = True
+    """One edit for the first and the last positions of a block; False: one for each group."""
+    orthogonal: bool | None = None
+    """Whether R keeps orthonormal rows; None: in loreft only, which cannot do without."""
+    dropout: float = 0.0
+    start: str = "random"
+    """random: as published; identity: the model begins as its base."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.variant not in VARIANTS:
+            raise SettingError(f"variant '{self.variant}'; choose one of {', '.join(VARIANTS)}")
+        if self.orthogonal is None:
+            self.orthogonal = self.variant == "loreft"
+        if self.orthogonal and self.variant == "nodireft":
+            raise SettingError("orthogonal: nodireft has free projections; use variant direft")
+        if not self.orthogonal and self.variant == "loreft":
+            raise SettingError("orthogonal: the projection of loreft has orthonormal rows always")
+        if self.start not in ("random", "identity"):
+            raise SettingError(f"start '{self.start}'; choose random or identity")
+        if self.rank < 1:
+            raise SettingError(f"rank = {self.rank}: must be at least 1")
+        if min(self.first_positions, self.last_positions) < 0 or self.positions == 0:
+            raise SettingError(
+                f"first_positions = {self.first_positions}, last_positions = "
+                f"{self.last_positions}: neither may be negative, and one must be above 0"
+            )
+        # One group of positions has one edit, whatever was asked for.
+        self.tied = self.tied or 0 in (self.first_positions, self.last_positions)
+        if not 0 <= self.dropout < 1:
+            raise SettingError(f"dropout = {self.dropout}: must be at least 0 and below 1")
+
+    @property
+    def positions(self) -> int:
+        """Most tokens of a prompt that are edited."""
+        return self.first_positions + self.last_positions
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Groups of positions with an edit of their own: infixes of the weights' names."""
+        return ("",) if self.tied else ("", "last_")

@@ -1,0 +1,167 @@
+"""ReFT as a PEFT tuner: `get_peft_model(model, ReftConfig(...))`."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+from gossamer.errors import SettingError, UnsupportedAdapterError
+from gossamer.methods.peft_bridge import GossamerTuner, register_tuner
+from gossamer.methods.reft.config import PEFT_TYPE, ReftConfig
+from gossamer.methods.reft.layer import ReftBlock
+from gossamer.methods.reft.orthonormal import restore_orthonormal
+from gossamer.methods.reft.prompt import PromptTracker
+
+__all__ = ["ReftConfig", "ReftModel"]
+
+
+class ReftModel(GossamerTuner):
+    """Edits the output of decoder blocks at positions of the prompt; the weights stay as they are.
+
+    For models of transformers whose decoder holds its blocks in one list: Llama, Mistral, Qwen and
+    their like. Quantised bases work as any other.
+    """
+
+    prefix = "reft_"
+    tuner_layer_cls = ReftBlock
+
+    tracker: PromptTracker
+
+    @contextmanager
+    def prompt_width(self, width: int) -> Iterator[None]:
+        """Inside, the first `width` columns, padding included, are the prompts: for calls that
+        bring a prompt in pieces with a cache. `generate()` needs no such help."""
+        with self.tracker.prompt_width(width):
+            yield
+
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        with super()._enable_peft_forward_hooks(*args, **kwargs):
+            prompt = next(
+                (kwargs[k] for k in ("input_ids", "inputs", "inputs_embeds") if k in kwargs),
+                args[0] if args else None,
+            )
+            # Only generate() brings the tokens here; a plain call passes the rest of its arguments.
+            if not isinstance(prompt, Tensor) or prompt.dim() < 2:
+                yield
+                return
+            with self.tracker.prompt_width(prompt.shape[1], kwargs.get("attention_mask")):
+                yield
+
+    def _prepare_adapter_config(self, peft_config: Any, model_config: Any) -> Any:
+        return peft_config
+
+    def _prepare_model(self, peft_config: ReftConfig, model: nn.Module) -> None:
+        path, blocks = find_blocks(model)
+        count = len(blocks)
+        layers = sorted(set(range(count) if peft_config.layers is None else peft_config.layers))
+        if not layers:
+            raise SettingError("layers is empty; leave it out to edit all blocks")
+        for layer in layers:
+            if not 0 <= layer < count:
+                raise SettingError(
+                    f"layers: there is no layer {layer}; the model has 0 to {count - 1}"
+                )
+        width = model.config.get_text_config().hidden_size  # type: ignore[union-attr, operator]
+        if peft_config.rank > width:
+            raise SettingError(f"rank = {peft_config.rank} is above the model's width {width}")
+        peft_config.layers = layers
+        dots = path.replace(".", r"\.")
+        peft_config.target_modules = rf"{dots}\.({'|'.join(map(str, layers))})"
+        if not hasattr(self, "tracker"):
+            self.tracker = PromptTracker(model, model.get_submodule(path.rpartition(".")[0]))
+            self._hook = model.register_forward_pre_hook(self._before_model)
+
+    def _create_and_replace(
+        self,
+        peft_config: ReftConfig,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+        parameter_name: str | None = None,
+    ) -> None:
+        if isinstance(target, ReftBlock):
+            target.update_layer(adapter_name, peft_config)
+            return
+        width = self.model.config.get_text_config().hidden_size
+        block = ReftBlock(target, self.tracker, width)
+        block.train(target.training)
+        block.update_layer(adapter_name, peft_config)
+        block.set_adapter(self.active_adapters)
+        setattr(parent, target_name, block)
+
+    def _before_model(self, module: nn.Module, args: Any) -> None:
+        """Rows that the optimizer has moved become orthonormal again."""
+        moved = [
+            matrix
+            for block in self._blocks()
+            for matrix in block.rotations()
+            if matrix.device.type != "meta"
+            and getattr(matrix, "_orthonormal_version", None) != matrix._version
+        ]
+        if not moved:
+            return
+        restore_orthonormal(moved)
+        for matrix in moved:
+            matrix._orthonormal_version = matrix._version  # type: ignore[attr-defined]
+
+    def _blocks(self) -> list[ReftBlock]:
+        return [module for module in self.model.modules() if isinstance(module, ReftBlock)]
+
+    @classmethod
+    def _get_adapter_state_dict(
+        cls, model: Any, config: Any, adapter_name: str, state_dict: Any, *args: Any, **kwargs: Any
+    ) -> dict[str, Tensor]:
+        chosen: dict[str, Tensor] = super()._get_adapter_state_dict(
+            model, config, adapter_name, state_dict, *args, **kwargs
+        )
+        if config.orthogonal:
+            # They share their memory with the model: what is saved is what acts.
+            restore_orthonormal([v for k, v in chosen.items() if "_rotate." in k])
+        return chosen
+
+    def _unload_and_optionally_merge(
+        self, merge: bool = True, *args: Any, **kwargs: Any
+    ) -> nn.Module:
+        if merge:
+            raise _no_merge()
+        blocks = self._blocks()
+        model: nn.Module = super()._unload_and_optionally_merge(False, *args, **kwargs)
+        for block in blocks:
+            block.remove()
+        self.tracker.remove()
+        self._hook.remove()
+        return model
+
+    def merge_adapter(self, *args: Any, **kwargs: Any) -> None:
+        raise _no_merge()
+
+
+def find_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
+    """Path and list of the decoder's blocks; raises `UnsupportedAdapterError` if there is none."""
+    config = getattr(model, "config", None)
+    count = config.get_text_config().num_hidden_layers if config is not None else 0
+    found = [
+        (path, module)
+        for path, module in model.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module) == count and "." in path
+    ]
+    if not found:
+        raise UnsupportedAdapterError(
+            f"{type(model).__name__} has no list of decoder blocks that ReFT could edit; it works "
+            "with causal language models of transformers such as Llama, Mistral and Qwen"
+        )
+    return min(found, key=lambda item: item[0].count("."))
+
+
+def _no_merge() -> UnsupportedAdapterError:
+    return UnsupportedAdapterError(
+        "ReFT cannot be merged into the weights: it edits hidden states at some positions only; "
+        "keep the adapter and serve it with gossamer serve"
+    )
+
+
+register_tuner(PEFT_TYPE, ReftConfig, ReftModel, ReftModel.prefix)
