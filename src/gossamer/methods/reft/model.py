@@ -27,6 +27,7 @@ class ReftModel(GossamerTuner):
     tuner_layer_cls = ReftBlock
 
     tracker: PromptTracker
+    _path: str
 
     @contextmanager
     def prompt_width(self, width: int) -> Iterator[None]:
@@ -35,19 +36,13 @@ class ReftModel(GossamerTuner):
         with self.tracker.prompt_width(width):
             yield
 
-    @contextmanager
-    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
-        with super()._enable_peft_forward_hooks(*args, **kwargs):
-            prompt = next(
-                (kwargs[k] for k in ("input_ids", "inputs", "inputs_embeds") if k in kwargs),
-                args[0] if args else None,
-            )
-            # Only generate() brings the tokens here; a plain call passes the rest of its arguments.
-            if not isinstance(prompt, Tensor) or prompt.dim() < 2:
-                yield
-                return
-            with self.tracker.prompt_width(prompt.shape[1], kwargs.get("attention_mask")):
-                yield
+    def _generate(self, *args: Any, **kwargs: Any) -> Any:
+        names = ("inputs", "input_ids", "inputs_embeds")
+        given = args[0] if args else next((kwargs[n] for n in names if n in kwargs), None)
+        if not isinstance(given, Tensor):
+            return type(self.model).generate(self.model, *args, **kwargs)
+        with self.tracker.prompt_width(given.shape[1], kwargs.get("attention_mask")):
+            return type(self.model).generate(self.model, *args, **kwargs)
 
     def _prepare_adapter_config(self, peft_config: Any, model_config: Any) -> Any:
         return peft_config
@@ -70,8 +65,12 @@ class ReftModel(GossamerTuner):
         dots = path.replace(".", r"\.")
         peft_config.target_modules = rf"{dots}\.({'|'.join(map(str, layers))})"
         if not hasattr(self, "tracker"):
+            self._path = path
             self.tracker = PromptTracker(model, model.get_submodule(path.rpartition(".")[0]))
             self._hook = model.register_forward_pre_hook(self._before_model)
+            if hasattr(model, "generate"):
+                # Whoever generates, through PEFT or not: its calls do not tell where prompts end.
+                model.generate = self._generate  # type: ignore[assignment]
 
     def _create_and_replace(
         self,
@@ -94,22 +93,20 @@ class ReftModel(GossamerTuner):
         setattr(parent, target_name, block)
 
     def _before_model(self, module: nn.Module, args: Any) -> None:
-        """Rows that the optimizer has moved become orthonormal again."""
-        moved = [
-            matrix
-            for block in self._blocks()
-            for matrix in block.rotations()
-            if matrix.device.type != "meta"
-            and getattr(matrix, "_orthonormal_version", None) != matrix._version
-        ]
-        if not moved:
-            return
-        restore_orthonormal(moved)
-        for matrix in moved:
-            matrix._orthonormal_version = matrix._version  # type: ignore[attr-defined]
+        """Rows that an optimizer may have moved become orthonormal again."""
+        # The version of a tensor does not tell: fused optimizers leave it as it was.
+        restore_orthonormal(
+            [
+                matrix
+                for block in self._blocks()
+                for matrix in block.rotations()
+                if matrix.requires_grad and matrix.device.type != "meta"
+            ]
+        )
 
     def _blocks(self) -> list[ReftBlock]:
-        return [module for module in self.model.modules() if isinstance(module, ReftBlock)]
+        blocks = self.model.get_submodule(self._path)
+        return [block for block in blocks.children() if isinstance(block, ReftBlock)]
 
     @classmethod
     def _get_adapter_state_dict(
@@ -123,6 +120,10 @@ class ReftModel(GossamerTuner):
             restore_orthonormal([v for k, v in chosen.items() if "_rotate." in k])
         return chosen
 
+    def _replace_module(self, parent: Any, child_name: str, new_module: Any, child: Any) -> None:
+        # A block has no weight of its own for PEFT's version to hand over.
+        setattr(parent, child_name, new_module)
+
     def _unload_and_optionally_merge(
         self, merge: bool = True, *args: Any, **kwargs: Any
     ) -> nn.Module:
@@ -134,6 +135,7 @@ class ReftModel(GossamerTuner):
             block.remove()
         self.tracker.remove()
         self._hook.remove()
+        model.__dict__.pop("generate", None)
         return model
 
     def merge_adapter(self, *args: Any, **kwargs: Any) -> None:

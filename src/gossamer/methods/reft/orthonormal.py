@@ -22,7 +22,7 @@ def random_rows(rank: int, width: int) -> Tensor:
 
 def tangent(rows: Tensor) -> Tensor:
     """`rows` [r, d] unchanged; the gradient loses what would only bend the rows' right angles."""
-    return _Tangent.apply(rows)
+    return _Tangent.apply(rows)  # type: ignore[no-untyped-call]
 
 
 class _Tangent(torch.autograd.Function):

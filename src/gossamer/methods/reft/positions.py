@@ -72,9 +72,9 @@ def first_trained_column(labels: Tensor, *, shifted: bool = False) -> Tensor:
     """
     trained = labels != -100
     trained = (
-        torch.nn.functional.pad(trained[:, :-1], (1, 0)) if shifted else trained.index_fill(
-            1, torch.zeros(1, dtype=torch.long, device=labels.device), False
-        )
+        torch.nn.functional.pad(trained[:, :-1], (1, 0))
+        if shifted
+        else trained.index_fill(1, torch.zeros(1, dtype=torch.long, device=labels.device), False)
     )
     found = trained.any(1)
     column = trained.to(torch.uint8).argmax(1)
