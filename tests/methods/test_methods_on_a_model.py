@@ -17,6 +17,8 @@ from tiny import ALL_LINEAR, module_shapes
 
 RANK = 4
 ADAPTERS = [name for name in methods.names() if methods.find(name).kind != "model"]
+ON_LAYERS = [n for n in ADAPTERS if "target_modules" in methods.find(n).settings_type.model_fields]
+"""Methods that change linear layers; the others have tests of their own."""
 
 
 def context(folder, **changes):
@@ -57,7 +59,7 @@ def disturb(model):
                 parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
 
 
-@pytest.mark.parametrize("name", ADAPTERS)
+@pytest.mark.parametrize("name", ON_LAYERS)
 def test_an_adapter_starts_as_its_base(name, tiny_model):
     _, model, _ = build(name, tiny_model, rank=RANK)
     start = logits(model)
@@ -109,7 +111,7 @@ def test_the_scale_of_rslora(tiny_model):
     assert module.scaling["default"] == pytest.approx(8 / 64**0.5)
 
 
-@pytest.mark.parametrize("name", ADAPTERS)
+@pytest.mark.parametrize("name", ON_LAYERS)
 def test_plain_peft_loads_what_is_saved(name, tiny_model, tmp_path):
     method, model, where = build(name, tiny_model, rank=RANK, target_modules="attention")
     disturb(model)
@@ -143,8 +145,9 @@ def test_the_same_weights_give_the_same_bytes(tiny_model, tmp_path):
 def test_restore_brings_every_learnt_weight_back(name, tiny_model, tmp_path):
     method, model, where = build(name, tiny_model)
     disturb(model)
-    learnt = {n: p.clone() for n, p in model.named_parameters() if p.requires_grad}
     method.save(model, tmp_path, where)
+    # Saving may tidy weights, as rows that are to stay orthonormal; what is in the file counts.
+    learnt = {n: p.clone() for n, p in model.named_parameters() if p.requires_grad}
     method, model, _ = build(name, tiny_model)
     method.restore(model, tmp_path)
     now = {n: p for n, p in model.named_parameters() if p.requires_grad}
