@@ -1,0 +1,137 @@
+"""Which blocks learn: budgets, ranking, and the choice from a model and some batches."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gossamer.errors import SettingError
+from gossamer.methods.smt.blocks import Block, block_scores, cut
+from gossamer.methods.smt.config import SmtSettings
+from gossamer.methods.smt.statistics import GradientSums
+from gossamer.methods.targets import linear_paths, resolve_targets
+
+Chosen = dict[str, list[Block]]
+"""Blocks that learn, by path of the linear layer; layers without any are left out."""
+
+
+def select_blocks(
+    model: Any, batches: Iterable[Mapping[str, Any]], settings: SmtSettings | None = None
+) -> Chosen:
+    """The blocks of `model` that matter most by the gradients of `batches`.
+
+    Each batch is what the model's forward takes, labels included (token ids [rows, tokens]). The
+    gradients of all batches are summed per matrix as the backward pass meets them, and freed; no
+    weight moves, `requires_grad` is as before afterwards. Under torch.distributed every rank gives
+    its own batches and gets the same blocks. Raises `SettingError` if the settings do not fit.
+    """
+    settings = settings or SmtSettings()
+    layers = target_layers(model, settings)
+    with GradientSums(model, [*layers["attention"], *layers["mlp"]], settings) as sums:
+        for batch in batches:
+            sums.add(batch)
+    return choose(sums.reduced(), layers, count_weights(model), settings)
+
+
+def target_layers(model: Any, settings: SmtSettings) -> dict[str, list[str]]:
+    """Paths of the layers of each part ("attention", "mlp") whose budget is not zero."""
+    wanted = {
+        "attention": (settings.attention_ratio, settings.attention_modules),
+        "mlp": (settings.mlp_ratio, settings.mlp_modules),
+    }
+    if not any(ratio for ratio, _ in wanted.values()):
+        raise SettingError("attention_ratio and mlp_ratio are both 0: nothing would learn")
+    found = {
+        part: _paths(model, names) if ratio else [] for part, (ratio, names) in wanted.items()
+    }
+    both = set(found["attention"]) & set(found["mlp"])
+    if both:
+        raise SettingError(f"'{min(both)}' is in both attention_modules and mlp_modules")
+    return found
+
+
+def _paths(model: Any, names: Sequence[str]) -> list[str]:
+    ends = resolve_targets(model, names)
+    paths = [p for p in linear_paths(model) if any(p == e or p.endswith(f".{e}") for e in ends)]
+    for path in paths:
+        layer = model.get_submodule(path)
+        if not hasattr(layer, "in_features"):
+            raise SettingError(
+                f"method 'smt' needs linear layers with weights [out, in]; '{path}' is a "
+                f"{type(layer).__name__}"
+            )
+    return paths
+
+
+def count_weights(model: Any) -> int:
+    """Weights in matrices, embeddings and output head included, tied ones once."""
+    seen: dict[int, int] = {}
+    for module in model.modules():
+        for parameter in module.parameters(recurse=False):
+            if parameter.dim() == 2:
+                # A quantised weight is packed: its own shape says nothing.
+                whole = hasattr(module, "in_features") and parameter is module.weight
+                size = module.in_features * module.out_features if whole else parameter.numel()
+                seen[id(parameter)] = size
+    return sum(seen.values())
+
+
+def choose(
+    sums: Mapping[str, Tensor],
+    layers: Mapping[str, Sequence[str]],
+    weights: int,
+    settings: SmtSettings,
+) -> Chosen:
+    """The blocks to train from summed gradients [out, in] by path; parts are ranked apart."""
+    chosen: Chosen = {}
+    for part in ("attention", "mlp"):
+        if not layers[part]:
+            continue
+        ratio = getattr(settings, f"{part}_ratio")
+        budget = int(ratio * weights / settings.block_size**2) * settings.block_size**2
+        picked = _pick({path: sums[path] for path in layers[part]}, budget, settings)
+        if not picked:
+            raise SettingError(_too_small(part, ratio, weights, len(layers[part]), settings))
+        chosen |= picked
+    return chosen
+
+
+def _pick(sums: Mapping[str, Tensor], budget: int, settings: SmtSettings) -> Chosen:
+    if settings.quota == "global":
+        return _best(sums, budget, settings)
+    chosen: Chosen = {}
+    for path, total in sums.items():
+        chosen |= _best({path: total}, budget // len(sums), settings)
+    return chosen
+
+
+def _best(sums: Mapping[str, Tensor], budget: int, settings: SmtSettings) -> Chosen:
+    """Blocks from the highest score down, each if it still fits into `budget` weights."""
+    size = settings.block_size
+    blocks = [(path, b) for path, total in sums.items() for b in cut(_shape(total), size)]
+    scores = torch.cat([block_scores(t, size, settings.criterion).cpu() for t in sums.values()])
+    chosen: Chosen = {}
+    for index in torch.argsort(scores, descending=True, stable=True).tolist():
+        path, block = blocks[index]
+        if block.size <= budget:
+            budget -= block.size
+            chosen.setdefault(path, []).append(block)
+    # Whole blocks first, equal shapes together: products run over one shape at a time.
+    return {path: sorted(c, key=_by_shape) for path, c in sorted(chosen.items())}
+
+
+def _by_shape(block: Block) -> tuple[int, int, int, int]:
+    return -block.height, -block.width, block.row, block.column
+
+
+def _shape(matrix: Tensor) -> tuple[int, int]:
+    return matrix.shape[0], matrix.shape[1]
+
+
+def _too_small(part: str, ratio: float, weights: int, count: int, settings: SmtSettings) -> str:
+    where = "" if settings.quota == "global" else f" in each of {count} matrices"
+    return (
+        f"{part}_ratio = {ratio:g} of {weights:,} weights is less than one block of "
+        f"{settings.block_size}x{settings.block_size}{where}; lower block_size or raise the ratio"
+    )
