@@ -54,12 +54,9 @@ class GradientSums:
         self._undo.clear()
 
     def add(self, batch: Mapping[str, Any]) -> None:
-        """Forward and backward pass over one batch, in evaluation mode: no dropout."""
-        was_training = self._model.training
-        self._model.eval()
+        """Forward and backward pass over one batch, the model in the mode it is in."""
         with torch.enable_grad():
-            self._model(**batch).loss.backward()
-        self._model.train(was_training)
+            self._model(**{"use_cache": False, **batch}).loss.backward()
 
     def reduced(self) -> dict[str, Tensor]:
         """The sums by path, over all ranks where torch.distributed runs."""
