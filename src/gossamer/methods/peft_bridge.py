@@ -21,6 +21,15 @@ from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from gossamer.errors import UnsupportedAdapterError
 
 
+class TunerType(str):
+    """A tuner's name where others expect a member of PEFT's enum, of which they ask the `value`."""
+
+    @property
+    def value(self) -> str:
+        """The name as a plain string."""
+        return str(self)
+
+
 @dataclass
 class GossamerConfig(PeftConfig):
     """Base of the configurations of our tuners: the fields that PEFT reads of every tuner.
@@ -40,7 +49,7 @@ class GossamerConfig(PeftConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.peft_type = self.tuner_type
+        self.peft_type = TunerType(self.tuner_type)
         if isinstance(self.target_modules, list):
             self.target_modules = set(self.target_modules)  # type: ignore[assignment]
 

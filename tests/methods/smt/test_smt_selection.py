@@ -203,9 +203,7 @@ def _rank(rank, model, folder):
 
     torch.set_num_threads(1)
     alone = select_blocks(load(model), some_batches(2, seed=rank), settings())
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2
-    )
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     chosen = select_blocks(load(model), some_batches(2, seed=rank), settings())
     torch.save({"alone": alone, "chosen": chosen}, f"{folder}/{rank}.pt")
     dist.destroy_process_group()

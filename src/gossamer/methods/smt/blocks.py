@@ -51,7 +51,8 @@ def _sums(values: Tensor, size: int) -> Tensor:
     """Sum over each block: [ceil(out / size), ceil(in / size)]."""
     rows, columns = values.shape
     padded = F.pad(values, (0, -columns % size, 0, -rows % size))
-    return padded.unflatten(0, (-1, size)).unflatten(2, (-1, size)).sum((1, 3))
+    tall, wide = padded.shape
+    return padded.view(tall // size, size, wide // size, size).sum((1, 3))
 
 
 def _mean_abs(values: Tensor, size: int) -> Tensor:

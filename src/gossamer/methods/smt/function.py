@@ -94,7 +94,7 @@ def block_linear(
 ) -> Tensor:
     """X W^T + b plus the blocks. x [..., in], weight [out, in] frozen, bias [out] frozen or None,
     values [weights in blocks]; all of one type except values, which may be finer. -> [..., out]."""
-    out: Tensor = _BlockLinear.apply(x, weight, bias, values, plan)
+    out: Tensor = _BlockLinear.apply(x, weight, bias, values, plan)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -103,7 +103,8 @@ def add_blocks(out: Tensor, x: Tensor, values: Tensor, plan: Plan) -> Tensor:
 
     `out` is changed in place. Costs one more pass over x in the backward than `block_linear`.
     """
-    result: Tensor = _AddBlocks.apply(out, x.to(out.dtype), values, plan)
+    x = x.to(out.dtype)
+    result: Tensor = _AddBlocks.apply(out, x, values, plan)  # type: ignore[no-untyped-call]
     return result
 
 

@@ -9,7 +9,6 @@ from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
 from torch import Tensor, nn
 
 from gossamer.errors import AdapterFormatError, UnsupportedAdapterError
-from gossamer.methods.smt.blocks import Block
 from gossamer.methods.smt.function import Plan, add_blocks, block_linear, make_plan
 
 
@@ -19,6 +18,13 @@ class SmtLinear(nn.Module, BaseTunerLayer):
     `smt_blocks` int32 [blocks, 4]: row, column, height, width; `smt_values` [weights in blocks]:
     the changes, row-major, one block after the other.
     """
+
+    # PEFT ships no types, and torch takes every unknown name for a tensor or module.
+    base_layer: Any
+    smt_blocks: Any
+    active_adapters: Any
+    set_adapter: Any
+    _move_adapter_to_device_of_base_layer: Any
 
     adapter_layer_names = ("smt_values",)
     other_param_names = ("smt_blocks",)
@@ -32,16 +38,16 @@ class SmtLinear(nn.Module, BaseTunerLayer):
         self._before_merge: list[tuple[str, list[Tensor]]] = []
         self._disable_adapters = False
         self.merged_adapters: list[str] = []
-        self.in_features: int = base_layer.in_features
-        self.out_features: int = base_layer.out_features
+        self.in_features: int = self.base_layer.in_features
+        self.out_features: int = self.base_layer.out_features
 
     def update_layer(
-        self, adapter_name: str, blocks: list[Block], *, inference_mode: bool = False
+        self, adapter_name: str, blocks: Tensor, count: int, *, inference_mode: bool = False
     ) -> None:
-        """Add an adapter that changes nothing yet; `inference_mode`: it does not learn."""
-        table = torch.tensor([tuple(b) for b in blocks], dtype=torch.int32).reshape(-1, 4)
-        self.smt_blocks[adapter_name] = table
-        self.smt_values[adapter_name] = nn.Parameter(torch.zeros(sum(b.size for b in blocks)))
+        """Add an adapter that changes nothing yet: `blocks` int32 [blocks, 4], in which there are
+        `count` weights. `inference_mode`: it does not learn."""
+        self.smt_blocks[adapter_name] = blocks
+        self.smt_values[adapter_name] = nn.Parameter(torch.zeros(count))
         self._move_adapter_to_device_of_base_layer(adapter_name)
         self.set_adapter(self.active_adapters, inference_mode=inference_mode)
 
@@ -67,7 +73,9 @@ class SmtLinear(nn.Module, BaseTunerLayer):
         shape = f"[{self.out_features}, {self.in_features}]"
         if bool((torch.stack([row, column, height - 1, width - 1]) < 0).any()):
             return "smt_blocks has negative places or empty blocks"
-        if bool((row + height > self.out_features).any() | (column + width > self.in_features).any()):
+        if bool(
+            (row + height > self.out_features).any() | (column + width > self.in_features).any()
+        ):
             return f"smt_blocks reaches outside the weight {shape}"
         if values.shape != (int((height * width).sum()),):
             return f"smt_values has shape {tuple(values.shape)}, which is not the blocks' size"
@@ -87,16 +95,16 @@ class SmtLinear(nn.Module, BaseTunerLayer):
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if self.disable_adapters and self.merged:
             self.unmerge()
-        names = [n for n in self.active_adapters if n in self.smt_values and len(self.smt_blocks[n])]
+        names = [
+            n for n in self.active_adapters if n in self.smt_values and len(self.smt_blocks[n])
+        ]
         if self.disable_adapters or self.merged or not names:
             out: Tensor = self.base_layer(x, *args, **kwargs)
             return out
         if self._is_plain(x):
             first = names.pop(0)
             base = self.base_layer
-            out = block_linear(
-                x, base.weight, base.bias, self.smt_values[first], self.plan(first)
-            )
+            out = block_linear(x, base.weight, base.bias, self.smt_values[first], self.plan(first))
         else:
             out = self.base_layer(x, *args, **kwargs)
         for name in names:
@@ -104,7 +112,7 @@ class SmtLinear(nn.Module, BaseTunerLayer):
         return out
 
     def _is_plain(self, x: Tensor) -> bool:
-        """Whether the base layer is a frozen matrix product that can be computed along with ours."""
+        """Whether the base layer is a frozen matrix product, to be computed along with ours."""
         base = self.base_layer
         return (
             type(base) is nn.Linear

@@ -42,9 +42,7 @@ def target_layers(model: Any, settings: SmtSettings) -> dict[str, list[str]]:
     }
     if not any(ratio for ratio, _ in wanted.values()):
         raise SettingError("attention_ratio and mlp_ratio are both 0: nothing would learn")
-    found = {
-        part: _paths(model, names) if ratio else [] for part, (ratio, names) in wanted.items()
-    }
+    found = {part: _paths(model, names) if ratio else [] for part, (ratio, names) in wanted.items()}
     both = set(found["attention"]) & set(found["mlp"])
     if both:
         raise SettingError(f"'{min(both)}' is in both attention_modules and mlp_modules")
@@ -110,7 +108,7 @@ def _best(sums: Mapping[str, Tensor], budget: int, settings: SmtSettings) -> Cho
     """Blocks from the highest score down, each if it still fits into `budget` weights."""
     size = settings.block_size
     blocks = [(path, b) for path, total in sums.items() for b in cut(_shape(total), size)]
-    scores = torch.cat([block_scores(t, size, settings.criterion).cpu() for t in sums.values()])
+    scores = torch.cat([_scores(total, settings) for total in sums.values()])
     chosen: Chosen = {}
     for index in torch.argsort(scores, descending=True, stable=True).tolist():
         path, block = blocks[index]
@@ -119,6 +117,13 @@ def _best(sums: Mapping[str, Tensor], budget: int, settings: SmtSettings) -> Cho
             chosen.setdefault(path, []).append(block)
     # Whole blocks first, equal shapes together: products run over one shape at a time.
     return {path: sorted(c, key=_by_shape) for path, c in sorted(chosen.items())}
+
+
+def _scores(total: Tensor, settings: SmtSettings) -> Tensor:
+    if total.is_meta:
+        # A model that is only counted: any blocks will do.
+        return torch.zeros(len(cut(_shape(total), settings.block_size)), device="cpu")
+    return block_scores(total, settings.block_size, settings.criterion).cpu()
 
 
 def _by_shape(block: Block) -> tuple[int, int, int, int]:

@@ -60,13 +60,7 @@ class GradientSums:
 
     def reduced(self) -> dict[str, Tensor]:
         """The sums by path, over all ranks where torch.distributed runs."""
-        if dist.is_available() and dist.is_initialized():
-            for path, total in self._sums.items():
-                # The backend may work on the device of the weights only.
-                shared = total.to(self._layers[path].weight.device)
-                dist.all_reduce(shared)
-                total.copy_(shared)
-        return self._sums
+        return reduce_over_ranks(self._sums, next(self._model.parameters()).device)
 
     def _watch_weight(self, path: str, layer: nn.Linear) -> None:
         def add_and_free(weight: Tensor) -> None:
@@ -79,7 +73,8 @@ class GradientSums:
         before = weight.grad
         weight.grad = None
         weight.requires_grad_(True)
-        handle = weight.register_post_accumulate_grad_hook(add_and_free)
+        watch: Any = weight.register_post_accumulate_grad_hook
+        handle = watch(add_and_free)
 
         def undo() -> None:
             handle.remove()
@@ -97,6 +92,19 @@ class GradientSums:
                     rows = gradient.flatten(0, -2).float()
                     self._sums[path] += (rows.T @ entered.float()).to(self._sums[path].device)
 
-                output.register_hook(add)
+                output.register_hook(add)  # type: ignore[no-untyped-call]
 
         self._undo.append(layer.register_forward_hook(after_forward).remove)
+
+
+def reduce_over_ranks(sums: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """`sums` with those of all other ranks added in place, where torch.distributed runs.
+
+    `device` is that of the model, on which the ranks can exchange tensors.
+    """
+    if dist.is_available() and dist.is_initialized():
+        for total in sums.values():
+            shared = total.to(device)
+            dist.all_reduce(shared)
+            total.copy_(shared)
+    return sums
