@@ -16,9 +16,18 @@ from gossamer.methods import MethodContext
 from tiny import ALL_LINEAR, module_shapes
 
 RANK = 4
+# Defaults that are too coarse for the tiny model.
+TINY = {"smt": {"block_size": 8, "attention_ratio": 0.02}}
 ADAPTERS = [name for name in methods.names() if methods.find(name).kind != "model"]
 ON_LAYERS = [n for n in ADAPTERS if "target_modules" in methods.find(n).settings_type.model_fields]
 """Methods that change linear layers; the others have tests of their own."""
+
+
+def some_batches(count):
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(count):
+        ids = torch.randint(5, 250, (2, 12), generator=generator)
+        yield {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
 
 
 def context(folder, **changes):
@@ -30,6 +39,7 @@ def context(folder, **changes):
         "device": "cpu",
         "seed": 0,
         "total_steps": 10,
+        "probe_batches": some_batches,
     }
     return MethodContext(**{**values, **changes})
 
@@ -143,12 +153,12 @@ def test_the_same_weights_give_the_same_bytes(tiny_model, tmp_path):
 
 @pytest.mark.parametrize("name", methods.names())
 def test_restore_brings_every_learnt_weight_back(name, tiny_model, tmp_path):
-    method, model, where = build(name, tiny_model)
+    method, model, where = build(name, tiny_model, **TINY.get(name, {}))
     disturb(model)
     method.save(model, tmp_path, where)
     # Saving may tidy weights, as rows that are to stay orthonormal; what is in the file counts.
     learnt = {n: p.clone() for n, p in model.named_parameters() if p.requires_grad}
-    method, model, _ = build(name, tiny_model)
+    method, model, _ = build(name, tiny_model, **TINY.get(name, {}))
     method.restore(model, tmp_path)
     now = {n: p for n, p in model.named_parameters() if p.requires_grad}
     assert now.keys() == learnt.keys()

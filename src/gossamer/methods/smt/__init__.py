@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from gossamer.errors import SettingError
-from gossamer.methods.method import MethodContext
+from gossamer.methods.method import MethodContext, Stage
 from gossamer.methods.peft_method import PeftMethod
 from gossamer.methods.registry import register
 from gossamer.methods.smt.config import SmtSettings
@@ -15,8 +15,8 @@ from gossamer.methods.smt.config import SmtSettings
 class Smt(PeftMethod[SmtSettings]):
     """W' = W + D, where D is zero but in the blocks that a warm-up found to matter.
 
-    With warmup=train the run begins with full fine-tuning and leaves a whole model: the moved base
-    with the blocks added, and the blocks beside it. Learning rate: 1e-4, which the released code
+    With selection=train the run begins with full fine-tuning and leaves a whole model: the moved
+    base with the blocks added, and the blocks beside it. Learning rate: 1e-4, which the released code
     uses in its PEFT script and recommends in a comment for the steps after the warm-up; the
     published runs used 9.65e-6. Adam's betas are (0.9, 0.95) as released.
     """
@@ -30,7 +30,7 @@ class Smt(PeftMethod[SmtSettings]):
     def __init__(self, settings: SmtSettings) -> None:
         super().__init__(settings)
         self._sums: Any = None
-        if settings.warmup == "train":
+        if settings.selection == "train":
             # These runs move the base and leave a model; others leave an adapter.
             self.kind = "model"  # type: ignore[misc, assignment]
             self.trains_base = True  # type: ignore[misc]
@@ -38,7 +38,7 @@ class Smt(PeftMethod[SmtSettings]):
     def check(self, context: MethodContext) -> None:
         super().check(context)
         steps = self.settings.warmup_steps
-        if self.settings.warmup == "train" and steps >= context.total_steps:
+        if self.settings.selection == "train" and steps >= context.total_steps:
             raise SettingError(
                 f"warmup_steps = {steps} leaves none of the {context.total_steps} steps of the run "
                 "to train blocks; lower it or train longer"
@@ -49,8 +49,17 @@ class Smt(PeftMethod[SmtSettings]):
 
         return probed_config(model, self.settings, context)
 
+    def stages(self, context: MethodContext) -> list[Stage]:
+        if self.settings.selection == "probe":
+            return super().stages(context)
+        steps, rate = self.settings.warmup_steps, self.settings.warmup_learning_rate
+        return [
+            Stage(name="warm-up", steps=steps, learning_rate=rate),
+            Stage(name="blocks", steps=context.total_steps - steps),
+        ]
+
     def prepare(self, model: Any, context: MethodContext) -> Any:
-        if self.settings.warmup == "probe":
+        if self.settings.selection == "probe":
             return super().prepare(model, context)
         from gossamer.methods.smt.train import start_warm_up
 
@@ -63,7 +72,7 @@ class Smt(PeftMethod[SmtSettings]):
         return start_blocks(model, self._sums, self.settings)
 
     def resume_stage(self, model: Any, index: int, folder: Path, context: MethodContext) -> Any:
-        if self.settings.warmup == "train" and index == 1:
+        if self.settings.selection == "train" and index == 1:
             from gossamer.methods.smt.train import blocks_as_saved
 
             model = blocks_as_saved(model, self._sums, folder)
@@ -71,7 +80,7 @@ class Smt(PeftMethod[SmtSettings]):
         return model
 
     def save(self, model: Any, folder: Path, context: MethodContext) -> None:
-        if self.settings.warmup == "probe":
+        if self.settings.selection == "probe":
             super().save(model, folder, context)
             return
         from gossamer.methods.smt.train import save_state
@@ -79,7 +88,7 @@ class Smt(PeftMethod[SmtSettings]):
         save_state(model, self._sums, folder)
 
     def restore(self, model: Any, folder: Path) -> None:
-        if self.settings.warmup == "probe":
+        if self.settings.selection == "probe":
             super().restore(model, folder)
             return
         from gossamer.methods.smt.train import restore_state
@@ -87,7 +96,7 @@ class Smt(PeftMethod[SmtSettings]):
         restore_state(model, self._sums, folder)
 
     def export(self, model: Any, folder: Path, context: MethodContext) -> None:
-        if self.settings.warmup == "probe":
+        if self.settings.selection == "probe":
             super().save(model, folder, context)
             return
         from gossamer.methods.smt.train import export_model

@@ -38,15 +38,15 @@ class SmtSettings(MethodSettings):
     """Where the best blocks are taken: from all matrices of a part together, or the same number of
     weights from each matrix."""
 
-    warmup: Literal["probe", "train"] = "probe"
+    selection: Literal["probe", "train"] = "probe"
     """How gradients are gathered. probe: the base stays as it is, so the result is an adapter for
     it. train: real full fine-tuning first, as published; the base moves and is stored as well."""
 
     probe_batches: Count = 16
-    """Batches whose gradients are summed, with warmup=probe."""
+    """Batches whose gradients are summed, with selection=probe."""
 
     warmup_steps: Count = 100
-    """Steps of full fine-tuning, with warmup=train; they are part of the run's steps."""
+    """Steps of full fine-tuning, with selection=train; they are part of the run's steps."""
 
     warmup_learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 9.65e-6
     """Learning rate of those steps; 9.65e-6 is that of the released code."""
