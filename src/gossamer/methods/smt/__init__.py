@@ -16,9 +16,10 @@ class Smt(PeftMethod[SmtSettings]):
     """W' = W + D, where D is zero but in the blocks that a warm-up found to matter.
 
     With selection=train the run begins with full fine-tuning and leaves a whole model: the moved
-    base with the blocks added, and the blocks beside it. Learning rate: 1e-4, which the released code
-    uses in its PEFT script and recommends in a comment for the steps after the warm-up; the
-    published runs used 9.65e-6. Adam's betas are (0.9, 0.95) as released.
+    base with the blocks added, and the blocks beside it.
+
+    Learning rate: 1e-4, which the released code uses in its PEFT script and recommends in a
+    comment for the steps after the warm-up; the published runs used 9.65e-6. Adam's betas are (0.9, 0.95) as released.
     """
 
     name = "smt"
