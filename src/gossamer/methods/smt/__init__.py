@@ -19,7 +19,8 @@ class Smt(PeftMethod[SmtSettings]):
     base with the blocks added, and the blocks beside it.
 
     Learning rate: 1e-4, which the released code uses in its PEFT script and recommends in a
-    comment for the steps after the warm-up; the published runs used 9.65e-6. Adam's betas are (0.9, 0.95) as released.
+    comment for the steps after the warm-up; the published runs used 9.65e-6. Adam's
+    betas are (0.9, 0.95) as released.
     """
 
     name = "smt"
