@@ -17,6 +17,7 @@ COMMANDS: dict[str, str] = {
     "tune": "fine-tune a base model with a method, on your data",
     "adapters": "list, inspect and merge adapters",
     "serve": "serve a base model and all adapters of a folder over HTTP",
+    "verify": "prove that served adapters answer as the trained models do",
 }
 """Name of each command, its module in this folder being of the same name, and its summary."""
 

@@ -1,0 +1,111 @@
+"""`gossamer verify`: served answers against merged models and PEFT."""
+
+import json
+
+import pytest
+import torch
+
+from gossamer.cli.main import main
+from gossamer.cli.verifying import compare
+from gossamer.serving.llm import Completion
+from gossamer.serving.messages import TokenLogprob
+from gossamer.training.reference_answers import ReferenceAnswer
+
+from tiny import make_lora
+
+
+@pytest.fixture(scope="module")
+def adapters(tmp_path_factory, tiny_model):
+    folder = tmp_path_factory.mktemp("adapters")
+    make_lora(folder / "one" / "same", tiny_model, rank=4, seed=1, size=0.5)
+    make_lora(folder / "two" / "same", tiny_model, rank=16, seed=2, size=0.5, use_rslora=True)
+    make_lora(folder / "dora", tiny_model, rank=4, use_dora=True)
+    return folder
+
+
+def verify(capsys, tiny_model, *arguments):
+    fast = ["--new-tokens", "6", "--prompt", "Hi", "--prompt", "The capital of", "--memory", "0.01"]
+    code = main(["verify", "--model", str(tiny_model), *fast, *map(str, arguments)])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_adapters_of_one_name_agree_with_both_references(capsys, tiny_model, adapters):
+    paths = [adapters / "one" / "same", adapters / "two" / "same"]
+    code, out, _ = verify(capsys, tiny_model, *paths, "--json")
+    verdicts = json.loads(out)
+    assert code == 0
+    found = {(v["adapter"], v["reference"]) for v in verdicts}
+    assert found == {
+        ("(base)", "transformers"), ("same", "merged"), ("same", "PEFT"),
+        ("same~2", "merged"), ("same~2", "PEFT"),
+    }  # fmt: skip
+    for verdict in verdicts:
+        assert verdict["equal_tokens"] == verdict["tokens"] == 12
+        assert 0 < verdict["largest_difference"] < 1e-4
+
+
+def test_answers_that_differ_fail(capsys, tiny_model, adapters):
+    """Rows rounded to int8 are not the trained ones."""
+    path = adapters / "one" / "same"
+    code, out, _ = verify(capsys, tiny_model, path, "--adapter-rows", "int8", "--tolerance", "1e-5")
+    assert code == 1
+    lines = {line.split()[2]: line.split()[-1] for line in out.splitlines() if "same" in line}
+    assert lines == {"merged": "FAIL", "PEFT": "FAIL"}
+    assert "pass" in next(line for line in out.splitlines() if "(base)" in line)
+
+
+def test_bases_that_differ_are_asked_for(capsys, adapters, tmp_path):
+    path = adapters / "one" / "same"
+    other = tmp_path / "other"
+    other.mkdir()
+    config = json.loads((path / "adapter_config.json").read_text())
+    (other / "adapter_config.json").write_text(
+        json.dumps({**config, "base_model_name_or_path": "another"})
+    )
+    assert main(["verify", str(path), str(other)]) == 2
+    assert "give --model" in capsys.readouterr().err
+
+
+def test_a_path_that_is_no_adapter(capsys, tiny_model, tmp_path):
+    code, _, err = verify(capsys, tiny_model, tmp_path / "none")
+    assert code == 1
+    assert "none" in err
+    assert "Traceback" not in err
+
+
+def completion(*steps):
+    logprobs = tuple(
+        TokenLogprob(
+            token_id=t, text="", logprob=top[t], top=tuple((i, "", p) for i, p in top.items())
+        )
+        for t, top in steps
+    )
+    return Completion(
+        prompt_token_ids=(1,),
+        adapter=None,
+        text="",
+        token_ids=tuple(t for t, _ in steps),
+        finish_reason="length",
+        logprobs=logprobs,
+    )
+
+
+def reference(tokens, *rows):
+    return ReferenceAnswer(tuple(tokens), torch.tensor(rows, dtype=torch.float64))
+
+
+def test_after_the_first_difference_nothing_is_compared():
+    ours = completion((0, {0: -0.5, 1: -1.0}), (1, {0: -2.0, 1: -0.1}), (0, {0: -9.0, 1: -9.0}))
+    theirs = reference([0, 0, 0], [-0.5, -1.25], [-1.0, -1.5], [0.0, 0.0])
+    found = compare(ours, theirs, tolerance=0.1)
+    assert found.equal_tokens == 1
+    assert found.largest_difference == pytest.approx(1.4)
+    assert not found.is_tie
+
+
+def test_two_tokens_that_the_reference_holds_for_equal_are_a_tie():
+    ours = completion((1, {0: -0.7001, 1: -0.7}))
+    theirs = reference([0], [-0.7, -0.7001])
+    assert compare(ours, theirs, tolerance=1e-3).is_tie
+    assert not compare(ours, theirs, tolerance=1e-5).is_tie
