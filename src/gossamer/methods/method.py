@@ -92,6 +92,9 @@ class Method(ABC, Generic[S]):
     trains_base: ClassVar[bool] = False
     """True: the base weights themselves learn, so they are kept in float32 under autocast."""
 
+    tuner_module: ClassVar[str | None] = None
+    """The module to import before PEFT loads the result, where the tuner is ours."""
+
     outputs_kept: ClassVar[float] = 0.0
     """How many times the method keeps the outputs of its linear layers for the backward pass,
     beyond what plain layers keep; for the estimate of memory."""

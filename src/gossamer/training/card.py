@@ -78,8 +78,10 @@ def _usage(folder: Path, settings: RunSettings, method: Method[Any]) -> str:
             "from transformers import AutoModelForCausalLM\n\n"
             f'model = AutoModelForCausalLM.from_pretrained("{folder}")'
         )
+    tuner = f"import {method.tuner_module}  # makes PEFT know it\n" if method.tuner_module else ""
     load = _code(
-        f'from peft import PeftModel\n\nmodel = PeftModel.from_pretrained(base_model, "{folder}")'
+        f"{tuner}from peft import PeftModel\n\n"
+        f'model = PeftModel.from_pretrained(base_model, "{folder}")'
     )
     if method.kind == "other":
         return f"This folder is the adapter. Load it with PEFT onto the same base model:\n\n{load}"

@@ -30,6 +30,9 @@ class Full(Method[FullSettings]):
     trains_base = True
 
     def prepare(self, model: Any, context: MethodContext) -> Any:
+        from gossamer.methods.model_parts import refuse_quantized
+
+        refuse_quantized(model, self.name, "whole numbers have no gradient")
         model.requires_grad_(True)
         if not self.settings.train_embeddings:
             model.get_input_embeddings().requires_grad_(False)

@@ -7,6 +7,7 @@ from peft import LoraConfig, TaskType
 
 from gossamer.errors import SettingError
 from gossamer.methods.lora.config import LoraSettings
+from gossamer.methods.model_parts import check_layers
 from gossamer.methods.targets import linear_paths, resolve_targets
 
 
@@ -16,7 +17,7 @@ def lora_config(model: Any, settings: LoraSettings, **fields: Any) -> LoraConfig
     Raises `SettingError` when a target, a layer number or a pattern matches nothing in `model`.
     """
     targets = resolve_targets(model, settings.target_modules)
-    _check_layers(model, settings.layers)
+    check_layers(model, settings.layers)
     for name in ("rank_pattern", "alpha_pattern"):
         _check_pattern(model, name, getattr(settings, name))
     return LoraConfig(
@@ -30,15 +31,6 @@ def lora_config(model: Any, settings: LoraSettings, **fields: Any) -> LoraConfig
         alpha_pattern={key: _plain(value) for key, value in settings.alpha_pattern.items()},
         **fields,
     )
-
-
-def _check_layers(model: Any, layers: list[int] | None) -> None:
-    count = model.config.get_text_config().num_hidden_layers
-    if layers is not None and not layers:
-        raise SettingError("layers is empty; leave it out to adapt all layers")
-    for layer in layers or []:
-        if layer >= count:
-            raise SettingError(f"layers: there is no layer {layer}; the model has 0 to {count - 1}")
 
 
 def _check_pattern(model: Any, name: str, pattern: dict[str, Any]) -> None:

@@ -1,0 +1,115 @@
+"""Tiny base models, cached, and methods applied to them."""
+
+import copy
+import importlib
+from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
+
+import torch
+from cases import CASES
+from peft import PeftModel
+from transformers import set_seed
+
+from gossamer import methods
+from gossamer.basemodel.load import load_model
+from gossamer.methods import MethodContext
+
+from tiny import make_tiny_model
+
+IDS = torch.arange(40).reshape(2, 20) + 5
+# A prompt of eight tokens, which is not learnt.
+LABELS = IDS.masked_fill(torch.arange(20) < 8, -100)
+
+
+@cache
+def base_folder(model_type: str) -> Path:
+    return make_tiny_model(Path(mkdtemp(prefix="bench-")) / model_type, model_type=model_type)
+
+
+@cache
+def _loaded(folder: Path, dtype: torch.dtype):
+    return load_model(folder, dtype=dtype)
+
+
+def base_model(folder: Path, dtype: torch.dtype = torch.float32):
+    """A fresh copy of the base model in `folder`."""
+    return copy.deepcopy(_loaded(folder, dtype))
+
+
+def probe_batches(count):
+    for _ in range(count):
+        yield {"input_ids": IDS, "attention_mask": torch.ones_like(IDS), "labels": LABELS}
+
+
+def context(folder, **changes):
+    values = {
+        "model_name": "some-name",
+        "base_folder": folder,
+        "base_fingerprint": "f" * 64,
+        "dtype": "float32",
+        "device": "cpu",
+        "seed": 0,
+        "total_steps": 10,
+        "probe_batches": probe_batches,
+    }
+    return MethodContext(**{**values, **changes})
+
+
+def fresh_base(method, where, dtype=torch.float32):
+    """The base as a run would load it for `method`."""
+    quantization = method.quantization(where)
+    if quantization is not None:
+        return load_model(where.base_folder, dtype=dtype, quantization_config=quantization)
+    return base_model(where.base_folder, dtype)
+
+
+def build(name, *, model_type=None, dtype="float32", seed=0, **settings):
+    """(method, model that learns, context); settings are the case's, changed by `settings`."""
+    case = CASES[name]
+    folder = base_folder(model_type or case.model_type)
+    method = methods.find(name).from_values({**case.settings, **settings})
+    where = context(folder, dtype=dtype)
+    method.check(where)
+    base = fresh_base(method, where, getattr(torch, dtype))
+    set_seed(seed)
+    return method, method.prepare(base, where), where
+
+
+def exported(method, model, where, folder: Path) -> Path:
+    """The result in a new folder below `folder`."""
+    target = Path(mkdtemp(dir=folder))
+    method.export(model, target, where)
+    return target
+
+
+def with_peft(method, where, folder, base=None, **options):
+    """The result in `folder` as plain PEFT loads it onto the untouched base."""
+    if method.tuner_module:
+        importlib.import_module(method.tuner_module)
+    base = fresh_base(method, where) if base is None else base
+    return PeftModel.from_pretrained(base, folder, **options).eval()
+
+
+def logits(model):
+    """Of the text's positions; soft prompts' own are left out."""
+    with torch.no_grad():
+        return model.eval()(input_ids=IDS).logits[:, -IDS.shape[1] :]
+
+
+def disturb(model, seed=1, size=0.05):
+    """As if trained: every weight that learns moves."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter += size * torch.randn(parameter.shape, generator=generator)
+
+
+def gradients(model):
+    """Of the loss of one batch, by name."""
+    model.train()
+    model.zero_grad()
+    set_seed(3)
+    model(input_ids=IDS, labels=LABELS, use_cache=False).loss.backward()
+    return {n: p.grad.clone() for n, p in model.named_parameters() if p.requires_grad}

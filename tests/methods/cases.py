@@ -1,0 +1,227 @@
+"""What each method is expected to do on a tiny model: the table of the behaviour tests."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from tiny import SHAPE
+
+Shapes = dict[str, tuple[int, int]]
+HIDDEN, LAYERS = SHAPE["hidden_size"], SHAPE["num_hidden_layers"]
+INNER = SHAPE["intermediate_size"]
+HEADS, KV_HEADS, HEAD_DIM = (
+    SHAPE["num_attention_heads"],
+    SHAPE["num_key_value_heads"],
+    SHAPE["head_dim"],
+)
+RANK = 4
+SAME = "same"
+"""What is asked works."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One method. Fields that end in a verb's object hold SAME, or a part of the refusal."""
+
+    count: Callable[[Shapes], int]
+    """Trainable parameters, by the formula of the method's page."""
+    learns: tuple[str, ...]
+    """Each trainable parameter's name holds one of these."""
+    settings: dict[str, Any] = field(default_factory=lambda: {"rank": RANK})
+    model_type: str = "llama"
+    rate: float = 5e-3
+    """A learning rate with which three steps on a tiny random model lower the loss."""
+    starts_as_base: bool = True
+    tolerance: float = 0.0
+    """Largest difference of logits between the method and its result loaded by plain PEFT."""
+    merge: str = SAME
+    unmerge_warning: str | None = None
+    checkpointing: str = SAME
+    four_bit: str = SAME
+    wrong: tuple[tuple[dict[str, Any], str], ...] = ()
+    """Settings that are refused, and a part of the reason."""
+
+
+def low_rank(rank: int = RANK) -> Callable[[Shapes], int]:
+    """r (d + k) for each matrix."""
+    return lambda shapes: sum(rank * (rows + columns) for rows, columns in shapes.values())
+
+
+def ends_with(shapes: Shapes, *names: str) -> Shapes:
+    return {path: shape for path, shape in shapes.items() if path.endswith(names)}
+
+
+def bottlenecks(per_layer: int, width: int) -> Callable[[Shapes], int]:
+    """2 d w + w + d for each place."""
+    return lambda shapes: LAYERS * per_layer * (2 * HIDDEN * width + width + HIDDEN)
+
+
+NO_TARGET = ({"target_modules": ["nope"]}, "'nope' matches no layer; available: down_proj")
+NO_LAYER = ({"layers": [3]}, "there is no layer 3; the model has 0 to 2")
+NO_MERGE = "soft prompts have no weights to merge into"
+PIECES = ("prompt_encoder",)
+
+CASES: dict[str, Case] = {
+    "lora": Case(
+        count=low_rank(),
+        learns=("lora_A", "lora_B"),
+        wrong=(
+            NO_TARGET,
+            NO_LAYER,
+            ({"layers": []}, "layers is empty"),
+            ({"rank_pattern": {"nope": 2}}, "rank_pattern: 'nope' matches no linear layer"),
+            ({"alpha_pattern": {"(": 2}}, "'(' is no regular expression"),
+        ),
+    ),
+    "rslora": Case(count=low_rank(), learns=("lora_A", "lora_B"), wrong=(NO_TARGET,)),
+    "dora": Case(
+        count=lambda s: low_rank()(s) + sum(rows for rows, _ in s.values()),
+        learns=("lora_A", "lora_B", "lora_magnitude_vector"),
+        wrong=(NO_TARGET,),
+    ),
+    "qlora": Case(count=low_rank(), learns=("lora_A", "lora_B"), wrong=(NO_TARGET,)),
+    "pissa": Case(
+        count=low_rank(),
+        learns=("lora_A", "lora_B"),
+        rate=1e-3,
+        tolerance=1e-4,
+        four_bit="the weights must be replaced by the decomposition's rest",
+        wrong=(
+            NO_TARGET,
+            ({"rank": 33}, "rank 33 is more than the 32 singular values of model.layers.0"),
+        ),
+    ),
+    "federa": Case(
+        count=low_rank(),
+        learns=("lora_A", "lora_B"),
+        rate=1e-3,
+        tolerance=1e-4,
+        four_bit="the weights must be replaced by the decomposition's rest",
+    ),
+    "velora": Case(
+        settings={"rank": RANK, "groups": 8},
+        count=low_rank(),
+        learns=("lora_A", "lora_B"),
+        four_bit="PEFT's 4-bit and 8-bit layers would train plain LoRA",
+        wrong=(
+            ({"groups": 60}, "groups 60 is more than the 48 inputs"),
+            ({"compressed_modules": ["embed"]}, "compressed_modules: 'embed' is none of"),
+        ),
+    ),
+    "shira": Case(
+        count=low_rank(),
+        learns=("shira_weight",),
+        wrong=(
+            NO_TARGET,
+            NO_LAYER,
+            ({"rank": 20}, "more entries than model.layers.0.self_attn.k_proj has (32 x 48)"),
+        ),
+    ),
+    "adalora": Case(
+        settings={"rank": 2, "initial_rank": RANK},
+        count=lambda s: low_rank()(s) + RANK * len(s),
+        learns=("lora_A", "lora_B", "lora_E"),
+        tolerance=1e-4,
+        wrong=(
+            ({"initial_rank": 8, "rank": 8}, "initial_rank 8 must be more than rank 8"),
+            ({"first_share": 0.7, "last_share": 0.3}, "leave none of the 10 steps"),
+            NO_LAYER,
+        ),
+    ),
+    "ia3": Case(
+        settings={},
+        count=lambda s: (
+            sum(rows for rows, _ in ends_with(s, "k_proj", "v_proj").values())
+            + sum(columns for _, columns in ends_with(s, "down_proj").values())
+        ),
+        learns=("ia3_l",),
+        rate=5e-2,
+        tolerance=1e-6,
+        unmerge_warning="Unmerge result can be inaccurate",
+        wrong=(
+            NO_TARGET,
+            ({"feedforward_modules": ["up_proj"]}, "'up_proj' is none of the target_modules"),
+        ),
+    ),
+    "ln_tuning": Case(
+        settings={},
+        count=lambda s: (2 * LAYERS + 1) * HIDDEN,
+        learns=("ln_tuning_layers",),
+        rate=2e-2,
+        wrong=(({"norms": ["nope"]}, "norms: 'nope' is none of the model's: input_layernorm"),),
+    ),
+    "bitfit": Case(
+        settings={},
+        model_type="qwen2",
+        count=lambda s: sum(
+            rows for rows, _ in ends_with(s, "q_proj", "k_proj", "v_proj").values()
+        ),
+        learns=("beft_bias",),
+        rate=5e-2,
+        wrong=(({"target_modules": "mlp"}, "of this qwen2 model has a bias; use method"),),
+    ),
+    "houlsby": Case(
+        settings={"width": RANK},
+        count=bottlenecks(2, RANK),
+        learns=("bottleneck_",),
+        merge="a bottleneck adapter cannot be merged",
+        wrong=(NO_TARGET, NO_LAYER),
+    ),
+    "pfeiffer": Case(
+        settings={"width": RANK},
+        count=bottlenecks(1, RANK),
+        learns=("bottleneck_",),
+        merge="a bottleneck adapter cannot be merged",
+        wrong=(NO_TARGET, NO_LAYER),
+    ),
+    "prompt_tuning": Case(
+        settings={"tokens": 5},
+        count=lambda s: 5 * HIDDEN,
+        learns=PIECES,
+        starts_as_base=False,
+        rate=5e-2,
+        merge=NO_MERGE,
+        wrong=(({"start_text": ""}, "start_text is empty"),),
+    ),
+    "prefix_tuning": Case(
+        settings={"tokens": 5},
+        count=lambda s: 5 * 2 * LAYERS * KV_HEADS * HEAD_DIM,
+        learns=PIECES,
+        starts_as_base=False,
+        rate=5e-2,
+        merge=NO_MERGE,
+        checkpointing="transformers drops the keys and values in front of the text",
+        wrong=(({"start_text": ""}, "start_text is empty"),),
+    ),
+    "p_tuning": Case(
+        settings={"tokens": 5, "encoder_size": 6},
+        count=lambda s: 5 * HIDDEN + (HIDDEN + 1) * 6 + (6 + 1) * 6 + (6 + 1) * HIDDEN,
+        learns=PIECES,
+        starts_as_base=False,
+        rate=2e-2,
+        merge=NO_MERGE,
+    ),
+    **{
+        name: Case(
+            count=lambda s: LAYERS * (2 * RANK * HIDDEN + RANK),
+            learns=("reft_rotate", "reft_weight", "reft_bias"),
+            starts_as_base=False,
+            rate=3e-2,
+            tolerance=1e-5,
+            merge="ReFT cannot be merged into the weights",
+            wrong=(NO_LAYER, ({"rank": 49}, "rank = 49 is above the model's width 48")),
+        )
+        for name in ("loreft", "direft", "nodireft")
+    },
+    "full": Case(
+        settings={},
+        count=lambda s: (
+            sum(rows * columns for rows, columns in s.values())
+            + (2 * LAYERS + 1) * HIDDEN
+            + 259 * HIDDEN
+        ),
+        learns=("",),
+        rate=1e-3,
+        four_bit="quantised",
+    ),
+}
