@@ -171,9 +171,8 @@ def test_methods_run_and_learn(name, tiny_model, rows, tmp_path):
     for module in methods.find(name).extra_modules:
         pytest.importorskip(module)
     output = tmp_path / "run"
-    rate = 3e-3
     result = quiet_tune(
-        tiny_model, rows, output, method=name, max_steps=12, learning_rate=rate, batch_size=4
+        tiny_model, rows, output, method=name, max_steps=12, learning_rate=3e-3, batch_size=4
     )
     assert result.losses[-1] < result.losses[0] - 0.5
     if methods.find(name).kind == "model":
