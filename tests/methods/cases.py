@@ -14,6 +14,7 @@ HEADS, KV_HEADS, HEAD_DIM = (
     SHAPE["num_key_value_heads"],
     SHAPE["head_dim"],
 )
+VOCABULARY = 259
 RANK = 4
 SAME = "same"
 """What is asked works."""
@@ -45,6 +46,11 @@ class Case:
 def low_rank(rank: int = RANK) -> Callable[[Shapes], int]:
     """r (d + k) for each matrix."""
     return lambda shapes: sum(rank * (rows + columns) for rows, columns in shapes.values())
+
+
+def matrices(shapes: Shapes) -> int:
+    """Weights of all linear layers."""
+    return sum(rows * columns for rows, columns in shapes.values())
 
 
 def ends_with(shapes: Shapes, *names: str) -> Shapes:
@@ -213,13 +219,21 @@ CASES: dict[str, Case] = {
         )
         for name in ("loreft", "direft", "nodireft")
     },
+    "smt": Case(
+        # The defaults are too coarse for the tiny model.
+        settings={"block_size": 8, "attention_ratio": 0.02, "probe_batches": 1},
+        count=lambda s: int(0.02 * (matrices(s) + VOCABULARY * HIDDEN) / 8**2) * 8**2,
+        learns=("smt_values",),
+        rate=2e-2,
+        tolerance=1e-5,
+        wrong=(
+            ({"attention_ratio": 0.0}, "attention_ratio and mlp_ratio are both 0"),
+            ({"block_size": 256}, "is less than one block of 256x256; lower block_size or"),
+        ),
+    ),
     "full": Case(
         settings={},
-        count=lambda s: (
-            sum(rows * columns for rows, columns in s.values())
-            + (2 * LAYERS + 1) * HIDDEN
-            + 259 * HIDDEN
-        ),
+        count=lambda s: matrices(s) + (2 * LAYERS + 1) * HIDDEN + VOCABULARY * HIDDEN,
         learns=("",),
         rate=1e-3,
         four_bit="quantised",
