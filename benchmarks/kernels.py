@@ -133,6 +133,7 @@ def attention(sequences: int, context: int) -> tuple[Work, Work]:
     order, bounds = balance([context] * sequences, torch.get_num_threads())
     batch = AttentionBatch(
         positions=np.full(sequences, context - 1, dtype=np.int32),
+        sequence_start=np.zeros(sequences, dtype=np.int32),
         token_sequence=np.arange(sequences, dtype=np.int32),
         token_block=tables[:, -1].copy(),
         token_index=np.full(sequences, (context - 1) % 16, dtype=np.int32),

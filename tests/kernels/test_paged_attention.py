@@ -88,6 +88,7 @@ class Sequences:
         order, bounds = balance(positions[short].tolist(), num_workers)
         return AttentionBatch(
             positions=positions.astype(np.int32),
+            sequence_start=np.zeros(len(parts), dtype=np.int32),
             token_sequence=sequence.astype(np.int32),
             token_block=tables[sequence, positions // bt],
             token_index=(positions % bt).astype(np.int32),

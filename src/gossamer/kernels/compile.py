@@ -7,6 +7,7 @@ start of a server on a machine takes some ten seconds longer.
 import numpy as np
 import torch
 
+from gossamer.kernels import gain, hidden_edit, sparse_delta
 from gossamer.kernels.gated_activation import silu_and_multiply
 from gossamer.kernels.grouped_lora import (
     AdapterTable,
@@ -16,6 +17,7 @@ from gossamer.kernels.grouped_lora import (
     stack_tables,
 )
 from gossamer.kernels.paged_attention import AttentionBatch, KvLayout, PagedAttention
+from gossamer.kernels.runs import Run
 
 
 def compile_kernels() -> None:
@@ -23,6 +25,9 @@ def compile_kernels() -> None:
     pool = torch.zeros(256, dtype=torch.uint8)
     _lora(pool)
     _attention(pool)
+    _gain(pool)
+    _sparse(pool)
+    _edit(pool)
     silu_and_multiply(torch.zeros(1, 4), "cpu")
 
 
@@ -44,6 +49,7 @@ def _attention(pool: torch.Tensor) -> None:
     one = np.zeros(1, dtype=np.int32)
     batch = AttentionBatch(
         positions=one,
+        sequence_start=one,
         token_sequence=one,
         token_block=one,
         token_index=one,
@@ -54,6 +60,46 @@ def _attention(pool: torch.Tensor) -> None:
     )
     states = torch.zeros(1, 1, 2)
     PagedAttention(pool, layout, "cpu")(batch, 0, states, states, states, 1.0)
+
+
+def _gain(pool: torch.Tensor) -> None:
+    for is_input in (False, True):
+        table = gain.GainTable(
+            offsets=np.zeros(1, dtype=np.int64),
+            scales_input=np.array([is_input]),
+            keeps_bias=True,
+        )
+        batch = gain.make_batch(gain.stack_tables([table]), [Run(0, 1, 0)], num_workers=1)
+        operation = gain.Gain(pool, [0], [2], None, "cpu")
+        operation.scale_outputs_(operation.scaled_inputs(torch.zeros(1, 2), batch), batch)
+
+
+def _sparse(pool: torch.Tensor) -> None:
+    one = np.zeros(1, dtype=np.int32)
+    table = sparse_delta.SparseTable(
+        first=one.astype(np.int64),
+        count=np.ones(1, dtype=np.int64),
+        row=one,
+        column=one,
+        length=one + 1,
+        offset=one.astype(np.int64),
+        half=False,
+    )
+    batch = sparse_delta.make_batch(sparse_delta.stack_tables([table]), [Run(0, 1, 0)], 1)
+    operation = sparse_delta.SparseDelta(pool, [0], [2], "cpu")
+    operation.add_(torch.zeros(1, 2), torch.zeros(1, 2), batch)
+
+
+def _edit(pool: torch.Tensor) -> None:
+    table = hidden_edit.EditTable(
+        first_row=np.zeros((1, 2), dtype=np.int64),
+        rank=np.ones((1, 2), dtype=np.int32),
+        offsets=np.zeros(3, dtype=np.int64),
+        first_positions=1,
+        last_positions=0,
+    )
+    batch = hidden_edit.make_batch(hidden_edit.stack_tables([table]), [(0, 0, 0)])
+    hidden_edit.HiddenEdit(pool, "cpu").edit_(torch.zeros(1, 2), 0, batch)
 
 
 if __name__ == "__main__":

@@ -48,6 +48,8 @@ class AdapterEntry:
     """Its rows in host memory (state HOST) ..."""
     table: Any = None
     """... or the table that finds them in the pool (state RESIDENT)."""
+    kind: str | None = None
+    """low-rank, gain, sparse, intervention or prefix; None until read."""
     rank: int | None = None
     digest: str | None = None
     num_bytes: int | None = None

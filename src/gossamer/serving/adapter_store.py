@@ -29,8 +29,9 @@ class Loaded:
     rows: Any
     num_blocks: int
     num_bytes: int
-    rank: int
+    rank: int | None
     digest: str
+    kind: str = "low-rank"
 
 
 class Loader(Protocol):
@@ -126,7 +127,7 @@ class AdapterStore:
         if entry.digest not in (None, loaded.digest):
             self._give_up(entry)
             return
-        entry.rank, entry.digest = loaded.rank, loaded.digest
+        entry.rank, entry.digest, entry.kind = loaded.rank, loaded.digest, loaded.kind
         entry.num_blocks, entry.num_bytes = loaded.num_blocks, loaded.num_bytes
         if loaded.num_blocks >= self._pool.num_blocks:
             entry.error = CapacityError(
@@ -254,7 +255,7 @@ def _status(entry: AdapterEntry) -> AdapterStatus:
     return AdapterStatus(
         name=entry.name,
         state=state.value,
-        kind="low-rank" if entry.rank is not None else None,
+        kind=entry.kind,
         rank=entry.rank,
         num_bytes=entry.num_bytes,
         digest=entry.digest,

@@ -5,15 +5,22 @@ shared `StepContext`, set by the runner before the model is called.
 """
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from gossamer.adapters.base_shape import BaseShape
 from gossamer.kernels.dense_linear import DenseLinear
+from gossamer.kernels.gain import Gain
 from gossamer.kernels.grouped_lora import GroupedLora
+from gossamer.kernels.hidden_edit import HiddenEdit
+from gossamer.kernels.sparse_delta import SparseDelta
+from gossamer.serving.base_linear import BaseLinear
 from gossamer.serving.layers import (
     FusedLinear,
+    Operations,
     PlainLinear,
     SiblingLinear,
     StepContext,
@@ -34,6 +41,8 @@ class AdaptedModules:
     """By module path; consecutive within a layer."""
     shapes: dict[str, tuple[int, int]] = field(default_factory=dict)
     """(h_out, h_in) by module path."""
+    linears: dict[str, BaseLinear] = field(default_factory=dict)
+    """The base layers, by module path."""
 
 
 def attach(model: Any, pool: Tensor, backend: str, context: StepContext) -> AdaptedModules:
@@ -46,6 +55,7 @@ def attach(model: Any, pool: Tensor, backend: str, context: StepContext) -> Adap
         for siblings in _groups(parent):
             _replace(parent_path, parent, siblings, modules, pool, backend, context)
     fuse_layers(model, backend)
+    _edit_after_blocks(model, HiddenEdit(pool, backend), context)
     output = model.get_output_embeddings()
     if isinstance(output, nn.Linear):
         model.set_output_embeddings(PlainLinear(output, backend))
@@ -75,15 +85,38 @@ def _replace(
 ) -> None:  # fmt: skip
     layers = [getattr(parent, name) for name in names]
     ids = range(len(modules.ids), len(modules.ids) + len(names))
+    dense = DenseLinear(layers, backend)
+    low = 0
     for module_id, name, layer in zip(ids, names, layers, strict=True):
         path = f"{parent_path}.{name}" if parent_path else name
         modules.ids[path] = module_id
         modules.shapes[path] = (layer.out_features, layer.in_features)
-    dense = DenseLinear(layers, backend)
-    fused = FusedLinear(dense, GroupedLora(pool, list(ids), dense.widths, backend), context)
+        high = low + layer.out_features
+        modules.linears[path] = BaseLinear(dense, low, high, len(names) == 1)
+        low = high
+    operations = Operations(
+        lora=GroupedLora(pool, list(ids), dense.widths, backend),
+        gain=Gain(pool, list(ids), dense.widths, dense.bias, backend),
+        sparse=SparseDelta(pool, list(ids), dense.widths, backend),
+    )
+    fused = FusedLinear(dense, operations, context)
     setattr(parent, names[0], fused)
     for index, name in enumerate(names[1:], start=1):
         setattr(parent, name, SiblingLinear(fused, index))
+
+
+def _edit_after_blocks(model: Any, edit: HiddenEdit, context: StepContext) -> None:
+    """Have the output of each decoder block edited where the step's adapters say so."""
+    for layer, block in enumerate(model.get_decoder().layers):
+        block.register_forward_hook(partial(_edit_output, edit, context, layer))
+
+
+def _edit_output(
+    edit: HiddenEdit, context: StepContext, layer: int, block: nn.Module, inputs: Any, output: Any
+) -> None:
+    if context.batch is not None and context.batch.edits is not None:
+        hidden: Tensor = output if isinstance(output, Tensor) else output[0]
+        edit.edit_(hidden[0], layer, context.batch.edits)
 
 
 def _register_attention() -> None:
@@ -118,6 +151,18 @@ def kv_shape(config: Any) -> tuple[int, int, int]:
     heads = config.num_attention_heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
     return config.num_hidden_layers, getattr(config, "num_key_value_heads", heads), head_dim
+
+
+def base_shape(config: Any, modules: AdaptedModules) -> BaseShape:
+    """The sizes that an adapter must fit."""
+    num_layers, num_kv_heads, head_dim = kv_shape(config)
+    return BaseShape(
+        linears=modules.shapes,
+        num_layers=num_layers,
+        hidden_size=config.hidden_size,
+        num_kv_heads=num_kv_heads,
+        head_dim=head_dim,
+    )
 
 
 def longest_row(model: Any) -> int:

@@ -1,6 +1,5 @@
 """The arrays of one step, built once and shared by all layers."""
 
-from collections.abc import Sequence as Several
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,10 +7,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from gossamer.kernels.grouped_lora import AdapterTable, LoraBatch, make_batch, stack_tables
-from gossamer.kernels.grouped_lora.batch import Tables, balance
+from gossamer.kernels.gain import GainBatch
+from gossamer.kernels.grouped_lora import LoraBatch
+from gossamer.kernels.hidden_edit import EditBatch
 from gossamer.kernels.paged_attention import AttentionBatch
-from gossamer.serving.adapter_entry import AdapterEntry
+from gossamer.kernels.runs import balance
+from gossamer.kernels.sparse_delta import SparseBatch
+from gossamer.serving.adapter_batch import AdapterBatch, AdapterBatchBuilder
+from gossamer.serving.kinds.resident import PrefixTable
 from gossamer.serving.scheduler import Scheduled, adapters_of
 from gossamer.serving.sequence import Sequence
 
@@ -25,10 +28,14 @@ class StepBatch:
     """T tokens of S sequences; tokens of a sequence, and of an adapter, lie side by side."""
 
     token_ids: Tensor  # [1, T] int64
-    positions: Tensor  # [1, T] int64
+    positions: Tensor  # [1, T] int64, virtual tokens in front counted
     attention: AttentionBatch
+    has_adapters: bool
+    """False: nothing is done to any linear layer; the plain path."""
     lora: LoraBatch | None
-    """None: no token of the step has an adapter; the plain path."""
+    gain: GainBatch | None
+    sparse: SparseBatch | None
+    edits: EditBatch | None
     sampled: list[Sequence]
     """Sequences whose next token is due after this step."""
     logit_rows: Tensor  # [len(sampled)] int64: their last tokens' places in the batch
@@ -40,7 +47,7 @@ class BatchBuilder:
     def __init__(self, *, block_tokens: int, num_workers: int) -> None:
         self._block_tokens = block_tokens
         self._num_workers = num_workers
-        self._stacked: tuple[tuple[AdapterTable, ...], Tables | None] = ((), None)
+        self._adapters = AdapterBatchBuilder(num_workers)
 
     def build(self, step: list[Scheduled]) -> StepBatch:
         """The arrays of `step`."""
@@ -58,12 +65,17 @@ class BatchBuilder:
                 part.sequence.num_computed : part.sequence.num_computed + part.count
             ]
         ]
-        attention = self._attention(step, counts, starts)
+        positions, attention = self._attention(step, counts, starts)
+        doing = self._adapters.build(step, starts[:-1].tolist()) if adapters else AdapterBatch()
         return StepBatch(
             token_ids=torch.tensor([token_ids], dtype=torch.int64),
-            positions=torch.from_numpy(attention.positions.astype(np.int64))[None],
+            positions=torch.from_numpy(positions)[None],
             attention=attention,
-            lora=self._lora(step, adapters, slots, starts) if adapters else None,
+            has_adapters=any(each is not None for each in (doing.lora, doing.gain, doing.sparse)),
+            lora=doing.lora,
+            gain=doing.gain,
+            sparse=doing.sparse,
+            edits=doing.edits,
             sampled=[step[i].sequence for i in due],
             logit_rows=torch.tensor([int(starts[i + 1]) - 1 for i in due], dtype=torch.int64),
         )
@@ -73,20 +85,21 @@ class BatchBuilder:
         step: list[Scheduled],
         counts: list[int],
         starts: npt.NDArray[np.int64],
-    ) -> AttentionBatch:
+    ) -> tuple[npt.NDArray[np.int64], AttentionBatch]:
+        """The tokens' positions [T] as the model counts them, and their places in blocks."""
         first = np.array([part.sequence.num_computed for part in step], dtype=np.int32)
         sequence = np.repeat(np.arange(len(step), dtype=np.int32), counts)
         within = np.arange(starts[-1], dtype=np.int32) - starts[:-1].astype(np.int32)[sequence]
-        positions = first[sequence] + within
-        longest = max(len(part.sequence.blocks) for part in step)
-        tables = np.zeros((len(step), longest), dtype=np.int32)
-        for row, part in zip(tables, step, strict=True):
-            row[: len(part.sequence.blocks)] = part.sequence.blocks
+        tables, virtual = _block_tables(step)
+        # A prefix fills the end of its blocks, so a sequence may begin within the first one.
+        before = -(-virtual // self._block_tokens) * self._block_tokens
+        positions = before[sequence] + first[sequence] + within
         is_long = np.array([count >= LONG_CHUNK for count in counts])
         short = np.nonzero(~is_long[sequence])[0].astype(np.int32)
         order, bounds = balance((positions[short] + 8).tolist(), self._num_workers)
-        return AttentionBatch(
+        attention = AttentionBatch(
             positions=positions,
+            sequence_start=before - virtual,
             token_sequence=sequence,
             token_block=tables[sequence, positions // self._block_tokens],
             token_index=positions % self._block_tokens,
@@ -97,35 +110,55 @@ class BatchBuilder:
                 (int(starts[i]), counts[i], i) for i in np.nonzero(is_long)[0].tolist()
             ),
         )
+        return (positions - attention.sequence_start[sequence]).astype(np.int64), attention
 
-    def _lora(
-        self,
-        step: list[Scheduled],
-        adapters: list[AdapterEntry],
-        slots: dict[AdapterEntry, int],
-        starts: npt.NDArray[np.int64],
-    ) -> LoraBatch:
-        runs: list[tuple[int, int, int]] = []
-        for part, start in zip(step, starts.tolist(), strict=False):
-            adapter = part.sequence.adapter
-            if adapter is None:
-                continue
-            slot = slots[adapter]
-            if runs and runs[-1][2] == slot:
-                first, count, _ = runs[-1]
-                runs[-1] = (first, count + part.count, slot)
-            else:
-                runs.append((start, part.count, slot))
-        return make_batch(self._tables(adapters), runs, self._num_workers)
 
-    def _tables(self, adapters: Several[AdapterEntry]) -> Tables:
-        wanted = tuple(adapter.table for adapter in adapters)
-        held, tables = self._stacked
-        if (
-            tables is None
-            or len(held) != len(wanted)
-            or any(a is not b for a, b in zip(held, wanted, strict=True))
-        ):
-            tables = stack_tables(wanted)
-            self._stacked = (wanted, tables)
-        return tables
+def _block_tables(
+    step: list[Scheduled],
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+    """Blocks of each sequence [S, longest], those of a prefix first; virtual tokens of each [S]."""
+    blocks = []
+    virtual = np.zeros(len(step), dtype=np.int32)
+    for number, part in enumerate(step):
+        prefix = _prefix_of(part.sequence)
+        blocks.append([*(prefix.blocks if prefix else ()), *part.sequence.blocks])
+        virtual[number] = prefix.num_tokens if prefix else 0
+    tables = np.zeros((len(step), max(map(len, blocks))), dtype=np.int32)
+    for row, own in zip(tables, blocks, strict=True):
+        row[: len(own)] = own
+    return tables, virtual
+
+
+def _prefix_of(sequence: Sequence) -> PrefixTable | None:
+    return sequence.adapter.table.prefix if sequence.adapter is not None else None
+
+
+def prefix_batch(num_tokens: int, blocks: list[int], block_tokens: int) -> StepBatch:
+    """A batch that computes the virtual tokens of a prefix into the ends of `blocks`."""
+    first = len(blocks) * block_tokens - num_tokens
+    slots = np.arange(first, first + num_tokens, dtype=np.int32)
+    table = np.array([blocks], dtype=np.int32)
+    is_long = num_tokens >= LONG_CHUNK
+    short = np.arange(0 if is_long else num_tokens, dtype=np.int32)
+    return StepBatch(
+        token_ids=torch.zeros(1, 0, dtype=torch.int64),
+        positions=torch.arange(num_tokens)[None],
+        attention=AttentionBatch(
+            positions=slots,
+            sequence_start=np.array([first], dtype=np.int32),
+            token_sequence=np.zeros(num_tokens, dtype=np.int32),
+            token_block=table[0, slots // block_tokens],
+            token_index=slots % block_tokens,
+            block_tables=table,
+            short_tokens=short,
+            short_bounds=np.array([0, len(short)], dtype=np.int32),
+            long_chunks=((0, num_tokens, 0),) if is_long else (),
+        ),
+        has_adapters=False,
+        lora=None,
+        gain=None,
+        sparse=None,
+        edits=None,
+        sampled=[],
+        logit_rows=torch.zeros(0, dtype=torch.int64),
+    )

@@ -33,12 +33,14 @@ def build_engine(settings: ServeSettings, limits_of: LimitsOf = unlimited) -> "E
     from gossamer.kernels.select import choose_backend
     from gossamer.serving import attach, engine
     from gossamer.serving.adapter_folder import AdapterFolder
+    from gossamer.serving.adapter_loader import AdapterLoader
     from gossamer.serving.adapter_store import AdapterStore
     from gossamer.serving.batch import BatchBuilder
     from gossamer.serving.bell import Bell
     from gossamer.serving.block_pool import BlockPool
     from gossamer.serving.door import Door
-    from gossamer.serving.runner import RowLoader, Runner
+    from gossamer.serving.kinds.pack import Packer
+    from gossamer.serving.runner import Runner
     from gossamer.serving.scheduler import Scheduler, SchedulerLimits
     from gossamer.serving.warm_up import warm_up
 
@@ -67,13 +69,15 @@ def build_engine(settings: ServeSettings, limits_of: LimitsOf = unlimited) -> "E
     builder = BatchBuilder(block_tokens=layout.block_tokens, num_workers=torch.get_num_threads())
     warm_up(runner, builder)
     bell = Bell()
-    loader = RowLoader(
-        runner.modules,
-        pool_memory,
-        layout.block_bytes,
-        fingerprint(folder),
+    base = attach.base_shape(config, runner.modules)
+    packer = Packer(
+        base,
+        runner.modules.ids,
+        runner.modules.linears,
+        layout,
         int8=settings.adapter_rows == "int8",
     )
+    loader = AdapterLoader(runner, base, packer, pool_memory, fingerprint(folder))
     adapters = AdapterStore(AdapterFolder(settings.adapters), pool, loader, bell.ring)
     limits = SchedulerLimits(
         block_tokens=layout.block_tokens,

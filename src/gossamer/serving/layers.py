@@ -7,9 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.kernels.dense_linear import DenseLinear
+from gossamer.kernels.gain import Gain
 from gossamer.kernels.gated_activation import silu_and_multiply
 from gossamer.kernels.grouped_lora import GroupedLora
 from gossamer.kernels.paged_attention import PagedAttention
+from gossamer.kernels.sparse_delta import SparseDelta
 from gossamer.serving.batch import StepBatch
 
 # Root mean square norms that are weight * x / sqrt(mean(x^2) + eps), which torch has as one call.
@@ -24,13 +26,22 @@ class StepContext:
     attention: PagedAttention | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operations:
+    """What adapters can do to a group of linear layers."""
+
+    lora: GroupedLora
+    gain: Gain
+    sparse: SparseDelta
+
+
 class FusedLinear(nn.Module):
     """Sibling layers as one dense product, with the adapters' part added; called by the first."""
 
-    def __init__(self, dense: DenseLinear, lora: GroupedLora, context: StepContext) -> None:
+    def __init__(self, dense: DenseLinear, operations: Operations, context: StepContext) -> None:
         super().__init__()
         self._dense = dense
-        self._lora = lora
+        self._operations = operations
         self._context = context
         self._pending: list[Tensor] = []
         self._input: Tensor | None = None
@@ -46,10 +57,19 @@ class FusedLinear(nn.Module):
 
     def joint(self, x: Tensor) -> Tensor:
         """All siblings' parts of x [1, T, h_in], side by side."""
-        y: Tensor = self._dense(x)
         batch = self._context.batch
-        if batch is not None and batch.lora is not None:
-            self._lora.add_(y[0], x[0], batch.lora)
+        if batch is None or not batch.has_adapters:
+            plain: Tensor = self._dense(x)
+            return plain
+        if batch.gain is not None:
+            x = self._operations.gain.scaled_inputs(x[0], batch.gain)[None]
+        y: Tensor = self._dense(x)
+        if batch.lora is not None:
+            self._operations.lora.add_(y[0], x[0], batch.lora)
+        if batch.sparse is not None:
+            self._operations.sparse.add_(y[0], x[0], batch.sparse)
+        if batch.gain is not None:
+            self._operations.gain.scale_outputs_(y[0], batch.gain)
         return y
 
     def take(self, index: int, x: Tensor) -> Tensor:

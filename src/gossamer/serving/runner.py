@@ -1,19 +1,15 @@
 """The only owner of the model: a batch in, logits out."""
 
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from gossamer.adapters.low_rank import load_low_rank
-from gossamer.kernels.grouped_lora import AdapterTable
+from gossamer.adapters.prefix import PrefixAdapter
 from gossamer.kernels.paged_attention import KvLayout, PagedAttention
-from gossamer.serving.adapter_entry import AdapterEntry
-from gossamer.serving.adapter_rows import HostRows, pack, write_rows
-from gossamer.serving.adapter_store import Loaded
 from gossamer.serving.attach import AdaptedModules, attach
-from gossamer.serving.batch import StepBatch
+from gossamer.serving.batch import StepBatch, prefix_batch
 from gossamer.serving.layers import StepContext
 
 
@@ -25,12 +21,14 @@ class Runner:
         self._context = StepContext(attention=PagedAttention(pool, layout, backend))
         self.modules: AdaptedModules = attach(model, pool, backend, self._context)
         self._model = model
-        self._backend = backend
+        self._pool = pool
+        self._layout = layout
+        self.backend = backend
 
     @torch.inference_mode()
     def run(self, batch: StepBatch) -> Tensor:
         """Compute a step; float32 logits [len(batch.sampled), vocabulary]."""
-        if self._backend == "cpu":
+        if self.backend == "cpu":
             self._share_threads()
         self._context.batch = batch
         try:
@@ -45,47 +43,39 @@ class Runner:
         logits: Tensor = output.logits[0]
         return logits.float()
 
+    @torch.inference_mode()
+    def write_prefix(self, adapter: PrefixAdapter, blocks: Sequence[int]) -> None:
+        """Fill `blocks` with the keys and values of an adapter's virtual tokens.
+
+        Right-aligned: the last virtual token is the last of the last block. Given keys and values
+        are copied; embeddings are read by the base model, once.
+        """
+        if adapter.keys_values is not None:
+            self._copy_prefix(adapter.keys_values, blocks)
+            return
+        assert adapter.embeddings is not None
+        if self.backend == "cpu":
+            self._share_threads()
+        batch = prefix_batch(adapter.num_tokens, list(blocks), self._layout.block_tokens)
+        self._context.batch = batch
+        try:
+            self._model.get_decoder()(
+                inputs_embeds=adapter.embeddings.to(self._model.dtype)[None],
+                position_ids=batch.positions,
+                use_cache=False,
+            )
+        finally:
+            self._context.batch = None
+
+    def _copy_prefix(self, keys_values: Tensor, blocks: Sequence[int]) -> None:
+        view = self._layout.view(self._pool)
+        width = self._layout.block_tokens
+        first = len(blocks) * width - keys_values.shape[0]
+        for token, states in enumerate(keys_values, start=first):
+            view[blocks[token // width], :, :, :, token % width] = states.to(view.dtype)
+
     def _share_threads(self) -> None:
         # Numba keeps the number for each calling thread, so it is set where the kernels are called.
         from gossamer.kernels.cpu import use_threads
 
         use_threads(torch.get_num_threads())
-
-
-class RowLoader:
-    """Reads low-rank adapters for a model and writes their rows into its pool."""
-
-    def __init__(
-        self,
-        modules: AdaptedModules,
-        pool: Tensor,
-        block_bytes: int,
-        base_fingerprint: str,
-        *,
-        int8: bool = False,
-    ) -> None:
-        """int8: round the rows of adapters to whole numbers, each row with a scale."""
-        self._modules = modules
-        self._pool = pool
-        self._block_bytes = block_bytes
-        self._base_fingerprint = base_fingerprint
-        self._int8 = int8
-
-    def load(self, entry: AdapterEntry) -> Loaded:
-        """Read and check the adapter's files."""
-        path: Path = entry.path
-        adapter = load_low_rank(
-            path, base_shapes=self._modules.shapes, base_fingerprint=self._base_fingerprint
-        )
-        rows = pack(adapter, self._modules.ids, self._block_bytes, int8=self._int8)
-        return Loaded(
-            rows=rows,
-            num_blocks=rows.num_blocks,
-            num_bytes=rows.num_bytes,
-            rank=adapter.max_rank,
-            digest=adapter.digest,
-        )
-
-    def place(self, rows: HostRows, blocks: list[int]) -> AdapterTable:
-        """Copy rows into blocks."""
-        return write_rows(rows, self._pool, blocks)

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
+from gossamer.kernels.compile import compile_kernels
 from gossamer.kernels.grouped_lora import AdapterTable, RowFormat
 from gossamer.serving.adapter_entry import AdapterEntry
 from gossamer.serving.batch import BatchBuilder
+from gossamer.serving.kinds.resident import Resident
 from gossamer.serving.messages import Request
 from gossamer.serving.runner import Runner
 from gossamer.serving.scheduler import Scheduled
@@ -16,11 +18,16 @@ from gossamer.serving.sequence import Sequence
 
 
 def warm_up(runner: Runner, builder: BatchBuilder) -> None:
-    """Run one token with an adapter of rank 0. Numba keeps what it compiles on disk."""
+    """Run one token with an adapter of rank 0, and the kernels of the other kinds.
+
+    Numba keeps what it compiles on disk.
+    """
     note = threading.Timer(2.0, _tell_of_compilation)
     note.daemon = True
     note.start()
     try:
+        if runner.backend == "cpu":
+            compile_kernels()
         _run_one_token(runner, builder)
     finally:
         note.cancel()
@@ -45,7 +52,7 @@ def _run_one_token(runner: Runner, builder: BatchBuilder) -> None:
     )
     sequence = Sequence(
         request=Request(request_id="warm-up", prompt_token_ids=(0,)),
-        adapter=AdapterEntry(name="warm-up", path=Path(), signature=(), table=table),
+        adapter=AdapterEntry(name="warm-up", path=Path(), signature=(), table=Resident(lora=table)),
         max_new_tokens=1,
         token_ids=[0],
         blocks=[0],

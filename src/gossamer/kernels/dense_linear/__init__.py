@@ -26,12 +26,21 @@ class DenseLinear(nn.Module):
         self._packed = backend == "cpu" and can_pack(weight)
         self.weight = pack(weight) if self._packed else weight
         self.bias = bias
+        self._squared_lengths: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """x [.., h_in] to a new tensor [.., sum of widths]."""
         if self._packed:
             return packed_linear(x, self.weight, self.bias)
         return functional.linear(x, self.weight, self.bias)
+
+    def squared_lengths(self) -> Tensor:
+        """|W_j|^2 of each row j, float64 [sum of widths]; computed when first asked for."""
+        if self._squared_lengths is None:
+            weight = self.weight.to_dense() if self._packed else self.weight
+            lengths = torch.linalg.vector_norm(weight, dim=1, dtype=torch.float64)
+            self._squared_lengths = lengths.square()
+        return self._squared_lengths
 
 
 def _joint_bias(layers: list[nn.Linear]) -> Tensor | None:

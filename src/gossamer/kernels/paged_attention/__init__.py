@@ -51,8 +51,8 @@ class PagedAttention:
         if len(batch.short_tokens):
             cpu.attend(
                 self._blocks, query.numpy(), out.numpy(), batch.short_tokens, batch.short_bounds,
-                batch.token_sequence, batch.positions, batch.block_tables, layer,
-                layout.num_kv_heads, layout.block_tokens, cpu.float32(scale), window,
+                batch.token_sequence, batch.positions, batch.sequence_start, batch.block_tables,
+                layer, layout.num_kv_heads, layout.block_tokens, cpu.float32(scale), window,
             )  # fmt: skip
         for chunk in batch.long_chunks:
             attend_chunk(layout, self._pool, batch, layer, chunk, query, out, scale, window)

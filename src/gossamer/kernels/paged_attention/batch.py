@@ -39,7 +39,8 @@ class KvLayout:
 class AttentionBatch:
     """Where the tokens of a step belong: T tokens of S sequences, each sequence contiguous."""
 
-    positions: IntArray  # [T] position in the token's sequence
+    positions: IntArray  # [T] place in the sequence's blocks, counted from their beginning
+    sequence_start: IntArray  # [S] first place that is part of the sequence; 0 but for prefixes
     token_sequence: IntArray  # [T]
     token_block: IntArray  # [T] block that takes the token's keys and values
     token_index: IntArray  # [T] place within that block

@@ -76,8 +76,8 @@ def _attend_head(pool, blocks, q, out, start, end, k_base, v_base, block_tokens,
 
 @njit(cache=True, parallel=True, nogil=True, fastmath=FAST)
 def attend(
-    pool, query, out, tokens, bounds, token_sequence, positions, block_tables, layer, num_kv_heads,
-    block_tokens, scale, window,
+    pool, query, out, tokens, bounds, token_sequence, positions, sequence_start, block_tables,
+    layer, num_kv_heads, block_tokens, scale, window,
 ):  # fmt: skip
     """Causal attention of `tokens` over the blocks of their sequences.
 
@@ -95,7 +95,9 @@ def attend(
             t = tokens[item]
             blocks = block_tables[token_sequence[t]]
             end = positions[t] + 1
-            start = max(0, end - window) if window > 0 else 0
+            start = sequence_start[token_sequence[t]]
+            if window > 0:
+                start = max(start, end - window)
             for head in range(num_kv_heads):
                 k_base = (layer * 2 * num_kv_heads + head) * block_tokens * head_dim
                 v_base = k_base + num_kv_heads * block_tokens * head_dim

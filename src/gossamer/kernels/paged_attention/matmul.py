@@ -15,12 +15,14 @@ def attend_chunk(
     """Attention of one chunk (first token, tokens, sequence) of query [T, num_heads, head_dim]."""
     first, count, sequence = chunk
     end = int(batch.positions[first + count - 1]) + 1
+    start = int(batch.sequence_start[sequence])
     key, value = gather_sequence(layout, pool, batch, layer, sequence, end)
+    key, value = key[:, start:], value[:, start:]
     result = functional.scaled_dot_product_attention(
         query[first : first + count].transpose(0, 1)[None],
         key[None],
         value[None],
-        attn_mask=_mask(count, end, window, query.dtype),
+        attn_mask=_mask(count, end - start, window, query.dtype),
         scale=scale,
         enable_gqa=query.shape[1] != layout.num_kv_heads,
     )

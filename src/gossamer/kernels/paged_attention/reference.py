@@ -27,8 +27,9 @@ def attend(
     out = torch.empty_like(query)
     for t in range(query.shape[0]):
         end = int(batch.positions[t]) + 1
-        start = max(0, end - window) if window else 0
-        key, value = gather_sequence(layout, pool, batch, layer, int(batch.token_sequence[t]), end)
+        sequence = int(batch.token_sequence[t])
+        start = max(int(batch.sequence_start[sequence]), end - window if window else 0)
+        key, value = gather_sequence(layout, pool, batch, layer, sequence, end)
         group = query.shape[1] // layout.num_kv_heads
         key = key[:, start:].repeat_interleave(group, dim=0).to(query.dtype)
         value = value[:, start:].repeat_interleave(group, dim=0).to(query.dtype)

@@ -1,0 +1,68 @@
+"""What edits need to know of a step: plain arrays of fixed layout, built once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+IntArray = npt.NDArray[np.int32]
+LongArray = npt.NDArray[np.int64]
+
+FIRST, LAST = 0, 1
+"""The two groups of positions."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EditTable:
+    """Where the edits of one resident adapter lie, float32; L decoder blocks of the whole model.
+
+    The rows of an edit are `offsets[first_row[l, group] :][: 2 * rank + 1]`: those of A [rank, d],
+    those of R [rank, d], and b [rank].
+    """
+
+    first_row: LongArray
+    """[L, 2] index into `offsets`."""
+    rank: IntArray
+    """[L, 2]; 0: no edit."""
+    offsets: LongArray
+    """[rows] place in the pool, in elements."""
+    first_positions: int
+    """Of a prompt."""
+    last_positions: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tables:
+    """The tables of the adapters of a step, U of them, side by side."""
+
+    first_row: LongArray  # [U, L, 2]
+    rank: IntArray  # [U, L, 2]
+    offsets: LongArray  # [all rows]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EditBatch:
+    """Which tokens of the batch are edited, E of them, and by which edit."""
+
+    tables: Tables
+    token: IntArray  # [E] place in the batch
+    slot: IntArray  # [E] which adapter of `tables`
+    group: IntArray  # [E] FIRST or LAST
+
+
+def stack_tables(adapters: Sequence[EditTable]) -> Tables:
+    """Put the tables of the adapters of a step side by side."""
+    shift = np.cumsum([0] + [len(a.offsets) for a in adapters[:-1]])
+    return Tables(
+        first_row=np.stack([a.first_row + s for a, s in zip(adapters, shift, strict=True)]),
+        rank=np.stack([a.rank for a in adapters]),
+        offsets=np.concatenate([a.offsets for a in adapters]),
+    )
+
+
+def make_batch(tables: Tables, edits: Sequence[tuple[int, int, int]]) -> EditBatch:
+    """Describe a step whose `edits` are (token, slot, group); each token once at most."""
+    columns = np.array(edits, dtype=np.int32).reshape(-1, 3)
+    token, slot, group = np.ascontiguousarray(columns.T)
+    return EditBatch(tables=tables, token=token, slot=slot, group=group)

@@ -1,0 +1,90 @@
+"""What sparse changes need to know of a step: plain arrays of fixed layout, built once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from gossamer.kernels.runs import Chunks, IntArray, Run, cut
+
+LongArray = npt.NDArray[np.int64]
+
+SHORT = 8
+"""Chunks of at most so many tokens are computed token by token; a token's bits then do not depend
+on its neighbours."""
+
+LONG_RUN = 32
+"""Runs of at least so many tokens are cut into chunks of LONG, whose inputs are transposed so that
+each entry meets all tokens of a chunk at once."""
+
+LONG = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SparseTable:
+    """Where the entries of one resident adapter lie, as segments: entries of one output row.
+
+    A segment is contiguous in the pool: its values, then (unless its columns are consecutive) its
+    columns as int32. Values are float32, or bfloat16 padded to whole 4 bytes.
+    """
+
+    first: LongArray  # [M] first segment of each module; M modules of the whole model
+    count: LongArray  # [M] its segments
+    row: IntArray  # [S] output of the module
+    column: IntArray  # [S] first input if the columns are consecutive, else -1
+    length: IntArray  # [S] entries
+    offset: LongArray  # [S] place in the pool, in 4-byte elements
+    half: bool
+    """Values are bfloat16."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tables:
+    """The tables of the adapters of a step, U of them, side by side."""
+
+    first: LongArray  # [U, M]
+    count: LongArray  # [U, M]
+    half: npt.NDArray[np.bool_]  # [U]
+    row: IntArray  # [all S]
+    column: IntArray
+    length: IntArray
+    offset: LongArray
+    entries: LongArray  # [U] of each adapter
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SparseBatch:
+    """Which tokens of the batch meet which adapter."""
+
+    tables: Tables
+    short: Chunks
+    long: Chunks
+
+
+def stack_tables(adapters: Sequence[SparseTable]) -> Tables:
+    """Put the tables of the adapters of a step side by side."""
+    shift = np.cumsum([0] + [len(a.row) for a in adapters[:-1]])
+    return Tables(
+        first=np.stack([a.first + s for a, s in zip(adapters, shift, strict=True)]),
+        count=np.stack([a.count for a in adapters]),
+        half=np.array([a.half for a in adapters]),
+        row=np.concatenate([a.row for a in adapters]),
+        column=np.concatenate([a.column for a in adapters]),
+        length=np.concatenate([a.length for a in adapters]),
+        offset=np.concatenate([a.offset for a in adapters]),
+        entries=np.array([a.length.sum() for a in adapters], dtype=np.int64),
+    )
+
+
+def make_batch(tables: Tables, runs: Sequence[Run], num_workers: int) -> SparseBatch:
+    """Describe a step with these runs; runs over the same tokens follow each other."""
+
+    def cost(slot: int, count: int) -> float:
+        return float(tables.entries[slot]) * count
+
+    return SparseBatch(
+        tables=tables,
+        short=cut([r for r in runs if r.size < LONG_RUN], SHORT, num_workers, cost),
+        long=cut([r for r in runs if r.size >= LONG_RUN], LONG, num_workers, cost),
+    )

@@ -1,0 +1,112 @@
+"""What the adapters of a step do to its tokens, as the arrays of each operation."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gossamer.adapters.intervention import positions_to_edit
+from gossamer.kernels import gain, grouped_lora, hidden_edit, sparse_delta
+from gossamer.kernels.gain import GainBatch
+from gossamer.kernels.grouped_lora import LoraBatch
+from gossamer.kernels.hidden_edit import EditBatch, EditTable
+from gossamer.kernels.hidden_edit.batch import FIRST, LAST
+from gossamer.kernels.runs import Run, Stack
+from gossamer.kernels.sparse_delta import SparseBatch
+from gossamer.serving.kinds.resident import Resident
+from gossamer.serving.scheduler import Scheduled
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterBatch:
+    """None for each thing that no token of the step needs."""
+
+    lora: LoraBatch | None = None
+    gain: GainBatch | None = None
+    sparse: SparseBatch | None = None
+    edits: EditBatch | None = None
+
+
+class AdapterBatchBuilder:
+    """Builds the adapters' part of a batch; keeps stacked tables while the adapters stay."""
+
+    def __init__(self, num_workers: int) -> None:
+        self._num_workers = num_workers
+        self._lora = Stack(grouped_lora.stack_tables)
+        self._gain = Stack(gain.stack_tables)
+        self._sparse = Stack(sparse_delta.stack_tables)
+        self._edits = Stack(hidden_edit.stack_tables)
+
+    def build(self, step: Sequence[Scheduled], starts: Sequence[int]) -> AdapterBatch:
+        """`step` in the order of the batch; starts: the first token of each part."""
+        lora, lora_runs = _runs(step, starts, lambda resident: resident.lora)
+        gains, gain_runs = _runs(step, starts, lambda resident: resident.gain)
+        sparse, sparse_runs = _runs(step, starts, lambda resident: resident.sparse)
+        workers = self._num_workers
+        return AdapterBatch(
+            lora=grouped_lora.make_batch(self._lora(lora), [run[:3] for run in lora_runs], workers)
+            if lora
+            else None,
+            gain=gain.make_batch(self._gain(gains), gain_runs, workers) if gains else None,
+            sparse=sparse_delta.make_batch(self._sparse(sparse), sparse_runs, workers)
+            if sparse
+            else None,
+            edits=self._edit_batch(step, starts),
+        )
+
+    def _edit_batch(self, step: Sequence[Scheduled], starts: Sequence[int]) -> EditBatch | None:
+        tables: dict[int, EditTable] = {}
+        slots: dict[int, int] = {}
+        edits = []
+        for part, start in zip(step, starts, strict=True):
+            table = resident.edit if (resident := _resident(part)) is not None else None
+            if table is None:
+                continue
+            for place, group in _edited(part, table):
+                slot = slots.setdefault(id(table), len(slots))
+                tables[slot] = table
+                edits.append((start + place, slot, group))
+        if not edits:
+            return None
+        return hidden_edit.make_batch(self._edits(list(tables.values())), edits)
+
+
+def _edited(part: Scheduled, table: EditTable) -> Iterator[tuple[int, int]]:
+    """(place in the part, group) of each token of the prompt that is edited.
+
+    Positions are those of the prompt whatever its chunks; generated tokens are never edited, not
+    even when they are computed again after a preemption.
+    """
+    prompt = part.sequence.num_prompt
+    first, last = positions_to_edit(prompt, table.first_positions, table.last_positions)
+    begin = part.sequence.num_computed
+    for position in range(begin, min(begin + part.count, prompt)):
+        if position < first:
+            yield position - begin, FIRST
+        elif position >= prompt - last:
+            yield position - begin, LAST
+
+
+def _runs(
+    step: Sequence[Scheduled], starts: Sequence[int], table_of: Callable[[Resident], Any]
+) -> tuple[list[Any], list[Run]]:
+    """The tables of one operation, and the runs of tokens that meet them."""
+    tables: list[Any] = []
+    runs: list[Run] = []
+    for part, start in zip(step, starts, strict=True):
+        resident = _resident(part)
+        table = table_of(resident) if resident is not None else None
+        if table is None:
+            continue
+        # Parts of one adapter lie side by side.
+        if tables and tables[-1] is table:
+            last = runs[-1]
+            runs[-1] = last._replace(size=last.size + part.count)
+            continue
+        tables.append(table)
+        runs.append(Run(start, part.count, len(tables) - 1))
+    return tables, runs
+
+
+def _resident(part: Scheduled) -> Resident | None:
+    adapter = part.sequence.adapter
+    return adapter.table if adapter is not None else None

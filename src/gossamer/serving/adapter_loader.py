@@ -1,0 +1,43 @@
+"""Adapters of any kind from disk into the pool of a model."""
+
+from pathlib import Path
+
+from torch import Tensor
+
+from gossamer.adapters.load import BaseShape, load_adapter
+from gossamer.serving.adapter_entry import AdapterEntry
+from gossamer.serving.adapter_store import Loaded
+from gossamer.serving.kinds.pack import HostAdapter, Packer
+from gossamer.serving.kinds.resident import Resident
+from gossamer.serving.runner import Runner
+
+
+class AdapterLoader:
+    """Reads adapters and writes them into blocks."""
+
+    def __init__(
+        self, runner: Runner, base: BaseShape, packer: Packer, pool: Tensor, base_fingerprint: str
+    ) -> None:  # fmt: skip
+        self._runner = runner
+        self._base = base
+        self._pool = pool
+        self._base_fingerprint = base_fingerprint
+        self._packer = packer
+
+    def load(self, entry: AdapterEntry) -> Loaded:
+        """Read and check the adapter's files."""
+        path: Path = entry.path
+        adapter = load_adapter(path, base=self._base, base_fingerprint=self._base_fingerprint)
+        rows = self._packer.pack(adapter)
+        return Loaded(
+            rows=rows,
+            num_blocks=rows.num_blocks,
+            num_bytes=rows.num_bytes,
+            rank=adapter.max_rank,
+            digest=adapter.digest,
+            kind=adapter.kind,
+        )
+
+    def place(self, rows: HostAdapter, blocks: list[int]) -> Resident:
+        """Copy an adapter into blocks."""
+        return rows.place(self._pool, blocks, self._runner)

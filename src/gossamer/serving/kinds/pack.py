@@ -1,0 +1,164 @@
+"""An adapter of any kind, checked and laid out for blocks, and placed in them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from gossamer.adapters.dora import DoraAdapter
+from gossamer.adapters.ia3 import Ia3Adapter
+from gossamer.adapters.intervention import InterventionAdapter
+from gossamer.adapters.load import Adapter, BaseShape
+from gossamer.adapters.low_rank import LowRankAdapter
+from gossamer.adapters.prefix import PrefixAdapter
+from gossamer.errors import UnsupportedAdapterError
+from gossamer.kernels.grouped_lora import AdapterTable
+from gossamer.kernels.paged_attention import KvLayout
+from gossamer.serving.adapter_rows import HostRows, pack, write_rows
+from gossamer.serving.base_linear import BaseLinear
+from gossamer.serving.kinds.edit import pack_edits
+from gossamer.serving.kinds.gain import GainPart, dora_gains, pack_gains
+from gossamer.serving.kinds.prefix import PrefixPart
+from gossamer.serving.kinds.resident import PrefixTable, Resident
+from gossamer.serving.kinds.sparse import pack_sparse
+
+
+class Part(Protocol):
+    """One thing that an adapter does, in host memory."""
+
+    @property
+    def num_blocks(self) -> int:
+        """Blocks that it takes."""
+
+    @property
+    def num_bytes(self) -> int:
+        """What it weighs."""
+
+
+class PlacedPart(Part, Protocol):
+    """A part that only has to be copied."""
+
+    def place(self, pool: Tensor, blocks: list[int]) -> Any:
+        """Copy into `blocks` of the pool's bytes; returns the table that finds it there."""
+
+
+class PrefixWriter(Protocol):
+    """Fills blocks with the keys and values of virtual tokens."""
+
+    def write_prefix(self, adapter: PrefixAdapter, blocks: Sequence[int]) -> None:
+        """Right-aligned: the last virtual token is the last of the last block."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoraPart:
+    """Low-rank rows."""
+
+    rows: HostRows
+
+    @property
+    def num_blocks(self) -> int:
+        """Blocks that they take."""
+        return self.rows.num_blocks
+
+    @property
+    def num_bytes(self) -> int:
+        """What they weigh."""
+        return self.rows.num_bytes
+
+    def place(self, pool: Tensor, blocks: list[int]) -> AdapterTable:
+        """Copy into `blocks` of the pool's bytes."""
+        return write_rows(self.rows, pool, blocks)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostAdapter:
+    """A checked adapter in host memory."""
+
+    parts: dict[str, PlacedPart]
+    """By the field of `Resident` that they become."""
+    prefix: PrefixPart | None = None
+
+    @property
+    def _all(self) -> list[Part]:
+        return [*self.parts.values(), *([self.prefix] if self.prefix is not None else [])]
+
+    @property
+    def num_blocks(self) -> int:
+        """Blocks that it takes: each part begins a block of its own."""
+        return sum(part.num_blocks for part in self._all)
+
+    @property
+    def num_bytes(self) -> int:
+        """What it weighs; what blocks waste at their ends is not counted."""
+        return sum(part.num_bytes for part in self._all)
+
+    def place(self, pool: Tensor, blocks: Sequence[int], writer: PrefixWriter) -> Resident:
+        """Copy everything into `blocks`."""
+        tables: dict[str, Any] = {}
+        left = list(blocks)
+        for field, part in self.parts.items():
+            tables[field] = part.place(pool, left[: part.num_blocks])
+            left = left[part.num_blocks :]
+        if self.prefix is not None:
+            writer.write_prefix(self.prefix.adapter, left)
+            count = self.prefix.adapter.num_tokens
+            tables["prefix"] = PrefixTable(blocks=tuple(left), num_tokens=count)
+        return Resident(**tables)
+
+
+class Packer:
+    """Lays adapters out for the pool of one base model."""
+
+    def __init__(
+        self, base: BaseShape, module_ids: Mapping[str, int], linears: Mapping[str, BaseLinear],
+        layout: KvLayout, *, int8: bool = False,
+    ) -> None:  # fmt: skip
+        """int8: round low-rank rows to whole numbers, each row with a scale."""
+        self._base = base
+        self._ids = module_ids
+        self._linears = linears
+        self._layout = layout
+        self._int8 = int8
+
+    def pack(self, adapter: Adapter) -> HostAdapter:
+        """`adapter` as it will lie in blocks.
+
+        Raises `UnsupportedAdapterError` or `AdapterFormatError` for what cannot be computed here.
+        """
+        block_bytes = self._layout.block_bytes
+        if isinstance(adapter, PrefixAdapter):
+            part = PrefixPart(
+                adapter=adapter,
+                block_tokens=self._layout.block_tokens,
+                token_bytes=block_bytes // self._layout.block_tokens,
+            )
+            return HostAdapter(parts={}, prefix=part)
+        if isinstance(adapter, LowRankAdapter):
+            return HostAdapter(parts={"lora": self._lora(adapter)})
+        if isinstance(adapter, DoraAdapter):
+            gains = dora_gains(adapter, self._linears)
+            gain = pack_gains(gains, {}, self._ids, block_bytes, keeps_bias=True)
+            plain = LowRankAdapter(adapter.name, adapter.digest, adapter.spec, adapter.factors)
+            return HostAdapter(parts={"lora": self._lora(plain), "gain": gain})
+        if isinstance(adapter, Ia3Adapter):
+            return HostAdapter(parts={"gain": self._ia3(adapter)})
+        if isinstance(adapter, InterventionAdapter):
+            return HostAdapter(
+                parts={"edit": pack_edits(adapter, self._base.num_layers, block_bytes)}
+            )
+        return HostAdapter(parts={"sparse": pack_sparse(adapter.deltas, self._ids, block_bytes)})
+
+    def _lora(self, adapter: LowRankAdapter) -> LoraPart:
+        return LoraPart(rows=pack(adapter, self._ids, self._layout.block_bytes, int8=self._int8))
+
+    def _ia3(self, adapter: Ia3Adapter) -> GainPart:
+        for path in adapter.inputs:
+            if not self._linears[path].is_alone:
+                raise UnsupportedAdapterError(
+                    f"adapter {adapter.name} scales the input of {path}, which is computed "
+                    "together with layers of the same input; merge it with "
+                    "`gossamer adapters merge` and serve the result"
+                )
+        block_bytes = self._layout.block_bytes
+        return pack_gains(adapter.outputs, adapter.inputs, self._ids, block_bytes, keeps_bias=False)

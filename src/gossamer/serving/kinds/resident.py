@@ -1,0 +1,28 @@
+"""A resident adapter, as the batch of a step sees it: a table for each thing that it does."""
+
+from dataclasses import dataclass
+
+from gossamer.kernels.gain import GainTable
+from gossamer.kernels.grouped_lora import AdapterTable
+from gossamer.kernels.hidden_edit import EditTable
+from gossamer.kernels.sparse_delta import SparseTable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrefixTable:
+    """Keys and values that stand in front of a sequence's own."""
+
+    blocks: tuple[int, ...]
+    num_tokens: int
+    """Virtual tokens; they fill the blocks' ends, so that what follows begins with a block."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resident:
+    """What an adapter does; None for what it does not."""
+
+    lora: AdapterTable | None = None
+    gain: GainTable | None = None
+    sparse: SparseTable | None = None
+    edit: EditTable | None = None
+    prefix: PrefixTable | None = None

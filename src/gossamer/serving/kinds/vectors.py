@@ -1,0 +1,70 @@
+"""Vectors of any widths in blocks: where each goes, and putting it there."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+LongArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vectors:
+    """Vectors of 4-byte elements, one behind the other; none straddles two blocks."""
+
+    data: Tensor
+    """All elements, float32 or int32."""
+    bounds: LongArray
+    """[n + 1] vector i is data[bounds[i] : bounds[i + 1]]."""
+    starts: LongArray
+    """[blocks + 1] first vector of each block."""
+    block_elements: int
+
+    @property
+    def num_blocks(self) -> int:
+        """Blocks that they take."""
+        return len(self.starts) - 1
+
+    @property
+    def num_bytes(self) -> int:
+        """What they weigh; the unused ends of blocks are not counted."""
+        return self.data.numel() * self.data.element_size()
+
+    def write(self, pool: Tensor, blocks: Sequence[int]) -> LongArray:
+        """Copy into `blocks` of the pool's bytes; returns each vector's offset in elements."""
+        elements = pool.view(self.data.dtype)
+        offsets = np.empty(len(self.bounds) - 1, dtype=np.int64)
+        for block, first, last in zip(blocks, self.starts[:-1], self.starts[1:], strict=True):
+            low, high = self.bounds[first], self.bounds[last]
+            origin = block * self.block_elements
+            elements[origin : origin + high - low] = self.data[low:high]
+            offsets[first:last] = origin + self.bounds[first:last] - low
+        return offsets
+
+
+def pack_vectors(data: Tensor, widths: npt.ArrayLike, block_bytes: int) -> Vectors:
+    """Lay out vectors of `widths`, which lie one behind the other in `data`."""
+    assert data.element_size() == 4
+    block_elements = block_bytes // 4
+    bounds = np.concatenate([[0], np.cumsum(np.asarray(widths, dtype=np.int64))]).astype(np.int64)
+    count = len(bounds) - 1
+    starts = [0]
+    while starts[-1] < count:
+        end = int(np.searchsorted(bounds, bounds[starts[-1]] + block_elements, side="right")) - 1
+        assert end > starts[-1], "a vector exceeds a block"
+        starts.append(end)
+    return Vectors(
+        data=data.contiguous(),
+        bounds=bounds,
+        starts=np.array(starts, dtype=np.int64),
+        block_elements=block_elements,
+    )
+
+
+def join(rows: Sequence[Tensor]) -> tuple[Tensor, list[int]]:
+    """Float32 rows one behind the other, and their widths."""
+    flat = [row.to(torch.float32).reshape(-1) for row in rows]
+    return torch.cat(flat), [len(row) for row in flat]

@@ -1,0 +1,104 @@
+"""Adapters of every kind in one batch say what each says alone in plain PEFT: token for token."""
+
+import random
+
+import pytest
+from kinds_case import NAMES, Kinds, answers
+
+from gossamer.serving.llm import LLM
+
+# PEFT's SHiRA makes sparse tensors without saying whether they shall be checked.
+pytestmark = pytest.mark.filterwarnings("ignore:Sparse invariant checks:UserWarning")
+
+BLOCK_BYTES = 12288
+"""Of 16 tokens in the tiny model: 3 layers, keys and values, 2 heads of 16, float32."""
+
+
+@pytest.fixture(scope="module")
+def kinds(tmp_path_factory):
+    """Families, made when first asked for."""
+    made = {}
+
+    def family(name):
+        if name not in made:
+            made[name] = Kinds(tmp_path_factory.mktemp(name), name)
+        return made[name]
+
+    return family
+
+
+def served(family, **settings):
+    options = {"memory_gib": 0.05, "threads": 1, **settings}
+    return LLM(family.model, adapters=family.adapters, **options)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+def test_one_batch_of_all_kinds(kinds, family):
+    """qwen2 has biases, which DoRA leaves alone and IA3 scales."""
+    family = kinds(family)
+    with served(family) as llm:
+        completions = answers(llm, family.requests)
+        states = {status.name: status for status in llm.engine.adapters()}
+    family.check_all(completions)
+    assert {name: states[name].kind for name in NAMES} == {
+        **dict.fromkeys(["lora", "lora-qv"], "low-rank"),
+        **dict.fromkeys(["dora", "dora-qk", "ia3"], "gain"),
+        **dict.fromkeys(["shira", "shira-v", "smt"], "sparse"),
+        **dict.fromkeys(["prompt", "p-tuning", "prefix", "prefix-21"], "prefix"),
+        **dict.fromkeys(["loreft", "nodireft", "direft"], "intervention"),
+    }
+
+
+def test_each_kind_alone(kinds):
+    family = kinds("llama")
+    with served(family) as llm:
+        for request in family.requests[: len(NAMES) + 1]:
+            (completion,) = answers(llm, [request])
+            family.check(completion)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"max_batch_tokens": 7},
+        {"max_batch_tokens": 33, "block_tokens": 5},
+        {"max_batch_tokens": 33, "backend": "reference"},
+    ],
+    ids=str,
+)
+def test_other_chunk_sizes_and_kernels(kinds, settings):
+    family = kinds("qwen2")
+    with served(family, **settings) as llm:
+        family.check_all(answers(llm, family.requests))
+
+
+def test_shuffled_arrival(kinds):
+    family = kinds("llama")
+    requests = list(family.requests)
+    random.Random(0).shuffle(requests)
+    with served(family, max_running=5) as llm:
+        for completion in answers(llm, requests):
+            family.check(completion)
+
+
+def test_memory_so_small_that_adapters_come_and_go_and_sequences_start_over(kinds):
+    family = kinds("llama")
+    memory = 24 * BLOCK_BYTES / 1024**3
+    with served(family, memory_gib=memory, expected_new_tokens=1) as llm:
+        completions = answers(llm, family.requests)
+        stats = llm.engine.stats()
+    family.check_all(completions)
+    assert stats.blocks_total == 24
+    assert stats.adapter_evictions > 5
+    assert stats.preemptions > 0
+
+
+def test_base_only_requests_do_not_feel_adapters_of_any_kind(kinds):
+    """The same tokens and the same log-probabilities, bit for bit, as without any adapter."""
+    family = kinds("llama")
+    base = [request for request in family.requests if request[1] is None]
+    with LLM(family.model, memory_gib=0.05, threads=1) as llm:
+        want = answers(llm, base)
+    with served(family) as llm:
+        got = [c for c in answers(llm, family.requests) if c.adapter is None]
+    assert [(c.token_ids, c.logprobs) for c in got] == [(c.token_ids, c.logprobs) for c in want]
