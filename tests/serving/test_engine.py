@@ -27,7 +27,7 @@ def adapters(tmp_path_factory, tiny_model):
     folder = tmp_path_factory.mktemp("adapters")
     make_lora(folder / "a", tiny_model, rank=4, seed=1)
     make_lora(folder / "b", tiny_model, rank=8, seed=2, targets=("q_proj", "v_proj"))
-    make_lora(folder / "dora", tiny_model, rank=4, use_dora=True)
+    make_lora(folder / "vera", tiny_model, rank=4, peft_type="VERA")
     make_lora(folder / "r64", tiny_model, rank=64, seed=3)
     torn = make_lora(folder / "torn", tiny_model, rank=4)
     weights = torn / "adapter_model.safetensors"
@@ -169,7 +169,7 @@ def test_names_of_no_adapter(shared, name):
 def test_adapters_that_cannot_be_served(make_engine):
     engine = make_engine(num_blocks=30)
     for name, kind, words in (
-        ("dora", UnsupportedAdapterError, "DoRA"),
+        ("vera", UnsupportedAdapterError, "VERA"),
         ("torn", AdapterError, "torn"),
         ("r64", CapacityError, "--memory"),
     ):
@@ -179,7 +179,7 @@ def test_adapters_that_cannot_be_served(make_engine):
         assert words in str(late.error)
         assert isinstance(refusal(engine, adapter=name), kind)
     states = {status.name: status.state for status in engine.adapters()}
-    assert states["dora"] == states["torn"] == states["r64"] == "refused"
+    assert states["vera"] == states["torn"] == states["r64"] == "refused"
     assert ask(engine, adapter="a").wait().finish_reason == "length"
     check_idle(engine)
 
