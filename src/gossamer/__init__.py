@@ -8,9 +8,10 @@ if TYPE_CHECKING:
     from gossamer.errors import GossamerError
     from gossamer.serving.llm import LLM
     from gossamer.serving.messages import SamplingParams
+    from gossamer.training.comparison.compare import compare
     from gossamer.training.run import tune
 
-__all__ = ["LLM", "GossamerError", "SamplingParams", "tune"]
+__all__ = ["LLM", "GossamerError", "SamplingParams", "compare", "tune"]
 
 __version__ = "0.1.0"
 
@@ -24,6 +25,7 @@ _HOMES = {
     "GossamerError": "gossamer.errors",
     "LLM": "gossamer.serving.llm",
     "SamplingParams": "gossamer.serving.messages",
+    "compare": "gossamer.training.comparison.compare",
     "tune": "gossamer.training.run",
 }
 

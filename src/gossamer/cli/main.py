@@ -15,6 +15,7 @@ from gossamer.errors import GossamerError, unknown_name_message
 COMMANDS: dict[str, str] = {
     "model": "fetch and list base models",
     "tune": "fine-tune a base model with a method, on your data",
+    "compare": "compare methods on the same rows, seeds and steps",
     "adapters": "list, inspect and merge adapters",
     "serve": "serve a base model and all adapters of a folder over HTTP",
     "verify": "prove that served adapters answer as the trained models do",

@@ -95,6 +95,10 @@ class Method(ABC, Generic[S]):
     tuner_module: ClassVar[str | None] = None
     """The module to import before PEFT loads the result, where the tuner is ours."""
 
+    size_setting: ClassVar[str | None] = None
+    """The setting that scales how many parameters learn, such as "rank" (a whole number from 1) or
+    a density (a share up to 1); None: there is none."""
+
     outputs_kept: ClassVar[float] = 0.0
     """How many times the method keeps the outputs of its linear layers for the backward pass,
     beyond what plain layers keep; for the estimate of memory."""
@@ -176,6 +180,14 @@ class Method(ABC, Generic[S]):
         """A scalar tensor whose gradient each step adds to that of the loss; it is no part of the
         reported loss. None: nothing is added."""
         return None
+
+    def trainable_parameters(self, model: Any, context: MethodContext) -> int:
+        """How many parameters learn in the last stage; `model` is the base on the meta device, and
+        may be changed."""
+        model = self.prepare(model, context)
+        for index in range(1, len(self.stages(context))):
+            model = self.enter_stage(model, index, context)
+        return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
     def optimizer(self, model: Any, *, learning_rate: float, weight_decay: float) -> Any | None:
         """A torch optimizer of the method's own; None: AdamW over all trainable weights."""

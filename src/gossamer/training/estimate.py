@@ -64,7 +64,8 @@ def estimate_stages(
     = 1.06, full 3.79 / 3.22 = 1.18, qlora 2.02 / 2.52 = 0.80, lora 4 x 256 with gradient
     checkpointing 1.79 / 2.38 = 0.75. Not measured on a GPU.
     """
-    model = _without_weights(method, context)
+    with torch.device("meta"):
+        model = method.prepare(model_without_weights(method, context), context)
     estimates = []
     for index in range(len(method.stages(context))):
         if index > 0:
@@ -99,12 +100,12 @@ def _of_model(
     )
 
 
-def _without_weights(method: Method[Any], context: MethodContext) -> Any:
+def model_without_weights(method: Method[Any], context: MethodContext) -> Any:
+    """The base model's structure as `method` wants it loaded, on the device \"meta\"."""
     dtype = torch.float32 if method.trains_base else getattr(torch, context.dtype)
     config = load_config(context.base_folder)
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
-        return method.prepare(model, context)
+        return AutoModelForCausalLM.from_config(config, dtype=dtype)
 
 
 def _size(name: str, parameter: torch.Tensor, quantized: set[str]) -> float:

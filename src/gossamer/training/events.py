@@ -6,6 +6,7 @@ from typing import Any
 
 from gossamer.training.metrics import Record
 from gossamer.training.plan import Plan
+from gossamer.training.result import RunResult
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +46,9 @@ class Listener:
 
     def saved(self, folder: Path) -> None:
         """A checkpoint is complete."""
+
+    def trained(self, model: Any, result: RunResult) -> None:
+        """The last step is done and saved; the result is about to be written."""
 
     def closed(self) -> None:
         """Nothing more will come; always called, whatever happened."""

@@ -126,7 +126,7 @@ def _carry_out(prepared: Prepared, *, resume: bool, listener: Listener) -> RunRe
     _forget_later_lines(prepared, checkpoint)
     write_record(output, prepared.settings, prepared.recorded)
     model = train_stages(prepared, model, checkpoint, listener)
-    return _finish(prepared, model)
+    return _finish(prepared, model, listener)
 
 
 def _forget_later_lines(prepared: Prepared, checkpoint: Path | None) -> None:
@@ -151,7 +151,7 @@ def _continued(prepared: Prepared, output: Path) -> tuple[Prepared, Path | None]
     return replace(prepared, recorded=recorded), latest_checkpoint(output)
 
 
-def _finish(prepared: Prepared, model: Any) -> RunResult:
+def _finish(prepared: Prepared, model: Any, listener: Listener) -> RunResult:
     """Curve, card, adapter, record, in this order: the record tells that all is there."""
     output = Path(prepared.settings.output)
     records = read_metrics(output)
@@ -163,6 +163,7 @@ def _finish(prepared: Prepared, model: Any) -> RunResult:
         total=total,
         peak_memory=peak_memory(prepared.context.device),
     )
+    listener.trained(model, result)
     draw_curve(
         records, output / CURVE, title=f"{prepared.method.name} on {prepared.settings.model}"
     )

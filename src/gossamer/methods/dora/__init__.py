@@ -24,6 +24,7 @@ class Dora(PeftMethod[DoraSettings]):
     kind = "gain"
     settings_type = DoraSettings
     learning_rate = 2e-4
+    size_setting = "rank"
     # The base's product and the adapter's, both of which are multiplied by the gain.
     outputs_kept = 2.0
 

@@ -21,6 +21,7 @@ class Lora(PeftMethod[LoraSettings]):
     kind = "low-rank"
     settings_type = LoraSettings
     learning_rate = 2e-4
+    size_setting = "rank"
 
     def peft_config(self, model: Any, context: MethodContext) -> Any:
         from gossamer.methods.lora.apply import lora_config

@@ -31,6 +31,7 @@ class QLora(PeftMethod[QLoraSettings]):
     kind = "low-rank"
     settings_type = QLoraSettings
     learning_rate = 2e-4
+    size_setting = "rank"
     extra = "qlora"
     extra_modules = ("bitsandbytes",)
 

@@ -28,6 +28,7 @@ class RsLora(PeftMethod[RsLoraSettings]):
     kind = "low-rank"
     settings_type = RsLoraSettings
     learning_rate = 2e-4
+    size_setting = "rank"
 
     def peft_config(self, model: Any, context: MethodContext) -> Any:
         from gossamer.methods.lora.apply import lora_config

@@ -1,0 +1,86 @@
+"""Scoring inside a worker: the base model, or a run's model at the moment it is trained."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gossamer.basemodel.find import resolve
+from gossamer.basemodel.load import load_tokenizer
+from gossamer.training.comparison.layout import JobFolder, read_json, write_json
+from gossamer.training.comparison.settings import CompareSettings
+from gossamer.training.device import peak_memory
+from gossamer.training.evaluation import evaluate, load_eval_set
+from gossamer.training.events import Listener, RunFacts
+from gossamer.training.metrics import Record
+from gossamer.training.result import RunResult
+from gossamer.training.settings import RunSettings
+
+Tell = Callable[[dict[str, Any]], None]
+
+
+class Scoring:
+    """The held-out rows, ready to be put to a model."""
+
+    def __init__(
+        self, settings: CompareSettings, run: RunSettings, folder: JobFolder, tell: Tell
+    ) -> None:
+        self._settings, self._folder, self._tell = settings, folder, tell
+        self._tokenizer = load_tokenizer(resolve(settings.model))
+        self._held_out = load_eval_set(settings.eval, settings, run, self._tokenizer)
+
+    def score(self, model: Any, dtype: str) -> dict[str, Any]:
+        """What `model` scores, which is also noted in the job's folder."""
+        found = evaluate(
+            model,
+            self._tokenizer,
+            self._held_out,
+            self._settings,
+            kept_in=self._folder.progress,
+            autocast=torch.bfloat16 if dtype == "bfloat16" else None,
+            progress=lambda done, total: self._tell(
+                {"event": "scoring", "done": done, "of": total}
+            ),
+        ).as_record()
+        write_json(self._folder.evaluation, found)
+        return found
+
+
+class ScoringListener(Listener):
+    """Tells the steps of a run, and scores its model before the result is written.
+
+    A run that is stopped while it is scored counts as unfinished: resumed, it loads its last
+    checkpoint and comes here again.
+    """
+
+    def __init__(self, scoring: Scoring, folder: JobFolder, tell: Tell) -> None:
+        self._scoring, self._folder, self._tell = scoring, folder, tell
+        self._dtype, self._device = "float32", "cpu"
+
+    def started(self, facts: RunFacts) -> None:
+        self._dtype, self._device = facts.dtype, facts.device
+        self._tell(
+            {
+                "event": "started",
+                "steps": facts.plan.steps,
+                "at": facts.resumed_from,
+                "trainable": facts.trainable,
+            }
+        )
+
+    def note(self, text: str) -> None:
+        self._tell({"event": "note", "text": text})
+
+    def step(self, record: Record) -> None:
+        kept = ("step", "loss", "seconds")
+        self._tell({"event": "step", **{name: record[name] for name in kept}})
+
+    def saved(self, folder: Path) -> None:
+        # Before the evaluation, whose memory is no part of training; the last step is saved too.
+        before = (read_json(self._folder.memory) or {}).get("peak_memory", 0)
+        peak = max(before, peak_memory(self._device))
+        write_json(self._folder.memory, {"peak_memory": peak})
+
+    def trained(self, model: Any, result: RunResult) -> None:
+        self._scoring.score(model, self._dtype)

@@ -1,0 +1,138 @@
+"""All that defines a comparison."""
+
+from collections.abc import Mapping
+from os import PathLike
+from typing import Annotated, Any
+
+from pydantic import Field, field_validator, model_validator
+
+from gossamer.errors import SettingError, unknown_name_message
+from gossamer.training.comparison.budget import Budget, parse_budget
+from gossamer.training.comparison.entries import Entry, parse_entries
+from gossamer.training.evaluation.settings import EvaluationSettings
+from gossamer.training.settings import RunSettings
+
+_GOVERNED = {
+    "model": "--model",
+    "data": "--data",
+    "eval_data": "--eval",
+    "eval_split": "--eval",
+    "output": "--output",
+    "method": "--methods",
+    "method_settings": "--methods",
+    "seed": "--seeds",
+    "max_steps": "--budget steps=N",
+    "eval_every": "nothing: models are scored once, when they are trained",
+    "eval_at_start": "nothing: the base model is scored once for all",
+}
+"""Settings of a run that the comparison decides, and what to say instead."""
+
+
+class CompareSettings(EvaluationSettings):
+    """One comparison, complete."""
+
+    model: str
+    """Base model: an alias such as smollm2-135m, a folder, or a hub id."""
+
+    data: str
+    """Training rows, as for `gossamer tune`; all methods see the same in the same order."""
+
+    eval: str
+    """Rows to score the models on, given like the training rows; never trained on."""
+
+    methods: list[str]
+    """Methods to compare, such as lora,dora,full. An entry may carry settings of the method and
+    learning_rate, scheduler, warmup, weight_decay or max_grad_norm: lora:rank=4,alpha=8. Commas or
+    spaces separate entries; `none` scores the base model alone."""
+
+    budget: list[str] = Field(default=[])
+    """What each method may spend: params=500k (each method takes the nearest size below),
+    steps=100, minutes=10 (as many steps as fit by the method's own speed). Unset: three passes over
+    the rows."""
+
+    seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**32)]], Field(min_length=1)] = Field(
+        default=[0]
+    )
+    """Seeds; each method is trained once with each of them, and mean and spread are told."""
+
+    run: dict[str, Any] = Field(default={})
+    """Settings of all runs alike, such as batch_size or max_length."""
+
+    output: str
+    """Folder of the comparison: results, table, plots, and each adapter."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_short_forms(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        values = {k: str(v) if isinstance(v, PathLike) else v for k, v in values.items()}
+        for name in ("methods", "budget"):
+            if isinstance(values.get(name), str):
+                values[name] = [values[name]]
+        if isinstance(values.get("seeds"), int):
+            values["seeds"] = [values["seeds"]]
+        return values
+
+    @field_validator("seeds")
+    @classmethod
+    def _different(cls, seeds: list[int]) -> list[int]:
+        if len(set(seeds)) < len(seeds):
+            raise ValueError("a seed is given twice; the same seed gives the same result")
+        return seeds
+
+    def entries(self) -> list[Entry]:
+        """The methods to compare; empty: only the base model is scored."""
+        return parse_entries(self.methods)
+
+    def limits(self) -> Budget:
+        """The budget."""
+        return parse_budget(self.budget)
+
+    def check(self) -> None:
+        """Raise `SettingError` or `UnknownNameError` for what can be refused without a model."""
+        limits = self.limits()
+        for key in self.run:
+            _check_run_setting(key, limits)
+        for entry in self.entries():
+            self.run_settings(entry, seed=self.seeds[0], output="")
+
+    def run_settings(
+        self,
+        entry: Entry,
+        *,
+        seed: int,
+        output: str,
+        method_settings: Any = None,
+        steps: Any = None,
+    ) -> RunSettings:
+        """The run of `entry` with `seed`; `method_settings` and `steps` as the plan chose them."""
+        limits = self.limits()
+        return RunSettings.parse(
+            {
+                **self.run,
+                **entry.run,
+                "model": self.model,
+                "data": self.data,
+                "output": output,
+                "method": entry.method,
+                "method_settings": method_settings or entry.settings,
+                "seed": seed,
+                "max_steps": steps or limits.steps,
+                "save_total_limit": self.run.get("save_total_limit", 1),
+            },
+            where=f"'{entry.label}'",
+        )
+
+
+def _check_run_setting(key: str, limits: Budget) -> None:
+    if key in _GOVERNED:
+        raise SettingError(f"--set {key}: a comparison sets it itself; use {_GOVERNED[key]}")
+    if key not in RunSettings.model_fields:
+        known = sorted(set(RunSettings.model_fields) - set(_GOVERNED))
+        message = unknown_name_message("setting", key, known)
+        raise SettingError(
+            f"--set: {message}; settings of a method belong to its entry: lora:{key}=..."
+        )
+    if key == "epochs" and (limits.steps or limits.minutes):
+        raise SettingError("--set epochs: the budget gives the number of steps; leave one out")

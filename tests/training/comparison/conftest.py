@@ -1,0 +1,58 @@
+import json
+from functools import partial
+
+import pytest
+
+from gossamer.training.comparison.compare import compare
+from gossamer.training.comparison.jobs import Job, carry_out
+from gossamer.training.comparison.layout import read_json
+from gossamer.training.comparison.screen import Screen
+
+
+@pytest.fixture(scope="session")
+def sums(tmp_path_factory):
+    """(training rows, held-out rows): a question with a number as its answer."""
+    folder = tmp_path_factory.mktemp("sums")
+    files = []
+    for name, count in (("train", 24), ("test", 10)):
+        path = folder / f"{name}.jsonl"
+        rows = [
+            {"prompt": f"{i} + 1?", "completion": f"It is {i + 1}.", "answer": str(i + 1)}
+            for i in range(count)
+        ]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        files.append(path)
+    return tuple(files)
+
+
+def run_here(job, folder, hear):
+    """The job without a process of its own, which would spend seconds on imports."""
+    if folder.outcome() is None:
+        job.write(folder)
+        described = Job(**read_json(folder.job))
+        folder.finish(json.loads(json.dumps(carry_out(described, folder, hear))))
+    return folder.outcome()
+
+
+@pytest.fixture
+def here(monkeypatch):
+    """All jobs run in this process."""
+    monkeypatch.setattr("gossamer.training.comparison.compare.run_job", run_here)
+
+
+@pytest.fixture
+def small(tiny_model, sums, tmp_path):
+    """`small(methods=...)`: a comparison of some milliseconds a step that shows nothing."""
+
+    def call(output="out", *, methods, screen=None, **settings):
+        defaults = {
+            "budget": "steps=6",
+            "max_new_tokens": 8,
+            "run": {"batch_size": 4, "save_every": 2},
+        }
+        train, held_out = sums
+        held_out = settings.pop("eval", held_out)
+        run = partial(compare, tiny_model, train, held_out, tmp_path / output, methods=methods)
+        return run(screen=screen or Screen(show=False), **{**defaults, **settings})
+
+    return call
