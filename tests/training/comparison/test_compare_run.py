@@ -207,7 +207,7 @@ def test_the_parameters_budget_chooses_the_largest_rank_below(small):
 @pytest.mark.parametrize(
     ("methods", "message"),
     [
-        (["lora", "full"], "method 'full' has no size to choose"),
+        (["full", "lora"], "method 'full' has no size to choose"),
         (["lora:rank=4"], "'lora:rank=4' fixes rank, which the budget is to choose"),
         (["lora:learning_rate=1e-3"], "the smallest 'lora:learning_rate=1e-3' trains more"),
     ],
