@@ -242,10 +242,10 @@ def test_the_minutes_budget_gives_steps_by_each_methods_own_speed(small, monkeyp
 
 def test_the_speed_of_a_method_is_measured(small, tmp_path):
     comparison = small(methods=["lora"], budget="minutes=0.002")
-    timed = json.loads((tmp_path / "out/work/lora-timing/outcome.json").read_text())
+    timed = json.loads((tmp_path / "out/jobs/lora-timing/outcome.json").read_text())
     steps = comparison.entries[0].runs[0]["steps"]
     assert steps == max(1, int(0.12 / timed["step_seconds"]))
-    assert not (tmp_path / "out/work/lora-timing/run").exists()
+    assert not (tmp_path / "out/jobs/lora-timing/run").exists()
 
 
 def test_rows_with_options_have_a_column_for_the_likeliest(small, tmp_path):

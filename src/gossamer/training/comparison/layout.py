@@ -17,7 +17,7 @@ _OUTCOME, _JOB, _FAILURE = "outcome.json", "job.json", "failure.json"
 
 
 class JobFolder:
-    """What one process is told and leaves behind, in `OUTPUT/work/NAME`."""
+    """What one process is told and leaves behind, in `OUTPUT/jobs/NAME`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -62,7 +62,7 @@ class Layout:
 
     def job(self, name: str) -> JobFolder:
         """The folder of the job `name`."""
-        return JobFolder(self.root / "work" / name)
+        return JobFolder(self.root / "jobs" / name)
 
     def training(self, entry: Entry, seed: int) -> JobFolder:
         """The folder of the job that trains `entry` with `seed`."""
