@@ -14,6 +14,7 @@ PURE = (
     "door",
     "interface",
     "messages",
+    "outcomes",
     "request_checks",
     "scheduler",
     "scheduling.accounts",
@@ -22,12 +23,17 @@ PURE = (
     "scheduling.forecast",
     "scheduling.never_fits",
     "scheduling.quotas",
+    "scheduling.room",
     "scheduling.tenants",
     "scheduling.turns",
     "scheduling.waiting",
     "scheduling.walk",
     "sequence",
     "settings",
+    "simulation.disk",
+    "simulation.simulator",
+    "simulation.step_model",
+    "workload",
 )
 
 

@@ -5,7 +5,7 @@ All methods run on the engine's thread but `look_up` and `statuses`, which any t
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -48,9 +48,18 @@ class AdapterStore:
     """All adapters of a folder and where each of them is."""
 
     def __init__(
-        self, folder: AdapterFolder, pool: BlockPool, loader: Loader, wake: Callable[[], None]
+        self,
+        folder: AdapterFolder,
+        pool: BlockPool,
+        loader: Loader,
+        wake: Callable[[], None],
+        *,
+        threads: Executor | None = None,
     ) -> None:
-        """`wake` is called on the loading thread whenever an adapter has been read."""
+        """`wake` is called on the loading thread whenever an adapter has been read.
+
+        `threads` is where adapters are read; a thread of its own unless given.
+        """
         self._folder = folder
         self._pool = pool
         self._loader = loader
@@ -60,7 +69,7 @@ class AdapterStore:
         self._resident: dict[AdapterEntry, None] = {}
         self._loading: dict[AdapterEntry, Future[Loaded]] = {}
         self._host: dict[AdapterEntry, None] = {}
-        self._threads = ThreadPoolExecutor(1, thread_name_prefix="gossamer-adapters")
+        self._threads = threads or ThreadPoolExecutor(1, thread_name_prefix="gossamer-adapters")
         self._clock = 0
         self.num_loads = 0
         self.num_evictions = 0

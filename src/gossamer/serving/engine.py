@@ -99,6 +99,7 @@ class Engine:
             adapter=self._adapters.look_up(name) if name is not None else None,
             max_new_tokens=max_new_tokens(request, max_context=self.max_context, capacity=capacity),
             token_ids=list(request.prompt_token_ids),
+            arrived=time.monotonic(),
         )
         generation = self._generation(sequence, on_event)
         with self._lock:

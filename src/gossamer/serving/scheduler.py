@@ -1,5 +1,6 @@
 """Who runs next: decodes first, prefill in chunks, admission by memory. Pure Python, no tensors."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from itertools import islice
 from gossamer.errors import GossamerError
 from gossamer.serving.adapter_entry import AdapterEntry, AdapterState
 from gossamer.serving.adapter_store import AdapterStore
-from gossamer.serving.admission import blocks_for, peak_blocks
+from gossamer.serving.admission import blocks_for
 from gossamer.serving.block_pool import BlockPool
 from gossamer.serving.scheduling.accounts import Accounts
 from gossamer.serving.scheduling.deadlines import Deadlines, FirstTokenPolicy
@@ -20,6 +21,7 @@ from gossamer.serving.scheduling.fairness import (
 )
 from gossamer.serving.scheduling.forecast import Forecast, Load
 from gossamer.serving.scheduling.never_fits import quota_refusal, refusal
+from gossamer.serving.scheduling.room import Room
 from gossamer.serving.scheduling.tenants import LimitsOf, unlimited
 from gossamer.serving.scheduling.turns import in_turn
 from gossamer.serving.scheduling.waiting import Test, WaitingQueue
@@ -92,10 +94,12 @@ class Scheduler:
         self._deadlines = Deadlines(promise, self.forecast, clock)
         self._step = 0
         self._met_misfit = False
+        self._room: Room | None = None
 
     def add(self, sequence: Sequence) -> None:
         """Queue a new sequence."""
-        sequence.arrived = self._clock()
+        if math.isnan(sequence.arrived):
+            sequence.arrived = self._clock()
         self.waiting.add(sequence)
         self.counters.arrive(sequence.tenant)
         self._deadlines.arrived(sequence)
@@ -167,6 +171,7 @@ class Scheduler:
     def _admit(self, budget: int) -> list[Scheduled]:
         step: list[Scheduled] = []
         overtaken: list[Sequence] = []
+        self._room = None
         walk = Walk(self.waiting, self.counters, self._deadlines.newest_first, self._favoured)
         self._read_ahead(walk)
         for sequence in walk if self._has_room(budget) else ():
@@ -216,28 +221,15 @@ class Scheduler:
         return sum(a.num_bytes or 0 for a in used | {sequence.adapter}) > quota
 
     def _can_admit(self, sequence: Sequence) -> bool:
-        adapter = sequence.adapter
-        if adapter is not None and not self._adapters.can_acquire(adapter):
-            return False
-        loads = adapter is not None and adapter.state is not AdapterState.RESIDENT
-        new_adapter_blocks = (adapter.num_blocks or 0) if loads and adapter else 0
-        free = self._pool.num_free + self._adapters.num_reclaimable(sparing=adapter)
-        now = new_adapter_blocks + self._blocks(len(sequence.token_ids))
-        if now > free:
-            return False
-        if not self.running:
-            # Alone it fits: that was checked when it came.
-            return True
-        held = sum(len(other.blocks) for other in self.running)
-        peak = peak_blocks(
-            (self._expected(other) for other in [*self.running, sequence]),
-            self._limits.block_tokens,
-        )
-        return new_adapter_blocks + peak <= free + held
-
-    def _expected(self, sequence: Sequence) -> tuple[int, int]:
-        to_come = min(sequence.num_left, self._limits.expected_new_tokens)
-        return len(sequence.token_ids), to_come
+        if self._room is None:
+            self._room = Room(
+                self.running,
+                self._pool,
+                self._adapters,
+                block_tokens=self._limits.block_tokens,
+                expected_new_tokens=self._limits.expected_new_tokens,
+            )
+        return self._room.fits(sequence)
 
     def _start(self, sequence: Sequence, budget: int) -> int:
         adapter = sequence.adapter
@@ -251,6 +243,7 @@ class Scheduler:
         # The whole prompt's blocks at once: a prefill, once begun, is not stopped for memory.
         grown = self._grow(sequence, sequence.num_to_compute)
         assert grown, "admission promised the blocks"
+        self._room = None
         return count
 
     def _leave_queue(self, sequence: Sequence, *, starts: bool) -> None:

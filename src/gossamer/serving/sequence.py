@@ -1,5 +1,6 @@
 """A request on its way: its tokens, what is computed of them, and the blocks that hold it."""
 
+import math
 from dataclasses import dataclass, field
 
 from gossamer.serving.adapter_entry import AdapterEntry, AdapterState
@@ -22,8 +23,8 @@ class Sequence:
     blocks: list[int] = field(default_factory=list)
     num_skipped: int = 0
     """How often a later request was admitted before this one while it waited."""
-    arrived: float = 0.0
-    """When it came, in seconds on the engine's clock."""
+    arrived: float = math.nan
+    """When it came, in seconds on the scheduler's clock."""
     admitted: float | None = None
     """When it first left the queue."""
     last_step: int = -1

@@ -1,0 +1,1 @@
+"""The real scheduler on a pretended machine: hours of traffic in seconds, without a tensor."""
