@@ -1,0 +1,71 @@
+"""The layer that learns in another basis, and where its gradient waits for the optimizer."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gossamer.methods.sparsegrad.basis import Basis
+from gossamer.methods.sparsegrad.function import Entries, Select, transformed_linear
+
+
+class SparseGradLinear(nn.Module):
+    """A linear layer with the weight W~ = V^T W U^T, in float32.
+
+    `weight.grad` stays None: torch cannot clip sparse gradients. The entries are kept in `pending`,
+    and the gradient of `marker`, one number, is their norm. So whatever clips or logs the norm of
+    all gradients sees the true one, and the factor by which it scaled the marker is applied to the
+    entries by the optimizer.
+    """
+
+    def __init__(self, linear: Any, basis: Basis, select: Select) -> None:
+        super().__init__()
+        self.basis = basis
+        self.weight = nn.Parameter(basis.enter(linear.weight.detach()))
+        self.bias = linear.bias
+        self.marker = nn.Parameter(torch.zeros(1, device=self.weight.device))
+        self.pending: Entries | None = None
+        self.dtype = linear.weight.dtype
+        self._select = select
+        self.in_features: int = linear.in_features
+        self.out_features: int = linear.out_features
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            u, v = self.basis.u, self.basis.v
+            out = transformed_linear(x.float(), self.weight, u, v, self.marker, self._take)
+        out = out.to(x.dtype)
+        return out if self.bias is None else out + self.bias
+
+    def _take(self, g: Tensor, x: Tensor) -> Tensor:
+        found = self._select(g, x)
+        before = self.marker.grad
+        if self.pending is None or before is None or not before.any():
+            # The first micro-batch of a step.
+            self.pending = found
+            return found.values.norm().view(1)
+        self.pending = _sum(self.pending, found)
+        return self.pending.values.norm().view(1) - before
+
+    def gradient(self) -> Entries | None:
+        """What the backward passes of this step left, as clipped; None if there was none."""
+        if self.pending is None or self.marker.grad is None:
+            return None
+        norm = self.pending.values.norm()
+        factor = torch.where(norm > 0, self.marker.grad / norm, self.marker.grad)
+        return Entries(self.pending.places, self.pending.values * factor)
+
+    def forget_gradient(self) -> None:
+        """Begin a new step."""
+        self.pending = None
+        self.marker.grad = None
+
+    def dense_weight(self) -> Tensor:
+        """V W~ U [out, in], of the type of the layer it replaced."""
+        return self.basis.leave(self.weight.detach()).to(self.dtype)
+
+
+def _sum(one: Entries, other: Entries) -> Entries:
+    places, index = torch.unique(torch.cat([one.places, other.places]), return_inverse=True)
+    values = torch.cat([one.values, other.values])
+    return Entries(places, values.new_zeros(len(places)).index_add_(0, index, values))
