@@ -18,6 +18,7 @@ COMMANDS: dict[str, str] = {
     "compare": "compare methods on the same rows, seeds and steps",
     "adapters": "list, inspect and merge adapters",
     "serve": "serve a base model and all adapters of a folder over HTTP",
+    "bench": "put a server under load and tell what its users felt",
     "verify": "prove that served adapters answer as the trained models do",
 }
 """Name of each command, its module in this folder being of the same name, and its summary."""

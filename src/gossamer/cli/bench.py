@@ -1,0 +1,188 @@
+"""Put a server under load and tell what its users felt.
+
+gossamer bench serve --url http://127.0.0.1:8000 --rate 2 --duration 60 --output load/
+gossamer bench serve --model smollm2-135m --adapter-folder runs/ --adapters 4
+
+Works against any OpenAI-compatible server. Requests come as in S-LoRA's evaluation: which adapter
+by a power law (or Zipf), when by a Gamma process, how long by uniform ranges; every prompt is
+another one. With --model a server is started for the test and stopped after it. The folder --output
+receives result.json, table.md and load.png.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gossamer.cli.options import Options
+from gossamer.errors import MissingExtraError, UsageError
+from gossamer.serving.loadtest.settings import ClientSettings
+from gossamer.serving.workload import Workload
+
+if TYPE_CHECKING:
+    from gossamer.serving.loadtest.sample import Sample
+    from gossamer.serving.loadtest.summary import Summary
+
+KEY_VARIABLE = "GOSSAMER_API_KEY"
+WORKLOAD = Options(Workload, title="workload")
+CLIENT = Options(ClientSettings, title="client")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the sub-command and its options."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    serve = actions.add_parser("serve", help="play a workload against a server")
+    target = serve.add_mutually_exclusive_group(required=True)
+    target.add_argument("--url", help="address of a running server")
+    target.add_argument("--model", metavar="NAME", help="start a server for this base model")
+    serve.add_argument(
+        "--adapter-folder", metavar="DIR", type=Path, help="adapters of the started server"
+    )
+    serve.add_argument(
+        "--names", metavar="A,B,...", help="models to ask for; default: all that the server lists"
+    )
+    serve.add_argument("--api-key", metavar="KEY", help=f"of the server; default: ${KEY_VARIABLE}")
+    serve.add_argument("--output", metavar="DIR", type=Path, help="folder for JSON, table and plot")
+    WORKLOAD.add_to(serve)
+    CLIENT.add_to(serve)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Play the workload; exit code 1 if nothing finished."""
+    if find_spec("httpx") is None:
+        raise MissingExtraError("bench needs httpx; pip install 'gossamer[bench]'")
+    if args.adapter_folder is not None and args.url is not None:
+        raise UsageError("--adapter-folder is for --model; a running server has its own adapters")
+    client = CLIENT.read(args)
+    _check_output(args.output)
+    with _server(args) as url:
+        names = _names(args, url)
+        workload = WORKLOAD.read(args, adapters=len(names))
+        samples = _play(args, url, names, workload, client)
+
+    from gossamer.serving.loadtest.summary import summarize
+
+    summary = summarize(samples, client.slo)
+    _print(summary, client.slo)
+    for problem in sorted({s.problem for s in samples if s.problem})[:5]:
+        print(f"  {problem}", file=sys.stderr)
+    if args.output is not None:
+        _write(args.output, workload, client, samples, summary)
+        print(args.output)
+    return 0 if summary.finished else 1
+
+
+def _play(
+    args: argparse.Namespace, url: str, names: list[str], workload: Workload, client: ClientSettings
+) -> "list[Sample]":
+    from tqdm import tqdm
+
+    from gossamer.serving.loadtest.run import play
+
+    if workload.num_requests == 0:
+        raise UsageError(
+            f"rate {workload.rate:g} for {workload.duration:g} s makes no request; raise either"
+        )
+    with tqdm(total=workload.num_requests, unit="request", disable=None) as bar:
+
+        def count(sample: "Sample") -> None:
+            bar.update()
+
+        return play(url, names, workload, client, api_key=_key(args), on_sample=count)
+
+
+def _names(args: argparse.Namespace, url: str) -> list[str]:
+    from gossamer.serving.loadtest.run import served_models
+
+    listed = served_models(url, _key(args))
+    if not args.names:
+        return listed
+    names = [name.strip() for name in args.names.split(",") if name.strip()]
+    missing = [name for name in names if name not in listed]
+    if missing:
+        raise UsageError(f"--names: the server does not offer {', '.join(missing)}")
+    return names
+
+
+def _key(args: argparse.Namespace) -> str | None:
+    return args.api_key or os.environ.get(KEY_VARIABLE)
+
+
+@contextmanager
+def _server(args: argparse.Namespace) -> Iterator[str]:
+    if args.url is not None:
+        yield args.url
+        return
+    from gossamer.cli.child_server import child_server
+
+    with child_server(args.model, args.adapter_folder) as url:
+        yield url
+
+
+def _check_output(output: Path | None) -> None:
+    if output is not None and output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise UsageError(f"--output {output} is in use; give an empty or a new folder")
+
+
+def _print(summary: "Summary", slo: float) -> None:
+    for name, value in table(summary, slo):
+        print(f"{name:<28}{value}")
+
+
+def table(summary: "Summary", slo: float) -> list[tuple[str, str]]:
+    """Names and values for people."""
+    rows = [
+        ("requests", f"{summary.requests} to {summary.models} models in {summary.seconds:.1f} s"),
+        (
+            "finished, refused, failed",
+            f"{summary.finished}, {summary.refused}, {summary.failed}",
+        ),
+        (
+            "throughput",
+            f"{summary.requests_per_second:.2f} requests/s, "
+            f"{summary.output_tokens_per_second:.1f} new tokens/s, "
+            f"{summary.total_tokens_per_second:.1f} tokens/s with prompts",
+        ),
+    ]
+    for name, value in (
+        ("first token", summary.first_token),
+        ("between tokens", summary.between_tokens),
+        ("per new token, in all", summary.per_token),
+        ("whole answer", summary.total),
+    ):
+        if value is not None:
+            cells = (f"{key} {number:.3f} s" for key, number in asdict(value).items())
+            rows.append((name, ", ".join(cells)))
+    rows.append((f"first token within {slo:g} s", f"{summary.attainment:.1%} of all requests"))
+    rows.append(("satisfaction", f"{summary.satisfaction:.3f}"))
+    return rows
+
+
+def _write(
+    output: Path,
+    workload: Workload,
+    client: ClientSettings,
+    samples: "list[Sample]",
+    summary: "Summary",
+) -> None:
+    from gossamer.serving.loadtest.plot import draw
+
+    output.mkdir(parents=True, exist_ok=True)
+    content = {
+        "workload": workload.model_dump(),
+        "client": client.model_dump(),
+        "summary": asdict(summary),
+        "samples": [asdict(sample) for sample in samples],
+    }
+    (output / "result.json").write_text(json.dumps(content, indent=1) + "\n")
+    lines = ["| what | figure |", "| --- | --- |"]
+    lines += [f"| {name} | {value} |" for name, value in table(summary, client.slo)]
+    (output / "table.md").write_text("\n".join(lines) + "\n")
+    title = f"{workload.rate:g} requests/s to {workload.adapters} models, cv {workload.cv:g}"
+    draw(samples, client.slo, output / "load.png", title=title)

@@ -1,0 +1,84 @@
+"""Play a trace against a server: each request at its time, whether earlier ones are done or not."""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+
+import httpx
+
+from gossamer.errors import ServingError, UsageError
+from gossamer.serving.loadtest.client import ask
+from gossamer.serving.loadtest.sample import Sample
+from gossamer.serving.loadtest.settings import ClientSettings
+from gossamer.serving.workload import Workload
+
+
+def served_models(url: str, api_key: str | None) -> list[str]:
+    """Names of the models that the server offers.
+
+    Raises `ServingError` if it does not answer, or not as OpenAI's interface does.
+    """
+    try:
+        response = httpx.get(f"{_api(url)}models", headers=_headers(api_key), timeout=30)
+        response.raise_for_status()
+        return [model["id"] for model in response.json()["data"]]
+    except httpx.HTTPError as error:
+        raise ServingError(f"the server at {url} does not list its models: {error}") from None
+    except (ValueError, KeyError, TypeError):
+        raise ServingError(f"{url} is no OpenAI-compatible server: no list of models") from None
+
+
+def play(
+    url: str,
+    models: Sequence[str],
+    workload: Workload,
+    settings: ClientSettings,
+    *,
+    api_key: str | None = None,
+    on_sample: Callable[[Sample], None] = lambda sample: None,
+) -> list[Sample]:
+    """All samples, in the order in which they were due. Model i is asked for as adapter i.
+
+    Raises `UsageError` if the workload asks for more adapters than there are models.
+    """
+    if workload.adapters > len(models):
+        raise UsageError(
+            f"the workload asks for {workload.adapters} adapters and the server offers "
+            f"{len(models)}; give --adapters {len(models)} or fewer"
+        )
+    return asyncio.run(_play(url, models, workload, settings, api_key, on_sample))
+
+
+async def _play(
+    url: str,
+    models: Sequence[str],
+    workload: Workload,
+    settings: ClientSettings,
+    api_key: str | None,
+    on_sample: Callable[[Sample], None],
+) -> list[Sample]:
+    async with httpx.AsyncClient(
+        base_url=_api(url),
+        headers=_headers(api_key),
+        timeout=httpx.Timeout(settings.timeout, pool=None),
+        limits=httpx.Limits(max_connections=None, max_keepalive_connections=64),
+    ) as client:
+        start = time.perf_counter()
+        tasks = []
+        for number, arrival in enumerate(workload.trace()):
+            await asyncio.sleep(max(0.0, arrival.time - (time.perf_counter() - start)))
+            model = models[arrival.adapter]
+            task = asyncio.create_task(ask(client, model, arrival, number, settings, start))
+            task.add_done_callback(lambda done: on_sample(done.result()))
+            tasks.append(task)
+        return list(await asyncio.gather(*tasks))
+
+
+def _api(url: str) -> str:
+    """The address under which the routes lie, with a slash at its end."""
+    root = url.rstrip("/")
+    return f"{root}/" if root.endswith("/v1") else f"{root}/v1/"
+
+
+def _headers(api_key: str | None) -> dict[str, str]:
+    return {"Authorization": f"Bearer {api_key}"} if api_key else {}
