@@ -9,7 +9,7 @@ from tempfile import mkdtemp
 import torch
 from cases import CASES
 from peft import PeftModel
-from transformers import set_seed
+from transformers import AutoModelForCausalLM, set_seed
 
 from gossamer import methods
 from gossamer.basemodel.load import load_model
@@ -113,3 +113,31 @@ def gradients(model):
     set_seed(3)
     model(input_ids=IDS, labels=LABELS, use_cache=False).loss.backward()
     return {n: p.grad.clone() for n, p in model.named_parameters() if p.requires_grad}
+
+
+def double_layer(name, end="v_proj", dtype=torch.float64, **settings):
+    """One layer [out, in] of the first block as `name` makes it, all in float64."""
+    method = methods.find(name).from_values({**CASES[name].settings, **settings})
+    folder = base_folder("llama")
+    set_seed(0)
+    model = method.prepare(base_model(folder).to(dtype), context(folder))
+    path = next(p for p, m in model.named_modules() if p.endswith(f"0.self_attn.{end}"))
+    return model.get_submodule(path)
+
+
+def random_factors(layer, seed=0):
+    """A and B of the LoRA layer, set to random numbers as if trained."""
+    generator = torch.Generator().manual_seed(seed)
+    pair = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+    with torch.no_grad():
+        for weight in pair:
+            weight.copy_(torch.randn(weight.shape, generator=generator, dtype=weight.dtype) * 0.3)
+    return pair
+
+
+def counted(name, config, **settings):
+    """Trainable parameters of `name` on a model of that configuration, made without weights."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+        model = methods.find(name).from_values(settings).prepare(model, context(Path()))
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)

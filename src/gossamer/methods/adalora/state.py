@@ -21,6 +21,10 @@ class Allocation:
 
     def step(self, steps_done: int) -> None:
         """Take the gradients of the step just done into account, and ranks away if it is time."""
+        last = self._config.total_step - self._config.tfinal
+        if steps_done == last and not self._allocator.ipt:
+            # A run of one step: PEFT would allocate by statistics that it has not begun.
+            self._allocator.update_ipt(self._tuner.model)
         self._tuner.update_and_allocate(steps_done)
 
     def write(self, folder: Path) -> None:
