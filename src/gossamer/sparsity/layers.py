@@ -14,7 +14,7 @@ from gossamer.sparsity.plan import Shares, SparsityPlan, kept
 from gossamer.sparsity.products import GatedMlp, InputSlice, OutputSlice
 from gossamer.sparsity.rows import RowGather
 from gossamer.sparsity.tokens import TokenSplit
-from gossamer.sparsity.weights import FrozenLinear, base_linear
+from gossamer.sparsity.weights import FrozenLinear, Scratch, base_linear
 
 
 class Pass:
@@ -26,6 +26,7 @@ class Pass:
         self.moment = 0
         """Number of the sparse pass since the start of the run."""
         self.gather = RowGather()
+        self.scratch = Scratch()
 
 
 class Replaced:
@@ -86,7 +87,7 @@ class SparseGroup:
     ) -> None:
         """Let the frozen layer in `module` compute with the channels chosen for `name`."""
         linear, wrapped = base_linear(module, f"{self._path}.{name}")
-        frozen, dense = FrozenLinear(linear), linear.forward
+        frozen, dense = FrozenLinear(linear, self._pass.scratch), linear.forward
         self._linears[name] = module
 
         def forward(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -212,7 +213,7 @@ class SparseMlp(SparseGroup):
 
     def _whole(self, block: Any, modules: dict[str, nn.Module], replaced: Replaced) -> None:
         """No adapters in between: the block as one function, of the width that is left."""
-        gate, up, down = (FrozenLinear(module) for module in modules.values())
+        gate, up, down = (FrozenLinear(module, self._pass.scratch) for module in modules.values())
         dense = block.forward
 
         def forward(x: Tensor) -> Tensor:
