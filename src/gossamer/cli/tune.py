@@ -12,7 +12,7 @@ from gossamer.methods import find, names
 from gossamer.settings import Settings, parse_assignments
 from gossamer.training.settings import RunSettings
 
-_OPTIONS = ("model", "data", "method", "output", "max_steps", "seed", "dtype")
+_OPTIONS = ("model", "data", "method", "output", "max_steps", "seed", "dtype", "sparse_compute")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

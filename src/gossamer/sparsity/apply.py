@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -99,6 +100,9 @@ class SparseCompute:
         self.force = False
         """True: passes without gradients compute sparsely too; for measurements."""
         self.tally = Tally()
+        """Of all passes."""
+        self.step_tally = Tally()
+        """Of the passes since `set_step`."""
         self._first_sparse_step = plan.first_sparse_step(total_steps)
         self._model = model
         self._pass = Pass()
@@ -138,22 +142,32 @@ class SparseCompute:
         """Say which optimizer step comes next, counted from 0."""
         self._step = step
         self._pass_of_step = 0
+        self.step_tally = Tally()
 
     @property
     def is_sparse_step(self) -> bool:
         """Whether the present step is past the dense start."""
         return self.enabled and self._step >= self._first_sparse_step
 
+    @cached_property
     def work_shape(self) -> WorkShape:
         """Sizes for the model of FLOPs."""
         return work_shape(self._model)
 
-    def work_kept(self, tally: Tally | None = None) -> float:
+    @property
+    def work_kept(self) -> float:
         """Share of the dense work that the passes so far took, by the model of FLOPs."""
-        tally = tally or self.tally
+        return self._kept(self.tally)
+
+    @property
+    def step_work_kept(self) -> float:
+        """The same of the passes since `set_step`."""
+        return self._kept(self.step_tally)
+
+    def _kept(self, tally: Tally) -> float:
         if not tally.tokens:
             return 1.0
-        return self.work_shape().kept_share(
+        return self.work_shape.kept_share(
             self.plan,
             length=tally.token_lengths / tally.tokens,
             sparse_tokens=tally.sparse_tokens / tally.tokens,
@@ -214,8 +228,8 @@ class SparseCompute:
         if not (model.training and learns) and not self.force:
             return
         shape = _batch_shape(args, kwargs)
-        self._count(shape, 0)
         if not self.is_sparse_step:
+            self._count(shape, 0)
             return
         self._refuse_packing(kwargs)
         labels, mask = kwargs.get("labels"), kwargs.get("attention_mask")
@@ -231,9 +245,9 @@ class SparseCompute:
             tokens=self.plan.tokens,
             span=self.plan.span,
         )
+        self._count(shape, split.sparse.numel())
         if split.sparse.numel():
             self._pass.split = split
-            self.tally.sparse_tokens += split.sparse.numel()
         self._draw_anew()
 
     def _after(self, model: nn.Module, args: Any, output: Any) -> None:
@@ -245,9 +259,10 @@ class SparseCompute:
 
     def _count(self, shape: tuple[int, int], sparse: int) -> None:
         tokens = shape[0] * shape[1]
-        self.tally.tokens += tokens
-        self.tally.sparse_tokens += sparse
-        self.tally.token_lengths += tokens * shape[1]
+        for tally in (self.tally, self.step_tally):
+            tally.tokens += tokens
+            tally.sparse_tokens += sparse
+            tally.token_lengths += tokens * shape[1]
 
     def _draw_anew(self) -> None:
         moment = self._step * _PASSES_PER_STEP + self._pass_of_step

@@ -1,6 +1,7 @@
 """Sparse compute in any trainer of transformers or TRL."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +15,25 @@ from gossamer.sparsity.plan import SparsityPlan, load_plan
 class SparseComputeCallback(TrainerCallback):
     """Computes by `plan` from the first step to the last, and undoes it at the end.
 
-    `SFTTrainer(..., callbacks=[SparseComputeCallback("llama3-8b-math10k")])`. `digest` and `cache`
-    as in `sparsify`. Raises what `sparsify` raises, when training begins.
+    `SFTTrainer(..., callbacks=[SparseComputeCallback("llama3-8b-math10k")])`. The other arguments
+    are those of `sparsify`; the trainer knows its own number of steps. Raises what `sparsify`
+    raises, when training begins.
     """
 
     def __init__(
         self,
         plan: SparsityPlan | str | os.PathLike[str],
         *,
+        total_steps: int | None = None,
         digest: str | None = None,
         cache: Path | None = None,
+        note: Callable[[str], None] | None = None,
     ) -> None:
         self.plan = plan if isinstance(plan, SparsityPlan) else load_plan(plan)
         self.handle: SparseCompute | None = None
         """While training: the model under the plan."""
-        self._options: dict[str, Any] = {"digest": digest, "cache": cache}
+        self._options: dict[str, Any] = {"digest": digest, "cache": cache, "note": note}
+        self._total_steps = total_steps
 
     def on_train_begin(
         self,
@@ -43,7 +48,10 @@ class SparseComputeCallback(TrainerCallback):
                 "and padding_free=False"
             )
         self.handle = sparsify(
-            kwargs["model"], self.plan, total_steps=state.max_steps, **self._options
+            kwargs["model"],
+            self.plan,
+            total_steps=self._total_steps or state.max_steps,
+            **self._options,
         )
 
     def on_step_begin(

@@ -31,16 +31,7 @@ def decoder_layers(model: nn.Module) -> list[DecoderLayer]:
     that are learnt, whose tokens no label belongs to.
     """
     config = text_config(model)
-    kind = getattr(config, "model_type", type(model).__name__)
-    if kind not in MODEL_TYPES:
-        raise UnsupportedModelError(
-            f"sparse compute: models of type '{kind}' are not supported; those of "
-            f"{', '.join(MODEL_TYPES)} are"
-        )
-    if config.hidden_act not in ("silu", "swish"):
-        raise UnsupportedModelError(
-            f"sparse compute: activation '{config.hidden_act}' is not supported, only silu"
-        )
+    check_family(config)
     _refuse_prompts(model)
     found = [
         _layer(path, module)
@@ -51,9 +42,23 @@ def decoder_layers(model: nn.Module) -> list[DecoderLayer]:
     if len(found) != config.num_hidden_layers:
         raise UnsupportedModelError(
             f"sparse compute: {len(found)} of {config.num_hidden_layers} layers of this "
-            f"'{kind}' have separate projections q, k, v, o and gate, up, down"
+            f"'{config.model_type}' have separate projections q, k, v, o and gate, up, down"
         )
     return found
+
+
+def check_family(config: Any) -> None:
+    """Raise `UnsupportedModelError` if no model of the configuration `config` can be sliced."""
+    kind = config.model_type
+    if kind not in MODEL_TYPES:
+        raise UnsupportedModelError(
+            f"sparse compute: models of type '{kind}' are not supported; those of "
+            f"{', '.join(MODEL_TYPES)} are"
+        )
+    if config.hidden_act not in ("silu", "swish"):
+        raise UnsupportedModelError(
+            f"sparse compute: activation '{config.hidden_act}' is not supported, only silu"
+        )
 
 
 def text_config(model: nn.Module) -> Any:

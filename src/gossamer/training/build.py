@@ -1,5 +1,6 @@
 """Model, method and trainer of a run, put together."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -39,6 +40,7 @@ def build_trainer(
     context: MethodContext,
     plan: Plan,
     stage: StagePlan,
+    callbacks: Sequence[Any] = (),
 ) -> RunTrainer:
     """A trainer that carries out `stage`; it takes over the random state from here."""
     before = {n: p.data for n, p in model.named_parameters() if p.requires_grad}
@@ -54,7 +56,7 @@ def build_trainer(
         train_dataset=_dataset(data.train),
         data_collator=collator(tokenizer),
         processing_class=tokenizer,
-        callbacks=method.callbacks(context),
+        callbacks=[*method.callbacks(context), *callbacks],
     )
     # TRL turns the adapter of a quantised base into bfloat16; ours stays as the method made it.
     for name, parameter in model.named_parameters():

@@ -6,6 +6,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from gossamer.sparsity.callback import SparseComputeCallback
 from gossamer.training.events import Listener
 from gossamer.training.interrupt import StopRequest
 from gossamer.training.metrics import MetricsFile, Record
@@ -25,6 +26,8 @@ class RunCallback(TrainerCallback):
         listener: Listener,
         stop: StopRequest,
         stages: Sequence[StagePlan],
+        *,
+        sparse: SparseComputeCallback | None = None,
     ) -> None:
         self._trainer = trainer
         self._total_steps = stages[-1].end
@@ -33,6 +36,7 @@ class RunCallback(TrainerCallback):
         self._metrics = metrics
         self._listener = listener
         self._stop = stop
+        self._sparse = sparse
         self._began = 0.0
         self._seconds = 0.0
         self.interrupted = False
@@ -98,6 +102,8 @@ class RunCallback(TrainerCallback):
             "tokens_per_second": round(self._trainer.step_tokens / self._seconds, 2),
             "seconds": round(self._seconds, 4),
         }
+        if self._sparse is not None and self._sparse.handle is not None:
+            record["work_kept"] = round(self._sparse.handle.step_work_kept, 4)
         self._metrics.write(record)
         self._listener.step(record)
 

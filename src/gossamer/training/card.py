@@ -49,6 +49,8 @@ def result_rows(result: RunResult) -> list[tuple[str, str]]:
         ("peak memory", f"{result.peak_memory / 2**30:.2f} GiB"),
         ("training loss, last tenth", f"{result.train_loss:.4f}"),
     ]
+    if result.work_kept is not None:
+        rows += _sparse_rows(result)
     if result.eval_loss is not None:
         rows.append(("evaluation loss", f"{result.eval_loss:.4f}"))
     if result.eval_loss_before is not None:
@@ -69,6 +71,15 @@ def _stage_rows(stage: Record) -> list[tuple[str, str]]:
         if name not in own:
             shown = f"{value:.4g}" if isinstance(value, float) else str(value)
             rows.append((f"stage {stage['stage']}: {name.replace('_', ' ')}", shown))
+    return rows
+
+
+def _sparse_rows(result: RunResult) -> list[tuple[str, str]]:
+    rows = [("base and adapter work kept, by FLOPs", f"{result.work_kept:.1%}")]
+    if result.dense_step_seconds is not None:
+        rows.append(("median step, dense start", f"{result.dense_step_seconds:.2f} s"))
+    if result.sparse_step_seconds is not None:
+        rows.append(("median step, sparse", f"{result.sparse_step_seconds:.2f} s"))
     return rows
 
 

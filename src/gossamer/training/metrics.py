@@ -10,9 +10,10 @@ FILE = "metrics.jsonl"
 
 Record = dict[str, Any]
 """A line. Of a step: step, loss, learning_rate, grad_norm, tokens, trained_tokens, seconds,
-tokens_per_second. Of an evaluation: step, eval_loss, eval_tokens, seconds. In a run of several
-stages all have the name of their `stage` too, and there is a line as each stage begins: step (those
-before it), stage, stage_steps, learning_rate, trainable, and what the method reports."""
+tokens_per_second; with sparse compute, work_kept. Of an evaluation: step, eval_loss, eval_tokens,
+seconds. In a run of several stages all have the name of their `stage` too, and there is a line as
+each stage begins: step (those before it), stage, stage_steps, learning_rate, trainable, and what
+the method reports."""
 
 
 class MetricsFile:

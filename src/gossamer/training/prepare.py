@@ -8,12 +8,14 @@ from gossamer.basemodel.find import resolve
 from gossamer.basemodel.fingerprint import fingerprint
 from gossamer.basemodel.load import load_tokenizer
 from gossamer.methods import Method, MethodContext
+from gossamer.sparsity.plan import SparsityPlan
 from gossamer.training.batches import ProbeBatches
 from gossamer.training.data import EncodedData, load_data
 from gossamer.training.device import choose_device, choose_dtype
 from gossamer.training.plan import Plan, StagePlan, make_plan, plan_stages
 from gossamer.training.record import recorded_facts
 from gossamer.training.settings import RunSettings
+from gossamer.training.sparse import sparse_plan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +29,8 @@ class Prepared:
     tokenizer: Any
     data: EncodedData
     plan: Plan
+    sparse: SparsityPlan | None
+    """How little of the base is computed; None: all of it."""
     stages: tuple[StagePlan, ...]
     recorded: dict[str, Any]
     """What `run.yaml` records beside the settings."""
@@ -62,6 +66,7 @@ def prepare(settings: RunSettings) -> Prepared:
         probe_batches=ProbeBatches(data.train, tokenizer, settings, plan, device=device),
     )
     method.check(context)
+    sparse = sparse_plan(settings, method, context)
     return Prepared(
         settings=settings,
         method=method,
@@ -69,6 +74,11 @@ def prepare(settings: RunSettings) -> Prepared:
         tokenizer=tokenizer,
         data=data,
         plan=plan,
+        sparse=sparse,
         stages=plan_stages(method.stages(context), settings, total=plan.steps),
-        recorded=recorded_facts(settings, base_fingerprint=context.base_fingerprint),
+        recorded=recorded_facts(
+            settings,
+            base_fingerprint=context.base_fingerprint,
+            sparse_plan=None if sparse is None else sparse.model_dump(mode="json"),
+        ),
     )

@@ -23,13 +23,17 @@ _LIBRARIES = ("torch", "transformers", "peft", "trl", "accelerate", "datasets", 
 _FREE_TO_CHANGE = {"output", "save_every", "save_total_limit", "log_every"}
 
 
-def recorded_facts(settings: RunSettings, *, base_fingerprint: str) -> dict[str, Any]:
-    """What the settings do not say: versions, hashes of the data files, the base's fingerprint."""
+def recorded_facts(settings: RunSettings, *, base_fingerprint: str, **more: Any) -> dict[str, Any]:
+    """What the settings do not say: versions, hashes of the data files, the base's fingerprint.
+
+    `more` is recorded too, but what is None.
+    """
     files = [name for name in (settings.data, settings.eval_data) if name is not None]
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "base_fingerprint": base_fingerprint,
         "data_sha256": {name: _sha256(Path(name)) for name in files if _is_file(name)},
+        **{name: value for name, value in more.items() if value is not None},
         "versions": {"gossamer": __version__, "python": platform.python_version(), **_versions()},
     }
 

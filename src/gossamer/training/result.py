@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from gossamer.training.metrics import Record, eval_records, stage_records, train_records
+from gossamer.training.sparse import sparse_figures
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +35,14 @@ class RunResult:
     stages: list[Record] = field(default_factory=list)
     """Of a run of several stages, each stage's name, first step, steps, learning rate, trainable
     parameters and what the method reports of it; `trainable` is that of the last."""
+
+    work_kept: float | None = None
+    """With sparse compute: operations of all steps as a share of dense ones, by the model of
+    FLOPs (embeddings and head not counted)."""
+    dense_step_seconds: float | None = None
+    """With sparse compute: median time of a step of the dense start, if there was one."""
+    sparse_step_seconds: float | None = None
+    """The same of the sparse steps."""
 
     @property
     def trainable_share(self) -> float:
@@ -71,6 +80,7 @@ def summarize(
         tokens=tokens,
         tokens_per_second=round(tokens / seconds, 1),
         peak_memory=peak_memory,
+        **sparse_figures(steps),
         stages=[_without_mappings(record) for record in stage_records(records)],
     )
 

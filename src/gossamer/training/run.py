@@ -28,6 +28,7 @@ from gossamer.training.record import FILE, changed_data, check_continues, read_c
 from gossamer.training.result import RunResult, summarize
 from gossamer.training.screen import make_screen
 from gossamer.training.settings import RunSettings, assemble
+from gossamer.training.sparse import check_same_plan
 from gossamer.training.stages import check_stages, train_stages
 
 
@@ -148,6 +149,11 @@ def _continued(prepared: Prepared, output: Path) -> tuple[Prepared, Path | None]
         before, recorded, prepared.settings, prepared.recorded, finished="result" in sections
     )
     check_stages(before, prepared)
+    check_same_plan(
+        recorded,
+        prepared.recorded,
+        total_changed=before.max_steps != prepared.settings.max_steps,
+    )
     return replace(prepared, recorded=recorded), latest_checkpoint(output)
 
 

@@ -72,6 +72,10 @@ class RunSettings(DataSettings):
     """Whether to recompute activations in the backward pass: measured on SmolLM2-135M, 29 % less
     memory for 46 % more time. TRL's default is true; ours is what fits small models and batches."""
 
+    sparse_compute: str | None = None
+    """Compute only part of the frozen base while learning: a plan's file, or the name of a
+    published plan (`gossamer sparsity list`). Unset: all of it."""
+
     eval_every: PositiveInt | None = None
     """Steps between evaluations; unset: only at the start and at the end."""
 

@@ -22,6 +22,7 @@ from gossamer.training.metrics import MetricsFile
 from gossamer.training.plan import StagePlan
 from gossamer.training.prepare import Prepared
 from gossamer.training.settings import RunSettings
+from gossamer.training.sparse import sparse_callback
 
 
 def train_stages(
@@ -86,6 +87,7 @@ def _train_stage(
 ) -> tuple[Any, Path]:
     """The trained model and the checkpoint after the last step."""
     settings = prepared.settings
+    sparse = sparse_callback(prepared.sparse, prepared.context, listener)
     trainer = build_trainer(
         model,
         prepared.tokenizer,
@@ -95,8 +97,11 @@ def _train_stage(
         context=prepared.context,
         plan=prepared.plan,
         stage=stage,
+        callbacks=[] if sparse is None else [sparse],
     )
-    callback = RunCallback(trainer, settings, metrics, listener, stop, prepared.stages)
+    callback = RunCallback(
+        trainer, settings, metrics, listener, stop, prepared.stages, sparse=sparse
+    )
     trainer.add_callback(callback)
     trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
     if callback.interrupted:
@@ -105,7 +110,7 @@ def _train_stage(
     model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
     last = trainer.last_checkpoint
     # Trainer and callbacks refer to each other; the optimizer's state is to go now.
-    del trainer, callback
+    del trainer, callback, sparse
     gc.collect()
     return model, last
 
