@@ -24,7 +24,7 @@ ARROWS: dict[str, set[str]] = {
     "sparsity": BOTTOM | {"adapters", "kernels"},
     "training": BOTTOM | {"adapters", "basemodel", "kernels", "methods", "sparsity"},
     "serving": BOTTOM | {"adapters", "basemodel", "kernels"},
-    "cli": BOTTOM | {"adapters", "basemodel", "methods", "serving", "training"},
+    "cli": BOTTOM | {"adapters", "basemodel", "methods", "serving", "sparsity", "training"},
 }
 # Where a third-party package may be imported: a pattern on the path below src/gossamer.
 HOMES = {

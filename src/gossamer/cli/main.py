@@ -16,6 +16,7 @@ COMMANDS: dict[str, str] = {
     "model": "fetch and list base models",
     "tune": "fine-tune a base model with a method, on your data",
     "compare": "compare methods on the same rows, seeds and steps",
+    "sparsity": "plan which part of a base model a run computes",
     "adapters": "list, inspect and merge adapters",
     "serve": "serve a base model and all adapters of a folder over HTTP",
     "bench": "put a server under load and tell what its users felt",

@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Collection
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 FILE = "metrics.jsonl"
@@ -70,3 +71,17 @@ def stage_records(records: list[Record]) -> list[Record]:
 def eval_records(records: list[Record]) -> list[Record]:
     """Those of evaluations."""
     return [record for record in records if "eval_loss" in record]
+
+
+def sparse_figures(steps: list[Record]) -> dict[str, float | None]:
+    """Share of work kept, and median seconds of dense and sparse steps, from the run's metrics."""
+    known = [record for record in steps if "work_kept" in record]
+    dense = [record["seconds"] for record in known if record["work_kept"] == 1.0]
+    sparse = [record["seconds"] for record in known if record["work_kept"] < 1.0]
+    tokens = sum(record["tokens"] for record in known)
+    kept = sum(record["work_kept"] * record["tokens"] for record in known)
+    return {
+        "work_kept": round(kept / tokens, 4) if tokens else None,
+        "dense_step_seconds": round(median(dense), 4) if dense and known else None,
+        "sparse_step_seconds": round(median(sparse), 4) if sparse else None,
+    }

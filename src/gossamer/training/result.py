@@ -4,8 +4,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gossamer.training.metrics import Record, eval_records, stage_records, train_records
-from gossamer.training.sparse import sparse_figures
+from gossamer.training.metrics import (
+    Record,
+    eval_records,
+    sparse_figures,
+    stage_records,
+    train_records,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

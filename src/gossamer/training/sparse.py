@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from gossamer.basemodel.cache import cache_home
@@ -13,7 +12,6 @@ from gossamer.sparsity.callback import SparseComputeCallback
 from gossamer.sparsity.family import check_family
 from gossamer.sparsity.plan import SparsityPlan, load_plan
 from gossamer.training.events import Listener, warn
-from gossamer.training.metrics import Record
 from gossamer.training.settings import RunSettings
 
 
@@ -70,17 +68,3 @@ def check_same_plan(
             "cannot resume with another max_steps: the dense start of the sparsity plan is a share "
             "of all steps; only a start of 0 or of whole steps can go on"
         )
-
-
-def sparse_figures(steps: list[Record]) -> dict[str, float | None]:
-    """Share of work kept, and median seconds of dense and sparse steps, from the run's metrics."""
-    known = [record for record in steps if "work_kept" in record]
-    dense = [record["seconds"] for record in known if record["work_kept"] == 1.0]
-    sparse = [record["seconds"] for record in known if record["work_kept"] < 1.0]
-    tokens = sum(record["tokens"] for record in known)
-    kept = sum(record["work_kept"] * record["tokens"] for record in known)
-    return {
-        "work_kept": round(kept / tokens, 4) if tokens else None,
-        "dense_step_seconds": round(median(dense), 4) if dense and known else None,
-        "sparse_step_seconds": round(median(sparse), 4) if sparse else None,
-    }

@@ -1,0 +1,149 @@
+"""Plans of sparse compute: make one for a model and data, list and show the published ones.
+
+gossamer sparsity plan --model M --data D --output plan.yaml    sweep all layers, choose, draw
+gossamer sparsity list                                          plans that come with Gossamer
+gossamer sparsity show PLAN                                     a plan, published or of a file
+
+`gossamer tune --sparse-compute PLAN` trains by one.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gossamer.cli.tables import print_table
+from gossamer.errors import UsageError
+from gossamer.settings import parse_assignments
+
+if TYPE_CHECKING:
+    from gossamer.training.sweep import SweepResult
+
+_OPTIONS = ("model", "data", "target", "rows", "batch_size", "start", "seed")
+_KINDS = {"target": float, "start": float, "rows": int, "batch_size": int, "seed": int}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the sub-commands."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    plan = actions.add_parser("plan", help="measure each layer and choose a plan")
+    _add_sweep_options(plan)
+    plan.add_argument(
+        "--output",
+        metavar="FILE",
+        type=Path,
+        required=True,
+        help="the plan, as YAML; its picture lies beside it, as PNG",
+    )
+    plan.add_argument("--overwrite", action="store_true", help="replace a plan that is there")
+    plan.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="assignments",
+        metavar="NAME=VALUE",
+        help="any setting of the sweep or its data, such as mlp_shares=[0.9,0.99]",
+    )
+    actions.add_parser("list", help="show the plans that come with Gossamer")
+    show = actions.add_parser("show", help="print a plan as YAML")
+    show.add_argument("plan", metavar="PLAN", help="name of a published plan, or a file")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the chosen sub-command."""
+    return {"plan": _plan, "list": _list, "show": _show}[args.action](args)
+
+
+def _add_sweep_options(parser: argparse.ArgumentParser) -> None:
+    from gossamer.training.sweep import SweepSettings
+
+    for name in _OPTIONS:
+        field = SweepSettings.model_fields[name]
+        text = " ".join((field.description or "").split())
+        if not field.is_required():
+            text += f" (default {field.default:g})"
+        kind = _KINDS.get(name, str)
+        metavar = {float: "X", int: "N", str: name.upper()}[kind]
+        parser.add_argument(
+            f"--{name.replace('_', '-')}",
+            type=kind,
+            metavar=metavar,
+            required=field.is_required(),
+            help=text.replace("%", "%%"),
+        )
+
+
+def _plan(args: argparse.Namespace) -> int:
+    from gossamer.sparsity.picture import draw_plan
+    from gossamer.training.sweep import SweepSettings, find_plan
+
+    output: Path = args.output
+    if output.suffix not in (".yaml", ".yml"):
+        raise UsageError(f"--output {output} must end in .yaml")
+    if output.exists() and not args.overwrite:
+        raise UsageError(f"--output {output} exists; choose another or add --overwrite")
+    given = {name: getattr(args, name) for name in _OPTIONS}
+    values = {name: value for name, value in given.items() if value is not None}
+    settings = SweepSettings.parse(
+        {**values, **parse_assignments(args.assignments)}, where="options"
+    )
+    result = find_plan(settings, _show_progress)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    picture = output.with_suffix(".png")
+    draw_plan(result.plan, result.sensitivity.layers, picture, sensitivity=result.sensitivity)
+    _write(output, result)
+    print_table(["", ""], _rows(result))
+    print(f"{output}\n{picture}")
+    return 0
+
+
+def _show_progress(done: int, total: int) -> None:
+    every = 1 if sys.stderr.isatty() else max(1, total // 10)
+    if done % every == 0 or done == total:
+        end = "\r" if sys.stderr.isatty() and done < total else "\n"
+        print(f"measured {done} of {total}", end=end, file=sys.stderr, flush=True)
+
+
+def _write(path: Path, result: "SweepResult") -> None:
+    head = (
+        f"# Keeps {result.work_kept:.1%} of the operations of a run on rows of "
+        f"{result.length:.0f} tokens,\n# {result.context:.0%} of them context.\n"
+    )
+    scratch = path.with_name(f".{path.name}.tmp")
+    scratch.write_text(head + result.plan.as_yaml(), encoding="utf-8")
+    os.replace(scratch, path)
+
+
+def _rows(result: "SweepResult") -> list[tuple[str, str]]:
+    rows = [
+        ("operations kept", f"{result.work_kept:.1%}"),
+        ("context tokens", f"{result.context:.1%}"),
+        ("loss, dense", f"{result.sensitivity.dense_loss:.4f}"),
+        ("loss, this plan", f"{result.plan_loss:.4f}"),
+    ]
+    if result.uniform_loss is not None:
+        rows.append(("loss, equal shares in all layers", f"{result.uniform_loss:.4f}"))
+    return rows
+
+
+def _list(args: argparse.Namespace) -> int:
+    from gossamer.sparsity.plan import load_plan, published_plans
+
+    rows = []
+    for name in published_plans():
+        plan = load_plan(name)
+        rows.append([name, str(plan.num_layers), _shown(plan.mlp), _shown(plan.qk)])
+    print_table(["name", "layers", "MLP dropped", "attention dropped"], rows)
+    return 0
+
+
+def _shown(shares: dict[str, Any]) -> str:
+    return ", ".join(f"{layers}: {share:g}" for layers, share in shares.items()) or "-"
+
+
+def _show(args: argparse.Namespace) -> int:
+    from gossamer.sparsity.plan import load_plan
+
+    print(load_plan(args.plan).as_yaml(), end="")
+    return 0
