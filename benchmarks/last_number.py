@@ -8,15 +8,13 @@ right if its last number equals the answer within 1e-3.
 
 import argparse
 import json
-import re
 import time
 from pathlib import Path
 
 from common import describe_machine
 from gossamer.serving.llm import LLM
 from gossamer.serving.messages import SamplingParams
-
-NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
+from gossamer.training.evaluation.replies import last_number_is
 
 
 def main() -> None:
@@ -44,13 +42,7 @@ def score(llm: LLM, rows: list[dict], adapter: str | None, max_tokens: int) -> i
     conversations = [[{"role": "user", "content": row["prompt"]}] for row in rows]
     sampling = SamplingParams(temperature=0, max_tokens=max_tokens)
     replies = llm.chat(conversations, adapter=adapter, sampling=sampling)
-    return sum(is_right(c.text, row["answer"]) for c, row in zip(replies, rows, strict=True))
-
-
-def is_right(reply: str, answer: str) -> bool:
-    """Whether the last number of `reply` is `answer`."""
-    found = NUMBER.findall(reply)
-    return bool(found) and abs(float(found[-1].replace(",", "")) - float(answer)) <= 1e-3
+    return sum(last_number_is(c.text, row["answer"]) for c, row in zip(replies, rows, strict=True))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ others go on; the exit code is then 1.
 """
 
 import argparse
+import re
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -88,6 +89,8 @@ def _is_number(annotation: Any) -> bool:
 
 
 def _as_option(message: str) -> str:
-    for name in CompareSettings.model_fields:
-        message = message.replace(f"setting '{name}'", f"--{name.replace('_', '-')}")
-    return message.removeprefix("compare: ")
+    message = message.removeprefix("compare: ")
+    found = re.match(r"setting '(\w+)[\w.]*'", message)
+    if found is None:
+        return message
+    return f"--{found[1].replace('_', '-')}{message[found.end() :]}"

@@ -7,10 +7,8 @@ import pytest
 from runs import step_losses
 
 from gossamer.errors import GossamerError, SettingError
-from gossamer.methods import find
 from gossamer.training.comparison.jobs import carry_out
 from gossamer.training.comparison.screen import Screen
-from gossamer.training.comparison.size import fit_size
 from gossamer.training.comparison.table import table
 from gossamer.training.evaluation import Evaluation
 
@@ -216,19 +214,6 @@ def test_what_cannot_be_scaled_is_refused_by_name(small, methods, message):
     with pytest.raises(GossamerError, match="--budget params") as error:
         small(methods=methods, budget=["params=100", "steps=1"])
     assert message in str(error.value)
-
-
-def test_a_share_is_fitted_as_a_rank_is(monkeypatch):
-    from gossamer.training.comparison.size import _largest
-
-    assert _largest(lambda share: round(share * 12345), 100, whole=False) == pytest.approx(
-        100 / 12345, rel=5e-3
-    )
-    assert _largest(lambda share: round(share * 12345), 20000, whole=False) == 1.0
-    assert _largest(lambda rank: 7 * min(rank, 50), 10**6, whole=True) >= 50
-    assert _largest(lambda rank: 7 * rank, 6, whole=True) is None
-    assert find("lora").size_setting == "rank"
-    assert callable(fit_size)
 
 
 def test_the_minutes_budget_gives_steps_by_each_methods_own_speed(small, monkeypatch):

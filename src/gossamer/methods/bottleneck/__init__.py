@@ -43,6 +43,7 @@ class PfeifferSettings(BottleneckSettings):
 class _Bottleneck(PeftMethod[Any]):
     kind = "other"
     tuner_module = "gossamer.methods.bottleneck.tuner"
+    size_setting = "width"
 
     def peft_config(self, model: Any, context: MethodContext) -> Any:
         from gossamer.methods.bottleneck.tuner import bottleneck_config

@@ -34,6 +34,7 @@ class PTuning(SoftPromptMethod[PTuningSettings]):
     kind = "prefix"
     settings_type = PTuningSettings
     learning_rate = 1e-3
+    size_setting = "tokens"
 
     def peft_config(self, model: Any, context: MethodContext) -> Any:
         from peft import PromptEncoderConfig, TaskType

@@ -39,6 +39,7 @@ class Pissa(PeftMethod[PissaSettings]):
     kind = "low-rank"
     settings_type = PissaSettings
     learning_rate = 2e-5
+    size_setting = "rank"
 
     _start: "Start"
 

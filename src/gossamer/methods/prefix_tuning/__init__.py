@@ -37,6 +37,7 @@ class PrefixTuning(SoftPromptMethod[PrefixTuningSettings]):
     kind = "prefix"
     settings_type = PrefixTuningSettings
     learning_rate = 1e-2
+    size_setting = "tokens"
 
     def check(self, context: MethodContext) -> None:
         super().check(context)

@@ -32,6 +32,7 @@ class PromptTuning(SoftPromptMethod[PromptTuningSettings]):
     kind = "prefix"
     settings_type = PromptTuningSettings
     learning_rate = 3e-2
+    size_setting = "tokens"
 
     def peft_config(self, model: Any, context: MethodContext) -> Any:
         from peft import PromptTuningConfig, TaskType

@@ -14,6 +14,7 @@ class ReftMethod(PeftMethod[R]):
 
     kind = "intervention"
     learning_rate = 9e-4
+    size_setting = "rank"
     tuner_module = "gossamer.methods.reft.model"
 
     def peft_config(self, model: Any, context: MethodContext) -> Any:

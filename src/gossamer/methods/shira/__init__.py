@@ -44,6 +44,7 @@ class Shira(PeftMethod[ShiraSettings]):
     kind = "sparse"
     settings_type = ShiraSettings
     learning_rate = 2e-4
+    size_setting = "rank"
 
     def peft_config(self, model: Any, context: MethodContext) -> Any:
         from gossamer.methods.shira.apply import shira_config

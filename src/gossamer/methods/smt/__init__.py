@@ -28,6 +28,7 @@ class Smt(PeftMethod[SmtSettings]):
     kind = "sparse"
     settings_type = SmtSettings
     learning_rate = 1e-4
+    size_setting = "attention_ratio"
     tuner_module = "gossamer.methods.smt.model"
 
     def __init__(self, settings: SmtSettings) -> None:

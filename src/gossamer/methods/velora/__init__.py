@@ -43,6 +43,7 @@ class Velora(PeftMethod[VeloraSettings]):
     kind = "low-rank"
     settings_type = VeloraSettings
     learning_rate = 4e-4
+    size_setting = "rank"
 
     def peft_config(self, model: Any, context: MethodContext) -> Any:
         from gossamer.methods.velora.apply import velora_config

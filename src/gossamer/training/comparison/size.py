@@ -1,5 +1,6 @@
 """The largest size of a method whose trained parameters fit a budget."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -33,11 +34,14 @@ def fit_size(method: Method[Any], entry: Entry, context: MethodContext, budget: 
         )
     values = entry.settings
 
-    def count(size: float) -> int:
-        candidate = type(method).from_values({**values, name: size})
-        model = model_without_weights(candidate, context)
-        with torch.device("meta"):
-            return candidate.trainable_parameters(model, context)
+    def count(size: float) -> float:
+        try:
+            return _count(type(method).from_values({**values, name: size}), context)
+        except SettingError:
+            # A share too small for a single block, or a rank above the model's width.
+            if size == 1:
+                raise
+            return 0 if size < 1 else math.inf
 
     size = _largest(count, budget, whole=isinstance(values[name], int))
     if size is None:
@@ -47,12 +51,18 @@ def fit_size(method: Method[Any], entry: Entry, context: MethodContext, budget: 
     return {**values, name: size}
 
 
-def _largest(count: Callable[[float], int], budget: int, *, whole: bool) -> float | None:
+def _count(candidate: Method[Any], context: MethodContext) -> int:
+    model = model_without_weights(candidate, context)
+    with torch.device("meta"):
+        return candidate.trainable_parameters(model, context)
+
+
+def _largest(count: Callable[[float], float], budget: int, *, whole: bool) -> float | None:
     """The largest size with `count(size) <= budget`; counts grow with the size."""
     return _largest_whole(count, budget) if whole else _largest_share(count, budget)
 
 
-def _largest_whole(count: Callable[[float], int], budget: int) -> int | None:
+def _largest_whole(count: Callable[[float], float], budget: int) -> int | None:
     if count(1) > budget:
         return None
     low, high = 1, 2
@@ -67,7 +77,7 @@ def _largest_whole(count: Callable[[float], int], budget: int) -> int | None:
     return low
 
 
-def _largest_share(count: Callable[[float], int], budget: int) -> float | None:
+def _largest_share(count: Callable[[float], float], budget: int) -> float | None:
     if count(1.0) <= budget:
         return 1.0
     low, high = 0.0, 1.0
@@ -76,4 +86,6 @@ def _largest_share(count: Callable[[float], int], budget: int) -> float | None:
         if middle < 1e-9:
             return None
         low, high = (middle, high) if count(middle) <= budget else (low, middle)
-    return float(f"{low:.{_FIGURES + 2}g}")
+    rounded = float(f"{low:.{_FIGURES + 2}g}")
+    size = rounded if count(rounded) <= budget else low
+    return size if count(size) > 0 else None
