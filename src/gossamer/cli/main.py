@@ -19,6 +19,7 @@ COMMANDS: dict[str, str] = {
     "sparsity": "plan which part of a base model a run computes",
     "adapters": "list, inspect and merge adapters",
     "serve": "serve a base model and all adapters of a folder over HTTP",
+    "plan": "tell how many adapters fit into memory beside how many tokens",
     "bench": "put a server under load and tell what its users felt",
     "verify": "prove that served adapters answer as the trained models do",
 }

@@ -1,0 +1,150 @@
+"""Tell what fits into memory: adapters of which rank and kind, beside how many tokens.
+
+gossamer plan --model smollm2-135m
+gossamer plan --model smollm2-135m --memory 2 --tokens 8192 --output plan.png
+
+Arithmetic on the model's sizes; nothing is loaded. Keys, values and adapters share one pool, so
+each token less is room for adapters and each adapter less is room for tokens.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gossamer.cli.tables import format_bytes, print_table
+from gossamer.errors import SettingError
+
+if TYPE_CHECKING:
+    from gossamer.serving.capacity import BaseSizes, Cost
+
+RANKS = (4, 8, 16, 32, 64)
+_GIB = 1024**3
+_WIDTHS = {"float32": 4, "bfloat16": 2, "int8": 1}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("--model", metavar="NAME", required=True, help="alias, folder or hub id")
+    parser.add_argument(
+        "--memory", type=float, metavar="GiB", default=4.0, help="size of the pool [default: 4]"
+    )
+    parser.add_argument(
+        "--tokens",
+        type=int,
+        metavar="N",
+        help="tokens of all running requests together; default: half of the pool",
+    )
+    parser.add_argument(
+        "--rows",
+        choices=list(_WIDTHS),
+        default="float32",
+        help="how low-rank rows rest in memory [default: float32]",
+    )
+    parser.add_argument("--block-tokens", type=int, metavar="N", default=16, help="as for serve")
+    parser.add_argument("--output", type=Path, metavar="PNG", help="draw the picture there")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the tables; draw the picture where asked."""
+    from gossamer.basemodel.find import resolve
+    from gossamer.serving.capacity import base_sizes
+
+    _check(args)
+    sizes = base_sizes(resolve(args.model))
+    block_bytes = sizes.token_bytes * args.block_tokens
+    widest = max(max(shape) for shape in sizes.shape.linears.values()) * 4
+    if block_bytes < widest:
+        raise SettingError(
+            f"--block-tokens {args.block_tokens}: a block must hold the widest adapter row "
+            f"({widest} bytes); give at least {-(-widest // sizes.token_bytes)}"
+        )
+    num_blocks = int(args.memory * _GIB) // block_bytes
+    tokens = num_blocks * args.block_tokens // 2 if args.tokens is None else args.tokens
+    left = num_blocks - -(-tokens // args.block_tokens)
+    if left < 0:
+        raise SettingError(
+            f"--tokens {tokens}: the pool of {args.memory:g} GiB holds "
+            f"{num_blocks * args.block_tokens} tokens; give fewer or more --memory"
+        )
+    costs = _costs(sizes, _WIDTHS[args.rows], args.block_tokens, block_bytes)
+    _print(args, sizes, num_blocks, tokens, left, costs)
+    if args.output is not None:
+        from gossamer.cli.plan_picture import draw_plan
+
+        per_rank = {rank: costs[f"low-rank {rank}, all linear"].num_blocks for rank in RANKS}
+        title = f"{args.model}: a pool of {args.memory:g} GiB"
+        draw_plan(per_rank, num_blocks, args.block_tokens, args.output, title=title)
+        print(args.output)
+    return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    for name, value, least in (
+        ("--memory", args.memory, 0.0),
+        ("--tokens", args.tokens, -1),
+        ("--block-tokens", args.block_tokens, 0),
+    ):
+        if value is not None and not value > least:
+            raise SettingError(f"{name} {value:g} is not above {least:g}")
+    if args.output is not None and not args.output.absolute().parent.is_dir():
+        raise SettingError(f"--output {args.output}: the folder does not exist")
+
+
+def _costs(
+    sizes: "BaseSizes", width: int, block_tokens: int, block_bytes: int
+) -> "dict[str, Cost]":
+    from gossamer.serving import capacity
+
+    shape = sizes.shape
+    costs = {
+        f"low-rank {rank}, all linear": capacity.low_rank(shape, rank, None, width, block_bytes)
+        for rank in RANKS
+    }
+    costs |= {
+        f"low-rank {rank}, q and v": capacity.low_rank(
+            shape, rank, ("q_proj", "v_proj"), width, block_bytes
+        )
+        for rank in RANKS
+    }
+    costs["gain: DoRA 16, all linear"] = capacity.together(
+        costs["low-rank 16, all linear"], capacity.gain(shape, block_bytes)
+    )
+    costs["sparse: SHiRA, 1 % of entries"] = capacity.sparse_entries(shape, 0.01, block_bytes)
+    costs["sparse: SMT, 1 % in blocks of 64"] = capacity.sparse_blocks(shape, 0.01, 64, block_bytes)
+    costs["intervention: LoReFT 8, every layer"] = capacity.edit(shape, 8, block_bytes)
+    costs["prefix: 20 virtual tokens"] = capacity.prefix(sizes, 20, block_tokens)
+    return costs
+
+
+def _print(
+    args: argparse.Namespace,
+    sizes: "BaseSizes",
+    num_blocks: int,
+    tokens: int,
+    left: int,
+    costs: "dict[str, Cost]",
+) -> None:
+    block_bytes = sizes.token_bytes * args.block_tokens
+    print(f"{args.model}: {sizes.num_parameters:,} parameters", end=", ")
+    print(f"{format_bytes(4 * sizes.num_parameters)} in float32")
+    print(f"one token: {format_bytes(sizes.token_bytes)} of keys and values")
+    print(
+        f"pool of {args.memory:g} GiB: {num_blocks} blocks of {format_bytes(block_bytes)}, "
+        f"{num_blocks * args.block_tokens} tokens without adapters"
+    )
+    print(f"beside {tokens} tokens, {left} blocks are left for adapters; rows in {args.rows}\n")
+    rows = [
+        [
+            name,
+            format_bytes(cost.num_bytes),
+            str(cost.num_blocks * args.block_tokens),
+            str(left // cost.num_blocks),
+            str(num_blocks // cost.num_blocks),
+        ]
+        for name, cost in costs.items()
+    ]
+    columns = ["one adapter", "weighs", "as many tokens", f"fit beside {tokens}", "fit alone"]
+    print_table(columns, rows)
+    if any(cost.num_blocks > left for cost in costs.values()):
+        print("0: larger than what is left; a request for it waits for room", file=sys.stderr)

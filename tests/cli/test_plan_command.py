@@ -1,0 +1,80 @@
+"""`gossamer plan`: its arithmetic is what the engine's pool really takes."""
+
+import pytest
+import torch
+
+from gossamer.cli.main import main
+from gossamer.serving import capacity
+from gossamer.serving.llm import LLM
+from gossamer.serving.messages import SamplingParams
+
+from tiny import make_lora
+
+ONE = SamplingParams(max_tokens=1, temperature=0)
+BLOCK_TOKENS = 16
+
+
+def plan(*arguments):
+    return main(["plan", *map(str, arguments)])
+
+
+@pytest.fixture(scope="module")
+def sizes(tiny_model):
+    return capacity.base_sizes(tiny_model)
+
+
+@pytest.mark.parametrize(
+    ("options", "targets", "width", "rows"),
+    [
+        ({"rank": 8}, None, 4, "as-saved"),
+        ({"rank": 3, "targets": ("q_proj", "v_proj")}, ("q_proj", "v_proj"), 4, "as-saved"),
+        ({"rank": 5, "dtype": torch.bfloat16}, None, 2, "as-saved"),
+        ({"rank": 16}, None, 1, "int8"),
+    ],
+)
+def test_bytes_are_those_of_the_engine(tmp_path, tiny_model, sizes, options, targets, width, rows):
+    make_lora(tmp_path / "a", tiny_model, **options)
+    block_bytes = sizes.token_bytes * BLOCK_TOKENS
+    expected = capacity.low_rank(sizes.shape, options["rank"], targets, width, block_bytes)
+    with LLM(
+        str(tiny_model), adapters=tmp_path, memory_gib=0.01, threads=1, adapter_rows=rows
+    ) as llm:
+        llm.generate("x", adapter="a", sampling=ONE)
+        (status,) = llm.engine.adapters()
+        taken = llm.engine.stats().blocks_adapters
+    assert status.num_bytes == expected.num_bytes
+    assert taken == expected.num_blocks
+
+
+def test_a_larger_neighbour_changes_no_ones_cost(sizes):
+    """No padding: bytes are proportional to the own rank."""
+    block_bytes = sizes.token_bytes * BLOCK_TOKENS
+    one = capacity.low_rank(sizes.shape, 1, None, 4, block_bytes).num_bytes
+    for rank in (3, 8, 64):
+        cost = capacity.low_rank(sizes.shape, rank, None, 4, block_bytes)
+        assert cost.num_bytes == rank * one
+    assert one == 4 * sum(h_out + h_in for h_out, h_in in sizes.shape.linears.values())
+
+
+def test_table_and_picture(tmp_path, tiny_model, capsys):
+    picture = tmp_path / "plan.png"
+    assert plan("--model", tiny_model, "--memory", 0.01, "--tokens", 160, "--output", picture) == 0
+    out = capsys.readouterr().out
+    for kind in ("low-rank 64", "DoRA", "SHiRA", "SMT", "LoReFT", "virtual tokens"):
+        assert kind in out
+    assert "beside 160 tokens" in out
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--memory", "-1"], "--memory"),
+        (["--tokens", "10000000"], "give fewer or more --memory"),
+        (["--block-tokens", "0"], "--block-tokens"),
+        (["--output", "/no/such/folder/x.png"], "does not exist"),
+    ],
+)
+def test_wrong_wishes(tiny_model, capsys, options, words):
+    assert plan("--model", tiny_model, *options) == 2
+    assert words in capsys.readouterr().err
