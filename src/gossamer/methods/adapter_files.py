@@ -1,12 +1,14 @@
 """An adapter's two files in PEFT's layout, byte for byte the same for the same weights."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from peft import set_peft_model_state_dict
 from safetensors.torch import load_file, save
+from torch import Tensor
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -26,12 +28,25 @@ def write_adapter(model: Any, folder: Path, *, base_name: str, base_fingerprint:
         model.save_pretrained(scratch, save_embedding_layers=False)
         weights = load_file(Path(scratch) / WEIGHTS_FILE)
         config = json.loads((Path(scratch) / CONFIG_FILE).read_text())
+    write_files(folder, config, weights, base_name=base_name, base_fingerprint=base_fingerprint)
+
+
+def write_files(
+    folder: Path,
+    config: Mapping[str, Any],
+    weights: Mapping[str, Tensor],
+    *,
+    base_name: str,
+    base_fingerprint: str,
+) -> None:
+    """Write the fields of a `PeftConfig` and an adapter's weights, named as PEFT names them."""
     metadata = {"format": "pt", BASE_KEY: base_fingerprint}
-    (folder / WEIGHTS_FILE).write_bytes(_reproducible(save(weights, metadata=metadata)))
-    config["base_model_name_or_path"] = base_name
+    content = save(dict(weights), metadata=metadata)
+    (folder / WEIGHTS_FILE).write_bytes(_reproducible(content))
+    config = {**config, "base_model_name_or_path": base_name}
     for key in ("target_modules", "exclude_modules", "feedforward_modules", "modules_to_save"):
-        if isinstance(config.get(key), list):
-            config[key].sort()
+        if isinstance(config.get(key), list | set):
+            config[key] = sorted(config[key])
     (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 

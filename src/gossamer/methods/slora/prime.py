@@ -1,0 +1,79 @@
+"""From a sparse update to low-rank factors that begin where it ended; plain functions of tensors.
+
+A federated driver calls them round by round: `random_entries` (in `methods.entries.mask`) gives
+every client the same mask from a seed, `average` makes one change of the clients' values,
+`accumulate` adds it to the sum, and `prime_factors` turns the sum into the start of LoRA.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+# Squares of singular values below this share of the largest are rounding, not learning.
+_ROUNDING = 1e-14
+
+
+@dataclass(frozen=True)
+class Primed:
+    """Factors whose product, scaled, is the best approximation of an update of that rank."""
+
+    a: Tensor
+    """[r, h_in]; r may be less than asked for, where the update's own rank is."""
+    b: Tensor
+    """[h_out, r]"""
+    kept: float
+    """Squared Frobenius norm of scale * b a."""
+    total: float
+    """Squared Frobenius norm of the update."""
+
+    @property
+    def retained(self) -> float:
+        """Share of the update's energy that the factors hold; 0 for an update of nothing."""
+        return self.kept / self.total if self.total > 0 else 0.0
+
+
+def average(values: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    """The clients' changes [n] of the same entries, weighted (e.g. by rows), as FedAvg does."""
+    if len(values) != len(weights) or not values or sum(weights) <= 0:
+        raise ValueError(f"{len(values)} changes cannot be averaged with weights {list(weights)}")
+    whole = sum(weights)
+    result = torch.zeros_like(values[0])
+    for value, weight in zip(values, weights, strict=True):
+        result += value * (weight / whole)
+    return result
+
+
+def accumulate(total: Tensor | None, change: Tensor) -> Tensor:
+    """The update [n] after another round; `total` is None before the first."""
+    return change.clone() if total is None else total + change
+
+
+def prime_factors(
+    index: Tensor, values: Tensor, shape: tuple[int, int], *, rank: int, scale: float
+) -> Primed:
+    """B = U_r (S_r/s)^1/2 and A = (S_r/s)^1/2 V_r^T of the update U S V^T: s B A is its best
+    approximation of that rank, and both factors have the same norm (arXiv 2308.06522, stage 2).
+
+    `index` [2, n] and `values` [n] are the update's entries. Computed in float64 through the
+    eigenvectors of the smaller Gram matrix; A and B come in the type of `values`.
+    """
+    delta = torch.zeros(shape, dtype=torch.float64, device=values.device)
+    delta[index[0].long(), index[1].long()] = values.double()
+    total = float(delta.square().sum())
+    wide = shape[0] <= shape[1]
+    gram = delta @ delta.t() if wide else delta.t() @ delta
+    squares, vectors = torch.linalg.eigh(gram)
+    squares, vectors = squares.flip(0)[:rank], vectors.flip(1)[:, :rank]
+    live = squares > _ROUNDING * len(gram) * squares[0]
+    squares, vectors = squares[live], vectors[:, live]
+    # sqrt(S / s) on either side; S is the root of the eigenvalue.
+    own = (squares.sqrt() / scale).sqrt()
+    other = 1 / (squares.sqrt() * scale).sqrt()
+    if wide:
+        b, a = vectors * own, (vectors.t() @ delta) * other[:, None]
+    else:
+        b, a = (delta @ vectors) * other, (vectors * own).t()
+    kept = float(squares.sum())
+    return Primed(a=a.to(values.dtype), b=b.to(values.dtype), kept=kept, total=total)

@@ -1,0 +1,66 @@
+"""`sparse_lora` in PEFT: importing this module makes `get_peft_model` and the rest know it."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from peft import PeftModel
+from torch import Tensor, nn
+
+from gossamer.methods.entries.layer import require_linear
+from gossamer.methods.entries.probe import largest_entries
+from gossamer.methods.peft_bridge import GossamerTuner, register_tuner
+from gossamer.methods.sparse_lora.config import SparseLoraConfig
+from gossamer.methods.sparse_lora.layer import SparseLoraLayer
+
+
+class SparseLoraModel(GossamerTuner):
+    """Replaces linear layers, quantised ones too, by `SparseLoraLayer`s."""
+
+    prefix = "sparselora_"
+    tuner_layer_cls = SparseLoraLayer
+
+    def _create_and_replace(
+        self,
+        config: SparseLoraConfig,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+        **kwargs: Any,
+    ) -> None:
+        if not isinstance(target, SparseLoraLayer):
+            require_linear(target, current_key, method="sparse_lora", allow_4bit=True)
+            layer = SparseLoraLayer(target)
+            self._replace_module(parent, target_name, layer, target)
+            target = layer
+        target.update_layer(adapter_name, config, current_key, inference_mode=config.inference_mode)
+
+
+def choose_entries(
+    model: PeftModel,
+    batches: Callable[[], Iterable[dict[str, Tensor]]],
+    *,
+    adapter_name: str = "default",
+) -> None:
+    """Put the mask of each matrix where the gradient of the loss over the batches is largest.
+
+    To be called before training: entries that have learnt something would be forgotten. `batches`
+    gives the same batches (input_ids, attention_mask, labels) each time. Raises `DataError` if it
+    gives none.
+    """
+    layers = {
+        path: layer for path, layer in model.named_modules() if isinstance(layer, SparseLoraLayer)
+    }
+    density = model.peft_config[adapter_name].density
+    chosen = largest_entries(
+        model.get_base_model(),
+        {path: layer.base_layer for path, layer in layers.items()},
+        batches,
+        density=density,
+    )
+    for path, index in chosen.items():
+        layers[path].set_index(adapter_name, index)
+
+
+register_tuner(SparseLoraConfig.tuner_type, SparseLoraConfig, SparseLoraModel, "sparselora_")
