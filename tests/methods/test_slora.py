@@ -1,0 +1,374 @@
+"""SLoRA: the sparse stage, the step to LoRA, and the result."""
+
+import json
+
+import pytest
+import torch
+from entry_case import (
+    IDS,
+    base_weights,
+    build,
+    context,
+    disturb,
+    layers_of,
+    learning,
+    logits,
+)
+from peft import PeftModel
+from safetensors.torch import load_file
+from torch.nn.functional import linear
+
+from gossamer import methods
+from gossamer.basemodel.load import load_model
+from gossamer.errors import SettingError
+from gossamer.methods.entries.mask import num_entries, random_entries
+from gossamer.methods.slora.apply import updates
+from gossamer.methods.slora.layer import SloraLayer
+from gossamer.methods.slora.prime import accumulate, average, prime_factors
+from gossamer.methods.slora.traffic import (
+    SEED_BYTES,
+    bitmap_bytes,
+    low_rank_round_bytes,
+    sparse_round_bytes,
+    total_bytes,
+)
+
+from tiny import make_tiny_model, module_shapes
+
+DENSE = {"density": 0.2, "rank": 4}
+
+
+def random_update(shape, density, *, rank=None, seed=0):
+    """(index, values) in float64, of noise or of a matrix of low rank under the mask."""
+    generator = torch.Generator().manual_seed(seed)
+    index = random_entries(seed, "m", shape, density)
+    if rank is None:
+        return index, torch.randn(index.shape[1], generator=generator, dtype=torch.float64)
+    left = torch.randn(shape[0], rank, generator=generator, dtype=torch.float64)
+    right = torch.randn(rank, shape[1], generator=generator, dtype=torch.float64)
+    return index, (left @ right)[index[0].long(), index[1].long()]
+
+
+def dense(index, values, shape):
+    matrix = torch.zeros(shape, dtype=values.dtype)
+    matrix[index[0].long(), index[1].long()] = values
+    return matrix
+
+
+class TestSparseStage:
+    """Stage 1."""
+
+    def test_it_starts_as_the_base_and_only_entries_learn(self, tiny_model):
+        _, model, _ = build("slora", tiny_model, **DENSE)
+        assert torch.equal(logits(model), logits(load_model(tiny_model, dtype=torch.float32)))
+        counts = sum(p.numel() for p in learning(model).values())
+        assert counts == sum(num_entries(s, 0.2) for s in module_shapes(tiny_model).values())
+        assert all("slora_values" in name for name in learning(model))
+
+    def test_lora_family_8_8_check_2_nothing_off_the_mask_moves(self, tiny_model):
+        """Momentum and decay on, five steps; then merged."""
+        _, model, _ = build("slora", tiny_model, **DENSE)
+        optimizer = torch.optim.AdamW(learning(model).values(), lr=1e-2, weight_decay=0.1)
+        for _ in range(5):
+            model(input_ids=IDS, labels=IDS).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        assert all(p.grad is None for n, p in model.named_parameters() if "slora" not in n)
+        states = [tensor.numel() for s in optimizer.state.values() for tensor in s.values()]
+        counts = sum(p.numel() for p in learning(model).values())
+        assert sum(states) - len(learning(model)) == 2 * counts
+        changed = updates(model)
+        before = base_weights(tiny_model)
+        merged = dict(model.merge_and_unload().state_dict())
+        for name, weight in before.items():
+            path = name.removesuffix(".weight")
+            if path not in changed:
+                assert torch.equal(merged[name], weight), name
+                continue
+            index = changed[path].index.long()
+            on_mask = torch.zeros(weight.shape, dtype=torch.bool)
+            on_mask[index[0], index[1]] = True
+            assert torch.equal(merged[name][~on_mask], weight[~on_mask])
+            assert (merged[name][on_mask] != weight[on_mask]).float().mean() > 0.99
+
+    def test_with_every_entry_it_is_fine_tuning_of_those_matrices(self, tiny_model):
+        _, model, _ = build("slora", tiny_model, density=1.0, dtype=torch.float64)
+        model(input_ids=IDS, labels=IDS).loss.backward()
+        plain = load_model(tiny_model, dtype=torch.float64)
+        plain(input_ids=IDS, labels=IDS).loss.backward()
+        weights = dict(plain.named_parameters())
+        for path, layer in layers_of(model, SloraLayer).items():
+            gradient = layer.slora_values["default"].grad.view(layer.shape)
+            expected = weights[f"{path}.weight"].grad
+            # The model's norms and its loss are in float32 whatever its weights are.
+            assert (gradient - expected).abs().max() <= 1e-6 * expected.abs().max(), path
+
+    def test_every_client_draws_the_mask_of_the_seed(self, tiny_model):
+        masks = []
+        for where in (context(tiny_model), context(tiny_model, dtype="bfloat16")):
+            _, model, _ = build("slora", tiny_model, where=where)
+            masks.append({p: u.index for p, u in updates(model).items()})
+        assert all(torch.equal(masks[0][path], masks[1][path]) for path in masks[0])
+        for path, index in masks[0].items():
+            shape = module_shapes(tiny_model)[path]
+            assert torch.equal(index, random_entries(0, path, shape, 0.01))
+
+    def test_it_is_saved_loaded_and_restored(self, tiny_model, tmp_path):
+        method, model, where = build("slora", tiny_model, **DENSE)
+        disturb(model)
+        method.save(model, tmp_path, where)
+        again = PeftModel.from_pretrained(load_model(tiny_model, dtype=torch.float32), tmp_path)
+        assert torch.equal(logits(model), logits(again))
+        _, other, _ = build("slora", tiny_model, **DENSE)
+        method.restore(other, tmp_path)
+        assert torch.equal(logits(model), logits(other))
+
+    def test_quantised_weights_are_refused(self, tiny_model):
+        pytest.importorskip("bitsandbytes")
+        where = context(tiny_model)
+        config = methods.find("qlora").from_values({}).quantization(where)
+        base = load_model(tiny_model, dtype=torch.float32, quantization_config=config)
+        method = methods.find("slora").from_values({})
+        with pytest.raises(SettingError, match=r"cannot train the entries of .*: its weight is qu"):
+            method.prepare(base, where)
+
+
+class TestPriming:
+    """From the update to factors, as plain functions."""
+
+    @pytest.mark.parametrize("scale", [0.5, 2.0])
+    @pytest.mark.parametrize("shape", [(48, 64), (64, 48), (100, 48), (40, 40)])
+    def test_lora_family_8_8_check_3_the_error_is_the_tail(self, shape, scale):
+        index, values = random_update(shape, 0.2)
+        delta = dense(index, values, shape)
+        singular = torch.linalg.svdvals(delta)
+        for rank in (1, 8):
+            primed = prime_factors(index, values, shape, rank=rank, scale=scale)
+            error = (delta - scale * primed.b @ primed.a).norm().item()
+            tail = singular[rank:].square().sum().sqrt().item()
+            assert error == pytest.approx(tail, rel=1e-6)
+            assert primed.a.norm().item() == pytest.approx(primed.b.norm().item(), rel=1e-9)
+            assert primed.retained == pytest.approx(
+                (singular[:rank].square().sum() / singular.square().sum()).item(), rel=1e-9
+            )
+            balance = torch.diag(singular[:rank] / scale)
+            assert torch.allclose(primed.b.t() @ primed.b, balance, atol=1e-9)
+            assert torch.allclose(primed.a @ primed.a.t(), balance, atol=1e-9)
+
+    def test_lora_family_8_8_check_3_at_full_rank_nothing_is_lost(self):
+        # Five columns hold entries: the update has rank 5.
+        index = torch.tensor([[i for i in range(30) for _ in range(5)], [3, 8, 11, 20, 39] * 30])
+        values = torch.randn(150, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        primed = prime_factors(index, values, (30, 40), rank=8, scale=2.0)
+        assert len(primed.a) == 5, "components that hold nothing are left to LoRA's start"
+        delta = dense(index, values, (30, 40))
+        assert torch.allclose(2 * primed.b @ primed.a, delta, rtol=1e-5, atol=1e-10)
+        assert primed.retained == pytest.approx(1)
+
+    def test_an_update_of_nothing_primes_nothing(self):
+        index, values = random_update((30, 40), 0.1)
+        primed = prime_factors(index, 0 * values, (30, 40), rank=4, scale=2.0)
+        assert (len(primed.a), primed.retained) == (0, 0)
+
+    def test_lora_family_8_8_check_6_noise_keeps_a_twentieth_of_its_energy(self):
+        index, values = random_update((768, 768), 0.01)
+        primed = prime_factors(index, values, (768, 768), rank=8, scale=2.0)
+        assert primed.retained == pytest.approx(0.05, abs=0.01)
+        wide = prime_factors(index, values, (768, 768), rank=64, scale=2.0)
+        assert wide.retained == pytest.approx(0.32, abs=0.03)
+
+    def test_clients_are_averaged_and_rounds_added(self):
+        one, two = torch.tensor([1.0, 2.0]), torch.tensor([4.0, -1.0])
+        assert average([one, two], [2, 1]).tolist() == pytest.approx([2.0, 1.0])
+        # One client with all the data is central training.
+        assert torch.equal(average([one], [17]), one)
+        total = accumulate(accumulate(None, one), two)
+        assert total.tolist() == [5.0, 1.0]
+        with pytest.raises(ValueError, match="cannot be averaged"):
+            average([one], [0])
+
+
+class TestLowRankStage:
+    """Stage 2."""
+
+    @pytest.fixture
+    def staged(self, tiny_model):
+        def enter(**settings):
+            method, model, where = build("slora", tiny_model, **{**DENSE, **settings})
+            disturb(model, size=0.1)
+            before, learnt = logits(model), updates(model)
+            return method, method.enter_stage(model, 1, where), before, learnt
+
+        return enter
+
+    def test_it_is_plain_lora_on_the_untouched_base(self, staged, tiny_model, tmp_path):
+        method, model, _, learnt = staged()
+        weights = model.state_dict()
+        for name, value in base_weights(tiny_model).items():
+            path = name.removesuffix(".weight")
+            inner = f"{path}.base_layer.weight" if path in learnt else name
+            assert torch.equal(weights[f"base_model.model.{inner}"], value)
+        assert all("lora_" in name for name in learning(model))
+        for path, update in learnt.items():
+            layer = model.get_submodule(f"base_model.model.{path}")
+            delta = dense(update.index, update.values.double(), update.shape)
+            u, s, v = torch.linalg.svd(delta)
+            best = (u[:, :4] * s[:4]) @ v[:4]
+            assert torch.allclose(layer.get_delta_weight("default").double(), best, atol=1e-5)
+        method.export(model, tmp_path, context(tiny_model))
+        assert json.loads((tmp_path / "adapter_config.json").read_text())["peft_type"] == "LORA"
+        again = PeftModel.from_pretrained(load_model(tiny_model, dtype=torch.float32), tmp_path)
+        assert torch.equal(logits(model), logits(again))
+
+    def test_at_full_rank_it_starts_where_the_sparse_stage_ended(self, staged):
+        _, model, before, _ = staged(rank=48)
+        assert torch.allclose(logits(model), before, atol=1e-4)
+
+    def test_lora_family_8_8_check_4_with_the_residual_kept_nothing_is_lost(self, staged):
+        _, lossy, before, _ = staged()
+        assert not torch.allclose(logits(lossy), before, atol=1e-2)
+        _, model, before, _ = staged(keep_residual=True)
+        assert torch.allclose(logits(model), before, atol=1e-5)
+        assert {n.split(".")[-2] for n in learning(model)} == {"slora_A", "slora_B"}
+
+    def test_both_factors_learn_from_the_first_step(self, staged):
+        for keep in (False, True):
+            _, model, _, _ = staged(keep_residual=keep)
+            model(input_ids=IDS, labels=IDS).loss.backward()
+            assert all(p.grad.abs().sum() > 0 for p in learning(model).values())
+
+    def test_the_retained_energy_is_reported(self, staged):
+        method, _, _, learnt = staged()
+        report = method.stage_report(1)
+        shares = report["retained_energy_by_matrix"]
+        assert shares.keys() == learnt.keys()
+        assert report["retained_energy"] == pytest.approx(sum(shares.values()) / len(shares))
+        assert 0.05 < report["retained_energy"] < 0.9
+        assert method.stage_report(0) == {}
+
+    def test_a_kept_residual_is_an_adapter_of_the_base_that_merges(
+        self, staged, tiny_model, tmp_path
+    ):
+        method, model, _, _ = staged(keep_residual=True)
+        assert method.kind == "other"
+        disturb(model)
+        out = logits(model)
+        with model.disable_adapter():
+            assert torch.equal(logits(model), logits(load_model(tiny_model, dtype=torch.float32)))
+        method.export(model, tmp_path, context(tiny_model))
+        config = json.loads((tmp_path / "adapter_config.json").read_text())
+        assert config["peft_type"] == "GOSSAMER_SLORA"
+        again = PeftModel.from_pretrained(load_model(tiny_model, dtype=torch.float32), tmp_path)
+        assert torch.equal(logits(again), out)
+        assert torch.allclose(logits(again.merge_and_unload()), out, atol=1e-4)
+
+    def test_a_matrix_that_learnt_nothing_begins_as_lora_does(self, tiny_model):
+        method, model, where = build("slora", tiny_model, **DENSE)
+        model = method.enter_stage(model, 1, where)
+        base = logits(load_model(tiny_model, dtype=torch.float32))
+        assert torch.equal(logits(model), base)
+        for name, parameter in learning(model).items():
+            assert (parameter.abs().sum() > 0) == ("lora_A" in name)
+
+    def test_settings_that_contradict_each_other_are_refused(self):
+        with pytest.raises(SettingError, match="rank_pattern cannot be combined with keep_residua"):
+            methods.find("slora").from_values(
+                {"keep_residual": True, "rank_pattern": {"q_proj": 2}}
+            )
+        for values in ({"density": 0}, {"density": 1.5}, {"sparse_share": 1}):
+            with pytest.raises(SettingError):
+                methods.find("slora").from_values(values)
+
+
+class TestStages:
+    """How the steps are shared out."""
+
+    @pytest.mark.parametrize(
+        ("total", "share", "steps"),
+        [(100, 0.2, [20, 80]), (10, 0.99, [9, 1]), (1, 0.5, [1]), (2, 0.2, [2]), (50, 0, [50])],
+    )
+    def test_shares(self, total, share, steps, tiny_model):
+        method = methods.find("slora").from_values({"sparse_share": share})
+        made = method.stages(context(tiny_model, total_steps=total))
+        assert [stage.steps for stage in made] == steps
+
+    def test_without_a_sparse_stage_it_is_plain_lora(self, tiny_model):
+        torch.manual_seed(0)
+        _, model, _ = build("slora", tiny_model, sparse_share=0, rank=4)
+        torch.manual_seed(0)
+        _, plain, _ = build("lora", tiny_model, rank=4)
+        mine, theirs = learning(model), learning(plain)
+        assert mine.keys() == theirs.keys()
+        assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+class TestTraffic:
+    """Bytes of federated rounds."""
+
+    # DistilBERT and ALBERT-base: blocks of width 768 and MLPs of 3072.
+    BLOCK = [(768, 768)] * 4 + [(3072, 768), (768, 3072)]
+
+    def test_lora_family_8_6_bytes_of_the_sparse_stage(self):
+        distilbert, albert = self.BLOCK * 6, self.BLOCK
+        assert bitmap_bytes(distilbert) == 42_467_328 // 8
+        assert SEED_BYTES == 8
+        # Rounded matrix by matrix, which is within a few entries of one per cent of all.
+        assert sparse_round_bytes(distilbert, 0.01) == pytest.approx(4 * 424_673, abs=4 * 20)
+        assert sparse_round_bytes(albert, 0.01) == pytest.approx(4 * 70_779, abs=4 * 3)
+        roberta = self.BLOCK * 12
+        assert sparse_round_bytes(roberta, 0.01) == pytest.approx(3.40e6, rel=0.002)
+
+    def test_lora_family_8_6_bytes_of_the_low_rank_stage(self):
+        attention = [(768, 768)] * 2
+        assert low_rank_round_bytes(attention * 6, 8) == 4 * 147_456
+        assert low_rank_round_bytes(attention, 8) == 4 * 24_576
+        assert low_rank_round_bytes(attention, 8, head=100) == 4 * (24_576 + 100)
+
+    def test_lora_family_8_8_check_5_all_rounds_both_ways(self):
+        shapes = [(768, 768)] * 12
+        sparse, low = sparse_round_bytes(shapes, 0.01, head=10), 4 * (8 * 12 * 1536 + 10)
+        assert total_bytes(
+            shapes, sparse_rounds=3, rounds=12, density=0.01, rank=8, head=10
+        ) == 2 * (3 * sparse + 12 * low)
+
+    def test_measured_bytes_are_those_of_the_formulas(self, tiny_model, tmp_path):
+        method, model, where = build("slora", tiny_model, rank=4, density=0.05)
+        shapes = list(module_shapes(tiny_model).values())
+        sent = sum(u.values.numel() * u.values.element_size() for u in updates(model).values())
+        assert sent == sparse_round_bytes(shapes, 0.05)
+        model = method.enter_stage(model, 1, where)
+        method.export(model, tmp_path, where)
+        weights = load_file(tmp_path / "adapter_model.safetensors")
+        assert sum(t.nbytes for t in weights.values()) == low_rank_round_bytes(shapes, 4)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "mistral"])
+@pytest.mark.parametrize("keep_residual", [False, True])
+def test_families_of_models(family, keep_residual, tmp_path):
+    folder = make_tiny_model(tmp_path / family, model_type=family)
+    method, model, where = build("slora", folder, **DENSE, keep_residual=keep_residual)
+    disturb(model, size=0.1)
+    sparse = logits(model)
+    reference = load_model(folder, dtype=torch.float32)
+    for path, update in updates(model).items():
+        weight = reference.get_submodule(path).weight
+        with torch.no_grad():
+            weight += dense(update.index, update.values, update.shape)
+    assert torch.allclose(sparse, logits(reference), atol=1e-4)
+    model = method.enter_stage(model, 1, where)
+    assert torch.allclose(logits(model), sparse, atol=1e-4) == keep_residual
+
+
+def test_a_layer_computes_what_its_dense_matrix_would(tiny_model):
+    method, model, where = build("slora", tiny_model, **DENSE, dtype=torch.float64)
+    disturb(model)
+    x = torch.randn(3, 48, dtype=torch.float64)
+    for stage in range(2):
+        layer = model.base_model.model.model.layers[0].self_attn.q_proj
+        base = layer.base_layer.weight
+        expected = linear(x, base + layer.get_delta_weight("default"))
+        assert torch.allclose(layer.eval()(x), expected, atol=1e-12)
+        if stage == 0:
+            method.settings = method.settings.updated({"keep_residual": True})
+            model = method.enter_stage(model, 1, where)
+            disturb(model)
