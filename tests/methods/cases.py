@@ -231,6 +231,22 @@ CASES: dict[str, Case] = {
             ({"block_size": 256}, "is less than one block of 256x256; lower block_size or"),
         ),
     ),
+    "slora": Case(
+        # Of the sparse stage, which a run begins with.
+        settings={"rank": RANK, "density": 0.1},
+        count=lambda s: sum(round(0.1 * rows * columns) for rows, columns in s.values()),
+        learns=("slora_values",),
+        four_bit="its weight is quantised",
+        wrong=(NO_TARGET, NO_LAYER, ({"density": 0}, "'density' = 0: Input should be greater")),
+    ),
+    "sparse_lora": Case(
+        settings={"rank": RANK, "density": 0.1, "probe_batches": 1},
+        count=low_rank(),
+        learns=("sparselora_A", "sparselora_B"),
+        rate=2e-2,
+        tolerance=1e-5,
+        wrong=(NO_TARGET, NO_LAYER, ({"density": 0.9}, "SHiRA's layout would need")),
+    ),
     "full": Case(
         settings={},
         count=lambda s: matrices(s) + (2 * LAYERS + 1) * HIDDEN + VOCABULARY * HIDDEN,

@@ -250,7 +250,7 @@ class TestLowRankStage:
         self, staged, tiny_model, tmp_path
     ):
         method, model, _, _ = staged(keep_residual=True)
-        assert method.kind == "other"
+        assert (method.kind, method.tuner_module) == ("other", "gossamer.methods.slora.model")
         disturb(model)
         out = logits(model)
         with model.disable_adapter():

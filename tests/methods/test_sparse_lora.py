@@ -73,7 +73,7 @@ def test_under_a_mask_of_everything_it_is_lora(tiny_model):
 
 
 def test_the_mask_lies_where_the_gradient_is_largest_or_anywhere(tiny_model):
-    _, model, _ = build("sparse_lora", tiny_model, **SOME, num_probe_batches=2)
+    _, model, _ = build("sparse_lora", tiny_model, **SOME, probe_batches=2)
     plain = load_model(tiny_model, dtype=torch.float32)
     for batch in probe_batches(2):
         plain(**batch).loss.backward()
@@ -180,7 +180,7 @@ def test_on_a_4bit_base_it_learns_and_does_not_merge(tiny_model):
         model.merge_adapter()
 
 
-@pytest.mark.parametrize("values", [{"density": 0}, {"mask": "best"}, {"num_probe_batches": 0}])
+@pytest.mark.parametrize("values", [{"density": 0}, {"mask": "best"}, {"probe_batches": 0}])
 def test_impossible_settings_are_refused(values):
     with pytest.raises(SettingError, match=f"'{next(iter(values))}'"):
         methods.find("sparse_lora").from_values(values)

@@ -76,8 +76,13 @@ class _EntryProduct(torch.autograd.Function):
         (g_to,) = gradients
         x_ti, values_n = ctx.saved_tensors
         pattern: Pattern = ctx.pattern
-        dx_ti = (pattern.transposed(values_n) @ g_to.t()).t() if ctx.needs_input_grad[0] else None
-        dvalues_n = pattern.sample(g_to.t(), x_ti) if ctx.needs_input_grad[1] else None
+        dx_ti = dvalues_n = None
+        # Some call `backward` inside of autocast, which would round; these types are settled.
+        with torch.autocast(g_to.device.type, enabled=False):
+            if ctx.needs_input_grad[0]:
+                dx_ti = (pattern.transposed(values_n) @ g_to.t()).t()
+            if ctx.needs_input_grad[1]:
+                dvalues_n = pattern.sample(g_to.t(), x_ti)
         return dx_ti, dvalues_n, None
 
 
@@ -95,8 +100,12 @@ class _SampledLowRank(torch.autograd.Function):
         (dvalues_n,) = gradients
         a_ri, b_or = ctx.saved_tensors
         pattern: Pattern = ctx.pattern
-        da_ri = (pattern.transposed(dvalues_n) @ b_or).t() if ctx.needs_input_grad[0] else None
-        db_or = pattern.matrix(dvalues_n) @ a_ri.t() if ctx.needs_input_grad[1] else None
+        da_ri = db_or = None
+        with torch.autocast(dvalues_n.device.type, enabled=False):
+            if ctx.needs_input_grad[0]:
+                da_ri = (pattern.transposed(dvalues_n) @ b_or).t()
+            if ctx.needs_input_grad[1]:
+                db_or = pattern.matrix(dvalues_n) @ a_ri.t()
         return da_ri, db_or, None
 
 

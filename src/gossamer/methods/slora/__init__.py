@@ -55,12 +55,14 @@ class Slora(PeftMethod[SloraSettings]):
     kind = "low-rank"
     settings_type = SloraSettings
     learning_rate = 2e-4
+    size_setting = "rank"
 
     def __init__(self, settings: SloraSettings) -> None:
         super().__init__(settings)
         self._retained: dict[str, float] = {}
         if settings.keep_residual:
             self.kind = "other"  # type: ignore[assignment, misc]
+            self.tuner_module = "gossamer.methods.slora.model"  # type: ignore[misc]
 
     def stages(self, context: MethodContext) -> list[Stage]:
         total = context.total_steps

@@ -27,7 +27,7 @@ class SparseLoraSettings(MethodSettings):
     """Which entries may change: those where the gradient over the first batches is largest, or
     some drawn at random."""
 
-    num_probe_batches: PositiveInt = 8
+    probe_batches: PositiveInt = 8
     """Batches to look at before the first step, where the mask is chosen by gradients."""
 
     target_modules: str | list[str] = "all-linear"
@@ -56,6 +56,7 @@ class SparseLora(PeftMethod[SparseLoraSettings]):
     kind = "sparse"
     settings_type = SparseLoraSettings
     learning_rate = 1e-3
+    size_setting = "rank"
 
     def peft_config(self, model: Any, context: MethodContext) -> Any:
         from gossamer.methods.sparse_lora.apply import sparse_lora_config
@@ -68,7 +69,7 @@ class SparseLora(PeftMethod[SparseLoraSettings]):
         model = super().prepare(model, context)
         check_exportable(model, self.settings.density)
         if self.settings.mask == "gradient":
-            probe(model, context, self.settings.num_probe_batches)
+            probe(model, context, self.settings.probe_batches)
         return model
 
     def export(self, model: Any, folder: Path, context: MethodContext) -> None:
