@@ -1,41 +1,12 @@
 """A low-rank update of which only the entries under a sparse mask act."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import Field
-
-from gossamer.methods.lora.config import PositiveFloat, PositiveInt
-from gossamer.methods.method import MethodContext, MethodSettings
+from gossamer.methods.method import MethodContext
 from gossamer.methods.peft_method import PeftMethod
 from gossamer.methods.registry import register
-
-
-class SparseLoraSettings(MethodSettings):
-    """Settings of `sparse_lora`."""
-
-    rank: PositiveInt = 16
-    """Width of the two thin matrices."""
-
-    alpha: PositiveFloat = 32.0
-    """Strength: the update is scaled by alpha / rank."""
-
-    density: Annotated[float, Field(gt=0, le=1)] = 0.01
-    """Share of the entries of each matrix that may change."""
-
-    mask: Literal["gradient", "random"] = "gradient"
-    """Which entries may change: those where the gradient over the first batches is largest, or
-    some drawn at random."""
-
-    probe_batches: PositiveInt = 8
-    """Batches to look at before the first step, where the mask is chosen by gradients."""
-
-    target_modules: str | list[str] = "all-linear"
-    """Layers to adapt: all-linear, attention, mlp, or a list of layer names such as
-    [q_proj, v_proj]. The output head is never one of them."""
-
-    layers: list[Annotated[int, Field(ge=0)]] | None = None
-    """Numbers of the decoder layers to adapt, counted from 0; unset: all."""
+from gossamer.methods.sparse_lora.settings import SparseLoraSettings
 
 
 @register

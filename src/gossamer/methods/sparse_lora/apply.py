@@ -7,11 +7,11 @@ from peft import PeftModel, TaskType
 from gossamer.methods.lora.apply import lora_config
 from gossamer.methods.lora.config import LoraSettings
 from gossamer.methods.method import MethodContext
-from gossamer.methods.sparse_lora import SparseLoraSettings
 from gossamer.methods.sparse_lora.config import SparseLoraConfig
 from gossamer.methods.sparse_lora.export import shira_rank
 from gossamer.methods.sparse_lora.layer import SparseLoraLayer
 from gossamer.methods.sparse_lora.model import choose_entries
+from gossamer.methods.sparse_lora.settings import SparseLoraSettings
 
 
 def sparse_lora_config(model: Any, settings: SparseLoraSettings, *, seed: int) -> SparseLoraConfig:
