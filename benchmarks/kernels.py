@@ -24,8 +24,8 @@ from gossamer.kernels.grouped_lora import (
     make_batch,
     stack_tables,
 )
-from gossamer.kernels.grouped_lora.batch import balance
 from gossamer.kernels.paged_attention import AttentionBatch, KvLayout, PagedAttention
+from gossamer.kernels.runs import Run, balance
 
 HIDDEN, WIDE, HEADS, KV_HEADS, HEAD_DIM = 576, 1536, 9, 3, 64
 RANK = 16
@@ -98,7 +98,7 @@ def lora(num_adapters: int, count: int) -> tuple[Work, Work]:
             for index in range(num_adapters)
         ]
     )
-    runs = [(index * count, count, index) for index in range(num_adapters)]
+    runs = [Run(index * count, count, index) for index in range(num_adapters)]
     batch = make_batch(tables, runs, torch.get_num_threads())
     op = GroupedLora(pool, [0, 1], [WIDE, WIDE], "cpu")
     x = torch.randn(num_adapters * count, HIDDEN)

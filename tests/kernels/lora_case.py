@@ -12,6 +12,7 @@ from gossamer.kernels.grouped_lora import (
     make_batch,
     stack_tables,
 )
+from gossamer.kernels.runs import Run
 
 H_IN = 37
 WIDTHS = (19, 44, 7)
@@ -86,9 +87,9 @@ class Pool:
 
 
 def add(pool, adapters, runs, x, y, backend="cpu", num_workers=3):
-    """`y` after the operation; runs are (first token, tokens, adapter)."""
+    """`y` after the operation; runs are (first token, tokens, adapter[, weight])."""
     tables = stack_tables([adapter.table for adapter in adapters])
-    batch = make_batch(tables, runs, num_workers)
+    batch = make_batch(tables, [Run(*run) for run in runs], num_workers)
     result = y.clone()
     GroupedLora(pool.memory, MODULES, WIDTHS, backend).add_(result, x, batch)
     return result
@@ -97,13 +98,15 @@ def add(pool, adapters, runs, x, y, backend="cpu", num_workers=3):
 def expected(adapters, runs, x, y):
     """The same in float64, by the formula."""
     result = y.double()
-    for first, count, slot in runs:
+    for first, count, slot, weight in (Run(*run) for run in runs):
         tokens = slice(first, first + count)
         low = 0
         for module, h_out in zip(MODULES, WIDTHS, strict=True):
             if module in adapters[slot].factors:
                 a, b_t, scale = adapters[slot].factors[module]
-                result[tokens, low : low + h_out] += scale * (x[tokens].double() @ a.T) @ b_t
+                result[tokens, low : low + h_out] += (
+                    weight * scale * (x[tokens].double() @ a.T) @ b_t
+                )
             low += h_out
     return result
 

@@ -9,7 +9,8 @@ import torch
 from lora_case import MODULES, NUM_MODULES, WIDTHS, Pool, add, expected, tokens
 
 from gossamer.kernels.grouped_lora import GroupedLora, RowFormat, make_batch, stack_tables
-from gossamer.kernels.grouped_lora.batch import CHUNK, LONG_RUN, balance
+from gossamer.kernels.grouped_lora.batch import CHUNK, LONG_RUN
+from gossamer.kernels.runs import Run, balance
 
 RANKS = (1, 3, 5, 16, 64)
 BACKENDS = ("cpu", "reference")
@@ -24,7 +25,7 @@ def check(pool, adapters, runs, num_tokens, backend):
     size = (want - y.double()).abs().max().clamp(min=1.0)
     assert ((got.double() - want).abs() / size).max() < 1e-5
     untouched = torch.ones(num_tokens, dtype=torch.bool)
-    for first, count, _ in runs:
+    for first, count, *_ in runs:
         untouched[first : first + count] = False
     assert torch.equal(got[untouched], y[untouched])
 
@@ -171,11 +172,27 @@ def test_columns_outside_the_group_and_strided_views_are_respected():
     # A group that lacks the middle module.
     group = GroupedLora(pool.memory, [MODULES[0], MODULES[2]], [WIDTHS[0], WIDTHS[2]], "cpu")
     wide = torch.zeros(num_tokens, WIDTHS[0] + WIDTHS[2])
-    batch = make_batch(stack_tables([adapter.table]), [(0, 4, 0), (4, num_tokens - 4, 0)], 2)
+    runs = [Run(0, 4, 0), Run(4, num_tokens - 4, 0)]
+    batch = make_batch(stack_tables([adapter.table]), runs, 2)
     group.add_(wide, x, batch)
     want = expected([adapter], [(0, num_tokens, 0)], x, torch.zeros_like(y))
     want = torch.cat([want[:, : WIDTHS[0]], want[:, -WIDTHS[2] :]], dim=1)
     assert torch.allclose(wide.double(), want, atol=1e-3, rtol=1e-4)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_several_weighted_adapters_for_the_same_tokens(backend):
+    pool = Pool(seed=12)
+    adapters = [
+        pool.adapter(all_modules(rank), row_format=row_format)
+        for rank, row_format in zip((5, 8, 16), RowFormat, strict=True)
+    ]
+    both = LONG_RUN + 10
+    runs = [
+        *((0, 3, 0, 0.7), (0, 3, 1, -0.3), (0, 3, 2, 1.0), (3, 20, 1, 2.0)),
+        *((23, 9, 2, 0.25), (23, 9, 0, 0.75), (40, both, 1, 0.5), (40, both, 0, 0.5)),
+    ]
+    check(pool, adapters, runs, 42 + both, backend)
 
 
 # How work is divided.
@@ -185,19 +202,20 @@ def test_every_token_is_in_one_chunk_or_long_run():
     pool = Pool(seed=11)
     tables = stack_tables([pool.adapter(all_modules(2)).table for _ in range(6)])
     assert tables.rank.shape == (6, NUM_MODULES)
-    long = [(30, LONG_RUN, 3), (30 + LONG_RUN, LONG_RUN + 5, 4)]
-    batch = make_batch(tables, [(0, 1, 0), (1, CHUNK, 1), (9, CHUNK + 1, 2), *long], 3)
+    long = [Run(30, LONG_RUN, 3), Run(30 + LONG_RUN, LONG_RUN + 5, 4)]
+    short = [Run(0, 1, 0), Run(1, CHUNK, 1), Run(9, CHUNK + 1, 2)]
+    batch = make_batch(tables, [*short, *long], 3)
     covered = sorted(
         token
-        for first, count in zip(batch.chunk_first, batch.chunk_count, strict=True)
+        for first, count in zip(batch.chunks.first, batch.chunks.count, strict=True)
         for token in range(first, first + count)
     )
     assert covered == [*range(1 + CHUNK), *range(9, 10 + CHUNK)]
-    assert batch.chunk_count.max() <= CHUNK
+    assert batch.chunks.count.max() <= CHUNK
     assert batch.long_runs == tuple(long)
-    assert batch.bounds[0] == 0
-    assert batch.bounds[-1] == len(batch.chunk_first)
-    assert len(batch.bounds) == 4
+    assert batch.chunks.bounds[0] == 0
+    assert batch.chunks.bounds[-1] == len(batch.chunks)
+    assert len(batch.chunks.bounds) == 4
 
 
 @pytest.mark.parametrize("seed", range(20))

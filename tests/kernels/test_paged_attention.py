@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from gossamer.kernels.grouped_lora.batch import balance
 from gossamer.kernels.paged_attention import AttentionBatch, KvLayout, PagedAttention
+from gossamer.kernels.runs import balance
 
 BACKENDS = ("cpu", "reference")
 NUM_LAYERS = 2

@@ -1,10 +1,12 @@
 """Adapters of every kind in one batch say what each says alone in plain PEFT: token for token."""
 
 import random
+from dataclasses import replace
 
 import pytest
-from kinds_case import NAMES, Kinds, answers
+from kinds_case import GREEDY, NAMES, Kinds, answers
 
+from gossamer.errors import RequestError
 from gossamer.serving.llm import LLM
 
 # PEFT's SHiRA makes sparse tensors without saying whether they shall be checked.
@@ -12,6 +14,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Sparse invariant checks:UserWarn
 
 BLOCK_BYTES = 12288
 """Of 16 tokens in the tiny model: 3 layers, keys and values, 2 heads of 16, float32."""
+UNTIL_FULL = replace(GREEDY, max_tokens=None)
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +94,20 @@ def test_memory_so_small_that_adapters_come_and_go_and_sequences_start_over(kind
     assert stats.blocks_total == 24
     assert stats.adapter_evictions > 5
     assert stats.preemptions > 0
+
+
+def test_virtual_tokens_count_towards_the_context(kinds):
+    family = kinds("llama")
+    prompt = [5] * 30
+    with served(family, max_context=64) as llm:
+        (whole,) = llm.generate([prompt], adapter="p-tuning", sampling=UNTIL_FULL)
+        # 18 virtual tokens, 30 of the prompt.
+        assert len(whole.token_ids) == 64 - 18 - 30
+        (base,) = llm.generate([prompt], sampling=UNTIL_FULL)
+        assert len(base.token_ids) == 64 - 30
+        asked = replace(UNTIL_FULL, max_tokens=17)
+        with pytest.raises(RequestError, match=r"18 virtual.*leaves 46 of .* 64; .*30 \+ 17"):
+            llm.generate([prompt], adapter="p-tuning", sampling=asked)
 
 
 def test_base_only_requests_do_not_feel_adapters_of_any_kind(kinds):

@@ -40,7 +40,7 @@ def _lora(pool: torch.Tensor) -> None:
         row_scale=np.ones(2, dtype=np.float32),
         format=RowFormat.FLOAT32,
     )
-    batch = make_batch(stack_tables([table]), [(0, 1, 0)], num_workers=1)
+    batch = make_batch(stack_tables([table]), [Run(0, 1, 0)], num_workers=1)
     GroupedLora(pool, [0], [2], "cpu").add_(torch.zeros(1, 2), torch.zeros(1, 2), batch)
 
 

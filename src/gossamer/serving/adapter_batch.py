@@ -43,9 +43,7 @@ class AdapterBatchBuilder:
         sparse, sparse_runs = _runs(step, starts, lambda resident: resident.sparse)
         workers = self._num_workers
         return AdapterBatch(
-            lora=grouped_lora.make_batch(self._lora(lora), [run[:3] for run in lora_runs], workers)
-            if lora
-            else None,
+            lora=grouped_lora.make_batch(self._lora(lora), lora_runs, workers) if lora else None,
             gain=gain.make_batch(self._gain(gains), gain_runs, workers) if gains else None,
             sparse=sparse_delta.make_batch(self._sparse(sparse), sparse_runs, workers)
             if sparse
@@ -58,13 +56,13 @@ class AdapterBatchBuilder:
         slots: dict[int, int] = {}
         edits = []
         for part, start in zip(step, starts, strict=True):
-            table = resident.edit if (resident := _resident(part)) is not None else None
-            if table is None:
-                continue
-            for place, group in _edited(part, table):
-                slot = slots.setdefault(id(table), len(slots))
-                tables[slot] = table
-                edits.append((start + place, slot, group))
+            for resident, _ in _residents(part):
+                if (table := resident.edit) is None:
+                    continue
+                for place, group in _edited(part, table):
+                    slot = slots.setdefault(id(table), len(slots))
+                    tables[slot] = table
+                    edits.append((start + place, slot, group))
         if not edits:
             return None
         return hidden_edit.make_batch(self._edits(list(tables.values())), edits)
@@ -89,24 +87,32 @@ def _edited(part: Scheduled, table: EditTable) -> Iterator[tuple[int, int]]:
 def _runs(
     step: Sequence[Scheduled], starts: Sequence[int], table_of: Callable[[Resident], Any]
 ) -> tuple[list[Any], list[Run]]:
-    """The tables of one operation, and the runs of tokens that meet them."""
-    tables: list[Any] = []
+    """The tables of one operation, and the runs of tokens that meet them.
+
+    The tokens of a request with several adapters are in as many runs, one after the other.
+    """
+    tables: dict[int, Any] = {}
+    slots: dict[int, int] = {}
     runs: list[Run] = []
     for part, start in zip(step, starts, strict=True):
-        resident = _resident(part)
-        table = table_of(resident) if resident is not None else None
-        if table is None:
-            continue
-        # Parts of one adapter lie side by side.
-        if tables and tables[-1] is table:
-            last = runs[-1]
-            runs[-1] = last._replace(size=last.size + part.count)
-            continue
-        tables.append(table)
-        runs.append(Run(start, part.count, len(tables) - 1))
-    return tables, runs
+        uses = [(table_of(resident), weight) for resident, weight in _residents(part)]
+        for table, weight in uses:
+            if table is None:
+                continue
+            slot = slots.setdefault(id(table), len(slots))
+            tables[slot] = table
+            run = Run(start, part.count, slot, weight)
+            if len(uses) == 1 and runs and _continues(run, runs[-1]):
+                runs[-1] = runs[-1]._replace(size=runs[-1].size + run.size)
+            else:
+                runs.append(run)
+    return list(tables.values()), runs
 
 
-def _resident(part: Scheduled) -> Resident | None:
+def _continues(run: Run, last: Run) -> bool:
+    return last[2:] == run[2:] and last.first + last.size == run.first
+
+
+def _residents(part: Scheduled) -> list[tuple[Resident, float]]:
     adapter = part.sequence.adapter
-    return adapter.table if adapter is not None else None
+    return [(entry.table, weight) for entry, weight in adapter.uses] if adapter is not None else []

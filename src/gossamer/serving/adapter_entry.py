@@ -50,6 +50,23 @@ class AdapterEntry:
     """... or the table that finds them in the pool (state RESIDENT)."""
     kind: str | None = None
     """low-rank, gain, sparse, intervention or prefix; None until read."""
+    num_virtual_tokens: int = 0
+    """Positions that its prefix takes before the prompt."""
     rank: int | None = None
     digest: str | None = None
     num_bytes: int | None = None
+
+    @property
+    def parts(self) -> "tuple[AdapterEntry, ...]":
+        """The adapters that a request for this one uses."""
+        return (self,)
+
+    @property
+    def uses(self) -> "tuple[tuple[AdapterEntry, float], ...]":
+        """The same, each with its weight."""
+        return ((self, 1.0),)
+
+    @property
+    def blocks_to_load(self) -> int:
+        """Blocks that it takes when it becomes resident."""
+        return 0 if self.state is AdapterState.RESIDENT else self.num_blocks or 0

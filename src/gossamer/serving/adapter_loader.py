@@ -5,6 +5,7 @@ from pathlib import Path
 from torch import Tensor
 
 from gossamer.adapters.load import BaseShape, load_adapter
+from gossamer.adapters.prefix import PrefixAdapter
 from gossamer.serving.adapter_entry import AdapterEntry
 from gossamer.serving.adapter_store import Loaded
 from gossamer.serving.kinds.pack import HostAdapter, Packer
@@ -36,6 +37,7 @@ class AdapterLoader:
             rank=adapter.max_rank,
             digest=adapter.digest,
             kind=adapter.kind,
+            num_virtual_tokens=adapter.num_tokens if isinstance(adapter, PrefixAdapter) else 0,
         )
 
     def place(self, rows: HostAdapter, blocks: list[int]) -> Resident:

@@ -18,6 +18,7 @@ from gossamer.errors import (
 )
 from gossamer.serving.adapter_entry import AdapterEntry, AdapterState
 from gossamer.serving.adapter_folder import AdapterFolder
+from gossamer.serving.blend import AnyAdapter, Blend, parse_blend
 from gossamer.serving.block_pool import BlockPool
 from gossamer.serving.interface import AdapterStatus
 
@@ -32,6 +33,7 @@ class Loaded:
     rank: int | None
     digest: str
     kind: str = "low-rank"
+    num_virtual_tokens: int = 0
 
 
 class Loader(Protocol):
@@ -76,11 +78,26 @@ class AdapterStore:
 
     # Looking up, from any thread.
 
-    def look_up(self, name: str) -> AdapterEntry:
-        """The entry for the files under `name` now; the same one as long as they do not change.
+    def look_up(self, name: str) -> AnyAdapter:
+        """The adapter `name`, or several with weights (`blend.parse_blend`).
 
-        Raises `UnknownModelError`, or the reason why the adapter is refused.
+        Raises `UnknownModelError`, the reason why an adapter is refused, or `RequestError` for
+        weights that make no sense.
         """
+        try:
+            return self._look_up_one(name)
+        except UnknownModelError:
+            parts = parse_blend(name)
+            if parts is None:
+                raise
+        entries = tuple(self._look_up_one(part) for part, _ in parts)
+        blend = Blend(entries, tuple(weight for _, weight in parts))
+        if blend.error is not None:
+            raise blend.error.with_traceback(None)
+        return blend
+
+    def _look_up_one(self, name: str) -> AdapterEntry:
+        """The entry for the files under `name` now; the same one as long as they do not change."""
         fresh = self._folder.look_up(name)
         with self._lock:
             known = self._current.get(name)
@@ -96,7 +113,7 @@ class AdapterStore:
         found = []
         for name in self._folder.names():
             try:
-                entry = self.look_up(name)
+                entry = self._look_up_one(name)
             except UnknownModelError:
                 continue
             except GossamerError:
@@ -109,13 +126,14 @@ class AdapterStore:
 
     # Loading.
 
-    def start_load(self, entry: AdapterEntry) -> None:
-        """Have `entry` read in the background, unless that is done or under way."""
-        if entry.state is AdapterState.REGISTERED:
-            entry.state = AdapterState.LOADING
-            future = self._threads.submit(self._loader.load, entry)
-            self._loading[entry] = future
-            future.add_done_callback(lambda _: self._wake())
+    def start_load(self, adapter: AnyAdapter) -> None:
+        """Have `adapter` read in the background, unless that is done or under way."""
+        for entry in adapter.parts:
+            if entry.state is AdapterState.REGISTERED:
+                entry.state = AdapterState.LOADING
+                future = self._threads.submit(self._loader.load, entry)
+                self._loading[entry] = future
+                future.add_done_callback(lambda _: self._wake())
 
     def collect_loads(self) -> None:
         """Take over what has been read since the last call."""
@@ -137,6 +155,7 @@ class AdapterStore:
             self._give_up(entry)
             return
         entry.rank, entry.digest, entry.kind = loaded.rank, loaded.digest, loaded.kind
+        entry.num_virtual_tokens = loaded.num_virtual_tokens
         entry.num_blocks, entry.num_bytes = loaded.num_blocks, loaded.num_bytes
         if loaded.num_blocks >= self._pool.num_blocks:
             entry.error = CapacityError(
@@ -160,39 +179,50 @@ class AdapterStore:
 
     # Residency.
 
-    def can_acquire(self, entry: AdapterEntry) -> bool:
-        """Whether `entry` is resident, or read and there are blocks for it (after evictions)."""
-        if entry.state is AdapterState.RESIDENT:
+    def can_acquire(self, adapter: AnyAdapter) -> bool:
+        """Whether `adapter` is resident, or read and there are blocks for it (after evictions)."""
+        if adapter.state is AdapterState.RESIDENT:
             return True
-        if entry.state is not AdapterState.HOST:
+        if adapter.state is not AdapterState.HOST:
             return False
-        assert entry.num_blocks is not None
-        return entry.num_blocks <= self._pool.num_free + self.num_reclaimable()
+        room = self._pool.num_free + self.num_reclaimable(sparing=adapter)
+        return adapter.blocks_to_load <= room
 
-    def acquire(self, entry: AdapterEntry) -> None:
+    def acquire(self, adapter: AnyAdapter) -> None:
         """Count one more user, placing the rows first where needed. Ask `can_acquire` first."""
-        if entry.state is AdapterState.HOST:
-            self._place(entry)
-        assert entry.state is AdapterState.RESIDENT
-        entry.users += 1
-        self._touch(entry)
+        # Resident parts first: what is in use is not evicted to make room for the others.
+        entries = sorted(adapter.parts, key=lambda e: e.state is not AdapterState.RESIDENT)
+        for done, entry in enumerate(entries):
+            try:
+                if entry.state is AdapterState.HOST:
+                    self._place(entry)
+            except BaseException:
+                for other in entries[:done]:
+                    other.users -= 1
+                raise
+            assert entry.state is AdapterState.RESIDENT
+            entry.users += 1
+            self._touch(entry)
 
-    def release(self, entry: AdapterEntry) -> None:
+    def release(self, adapter: AnyAdapter) -> None:
         """Count one user less; an adapter without users stays until its blocks are needed."""
-        assert entry.users > 0
-        entry.users -= 1
-        self._touch(entry)
+        for entry in adapter.parts:
+            assert entry.users > 0
+            entry.users -= 1
+            self._touch(entry)
 
-    def num_reclaimable(self, *, sparing: AdapterEntry | None = None) -> int:
+    def num_reclaimable(self, *, sparing: AnyAdapter | None = None) -> int:
         """Blocks of adapters that nobody uses, `sparing` not counted."""
-        return sum(len(e.blocks) for e in self._resident if e.users == 0 and e is not sparing)
+        spared = sparing.parts if sparing is not None else ()
+        return sum(len(e.blocks) for e in self._resident if e.users == 0 and e not in spared)
 
-    def reclaim(self, count: int, *, sparing: AdapterEntry | None = None) -> bool:
+    def reclaim(self, count: int, *, sparing: AnyAdapter | None = None) -> bool:
         """Evict idle adapters, longest unused first, until `count` blocks are free."""
         if self._pool.can_take(count):
             return True
+        spared = sparing.parts if sparing is not None else ()
         idle = sorted(
-            (e for e in self._resident if e.users == 0 and e is not sparing),
+            (e for e in self._resident if e.users == 0 and e not in spared),
             # What can no longer be asked for (its files were replaced) goes first.
             key=lambda e: (self._current.get(e.name) is e, e.last_used),
         )
@@ -202,9 +232,10 @@ class AdapterStore:
             self._evict(entry)
         return self._pool.can_take(count)
 
-    def drop_unneeded_rows(self, needed: set[AdapterEntry]) -> None:
+    def drop_unneeded_rows(self, needed: set[AnyAdapter]) -> None:
         """Forget rows in host memory that no waiting request needs any more."""
-        for entry in [e for e in self._host if e not in needed]:
+        entries = {entry for adapter in needed for entry in adapter.parts}
+        for entry in [e for e in self._host if e not in entries]:
             del self._host[entry]
             entry.rows, entry.state = None, AdapterState.REGISTERED
 

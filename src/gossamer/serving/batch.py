@@ -14,7 +14,7 @@ from gossamer.kernels.paged_attention import AttentionBatch
 from gossamer.kernels.runs import balance
 from gossamer.kernels.sparse_delta import SparseBatch
 from gossamer.serving.adapter_batch import AdapterBatch, AdapterBatchBuilder
-from gossamer.serving.kinds.resident import PrefixTable
+from gossamer.serving.kinds.resident import PrefixTable, Resident
 from gossamer.serving.scheduler import Scheduled, adapters_of
 from gossamer.serving.sequence import Sequence
 
@@ -130,7 +130,10 @@ def _block_tables(
 
 
 def _prefix_of(sequence: Sequence) -> PrefixTable | None:
-    return sequence.adapter.table.prefix if sequence.adapter is not None else None
+    if sequence.adapter is None or len(sequence.adapter.parts) > 1:
+        return None
+    resident: Resident = sequence.adapter.parts[0].table
+    return resident.prefix
 
 
 def prefix_batch(num_tokens: int, blocks: list[int], block_tokens: int) -> StepBatch:

@@ -81,6 +81,7 @@ def build_engine(settings: ServeSettings, limits_of: LimitsOf = unlimited) -> "E
     adapters = AdapterStore(AdapterFolder(settings.adapters), pool, loader, bell.ring)
     limits = SchedulerLimits(
         block_tokens=layout.block_tokens,
+        max_context=_max_context(settings, config),
         max_batch_tokens=settings.max_batch_tokens,
         max_running=settings.max_running,
         expected_new_tokens=settings.expected_new_tokens,

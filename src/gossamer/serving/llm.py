@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from gossamer.errors import UsageError
+from gossamer.serving.blend import blend_name
 from gossamer.serving.build import ServeSettings, build_engine
 from gossamer.serving.messages import (
     Event,
@@ -22,6 +23,7 @@ from gossamer.serving.messages import (
 )
 
 Prompt = str | Sequence[int]
+Adapter = str | Mapping[str, float]
 Message = Mapping[str, str]
 
 
@@ -56,12 +58,13 @@ class LLM:
         self,
         prompts: Prompt | Sequence[Prompt],
         *,
-        adapter: str | Sequence[str | None] | None = None,
+        adapter: Adapter | Sequence[Adapter | None] | None = None,
         sampling: SamplingParams | Sequence[SamplingParams] | None = None,
     ) -> list[Completion]:
         """Complete each prompt (a text, or token ids); in the order of the prompts.
 
-        One `adapter` name and one `sampling` hold for all prompts, a list gives each its own.
+        One `adapter` and one `sampling` hold for all prompts, a list gives each its own. An adapter
+        is a name, or several names with weights: {"poet": 0.7, "pirate": 0.3}.
 
         Raises `UsageError` for lists of different lengths, and whatever the engine refuses a prompt
         for; the other prompts are then cancelled.
@@ -69,7 +72,7 @@ class LLM:
         encoded = [self._encode(prompt) for prompt in _as_list(prompts)]
         return self._run(
             encoded,
-            _for_each("adapter", adapter, len(encoded)),
+            [_adapter_name(each) for each in _for_each("adapter", adapter, len(encoded))],
             _for_each("sampling", sampling or SamplingParams(), len(encoded)),
         )
 
@@ -77,7 +80,7 @@ class LLM:
         self,
         conversations: Sequence[Message] | Sequence[Sequence[Message]],
         *,
-        adapter: str | Sequence[str | None] | None = None,
+        adapter: Adapter | Sequence[Adapter | None] | None = None,
         sampling: SamplingParams | Sequence[SamplingParams] | None = None,
     ) -> list[Completion]:
         """As `generate`, for conversations of {"role": ..., "content": ...} messages."""
@@ -175,6 +178,10 @@ def _until_final(
         yield event
         if not isinstance(event, Tokens):
             del running[event.request_id]
+
+
+def _adapter_name(adapter: Adapter | None) -> str | None:
+    return blend_name(adapter) if isinstance(adapter, Mapping) else adapter
 
 
 def _as_list(prompts: Any) -> list[Prompt]:

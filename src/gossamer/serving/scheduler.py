@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from itertools import islice
 
 from gossamer.errors import GossamerError
-from gossamer.serving.adapter_entry import AdapterEntry, AdapterState
+from gossamer.serving.adapter_entry import AdapterState
 from gossamer.serving.adapter_store import AdapterStore
 from gossamer.serving.admission import blocks_for
+from gossamer.serving.blend import AnyAdapter
 from gossamer.serving.block_pool import BlockPool
 from gossamer.serving.scheduling.accounts import Accounts
 from gossamer.serving.scheduling.deadlines import Deadlines, FirstTokenPolicy
@@ -50,6 +51,8 @@ class SchedulerLimits:
     """Sequences admitted at a time."""
     expected_new_tokens: int
     """A request is assumed to produce at most so many more tokens when its memory is judged."""
+    max_context: int | None = None
+    """Positions that the model knows; an adapter's virtual tokens take some. None: no limit."""
     adapter_cluster: int = 0
     """From so many distinct adapters in the batch on, a tenant's requests for one of them go before
     its others; 0: never."""
@@ -153,7 +156,10 @@ class Scheduler:
         for sequence in self.waiting:
             if sequence.adapter is None or sequence.judged_in is sequence.adapter.state:
                 continue
-            error = refusal(sequence, self._adapters, self._pool, self._limits.block_tokens)
+            limits = self._limits
+            error = refusal(
+                sequence, self._adapters, self._pool, limits.block_tokens, limits.max_context
+            )
             error = error or quota_refusal(sequence, self._limits_of)
             sequence.judged_in = sequence.adapter.state
             if error is not None:
@@ -313,12 +319,12 @@ class Scheduler:
         return blocks_for(num_tokens, self._limits.block_tokens)
 
 
-def _is_unread(adapter: AdapterEntry | None) -> bool:
+def _is_unread(adapter: AnyAdapter | None) -> bool:
     unread = (AdapterState.REGISTERED, AdapterState.LOADING)
     return adapter is not None and adapter.state in unread
 
 
-def adapters_of(step: list[Scheduled]) -> list[AdapterEntry]:
+def adapters_of(step: list[Scheduled]) -> list[AnyAdapter]:
     """The distinct adapters of a step, in order of appearance."""
     found = {part.sequence.adapter: None for part in step if part.sequence.adapter is not None}
     return list(found)

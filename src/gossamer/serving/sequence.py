@@ -3,7 +3,8 @@
 import math
 from dataclasses import dataclass, field
 
-from gossamer.serving.adapter_entry import AdapterEntry, AdapterState
+from gossamer.serving.adapter_entry import AdapterState
+from gossamer.serving.blend import AnyAdapter
 from gossamer.serving.messages import Request
 
 
@@ -16,7 +17,7 @@ class Sequence:
     """
 
     request: Request
-    adapter: AdapterEntry | None
+    adapter: AnyAdapter | None
     max_new_tokens: int
     token_ids: list[int] = field(default_factory=list)
     num_computed: int = 0

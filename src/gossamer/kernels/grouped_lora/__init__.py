@@ -45,7 +45,7 @@ class GroupedLora:
         if self._backend == "reference":
             reference.add_lora(batch, self._pool, self._modules, self._columns, x, y)
             return
-        if len(batch.chunk_slot):
+        if len(batch.chunks):
             self._add_short(y, x, batch)
         if batch.long_runs:
             add_lora_long(batch, self._pool, self._modules, self._columns, x, y)
@@ -54,10 +54,10 @@ class GroupedLora:
         # Imported late: Numba is slow to load and a process may never need it.
         from gossamer.kernels.grouped_lora import cpu
 
-        tables = batch.tables
+        tables, chunks = batch.tables, batch.chunks
         cpu.add_lora(
             x.numpy(), y.numpy(), self._columns_array, self._pool_float, self._pool_half,
             self._pool_int8, tables.offsets, tables.row_scale, tables.first_row, tables.rank,
-            tables.scale, tables.format, self._modules_array, batch.chunk_first,
-            batch.chunk_count, batch.chunk_slot, batch.bounds,
+            tables.scale, tables.format, self._modules_array, chunks.first, chunks.count,
+            chunks.slot, chunks.weight, chunks.bounds,
         )  # fmt: skip

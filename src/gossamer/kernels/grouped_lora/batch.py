@@ -8,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from gossamer.kernels.runs import Chunks, Run, cut
+
 IntArray = npt.NDArray[np.int32]
 LongArray = npt.NDArray[np.int64]
 
@@ -72,12 +74,10 @@ class LoraBatch:
     """Which tokens of the batch meet which adapter. Tokens of one adapter are contiguous."""
 
     tables: Tables
-    chunk_first: IntArray  # [C] first token
-    chunk_count: IntArray  # [C] tokens, at most CHUNK
-    chunk_slot: IntArray  # [C] which adapter of `tables`
-    bounds: IntArray  # [workers + 1] chunks of each worker: equal cost
-    long_runs: tuple[tuple[int, int, int], ...]
-    """(first token, tokens, adapter) of the runs that take matrix products."""
+    chunks: Chunks
+    """Of the runs that are computed row by row; at most CHUNK tokens each."""
+    long_runs: tuple[Run, ...]
+    """Runs that take matrix products."""
 
 
 def stack_tables(adapters: Sequence[AdapterTable]) -> Tables:
@@ -93,41 +93,17 @@ def stack_tables(adapters: Sequence[AdapterTable]) -> Tables:
     )
 
 
-def make_batch(tables: Tables, runs: Sequence[tuple[int, int, int]], num_workers: int) -> LoraBatch:
-    """Describe a step whose runs are (first token, tokens, adapter), tokens contiguous."""
-    chunks: list[tuple[int, int, int]] = []
-    for first, count, slot in runs:
-        if count < LONG_RUN:
-            pieces = range(first, first + count, CHUNK)
-            chunks += [(low, min(CHUNK, first + count - low), slot) for low in pieces]
-    total_rank = tables.rank.sum(axis=1)
-    # Reading the rows is the cost of a chunk; each further token of it adds about a tenth.
-    costs = [int(total_rank[slot]) * (9 + count) for _, count, slot in chunks]
-    order, bounds = balance(costs, num_workers)
-    columns = np.array([chunks[i] for i in order], dtype=np.int32).reshape(-1, 3)
-    firsts, counts, slots = np.ascontiguousarray(columns.T)
+def make_batch(tables: Tables, runs: Sequence[Run], num_workers: int) -> LoraBatch:
+    """Describe a step with these runs; runs over the same tokens follow each other."""
+    total_rank = tables.rank.sum(axis=1).tolist()
+
+    def cost(slot: int, count: int) -> float:
+        # Reading the rows is the cost of a chunk; each further token of it adds about a tenth.
+        return float(total_rank[slot] * (9 + count))
+
+    short = [run for run in runs if run.size < LONG_RUN]
     return LoraBatch(
         tables=tables,
-        chunk_first=firsts,
-        chunk_count=counts,
-        chunk_slot=slots,
-        bounds=np.array(bounds, dtype=np.int32),
-        long_runs=tuple(run for run in runs if run[1] >= LONG_RUN),
+        chunks=cut(short, CHUNK, num_workers, cost),
+        long_runs=tuple(run for run in runs if run.size >= LONG_RUN),
     )
-
-
-def balance(costs: Sequence[int], num_groups: int) -> tuple[list[int], list[int]]:
-    """Divide items among `num_groups` so that the dearest group is cheap (largest item first).
-
-    Returns the items in group order, and the bounds of the groups in that list.
-    """
-    groups: list[list[int]] = [[] for _ in range(num_groups)]
-    loads = [0] * num_groups
-    for item in sorted(range(len(costs)), key=lambda i: -costs[i]):
-        lightest = loads.index(min(loads))
-        groups[lightest].append(item)
-        loads[lightest] += costs[item]
-    bounds = [0]
-    for group in groups:
-        bounds.append(bounds[-1] + len(group))
-    return [item for group in groups for item in sorted(group)], bounds

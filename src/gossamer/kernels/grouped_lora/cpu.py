@@ -84,9 +84,9 @@ def _run_chunk(x, y, low, high, left, right, pool, starts, row_scale, scale, v):
 @njit(cache=True, parallel=True, nogil=True)
 def add_lora(
     x, y, columns, pool_float, pool_half, pool_int8, offsets, row_scales, first_rows, ranks, scales,
-    formats, modules, chunk_first, chunk_count, chunk_slot, bounds,
+    formats, modules, chunk_first, chunk_count, chunk_slot, chunk_weight, bounds,
 ):  # fmt: skip
-    """y[:, columns[m] : columns[m + 1]] += scale * (x A^T) B^T for each chunk and module m."""
+    """y[:, columns[m] : columns[m + 1]] += weight * scale * (x A^T) B^T, by chunk, module m."""
     widest = 0
     for chunk in range(chunk_slot.shape[0]):
         for m in range(modules.shape[0]):
@@ -106,7 +106,7 @@ def add_lora(
                 first = first_rows[slot, module]
                 starts = offsets[first : first + 2 * rank]
                 row_scale = row_scales[first : first + 2 * rank]
-                scale = scales[slot, module]
+                scale = scales[slot, module] * chunk_weight[chunk]
                 left, right = columns[m], columns[m + 1]
                 if formats[slot] == 0:
                     _run_chunk(

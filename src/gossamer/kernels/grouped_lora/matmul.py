@@ -14,7 +14,7 @@ def add_lora_long(
     y: Tensor,
 ) -> None:  # fmt: skip
     """As `reference.add_lora`, for `batch.long_runs` only; modules share one product with x."""
-    for first, count, slot in batch.long_runs:
+    for first, count, slot, weight in batch.long_runs:
         present = [m for m, module in enumerate(modules) if batch.tables.rank[slot, module]]
         if not present:
             continue
@@ -27,7 +27,7 @@ def add_lora_long(
             rank = int(batch.tables.rank[slot, module])
             y_m = y[first : first + count, columns[m] : columns[m + 1]]
             b_t = _rows(batch.tables, pool, slot, module, y_m, rank)
-            scale = float(batch.tables.scale[slot, module])
+            scale = weight * float(batch.tables.scale[slot, module])
             torch.addmm(y_m, v[:, low : low + rank], b_t, alpha=scale, out=y_m)
             low += rank
 

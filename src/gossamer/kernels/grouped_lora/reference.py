@@ -12,21 +12,22 @@ def add_lora(
     batch: LoraBatch, pool: Tensor, modules: Sequence[int], columns: Sequence[int], x: Tensor,
     y: Tensor,
 ) -> None:  # fmt: skip
-    """y[t, columns of m] += scale * B (A x[t]) for each token t with an adapter, each module m.
+    """y[t, columns of m] += weight * scale * B (A x[t]) for each token t of a run, module m.
 
     pool: the bytes of the block pool, uint8. modules: ids of modules that read the same x
     [T, h_in]; columns: their bounds in y [T, sum of h_out], one more than modules.
     """
+    chunks = batch.chunks
     runs = [
-        *zip(batch.chunk_first, batch.chunk_count, batch.chunk_slot, strict=True),
+        *zip(chunks.first, chunks.count, chunks.slot, chunks.weight, strict=True),
         *batch.long_runs,
     ]
-    for first, count, slot in runs:
+    for first, count, slot, weight in runs:
         for m, module in enumerate(modules):
             if batch.tables.rank[slot, module]:
                 y_m = y[first : first + count, columns[m] : columns[m + 1]]
                 a, b_t = gather_factors(batch.tables, pool, slot, module, x.shape[1], y_m.shape[1])
-                scale = float(batch.tables.scale[slot, module])
+                scale = float(weight) * float(batch.tables.scale[slot, module])
                 y_m += (scale * (x[first : first + count] @ a.to(x.dtype).T)) @ b_t.to(x.dtype)
 
 

@@ -8,7 +8,7 @@ who wait, so that nobody saves up credit. Whoever wants service gets all that ot
 
 from collections import Counter
 
-from gossamer.serving.adapter_entry import AdapterEntry
+from gossamer.serving.blend import AnyAdapter
 from gossamer.serving.scheduling.tenants import LimitsOf, unlimited
 from gossamer.serving.sequence import Sequence
 
@@ -60,17 +60,17 @@ def prompt_charge(sequence: Sequence, base_bytes: int) -> float:
     return PROMPT_CHARGE * sequence.num_prompt * (1 + adapter_share(sequence.adapter, base_bytes))
 
 
-def output_charge(adapter: AdapterEntry | None, base_bytes: int) -> float:
+def output_charge(adapter: AnyAdapter | None, base_bytes: int) -> float:
     """For one new token."""
     return OUTPUT_CHARGE * (1 + adapter_share(adapter, base_bytes))
 
 
-def load_charge(adapter: AdapterEntry) -> float:
+def load_charge(adapter: AnyAdapter) -> float:
     """For bringing `adapter` into the pool."""
     return (adapter.num_bytes or 0) / LOAD_BYTES_PER_TOKEN
 
 
-def adapter_share(adapter: AdapterEntry | None, base_bytes: int) -> float:
+def adapter_share(adapter: AnyAdapter | None, base_bytes: int) -> float:
     """Work of `adapter` for a token, relative to the base model's: the ratio of their weights.
 
     Proportional to the rank for low-rank adapters, and right for any other kind.

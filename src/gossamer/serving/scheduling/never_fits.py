@@ -1,6 +1,6 @@
 """Why a waiting request can never run, if it cannot."""
 
-from gossamer.errors import CapacityError, GossamerError
+from gossamer.errors import CapacityError, GossamerError, RequestError
 from gossamer.serving.adapter_entry import AdapterState
 from gossamer.serving.adapter_store import AdapterStore
 from gossamer.serving.block_pool import BlockPool
@@ -9,7 +9,11 @@ from gossamer.serving.sequence import Sequence
 
 
 def refusal(
-    sequence: Sequence, adapters: AdapterStore, pool: BlockPool, block_tokens: int
+    sequence: Sequence,
+    adapters: AdapterStore,
+    pool: BlockPool,
+    block_tokens: int,
+    max_context: int | None = None,
 ) -> GossamerError | None:
     """The adapter's error, or that the request does not fit beside it; None if it may run.
 
@@ -30,6 +34,10 @@ def refusal(
     if adapter.num_blocks is None:
         return None
     room = (pool.num_blocks - adapter.num_blocks) * block_tokens
+    if max_context is not None and adapter.num_virtual_tokens:
+        left = max_context - adapter.num_virtual_tokens
+        if (too_long := _context_refusal(sequence, left, max_context)) is not None:
+            return too_long
     if sequence.request.sampling.max_tokens is None and sequence.num_prompt < room:
         sequence.max_new_tokens = min(sequence.max_new_tokens, room - sequence.num_prompt)
     if sequence.num_prompt + sequence.max_new_tokens <= room:
@@ -38,6 +46,22 @@ def refusal(
         f"beside adapter {adapter.name} the memory holds {room} tokens, and this request asks "
         f"for {sequence.num_prompt} + {sequence.max_new_tokens}; ask for fewer or serve with "
         "more --memory"
+    )
+
+
+def _context_refusal(sequence: Sequence, left: int, max_context: int) -> GossamerError | None:
+    """That the request does not fit behind virtual tokens; one without a number of tokens is cut
+    to what the context leaves."""
+    if sequence.request.sampling.max_tokens is None and sequence.num_prompt < left:
+        sequence.max_new_tokens = min(sequence.max_new_tokens, left - sequence.num_prompt)
+    if sequence.num_prompt + sequence.max_new_tokens <= left:
+        return None
+    assert sequence.adapter is not None
+    return RequestError(
+        f"adapter {sequence.adapter.name} puts {max_context - left} virtual tokens before the "
+        f"prompt, which leaves {left} of the context length of {max_context}; this request asks "
+        f"for {sequence.num_prompt} + {sequence.max_new_tokens}",
+        param="max_tokens",
     )
 
 

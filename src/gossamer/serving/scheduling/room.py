@@ -38,12 +38,12 @@ class Room:
         adapter = sequence.adapter
         if adapter is not None and not self._adapters.can_acquire(adapter):
             return False
-        adapter_blocks = 0
-        if adapter is not None and (
-            adapter.state is not AdapterState.RESIDENT or not adapter.users
-        ):
-            # It is to be placed, or idle and would no longer count as reclaimable.
-            adapter_blocks = adapter.num_blocks or 0
+        # Parts that are to be placed, or are idle and would no longer count as reclaimable.
+        adapter_blocks = sum(
+            part.num_blocks or 0
+            for part in (adapter.parts if adapter is not None else ())
+            if part.state is not AdapterState.RESIDENT or not part.users
+        )
         held, to_come = self._held_and_to_come(sequence)
         for misfit in self._misfits:
             if adapter_blocks >= misfit[0] and held >= misfit[1] and to_come >= misfit[2]:

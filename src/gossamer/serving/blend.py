@@ -1,0 +1,141 @@
+"""Several adapters with weights in one request: `poet:0.7+pirate:0.3`."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from gossamer.errors import GossamerError, RequestError, UnsupportedAdapterError
+from gossamer.serving.adapter_entry import AdapterEntry, AdapterState
+
+MAX_PARTS = 8
+"""Adapters of one request."""
+
+COMBINABLE = ("low-rank", "sparse")
+"""Kinds that add something to a layer's output, so that a weighted sum of them is exact."""
+
+# A blend is no further than the part that is least far.
+_ORDER = (
+    AdapterState.REFUSED,
+    AdapterState.REPLACED,
+    AdapterState.REGISTERED,
+    AdapterState.LOADING,
+    AdapterState.HOST,
+    AdapterState.RESIDENT,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Blend:
+    """Adapters with weights. Has no rows of its own: each token meets those of every part."""
+
+    parts: tuple[AdapterEntry, ...]
+    weights: tuple[float, ...]
+
+    @property
+    def uses(self) -> tuple[tuple[AdapterEntry, float], ...]:
+        """Each part with its weight."""
+        return tuple(zip(self.parts, self.weights, strict=True))
+
+    @property
+    def name(self) -> str:
+        """As requests give it."""
+        return blend_name({part.name: weight for part, weight in self.uses})
+
+    @property
+    def state(self) -> AdapterState:
+        """That of the part which is least far; refused if there is an error."""
+        if self._fault is not None:
+            return AdapterState.REFUSED
+        return min((part.state for part in self.parts), key=_ORDER.index)
+
+    @property
+    def error(self) -> GossamerError | None:
+        """The first part's that has one, or that a part is of a kind that has no weighted sum."""
+        errors = (part.error for part in self.parts if part.error is not None)
+        return self._fault or next(errors, None)
+
+    @property
+    def _fault(self) -> GossamerError | None:
+        """An error other than that a part was replaced, which looking up again may cure."""
+        for part in self.parts:
+            if part.error is not None and part.state is not AdapterState.REPLACED:
+                return part.error
+            if part.kind is not None and part.kind not in COMBINABLE:
+                return UnsupportedAdapterError(
+                    f"adapter {part.name} is of kind {part.kind}, of which there is no weighted "
+                    f"sum; only {' and '.join(COMBINABLE)} adapters can be combined"
+                )
+        return None
+
+    @property
+    def num_blocks(self) -> int | None:
+        """Of all parts; None until all are read."""
+        counts = [part.num_blocks for part in self.parts]
+        return None if None in counts else sum(count or 0 for count in counts)
+
+    @property
+    def blocks_to_load(self) -> int:
+        """Blocks of the parts that are not resident."""
+        return sum(part.blocks_to_load for part in self.parts)
+
+    @property
+    def num_virtual_tokens(self) -> int:
+        """None of the kinds that can be combined has any."""
+        return 0
+
+    @property
+    def num_bytes(self) -> int | None:
+        """Of all parts; None until all are read."""
+        sizes = [part.num_bytes for part in self.parts]
+        return None if None in sizes else sum(size or 0 for size in sizes)
+
+
+AnyAdapter = AdapterEntry | Blend
+"""What a request may name."""
+
+
+def parse_blend(name: str) -> list[tuple[str, float]] | None:
+    """(adapter, weight) of each part of `name`; None if it is a single plain name.
+
+    Parts are joined by `+`; a part is a name, or a name and a weight joined by `:`.
+
+    Raises:
+        RequestError: a weight that is no finite number, a name twice, too many parts.
+    """
+    if "+" not in name and ":" not in name:
+        return None
+    parts = []
+    for text in name.split("+"):
+        part, colon, weight = text.rpartition(":")
+        parts.append((part.strip(), _weight(name, weight)) if colon else (text.strip(), 1.0))
+    names = [part for part, _ in parts]
+    if "" in names:
+        raise _wrong(name, "an adapter's name is missing")
+    if len(set(names)) < len(names):
+        twice = next(part for part in names if names.count(part) > 1)
+        raise _wrong(name, f"'{twice}' is named twice")
+    if len(parts) > MAX_PARTS:
+        raise _wrong(name, f"{len(parts)} adapters are more than {MAX_PARTS}")
+    return parts
+
+
+def blend_name(weights: Mapping[str, float]) -> str:
+    """How a request names adapters with these weights."""
+    return "+".join(f"{name}:{weight!r}" for name, weight in weights.items())
+
+
+def _weight(name: str, text: str) -> float:
+    try:
+        weight = float(text)
+    except ValueError:
+        weight = math.nan
+    if not math.isfinite(weight):
+        raise _wrong(name, f"'{text}' is not a weight")
+    return weight
+
+
+def _wrong(name: str, what: str) -> RequestError:
+    return RequestError(
+        f"model '{name}': {what}; write name:weight+name:weight, such as poet:0.7+pirate:0.3",
+        param="model",
+    )
