@@ -79,6 +79,11 @@ class Blend:
         return sum(part.blocks_to_load for part in self.parts)
 
     @property
+    def rank(self) -> int:
+        """Ranks of all parts together."""
+        return sum(part.rank or 0 for part in self.parts)
+
+    @property
     def num_virtual_tokens(self) -> int:
         """None of the kinds that can be combined has any."""
         return 0
