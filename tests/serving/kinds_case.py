@@ -58,11 +58,16 @@ PREFIX = "base_model.model."
 
 
 class Kinds:
-    """A tiny model of one family with an adapter of every kind in one folder."""
+    """A model with an adapter of every kind in one folder; a tiny one of a family if none is given.
 
-    def __init__(self, folder, model_type="llama", **shape):
-        shape = {"tie_word_embeddings": False, **shape}
-        self.model = make_tiny_model(folder / "model", model_type=model_type, **shape)
+    `size` is that of the adapters' changes.
+    """
+
+    def __init__(self, folder, model_type="llama", *, model=None, size=1.0):
+        self.model = model or make_tiny_model(
+            folder / "model", model_type=model_type, tie_word_embeddings=False
+        )
+        self.size = size
         self.adapters = folder / "adapters"
         self._references = {}
         with warnings.catch_warnings():
@@ -95,11 +100,11 @@ class Kinds:
             if not weight.requires_grad:
                 continue
             if "magnitude" in key or "ia3_l" in key:
-                weight.data *= 1 + 0.4 * torch.randn_like(weight)
+                weight.data *= 1 + 0.4 * self.size * torch.randn_like(weight)
             elif "lora_B" in key:
-                weight.data.normal_(0, 0.3)
+                weight.data.normal_(0, 0.3 * self.size)
             elif "shira" in key:
-                weight.data.normal_(0, 0.25)
+                weight.data.normal_(0, 0.25 * self.size)
             elif "prompt_encoder" in key:
                 weight.data.normal_(0, 1 if name.startswith("prefix") else 0.3)
         model.save_pretrained(self.adapters / name)
@@ -114,8 +119,9 @@ class Kinds:
                 rotate = torch.linalg.qr(torch.randn(width, rank, generator=generator))[0].T
                 path = f"{PREFIX}model.layers.{layer}.reft_{group}"
                 tensors[path + "rotate"] = rotate.contiguous()
-                tensors[path + "weight"] = torch.randn(rank, width, generator=generator) / 4
-                tensors[path + "bias"] = torch.randn(rank, generator=generator)
+                weight = torch.randn(rank, width, generator=generator) * self.size / 4
+                tensors[path + "weight"] = weight
+                tensors[path + "bias"] = torch.randn(rank, generator=generator) * self.size
         config = {"peft_type": "GOSSAMER_REFT", "rank": rank, "layers": layers, **fields}
         self._save(name, config, tensors)
 
@@ -127,7 +133,7 @@ class Kinds:
             if "v_proj" in path or "down_proj" in path:
                 size = sum(height * width for _, _, height, width in places)
                 tensors[f"{PREFIX}{path}.smt_blocks"] = torch.tensor(places, dtype=torch.int32)
-                values = torch.randn(size, generator=generator) * 0.3
+                values = torch.randn(size, generator=generator) * 0.3 * self.size
                 tensors[f"{PREFIX}{path}.smt_values"] = values
         self._save(name, {"peft_type": "GOSSAMER_SMT", "block": 16}, tensors)
 

@@ -36,7 +36,7 @@ def served(family, **settings):
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2"])
-def test_one_batch_of_all_kinds(kinds, family):
+def test_serving_12_check_1_and_12_one_batch_of_all_kinds(kinds, family):
     """qwen2 has biases, which DoRA leaves alone and IA3 scales."""
     family = kinds(family)
     with served(family) as llm:
@@ -52,7 +52,7 @@ def test_one_batch_of_all_kinds(kinds, family):
     }
 
 
-def test_each_kind_alone(kinds):
+def test_serving_12_check_12_each_kind_alone(kinds):
     family = kinds("llama")
     with served(family) as llm:
         for request in family.requests[: len(NAMES) + 1]:
@@ -69,13 +69,13 @@ def test_each_kind_alone(kinds):
     ],
     ids=str,
 )
-def test_other_chunk_sizes_and_kernels(kinds, settings):
+def test_serving_12_check_3_other_chunk_sizes_and_kernels(kinds, settings):
     family = kinds("qwen2")
     with served(family, **settings) as llm:
         family.check_all(answers(llm, family.requests))
 
 
-def test_shuffled_arrival(kinds):
+def test_serving_12_check_3_shuffled_arrival(kinds):
     family = kinds("llama")
     requests = list(family.requests)
     random.Random(0).shuffle(requests)
@@ -110,7 +110,7 @@ def test_virtual_tokens_count_towards_the_context(kinds):
             llm.generate([prompt], adapter="p-tuning", sampling=asked)
 
 
-def test_base_only_requests_do_not_feel_adapters_of_any_kind(kinds):
+def test_serving_12_check_2_base_only_requests_do_not_feel_adapters_of_any_kind(kinds):
     """The same tokens and the same log-probabilities, bit for bit, as without any adapter."""
     family = kinds("llama")
     base = [request for request in family.requests if request[1] is None]

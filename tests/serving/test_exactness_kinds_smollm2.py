@@ -1,0 +1,51 @@
+"""The real model: an adapter of every kind in one batch, against plain PEFT alone."""
+
+import pytest
+from kinds_case import NAMES, Kinds, answers
+
+from gossamer.basemodel.find import resolve
+from gossamer.basemodel.load import load_tokenizer
+from gossamer.serving.llm import LLM
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:Sparse invariant checks:UserWarning"),
+]
+
+PROMPTS = (
+    "The capital of France is",
+    "Once upon a time there was a spider who",
+    "def fibonacci(n):",
+    "The three most important things about memory are",
+    "Water boils at",
+    "Q: What is 17 + 25?\nA:",
+)
+
+
+@pytest.fixture(scope="module")
+def family(tmp_path_factory):
+    return Kinds(tmp_path_factory.mktemp("kinds"), model=resolve("smollm2-135m"), size=0.2)
+
+
+@pytest.fixture(scope="module")
+def requests(family):
+    tokenizer = load_tokenizer(family.model)
+    names = [None, *NAMES, None, "lora", "dora", "loreft"]
+    return [
+        (tokenizer(PROMPTS[number % len(PROMPTS)]).input_ids, name)
+        for number, name in enumerate(names)
+    ]
+
+
+@pytest.mark.parametrize("chunk", [7, 512])
+def test_serving_12_check_12_one_batch_of_all_kinds_on_the_real_model(family, requests, chunk):
+    with LLM(
+        str(family.model), adapters=family.adapters, memory_gib=1.0, max_batch_tokens=chunk
+    ) as llm:
+        completions = answers(llm, requests)
+        plain = answers(llm, [(prompt, None) for prompt, _ in requests])
+    for completion, base in zip(completions, plain, strict=True):
+        family.check(completion)
+        # A copy of the real model for each adapter would not fit.
+        family._references.clear()
+        assert (completion.adapter is None) == (completion.token_ids == base.token_ids)
