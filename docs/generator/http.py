@@ -17,7 +17,7 @@ from gossamer.serving.messages import SamplingParams
 
 # What the types alone do not say.
 MEANING = {
-    "model": "The base model's name, or an adapter's.",
+    "model": "The base model's name, an adapter's, or several adapters with weights: a:0.7+b:0.3.",
     "messages": "The conversation; rendered with the base model's chat template.",
     "prompt": "A text, a list of texts, a list of token ids, or a list of such lists.",
     "stream": "Send the answer piece by piece as server-sent events.",
