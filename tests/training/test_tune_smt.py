@@ -9,6 +9,8 @@ from runs import quiet_tune, step_losses, write_rows
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from gossamer.adapters.merge import merge_into
+from gossamer.basemodel.fingerprint import fingerprint
 from gossamer.errors import SettingError
 from gossamer.training.dry_run import dry_run
 from gossamer.training.metrics import read_metrics, train_records
@@ -48,9 +50,13 @@ def test_a_probed_run_leaves_an_adapter_for_the_base(tiny_model, rows, tmp_path)
     values = [t for name, t in stored.items() if name.endswith("smt_values")]
     assert result.trainable == sum(t.numel() for t in values)
     ids = torch.arange(20)[None] + 5
+    base, merged = load(tiny_model), load(tiny_model)
+    layers = merge_into(merged, tmp_path / "run", base_fingerprint=fingerprint(tiny_model))
+    assert layers == len(values)
     with torch.no_grad():
-        moved = (model(ids).logits - load(tiny_model)(ids).logits).abs().max()
-    assert moved > 1e-3
+        learnt = model(ids).logits
+        assert torch.allclose(merged(ids).logits, learnt, atol=1e-4)
+        assert not torch.allclose(base(ids).logits, learnt, atol=1e-2)
 
 
 @pytest.mark.parametrize(("settings", "saved_at"), [(SMT, 3), (TRAIN, 2), (TRAIN, 4), (TRAIN, 5)])
@@ -69,6 +75,13 @@ def test_resuming_equals_the_undisturbed_run(tiny_model, rows, tmp_path, setting
     for file in ("adapter_model.safetensors", "model.safetensors"):
         if (whole / file).exists():
             assert (again / file).read_bytes() == (whole / file).read_bytes()
+
+
+def test_gradient_checkpointing_changes_nothing(tiny_model, rows, tmp_path):
+    for checkpointing in (False, True):
+        options = {**SMT, "gradient_checkpointing": checkpointing, "max_steps": 2}
+        quiet_tune(tiny_model, rows, tmp_path / str(checkpointing), **options)
+    assert losses(tmp_path / "True") == pytest.approx(losses(tmp_path / "False"), abs=1e-5)
 
 
 def test_a_trained_warm_up_moves_the_base_and_leaves_a_whole_model(tiny_model, rows, tmp_path):

@@ -9,6 +9,7 @@ from runs import quiet_tune, step_losses, write_rows
 from transformers import AutoModelForCausalLM
 
 from gossamer import methods
+from gossamer.adapters.merge import merge_into
 from gossamer.errors import SettingError
 from gossamer.methods import MethodContext
 from gossamer.methods.sparsegrad.apply import apply_sparsegrad, mapped_back, sparsegrad_layers
@@ -110,7 +111,9 @@ def test_an_adapter_meets_the_stated_error(trained, tiny_model, tmp_path, form):
     method = methods.find("sparsegrad").from_values({"export": form, "export_error": error})
     method.export(model, tmp_path, context)
     adapted = PeftModel.from_pretrained(load(tiny_model), tmp_path).merge_and_unload()
-    base, sizes = load(tiny_model), []
+    base, ours, sizes = load(tiny_model), load(tiny_model), []
+    merge_into(ours, tmp_path, base_fingerprint="f" * 64)
+    assert torch.allclose(logits(ours), logits(adapted), atol=1e-4)
     for path, layer in sparsegrad_layers(model).items():
         before = base.get_submodule(path).weight
         wanted, found = layer.dense_weight() - before, adapted.get_submodule(path).weight - before

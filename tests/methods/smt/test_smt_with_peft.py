@@ -187,7 +187,7 @@ def rows(count=24):
     return Dataset.from_dict({"input_ids": text, "labels": text})
 
 
-def trainer(model, folder, losses, **options):
+def trainer(model, folder, losses, peft_config=None, **options):
     config = SFTConfig(
         output_dir=str(folder),
         use_cpu=True,
@@ -202,7 +202,13 @@ def trainer(model, folder, losses, **options):
         seed=0,
         **{"max_steps": 3, "activation_checkpointing": False, "save_strategy": "no", **options},
     )
-    return SFTTrainer(model=model, args=config, train_dataset=rows(), callbacks=[losses])
+    return SFTTrainer(
+        model=model,
+        args=config,
+        train_dataset=rows(),
+        callbacks=[losses],
+        peft_config=peft_config,
+    )
 
 
 @pytest.mark.parametrize(
@@ -214,6 +220,15 @@ def test_three_steps_through_trl_lower_the_loss(model, tmp_path, options):
     losses = Losses()
     trainer(model, tmp_path, losses, **options).train()
     assert losses.values[-1] < losses.values[0]
+
+
+def test_trl_applies_the_configuration_itself(tiny_model, tmp_path):
+    losses = Losses()
+    config = SmtConfig(blocks=chosen(tiny_model))
+    one = trainer(load(tiny_model), tmp_path, losses, peft_config=config)
+    one.train()
+    assert losses.values[-1] < losses.values[0]
+    assert isinstance(one.model, PeftModel)
 
 
 def test_gradient_checkpointing_changes_no_gradient(tiny_model):
