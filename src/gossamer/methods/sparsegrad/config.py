@@ -28,7 +28,7 @@ class SparseGradSettings(MethodSettings):
     """How the gradient is computed. plain: whole, then the largest entries. strided: only the rows
     and columns that carry most of its two factors, a small dense product."""
 
-    strided_energy: Annotated[float, Field(gt=0, le=1)] = 0.95
+    strided_energy: Annotated[float, Field(gt=0, le=1)] = 0.8
     """Share of the squared size of each factor that the rows and columns of product=strided
     carry; 1 leaves out only what is zero."""
 
