@@ -10,7 +10,7 @@ from pydantic.fields import FieldInfo
 from generator.markdown import one_line, table
 from generator.settings import type_name
 from generator.sources import attribute_docs
-from gossamer.serving.http import fields, metrics
+from gossamer.serving.http import fields, metrics, tenant_metrics
 from gossamer.serving.http.routes import chat, completions, models, operation
 from gossamer.serving.http.schema import ChatBody, CompletionBody, GenerationBody
 from gossamer.serving.messages import SamplingParams
@@ -32,6 +32,7 @@ MEANING = {
     "n": "Answers to each prompt.",
     "presence_penalty": "Taken off the logit of each token that has been generated.",
     "frequency_penalty": "Taken off the logit of a token for each time it was generated.",
+    "priority": "Of the requests of a tenant, those with a lower number start first.",
     "ignore_eos": "Go on after the end-of-text token.",
     "top_logprobs": "So many of the likeliest tokens with each chosen one.",
     "add_generation_prompt": "Whether the template opens the assistant's turn.",
@@ -109,6 +110,12 @@ def _metrics() -> Iterator[tuple[str, str, str]]:
         labels = ", ".join(f"`{label}`" for label in metric._labelnames)
         by = f" (labels {labels})" if labels else ""
         yield f"`{metric._name}{suffix}`", kind, metric._documentation + by
+    for name, _, text in tenant_metrics.GAUGES:
+        yield f"`gossamer_{name}`", "gauge", f"{text} (label `tenant`)"
+    for name, _, text in tenant_metrics.COUNTERS:
+        yield f"`gossamer_{name}_total`", "counter", f"{text} (label `tenant`)"
+    name, text = tenant_metrics.REFUSED
+    yield f"`gossamer_{name}_total`", "counter", f"{text} (labels `tenant`, `reason`)"
     yield "`gossamer_requests_finished_total`", "counter", "Requests by `reason` of their end"
     yield "`gossamer_adapters`", "gauge", "Adapters by `state`"
     yield "`gossamer_adapter_resident_bytes`", "gauge", "Bytes of a resident `adapter`"

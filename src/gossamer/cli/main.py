@@ -21,6 +21,7 @@ COMMANDS: dict[str, str] = {
     "serve": "serve a base model and all adapters of a folder over HTTP",
     "plan": "tell how many adapters fit into memory beside how many tokens",
     "bench": "put a server under load and tell what its users felt",
+    "keys": "create, list and revoke API keys of tenants",
     "verify": "prove that served adapters answer as the trained models do",
 }
 """Name of each command, its module in this folder being of the same name, and its summary."""

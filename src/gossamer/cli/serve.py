@@ -16,6 +16,7 @@ Ctrl-C or SIGTERM lets running requests end first; a second one stops at once.
 import argparse
 import logging
 import os
+import sys
 import time
 from typing import Any
 
@@ -36,7 +37,7 @@ HTTP = Options(
     HttpSettings,
     title="HTTP",
     names={"api_keys": "api-key", "cors_origins": "cors-origin"},
-    metavars={"host": "HOST", "api_keys": "KEY", "cors_origins": "ORIGIN"},
+    metavars={"host": "HOST", "api_keys": "KEY", "keys": "FILE", "cors_origins": "ORIGIN"},
 )
 
 
@@ -54,12 +55,17 @@ def run(args: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
 
     from gossamer.serving.http.bind import bind, url
+    from gossamer.serving.key_file import KeyFile
+    from gossamer.serving.scheduling.tenants import unlimited
 
+    limits_of = KeyFile(http_settings.keys).limits_of if http_settings.keys else unlimited
     # The port first: a busy one is told at once, and not after the model has been loaded.
     with bind(http_settings.host, http_settings.port) as listener:
+        if http_settings.is_public and not http_settings.needs_key:
+            _warn_of_open_door(http_settings.host)
         from gossamer.serving.build import build_engine
 
-        engine = build_engine(engine_settings)
+        engine = build_engine(engine_settings, limits_of)
 
         from gossamer.serving.http.server import run_server
 
@@ -75,6 +81,15 @@ def _announce(url: str, engine: EngineInterface, seconds: float) -> None:
     adapters = "1 adapter" if count == 1 else f"{count} adapters"
     line = f"ready at {url} with {engine.model_name} and {adapters} after {seconds:.1f} s"
     print(f"gossamer: {line}", flush=True)
+
+
+def _warn_of_open_door(host: str) -> None:
+    print(
+        f"gossamer: warning: anyone who reaches {host} may use this server; ask for keys with "
+        "--keys FILE (made by `gossamer keys add`) or --api-key",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 def _keys_from_environment() -> dict[str, Any]:

@@ -7,6 +7,8 @@ from typing import TypeVar
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from gossamer.errors import UnknownModelError
+from gossamer.serving.http.access import caller_of, check_model, unknown_model
 from gossamer.serving.http.body import read_object
 from gossamer.serving.http.connection import unless_gone
 from gossamer.serving.http.context import Context
@@ -40,6 +42,9 @@ async def answer(
         has_logprobs=body.num_logprobs is not None,
     )
 
+    caller = caller_of(http)
+    check_model(caller, body.model, context.engine)
+
     async def work() -> Response:
         prompts = await encode(body)
         requests = plan(
@@ -48,9 +53,16 @@ async def answer(
             reply_id=reply.reply_id,
             model_name=context.engine.model_name,
             max_context=context.engine.max_context,
+            tenant=caller.tenant,
         )
         generation = Generation(context.engine, requests, clock)
-        generation.start()
+        try:
+            generation.start()
+        except UnknownModelError:
+            if caller.adapters is None:
+                raise
+            # The engine's message may suggest names that are not the caller's to know.
+            raise unknown_model(caller, body.model, context.engine) from None
         try:
             if not body.stream:
                 return await _whole(generation, reply, body, len(requests))

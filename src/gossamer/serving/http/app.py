@@ -17,10 +17,14 @@ from gossamer.serving.http.middleware import CLIENT_GONE, ApiKeyCheck, Surround
 from gossamer.serving.http.routes import chat, completions, models, operation
 from gossamer.serving.http.settings import HttpSettings
 from gossamer.serving.interface import EngineInterface
+from gossamer.serving.key_file import KeyFile
 
 
 def create_app(engine: EngineInterface, settings: HttpSettings) -> FastAPI:
-    """An app over a running engine, which the caller shuts down when the app has ended."""
+    """An app over a running engine, which the caller shuts down when the app has ended.
+
+    Raises `SettingError` for a key file that cannot be used.
+    """
     context = Context(
         engine=engine,
         settings=settings,
@@ -48,8 +52,9 @@ def create_app(engine: EngineInterface, settings: HttpSettings) -> FastAPI:
 def _surround(app: FastAPI, context: Context) -> None:
     settings = context.settings
     # The last one added is the outermost.
-    if settings.api_keys:
-        app.add_middleware(ApiKeyCheck, keys=settings.api_keys)
+    if settings.needs_key:
+        file = KeyFile(settings.keys) if settings.keys is not None else None
+        app.add_middleware(ApiKeyCheck, keys=settings.api_keys, file=file)
     if settings.cors_origins:
         # Outside the check of keys: a browser's preflight cannot carry one.
         app.add_middleware(

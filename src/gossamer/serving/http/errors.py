@@ -41,7 +41,7 @@ STATUS: tuple[tuple[type[GossamerError], int, str], ...] = (
 )
 """Class, status, code; the first that matches counts."""
 
-TYPES = {401: "authentication_error", 429: "rate_limit_error"}
+TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
 class ApiError(Exception):

@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from gossamer.serving.http.tenant_metrics import tenant_metrics
 from gossamer.serving.interface import AdapterStatus, EngineInterface, EngineStats
 from gossamer.serving.messages import Event, Tokens
 
@@ -119,6 +120,7 @@ class EngineCollector(Collector):
         for name, field, text in COUNTERS:
             yield CounterMetricFamily(f"gossamer_{name}", text, value=getattr(stats, field))
         yield _finished(stats)
+        yield from tenant_metrics(stats.tenants)
         yield from _adapters(self._engine.adapters())
 
 

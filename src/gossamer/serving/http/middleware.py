@@ -1,6 +1,5 @@
 """What surrounds every call: id, count, API key, an answer to surprises. Plain ASGI."""
 
-import hashlib
 import hmac
 import uuid
 from collections.abc import Iterable
@@ -10,6 +9,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gossamer.serving.http.errors import ApiError, to_api_error
 from gossamer.serving.http.metrics import Metrics
+from gossamer.serving.key_file import KeyFile
+from gossamer.serving.keys import Caller, digest
 
 OPEN_PATHS = frozenset({"/health"})
 CLIENT_GONE = 499
@@ -52,17 +53,26 @@ class Surround:
 
 
 class ApiKeyCheck:
-    """Lets a call through only with one of `keys` as bearer token; `/health` is open."""
+    """Lets a call through only with a valid key as bearer token; `/health` is open.
 
-    def __init__(self, app: ASGIApp, keys: Iterable[str]) -> None:
+    Valid are `keys`, which open everything, and those of `file`, which tell the tenant. Who calls
+    is left in the state of the call.
+    """
+
+    def __init__(self, app: ASGIApp, keys: Iterable[str], file: KeyFile | None = None) -> None:
         self._app = app
         # Digests have one length, so that a comparison tells nothing about the keys'.
-        self._digests = [_digest(key.encode()) for key in keys]
+        self._digests = [digest(key.encode()) for key in keys]
+        self._file = file
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the call (ASGI)."""
-        is_open = scope["type"] != "http" or scope["path"] in OPEN_PATHS
-        if is_open or self._is_known(Headers(scope=scope).get("authorization", "")):
+        if scope["type"] != "http" or scope["path"] in OPEN_PATHS:
+            await self._app(scope, receive, send)
+            return
+        caller = self._caller(Headers(scope=scope).get("authorization", ""))
+        if caller is not None:
+            scope.setdefault("state", {})["caller"] = caller
             await self._app(scope, receive, send)
             return
         refusal = ApiError(
@@ -73,13 +83,14 @@ class ApiKeyCheck:
         )
         await refusal.response()(scope, receive, send)
 
-    def _is_known(self, authorization: str) -> bool:
-        scheme, _, key = authorization.partition(" ")
+    def _caller(self, authorization: str) -> Caller | None:
+        scheme, _, text = authorization.partition(" ")
+        if scheme.lower() != "bearer":
+            return None
         # Headers come decoded as Latin-1.
-        digest = _digest(key.strip().encode("latin-1"))
-        matches = [hmac.compare_digest(digest, known) for known in self._digests]
-        return scheme.lower() == "bearer" and any(matches)
-
-
-def _digest(key: bytes) -> bytes:
-    return hashlib.sha256(key).digest()
+        key = text.strip().encode("latin-1")
+        given = digest(key)
+        matches = [hmac.compare_digest(given, known) for known in self._digests]
+        if any(matches):
+            return Caller(is_admin=True)
+        return self._file.find(key) if self._file is not None else None

@@ -3,7 +3,7 @@
 from gossamer.serving.http.encode import TokenIds
 from gossamer.serving.http.errors import ApiError
 from gossamer.serving.http.schema import MAX_SEED, GenerationBody
-from gossamer.serving.messages import Request, SamplingParams
+from gossamer.serving.messages import DEFAULT_TENANT, Request, SamplingParams
 
 
 def plan(
@@ -13,6 +13,7 @@ def plan(
     reply_id: str,
     model_name: str,
     max_context: int,
+    tenant: str = DEFAULT_TENANT,
 ) -> list[Request]:
     """Requests in the order of the choices: all of the first prompt, then of the second.
 
@@ -29,6 +30,8 @@ def plan(
             prompt_token_ids=prompt,
             adapter=adapter,
             sampling=sampling,
+            tenant=tenant,
+            priority=body.priority,
         )
         for number, prompt in enumerate(prompts)
         for choice, sampling in enumerate(samplings)

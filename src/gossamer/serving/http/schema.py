@@ -15,6 +15,7 @@ from gossamer.serving.http.fields import shown
 from gossamer.serving.http.inputs import Message, Prompt, parse_messages, parse_prompts, parse_stop
 
 MAX_SEED = 2**63 - 1
+MAX_PRIORITY = 1000
 
 
 class StreamOptions(BaseModel):
@@ -57,6 +58,7 @@ class GenerationBody(BaseModel):
     presence_penalty: float = Field(0.0, ge=-2, le=2, allow_inf_nan=False)
     frequency_penalty: float = Field(0.0, ge=-2, le=2, allow_inf_nan=False)
     ignore_eos: bool = False
+    priority: int = Field(0, ge=-MAX_PRIORITY, le=MAX_PRIORITY)
 
     @property
     def new_tokens(self) -> int | None:

@@ -1,5 +1,7 @@
 """Settings of the HTTP server; imports nothing of FastAPI, so that `--help` stays quick."""
 
+from pathlib import Path
+
 from pydantic import Field, field_validator
 
 from gossamer.settings import Settings
@@ -15,6 +17,9 @@ class HttpSettings(Settings):
     api_keys: tuple[str, ...] = ()
     """A key that clients may use (repeatable); without any, everyone who reaches the port may call.
     The variable GOSSAMER_API_KEY does the same without showing the key in the process list."""
+    keys: Path | None = None
+    """File with keys, their tenants and what each may use, made by `gossamer keys`; a change counts
+    from the next call on."""
     cors_origins: tuple[str, ...] = ()
     """A web origin whose pages may call from a browser (repeatable); '*' is any."""
     drain_seconds: float = Field(30.0, ge=0)
@@ -30,6 +35,16 @@ class HttpSettings(Settings):
         if any(not key or key != key.strip() for key in keys):
             raise ValueError("an API key is empty or begins or ends with a space")
         return keys
+
+    @property
+    def needs_key(self) -> bool:
+        """Whether a call must carry a key."""
+        return bool(self.api_keys) or self.keys is not None
+
+    @property
+    def is_public(self) -> bool:
+        """Whether other machines may reach the server."""
+        return self.host not in ("localhost", "::1") and not self.host.startswith("127.")
 
     @property
     def max_body_bytes(self) -> int:

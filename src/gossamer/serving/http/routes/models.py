@@ -7,6 +7,7 @@ from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 
 from gossamer.errors import UnknownModelError, UnsupportedAdapterError, unknown_name_message
+from gossamer.serving.http.access import allowed, caller_of
 from gossamer.serving.http.context import Context
 from gossamer.serving.interface import AdapterStatus
 
@@ -15,9 +16,10 @@ router = APIRouter()
 
 @router.get("/v1/models")
 async def list_models(http: Request) -> JSONResponse:
-    """All names that `model` may take; adapters that cannot be served are under `refused`."""
+    """All names that the caller may use; adapters that cannot be served are under `refused`."""
     context = Context.of(http)
-    adapters = await run_in_threadpool(context.engine.adapters)
+    found = await run_in_threadpool(context.engine.adapters)
+    adapters = allowed(caller_of(http), found, context.engine)
     served = [_adapter(context, adapter) for adapter in adapters if adapter.state != "refused"]
     refused = [{"id": a.name, "problem": a.problem} for a in adapters if a.state == "refused"]
     return JSONResponse({"object": "list", "data": [_base(context), *served], "refused": refused})
@@ -29,7 +31,8 @@ async def show_model(http: Request, name: str) -> JSONResponse:
     context = Context.of(http)
     if name == context.engine.model_name:
         return JSONResponse(_base(context))
-    adapters = {a.name: a for a in await run_in_threadpool(context.engine.adapters)}
+    found = await run_in_threadpool(context.engine.adapters)
+    adapters = {a.name: a for a in allowed(caller_of(http), found, context.engine)}
     if name not in adapters:
         known = [context.engine.model_name, *adapters]
         raise UnknownModelError(unknown_name_message("model", name, known))

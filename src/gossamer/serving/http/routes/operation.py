@@ -6,6 +6,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.concurrency import run_in_threadpool
 
 from gossamer import __version__
+from gossamer.serving.http.access import require_admin
 from gossamer.serving.http.context import Context
 
 router = APIRouter()
@@ -21,7 +22,9 @@ async def health(http: Request) -> JSONResponse:
 
 @router.get("/metrics")
 async def metrics(http: Request) -> Response:
-    """Prometheus' text format."""
+    """Prometheus' text format; where keys are of tenants, it needs an administrator's."""
+    if Context.of(http).settings.keys is not None:
+        require_admin(http)
     text = await run_in_threadpool(Context.of(http).metrics.text)
     return Response(text, headers={"Content-Type": CONTENT_TYPE_LATEST})
 

@@ -1,0 +1,147 @@
+"""Create, list and revoke API keys, and set what their tenants may use.
+
+gossamer keys add TENANT                        make a key; it is shown once, only its hash is kept
+gossamer keys add TENANT --adapter 'team-*'     ... and set what the tenant may use
+gossamer keys list                              keys and tenants
+gossamer keys revoke ID                         make a key invalid
+
+The file is given to the server with `gossamer serve --keys FILE`. A running server sees a change at
+the next call; tenants may also be edited by hand.
+"""
+
+import argparse
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from gossamer.cli.tables import print_table
+from gossamer.errors import SettingError, UnknownNameError
+
+LIMITS = {
+    "--share": ("share", float, "X"),
+    "--max-in-flight": ("max_in_flight", int, "N"),
+    "--tokens-per-minute": ("tokens_per_minute", int, "N"),
+    "--resident-mib": ("resident_mib", float, "MiB"),
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the sub-commands."""
+    from gossamer.serving.keys import TenantSettings
+
+    docs = {name: field.description for name, field in TenantSettings.model_fields.items()}
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    add = actions.add_parser("add", help="create a key for a tenant, and set what it may use")
+    add.add_argument("tenant", metavar="TENANT", help="its name; made if it is new")
+    add.add_argument(
+        "--adapter",
+        dest="adapters",
+        action="append",
+        metavar="NAME",
+        default=argparse.SUPPRESS,
+        help="(repeatable) " + " ".join((docs["adapters"] or "").split()),
+    )
+    add.add_argument("--admin", action="store_true", default=argparse.SUPPRESS, help=docs["admin"])
+    for option, (field, kind, metavar) in LIMITS.items():
+        add.add_argument(
+            option,
+            dest=field,
+            type=kind,
+            metavar=metavar,
+            default=argparse.SUPPRESS,
+            help=" ".join((docs[field] or "").split()),
+        )
+    listing = actions.add_parser("list", help="show keys and tenants")
+    listing.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    revoke = actions.add_parser("revoke", help="end a key")
+    revoke.add_argument("id", metavar="ID", help="as `list` shows it, or the whole key")
+    for action in (add, listing, revoke):
+        action.add_argument(
+            "--file", metavar="FILE", type=Path, default=Path("keys.yaml"), help="the key file"
+        )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the chosen sub-command."""
+    return {"add": _add, "list": _list, "revoke": _revoke}[args.action](args)
+
+
+def _add(args: argparse.Namespace) -> int:
+    from gossamer.serving.key_file import change_keys
+    from gossamer.serving.keys import (
+        TENANT_NAME,
+        KeyFileSettings,
+        KeySettings,
+        digest,
+        new_key,
+        updated_tenant,
+    )
+
+    if not TENANT_NAME.fullmatch(args.tenant):
+        raise SettingError(
+            f"'{args.tenant}' is no tenant's name; use up to 64 letters, digits and _ . @ -"
+        )
+    key, key_id = new_key()
+    fields = {"adapters", "admin", *(field for field, _, _ in LIMITS.values())}
+    changes = {name: value for name, value in vars(args).items() if name in fields}
+
+    def change(content: KeyFileSettings) -> KeyFileSettings:
+        tenant = updated_tenant(content.tenants.get(args.tenant), changes)
+        today = datetime.now(UTC).date().isoformat()
+        entry = KeySettings(
+            id=key_id, tenant=args.tenant, sha256=digest(key.encode()), created=today
+        )
+        return KeyFileSettings(
+            tenants={**content.tenants, args.tenant: tenant}, keys=(*content.keys, entry)
+        )
+
+    change_keys(args.file, change, create=True)
+    print(key)
+    return 0
+
+
+def _list(args: argparse.Namespace) -> int:
+    from gossamer.serving.key_file import read_keys
+
+    content = read_keys(args.file)
+    rows: list[dict[str, Any]] = [
+        {
+            "id": key.id,
+            "tenant": key.tenant,
+            "created": key.created,
+            **content.tenants[key.tenant].model_dump(mode="json"),
+        }
+        for key in content.keys
+    ]
+    if args.json:
+        print(json.dumps(rows, indent=2))
+        return 0
+    columns = ["id", "tenant", "created", "adapters", "admin", *(f for f, _, _ in LIMITS.values())]
+    print_table(columns, [[_cell(row[column]) for column in columns] for row in rows])
+    return 0
+
+
+def _revoke(args: argparse.Namespace) -> int:
+    from gossamer.serving.key_file import change_keys
+    from gossamer.serving.keys import KeyFileSettings
+
+    key_id = args.id.removeprefix("gsm_").partition("_")[0]
+
+    def change(content: KeyFileSettings) -> KeyFileSettings:
+        kept = tuple(key for key in content.keys if key.id != key_id)
+        if len(kept) == len(content.keys):
+            raise UnknownNameError.among("key", key_id, [key.id for key in content.keys])
+        return KeyFileSettings(tenants=content.tenants, keys=kept)
+
+    change_keys(args.file, change)
+    print(f"revoked {key_id}")
+    return 0
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "-"
+    if isinstance(value, list):
+        return " ".join(value)
+    return "-" if value is None else str(value)

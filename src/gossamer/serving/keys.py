@@ -1,0 +1,137 @@
+"""API keys: who a caller is and what it may use. Only hashes of keys are kept.
+
+A key is `gsm_<id>_<secret>`. The id is public and finds the entry; of the secret, 256 random bits,
+a plain SHA-256 is enough: there is nothing to guess that a slow hash would protect.
+"""
+
+import hashlib
+import hmac
+import re
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Self
+
+from pydantic import Field, field_validator, model_validator
+
+from gossamer.serving.messages import DEFAULT_TENANT
+from gossamer.serving.scheduling.tenants import TenantLimits
+from gossamer.settings import Settings
+
+KEY = re.compile(rb"gsm_([0-9a-f]{8})_[A-Za-z0-9_-]{43}")
+TENANT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,63}")
+_MIB = 2**20
+
+
+class TenantSettings(Settings):
+    """What a tenant in a key file may use."""
+
+    adapters: tuple[str, ...] | None = None
+    """Names or patterns (such as `team-*`) of the adapters it sees and may name; unset: all. The
+    base model is open to every tenant."""
+    admin: bool = False
+    """Whether its keys open what is for those who run the server, such as /metrics."""
+    share: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    """Of the service while several tenants want some: 2 gets twice as much as 1."""
+    max_in_flight: int | None = Field(default=None, ge=1)
+    """Requests that wait or run; more are refused with status 429."""
+    tokens_per_minute: int | None = Field(default=None, ge=1)
+    """Prompt and new tokens; who has used them up is refused with status 429 for a while."""
+    resident_mib: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """MiB of adapter weights that its running requests use together; what exceeds it waits."""
+
+    def limits(self) -> TenantLimits:
+        """The part that the scheduler keeps to."""
+        return TenantLimits(
+            share=self.share,
+            max_in_flight=self.max_in_flight,
+            tokens_per_minute=self.tokens_per_minute,
+            resident_bytes=None if self.resident_mib is None else int(self.resident_mib * _MIB),
+        )
+
+
+class KeySettings(Settings):
+    """One key of a key file."""
+
+    id: str = Field(pattern="^[0-9a-f]{8}$")
+    """The part of the key that may be seen."""
+    tenant: str
+    """Whose it is."""
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    """Of the whole key, in hexadecimal digits."""
+    created: str = ""
+    """Day on which it was made."""
+
+
+class KeyFileSettings(Settings):
+    """A key file as a whole."""
+
+    tenants: dict[str, TenantSettings] = Field(default_factory=dict)
+    """By name."""
+    keys: tuple[KeySettings, ...] = ()
+    """All that are valid."""
+
+    @field_validator("tenants")
+    @classmethod
+    def _names_are_plain(cls, tenants: dict[str, TenantSettings]) -> dict[str, TenantSettings]:
+        for name in tenants:
+            if not TENANT_NAME.fullmatch(name):
+                raise ValueError(f"'{name}' is no tenant's name; use letters, digits and _ . @ -")
+        return tenants
+
+    @model_validator(mode="after")
+    def _keys_belong_to_tenants(self) -> Self:
+        for key in self.keys:
+            if key.tenant not in self.tenants:
+                raise ValueError(f"key {key.id} is of tenant '{key.tenant}', who is not listed")
+        if len({key.id for key in self.keys}) < len(self.keys):
+            raise ValueError("two keys have the same id")
+        return self
+
+    def find(self, key: bytes) -> "Caller | None":
+        """Who calls with `key`; None if it is not valid. Takes the same time for wrong secrets."""
+        match = KEY.fullmatch(key)
+        key_id = match[1].decode() if match else ""
+        entry = next((k for k in self.keys if k.id == key_id), None)
+        expected = entry.sha256 if entry is not None else "0" * 64
+        if not hmac.compare_digest(digest(key), expected) or entry is None:
+            return None
+        tenant = self.tenants[entry.tenant]
+        return Caller(tenant=entry.tenant, is_admin=tenant.admin, adapters=tenant.adapters)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """Who has sent a call."""
+
+    tenant: str = DEFAULT_TENANT
+    is_admin: bool = False
+    adapters: tuple[str, ...] | None = None
+    """Patterns of names; None: all."""
+
+    def may_use(self, model: str, base: str) -> bool:
+        """Whether `model` may be named, where `base` is the base model's name.
+
+        Of a mixture (`a:0.7+b:0.3`) every part must be allowed.
+        """
+        if self.adapters is None or model == base or model in self.adapters:
+            return True
+        parts = [part.rpartition(":")[0] or part for part in model.split("+")]
+        return all(any(fnmatchcase(part, p) for p in self.adapters) for part in parts)
+
+
+def new_key() -> tuple[str, str]:
+    """A fresh key and its id."""
+    key_id = secrets.token_hex(4)
+    return f"gsm_{key_id}_{secrets.token_urlsafe(32)}", key_id
+
+
+def digest(key: bytes) -> str:
+    """What is kept of a key."""
+    return hashlib.sha256(key).hexdigest()
+
+
+def updated_tenant(former: TenantSettings | None, changes: Mapping[str, object]) -> TenantSettings:
+    """`former` (or a new tenant) with `changes`; raises `SettingError`."""
+    return (former or TenantSettings()).updated(changes, where="tenant")

@@ -1,0 +1,146 @@
+"""API keys: hashes in a file, callers, what they may name, changes while in use."""
+
+import os
+import threading
+
+import pytest
+
+from gossamer.errors import SettingError
+from gossamer.serving.key_file import KeyFile, change_keys, read_keys
+from gossamer.serving.keys import (
+    Caller,
+    KeyFileSettings,
+    KeySettings,
+    TenantSettings,
+    digest,
+    new_key,
+)
+from gossamer.serving.scheduling.tenants import NO_LIMITS
+
+
+def add(path, tenant, **settings):
+    key, key_id = new_key()
+
+    def change(content):
+        entry = KeySettings(id=key_id, tenant=tenant, sha256=digest(key.encode()))
+        tenants = {**content.tenants, tenant: TenantSettings(**settings)}
+        return KeyFileSettings(tenants=tenants, keys=(*content.keys, entry))
+
+    change_keys(path, change, create=True)
+    return key
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "keys.yaml"
+
+
+def test_a_key_finds_its_tenant_and_the_file_holds_only_its_hash(path):
+    key = add(path, "alice", adapters=("a-*",), admin=True)
+    other = add(path, "bob")
+    file = KeyFile(path)
+    assert file.find(key.encode()) == Caller(tenant="alice", is_admin=True, adapters=("a-*",))
+    assert file.find(other.encode()) == Caller(tenant="bob")
+    assert key not in path.read_text()
+    assert key.split("_", 2)[2] not in path.read_text()
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_wrong_keys_find_nobody(path):
+    key = add(path, "alice")
+    file = KeyFile(path)
+    wrong_secret = key[:-1] + ("A" if key[-1] != "A" else "B")
+    for text in ("", "gsm_", key[:-1], key + "x", wrong_secret, key.upper(), "x" + key, "ä" * 60):
+        assert file.find(text.encode()) is None
+
+
+def test_a_change_counts_at_the_next_call(path):
+    key = add(path, "alice", max_in_flight=2)
+    file = KeyFile(path)
+    assert file.limits_of("alice").max_in_flight == 2
+    assert file.limits_of("nobody") is NO_LIMITS
+    second = add(path, "alice", max_in_flight=5, resident_mib=1.5)
+    assert file.find(second.encode()) is not None
+    assert file.limits_of("alice").max_in_flight == 5
+    assert file.limits_of("alice").resident_bytes == 1.5 * 2**20
+    change_keys(path, lambda content: KeyFileSettings(tenants=content.tenants, keys=()))
+    assert file.find(key.encode()) is None
+
+
+def test_limits_follow_the_file_without_calls(path, monkeypatch):
+    add(path, "alice", max_in_flight=2)
+    file = KeyFile(path)
+    add(path, "alice", max_in_flight=3)
+    monkeypatch.setattr("gossamer.serving.key_file.LOOK_SECONDS", 0.0)
+    assert file.limits_of("alice").max_in_flight == 3
+
+
+def test_a_broken_or_missing_file_leaves_the_former_keys_valid(path, caplog):
+    key = add(path, "alice")
+    file = KeyFile(path)
+    path.write_text("tenants: [")
+    assert file.find(key.encode()) is not None
+    assert "the former keys stay valid" in caplog.text
+    os.remove(path)
+    assert file.find(key.encode()) is not None
+    other = add(path, "bob")
+    assert file.find(key.encode()) is None
+    assert file.find(other.encode()) is not None
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("tenants: [", "is not valid YAML"),
+        ("[1, 2]", "must hold 'tenants' and 'keys'"),
+        ("tenats: {}", "did you mean 'tenants'"),
+        ("tenants: {a: {share: 0}}", "tenants.a.share"),
+        ("tenants: {a b: {}}", "'a b' is no tenant's name"),
+        ("keys: [{id: 12345678, tenant: x, sha256: y}]", "keys.0.id"),
+        (f"keys: [{{id: '12345678', tenant: x, sha256: '{'0' * 64}'}}]", "who is not listed"),
+    ],
+)
+def test_a_file_that_makes_no_sense_is_refused_with_its_name(path, text, part):
+    path.write_text(text)
+    with pytest.raises(SettingError) as caught:
+        read_keys(path)
+    assert part in str(caught.value)
+    assert "keys.yaml" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_tells_how_to_make_one(path):
+    with pytest.raises(SettingError, match="gossamer keys add TENANT --file"):
+        KeyFile(path)
+
+
+def test_changes_at_the_same_time_are_all_kept(path):
+    threads = [threading.Thread(target=add, args=(path, f"t{n}")) for n in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    content = read_keys(path)
+    assert len(content.keys) == len(content.tenants) == 12
+    assert [p.name for p in path.parent.iterdir() if p.name.startswith(".keys")] == []
+
+
+@pytest.mark.parametrize(
+    ("patterns", "model", "is_allowed"),
+    [
+        (None, "anything", True),
+        ((), "base", True),
+        ((), "a", False),
+        (("a", "b-*"), "a", True),
+        (("a", "b-*"), "b-1", True),
+        (("a", "b-*"), "ab", False),
+        (("a", "b-*"), "A", False),
+        # A pattern's star must not swallow the other parts of a mixture.
+        (("a", "b-*"), "b-1:0.5+secret:0.5", False),
+        (("a", "b-*"), "b-1+secret", False),
+        (("a", "b-*"), "a:0.7+b-2:0.3", True),
+        (("a", "b-*"), "b-2+a", True),
+    ],
+)
+def test_what_may_be_named(patterns, model, is_allowed):
+    assert Caller(adapters=patterns).may_use(model, "base") is is_allowed
