@@ -1,0 +1,48 @@
+"""PEFT's configuration of LaMDA and LaMDA++."""
+
+from dataclasses import dataclass, field
+
+from gossamer.errors import SettingError
+from gossamer.methods.peft_bridge import GossamerConfig
+
+PEFT_TYPE = "GOSSAMER_LAMDA"
+
+
+@dataclass
+class LamdaConfig(GossamerConfig):
+    """LaMDA for `peft.get_peft_model` (arXiv 2406.12832).
+
+    Give the trainer a `gossamer.methods.lamda.freezing.FreezeColumns()` callback: without it B
+    learns to the end.
+    """
+
+    tuner_type = PEFT_TYPE
+
+    rank: int = 32
+    alpha: float = 32.0
+    dropout: float = 0.0
+    allocation: str = "equal"
+    """equal: the same rank everywhere; spectrum: LaMDA++."""
+    freeze_share: float | None = 0.3
+    """Share of the steps after which no column of B learns any more; None: all learn to the end."""
+    svd: str = "fast"
+    """fast: randomised with power iterations; exact: complete."""
+    rank_pattern: dict[str, int] = field(default_factory=dict)
+    """Ranks of single layers by their whole path; `spectrum` fills this in."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.rank < 1:
+            raise SettingError(f"rank = {self.rank}: must be at least 1")
+        if self.alpha <= 0:
+            raise SettingError(f"alpha = {self.alpha}: must be above 0")
+        if not 0 <= self.dropout < 1:
+            raise SettingError(f"dropout = {self.dropout}: must be at least 0 and below 1")
+        if self.allocation not in ("equal", "spectrum"):
+            raise SettingError(f"allocation '{self.allocation}'; choose equal or spectrum")
+        if self.svd not in ("fast", "exact"):
+            raise SettingError(f"svd '{self.svd}'; choose fast or exact")
+        if self.freeze_share is not None and not 0 < self.freeze_share <= 1:
+            raise SettingError(
+                f"freeze_share = {self.freeze_share}: must be above 0 and at most 1, or left out"
+            )

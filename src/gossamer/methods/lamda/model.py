@@ -1,0 +1,104 @@
+"""LaMDA as a PEFT tuner: `get_peft_model(model, LamdaConfig(...))`."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from gossamer.errors import SettingError
+from gossamer.methods.lamda.config import PEFT_TYPE, LamdaConfig
+from gossamer.methods.lamda.freezing import FreezeColumns
+from gossamer.methods.lamda.layer import LamdaLinear
+from gossamer.methods.lamda.spectrum import allocate_ranks, energy_share
+from gossamer.methods.peft_bridge import GossamerTuner, register_tuner
+from gossamer.methods.targets import linear_paths
+
+__all__ = ["FreezeColumns", "LamdaConfig", "LamdaModel"]
+
+
+class LamdaModel(GossamerTuner):
+    """Trains a small square matrix between singular vectors of each weight."""
+
+    prefix = "lamda_"
+    tuner_layer_cls = LamdaLinear
+
+    def _prepare_adapter_config(self, peft_config: LamdaConfig, model_config: Any) -> LamdaConfig:
+        if peft_config.target_modules is None:
+            peft_config.target_modules = "all-linear"
+        return peft_config
+
+    def _prepare_model(self, peft_config: LamdaConfig, model: nn.Module) -> None:
+        if peft_config.allocation == "spectrum" and not peft_config.rank_pattern:
+            peft_config.rank_pattern = self._ranks(peft_config, model)
+
+    def _ranks(self, config: LamdaConfig, model: nn.Module) -> dict[str, int]:
+        shares, limits = {}, {}
+        for found in linear_paths(model):
+            path = found.removesuffix(".base_layer")
+            if not self._is_target(config, path):
+                continue
+            layer = model.get_submodule(path)
+            layer = layer if isinstance(layer, LamdaLinear) else LamdaLinear(layer)
+            limits[path] = min(layer.in_features, layer.out_features)
+            if limits[path] < config.rank:
+                raise SettingError(
+                    f"rank = {config.rank} is above the smaller side of {path}, {limits[path]}"
+                )
+            weight = layer.get_base_weight()
+            # Without weights, as when only counting, all spectra are alike.
+            meta = weight.device.type == "meta"
+            exact = config.svd == "exact"
+            shares[path] = 0.5 if meta else energy_share(weight, config.rank, exact=exact)
+        return allocate_ranks(shares, limits, config.rank) if shares else {}
+
+    def _is_target(self, config: LamdaConfig, path: str) -> bool:
+        return config.target_modules == "all-linear" or bool(
+            self._check_target_module_exists(config, path)
+        )
+
+    def _create_and_replace(
+        self,
+        peft_config: LamdaConfig,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+        parameter_name: str | None = None,
+    ) -> None:
+        rank = peft_config.rank_pattern.get(current_key, peft_config.rank)
+        layer = target if isinstance(target, LamdaLinear) else LamdaLinear(target)
+        # An adapter that is only to be used is loaded next: its start would be worked out in vain.
+        layer.update_layer(adapter_name, peft_config, rank, not peft_config.inference_mode)
+        if layer is not target:
+            layer.train(target.training)
+            layer.set_adapter(self.active_adapters)
+            self._replace_module(parent, target_name, layer, target)
+
+    @classmethod
+    def _remap_adapter_state_dict_for_load(
+        cls, model: Any, config: Any, adapter_name: str, state_dict: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Splits B of each layer into frozen and free columns as it was when it was saved."""
+        for path, layer in model.named_modules():
+            if not isinstance(layer, LamdaLinear) or adapter_name not in layer.lamda_S:
+                continue
+            for prefix in ("", "base_model.model."):
+                saved = state_dict.get(f"{prefix}{path}.lamda_frozen")
+                if saved is not None:
+                    _resplit(layer, adapter_name, saved.shape[1])
+        remapped: dict[str, Tensor] = super()._remap_adapter_state_dict_for_load(
+            model, config, adapter_name, state_dict
+        )
+        return remapped
+
+
+def _resplit(layer: LamdaLinear, adapter_name: str, count: int) -> None:
+    """Give the two parts of B the shapes they have with `count` frozen columns."""
+    parameter, rank = layer.lamda_B[adapter_name], layer.lamda_S[adapter_name].shape[0]
+    rows = parameter.shape[0]
+    layer.lamda_frozen[adapter_name] = parameter.data.new_zeros(rows, count)
+    # The same parameter: an optimizer may hold it already.
+    parameter.data = parameter.data.new_zeros(rows, rank - count)
+
+
+register_tuner(PEFT_TYPE, LamdaConfig, LamdaModel, LamdaModel.prefix)
