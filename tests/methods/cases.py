@@ -219,6 +219,37 @@ CASES: dict[str, Case] = {
         )
         for name in ("loreft", "direft", "nodireft")
     },
+    "lamda": Case(
+        count=lambda s: sum(RANK**2 + rows * RANK for rows, _ in s.values()),
+        learns=("lamda_S", "lamda_B"),
+        tolerance=1e-4,
+        wrong=(NO_TARGET, ({"rank": 33}, "rank = 33 is above the smaller side of a layer, 32")),
+    ),
+    "lamda_pp": Case(
+        # Of rank 1 there is nothing to share out, so the count is known without the weights.
+        settings={"rank": 1},
+        count=lambda s: sum(1 + rows for rows, _ in s.values()),
+        learns=("lamda_S", "lamda_B"),
+        tolerance=1e-4,
+        wrong=(NO_TARGET, ({"rank": 33}, "rank = 33 is above the smaller side of model.layers.0")),
+    ),
+    "lorta": Case(
+        # Inputs, widths of heads and numbers of heads of two kinds each; matrices; layers.
+        count=lambda s: (
+            RANK
+            * (
+                (HIDDEN + HEADS * HEAD_DIM)
+                + (HEAD_DIM + HIDDEN // HEADS)
+                + (HEADS + KV_HEADS)
+                + 4
+                + LAYERS
+            )
+        ),
+        learns=("lorta_",),
+        rate=5e-2,
+        tolerance=1e-4,
+        wrong=(({"target_modules": "mlp"}, "lorta spans the matrices of attention"),),
+    ),
     "smt": Case(
         # The defaults are too coarse for the tiny model.
         settings={"block_size": 8, "attention_ratio": 0.02, "probe_batches": 1},

@@ -11,8 +11,8 @@ from peft.utils import resolve_quantization_backend
 from torch import Tensor, nn
 
 from gossamer.adapters.low_rank import PREFIX, Factors
-from gossamer.adapters.write import derive_config, write_low_rank
 from gossamer.errors import UnsupportedAdapterError
+from gossamer.methods.low_rank_result import ADAPTER, float_copy, write_factors
 from gossamer.methods.method import MethodContext
 
 
@@ -97,10 +97,8 @@ def write_result(model: Any, folder: Path, context: MethodContext) -> None:
     """Write the adapter of a run as plain LoRA of the untouched base into `folder`, exactly."""
     factors = {}
     for path, module in model.named_modules():
-        if isinstance(module, LowRankLayer) and (pair := module.factors("default")) is not None:
-            a, b = (value.detach().to("cpu", torch.float32) for value in (pair.a, pair.b))
-            factors[path.removeprefix(PREFIX)] = Factors(a=a, b=b, scale=pair.scale)
-    config = {**derive_config(factors), "base_model_name_or_path": context.model_name}
-    write_low_rank(
-        folder, factors, config, base_fingerprint=context.base_fingerprint, overwrite=True
-    )
+        if isinstance(module, LowRankLayer) and (pair := module.factors(ADAPTER)) is not None:
+            factors[path.removeprefix(PREFIX)] = Factors(
+                a=float_copy(pair.a), b=float_copy(pair.b), scale=pair.scale
+            )
+    write_factors(folder, factors, context)
