@@ -127,8 +127,8 @@ class _Comparison:
         facts = plan["facts"]
         check_facts(self._layout.root, self._settings, facts)
         self._screen.end(
-            f"{facts['train_rows']:,} rows to train on, {facts['eval_rows']:,} to score on "
-            f"by {facts['score']}"
+            f"{facts['train_rows']:,} rows to train on, {facts['eval_rows']:,} held out; "
+            f"score: {facts['score']}"
         )
         return plan
 
