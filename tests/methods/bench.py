@@ -107,12 +107,16 @@ def disturb(model, seed=1, size=0.05):
 
 
 def gradients(model):
-    """Of the loss of one batch, by name."""
+    """Of the loss of one batch, by name, as far as they are in `.grad`."""
     model.train()
     model.zero_grad()
     set_seed(3)
     model(input_ids=IDS, labels=LABELS, use_cache=False).loss.backward()
-    return {n: p.grad.clone() for n, p in model.named_parameters() if p.requires_grad}
+    return {
+        name: parameter.grad.clone()
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and parameter.grad is not None
+    }
 
 
 def double_layer(name, end="v_proj", dtype=torch.float64, **settings):

@@ -33,6 +33,8 @@ class Case:
     rate: float = 5e-3
     """A learning rate with which three steps on a tiny random model lower the loss."""
     starts_as_base: bool = True
+    own_gradients: bool = False
+    """Whether the method keeps its gradients elsewhere than in `.grad`, and tests them itself."""
     tolerance: float = 0.0
     """Largest difference of logits between the method and its result loaded by plain PEFT."""
     merge: str = SAME
@@ -277,6 +279,16 @@ CASES: dict[str, Case] = {
         rate=2e-2,
         tolerance=1e-5,
         wrong=(NO_TARGET, NO_LAYER, ({"density": 0.9}, "SHiRA's layout would need")),
+    ),
+    "sparsegrad": Case(
+        settings={"probe_batches": 1},
+        # A marker beside each weight tells the optimizer apart.
+        count=lambda s: matrices(ends_with(s, "up_proj", "down_proj")) + 2 * LAYERS,
+        learns=("up_proj", "down_proj"),
+        own_gradients=True,
+        tolerance=1e-4,
+        four_bit="trains whole weights in full precision",
+        wrong=(({"modules": ["nope"]}, "'nope' matches no layer"),),
     ),
     "full": Case(
         settings={},
