@@ -3,7 +3,7 @@
 import pytest
 from policy_fakes import World, counts
 
-from gossamer.errors import AdapterFormatError, CapacityError
+from gossamer.errors import AdapterFormatError, AdapterReplacedError, CapacityError
 from gossamer.serving.adapter_entry import AdapterState
 from gossamer.serving.scheduler import LOAD_AHEAD, MAX_SKIPS
 
@@ -163,6 +163,7 @@ def test_who_has_begun_with_a_lost_version_is_told_so():
     assert first in world.done
     ((refused, error),) = world.refused
     assert refused is begun
+    assert type(error) is AdapterReplacedError
     assert "adapter a was replaced" in str(error)
     assert world.add(4, 1, "a").adapter is not begun.adapter
 

@@ -5,10 +5,12 @@ import pytest
 from gossamer.errors import (
     AdapterFormatError,
     AdapterNotFoundError,
+    AdapterReplacedError,
     BaseMismatchError,
     CapacityError,
     EngineStoppedError,
     OverloadedError,
+    QuotaError,
     RequestError,
     ServingError,
     UnsupportedAdapterError,
@@ -28,6 +30,8 @@ CASES = [
     (BaseMismatchError("made for another base"), 422, "adapter_base_mismatch", "model"),
     (OverloadedError("too many requests", retry_after=2.5), 429, "overloaded", None),
     (EngineStoppedError("shutting down"), 503, "engine_stopped", None),
+    (AdapterReplacedError("send it again"), 409, "adapter_replaced", None),
+    (QuotaError("used up", retry_after=3), 429, "quota_exceeded", None),
     (ServingError("the step failed"), 500, "internal_error", None),
 ]
 
