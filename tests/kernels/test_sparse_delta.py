@@ -128,7 +128,7 @@ def test_several_weighted_adapters_for_the_same_tokens(backend):
 
 def test_a_tokens_bits_do_not_depend_on_its_neighbours():
     case = Case(4, seed=5)
-    x, y = case.tokens(LONG_RUN - 1)
+    x, y = case.tokens(LONG + SHORT + 3)
     count = len(x)
     alone = torch.cat(
         [case.run([(0, 1, 1)], x[t : t + 1], y[t : t + 1], workers=1) for t in range(count)]

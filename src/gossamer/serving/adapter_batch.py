@@ -15,6 +15,9 @@ from gossamer.kernels.sparse_delta import SparseBatch
 from gossamer.serving.kinds.resident import Resident
 from gossamer.serving.scheduler import Scheduled
 
+Part = tuple[Scheduled, int, list[tuple[Resident, float]]]
+"""A sequence's part of the batch, its first token, and the adapters it meets with their weights."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterBatch:
@@ -38,9 +41,10 @@ class AdapterBatchBuilder:
 
     def build(self, step: Sequence[Scheduled], starts: Sequence[int]) -> AdapterBatch:
         """`step` in the order of the batch; starts: the first token of each part."""
-        lora, lora_runs = _runs(step, starts, lambda resident: resident.lora)
-        gains, gain_runs = _runs(step, starts, lambda resident: resident.gain)
-        sparse, sparse_runs = _runs(step, starts, lambda resident: resident.sparse)
+        parts = [(part, start, _residents(part)) for part, start in zip(step, starts, strict=True)]
+        lora, lora_runs = _runs(parts, lambda resident: resident.lora)
+        gains, gain_runs = _runs(parts, lambda resident: resident.gain)
+        sparse, sparse_runs = _runs(parts, lambda resident: resident.sparse)
         workers = self._num_workers
         return AdapterBatch(
             lora=grouped_lora.make_batch(self._lora(lora), lora_runs, workers) if lora else None,
@@ -48,15 +52,15 @@ class AdapterBatchBuilder:
             sparse=sparse_delta.make_batch(self._sparse(sparse), sparse_runs, workers)
             if sparse
             else None,
-            edits=self._edit_batch(step, starts),
+            edits=self._edit_batch(parts),
         )
 
-    def _edit_batch(self, step: Sequence[Scheduled], starts: Sequence[int]) -> EditBatch | None:
+    def _edit_batch(self, parts: list[Part]) -> EditBatch | None:
         tables: dict[int, EditTable] = {}
         slots: dict[int, int] = {}
         edits = []
-        for part, start in zip(step, starts, strict=True):
-            for resident, _ in _residents(part):
+        for part, start, residents in parts:
+            for resident, _ in residents:
                 if (table := resident.edit) is None:
                     continue
                 for place, group in _edited(part, table):
@@ -84,9 +88,7 @@ def _edited(part: Scheduled, table: EditTable) -> Iterator[tuple[int, int]]:
             yield position - begin, LAST
 
 
-def _runs(
-    step: Sequence[Scheduled], starts: Sequence[int], table_of: Callable[[Resident], Any]
-) -> tuple[list[Any], list[Run]]:
+def _runs(parts: list[Part], table_of: Callable[[Resident], Any]) -> tuple[list[Any], list[Run]]:
     """The tables of one operation, and the runs of tokens that meet them.
 
     The tokens of a request with several adapters are in as many runs, one after the other.
@@ -94,8 +96,8 @@ def _runs(
     tables: dict[int, Any] = {}
     slots: dict[int, int] = {}
     runs: list[Run] = []
-    for part, start in zip(step, starts, strict=True):
-        uses = [(table_of(resident), weight) for resident, weight in _residents(part)]
+    for part, start, residents in parts:
+        uses = [(table_of(resident), weight) for resident, weight in residents]
         for table, weight in uses:
             if table is None:
                 continue

@@ -37,7 +37,7 @@ class SparseDelta:
         self._backend = backend
         self._pool_float = pool.view(torch.float32).numpy()
         self._pool_half = pool.view(torch.int16).numpy().view(np.uint16)
-        self._pool_int = pool.view(torch.int32).numpy()
+        self._pool_int = pool.view(torch.int32).numpy().view(np.uint32)
 
     def add_(self, y: Tensor, x: Tensor, batch: SparseBatch) -> None:
         """Add to y [T, sum of widths], in place, what the adapters make of x [T, h_in]."""

@@ -11,12 +11,11 @@ from gossamer.kernels.runs import Chunks, IntArray, Run, cut
 LongArray = npt.NDArray[np.int64]
 
 SHORT = 8
-"""Chunks of at most so many tokens are computed token by token; a token's bits then do not depend
-on its neighbours."""
+"""Runs are cut into chunks of at most so many tokens, so that threads can share them ..."""
 
-LONG_RUN = 32
-"""Runs of at least so many tokens are cut into chunks of LONG, whose inputs are transposed so that
-each entry meets all tokens of a chunk at once."""
+LONG_RUN = 64
+"""... but those of at least so many tokens into chunks of LONG: entries are read once for more of
+them."""
 
 LONG = 64
 

@@ -1,17 +1,24 @@
 """Sparse changes on processors, in Numba.
 
-Few tokens: a dot product for each token and segment, so that a token's result does not depend on
-its neighbours. Many tokens: inputs are transposed once for a chunk, and an entry is then one
-multiply-add over the vector of tokens instead of a gather for each.
+Entries: the tokens of a chunk are laid side by side at each input, so that an entry is one
+multiply-add over a vector of tokens instead of a gather for each. Blocks: dot products. The order
+of all sums is the same for any number of tokens: a token's result does not depend on its
+neighbours.
 """
 
 import numpy as np
 from numba import njit, prange
 
-from gossamer.kernels.sparse_delta.batch import SHORT
-from gossamer.kernels.vector.cpu import FAST, add_scaled, dot
+from gossamer.kernels.tiles.cpu import make_gather, make_shrink
+from gossamer.kernels.vector.cpu import FAST
 
-_SHORT = SHORT
+_FEW, _MANY = 8, 16
+_TOKENS = 4
+_gather_1 = make_gather(1)
+_gather_few = make_gather(_FEW)
+_gather_many = make_gather(_MANY)
+_shrink_1 = make_shrink(1, 1)
+_shrink_4 = make_shrink(_TOKENS, 1)
 
 
 @njit(cache=True, nogil=True, fastmath=FAST)
@@ -21,85 +28,103 @@ def _widen(half, values):
         values[k] = np.uint32(np.uint32(half[k]) << np.uint32(16)).view(np.float32)
 
 
-@njit(cache=True, nogil=True, fastmath=FAST)
-def _gather_dot(x, places, values):
-    total = np.float32(0.0)
-    for k in range(values.shape[0]):
-        total += x[places[k]] * values[k]
-    return total
+@njit(cache=True, nogil=True)
+def _stride(count):
+    """Tokens side by side, with those that only fill a vector."""
+    if count == 1:
+        return 1
+    return _FEW if count <= _FEW else (count + _MANY - 1) // _MANY * _MANY
 
 
-@njit(cache=True, nogil=True, fastmath=FAST)
-def _few_tokens(x, y, low, high, out, column, values, places, weight):
-    for t in range(low, high):
-        if column >= 0:
-            total = dot(x[t, column : column + values.shape[0]], values)
-        else:
-            total = _gather_dot(x[t], places, values)
-        y[t, out] += weight * total
-
-
-@njit(cache=True, nogil=True, fastmath=FAST)
-def _many_tokens(turned, y, low, high, out, column, values, places, weight, sums):
-    """turned [h_in, >= tokens] and sums [>= tokens] are contiguous."""
-    count = high - low
-    sums[:count] = np.float32(0.0)
-    for k in range(values.shape[0]):
-        place = column + k if column >= 0 else places[k]
-        add_scaled(sums[:count], values[k], turned[place, :count])
-    for i in range(count):
-        y[low + i, out] += weight * sums[i]
-
-
-@njit(cache=True, nogil=True, fastmath=FAST)
+@njit(cache=True, nogil=True)
 def _turn(x, low, high, turned):
-    for t in range(low, high):
-        for d in range(x.shape[1]):
-            turned[d, t - low] = x[t, d]
+    """turned [h_in * stride]: tokens [low, high) of x side by side, the rest of a vector 0."""
+    stride = _stride(high - low)
+    for d in range(x.shape[1]):
+        for t in range(low, high):
+            turned[d * stride + t - low] = x[t, d]
+        for t in range(high - low, stride):
+            turned[d * stride + t] = np.float32(0.0)
 
 
-@njit(cache=True, parallel=True, nogil=True, fastmath=FAST)
+@njit(cache=True, nogil=True)
+def _entries(turned, stride, places, places_start, values, values_start, length, sums):
+    """sums[t] = sum over entries of value * input, for the tokens of a chunk."""
+    if stride == 1:
+        _gather_1(
+            turned, 0, stride, places, places_start, values, values_start, length, sums, 0
+        )  # fmt: skip
+    elif stride == _FEW:
+        _gather_few(
+            turned, 0, stride, places, places_start, values, values_start, length, sums, 0
+        )  # fmt: skip
+    else:
+        for first in range(0, stride, _MANY):
+            _gather_many(
+                turned, first, stride, places, places_start, values, values_start, length, sums,
+                first,
+            )  # fmt: skip
+
+
+@njit(cache=True, nogil=True)
+def _block_row(x, low, high, column, pool, offset, length, sums):
+    """sums[t] = the dot product of `length` inputs from `column` on with values in the pool."""
+    width = x.shape[1]
+    t = low
+    while t < high:
+        start = t * width + column
+        if t + _TOKENS <= high:
+            _shrink_4(x, start, width, pool, (offset,), length, sums, t - low, 1)
+            t += _TOKENS
+        else:
+            _shrink_1(x, start, width, pool, (offset,), length, sums, t - low, 1)
+            t += 1
+
+
+@njit(cache=True, parallel=True, nogil=True)
 def add_sparse(
     x, y, columns, modules, pool, pool_half, pool_int, firsts, counts, half, rows, seg_columns,
     lengths, offsets, chunk_first, chunk_count, chunk_slot, chunk_weight, bounds,
 ):  # fmt: skip
     """y[:, columns[m] : columns[m + 1]] += weight * (x S^T) for each chunk and module m."""
     longest = lengths.max() if lengths.shape[0] > 0 else 0
-    many = chunk_count.max()
+    widest = _stride(chunk_count.max())
     for worker in prange(bounds.shape[0] - 1):
         widened = np.empty(longest, dtype=np.float32)
-        turned = np.empty((x.shape[1] if many > _SHORT else 0, many), dtype=np.float32)
-        sums = np.empty(many, dtype=np.float32)
+        turned = np.empty(x.shape[1] * widest, dtype=np.float32)
+        sums = np.empty(widest, dtype=np.float32)
         # Chunks over the same tokens follow each other: turned once for all of them.
         turned_first = -1
         for chunk in range(bounds[worker], bounds[worker + 1]):
             slot = chunk_slot[chunk]
             low = chunk_first[chunk]
             high = low + chunk_count[chunk]
-            if chunk_count[chunk] > _SHORT and low != turned_first:
-                _turn(x, low, high, turned)
-                turned_first = low
+            stride = _stride(chunk_count[chunk])
             for m in range(modules.shape[0]):
                 first = firsts[slot, modules[m]]
                 for segment in range(first, first + counts[slot, modules[m]]):
-                    length = lengths[segment]
+                    length = np.int64(lengths[segment])
                     offset = offsets[segment]
-                    if half[slot]:
-                        _widen(pool_half[2 * offset : 2 * offset + length], widened[:length])
-                        values = widened[:length]
-                        offset += (length + 1) // 2
+                    column = np.int64(seg_columns[segment])
+                    if column >= 0 and half[slot]:
+                        _block_row(x, low, high, column, pool_half, 2 * offset, length, sums)
+                    elif column >= 0:
+                        _block_row(x, low, high, column, pool, offset, length, sums)
                     else:
-                        values = pool[offset : offset + length]
-                        offset += length
-                    places = pool_int[offset : offset + length]
+                        if low != turned_first:
+                            _turn(x, low, high, turned)
+                            turned_first = low
+                        if half[slot]:
+                            _widen(pool_half[2 * offset : 2 * offset + length], widened[:length])
+                            places = offset + (length + 1) // 2
+                            _entries(
+                                turned, stride, pool_int, places, widened, 0, length, sums
+                            )  # fmt: skip
+                        else:
+                            places = offset + length
+                            _entries(
+                                turned, stride, pool_int, places, pool, offset, length, sums
+                            )  # fmt: skip
                     out = columns[m] + rows[segment]
-                    if chunk_count[chunk] > _SHORT:
-                        _many_tokens(
-                            turned, y, low, high, out, seg_columns[segment], values, places,
-                            chunk_weight[chunk], sums,
-                        )  # fmt: skip
-                    else:
-                        _few_tokens(
-                            x, y, low, high, out, seg_columns[segment], values, places,
-                            chunk_weight[chunk],
-                        )  # fmt: skip
+                    for t in range(low, high):
+                        y[t, out] += chunk_weight[chunk] * sums[t - low]

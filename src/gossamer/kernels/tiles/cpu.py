@@ -6,6 +6,7 @@ every sum runs in one order whatever T and R are, so that a token's result has t
 tile. Rows are float32, bfloat16 (as uint16) or int8, and are widened in registers.
 
     shrink: out[t, r] = x[t] . row[r]          expand: y[t] += sum over r of weight[t, r] * row[r]
+    gather: out[t] = sum over k of value[k] * x[t, place[k]], with the tokens of x side by side
 
 LLVM splits vectors that are wider than the processor's.
 """
@@ -17,6 +18,9 @@ from numba.extending import intrinsic
 
 LANES = 16
 """Floats of a vector: two registers of AVX2, so that two sums run side by side."""
+
+_CHAINS = 4
+"""Sums of a gather that run side by side, so that none waits for the one before."""
 
 _FLOAT, _INT32, _INT64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
 _STORED = {types.float32: _FLOAT, types.uint16: ir.IntType(16), types.int8: ir.IntType(8)}
@@ -86,6 +90,57 @@ def make_expand(tokens, rows):
         return signature, generate
 
     return expand
+
+
+def make_gather(tokens):
+    """The intrinsic `gather(x, x_start, x_stride, places, places_start, values, values_start,
+    length, out, out_start)`; x has `tokens` neighbours at each place, a stride apart; tokens and
+    values are float32, places uint32."""
+
+    @intrinsic
+    def gather(
+        typing_context, x, x_start, x_stride, places, places_start, values, values_start, length,
+        out, out_start,
+    ):  # fmt: skip
+        signature = types.void(
+            x, x_start, x_stride, places, places_start, values, values_start, length, out, out_start
+        )
+
+        def generate(context, builder, signature, arguments):
+            x_, x0, step, places_, place0, values_, value0, length_, out_, out0 = arguments
+            arrays = zip((0, 3, 5, 8), (x_, places_, values_, out_), strict=True)
+            x_data, places_data, values_data, out_data = (
+                _data(context, builder, signature.args[i], array) for i, array in arrays
+            )
+            vector = _wide(_FLOAT, tokens)
+            zero = vector([0.0] * tokens) if tokens > 1 else vector(0.0)
+            sums = [cgutils.alloca_once_value(builder, zero) for _ in range(_CHAINS)]
+
+            def add(index, total):
+                place = builder.load(builder.gep(places_data, [builder.add(place0, index)]))
+                value = builder.load(builder.gep(values_data, [builder.add(value0, index)]))
+                start = builder.add(x0, builder.mul(builder.zext(place, _INT64), step))
+                row = _load(builder, builder.gep(x_data, [start]), vector, _FLOAT)
+                factor = _splat(builder, value, tokens) if tokens > 1 else value
+                builder.store(_multiply_add(builder, row, factor, builder.load(total)), total)
+
+            def several(index):
+                for chain, total in enumerate(sums):
+                    add(builder.add(index, _INT64(chain)), total)
+
+            whole = builder.and_(length_, _INT64(-_CHAINS))
+            _loop(builder, _INT64(0), whole, _CHAINS, several)
+            _loop(builder, whole, length_, 1, lambda index: add(index, sums[0]))
+            parts = [builder.load(total) for total in sums]
+            while len(parts) > 1:
+                parts = [builder.fadd(*pair) for pair in zip(parts[::2], parts[1::2], strict=True)]
+            target = builder.bitcast(builder.gep(out_data, [out0]), vector.as_pointer())
+            builder.store(parts[0], target, align=4)
+            return context.get_dummy_value()
+
+        return signature, generate
+
+    return gather
 
 
 class _Tile:
@@ -187,7 +242,7 @@ def _load(builder, place, kind, scalar):
 
 def _multiply_add(builder, a, b, c):
     """a * b + c in one rounding where the processor can, which every vector width here shares."""
-    suffix = f"v{LANES}f32" if isinstance(a.type, ir.VectorType) else "f32"
+    suffix = f"v{a.type.count}f32" if isinstance(a.type, ir.VectorType) else "f32"
     kind = ir.FunctionType(a.type, [a.type] * 3)
     function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fmuladd.{suffix}")
     return builder.call(function, [a, b, c])
@@ -206,11 +261,11 @@ def _tree_sum(builder, vector):
     return builder.extract_element(vector, _INT32(0))
 
 
-def _splat(builder, scalar):
-    vector = _wide(_FLOAT, LANES)
+def _splat(builder, scalar, lanes=LANES):
+    vector = _wide(_FLOAT, lanes)
     undefined = ir.Constant(vector, ir.Undefined)
     first = builder.insert_element(undefined, scalar, _INT32(0))
-    return builder.shuffle_vector(first, undefined, ir.VectorType(_INT32, LANES)([0] * LANES))
+    return builder.shuffle_vector(first, undefined, ir.VectorType(_INT32, lanes)([0] * lanes))
 
 
 def _loop(builder, start, stop, step, body):
