@@ -32,7 +32,7 @@ def tiny_base(model_type="llama", *, dtype=torch.float64, attn="sdpa", **shape):
         for name, parameter in model.named_parameters():
             if name.endswith("bias"):
                 parameter.normal_(0.0, 0.3)
-    return model
+    return model.requires_grad_(False)
 
 
 def with_lora(model, targets=tuple(ATTENTION), **config):

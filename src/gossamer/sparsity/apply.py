@@ -2,7 +2,8 @@
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +27,7 @@ from gossamer.sparsity.layers import (
 from gossamer.sparsity.plan import Shares, SparsityPlan, load_plan
 from gossamer.sparsity.predictor import Factors
 from gossamer.sparsity.predictor_files import load_or_make
-from gossamer.sparsity.tokens import split_tokens
+from gossamer.sparsity.tokens import TokenSplit, split_tokens
 from gossamer.sparsity.weights import FrozenLinear, base_linear
 
 _PASSES_PER_STEP = 1 << 20
@@ -52,6 +53,7 @@ def sparsify(
     total_steps: int | None = None,
     digest: str | None = None,
     cache: Path | None = None,
+    guesses: dict[str, Factors] | None = None,
     note: Callable[[str], None] | None = None,
 ) -> "SparseCompute":
     """Let `model` compute by `plan` in passes that train; returns the handle that undoes it.
@@ -65,6 +67,7 @@ def sparsify(
         plan: a plan, its file, or the name of a published one.
         total_steps: optimizer steps of the run, of which `start` may be a share.
         digest: identity of the base weights, for the cache.
+        guesses: those of an earlier call for the same base; new ones are added to it.
         cache: folder in which guesses are kept; None: they are made anew.
         note: is told of damaged or unwritable cache files; by default a line on standard error.
 
@@ -75,7 +78,13 @@ def sparsify(
     if not isinstance(plan, SparsityPlan):
         plan = load_plan(plan)
     return SparseCompute(
-        model, plan, total_steps=total_steps, digest=digest, cache=cache, note=note or _print_note
+        model,
+        plan,
+        total_steps=total_steps,
+        digest=digest,
+        cache=cache,
+        guesses={} if guesses is None else guesses,
+        note=note or _print_note,
     )
 
 
@@ -90,6 +99,7 @@ class SparseCompute:
         total_steps: int | None,
         digest: str | None,
         cache: Path | None,
+        guesses: dict[str, Factors],
         note: Callable[[str], None],
     ) -> None:
         if getattr(model, "_gossamer_sparse", None) is not None:
@@ -97,8 +107,6 @@ class SparseCompute:
         self.plan = plan
         self.enabled = True
         """False: everything is dense until it is True again."""
-        self.force = False
-        """True: passes without gradients compute sparsely too; for measurements."""
         self.tally = Tally()
         """Of all passes."""
         self.step_tally = Tally()
@@ -115,7 +123,10 @@ class SparseCompute:
         linears = _scored_linears(layers, shares)
         factors: dict[str, Factors] = {}
         if plan.criterion == "svd":
-            factors = load_or_make(linears, rank=plan.rank, digest=digest, folder=cache, note=note)
+            new = {name: linear for name, linear in linears.items() if name not in guesses}
+            made = load_or_make(new, rank=plan.rank, digest=digest, folder=cache, note=note)
+            guesses.update(made)
+            factors = {name: guesses[name] for name in linears}
         self.predictor_bytes = sum(factor.num_bytes for factor in factors.values())
         """Bytes of the guesses."""
         with undone_on_error(self._replaced):
@@ -224,8 +235,7 @@ class SparseCompute:
     def _before(self, model: nn.Module, args: Any, kwargs: Any) -> None:
         self._outer.append(self._pass.split)
         self._pass.split = None
-        learns = torch.is_grad_enabled()
-        if not (model.training and learns) and not self.force:
+        if not (model.training and torch.is_grad_enabled()):
             return
         shape = _batch_shape(args, kwargs)
         if not self.is_sparse_step:
@@ -238,17 +248,34 @@ class SparseCompute:
                 "sparse compute: the model was given no labels, so it cannot be told which tokens "
                 "are context; pass labels to the model, or plan with tokens: all"
             )
-        split = split_tokens(
+        split = self._split(shape, labels, mask)
+        self._count(shape, split.sparse.numel())
+        if split.sparse.numel():
+            self._pass.split = split
+        self._draw_anew()
+
+    @contextmanager
+    def one_pass(self, labels: Tensor, mask: Tensor | None = None) -> Iterator[None]:
+        """Inside, layers compute sparsely whatever mode and step; for measurements.
+
+        `labels` and `mask` [batch, length] are those of the batch that they will be given.
+        """
+        before = self._pass.split
+        split = self._split((labels.shape[0], labels.shape[1]), labels, mask)
+        self._pass.split = split if split.sparse.numel() else None
+        try:
+            yield
+        finally:
+            self._pass.split = before
+
+    def _split(self, shape: tuple[int, int], labels: Any, mask: Any) -> TokenSplit:
+        return split_tokens(
             labels,
             mask if isinstance(mask, Tensor) and mask.dim() == 2 else None,
             shape=shape,
             tokens=self.plan.tokens,
             span=self.plan.span,
         )
-        self._count(shape, split.sparse.numel())
-        if split.sparse.numel():
-            self._pass.split = split
-        self._draw_anew()
 
     def _after(self, model: nn.Module, args: Any, output: Any) -> None:
         outer = self._outer.pop()

@@ -49,7 +49,7 @@ def load_or_make(
     A damaged file is named through `note` and written anew. None: no cache.
     """
     path = None
-    if folder is not None:
+    if folder is not None and linears:
         path = folder / f"{weights_key(linears, rank=rank, digest=digest)}.safetensors"
         found = _read(path, linears, note) if path.exists() else None
         if found is not None:

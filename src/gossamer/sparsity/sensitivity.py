@@ -1,18 +1,17 @@
 """How much each layer minds losing channels: the loss with one layer sparse, all others dense."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from gossamer.errors import DataError
 from gossamer.sparsity.apply import sparsify
 from gossamer.sparsity.plan import Shares, SparsityPlan
-
-Batch = dict[str, Tensor]
+from gossamer.sparsity.predictor import Factors
+from gossamer.sparsity.suffix import Batch, Halfway, total_loss
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,20 +57,24 @@ def sweep(
     `options` gives token rule, criterion and rank; its own shares are not used. `progress` hears of
     each measurement. Raises `DataError` if no token of the batches has a label.
     """
-    count = model.config.get_text_config().num_hidden_layers
-    dense = mean_loss(model, batches)
-    choices = [
-        Increase(layer, group, share, 0.0)
-        for layer in range(count)
-        for group, shares in (("mlp", mlp_shares), ("attention", attention_shares))
-        for share in shares
-    ]
-    found = []
-    for done, choice in enumerate(choices):
-        plan = plan_of([choice], options)
-        loss = sparse_loss(model, batches, plan) - dense
-        found.append(Increase(choice.layer, choice.group, choice.share, loss))
-        progress(done + 1, len(choices))
+    with evaluating(model), torch.no_grad():
+        halfway = [Halfway(model, batch) for batch in batches]
+        if not any(part.learnt for part in halfway):
+            raise DataError("no token of the rows is learnt; look at train_on and max_length")
+        dense = total_loss(halfway)
+        shares = [("mlp", share) for share in mlp_shares]
+        shares += [("attention", share) for share in attention_shares]
+        count = model.config.get_text_config().num_hidden_layers
+        guesses: dict[str, Factors] = {}
+        found = []
+        for layer in range(count):
+            for group, share in shares:
+                choice = Increase(layer, group, share, 0.0)
+                loss = _loss_under(model, halfway, plan_of([choice], options), guesses)
+                found.append(replace(choice, loss=loss - dense))
+                progress(len(found), count * len(shares))
+            for part in halfway:
+                part.advance()
     return Sensitivity(layers=count, dense_loss=dense, increases=found)
 
 
@@ -85,28 +88,27 @@ def plan_of(choices: Sequence[Increase], options: SparsityPlan) -> SparsityPlan:
 
 
 def sparse_loss(model: Any, batches: Sequence[Batch], plan: SparsityPlan) -> float:
-    """Mean loss per learnt token under `plan`, from the first step on."""
-    with sparsify(model, plan.updated({"start": 0})) as handle:
-        handle.force = True
-        return mean_loss(model, batches)
+    """Mean loss per learnt token with all layers computing by `plan`."""
+    with evaluating(model), torch.no_grad():
+        return _loss_under(model, [Halfway(model, batch) for batch in batches], plan, {})
 
 
-def mean_loss(model: Any, batches: Sequence[Batch]) -> float:
-    """Mean loss per learnt token, in nats."""
+def _loss_under(
+    model: Any, halfway: list[Halfway], plan: SparsityPlan, guesses: dict[str, Factors]
+) -> float:
     total, count = 0.0, 0
-    with torch.no_grad(), _evaluating(model):
-        for batch in batches:
-            learnt = int((batch["labels"][:, 1:] != -100).sum())
-            if learnt:
-                total += float(model(**batch, use_cache=False).loss) * learnt
-                count += learnt
-    if count == 0:
-        raise DataError("no token of the rows is learnt; look at train_on and max_length")
+    with sparsify(model, plan.updated({"start": 0}), guesses=guesses) as handle:
+        for part in halfway:
+            if part.learnt:
+                with handle.one_pass(part.batch["labels"], part.batch["attention_mask"]):
+                    total += part.loss() * part.learnt
+                count += part.learnt
     return total / count
 
 
 @contextmanager
-def _evaluating(model: Any) -> Any:
+def evaluating(model: Any) -> Iterator[None]:
+    """Inside, `model` is in evaluation mode."""
     training = model.training
     model.eval()
     try:

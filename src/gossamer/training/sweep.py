@@ -14,7 +14,8 @@ from gossamer.sparsity.choose import choose_plan
 from gossamer.sparsity.family import check_family
 from gossamer.sparsity.flops import WorkShape, lora_weights, work_shape
 from gossamer.sparsity.plan import SparsityPlan
-from gossamer.sparsity.sensitivity import Batch, Sensitivity, sparse_loss, sweep
+from gossamer.sparsity.sensitivity import Sensitivity, sparse_loss, sweep
+from gossamer.sparsity.suffix import Batch
 from gossamer.sparsity.tokens import split_tokens
 from gossamer.training.batches import collator
 from gossamer.training.data import DataSettings, Example, load_data
@@ -34,16 +35,16 @@ class SweepSettings(DataSettings):
     target: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)] = 0.5
     """Share of the operations of a run to keep, its dense start included."""
 
-    rows: PositiveInt = 32
+    rows: PositiveInt = 16
     """Rows of the data, chosen by the seed, on which losses are measured."""
 
     batch_size: PositiveInt = 8
     """Rows per forward pass."""
 
-    mlp_shares: list[Share] = Field(default=[0.5, 0.9, 0.97], min_length=1)
+    mlp_shares: list[Share] = Field(default=[0.75, 0.95], min_length=1)
     """Shares of MLP channels to try in each layer."""
 
-    attention_shares: list[Share] = Field(default=[0.25, 0.5, 0.75], min_length=1)
+    attention_shares: list[Share] = Field(default=[0.5, 0.75], min_length=1)
     """Shares of attention channels to try in each layer."""
 
     start: Annotated[float, Field(ge=0, lt=1)] = 0.05

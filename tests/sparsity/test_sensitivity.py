@@ -1,0 +1,110 @@
+"""The sweep, and the plan chosen from it."""
+
+import pytest
+import torch
+from sparse_case import batch, tiny_base
+
+from gossamer.errors import DataError, SettingError
+from gossamer.sparsity import SparsityPlan, sparsify
+from gossamer.sparsity.choose import choose_plan
+from gossamer.sparsity.flops import work_shape
+from gossamer.sparsity.picture import draw_plan
+from gossamer.sparsity.sensitivity import Increase, Sensitivity, sparse_loss, sweep
+
+OPTIONS = SparsityPlan(start=0)
+
+
+def test_a_sweep_measures_what_each_layer_alone_does_to_the_loss():
+    model, batches = tiny_base(), [batch(), batch(seed=1, padding="left")]
+    found = sweep(model, batches, mlp_shares=[0.5], attention_shares=[0.5], options=OPTIONS)
+    assert [(i.layer, i.group) for i in found.increases] == [
+        (layer, group) for layer in range(3) for group in ("mlp", "attention")
+    ]
+    model.train()
+    for increase in found.increases:
+        shares = {str(increase.layer): 0.5}
+        kinds = ["mlp"] if increase.group == "mlp" else ["qk", "vo"]
+        plan = OPTIONS.updated(dict.fromkeys(kinds, shares))
+        # The same through a whole training pass of the model.
+        with sparsify(model, plan):
+            losses = [model(**inputs).loss.item() for inputs in batches]
+        mean = sum(losses) / 2
+        assert found.dense_loss + increase.loss == pytest.approx(mean, rel=1e-6)
+    assert model.training
+
+
+def test_rows_without_labels_are_refused():
+    inputs = batch()
+    inputs["labels"].fill_(-100)
+    with pytest.raises(DataError, match="no token of the rows is learnt"):
+        sweep(tiny_base(), [inputs], mlp_shares=[0.5], attention_shares=[0.5], options=OPTIONS)
+
+
+def made_up(model):
+    """Layer 1 minds nothing, layer 0 most; MLPs mind more than attention."""
+    costs = {0: 1.0, 1: 0.0, 2: 0.1}
+    increases = [
+        Increase(layer, group, share, costs[layer] * share * (2 if group == "mlp" else 1))
+        for layer in range(3)
+        for group in ("mlp", "attention")
+        for share in (0.5, 0.9)
+    ]
+    return Sensitivity(layers=3, dense_loss=2.0, increases=increases)
+
+
+def all_choices(found):
+    import itertools
+
+    groups = {}
+    for increase in found.increases:
+        groups.setdefault((increase.layer, increase.group), [None]).append(increase)
+    return itertools.product(*groups.values())
+
+
+@pytest.mark.parametrize("target", [0.8, 0.6, 0.5, 0.44])
+def test_the_chosen_plan_costs_least_of_all_that_reach_the_target(target):
+    model = tiny_base()
+    shape, found = work_shape(model, adapter_weights=0), made_up(model)
+    length, sparse_tokens = 100, 0.9
+    plan = choose_plan(
+        found, shape, OPTIONS, target=target, length=length, sparse_tokens=sparse_tokens
+    )
+    kept = shape.kept_share(plan, length=length, sparse_tokens=sparse_tokens)
+    assert kept <= target
+    dense = shape.dense_work(length)
+    best = min(
+        sum(choice.loss for choice in choices if choice)
+        for choices in all_choices(found)
+        if 1 - sparse_tokens * sum(shape.dropped_work(c.shares) for c in choices if c) / dense
+        <= target
+    )
+    cost = {(i.layer, i.group, i.share): i.loss for i in found.increases}
+    loss = sum(
+        cost.get((layer, group, share), 0.0)
+        for layer, shares in enumerate(plan.all_shares(3))
+        for group, share in (("mlp", shares.mlp), ("attention", shares.qk))
+    )
+    assert loss == pytest.approx(best, abs=1e-6)
+    assert plan.num_layers == 3
+
+
+def test_a_target_out_of_reach_says_what_can_be_had():
+    model = tiny_base()
+    with pytest.raises(SettingError, match=r"target 0.1 cannot be reached: with 50% of the tokens"):
+        choose_plan(
+            made_up(model),
+            work_shape(model, adapter_weights=0),
+            OPTIONS,
+            target=0.1,
+            length=100,
+            sparse_tokens=0.5,
+        )
+
+
+def test_a_plan_has_a_picture(tmp_path):
+    model = tiny_base(dtype=torch.float32)
+    plan = SparsityPlan(name="cost in $", mlp={"1-2": 0.9}, qk={"2": 0.5}, vo={"2": 0.25})
+    draw_plan(plan, 3, tmp_path / "plan.png", sensitivity=made_up(model))
+    draw_plan(plan, 3, tmp_path / "alone.png")
+    assert (tmp_path / "plan.png").read_bytes().startswith(b"\x89PNG")
+    assert sparse_loss(model, [batch()], plan) > 0
