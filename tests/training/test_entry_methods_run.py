@@ -12,9 +12,13 @@ from gossamer.methods.slora.config import SloraConfig
 from gossamer.methods.slora.model import SloraModel
 from gossamer.methods.sparse_lora.config import SparseLoraConfig
 from gossamer.methods.sparse_lora.model import SparseLoraModel
+from gossamer.training.dry_run import dry_run
 from gossamer.training.events import Listener
 from gossamer.training.metrics import read_metrics, stage_records
 from gossamer.training.quiet import quiet_libraries
+from gossamer.training.settings import assemble
+
+from tiny import module_shapes
 
 SETTINGS = {
     "learning_rate": 3e-3,
@@ -69,6 +73,23 @@ def test_a_run_of_slora_reports_what_was_retained(tiny_model, rows, tmp_path):
     assert result.stages[1]["retained_energy"] == low["retained_energy"] > 0
     card = (tmp_path / "run" / "README.md").read_text()
     assert "| stage low-rank: retained energy | 0." in card
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_dry_run_counts_what_learns(case, tiny_model, rows, tmp_path):
+    settings = {**SETTINGS, **case}
+    options = {"model": str(tiny_model), "data": str(rows), "output": str(tmp_path / "run")}
+    lines = dry_run(assemble({}, options, settings)).lines()
+    shapes = module_shapes(tiny_model).values()
+    low_rank = sum(4 * (h_out + h_in) for h_out, h_in in shapes)
+    assert any(line.startswith(f"trainable parameters: {low_rank:,} of ") for line in lines)
+    if case["method"] == "slora":
+        sparse = sum(round(0.1 * h_out * h_in) for h_out, h_in in shapes)
+        stages = [line for line in lines if line.startswith("stage ")]
+        assert [line.split(", ")[-1] for line in stages] == [
+            f"{sparse:,} parameters",
+            f"{low_rank:,} parameters",
+        ]
 
 
 @pytest.mark.parametrize("case", [CASES[0], {"method": "sparse_lora", "mask": "random"}])

@@ -33,16 +33,16 @@ class Pattern:
                 "outside of it"
             )
         self.shape = shape
-        self.rows, self.columns = rows, columns
+        # Where `index` is int32, as in layers, these are views: 8 bytes per entry are added below.
+        self.rows, self.columns = index.to(torch.int32)
         self._row_starts = _starts(rows, shape[0])
-        self._order = torch.argsort(columns * shape[0] + rows)
         self._column_starts = _starts(columns, shape[1])
-        self._rows_by_column = rows[self._order].to(torch.int32)
-        self._columns_by_row = columns.to(torch.int32)
+        self._order = torch.argsort(columns * shape[0] + rows).to(torch.int32)
+        self._rows_by_column = self.rows[self._order]
 
     def matrix(self, values_n: Tensor) -> Tensor:
         """The sparse matrix [o, i] with those values."""
-        return torch.sparse_csr_tensor(self._row_starts, self._columns_by_row, values_n, self.shape)
+        return torch.sparse_csr_tensor(self._row_starts, self.columns, values_n, self.shape)
 
     def transposed(self, values_n: Tensor) -> Tensor:
         """The sparse matrix [i, o]."""
