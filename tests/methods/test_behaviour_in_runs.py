@@ -31,6 +31,12 @@ def rows(tmp_path_factory):
     return path
 
 
+@pytest.fixture(autouse=True)
+def _no_pictures(monkeypatch):
+    # Half of such a short run's time, and tested elsewhere.
+    monkeypatch.setattr("gossamer.training.run.draw_curve", lambda *args, **options: None)
+
+
 @pytest.mark.parametrize("name", methods.names())
 def test_it_learns_and_resumes_exactly(name, rows, tmp_path):
     """The same four rows in every step; stopped after two steps and resumed, all is the same."""
