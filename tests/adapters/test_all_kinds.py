@@ -209,7 +209,14 @@ WRONG = [
     ("prefix", {"num_attention_heads": 4}, BaseMismatchError, r"\[3, 4, 8\].*\[3, 2, 16\]"),
     ("dora", {"bias": "all"}, UnsupportedAdapterError, "bias"),
     ("ia3", {"peft_type": "VERA"}, UnsupportedAdapterError, "VERA"),
-    ("ia3", {"peft_type": "MADE_UP"}, UnsupportedAdapterError, "MADE_UP"),
+    ("ia3", {"peft_type": "MADE_UP"}, UnsupportedAdapterError, "MADE_UP.*merge_and_unload"),
+    (
+        "ia3",
+        {"peft_type": "GOSSAMER_BOTTLENECK"},
+        UnsupportedAdapterError,
+        "cannot be merged.*PEFT",
+    ),
+    ("ia3", {"peft_type": "GOSSAMER_SLORA"}, UnsupportedAdapterError, "result of `gossamer tune`"),
 ]
 
 
@@ -307,7 +314,7 @@ def test_another_base_shape(tmp_path, saved, shape):
 
 def test_layer_norms_are_refused_with_the_remedy(saved):
     folder = saved("norms", LNTuningConfig(target_modules=["input_layernorm"], **CAUSAL))
-    with pytest.raises(UnsupportedAdapterError, match=r"weights of norms.*serve the result"):
+    with pytest.raises(UnsupportedAdapterError, match=r"weights of norms.*serve that"):
         load_adapter(folder)
 
 

@@ -27,8 +27,10 @@ class Shape:
 class Sequences:
     """Sequences with keys and values of their own, in blocks scattered over a poisoned pool."""
 
-    def __init__(self, shape, lengths, seed=0):
+    def __init__(self, shape, lengths, seed=0, starts=None):
+        """starts: unused places at the beginning of each sequence's first block."""
         self.shape = shape
+        self.starts = starts or [0] * len(lengths)
         self.layout = KvLayout(
             num_layers=NUM_LAYERS,
             num_kv_heads=shape.num_kv_heads,
@@ -37,7 +39,10 @@ class Sequences:
             dtype=torch.float32,
         )
         rng = np.random.default_rng(seed)
-        per_sequence = [-(-length // shape.block_tokens) for length in lengths]
+        per_sequence = [
+            -(-(start + length) // shape.block_tokens)
+            for start, length in zip(self.starts, lengths, strict=True)
+        ]
         num_blocks = sum(per_sequence) + 5
         blocks = rng.permutation(num_blocks).tolist()
         self.blocks = [[blocks.pop() for _ in range(count)] for count in per_sequence]
@@ -69,7 +74,9 @@ class Sequences:
 
     def _batch(self, parts, long_chunk, num_workers):
         bt = self.shape.block_tokens
-        positions = np.concatenate([np.arange(low, low + n) for _, low, n in parts])
+        positions = np.concatenate(
+            [np.arange(low, low + n) + self.starts[s] for s, low, n in parts]
+        )
         sequence = np.concatenate([[i] * n for i, (_, _, n) in enumerate(parts)])
         starts = np.cumsum([0, *(n for _, _, n in parts)])
         longest = max(len(self.blocks[s]) for s, _, _ in parts)
@@ -88,7 +95,7 @@ class Sequences:
         order, bounds = balance(positions[short].tolist(), num_workers)
         return AttentionBatch(
             positions=positions.astype(np.int32),
-            sequence_start=np.zeros(len(parts), dtype=np.int32),
+            sequence_start=np.array([self.starts[s] for s, _, _ in parts], dtype=np.int32),
             token_sequence=sequence.astype(np.int32),
             token_block=tables[sequence, positions // bt],
             token_index=(positions % bt).astype(np.int32),
@@ -135,6 +142,19 @@ SHAPES = {
     "window-of-one": Shape(window=1, block_tokens=3),
     "window-longer-than-all": Shape(window=1000),
 }
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_sequences_that_begin_within_a_block(shape, backend):
+    """What lies before them there is not a number, and is not looked at."""
+    lengths = (2, 3, 15, 16, 37)
+    starts = [min(start, shape.block_tokens - 1) for start in (1, 0, 3, 2, 3)]
+    sequences = Sequences(shape, lengths, starts=starts)
+    whole = [(i, 0, length - 1) for i, length in enumerate(lengths)]
+    check(sequences.step(whole, backend), sequences, whole)
+    last = [(i, length - 1, 1) for i, length in enumerate(lengths)]
+    check(sequences.step(last, backend), sequences, last)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -4,10 +4,12 @@ import random
 from dataclasses import replace
 
 import pytest
+from engine_case import ask, check_idle, start
 from kinds_case import GREEDY, NAMES, Kinds, answers
 
 from gossamer.errors import RequestError
 from gossamer.serving.llm import LLM
+from gossamer.serving.messages import Finished
 
 # PEFT's SHiRA makes sparse tensors without saying whether they shall be checked.
 pytestmark = pytest.mark.filterwarnings("ignore:Sparse invariant checks:UserWarning")
@@ -94,6 +96,25 @@ def test_memory_so_small_that_adapters_come_and_go_and_sequences_start_over(kind
     assert stats.blocks_total == 24
     assert stats.adapter_evictions > 5
     assert stats.preemptions > 0
+
+
+def test_serving_12_check_4_no_block_is_lost_whatever_is_cancelled(kinds):
+    """Requests of all kinds in a small pool, many cancelled at any moment; the engine recounts."""
+    family = kinds("llama")
+    rng = random.Random(1)
+    engine = start(family.model, family.adapters, num_blocks=30, expected_new_tokens=2)
+    requests = []
+    for _ in range(150):
+        prompt = [rng.randrange(3, 259) for _ in range(rng.choice((1, 9, 40)))]
+        names = [None, *NAMES, "lora:0.5+shira:0.5"]
+        requests.append(ask(engine, prompt, rng.choice(names), max_tokens=rng.choice((1, 5, 20))))
+        if rng.random() < 0.4:
+            engine.cancel(rng.choice(requests).id)
+    for request in requests:
+        assert isinstance(request.wait(), Finished), request.finals
+    check_idle(engine)
+    assert engine.stats().adapter_evictions > 10
+    engine.shutdown()
 
 
 def test_virtual_tokens_count_towards_the_context(kinds):

@@ -29,13 +29,23 @@ _LINEAR: dict[str, Callable[..., LinearAdapter]] = {
 }
 _PREFIXES = ("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING")
 
+_MERGE = (
+    "merge it into its base model where it was trained (PEFT's merge_and_unload) and serve that"
+)
+_RESULT = "serve the result of `gossamer tune`, which is converted, not a checkpoint of the run"
+_OTHER = "run it with PEFT, or tune with a method that can be served"
+
 # Why a type that people do have cannot be an adapter here, and what to do.
 _REASONS = {
-    "LN_TUNING": "trains the weights of norms",
-    "TRAINABLE_TOKENS": "trains rows of the embedding",
-    "XLORA": "mixes adapters by a network of its own",
-    "ADALORA": "keeps its factors in three parts",
-    "VERA": "keeps random factors that its file need not hold",
+    "LN_TUNING": ("trains the weights of norms, which all requests share", _MERGE),
+    "TRAINABLE_TOKENS": ("trains rows of the embedding, which all requests share", _MERGE),
+    "ADALORA": ("keeps its factors in three parts", _RESULT),
+    "XLORA": ("mixes adapters by a network of its own", _OTHER),
+    "GOSSAMER_BOTTLENECK": ("puts networks behind the layers, which cannot be merged", _OTHER),
+    "GOSSAMER_LAMDA": ("keeps its factors in three parts", _RESULT),
+    "GOSSAMER_LORTA": ("keeps the factors of all layers together", _RESULT),
+    "GOSSAMER_SLORA": ("is in the middle of its training", _RESULT),
+    "GOSSAMER_SPARSE_LORA": ("keeps masks and factors apart", _RESULT),
 }
 
 
@@ -83,9 +93,8 @@ def load_linear(
 
 def unsupported(name: str, peft_type: str) -> UnsupportedAdapterError:
     """The error for a type of adapter that is not computed here."""
-    reason = _REASONS.get(peft_type.upper())
+    reason, remedy = _REASONS.get(peft_type.upper(), ("", _MERGE))
     what = f", which {reason}," if reason else ""
     return UnsupportedAdapterError(
-        f"adapter {name} is of type {peft_type}{what} and cannot be served as an adapter; merge it "
-        "into its base model where it was trained (PEFT's merge_and_unload) and serve the result"
+        f"adapter {name} is of type {peft_type}{what} and cannot be served as an adapter; {remedy}"
     )

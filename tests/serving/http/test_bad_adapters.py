@@ -90,6 +90,23 @@ def test_a_bad_adapter_is_refused_and_the_server_goes_on(address, name, stream):
     assert ask(address, "good").status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("model", "status", "words"),
+    [
+        ("good:0.5", 200, ""),
+        ("good:0.5+nobody:0.5", 404, "nobody"),
+        ("good:much", 400, "'much' is not a weight"),
+        ("good+truncated:0.5", 422, "truncated"),
+    ],
+)
+def test_adapters_with_weights(address, model, status, words):
+    reply = ask(address, model)
+    assert reply.status_code == status, reply.text
+    assert words in reply.text
+    if status == 200:
+        assert reply.json()["model"] == model
+
+
 def test_an_unknown_model_names_the_nearest(address):
     reply = ask(address, "god")
     assert reply.status_code == 404
