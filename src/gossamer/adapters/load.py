@@ -29,7 +29,7 @@ _LINEAR: dict[str, Callable[..., LinearAdapter]] = {
 }
 _PREFIXES = ("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING")
 
-_MERGE = (
+_MERGE = "merge it where it was trained (PEFT's merge_and_unload) and serve that as a model"
     "merge it into its base model where it was trained (PEFT's merge_and_unload) and serve that"
 )
 _RESULT = "serve the result of `gossamer tune`, which is converted, not a checkpoint of the run"
@@ -37,6 +37,7 @@ _OTHER = "run it with PEFT, or tune with a method that can be served"
 
 # Why a type that people do have cannot be an adapter here, and what to do.
 _REASONS = {
+    "BEFT": ("trains biases", _MERGE),
     "LN_TUNING": ("trains the weights of norms, which all requests share", _MERGE),
     "TRAINABLE_TOKENS": ("trains rows of the embedding, which all requests share", _MERGE),
     "ADALORA": ("keeps its factors in three parts", _RESULT),
