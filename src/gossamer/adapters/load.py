@@ -30,8 +30,6 @@ _LINEAR: dict[str, Callable[..., LinearAdapter]] = {
 _PREFIXES = ("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING")
 
 _MERGE = "merge it where it was trained (PEFT's merge_and_unload) and serve that as a model"
-    "merge it into its base model where it was trained (PEFT's merge_and_unload) and serve that"
-)
 _RESULT = "serve the result of `gossamer tune`, which is converted, not a checkpoint of the run"
 _OTHER = "run it with PEFT, or tune with a method that can be served"
 
