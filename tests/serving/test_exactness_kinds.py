@@ -11,6 +11,8 @@ from gossamer.errors import RequestError
 from gossamer.serving.llm import LLM
 from gossamer.serving.messages import Finished
 
+from tiny import module_shapes
+
 # PEFT's SHiRA makes sparse tensors without saying whether they shall be checked.
 pytestmark = pytest.mark.filterwarnings("ignore:Sparse invariant checks:UserWarning")
 
@@ -60,6 +62,24 @@ def test_serving_12_check_12_each_kind_alone(kinds):
         for request in family.requests[: len(NAMES) + 1]:
             (completion,) = answers(llm, [request])
             family.check(completion)
+        sizes = {status.name: status.num_bytes for status in llm.engine.adapters()}
+    check_sizes(family, sizes)
+
+
+def check_sizes(family, sizes):
+    """serving 12, check 6: each kind is charged what it weighs."""
+    shapes = module_shapes(family.model)
+    outputs = sum(h_out for h_out, _ in shapes.values())
+    both = outputs + sum(h_in for _, h_in in shapes.values())
+    assert sizes["lora"] == 4 * 8 * both
+    assert sizes["dora"] == 4 * 4 * both + 4 * outputs
+    assert sizes["ia3"] == 4 * 3 * (32 + 32 + 100)
+    assert sizes["shira-v"] == 8 * 3 * (48 + 32)
+    assert sizes["smt"] == 4 * 6 * (16 * 16 + 9 * 17 + 5)
+    assert sizes["loreft"] == 4 * 2 * (2 * 3 * 48 + 3)
+    assert sizes["direft"] == 4 * 4 * (2 * 5 * 48 + 5)
+    per_token = BLOCK_BYTES // 16
+    assert (sizes["prompt"], sizes["prefix-21"]) == (5 * per_token, 21 * per_token)
 
 
 @pytest.mark.parametrize(

@@ -65,13 +65,10 @@ def generated(tiny_model, folder, prompt):
     return tuple(out[0, len(prompt) :].tolist())
 
 
-@pytest.mark.parametrize("chunk", [7, 512])
-def test_served_in_one_batch_as_generated_alone(tiny_model, folder, chunk):
+def test_served_in_one_batch_as_generated_alone(tiny_model, folder):
     requests = [(prompt, name) for name in NAMES for prompt in PROMPTS]
     prompts, names = zip(*requests, strict=True)
-    with LLM(
-        tiny_model, adapters=folder, memory_gib=0.05, threads=1, max_batch_tokens=chunk
-    ) as llm:
+    with LLM(tiny_model, adapters=folder, memory_gib=0.05, threads=1, max_batch_tokens=33) as llm:
         completions = llm.generate(list(prompts), adapter=list(names), sampling=GREEDY)
         plain = llm.generate(PROMPTS, sampling=GREEDY)
     for (prompt, name), completion in zip(requests, completions, strict=True):
