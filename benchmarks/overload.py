@@ -30,6 +30,7 @@ class Player:
     def __init__(self, llm: LLM, names: list[str]) -> None:
         self._llm = llm
         self._names = names
+        self._vocabulary = len(llm.engine.tokenizer)
         self._rng = random.Random(1)
         self._numbers = iter(range(10**9))
 
@@ -49,7 +50,7 @@ class Player:
             else:
                 outcome.finished = now
 
-        prompt = tuple(self._rng.randrange(100, 40_000) for _ in range(arrival.prompt_tokens))
+        prompt = tuple(self._rng.randrange(self._vocabulary) for _ in range(arrival.prompt_tokens))
         request = Request(
             request_id=f"play-{next(self._numbers)}",
             prompt_token_ids=prompt,
