@@ -43,7 +43,8 @@ def with_lora(model, targets=tuple(ATTENTION), **config):
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.2)
     for parameter in peft_model.parameters():
-        parameter.data = parameter.data.to(model.dtype)
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.to(model.dtype)
     return peft_model.train()
 
 
