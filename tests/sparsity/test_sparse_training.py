@@ -142,12 +142,12 @@ def test_detach_base_sends_no_gradient_through_the_slices():
 # The compiler looks at gradients of tensors that have none.
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
 def test_compiled_models_compute_the_same():
-    model, inputs = lora(tiny_base(num_hidden_layers=2, dtype=torch.float32)), batch()
-    plan = SparsityPlan(mlp={"0-1": 0.6}, qk={"1": 0.5}, vo={"0": 0.5}, start=0)
+    model, inputs = lora(tiny_base(num_hidden_layers=1, dtype=torch.float32)), batch()
+    plan = SparsityPlan(mlp={"0": 0.6}, qk={"0": 0.5}, vo={"0": 0.5}, start=0)
     with sparsify(model, plan):
         expected = gradients(model, inputs)
         compiled = torch.compile(model, backend="aot_eager")
-        for seed in (0, 0, 1):
+        for seed in (0, 1):
             inputs = batch(seed=seed)
             got = compiled(**inputs)
             if seed == 0:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from gossamer.errors import SettingError
 from gossamer.sparsity.flops import WorkShape
-from gossamer.sparsity.plan import SparsityPlan, by_layers
+from gossamer.sparsity.plan import Shares, SparsityPlan, by_layers
 from gossamer.sparsity.sensitivity import Increase, Sensitivity, plan_of
 
 _GRID = 4000
@@ -28,23 +28,34 @@ def choose_plan(
     `margin`, negative ones above all, count as `margin`: such differences are noise.
     Raises `SettingError` if even the largest shares keep more than `target`.
     """
-    start = options.start if options.start < 1 else 0.0
-    needed = (
-        (1 - target) / (1 - start) * shape.dense_work(length) / sparse_tokens
-        if (sparse_tokens > 0)
-        else float("inf")
-    )
     groups = _by_group(sensitivity.increases)
-    most = sum(max(shape.dropped_work(i.shares) for i in group) for group in groups)
-    if needed > most:
-        least = start + (1 - start) * (1 - sparse_tokens * most / shape.dense_work(length))
+    largest = [max((i.shares for i in group), key=shape.dropped_work) for group in groups]
+    check_target(target, largest, shape, options, length=length, sparse_tokens=sparse_tokens)
+    start = options.start if options.start < 1 else 0.0
+    needed = (1 - target) / (1 - start) * shape.dense_work(length) / sparse_tokens
+    chosen = _knapsack(groups, shape, needed, margin)
+    return _tidy(plan_of(chosen, options), sensitivity.layers)
+
+
+def check_target(
+    target: float,
+    largest: Sequence[Shares],
+    shape: WorkShape,
+    options: SparsityPlan,
+    *,
+    length: float,
+    sparse_tokens: float,
+) -> None:
+    """Raise `SettingError` if a run keeps more than `target` even where all drop the `largest`."""
+    start = options.start if options.start < 1 else 0.0
+    dropped = sum(map(shape.dropped_work, largest))
+    least = start + (1 - start) * (1 - sparse_tokens * dropped / shape.dense_work(length))
+    if least > target:
         raise SettingError(
             f"target {target:g} cannot be reached: with {sparse_tokens:.0%} of the tokens sparse, "
             f"the largest shares keep {least:.2f} of the operations; allow larger shares, or use "
             "data with more context per learnt token"
         )
-    chosen = _knapsack(groups, shape, needed, margin)
-    return _tidy(plan_of(chosen, options), sensitivity.layers)
 
 
 def _by_group(increases: Sequence[Increase]) -> list[list[Increase]]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.errors import SettingError, TrainingError, UnsupportedAdapterError
+from gossamer.sparsity.branch import add_branch, fits
 from gossamer.sparsity.channels import HeadShape, key_scores, partners, top_channels
 from gossamer.sparsity.criteria import Criterion
 from gossamer.sparsity.plan import Shares, SparsityPlan, kept
@@ -101,6 +102,20 @@ class SparseGroup:
             return out if torch.is_autocast_enabled(x.device.type) else out.to(x.dtype)
 
         replaced.forward(linear, outside_graphs(forward))
+        if wrapped:
+            self._fuse_branch(name, module, replaced)
+
+    def _fuse_branch(self, name: str, module: Any, replaced: Replaced) -> None:
+        """Let the adapter's own layer add its branch in fewer passes while its base is sliced."""
+        whole = module.forward
+
+        def forward(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+            sliced = self._pass.split is not None and name in self._index
+            if not sliced or args or kwargs or not fits(module, x):
+                return whole(x, *args, **kwargs)
+            return add_branch(module, x, module.base_layer(x))
+
+        replaced.forward(module, outside_graphs(forward))
 
     def _begin(self, block: nn.Module, args: Any, kwargs: Any) -> None:
         self._index = {}

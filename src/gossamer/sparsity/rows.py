@@ -37,11 +37,13 @@ def join_rows(sparse: Tensor, dense: Tensor | None, split: TokenSplit) -> Tensor
     """The inverse: [batch, length, n]. `dense` may be None if there are no dense rows."""
     shape = (split.batch, split.length, sparse.shape[-1])
     if dense is None or split.all_sparse:
-        return sparse.reshape(shape)
-    out = sparse.new_empty(split.batch * split.length, sparse.shape[-1])
-    out.index_copy_(0, split.sparse, sparse)
-    out.index_copy_(0, split.dense, dense)
-    return out.view(shape)
+        # No view in autograd's eyes, so that adapters may add to it in place.
+        return torch.ops.aten._unsafe_view(sparse, shape)
+    out = sparse.new_empty(shape)
+    rows = out.view(-1, shape[-1])
+    rows.index_copy_(0, split.sparse, sparse)
+    rows.index_copy_(0, split.dense, dense)
+    return out
 
 
 def spread_columns(values: Tensor, index: Tensor, width: int) -> Tensor:

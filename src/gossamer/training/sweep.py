@@ -3,17 +3,17 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
 
 from gossamer.basemodel.find import resolve
 from gossamer.basemodel.load import load_model, load_tokenizer
-from gossamer.sparsity.choose import choose_plan
+from gossamer.sparsity.choose import check_target, choose_plan
 from gossamer.sparsity.family import check_family
 from gossamer.sparsity.flops import WorkShape, lora_weights, work_shape
-from gossamer.sparsity.plan import SparsityPlan
+from gossamer.sparsity.plan import Shares, SparsityPlan
 from gossamer.sparsity.sensitivity import Sensitivity, sparse_loss, sweep
 from gossamer.sparsity.suffix import Batch
 from gossamer.sparsity.tokens import split_tokens
@@ -49,6 +49,10 @@ class SweepSettings(DataSettings):
 
     start: Annotated[float, Field(ge=0, lt=1)] = 0.05
     """Share of a run's steps that are to be dense; written into the plan."""
+
+    span: Literal["batch", "sample"] = "sample"
+    """Which tokens a run keeps dense: from the first label to the last of each row, or (as
+    published) of the whole batch. Written into the plan; less is dense with sample."""
 
     lora_rank: PositiveInt = 16
     """Rank of the LoRA on all linear layers that is counted with the operations."""
@@ -104,10 +108,22 @@ def _find(
     settings: SweepSettings,
     progress: Callable[[int, int], None],
 ) -> SweepResult:
-    options = SparsityPlan(start=settings.start, name=settings.model.rstrip("/").split("/")[-1])
+    name = settings.model.rstrip("/").split("/")[-1]
+    options = SparsityPlan(start=settings.start, span=settings.span, name=name)
     shape = work_shape(model, adapter_weights=0)
     shape = work_shape(model, adapter_weights=lora_weights(shape, settings.lora_rank, mlp=True))
-    length, context = _tokens(batches)
+    length, context = _tokens(batches, settings.span)
+    attention = max(settings.attention_shares)
+    largest = Shares(mlp=max(settings.mlp_shares), qk=attention, vo=attention)
+    # Before the sweep, which takes minutes.
+    check_target(
+        settings.target,
+        [largest] * shape.layers,
+        shape,
+        options,
+        length=length,
+        sparse_tokens=context,
+    )
     found = sweep(
         model,
         batches,
@@ -144,13 +160,13 @@ def _batches(
     return batches
 
 
-def _tokens(batches: list[Batch]) -> tuple[float, float]:
+def _tokens(batches: list[Batch], span: Literal["batch", "sample"]) -> tuple[float, float]:
     """Mean length of a token's row, and the share of tokens that compute sparsely."""
     tokens = sparse = lengths = 0
     for batch in batches:
         rows, length = batch["labels"].shape
         split = split_tokens(
-            batch["labels"], None, shape=(rows, length), tokens="context", span="batch"
+            batch["labels"], None, shape=(rows, length), tokens="context", span=span
         )
         tokens += rows * length
         lengths += rows * length * length
