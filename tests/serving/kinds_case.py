@@ -106,7 +106,7 @@ class Kinds:
             elif "shira" in key:
                 weight.data.normal_(0, 0.25 * self.size)
             elif "prompt_encoder" in key:
-                weight.data.normal_(0, 1 if name.startswith("prefix") else 0.3)
+                weight.data.normal_(0, self.size * (1 if name.startswith("prefix") else 0.3))
         model.save_pretrained(self.adapters / name)
 
     def _save_reft(self, name, fields, seed):
