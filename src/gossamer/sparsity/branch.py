@@ -10,10 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+_PLAIN = {"peft.tuners.lora.layer.Linear", "peft.tuners.lora.bnb.Linear4bit"}
+
 
 def fits(module: Any, x: Tensor) -> bool:
     """Whether `module` computes base(x) + scaling * x A^T B^T and nothing else, at this moment."""
-    if not all(hasattr(module, name) for name in ("lora_A", "lora_B", "scaling", "lora_dropout")):
+    # Others' layers may have the same attributes and compute something else.
+    if f"{type(module).__module__}.{type(module).__name__}" not in _PLAIN:
         return False
     names = list(module.active_adapters)
     if len(names) != 1 or names[0] not in module.lora_A or names[0] in module.lora_variant:

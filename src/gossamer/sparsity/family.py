@@ -36,8 +36,9 @@ def decoder_layers(model: nn.Module) -> list[DecoderLayer]:
     found = [
         _layer(path, module)
         for path, module in model.named_modules()
-        if all(hasattr(getattr(module, "self_attn", None), name) for name in ATTENTION)
-        and all(hasattr(getattr(module, "mlp", None), name) for name in MLP)
+        # Its own modules: wrappers of blocks, such as ReFT's, pass on the names of what they wrap.
+        if all(hasattr(module._modules.get("self_attn"), name) for name in ATTENTION)
+        and all(hasattr(module._modules.get("mlp"), name) for name in MLP)
     ]
     if len(found) != config.num_hidden_layers:
         raise UnsupportedModelError(
