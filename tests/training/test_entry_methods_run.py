@@ -1,21 +1,11 @@
 """Runs of the methods that change single entries: exact resume, accumulation, plain TRL."""
 
 import pytest
-import torch
-from datasets import Dataset
-from peft import PeftModel
 from runs import quiet_tune, write_rows
-from trl import SFTConfig, SFTTrainer
 
-from gossamer.basemodel.load import load_model, load_tokenizer
-from gossamer.methods.slora.config import SloraConfig
-from gossamer.methods.slora.model import SloraModel
-from gossamer.methods.sparse_lora.config import SparseLoraConfig
-from gossamer.methods.sparse_lora.model import SparseLoraModel
 from gossamer.training.dry_run import dry_run
 from gossamer.training.events import Listener
 from gossamer.training.metrics import read_metrics, stage_records
-from gossamer.training.quiet import quiet_libraries
 from gossamer.training.settings import assemble
 
 from tiny import module_shapes
@@ -105,52 +95,3 @@ def test_gradient_checkpointing_and_accumulation_change_no_loss(case, tiny_model
     settings |= {"batch_size": 4, "gradient_accumulation": 1}
     whole = quiet_tune(tiny_model, rows, tmp_path / "whole", **settings)
     assert whole.losses == pytest.approx(plain.losses, rel=1e-4)
-
-
-def make_trainer(config, folder, tmp_path):
-    data = [{"prompt": f"What is {i} + 1?", "completion": f" It is {i + 1}."} for i in range(8)]
-    return SFTTrainer(
-        model=load_model(folder, dtype=torch.float32),
-        args=SFTConfig(
-            output_dir=str(tmp_path / "trl"),
-            use_cpu=True,
-            bf16=False,
-            max_steps=6,
-            per_device_train_batch_size=8,
-            learning_rate=1e-2,
-            lr_scheduler_type="constant",
-            logging_steps=1,
-            report_to=[],
-            disable_tqdm=True,
-            save_strategy="no",
-            dataloader_pin_memory=False,
-        ),
-        train_dataset=Dataset.from_list(data),
-        processing_class=load_tokenizer(folder),
-        peft_config=config,
-    )
-
-
-@pytest.mark.parametrize(
-    ("config", "tuner"),
-    [
-        (SloraConfig(target_modules="all-linear", density=0.1), SloraModel),
-        (SparseLoraConfig(target_modules="all-linear", density=0.1, r=4), SparseLoraModel),
-    ],
-)
-def test_plain_trl_trains_saves_and_loads_them(config, tuner, tiny_model, tmp_path):
-    config.task_type = "CAUSAL_LM"
-    with quiet_libraries():
-        trainer = make_trainer(config, tiny_model, tmp_path)
-        trainer.train()
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    assert losses[-1] < losses[0] - 0.2
-    model = trainer.model
-    assert isinstance(model.base_model, tuner)
-    model.save_pretrained(tmp_path / "saved", save_embedding_layers=False)
-    again = PeftModel.from_pretrained(
-        load_model(tiny_model, dtype=torch.float32), tmp_path / "saved"
-    )
-    ids = torch.arange(30)[None] + 5
-    with torch.no_grad():
-        assert torch.equal(model.eval()(input_ids=ids).logits, again.eval()(input_ids=ids).logits)

@@ -235,6 +235,22 @@ def test_more_steps_only_where_the_former_stages_stay(tiny_model, rows, tmp_path
         quiet_tune(output=tmp_path / "short", resume=True, max_steps=12)
 
 
+@pytest.mark.parametrize("method", ["adalora", "lamda"])
+def test_a_schedule_over_all_steps_forbids_more_of_them(method, tiny_model, rows, tmp_path):
+    settings = {"batch_size": 4, "scheduler": "constant", "warmup": 0, "max_steps": 4}
+    quiet_tune(tiny_model, rows, tmp_path / "run", method=method, **settings)
+    with pytest.raises(CheckpointError, match=f"what method '{method}' does in a step depends"):
+        quiet_tune(output=tmp_path / "run", resume=True, max_steps=6)
+
+
+def test_lamda_that_never_freezes_may_go_on(tiny_model, rows, tmp_path):
+    settings = {"method": "lamda", "rank": 4, "freeze_share": None, "batch_size": 4}
+    settings |= {"scheduler": "constant", "warmup": 0}
+    quiet_tune(tiny_model, rows, tmp_path / "short", max_steps=2, **settings)
+    long = quiet_tune(tiny_model, rows, tmp_path / "long", max_steps=3, **settings)
+    assert quiet_tune(output=tmp_path / "short", resume=True, max_steps=3).losses == long.losses
+
+
 @pytest.mark.parametrize("steps", [[3, 4], [7, 0], [], [3, 3]])
 def test_stages_that_do_not_make_up_the_run_are_a_mistake(steps):
     settings = RunSettings(model="m", data="d", output="o", learning_rate=1e-3)

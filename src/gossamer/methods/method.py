@@ -149,6 +149,11 @@ class Method(ABC, Generic[S]):
         """The stages of a run; they add up to `context.total_steps` steps."""
         return [Stage(name=self.name, steps=context.total_steps)]
 
+    def depends_on_total(self) -> bool:
+        """Whether what a step does depends on the number of steps of the run, beside the learning
+        rate and the stages: such a run cannot be made longer."""
+        return False
+
     def enter_stage(self, model: Any, index: int, context: MethodContext) -> Any:
         """The model of stage `index` (from 1) made of the model that stage `index - 1` has trained.
 

@@ -62,10 +62,17 @@ def enter(prepared: Prepared, model: Any, stage: StagePlan) -> Any:
 
 
 def check_stages(before: RunSettings, prepared: Prepared) -> None:
-    """Raise `CheckpointError` unless the stages are those of the run `before` but for the last."""
+    """Raise `CheckpointError` unless a run of more steps than `before` goes on as that began: with
+    the same stages but for the last, and a method that looks at no total."""
     context = prepared.context
     if before.max_steps is None or before.max_steps == prepared.plan.steps:
         return
+    if prepared.method.depends_on_total():
+        raise CheckpointError(
+            f"cannot resume with max_steps={prepared.plan.steps} instead of {before.max_steps}: "
+            f"what method '{prepared.method.name}' does in a step depends on the number of steps; "
+            "start a new run in another --output"
+        )
     shorter = prepared.method.stages(replace(context, total_steps=before.max_steps))
     if [(s.name, s.steps) for s in shorter[:-1]] != [
         (s.name, s.steps) for s in prepared.stages[:-1]

@@ -205,7 +205,7 @@ def test_the_parameters_budget_chooses_the_largest_rank_below(small):
 @pytest.mark.parametrize(
     ("methods", "message"),
     [
-        (["full", "lora"], "method 'full' has no size to choose"),
+        (["full", "lora"], "method 'full' has no setting from which"),
         (["lora:rank=4"], "'lora:rank=4' fixes rank, which the budget is to choose"),
         (["lora:learning_rate=1e-3"], "the smallest 'lora:learning_rate=1e-3' trains more"),
     ],

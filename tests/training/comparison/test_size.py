@@ -38,6 +38,10 @@ def test_the_largest_size_within_the_budget_is_found(name, tiny_model):
     assert 0 < _count(method.from_values(half), context) <= budget * 2 // 3
 
 
+def test_the_low_rank_methods_have_a_size():
+    assert {"lora", "slora", "sparse_lora", "lorta", "lamda", "loreft", "smt"} <= set(SIZED)
+
+
 def test_ranks_and_shares():
     share = _largest(lambda share: round(share * 12345), 100, whole=False)
     assert share == pytest.approx(100 / 12345, rel=1e-2)

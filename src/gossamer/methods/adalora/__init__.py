@@ -63,7 +63,7 @@ class Adalora(PeftMethod[AdaloraSettings]):
 
     Importance is the running mean of |weight * gradient| times its variation. The steps of the run
     are those of the schedule. The result is a plain LoRA adapter with a rank for each layer.
-    Learning rate: 1e-3, amid the paper's 5e-4 to 2e-3 for DeBERTaV3-base on GLUE.
+    Learning rate: 1e-3, a common choice for AdaLoRA, whose strengths start at zero; ours.
     """
 
     name = "adalora"
@@ -81,6 +81,9 @@ class Adalora(PeftMethod[AdaloraSettings]):
         total = context.total_steps
         first, last = int(settings.first_share * total), int(settings.last_share * total)
         return adalora_config(model, settings.model_dump(), first=first, last=last, total=total)
+
+    def depends_on_total(self) -> bool:
+        return True
 
     def prepare(self, model: Any, context: MethodContext) -> Any:
         from gossamer.methods.adalora.state import Allocation

@@ -56,8 +56,8 @@ class Houlsby(_Bottleneck):
     """h + scale * (U f(D h + b1) + b2) behind attention and MLP, before each is added (1902.00751).
 
     U and b2 start at zero, so the start is the base. The norms, which the paper trains too, stay as
-    they are. Not linear, so it cannot be merged. Learning rate: 3e-4, the middle of the three rates
-    that the paper searched.
+    they are. Not linear, so it cannot be merged. Learning rate: 3e-4, a common choice for adapters;
+    ours.
     """
 
     name = "houlsby"
@@ -71,7 +71,7 @@ class Pfeiffer(_Bottleneck):
     """h + scale * (U f(D h + b1) + b2) behind the MLP only (arXiv 2005.00247).
 
     Half the weights of `houlsby`, and about as good in the paper. Not linear, so it cannot be
-    merged. Learning rate: 1e-4, the paper's.
+    merged. Learning rate: 1e-4, a common choice for adapters; ours.
     """
 
     name = "pfeiffer"

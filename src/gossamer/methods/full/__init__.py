@@ -18,8 +18,8 @@ class FullSettings(MethodSettings):
 class Full(Method[FullSettings]):
     """All weights learn, kept in float32.
 
-    Learning rate: 2e-5, the rate of Stanford Alpaca for LLaMA-7B and the default of TRL; a tenth of
-    LoRA's, in line with the LoRA paper, whose full fine-tuning of GPT-3 used 1/40 of it.
+    Learning rate: 2e-5, the default of TRL, is a tenth of LoRA's; for the full fine-tuning of GPT-3
+    the LoRA paper took 1/40 of it.
     """
 
     name = "full"

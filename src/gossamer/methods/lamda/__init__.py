@@ -55,6 +55,9 @@ class _LamdaMethod(PeftMethod[L]):
         values["target_modules"] = resolve_targets(model, self.settings.target_modules)
         return LamdaConfig(task_type="CAUSAL_LM", allocation=self.allocation, **values)
 
+    def depends_on_total(self) -> bool:
+        return self.settings.freeze_share is not None
+
     def callbacks(self, context: MethodContext) -> list[Any]:
         from gossamer.methods.lamda.freezing import FreezeColumns
 
@@ -77,6 +80,7 @@ class Lamda(_LamdaMethod[LamdaSettings]):
     name = "lamda"
     summary = "a small matrix between singular vectors learns; very few parameters"
     settings_type = LamdaSettings
+    size_setting = "rank"
     allocation = "equal"
 
 

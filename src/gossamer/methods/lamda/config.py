@@ -13,7 +13,7 @@ class LamdaConfig(GossamerConfig):
     """LaMDA for `peft.get_peft_model` (arXiv 2406.12832).
 
     Give the trainer a `gossamer.methods.lamda.freezing.FreezeColumns()` callback: without it B
-    learns to the end.
+    learns to the end, and a warning says so.
     """
 
     tuner_type = PEFT_TYPE

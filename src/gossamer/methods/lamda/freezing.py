@@ -35,6 +35,8 @@ class FreezeColumns(TrainerCallback):
                 "freeze_share: columns cannot freeze while several processes train; set "
                 "freeze_share to null or train in one process"
             )
+        for layer, _ in layers:
+            layer.freezing = True
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         optimizer = kwargs["optimizer"]

@@ -39,6 +39,8 @@ class LamdaLinear(LowRankLayer):
         self.scaling: dict[str, float] = {}
         self.dropout: dict[str, float] = {}
         self.freeze_share: dict[str, float | None] = {}
+        self.freezing = False
+        """Whether a trainer's callback freezes columns."""
 
     def update_layer(self, adapter_name: str, config: LamdaConfig, rank: int, init: bool) -> None:
         """Add an adapter; without `init` its weights are zero, to be loaded.

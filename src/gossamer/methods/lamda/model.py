@@ -1,12 +1,16 @@
 """LaMDA as a PEFT tuner: `get_peft_model(model, LamdaConfig(...))`."""
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from gossamer.errors import SettingError
 from gossamer.methods.lamda.config import PEFT_TYPE, LamdaConfig
-from gossamer.methods.lamda.freezing import FreezeColumns
+from gossamer.methods.lamda.freezing import FreezeColumns, lamda_layers
 from gossamer.methods.lamda.layer import LamdaLinear
 from gossamer.methods.lamda.spectrum import allocate_ranks, energy_share
 from gossamer.methods.peft_bridge import GossamerTuner, register_tuner
@@ -14,12 +18,16 @@ from gossamer.methods.targets import linear_paths
 
 __all__ = ["FreezeColumns", "LamdaConfig", "LamdaModel"]
 
+_PASSES = 4
+"""Forward passes that may well be a probe; more of them are training."""
+
 
 class LamdaModel(GossamerTuner):
     """Trains a small square matrix between singular vectors of each weight."""
 
     prefix = "lamda_"
     tuner_layer_cls = LamdaLinear
+    _passes = 0
 
     def _prepare_adapter_config(self, peft_config: LamdaConfig, model_config: Any) -> LamdaConfig:
         if peft_config.target_modules is None:
@@ -54,6 +62,26 @@ class LamdaModel(GossamerTuner):
         return config.target_modules == "all-linear" or bool(
             self._check_target_module_exists(config, path)
         )
+
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        if self.training and torch.is_grad_enabled() and self._passes < _PASSES:
+            self._passes += 1
+            if self._passes == _PASSES:
+                self._warn_if_nothing_freezes()
+        with super()._enable_peft_forward_hooks(*args, **kwargs):
+            yield
+
+    def _warn_if_nothing_freezes(self) -> None:
+        for layer, name in lamda_layers(self):
+            if layer.freeze_share[name] is not None and not layer.freezing:
+                warnings.warn(
+                    "LaMDA learns without its callback, so no column of B will freeze: give the "
+                    "trainer callbacks=[FreezeColumns()] (gossamer.methods.lamda.model), or set "
+                    "freeze_share=None",
+                    stacklevel=2,
+                )
+                return
 
     def _create_and_replace(
         self,

@@ -19,8 +19,7 @@ class LnTuningSettings(MethodSettings):
 class LnTuning(PeftMethod[LnTuningSettings]):
     """y = g * x / rms(x) (and + b where the norm has one): g and b learn, the rest is frozen.
 
-    Learning rate: 1e-3, the upper end of the range that BitFit was searched in; the paper names
-    none for plain text.
+    Learning rate: 1e-3, as for `bitfit`, which moves as few weights; ours.
     """
 
     name = "ln_tuning"

@@ -26,7 +26,7 @@ class PTuningSettings(MethodSettings):
 class PTuning(SoftPromptMethod[PTuningSettings]):
     """[f(P); E(x)] instead of E(x): P and the network f learn, and only f(P) is kept.
 
-    Learning rate: 1e-3 is that of PEFT's guide to P-tuning.
+    Learning rate: 1e-3 is that of PEFT's guide to P-tuning, for RoBERTa-large.
     """
 
     name = "p_tuning"

@@ -30,8 +30,8 @@ class Pissa(PeftMethod[PissaSettings]):
 
     The start computes what the base computes, but the base is changed to the residual. The result
     of a run is a plain LoRA adapter of the untouched base, of twice the rank:
-    scale * (B A - B0 A0). Learning rate: 2e-5 is the paper's for LLaMA-2-7B; the factors start
-    large, so LoRA's rate is often too high.
+    scale * (B A - B0 A0). Learning rate: 2e-5 is the released script's for LLaMA-2-7B; the factors
+    start large, so LoRA's rate is often too high.
     """
 
     name = "pissa"

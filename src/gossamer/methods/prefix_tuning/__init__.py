@@ -28,8 +28,7 @@ class PrefixTuningSettings(MethodSettings):
 class PrefixTuning(SoftPromptMethod[PrefixTuningSettings]):
     """Attention sees [P_k; K] and [P_v; V] in every layer; only P_k and P_v learn.
 
-    Learning rate: 1e-2, with AdamW, is that of PEFT's guide; with `projection` the paper's 5e-5 is
-    nearer the mark.
+    Learning rate: 1e-2, with AdamW, is that of PEFT's guide; `projection` wants a far smaller one.
     """
 
     name = "prefix_tuning"

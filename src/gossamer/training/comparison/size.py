@@ -24,8 +24,8 @@ def fit_size(method: Method[Any], entry: Entry, context: MethodContext, budget: 
     name = method.size_setting
     if name is None:
         raise SettingError(
-            f"--budget params: method '{entry.method}' has no size to choose; leave it out, or "
-            "compare by steps or minutes"
+            f"--budget params: method '{entry.method}' has no setting from which its number "
+            "of trained parameters follows; leave it out, or compare by steps or minutes"
         )
     if name in entry.given:
         raise SettingError(
