@@ -122,10 +122,11 @@ def check_idle(engine):
         time.sleep(0.01)
     stats = engine.stats()
     assert stats.num_running == stats.num_waiting == stats.blocks_kv == 0
-    assert stats.blocks_free + stats.blocks_adapters == stats.blocks_total
+    held = stats.blocks_adapters + stats.blocks_cached
+    assert stats.blocks_free + held == stats.blocks_total
     assert not engine._by_id
-    assert not engine._adapters._host
-    assert all(entry.users == 0 for entry in engine._adapters.resident)
+    assert engine._adapters.host.num_bytes <= engine._adapters.host.max_bytes
+    assert all(e.users == e.requests == 0 for e in engine._adapters.resident)
     engine._recount()
 
 

@@ -1,5 +1,6 @@
 """A scheduler and an adapter store without tensors: files, reading and computing are pretended."""
 
+from collections import Counter
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -7,6 +8,7 @@ from gossamer.errors import UnknownModelError
 from gossamer.serving.adapter_entry import AdapterEntry
 from gossamer.serving.adapter_store import AdapterStore, Loaded
 from gossamer.serving.block_pool import BlockPool
+from gossamer.serving.memory.prefix_cache import PrefixCache
 from gossamer.serving.messages import Request, SamplingParams
 from gossamer.serving.scheduler import Scheduler, SchedulerLimits
 from gossamer.serving.sequence import Sequence
@@ -86,14 +88,33 @@ class ManualThreads:
 class World:
     """Pool, store and scheduler, and a model whose steps take no time."""
 
-    def __init__(self, num_blocks, sizes=(), *, adapter_bytes=1, policy=None, **limits):
+    def __init__(
+        self,
+        num_blocks,
+        sizes=(),
+        *,
+        adapter_bytes=1,
+        policy=None,
+        store=None,
+        prefixes=None,
+        **limits,
+    ):
         self.pool = BlockPool(num_blocks)
         self.folder = FakeFolder(dict(sizes))
         self.loader = FakeLoader(self.folder, adapter_bytes)
         self.rings = 0
-        self.store = AdapterStore(self.folder, self.pool, self.loader, self._ring)
-        self.store._threads.shutdown()
-        self.threads = self.store._threads = ManualThreads()
+        self.threads, self.copies = ManualThreads(), ManualThreads()
+        prefixes = {"enabled": False, **(prefixes or {})}
+        self.prefixes = PrefixCache(self.pool, limits.get("block_tokens", 4), **prefixes)
+        self.store = AdapterStore(
+            self.folder,
+            self.pool,
+            self.loader,
+            self._ring,
+            threads=self.threads,
+            prefixes=self.prefixes,
+            **{k: self.copies if v == "manual" else v for k, v in (store or {}).items()},
+        )
         self.limits = SchedulerLimits(
             **{
                 "block_tokens": 4,
@@ -111,14 +132,18 @@ class World:
     def _ring(self):
         self.rings += 1
 
-    def add(self, num_prompt, max_tokens, adapter=None, *, tenant="default", priority=0):
-        """Queue a request as the engine does."""
+    def add(
+        self, num_prompt, max_tokens, adapter=None, *, tenant="default", priority=0, prompt=None
+    ):
+        """Queue a request as the engine does; `prompt` are its tokens, if they matter."""
+        prompt = tuple(prompt or (7,) * num_prompt)
+        num_prompt = len(prompt)
         self._count += 1
         capacity = self.pool.num_blocks * self.limits.block_tokens
         sequence = Sequence(
             request=Request(
                 request_id=str(self._count),
-                prompt_token_ids=(7,) * num_prompt,
+                prompt_token_ids=prompt,
                 adapter=adapter,
                 sampling=SamplingParams(max_tokens=max_tokens),
                 tenant=tenant,
@@ -126,7 +151,7 @@ class World:
             ),
             adapter=self.store.look_up(adapter) if adapter else None,
             max_new_tokens=max_tokens if max_tokens is not None else capacity - num_prompt,
-            token_ids=[7] * num_prompt,
+            token_ids=list(prompt),
         )
         self.scheduler.add(sequence)
         return sequence
@@ -141,7 +166,7 @@ class World:
         for part in plan:
             sequence = part.sequence
             is_due = part.count == sequence.num_to_compute
-            sequence.num_computed += part.count
+            self.scheduler.computed(part)
             if is_due:
                 sequence.token_ids.append(8)
                 if sequence.num_left <= 0:
@@ -153,7 +178,8 @@ class World:
         """Step until nothing can be done without news, reading adapters as they are asked for."""
         for _ in range(limit):
             self.threads.run()
-            if not self.step() and not self.threads.jobs:
+            self.copies.run()
+            if not self.step() and not (self.threads.jobs or self.copies.jobs):
                 return
         raise AssertionError(f"not done after {limit} steps")
 
@@ -171,20 +197,30 @@ class World:
         for part in plan:
             room = len(part.sequence.blocks) * limits.block_tokens
             assert part.sequence.num_computed + part.count <= room
-            if part.sequence.adapter is not None:
-                assert part.sequence.adapter.table is not None
-                assert len(part.sequence.adapter.blocks) == part.sequence.adapter.num_blocks
+            adapter = part.sequence.adapter
+            for entry in adapter.parts if adapter is not None else ():
+                assert entry.table is not None
+                assert len(entry.blocks) == entry.num_blocks
         for sequence in scheduler.waiting:
             assert not sequence.blocks
             assert sequence.num_computed == 0
-        owned = sum(len(s.blocks) for s in scheduler.running)
-        owned += sum(len(e.blocks) for e in self.store.resident)
+        self.store.audit()
+        self.prefixes.audit(scheduler.running)
+        private = {b for s in scheduler.running for b in s.blocks}
+        private -= set(self.prefixes._by_block)
+        owned = len(private) + self.prefixes.num_blocks
+        owned += sum(len(e.blocks) for e in (*self.store.resident, *self.store.placing))
         assert owned + self.pool.num_free == self.pool.num_blocks
-        users: dict = {}
-        for sequence in scheduler.running:
-            users[sequence.adapter] = users.get(sequence.adapter, 0) + 1
+        users = _entries(scheduler.running)
+        requests = users + _entries(scheduler.waiting)
         for entry in self.store.resident:
-            assert entry.users == users.get(entry, 0)
+            assert entry.users == users[entry]
+            assert entry.requests == requests[entry]
+
+
+def _entries(sequences):
+    adapters = [sequence.adapter for sequence in sequences if sequence.adapter is not None]
+    return Counter(entry for adapter in adapters for entry in adapter.parts)
 
 
 def counts(plan):

@@ -344,7 +344,7 @@ def test_statuses_tell_what_clients_can_use(make_store):
     world.store.acquire(world.store.look_up("c"))
     found = {status.name: status for status in world.store.statuses()}
     states = {name: status.state for name, status in found.items()}
-    assert states == {"a": "registered", "b": "loading", "c": "resident", "d": "refused"}
+    assert states == {"a": "registered", "b": "host", "c": "resident", "d": "refused"}
     assert found["c"].rank == 1
     assert found["c"].digest == "c@0"
     assert found["a"].rank is None

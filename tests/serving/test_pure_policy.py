@@ -7,12 +7,23 @@ from pathlib import Path
 PURE = (
     "adapter_entry",
     "adapter_folder",
+    "adapter_names",
+    "adapter_paths",
+    "adapter_reader",
+    "adapter_status",
     "adapter_store",
     "admission",
     "bell",
     "block_pool",
     "door",
+    "histogram",
     "interface",
+    "memory.block_keys",
+    "memory.host_cache",
+    "memory.prefix_cache",
+    "memory.reclaim",
+    "memory.residency",
+    "memory.value",
     "messages",
     "outcomes",
     "request_checks",
@@ -22,6 +33,7 @@ PURE = (
     "scheduling.fairness",
     "scheduling.forecast",
     "scheduling.never_fits",
+    "scheduling.prefetch",
     "scheduling.quotas",
     "scheduling.room",
     "scheduling.tenants",
@@ -48,7 +60,13 @@ def test_policy_loads_no_tensors():
 def test_serving_6_policy_tests_run_where_torch_cannot_be_imported(tmp_path):
     """The tests of pool, store and scheduler themselves, but the long random ones."""
     here = Path(__file__).parent
-    files = ["test_block_pool.py", "test_scheduler.py", "test_scheduler_adapters.py", "scheduling"]
+    files = [
+        "test_block_pool.py",
+        "test_scheduler.py",
+        "test_scheduler_adapters.py",
+        "scheduling",
+        "memory",
+    ]
     arguments = [
         "--noconftest",
         *("-q", "-p", "no:cacheprovider", "-k", "not random", "-o", f"pythonpath={here}"),

@@ -204,7 +204,7 @@ def test_random_lives(seed):
     assert not world.scheduler.running
     assert len(world.done) + len(refused) + len(cancelled) == len(added)
     assert set(world.done) | refused | cancelled == set(added)
-    assert not world.store._host
+    assert not len(world.store.host)
     world.store.reclaim(num_blocks)
     assert world.pool.num_free == num_blocks
     assert world.pool.num_free == num_blocks

@@ -98,17 +98,6 @@ def load_intervention(
     )
 
 
-def positions_to_edit(num_prompt: int, first: int, last: int) -> tuple[int, int]:
-    """How many of the first and of the last positions of a prompt are edited.
-
-    A prompt shorter than first + last shares its positions out, the greater half to the last
-    (arXiv:2404.03592): none is edited twice.
-    """
-    if num_prompt >= first + last:
-        return first, last
-    return min(first, num_prompt // 2), min(last, -(-num_prompt // 2))
-
-
 def _edits(name: str, tensors: Mapping[str, Tensor]) -> tuple[dict[int, Edit], dict[int, Edit]]:
     found: dict[tuple[bool, int], dict[str, Tensor]] = {}
     for key in sorted(tensors):

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gossamer.adapters.intervention import positions_to_edit
+from gossamer.adapters.edit_positions import positions_to_edit
 from gossamer.kernels import gain, grouped_lora, hidden_edit, sparse_delta
 from gossamer.kernels.gain import GainBatch
 from gossamer.kernels.grouped_lora import LoraBatch

@@ -6,24 +6,29 @@ from pathlib import Path
 from typing import Any
 
 from gossamer.errors import GossamerError
+from gossamer.serving.memory.value import Heat
 
 
 class AdapterState(enum.Enum):
-    """registered -> loading -> host -> resident (-> registered when evicted), or an end: refused,
-    replaced."""
+    """registered -> loading -> host -> placing -> resident, and back to host (or registered, when
+    the host cache has no room) by eviction; or an end: refused, replaced, removed."""
 
     REGISTERED = "registered"
     """Known on disk; nothing read."""
     LOADING = "loading"
     """Being read and checked in the background."""
     HOST = "host"
-    """Read and checked, waiting for blocks."""
+    """Read and checked; its rows are in host memory."""
+    PLACING = "placing"
+    """Its rows are being copied into its blocks in the background."""
     RESIDENT = "resident"
     """Its rows are in the pool."""
     REFUSED = "refused"
     """Cannot be served; `error` tells why. New files under the name make a new entry."""
     REPLACED = "replaced"
     """Was evicted, and other files lie in its place now: this version is lost."""
+    REMOVED = "removed"
+    """Was unloaded, and the last request that used it has ended."""
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
@@ -38,6 +43,18 @@ class AdapterEntry:
     state: AdapterState = AdapterState.REGISTERED
     users: int = 0
     """Running sequences; > 0 forbids eviction."""
+    requests: int = 0
+    """Accepted requests that have not ended; an unload waits for them."""
+    pinned: bool = False
+    """Never evicted, neither from the pool nor from host memory."""
+    draining: bool = False
+    """Unloaded: no new request gets it, accepted ones end with it."""
+    hits: int = 0
+    """Requests that named it."""
+    used_at: float | None = None
+    """Unix time of the last of them."""
+    heat: Heat = field(default_factory=Heat)
+    """Of its uses, for eviction."""
     last_used: int = 0
     """A count that grows with every use."""
     num_blocks: int | None = None
@@ -45,9 +62,17 @@ class AdapterEntry:
     blocks: list[int] = field(default_factory=list)
     error: GossamerError | None = None
     rows: Any = None
-    """Its rows in host memory (state HOST) ..."""
+    """Its rows, if they are in host memory (in state HOST they are)."""
     table: Any = None
-    """... or the table that finds them in the pool (state RESIDENT)."""
+    """Finds the rows in the pool (state RESIDENT)."""
+    is_copied: bool = True
+    """Whether placing it is but a copy, which may be done in the background."""
+    edited: tuple[int, int] | None = None
+    """Of an intervention: how many of the first and last positions of a prompt it edits."""
+    read_seconds: float = 0.0
+    """That reading and checking took ..."""
+    place_seconds: float = 0.0
+    """... and placing, last time."""
     kind: str | None = None
     """low-rank, gain, sparse, intervention or prefix; None until read."""
     num_virtual_tokens: int = 0
@@ -69,4 +94,11 @@ class AdapterEntry:
     @property
     def blocks_to_load(self) -> int:
         """Blocks that it takes when it becomes resident."""
-        return 0 if self.state is AdapterState.RESIDENT else self.num_blocks or 0
+        is_in_blocks = self.state in (AdapterState.RESIDENT, AdapterState.PLACING)
+        return 0 if is_in_blocks else self.num_blocks or 0
+
+    @property
+    def seconds_to_return(self) -> float:
+        """To have it resident again, were it evicted now; 1 ms at least (below is noise)."""
+        reading = self.read_seconds if self.rows is None else 0.0
+        return max(reading + self.place_seconds, 1e-3)

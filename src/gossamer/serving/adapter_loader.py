@@ -4,10 +4,11 @@ from pathlib import Path
 
 from torch import Tensor
 
-from gossamer.adapters.load import BaseShape, load_adapter
+from gossamer.adapters.intervention import InterventionAdapter
+from gossamer.adapters.load import Adapter, BaseShape, load_adapter
 from gossamer.adapters.prefix import PrefixAdapter
 from gossamer.serving.adapter_entry import AdapterEntry
-from gossamer.serving.adapter_store import Loaded
+from gossamer.serving.adapter_reader import Loaded
 from gossamer.serving.kinds.pack import HostAdapter, Packer
 from gossamer.serving.kinds.resident import Resident
 from gossamer.serving.runner import Runner
@@ -38,8 +39,17 @@ class AdapterLoader:
             digest=adapter.digest,
             kind=adapter.kind,
             num_virtual_tokens=adapter.num_tokens if isinstance(adapter, PrefixAdapter) else 0,
+            edited=_edited(adapter),
+            # A prefix is computed by the model, which only the engine's thread may use.
+            is_copied=rows.prefix is None,
         )
 
     def place(self, rows: HostAdapter, blocks: list[int]) -> Resident:
         """Copy an adapter into blocks."""
         return rows.place(self._pool, blocks, self._runner)
+
+
+def _edited(adapter: Adapter) -> tuple[int, int] | None:
+    if not isinstance(adapter, InterventionAdapter):
+        return None
+    return adapter.first_positions, adapter.last_positions

@@ -1,181 +1,136 @@
-"""Adapters between disk and pool: loaded in the background, placed in blocks, evicted when idle.
+"""Adapters between disk and pool: read in the background, placed in blocks, evicted when idle.
 
 All methods run on the engine's thread but `look_up` and `statuses`, which any thread may call.
 """
 
-import threading
+import time
+from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any, Protocol
+from concurrent.futures import Executor, ThreadPoolExecutor
 
-from gossamer.errors import (
-    AdapterFormatError,
-    AdapterReplacedError,
-    CapacityError,
-    GossamerError,
-    UnknownModelError,
-)
+from gossamer.errors import CapacityError, UnknownModelError
 from gossamer.serving.adapter_entry import AdapterEntry, AdapterState
-from gossamer.serving.adapter_folder import AdapterFolder
-from gossamer.serving.blend import AnyAdapter, Blend, parse_blend
+from gossamer.serving.adapter_names import AdapterNames, Folder
+from gossamer.serving.adapter_reader import AdapterReader, Loaded, Loader
+from gossamer.serving.adapter_status import status_of
+from gossamer.serving.blend import AnyAdapter
 from gossamer.serving.block_pool import BlockPool
 from gossamer.serving.interface import AdapterStatus
+from gossamer.serving.memory.host_cache import HostCache
+from gossamer.serving.memory.prefix_cache import PrefixCache
+from gossamer.serving.memory.reclaim import Reclaimer
+from gossamer.serving.memory.residency import Residency
 
+__all__ = ["AdapterStore", "Loaded", "Loader"]
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Loaded:
-    """What a loader makes of an adapter's files."""
-
-    rows: Any
-    num_blocks: int
-    num_bytes: int
-    rank: int | None
-    digest: str
-    kind: str = "low-rank"
-    num_virtual_tokens: int = 0
-
-
-class Loader(Protocol):
-    """Reads adapters and writes their rows into blocks; the only one that knows tensors."""
-
-    def load(self, entry: AdapterEntry) -> Loaded:
-        """Read and check; raises `GossamerError`. Called on the loading thread."""
-
-    def place(self, rows: Any, blocks: list[int]) -> Any:
-        """Copy rows into blocks; returns the table that finds them."""
+MAX_PINNED = 0.5
+"""Of the pool: pinned adapters may take no more, or nothing could be computed beside them."""
 
 
 class AdapterStore:
-    """All adapters of a folder and where each of them is."""
+    """All adapters that can be named and where each of them is."""
 
     def __init__(
         self,
-        folder: AdapterFolder,
+        folder: Folder,
         pool: BlockPool,
         loader: Loader,
         wake: Callable[[], None],
         *,
         threads: Executor | None = None,
+        copies: Executor | None = None,
+        host_bytes: int = 0,
+        prefixes: PrefixCache | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`wake` is called on the loading thread whenever an adapter has been read.
+        """`wake` is called on another thread whenever an adapter has been read or copied.
 
-        `threads` is where adapters are read; a thread of its own unless given.
+        `threads` is where adapters are read, a thread of its own unless given; `copies` where they
+        are copied into the pool, the engine's unless given. `host_bytes` bounds the host cache.
         """
-        self._folder = folder
+        self.names = AdapterNames(folder)
+        self.prefixes = prefixes or PrefixCache(pool, 1, enabled=False)
+        self.host = HostCache(host_bytes)
         self._pool = pool
-        self._loader = loader
-        self._wake = wake
-        self._lock = threading.Lock()
-        self._current: dict[str, AdapterEntry] = {}
-        self._resident: dict[AdapterEntry, None] = {}
-        self._loading: dict[AdapterEntry, Future[Loaded]] = {}
-        self._host: dict[AdapterEntry, None] = {}
         self._threads = threads or ThreadPoolExecutor(1, thread_name_prefix="gossamer-adapters")
-        self._clock = 0
-        self.num_loads = 0
-        self.num_evictions = 0
+        self._copies = copies
+        self._clock = clock
+        self.reader = AdapterReader(loader, self._threads, wake, pool.num_blocks)
+        self._residency = Residency(pool, loader, wake, copies)
+        self._reclaimer = Reclaimer(
+            pool, self._residency, self.prefixes, self.names.is_current, clock
+        )
+        self._uses = 0
+        self._draining: dict[AdapterEntry, list[Callable[[], None]]] = {}
+        self.hits: Counter[str] = Counter(resident=0, host=0, disk=0)
+        """Requests by where their adapter was when they came."""
+        self.num_pinned_blocks = 0
 
-    # Looking up, from any thread.
+    # From any thread.
 
     def look_up(self, name: str) -> AnyAdapter:
-        """The adapter `name`, or several with weights (`blend.parse_blend`).
-
-        Raises `UnknownModelError`, the reason why an adapter is refused, or `RequestError` for
-        weights that make no sense.
-        """
-        try:
-            return self._look_up_one(name)
-        except UnknownModelError:
-            parts = parse_blend(name)
-            if parts is None:
-                raise
-        entries = tuple(self._look_up_one(part) for part, _ in parts)
-        blend = Blend(entries, tuple(weight for _, weight in parts))
-        if blend.error is not None:
-            raise blend.error.with_traceback(None)
-        return blend
-
-    def _look_up_one(self, name: str) -> AdapterEntry:
-        """The entry for the files under `name` now; the same one as long as they do not change."""
-        fresh = self._folder.look_up(name)
-        with self._lock:
-            known = self._current.get(name)
-            if known is None or known.signature != fresh.signature:
-                known = self._current[name] = fresh
-        if known.error is not None:
-            # One error for many callers: their frames must not pile up in its traceback.
-            raise known.error.with_traceback(None)
-        return known
+        """See `AdapterNames.look_up`."""
+        return self.names.look_up(name)
 
     def statuses(self) -> list[AdapterStatus]:
-        """All adapters that can be named now."""
-        found = []
-        for name in self._folder.names():
-            try:
-                entry = self._look_up_one(name)
-            except UnknownModelError:
-                continue
-            except GossamerError:
-                known = self._current.get(name)
-                if known is None:
-                    continue
-                entry = known
-            found.append(_status(entry))
-        return found
+        """All adapters that can be named now, and those that are on their way out."""
+        leaving = [status_of(entry) for entry in list(self._draining)]
+        return [*map(status_of, self.names.all()), *leaving]
+
+    # Requests.
+
+    def hold(self, adapter: AnyAdapter) -> None:
+        """A request for `adapter` was accepted."""
+        for entry in adapter.parts:
+            entry.requests += 1
+
+    def count(self, adapter: AnyAdapter) -> None:
+        """A new request, not counted before, names `adapter`."""
+        for entry in adapter.parts:
+            entry.hits += 1
+            entry.used_at = time.time()
+            is_resident = entry.state is AdapterState.RESIDENT
+            is_near = entry.state in (AdapterState.HOST, AdapterState.PLACING)
+            self.hits["resident" if is_resident else "host" if is_near else "disk"] += 1
+
+    def let_go(self, adapter: AnyAdapter) -> None:
+        """A request for `adapter` has ended.
+
+        One that was unloaded, or replaced by other files, is removed with its last request.
+        """
+        for entry in adapter.parts:
+            assert entry.requests > 0
+            entry.requests -= 1
+            self._remove_if_done(entry)
+
+    def exchange(self, former: AnyAdapter, adapter: AnyAdapter) -> AnyAdapter:
+        """A request for `former` takes `adapter` instead; returns it."""
+        self.hold(adapter)
+        self.let_go(former)
+        return adapter
 
     # Loading.
 
     def start_load(self, adapter: AnyAdapter) -> None:
         """Have `adapter` read in the background, unless that is done or under way."""
         for entry in adapter.parts:
-            if entry.state is AdapterState.REGISTERED:
-                entry.state = AdapterState.LOADING
-                future = self._threads.submit(self._loader.load, entry)
-                self._loading[entry] = future
-                future.add_done_callback(lambda _: self._wake())
+            self.reader.start(entry)
 
     def collect_loads(self) -> None:
-        """Take over what has been read since the last call."""
-        for entry, future in [pair for pair in self._loading.items() if pair[1].done()]:
-            del self._loading[entry]
-            self._take_over(entry, future)
+        """Take over what has been read and copied since the last call."""
+        for entry in self.reader.collect():
+            if entry.state is AdapterState.HOST:
+                self.host.put(entry)
+            elif entry.state is AdapterState.REPLACED:
+                self.names.forget(entry)
+            self._remove_if_done(entry)
+        for entry in self._residency.collect():
+            self._remove_if_done(entry)
 
-    def _take_over(self, entry: AdapterEntry, future: "Future[Loaded]") -> None:
-        try:
-            loaded = future.result()
-        except GossamerError as error:
-            entry.error, entry.state = _without_path(error, entry), AdapterState.REFUSED
-            return
-        except Exception as error:  # a reader's bug must not take the engine down
-            entry.error = AdapterFormatError(f"adapter {entry.name} cannot be read: {error}")
-            entry.state = AdapterState.REFUSED
-            return
-        if entry.digest not in (None, loaded.digest):
-            self._give_up(entry)
-            return
-        entry.rank, entry.digest, entry.kind = loaded.rank, loaded.digest, loaded.kind
-        entry.num_virtual_tokens = loaded.num_virtual_tokens
-        entry.num_blocks, entry.num_bytes = loaded.num_blocks, loaded.num_bytes
-        if loaded.num_blocks >= self._pool.num_blocks:
-            entry.error = CapacityError(
-                f"adapter {entry.name} needs {loaded.num_blocks} blocks and the pool has "
-                f"{self._pool.num_blocks}; serve with more --memory"
-            )
-            entry.state = AdapterState.REFUSED
-            return
-        entry.rows, entry.state = loaded.rows, AdapterState.HOST
-        self._host[entry] = None
-
-    def _give_up(self, entry: AdapterEntry) -> None:
-        with self._lock:
-            if self._current.get(entry.name) is entry:
-                del self._current[entry.name]
-        entry.error = AdapterReplacedError(
-            f"adapter {entry.name} was replaced while this request, begun with the former one, "
-            "waited for memory; send it again"
-        )
-        entry.state = AdapterState.REPLACED
+    def drop_unneeded_rows(self, needed: set[AnyAdapter]) -> None:
+        """Keep the host cache within its bound; rows that a waiting request needs stay."""
+        if self.host.num_bytes > self.host.max_bytes:
+            self.host.trim({entry for adapter in needed for entry in adapter.parts})
 
     # Residency.
 
@@ -187,6 +142,29 @@ class AdapterStore:
             return False
         room = self._pool.num_free + self.num_reclaimable(sparing=adapter)
         return adapter.blocks_to_load <= room
+
+    def bring(self, adapter: AnyAdapter) -> bool:
+        """Begin to copy what is missing of `adapter` in the background. Ask `can_acquire` first.
+
+        True if `acquire` need not wait: nothing is missing, or only what is placed at once.
+        """
+        for entry in adapter.parts:
+            if entry.state is AdapterState.HOST and self._residency.can_copy(entry):
+                assert entry.num_blocks is not None
+                freed = self._reclaimer.reclaim(entry.num_blocks, adapter.parts)
+                assert freed, "can_acquire was not asked"
+                self._residency.start(entry)
+                self.host.touch(entry)
+        return all(entry.state is not AdapterState.PLACING for entry in adapter.parts)
+
+    def prefetch(self, adapter: AnyAdapter, floor: int) -> None:
+        """Begin to copy what was read of `adapter`, if that leaves `floor` blocks free."""
+        for entry in adapter.parts:
+            if entry.state is not AdapterState.HOST or not self._residency.can_copy(entry):
+                continue
+            if self._pool.can_take((entry.num_blocks or 0) + floor):
+                self._residency.start(entry)
+                self.host.touch(entry)
 
     def acquire(self, adapter: AnyAdapter) -> None:
         """Count one more user, placing the rows first where needed. Ask `can_acquire` first."""
@@ -203,6 +181,7 @@ class AdapterStore:
             assert entry.state is AdapterState.RESIDENT
             entry.users += 1
             self._touch(entry)
+            entry.heat.touch(self._clock())
 
     def release(self, adapter: AnyAdapter) -> None:
         """Count one user less; an adapter without users stays until its blocks are needed."""
@@ -212,93 +191,114 @@ class AdapterStore:
             self._touch(entry)
 
     def num_reclaimable(self, *, sparing: AnyAdapter | None = None) -> int:
-        """Blocks of adapters that nobody uses, `sparing` not counted."""
-        spared = sparing.parts if sparing is not None else ()
-        return sum(len(e.blocks) for e in self._resident if e.users == 0 and e not in spared)
+        """Blocks of adapters and prefixes that nobody uses, `sparing` not counted."""
+        return self._reclaimer.num_reclaimable(sparing.parts if sparing is not None else ())
 
     def reclaim(self, count: int, *, sparing: AnyAdapter | None = None) -> bool:
-        """Evict idle adapters, longest unused first, until `count` blocks are free."""
-        if self._pool.can_take(count):
-            return True
-        spared = sparing.parts if sparing is not None else ()
-        idle = sorted(
-            (e for e in self._resident if e.users == 0 and e not in spared),
-            # What can no longer be asked for (its files were replaced) goes first.
-            key=lambda e: (self._current.get(e.name) is e, e.last_used),
-        )
-        for entry in idle:
-            if self._pool.can_take(count):
-                break
-            self._evict(entry)
-        return self._pool.can_take(count)
-
-    def drop_unneeded_rows(self, needed: set[AnyAdapter]) -> None:
-        """Forget rows in host memory that no waiting request needs any more."""
-        entries = {entry for adapter in needed for entry in adapter.parts}
-        for entry in [e for e in self._host if e not in entries]:
-            del self._host[entry]
-            entry.rows, entry.state = None, AdapterState.REGISTERED
+        """Put out what is idle, the least valuable first, until `count` blocks are free."""
+        return self._reclaimer.reclaim(count, sparing.parts if sparing is not None else ())
 
     def close(self) -> None:
-        """Stop the loading thread."""
-        self._threads.shutdown(wait=True, cancel_futures=True)
+        """Stop the loading threads."""
+        for threads in (self._threads, self._copies):
+            if threads is not None:
+                threads.shutdown(wait=True, cancel_futures=True)
 
     @property
     def resident(self) -> list[AdapterEntry]:
         """Adapters whose rows are in the pool."""
-        return list(self._resident)
+        return list(self._residency.resident)
+
+    @property
+    def placing(self) -> list[AdapterEntry]:
+        """Adapters whose rows are being copied there."""
+        return list(self._residency.placing)
+
+    @property
+    def num_loads(self) -> int:
+        """Times that an adapter was placed in the pool."""
+        return self._residency.num_loads
+
+    @property
+    def num_evictions(self) -> int:
+        """Times that one was put out."""
+        return self._residency.num_evictions
 
     @property
     def is_loading(self) -> bool:
         """Whether anything is being read."""
-        return bool(self._loading)
+        return len(self.reader) > 0
+
+    # At run time.
+
+    def unload(self, name: str, done: Callable[[], None]) -> None:
+        """Take `name` away: new requests do not find it, accepted ones end with it.
+
+        `done` is called when the last of them has. Raises `UnknownModelError`.
+        """
+        entry = self.names.take(name)
+        self.pin(entry, pinned=False)
+        entry.draining = True
+        self._draining.setdefault(entry, []).append(done)
+        self._remove_if_done(entry)
+
+    def pin(self, entry: AdapterEntry, *, pinned: bool) -> None:
+        """Keep a resident adapter in the pool, or no longer.
+
+        Raises `CapacityError` if too little memory would be left for anything else.
+        """
+        if pinned == entry.pinned:
+            return
+        own = entry.num_blocks or 0
+        if pinned and self.num_pinned_blocks + own > MAX_PINNED * self._pool.num_blocks:
+            raise CapacityError(
+                f"adapter {entry.name} takes {own} blocks, and {self.num_pinned_blocks} of "
+                f"{self._pool.num_blocks} are pinned already; at most half of them may be"
+            )
+        entry.pinned = pinned
+        self.num_pinned_blocks += own if pinned else -own
+
+    def num_pinned_beside(self, adapter: AnyAdapter) -> int:
+        """Blocks of pinned adapters other than `adapter`."""
+        own = sum(entry.num_blocks or 0 for entry in adapter.parts if entry.pinned)
+        return self.num_pinned_blocks - own
+
+    def audit(self) -> None:
+        """Every block that an adapter has is its own, and no removed one has any."""
+        self.host.audit()
+        for entry in (*self._residency.resident, *self._residency.placing):
+            assert len(entry.blocks) == entry.num_blocks
+            assert all(self._pool.owner_of(block) is entry for block in entry.blocks)
+        pinned = [entry for entry in self._residency.resident if entry.pinned]
+        assert sum(len(entry.blocks) for entry in pinned) == self.num_pinned_blocks
 
     def _place(self, entry: AdapterEntry) -> None:
         assert entry.num_blocks is not None
         freed = self.reclaim(entry.num_blocks)
         assert freed, "can_acquire was not asked"
-        blocks = self._pool.take(entry.num_blocks, entry)
-        try:
-            entry.table = self._loader.place(entry.rows, blocks)
-        except BaseException:
-            self._pool.give(blocks, entry)
-            raise
-        entry.blocks = blocks
-        entry.rows = None
-        entry.state = AdapterState.RESIDENT
-        del self._host[entry]
-        self._resident[entry] = None
-        self.num_loads += 1
+        self._residency.place(entry)
+        self.host.touch(entry)
+        if not self.host.max_bytes:
+            self.host.drop(entry)
 
-    def _evict(self, entry: AdapterEntry) -> None:
-        assert entry.users == 0
-        self._pool.give(entry.blocks, entry)
-        entry.blocks, entry.table = [], None
-        entry.state = AdapterState.REGISTERED
-        del self._resident[entry]
-        self.num_evictions += 1
+    def _remove_if_done(self, entry: AdapterEntry) -> None:
+        busy = (AdapterState.LOADING, AdapterState.PLACING, AdapterState.REMOVED)
+        if entry.requests or entry.users or entry.state in busy:
+            return
+        if not entry.draining and self.names.is_current(entry):
+            return
+        self.pin(entry, pinned=False)
+        if entry.state is AdapterState.RESIDENT:
+            self._reclaimer.evict(entry)
+        self.host.drop(entry)
+        if entry.digest is not None:
+            self.prefixes.drop([self.prefixes.root(entry.digest)])
+        if entry.draining:
+            entry.error = UnknownModelError(f"adapter '{entry.name}' has been unloaded")
+            entry.state = AdapterState.REMOVED
+            for done in self._draining.pop(entry, ()):
+                done()
 
     def _touch(self, entry: AdapterEntry) -> None:
-        self._clock += 1
-        entry.last_used = self._clock
-
-
-def _without_path(error: GossamerError, entry: AdapterEntry) -> GossamerError:
-    """`error` as clients may see it: the name instead of a place on the server's disk."""
-    error.args = (str(error).replace(str(entry.path), entry.name),)
-    return error
-
-
-def _status(entry: AdapterEntry) -> AdapterStatus:
-    # That it is read but not yet placed is nothing that a client could act upon.
-    state = AdapterState.LOADING if entry.state is AdapterState.HOST else entry.state
-    return AdapterStatus(
-        name=entry.name,
-        state=state.value,
-        kind=entry.kind,
-        rank=entry.rank,
-        num_bytes=entry.num_bytes,
-        digest=entry.digest,
-        problem=str(entry.error) if entry.error is not None else None,
-        created=int(entry.signature[-1][2] // 1_000_000_000) if entry.signature else 0,
-    )
+        self._uses += 1
+        entry.last_used = self._uses

@@ -17,8 +17,10 @@ COMBINABLE = ("low-rank", "sparse")
 _ORDER = (
     AdapterState.REFUSED,
     AdapterState.REPLACED,
+    AdapterState.REMOVED,
     AdapterState.REGISTERED,
     AdapterState.LOADING,
+    AdapterState.PLACING,
     AdapterState.HOST,
     AdapterState.RESIDENT,
 )

@@ -35,6 +35,15 @@ class BlockPool:
             del self._owners[block]
             self._free.append(block)
 
+    def hand_over(self, block: int, owner: Hashable, new_owner: Hashable) -> None:
+        """Make `block` of `owner` one of `new_owner`."""
+        assert self._owners.get(block) == owner, f"block {block} is not {owner}'s"
+        self._owners[block] = new_owner
+
+    def owner_of(self, block: int) -> Hashable:
+        """Who has `block`; None if it is free."""
+        return self._owners.get(block)
+
     def num_owned(self, owner: Hashable) -> int:
         """Blocks of `owner`; walks the whole map."""
         return sum(1 for other in self._owners.values() if other == owner)

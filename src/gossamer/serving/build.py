@@ -1,5 +1,7 @@
 """Put an engine together from its settings. The heavy imports come when that is asked for."""
 
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +42,7 @@ def build_engine(settings: ServeSettings, limits_of: LimitsOf = unlimited) -> "E
     from gossamer.serving.block_pool import BlockPool
     from gossamer.serving.door import Door
     from gossamer.serving.kinds.pack import Packer
+    from gossamer.serving.memory.prefix_cache import PrefixCache
     from gossamer.serving.runner import Runner
     from gossamer.serving.scheduler import Scheduler, SchedulerLimits
     from gossamer.serving.warm_up import warm_up
@@ -77,8 +80,19 @@ def build_engine(settings: ServeSettings, limits_of: LimitsOf = unlimited) -> "E
         layout,
         int8=settings.adapter_rows == "int8",
     )
-    loader = AdapterLoader(runner, base, packer, pool_memory, fingerprint(folder))
-    adapters = AdapterStore(AdapterFolder(settings.adapters), pool, loader, bell.ring)
+    base_id = fingerprint(folder)
+    loader = AdapterLoader(runner, base, packer, pool_memory, base_id)
+    adapters = AdapterStore(
+        AdapterFolder(*settings.adapters),
+        pool,
+        loader,
+        bell.ring,
+        copies=ThreadPoolExecutor(1, thread_name_prefix="gossamer-copies"),
+        host_bytes=_host_bytes(settings, num_blocks * layout.block_bytes),
+        prefixes=PrefixCache(
+            pool, layout.block_tokens, base=base_id, enabled=settings.prefix_cache
+        ),
+    )
     limits = SchedulerLimits(
         block_tokens=layout.block_tokens,
         max_context=_max_context(settings, config),
@@ -86,6 +100,7 @@ def build_engine(settings: ServeSettings, limits_of: LimitsOf = unlimited) -> "E
         max_running=settings.max_running,
         expected_new_tokens=settings.expected_new_tokens,
         adapter_cluster=settings.adapter_cluster,
+        prefetch=settings.prefetch,
         base_bytes=base_bytes,
     )
     promise = FirstTokenPolicy(slo=settings.first_token_slo)
@@ -110,11 +125,18 @@ def build_engine(settings: ServeSettings, limits_of: LimitsOf = unlimited) -> "E
     )
 
 
-def _check_adapters(folder: Path | None) -> None:
-    if folder is not None and not folder.is_dir():
-        raise AdapterNotFoundError(
-            f"the adapter folder {folder} does not exist; create it, or give another --adapters"
-        )
+def _check_adapters(folders: Iterable[Path]) -> None:
+    for folder in folders:
+        if not folder.is_dir():
+            raise AdapterNotFoundError(
+                f"the adapter folder {folder} does not exist; create it, or give another --adapters"
+            )
+
+
+def _host_bytes(settings: ServeSettings, pool_bytes: int) -> int:
+    if settings.host_cache_gib is None:
+        return min(_GIB, pool_bytes)
+    return int(settings.host_cache_gib * _GIB)
 
 
 def _layout(settings: ServeSettings, model: Any) -> "KvLayout":

@@ -127,14 +127,16 @@ class Engine:
     def stats(self) -> EngineStats:
         """See `EngineInterface.stats`."""
         resident = self._adapters.resident
-        blocks_adapters = sum(len(entry.blocks) for entry in resident)
+        blocks_adapters = sum(len(entry.blocks) for entry in (*resident, *self._adapters.placing))
+        blocks_cached = self._adapters.prefixes.num_idle
         free = self._pool.num_free
         return EngineStats(
             num_running=len(self._scheduler.running),
             num_waiting=self._num_waiting,
             blocks_total=self._pool.num_blocks,
             blocks_free=free,
-            blocks_kv=max(0, self._pool.num_blocks - free - blocks_adapters),
+            blocks_kv=max(0, self._pool.num_blocks - free - blocks_adapters - blocks_cached),
+            blocks_cached=blocks_cached,
             blocks_adapters=blocks_adapters,
             block_bytes=self._limits.block_bytes,
             adapters_resident=len(resident),
@@ -233,7 +235,7 @@ class Engine:
             sequence = part.sequence
             if not (part.count == 1 and sequence.is_decoding):
                 self._num_prompt_tokens += part.count
-            sequence.num_computed += part.count
+            self._scheduler.computed(part)
         for sequence, choice in zip(batch.sampled, choices, strict=True):
             self._accept(sequence, choice)
 
@@ -255,7 +257,11 @@ class Engine:
     def _recount(self) -> None:
         """With no request left, every block is free or holds rows of a resident adapter."""
         self._pool.audit()
-        held = sum(len(entry.blocks) for entry in self._adapters.resident)
+        store = self._adapters
+        store.audit()
+        store.prefixes.audit(())
+        held = sum(len(entry.blocks) for entry in (*store.resident, *store.placing))
+        held += store.prefixes.num_blocks
         assert held == self._pool.num_blocks - self._pool.num_free, "blocks without an owner"
         assert not any(entry.users for entry in self._adapters.resident), "a user without a request"
 

@@ -57,6 +57,7 @@ class Generation:
                 finish_reason=reason,
                 prompt_tokens=self.sequence.num_prompt,
                 completion_tokens=self.sequence.num_generated,
+                cached_tokens=self.sequence.num_cached,
             )
         )
 

@@ -13,7 +13,8 @@ class AdapterStatus:
 
     name: str
     state: str
-    """registered (on disk only), loading, resident, or refused."""
+    """registered (on disk only), loading, host (read, not in the pool), resident, draining
+    (unloaded, and accepted requests still use it), or refused."""
     kind: str | None = None
     rank: int | None = None
     """Largest rank of any module."""
@@ -24,6 +25,14 @@ class AdapterStatus:
     """Why it is refused."""
     created: int = 0
     """Unix time of its weights file."""
+    pinned: bool = False
+    """Never evicted."""
+    requests: int = 0
+    """That wait for it or run with it now."""
+    hits: int = 0
+    """Requests that named it since it was found."""
+    last_used: float | None = None
+    """Unix time of the last of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +65,8 @@ class EngineStats:
     blocks_free: int
     blocks_kv: int
     blocks_adapters: int
+    blocks_cached: int = 0
+    """That hold keys and values nobody uses now; given to whoever needs them."""
     block_bytes: int
     adapters_resident: int
     adapter_loads: int

@@ -84,6 +84,8 @@ class Finished:
     finish_reason: FinishReason
     prompt_tokens: int
     completion_tokens: int
+    cached_tokens: int = 0
+    """Of the prompt, those whose keys and values were in the prefix cache."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,6 +22,7 @@ from gossamer.serving.scheduling.fairness import (
 )
 from gossamer.serving.scheduling.forecast import Forecast, Load
 from gossamer.serving.scheduling.never_fits import quota_refusal, refusal
+from gossamer.serving.scheduling.prefetch import by_slack
 from gossamer.serving.scheduling.room import Room
 from gossamer.serving.scheduling.tenants import LimitsOf, unlimited
 from gossamer.serving.scheduling.turns import in_turn
@@ -56,6 +57,9 @@ class SchedulerLimits:
     adapter_cluster: int = 0
     """From so many distinct adapters in the batch on, a tenant's requests for one of them go before
     its others; 0: never."""
+    prefetch: int = 0
+    """The adapters of so many requests at the head of the queue are copied into free blocks before
+    their turn."""
     base_bytes: int = 0
     """Of the base model's weights; what an adapter's work is measured against."""
 
@@ -95,6 +99,8 @@ class Scheduler:
         self.accounts = Accounts(promise.slo)
         self.forecast = Forecast()
         self._deadlines = Deadlines(promise, self.forecast, clock)
+        # What a block of a prefix is worth is the time to compute it again.
+        adapters.prefixes.seconds_per_token = lambda: self.forecast.seconds_per_prompt_token
         self._step = 0
         self._met_misfit = False
         self._room: Room | None = None
@@ -104,6 +110,9 @@ class Scheduler:
         if math.isnan(sequence.arrived):
             sequence.arrived = self._clock()
         self.waiting.add(sequence)
+        if sequence.adapter is not None:
+            self._adapters.hold(sequence.adapter)
+            self._adapters.count(sequence.adapter)
         self.counters.arrive(sequence.tenant)
         self._deadlines.arrived(sequence)
 
@@ -113,6 +122,8 @@ class Scheduler:
             self._release(sequence)
             if sequence.admitted is not None:
                 self.forecast.record_residence(self._clock() - sequence.admitted)
+            if sequence.adapter is not None:
+                self._adapters.let_go(sequence.adapter)
         else:
             self._leave_queue(sequence, starts=False)
 
@@ -143,6 +154,11 @@ class Scheduler:
         prompts = sum(part.count for part in step if not part.sequence.is_decoding)
         self.forecast.record_step(prompt_tokens=prompts, seconds=seconds)
 
+    def computed(self, part: Scheduled) -> None:
+        """The tokens of a step's part were computed; its next token is not taken in yet."""
+        part.sequence.num_computed += part.count
+        self._adapters.prefixes.computed(part.sequence)
+
     def record_token(self, sequence: Sequence) -> None:
         """`sequence` is about to get its next token."""
         if not sequence.num_generated:
@@ -154,14 +170,14 @@ class Scheduler:
         the reason."""
         refused: list[tuple[Sequence, GossamerError]] = []
         for sequence in self.waiting:
-            if sequence.adapter is None or sequence.judged_in is sequence.adapter.state:
+            if sequence.judged_in == self._circumstances(sequence):
                 continue
             limits = self._limits
             error = refusal(
                 sequence, self._adapters, self._pool, limits.block_tokens, limits.max_context
             )
             error = error or quota_refusal(sequence, self._limits_of)
-            sequence.judged_in = sequence.adapter.state
+            sequence.judged_in = self._circumstances(sequence)
             if error is not None:
                 refused.append((sequence, error))
         for sequence, _ in refused:
@@ -188,6 +204,10 @@ class Scheduler:
                 # not make slower.
                 continue
             if self._can_admit(sequence):
+                if sequence.adapter is not None and not self._adapters.bring(sequence.adapter):
+                    # Its adapter is being copied, which those behind it do not make slower.
+                    self._room = None
+                    continue
                 count = self._start(sequence, budget)
                 step.append(Scheduled(sequence, count))
                 budget -= count
@@ -199,6 +219,7 @@ class Scheduler:
                 overtaken.append(sequence)
                 walk.misfit(sequence)
         self._met_misfit = bool(overtaken)
+        self._prefetch(walk)
         self._adapters.drop_unneeded_rows({s.adapter for s in self.waiting if s.adapter})
         return step
 
@@ -209,6 +230,16 @@ class Scheduler:
         for sequence in islice(walk, LOAD_AHEAD):
             if sequence.adapter is not None:
                 self._adapters.start_load(sequence.adapter)
+
+    def _prefetch(self, walk: Walk) -> None:
+        """Have adapters of those who wait copied into free blocks, the most urgent first."""
+        if not self._limits.prefetch:
+            return
+        # A block for each running sequence stays free: the next ones that they grow by.
+        floor = len(self.running)
+        waiting = list(islice(walk, self._limits.prefetch))
+        for adapter in by_slack(waiting, self._deadlines.slo, self._clock()):
+            self._adapters.prefetch(adapter, floor)
 
     def _favoured(self) -> Test | None:
         """Clustering (S-LoRA, section 4.1): a test for adapters that are in the batch already."""
@@ -239,6 +270,8 @@ class Scheduler:
 
     def _start(self, sequence: Sequence, budget: int) -> int:
         adapter = sequence.adapter
+        # Before anything is reclaimed: what it can share must not be.
+        self._adapters.prefixes.start(sequence)
         if adapter is not None:
             if adapter.state is not AdapterState.RESIDENT:
                 self.counters.charge(sequence.tenant, load_charge(adapter))
@@ -256,6 +289,8 @@ class Scheduler:
         self.counters.depart(sequence.tenant)
         if not starts:
             self.waiting.remove(sequence)
+            if sequence.adapter is not None:
+                self._adapters.let_go(sequence.adapter)
             return
         self.waiting.admit(sequence)
         if sequence.admitted is None:
@@ -271,6 +306,10 @@ class Scheduler:
             # A token comes of it.
             charge = output_charge(sequence.adapter, self._limits.base_bytes)
             self.counters.charge(sequence.tenant, charge)
+
+    def _circumstances(self, sequence: Sequence) -> tuple[AdapterState | None, int]:
+        state = sequence.adapter.state if sequence.adapter is not None else None
+        return state, self._adapters.num_pinned_blocks
 
     def _load(self) -> Load:
         decoding = sum(s.is_decoding for s in self.running)
@@ -310,8 +349,7 @@ class Scheduler:
 
     def _release(self, sequence: Sequence) -> None:
         self.running.remove(sequence)
-        self._pool.give(sequence.blocks, sequence)
-        sequence.blocks = []
+        self._adapters.prefixes.release(sequence)
         if sequence.adapter is not None:
             self._adapters.release(sequence.adapter)
 
@@ -320,7 +358,7 @@ class Scheduler:
 
 
 def _is_unread(adapter: AnyAdapter | None) -> bool:
-    unread = (AdapterState.REGISTERED, AdapterState.LOADING)
+    unread = (AdapterState.REGISTERED, AdapterState.LOADING, AdapterState.PLACING)
     return adapter is not None and adapter.state in unread
 
 

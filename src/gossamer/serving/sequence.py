@@ -30,8 +30,17 @@ class Sequence:
     """When it first left the queue."""
     last_step: int = -1
     """The number of the step that computed it last."""
-    judged_in: AdapterState | None = None
-    """The state of its adapter when it was last asked whether it can ever run."""
+    keys: list[bytes] = field(default_factory=list)
+    """Names of its first blocks in the prefix cache ..."""
+    key_root: bytes | None = None
+    """... which depend on this."""
+    num_offered: int = 0
+    """Blocks that were offered to the prefix cache since it was admitted."""
+    num_cached: int = 0
+    """Tokens of the prompt that were not computed, since the prefix cache had them."""
+    judged_in: tuple[AdapterState | None, int] | None = None
+    """The state of its adapter, and the blocks that were pinned, when it was last asked whether it
+    can ever run."""
 
     @property
     def tenant(self) -> str:

@@ -1,9 +1,9 @@
 """What `gossamer serve` and `LLM` need to know of the engine. Imports nothing heavy."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from gossamer.settings import Settings
 
@@ -13,11 +13,18 @@ class ServeSettings(Settings):
 
     model: str
     """Base model: an alias such as smollm2-135m, a folder, or a hub id."""
-    adapters: Path | None = None
-    """Folder whose sub-folders are adapters, served under their names."""
+    adapters: tuple[Path, ...] = ()
+    """Folder whose sub-folders are adapters, served under their names (repeatable); adapters are
+    loaded from nowhere else."""
     memory_gib: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """GiB for keys, values and adapter weights together; unset: a quarter of what is free, at most
     4."""
+    host_cache_gib: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    """GiB for weights of adapters that are not in the pool, so that they come back without being
+    read from disk; unset: as much as the pool, at most 1; 0: none."""
+    prefix_cache: bool = True
+    """Keep keys and values of prompts as long as nobody needs the memory, and use them again for
+    prompts that begin alike."""
     max_context: int | None = Field(default=None, ge=2)
     """Prompt and new tokens of a request at most; unset: what the model was made for."""
     max_running: int = Field(default=64, ge=1)
@@ -32,6 +39,8 @@ class ServeSettings(Settings):
     adapter_cluster: int = Field(default=0, ge=0)
     """From so many distinct adapters in the batch on, waiting requests for one of them go before
     others of the same tenant: fewer adapters are read per step, some wait longer; 0: never."""
+    prefetch: int = Field(default=8, ge=0)
+    """The adapters of so many waiting requests are copied into free memory ahead of their turn."""
     expected_new_tokens: int = Field(default=256, ge=1)
     """A request is assumed to produce at most so many tokens when its memory is judged at
     admission."""
@@ -48,3 +57,10 @@ class ServeSettings(Settings):
     """Processor threads; unset: one for each core."""
     backend: str = "auto"
     """Kernels: auto, cpu or reference."""
+
+    @field_validator("adapters", mode="before")
+    @classmethod
+    def _one_folder_is_a_list_of_one(cls, given: Any) -> Any:
+        if given is None:
+            return ()
+        return (given,) if isinstance(given, str | Path) else given

@@ -18,19 +18,22 @@ class Usage:
     """Choices per prompt."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    cached_tokens: int = 0
 
     def add(self, index: int, event: Finished) -> None:
         """Count choice `index`."""
         if index % self.num_choices == 0:
             self.prompt_tokens += event.prompt_tokens
+            self.cached_tokens += event.cached_tokens
         self.completion_tokens += event.completion_tokens
 
-    def as_dict(self) -> dict[str, int]:
+    def as_dict(self) -> dict[str, Any]:
         """OpenAI's `usage`."""
         return {
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.completion_tokens,
             "total_tokens": self.prompt_tokens + self.completion_tokens,
+            "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
         }
 
 

@@ -100,6 +100,11 @@ class Deadlines:
         self._check_seconds = slo / CHECKS
         self._next_check = 0.0
 
+    @property
+    def slo(self) -> float | None:
+        """Seconds to the first token that are promised."""
+        return self._policy.slo
+
     def arrived(self, sequence: Sequence) -> None:
         """It begins to wait."""
         if self._policy.slo is not None:

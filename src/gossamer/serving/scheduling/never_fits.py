@@ -22,18 +22,20 @@ def refusal(
     """
     adapter = sequence.adapter
     if adapter is None:
-        return None
+        return _beside_pinned(sequence, adapters, pool, block_tokens)
     if adapter.state is AdapterState.REPLACED and not sequence.num_generated:
         # Nothing was said yet with the version that is lost: the present one will do.
         try:
-            adapter = sequence.adapter = adapters.look_up(adapter.name)
+            adapter = adapters.exchange(adapter, adapters.look_up(adapter.name))
+            sequence.adapter = adapter
         except GossamerError as error:
             return error
     if adapter.error is not None:
         return adapter.error
     if adapter.num_blocks is None:
         return None
-    room = (pool.num_blocks - adapter.num_blocks) * block_tokens
+    taken = adapter.num_blocks + adapters.num_pinned_beside(adapter)
+    room = (pool.num_blocks - taken) * block_tokens
     if max_context is not None and adapter.num_virtual_tokens:
         left = max_context - adapter.num_virtual_tokens
         if (too_long := _context_refusal(sequence, left, max_context)) is not None:
@@ -46,6 +48,23 @@ def refusal(
         f"beside adapter {adapter.name} the memory holds {room} tokens, and this request asks "
         f"for {sequence.num_prompt} + {sequence.max_new_tokens}; ask for fewer or serve with "
         "more --memory"
+    )
+
+
+def _beside_pinned(
+    sequence: Sequence, adapters: AdapterStore, pool: BlockPool, block_tokens: int
+) -> GossamerError | None:
+    """That a request of the base model does not fit beside pinned adapters."""
+    if not adapters.num_pinned_blocks:
+        return None
+    room = (pool.num_blocks - adapters.num_pinned_blocks) * block_tokens
+    if sequence.request.sampling.max_tokens is None and sequence.num_prompt < room:
+        sequence.max_new_tokens = min(sequence.max_new_tokens, room - sequence.num_prompt)
+    if sequence.num_prompt + sequence.max_new_tokens <= room:
+        return None
+    return CapacityError(
+        f"beside pinned adapters the memory holds {room} tokens, and this request asks for "
+        f"{sequence.num_prompt} + {sequence.max_new_tokens}; ask for fewer or unpin some"
     )
 
 

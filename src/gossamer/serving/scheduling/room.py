@@ -45,6 +45,8 @@ class Room:
             if part.state is not AdapterState.RESIDENT or not part.users
         )
         held, to_come = self._held_and_to_come(sequence)
+        # What a running sequence holds anyway costs nothing.
+        held -= self._adapters.prefixes.num_hits_in_use(sequence) * self._block_tokens
         for misfit in self._misfits:
             if adapter_blocks >= misfit[0] and held >= misfit[1] and to_come >= misfit[2]:
                 return False

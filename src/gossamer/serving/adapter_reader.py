@@ -1,0 +1,134 @@
+"""Adapters from disk into host memory, in the background."""
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from gossamer.errors import AdapterFormatError, AdapterReplacedError, CapacityError, GossamerError
+from gossamer.serving.adapter_entry import AdapterEntry, AdapterState
+from gossamer.serving.histogram import Histogram
+
+LOAD_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """What a loader makes of an adapter's files."""
+
+    rows: Any
+    num_blocks: int
+    num_bytes: int
+    rank: int | None
+    digest: str
+    kind: str = "low-rank"
+    num_virtual_tokens: int = 0
+    edited: tuple[int, int] | None = None
+    """First and last positions of a prompt that an intervention edits."""
+    is_copied: bool = True
+    """Whether `place` only copies, and may run on another thread than the model."""
+
+
+class Loader(Protocol):
+    """Reads adapters and writes their rows into blocks; the only one that knows tensors."""
+
+    def load(self, entry: AdapterEntry) -> Loaded:
+        """Read and check; raises `GossamerError`. Called on the loading thread."""
+
+    def place(self, rows: Any, blocks: list[int]) -> Any:
+        """Copy rows into blocks; returns the table that finds them."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    loaded: Loaded
+    seconds: float
+
+
+class AdapterReader:
+    """What is being read, and taking over what was."""
+
+    def __init__(
+        self, loader: Loader, threads: Executor, wake: Callable[[], None], num_blocks: int
+    ) -> None:
+        """`wake` is called on a loading thread when one is done; the pool has `num_blocks`."""
+        self._loader = loader
+        self._threads = threads
+        self._wake = wake
+        self._num_blocks = num_blocks
+        self._loading: dict[AdapterEntry, Future[_Read]] = {}
+        self.seconds = Histogram(LOAD_BOUNDS)
+
+    def __len__(self) -> int:
+        return len(self._loading)
+
+    def start(self, entry: AdapterEntry) -> None:
+        """Have `entry` read unless that is done or under way."""
+        if entry.state is not AdapterState.REGISTERED:
+            return
+        entry.state = AdapterState.LOADING
+        future = self._threads.submit(self._read, entry)
+        self._loading[entry] = future
+        future.add_done_callback(lambda _: self._wake())
+
+    def collect(self) -> list[AdapterEntry]:
+        """Take over what has been read since the last call: entries in state HOST, or an end."""
+        done = [pair for pair in self._loading.items() if pair[1].done()]
+        for entry, future in done:
+            del self._loading[entry]
+            self._take_over(entry, future)
+        return [entry for entry, _ in done]
+
+    def _read(self, entry: AdapterEntry) -> _Read:
+        started = time.monotonic()
+        loaded = self._loader.load(entry)
+        return _Read(loaded, time.monotonic() - started)
+
+    def _take_over(self, entry: AdapterEntry, future: "Future[_Read]") -> None:
+        try:
+            read = future.result()
+        except GossamerError as error:
+            _refuse(entry, _without_path(error, entry))
+            return
+        except Exception as error:  # a reader's bug must not take the engine down
+            _refuse(entry, AdapterFormatError(f"adapter {entry.name} cannot be read: {error}"))
+            return
+        loaded = read.loaded
+        if entry.digest not in (None, loaded.digest):
+            entry.error = AdapterReplacedError(
+                f"adapter {entry.name} was replaced while this request, begun with the former one, "
+                "waited for memory; send it again"
+            )
+            entry.state = AdapterState.REPLACED
+            return
+        self.seconds.observe(read.seconds)
+        entry.read_seconds = read.seconds
+        _describe(entry, loaded)
+        if loaded.num_blocks >= self._num_blocks:
+            _refuse(
+                entry,
+                CapacityError(
+                    f"adapter {entry.name} needs {loaded.num_blocks} blocks and the pool has "
+                    f"{self._num_blocks}; serve with more --memory"
+                ),
+            )
+            return
+        entry.rows, entry.state = loaded.rows, AdapterState.HOST
+
+
+def _describe(entry: AdapterEntry, loaded: Loaded) -> None:
+    entry.rank, entry.digest, entry.kind = loaded.rank, loaded.digest, loaded.kind
+    entry.num_virtual_tokens = loaded.num_virtual_tokens
+    entry.num_blocks, entry.num_bytes = loaded.num_blocks, loaded.num_bytes
+    entry.edited, entry.is_copied = loaded.edited, loaded.is_copied
+
+
+def _refuse(entry: AdapterEntry, error: GossamerError) -> None:
+    entry.error, entry.state = error, AdapterState.REFUSED
+
+
+def _without_path(error: GossamerError, entry: AdapterEntry) -> GossamerError:
+    """`error` as clients may see it: the name instead of a place on the server's disk."""
+    error.args = (str(error).replace(str(entry.path), entry.name),)
+    return error

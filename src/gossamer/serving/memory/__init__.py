@@ -1,0 +1,1 @@
+"""What stays in memory and what goes: host cache, prefix cache, value of idle blocks."""

@@ -1,0 +1,62 @@
+"""Adapters' rows in host memory, ready to be placed without reading a file: LRU, bounded."""
+
+from collections.abc import Collection
+
+from gossamer.serving.adapter_entry import AdapterEntry, AdapterState
+
+
+class HostCache:
+    """Rows of adapters that are placed, were placed, or wait to be placed.
+
+    Rows stay after placing, so that an adapter which is evicted comes back by a copy. Those of an
+    adapter that stays resident are not used again, so they grow old and go first.
+    """
+
+    def __init__(self, max_bytes: int = 0) -> None:
+        """`max_bytes` bounds what nobody waits for; 0 keeps nothing longer than needed."""
+        self.max_bytes = max_bytes
+        self.num_bytes = 0
+        self._entries: dict[AdapterEntry, int] = {}
+
+    def __contains__(self, entry: AdapterEntry) -> bool:
+        return entry in self._entries
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def put(self, entry: AdapterEntry) -> None:
+        """Its rows were read just now."""
+        self.drop(entry)
+        self._entries[entry] = entry.num_bytes or 0
+        self.num_bytes += entry.num_bytes or 0
+
+    def touch(self, entry: AdapterEntry) -> None:
+        """Its rows were used."""
+        if entry in self._entries:
+            self._entries[entry] = self._entries.pop(entry)
+
+    def drop(self, entry: AdapterEntry) -> None:
+        """Forget its rows, if there are any; it must not be read from at the time."""
+        size = self._entries.pop(entry, None)
+        if size is None:
+            return
+        self.num_bytes -= size
+        entry.rows = None
+        if entry.state is AdapterState.HOST:
+            entry.state = AdapterState.REGISTERED
+
+    def trim(self, needed: Collection[AdapterEntry]) -> None:
+        """Drop the longest unused until the bound is kept; never those that are `needed`, pinned,
+        or being copied."""
+        for entry in list(self._entries):
+            if self.num_bytes <= self.max_bytes:
+                return
+            if entry in needed or entry.pinned or entry.state is AdapterState.PLACING:
+                continue
+            self.drop(entry)
+
+    def audit(self) -> None:
+        """Rows are where the count says."""
+        assert self.num_bytes == sum(self._entries.values())
+        for entry in self._entries:
+            assert entry.rows is not None, f"{entry.name} has no rows"

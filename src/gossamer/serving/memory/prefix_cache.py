@@ -1,0 +1,210 @@
+"""Keys and values of prompts that were computed before, shared by all who begin alike."""
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from gossamer.serving.block_pool import BlockPool
+from gossamer.serving.memory.block_keys import extend_keys, num_shareable, root_of, root_of_digests
+from gossamer.serving.memory.value import Heat, value
+from gossamer.serving.sequence import Sequence
+
+OWNER = "prefix cache"
+"""Owns shared blocks in the pool."""
+
+
+@dataclass(eq=False, slots=True)
+class SharedBlock:
+    """A full block under the name of its content."""
+
+    block: int
+    key: bytes
+    root: bytes
+    users: int = 0
+    heat: Heat = field(default_factory=Heat)
+
+
+class PrefixCache:
+    """Blocks by name. Used by running sequences, or idle and reclaimed when memory is short.
+
+    A sequence gives its full blocks away as they are computed and goes on as one of their users. A
+    block's users also use every block before it, so idle blocks are reclaimed from the ends of
+    prompts, and never one that an idle block still builds on.
+    """
+
+    def __init__(
+        self,
+        pool: BlockPool,
+        block_tokens: int,
+        *,
+        base: str = "",
+        enabled: bool = True,
+        seconds_per_token: Callable[[], float] = lambda: 0.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """base: the base model's fingerprint; seconds_per_token: to compute a prompt's token."""
+        self.enabled = enabled
+        self._pool = pool
+        self._block_tokens = block_tokens
+        self._base = base.encode()
+        self.seconds_per_token = seconds_per_token
+        self._clock = clock
+        self._by_key: dict[bytes, SharedBlock] = {}
+        self._by_block: dict[int, SharedBlock] = {}
+        self._idle: dict[SharedBlock, None] = {}
+        """In the order in which they are reclaimed ..."""
+        self._orphans: dict[SharedBlock, None] = {}
+        """... after these, of adapters that are not resident."""
+        self.num_queried_tokens = 0
+        self.num_hit_tokens = 0
+        self.num_evictions = 0
+
+    # Sequences.
+
+    def num_hits_in_use(self, sequence: Sequence) -> int:
+        """Blocks that `sequence` could use because another one holds them now."""
+        return sum(block.users > 0 for block in self._match(sequence))
+
+    def start(self, sequence: Sequence) -> None:
+        """Give a sequence that starts the blocks it can share: `blocks` and `num_computed`."""
+        assert not sequence.blocks
+        assert not sequence.num_computed
+        found = self._match(sequence)
+        for shared in found:
+            if not shared.users:
+                self._idle.pop(shared, None)
+                self._orphans.pop(shared, None)
+            shared.users += 1
+            shared.heat.touch(self._clock())
+        sequence.blocks = [shared.block for shared in found]
+        sequence.num_computed = len(found) * self._block_tokens
+        sequence.num_offered = len(found)
+        if self.enabled and sequence.admitted is None:
+            sequence.num_cached = sequence.num_computed
+            self.num_queried_tokens += len(sequence.token_ids)
+            self.num_hit_tokens += sequence.num_computed
+
+    def computed(self, sequence: Sequence) -> None:
+        """More of `sequence` was computed: share the blocks that are full now."""
+        if not self.enabled or self._full_blocks(sequence.num_computed) <= sequence.num_offered:
+            return
+        limit = num_shareable(sequence)
+        tokens = sequence.num_computed if limit is None else min(sequence.num_computed, limit)
+        count = self._full_blocks(tokens)
+        if count <= sequence.num_offered:
+            return
+        root = root_of(sequence.adapter, self._base)
+        if root is None:
+            return
+        keys = extend_keys(sequence, root, self._block_tokens, count)
+        for index in range(sequence.num_offered, count):
+            if keys[index] not in self._by_key:
+                self._share(sequence, sequence.blocks[index], keys[index], root)
+        sequence.num_offered = count
+
+    def release(self, sequence: Sequence) -> None:
+        """Take all blocks of a sequence that runs no more; shared ones may be used again."""
+        # From the end, so that what others may build on is reclaimed last.
+        for block in reversed(sequence.blocks):
+            shared = self._by_block.get(block)
+            if shared is None:
+                self._pool.give([block], sequence)
+                continue
+            shared.users -= 1
+            if not shared.users:
+                self._idle[shared] = None
+        sequence.blocks = []
+        sequence.num_offered = 0
+
+    def _full_blocks(self, num_tokens: int) -> int:
+        return num_tokens // self._block_tokens
+
+    def _match(self, sequence: Sequence) -> list[SharedBlock]:
+        """Shared blocks with the begin of `sequence`; its last token is always computed."""
+        root = root_of(sequence.adapter, self._base) if self.enabled and self._by_key else None
+        if root is None:
+            return []
+        limit = num_shareable(sequence)
+        tokens = len(sequence.token_ids) - 1
+        count = self._full_blocks(tokens if limit is None else min(tokens, limit))
+        found: list[SharedBlock] = []
+        for key in extend_keys(sequence, root, self._block_tokens, count)[:count]:
+            shared = self._by_key.get(key)
+            if shared is None:
+                break
+            found.append(shared)
+        return found
+
+    def _share(self, sequence: Sequence, block: int, key: bytes, root: bytes) -> None:
+        self._pool.hand_over(block, sequence, OWNER)
+        shared = SharedBlock(block, key, root, users=1)
+        shared.heat.touch(self._clock())
+        self._by_key[key] = self._by_block[block] = shared
+
+    # Idle blocks.
+
+    @property
+    def num_idle(self) -> int:
+        """Blocks that nobody uses."""
+        return len(self._idle) + len(self._orphans)
+
+    @property
+    def num_blocks(self) -> int:
+        """All shared blocks."""
+        return len(self._by_block)
+
+    def least_value(self, now: float) -> float | None:
+        """That of the block which is reclaimed next; None if all are in use."""
+        if self._orphans:
+            return 0.0
+        shared = next(iter(self._idle), None)
+        if shared is None:
+            return None
+        seconds = self._block_tokens * self.seconds_per_token()
+        return value(shared.heat.chance(now), seconds, 1)
+
+    def reclaim_one(self) -> None:
+        """Give one idle block back to the pool: of an adapter that is not resident if there is one,
+        else the longest unused."""
+        self._forget(next(iter(self._orphans or self._idle)))
+        self.num_evictions += 1
+
+    def orphan(self, roots: Iterable[bytes]) -> None:
+        """Adapters have left the pool: idle blocks computed with them go before all others."""
+        gone = set(roots)
+        for shared in [each for each in self._idle if each.root in gone]:
+            del self._idle[shared]
+            self._orphans[shared] = None
+
+    def drop(self, roots: Iterable[bytes]) -> None:
+        """Nobody can ask for these adapters any more: give their idle blocks back now."""
+        gone = set(roots)
+        for shared in [each for each in (*self._orphans, *self._idle) if each.root in gone]:
+            self._forget(shared)
+
+    def root(self, digest: str) -> bytes:
+        """The root of sequences of one adapter, at weight 1."""
+        return root_of_digests([(digest, 1.0)], self._base)
+
+    def _forget(self, shared: SharedBlock) -> None:
+        self._idle.pop(shared, None)
+        self._orphans.pop(shared, None)
+        del self._by_key[shared.key], self._by_block[shared.block]
+        self._pool.give([shared.block], OWNER)
+
+    def audit(self, running: Iterable[Sequence]) -> None:
+        """Users are counted right; what is idle is marked so; names and blocks match."""
+        users: dict[int, int] = {}
+        for sequence in running:
+            for block in sequence.blocks:
+                if block in self._by_block:
+                    users[block] = users.get(block, 0) + 1
+                else:
+                    assert self._pool.owner_of(block) is sequence, "a block of somebody else"
+        assert self._pool.num_owned(OWNER) == len(self._by_block) == len(self._by_key)
+        assert not self._idle.keys() & self._orphans.keys()
+        for block, shared in self._by_block.items():
+            assert shared.users == users.get(block, 0), f"users of block {block} are miscounted"
+            is_idle = shared in self._idle or shared in self._orphans
+            assert is_idle == (not shared.users)
+            assert self._by_key[shared.key] is shared

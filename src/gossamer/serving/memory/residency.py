@@ -1,0 +1,108 @@
+"""Adapters in the pool: placing them, now or in the background, and putting them out."""
+
+import time
+from collections.abc import Callable, Collection
+from concurrent.futures import Executor, Future
+from typing import Any, Protocol
+
+from gossamer.errors import AdapterFormatError
+from gossamer.serving.adapter_entry import AdapterEntry, AdapterState
+from gossamer.serving.block_pool import BlockPool
+
+
+class Placer(Protocol):
+    """Writes rows into blocks."""
+
+    def place(self, rows: Any, blocks: list[int]) -> Any:
+        """Returns the table that finds them."""
+
+
+class Residency:
+    """Who is in the pool, and who is on the way there."""
+
+    def __init__(
+        self,
+        pool: BlockPool,
+        placer: Placer,
+        wake: Callable[[], None],
+        copies: Executor | None = None,
+    ) -> None:
+        """`copies` is where rows are copied; None: on the caller's thread."""
+        self._pool = pool
+        self._placer = placer
+        self._wake = wake
+        self._copies = copies
+        self.resident: dict[AdapterEntry, None] = {}
+        self._placing: dict[AdapterEntry, Future[tuple[Any, float]]] = {}
+        self.num_loads = 0
+        self.num_evictions = 0
+
+    @property
+    def placing(self) -> Collection[AdapterEntry]:
+        """Entries whose rows are being copied; their blocks are taken already."""
+        return self._placing.keys()
+
+    def can_copy(self, entry: AdapterEntry) -> bool:
+        """Whether `start` can place it in the background."""
+        return self._copies is not None and entry.is_copied
+
+    def place(self, entry: AdapterEntry) -> None:
+        """Place it now, into free blocks."""
+        blocks = self._take(entry)
+        try:
+            table, seconds = self._copy(entry.rows, blocks)
+        except BaseException:
+            self._pool.give(blocks, entry)
+            raise
+        entry.blocks = blocks
+        self._settle(entry, table, seconds)
+
+    def start(self, entry: AdapterEntry) -> None:
+        """Begin to place it, into free blocks; nobody may drop its rows meanwhile."""
+        assert self._copies is not None
+        assert entry.state is AdapterState.HOST
+        entry.blocks = self._take(entry)
+        entry.state = AdapterState.PLACING
+        future = self._copies.submit(self._copy, entry.rows, entry.blocks)
+        self._placing[entry] = future
+        future.add_done_callback(lambda _: self._wake())
+
+    def collect(self) -> list[AdapterEntry]:
+        """Take over what has been copied since the last call: resident now, or refused."""
+        done = [pair for pair in self._placing.items() if pair[1].done()]
+        for entry, future in done:
+            del self._placing[entry]
+            try:
+                table, seconds = future.result()
+            except Exception as error:
+                self._pool.give(entry.blocks, entry)
+                entry.blocks = []
+                entry.error = AdapterFormatError(f"adapter {entry.name} cannot be placed: {error}")
+                entry.state = AdapterState.REFUSED
+                continue
+            self._settle(entry, table, seconds)
+        return [entry for entry, _ in done]
+
+    def evict(self, entry: AdapterEntry) -> None:
+        """Give its blocks back."""
+        assert entry.users == 0
+        assert entry.state is AdapterState.RESIDENT
+        self._pool.give(entry.blocks, entry)
+        entry.blocks, entry.table = [], None
+        entry.state = AdapterState.HOST if entry.rows is not None else AdapterState.REGISTERED
+        del self.resident[entry]
+        self.num_evictions += 1
+
+    def _take(self, entry: AdapterEntry) -> list[int]:
+        assert entry.num_blocks is not None
+        return self._pool.take(entry.num_blocks, entry)
+
+    def _copy(self, rows: Any, blocks: list[int]) -> tuple[Any, float]:
+        started = time.monotonic()
+        return self._placer.place(rows, blocks), time.monotonic() - started
+
+    def _settle(self, entry: AdapterEntry, table: Any, seconds: float) -> None:
+        entry.table, entry.place_seconds = table, seconds
+        entry.state = AdapterState.RESIDENT
+        self.resident[entry] = None
+        self.num_loads += 1
