@@ -5,13 +5,14 @@ from typing import Any
 
 from fastapi.routing import APIRoute
 from prometheus_client import Counter, Histogram
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from generator.markdown import one_line, table
 from generator.settings import type_name
 from generator.sources import attribute_docs
-from gossamer.serving.http import fields, metrics, tenant_metrics
-from gossamer.serving.http.routes import chat, completions, models, operation
+from gossamer.serving.http import adapter_bodies, fields, memory_metrics, metrics, tenant_metrics
+from gossamer.serving.http.routes import adapters, chat, completions, models, operation
 from gossamer.serving.http.schema import ChatBody, CompletionBody, GenerationBody
 from gossamer.serving.messages import SamplingParams
 
@@ -57,6 +58,9 @@ def page() -> str:
             _body(ChatBody),
             "## Fields of POST /v1/completions",
             _body(CompletionBody),
+            "## Fields of the routes of adapters",
+            "They need an administrator's key, and a server that has keys (`--api-key`, `--keys`).",
+            *(part for body in adapter_bodies.BODIES for part in _adapter_body(body)),
             "## Fields that are known and not supported",
             "They are accepted with a value that asks for nothing, such as an empty list, and"
             " refused with any other: "
@@ -73,7 +77,7 @@ def page() -> str:
 
 
 def _routes() -> Iterator[tuple[str, str]]:
-    for module in (chat, completions, models, operation):
+    for module in (chat, completions, models, adapters, operation):
         for route in module.router.routes:
             if isinstance(route, APIRoute):
                 verbs = " ".join(sorted(route.methods or ()))
@@ -91,6 +95,20 @@ def _body(body: type[GenerationBody]) -> str:
     return table(["field", "type", "default, limits", "meaning"], rows)
 
 
+def _adapter_body(body: type[BaseModel]) -> Iterator[str]:
+    docs = attribute_docs(body)
+    rows = [
+        (f"`{name}`", f"`{type_name(info.annotation)}`", _default(info), docs.get(name, ""))
+        for name, info in body.model_fields.items()
+    ]
+    yield f"### {body.__doc__}".rstrip(".")
+    yield table(["field", "type", "default", "meaning"], rows)
+
+
+def _default(info: FieldInfo) -> str:
+    return "required" if info.is_required() else f"`{info.default}`"
+
+
 def _allowed(info: FieldInfo) -> str:
     parts = ["required" if info.is_required() else f"`{info.default}`"]
     signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
@@ -100,9 +118,9 @@ def _allowed(info: FieldInfo) -> str:
 
 
 def _metrics() -> Iterator[tuple[str, str, str]]:
-    for name, _, text in metrics.GAUGES:
+    for name, _, text in (*metrics.GAUGES, *memory_metrics.GAUGES):
         yield f"`gossamer_{name}`", "gauge", text
-    for name, _, text in metrics.COUNTERS:
+    for name, _, text in (*metrics.COUNTERS, *memory_metrics.COUNTERS):
         yield f"`gossamer_{name}_total`", "counter", text
     for metric in _own_metrics():
         kind = "counter" if isinstance(metric, Counter) else "histogram"
@@ -116,6 +134,11 @@ def _metrics() -> Iterator[tuple[str, str, str]]:
         yield f"`gossamer_{name}_total`", "counter", f"{text} (label `tenant`)"
     name, text = tenant_metrics.REFUSED
     yield f"`gossamer_{name}_total`", "counter", f"{text} (labels `tenant`, `reason`)"
+    for name, text in (memory_metrics.HITS, memory_metrics.STEP_SECONDS):
+        yield f"`gossamer_{name}_total`", "counter", text
+    for histogram in ("READING", "STEP_ADAPTERS", "STEP_RANK"):
+        name, text = getattr(memory_metrics, histogram)
+        yield f"`gossamer_{name}`", "histogram", text
     yield "`gossamer_requests_finished_total`", "counter", "Requests by `reason` of their end"
     yield "`gossamer_adapters`", "gauge", "Adapters by `state`"
     yield "`gossamer_adapter_resident_bytes`", "gauge", "Bytes of a resident `adapter`"

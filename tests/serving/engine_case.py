@@ -4,7 +4,6 @@ import itertools
 import threading
 import time
 from contextlib import contextmanager
-from pathlib import Path
 
 from gossamer.errors import GossamerError
 from gossamer.serving.build import build_engine
@@ -20,7 +19,7 @@ def start(model, adapters=None, *, num_blocks=200, **settings):
     return build_engine(
         ServeSettings(
             model=str(model),
-            adapters=Path(adapters) if adapters else None,
+            adapters=adapters,
             memory_gib=num_blocks * BLOCK_BYTES / 1024**3,
             **{"threads": 1, **settings},
         )

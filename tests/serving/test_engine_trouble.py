@@ -185,13 +185,13 @@ def test_a_receiver_may_call_the_engine_back(make_engine):
 
 def test_a_slow_disk_stalls_only_who_waits_for_it(make_engine):
     engine = make_engine()
-    gate, load = threading.Event(), engine._adapters._loader.load
+    gate, load = threading.Event(), engine._adapters.reader._loader.load
 
     def slow(entry):
         assert gate.wait(30)
         return load(entry)
 
-    engine._adapters._loader.load = slow
+    engine._adapters.reader._loader.load = slow
     late = ask(engine, adapter="r4")
     for _ in range(5):
         assert ask(engine).wait().finish_reason == "length"
@@ -203,8 +203,8 @@ def test_a_slow_disk_stalls_only_who_waits_for_it(make_engine):
 def test_an_idle_engine_does_not_spin(make_engine):
     """Neither with nothing to do nor while all that wait are waiting for the disk."""
     engine = make_engine()
-    gate, load = threading.Event(), engine._adapters._loader.load
-    engine._adapters._loader.load = lambda entry: (gate.wait(30), load(entry))[1]
+    gate, load = threading.Event(), engine._adapters.reader._loader.load
+    engine._adapters.reader._loader.load = lambda entry: (gate.wait(30), load(entry))[1]
     turns, turn = [], engine._turn
     engine._turn = lambda: turns.append(None) or turn()
     ask(engine, max_tokens=1).wait()

@@ -76,7 +76,7 @@ def test_one_wrong_prompt_ends_the_call_and_leaves_nothing_running(llm, options,
 
 
 def test_an_adapter_that_proves_broken_raises_its_error(llm, tiny_model):
-    folder = llm.engine._adapters._folder._root / "torn"
+    folder = llm.engine._adapters.names._folder.roots[0] / "torn"
     make_lora(folder, tiny_model, rank=2)
     (folder / "adapter_model.safetensors").write_bytes(b"xx")
     for _ in range(2):

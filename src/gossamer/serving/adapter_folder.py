@@ -68,6 +68,8 @@ def signature(path: Path) -> tuple[tuple[int, int, int], ...]:
         except OSError:
             continue
         found.append((stat.st_ino, stat.st_size, stat.st_mtime_ns))
+        if name == WEIGHTS[0]:
+            break
     return tuple(found)
 
 
@@ -76,7 +78,7 @@ def _names_in(root: Path) -> list[str]:
         return [root.resolve().name]
     try:
         with os.scandir(root) as children:
-            return [child.name for child in children if _is_file(f"{child.path}/{CONFIG}")]
+            return [child.name for child in children if is_file(f"{child.path}/{CONFIG}")]
     except OSError:
         return []
 
@@ -84,14 +86,15 @@ def _names_in(root: Path) -> list[str]:
 def _path_in(root: Path, name: str) -> Path | None:
     if _holds_adapter(root):
         return root if name == root.resolve().name else None
-    return root / name if _is_file(f"{os.fspath(root)}/{name}/{CONFIG}") else None
+    return root / name if is_file(f"{os.fspath(root)}/{name}/{CONFIG}") else None
 
 
 def _holds_adapter(folder: Path) -> bool:
-    return _is_file(f"{os.fspath(folder)}/{CONFIG}")
+    return is_file(f"{os.fspath(folder)}/{CONFIG}")
 
 
-def _is_file(path: str) -> bool:
+def is_file(path: str) -> bool:
+    """Whether a file is there; False for what cannot be a path."""
     try:
         return os.path.isfile(path)
     except ValueError:  # a NUL or a lone surrogate

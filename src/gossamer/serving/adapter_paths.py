@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from gossamer.errors import AdapterFormatError, AdapterNotFoundError, RequestError
-from gossamer.serving.adapter_folder import CONFIG, WEIGHTS
+from gossamer.serving.adapter_folder import CONFIG, WEIGHTS, is_file
 
 
 def find_allowed(text: str, roots: Iterable[Path]) -> Path:
@@ -24,15 +24,15 @@ def find_allowed(text: str, roots: Iterable[Path]) -> Path:
     inside = [path for path in tried if _is_inside(path, real_roots)]
     if not inside:
         raise _outside(text)
-    found = next((path for path in inside if (path / CONFIG).is_file()), None)
+    found = next((path for path in inside if is_file(f"{path}/{CONFIG}")), None)
     if found is None:
-        raise AdapterNotFoundError(f"'{text}' has no {CONFIG}; give the folder of an adapter")
+        raise AdapterNotFoundError(f"'{text[:200]}' has no {CONFIG}; give the folder of an adapter")
     for name in (CONFIG, *WEIGHTS):
         if not _is_inside(found / name, real_roots):
             raise _outside(text)
-    if not (found / WEIGHTS[0]).is_file():
+    if not is_file(f"{found}/{WEIGHTS[0]}"):
         raise AdapterFormatError(
-            f"'{text}' has no {WEIGHTS[0]}; other formats can run code and are not loaded"
+            f"'{text[:200]}' has no {WEIGHTS[0]}; other formats can run code and are not loaded"
         )
     return found.resolve()
 

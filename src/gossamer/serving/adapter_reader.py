@@ -3,14 +3,12 @@
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from gossamer.errors import AdapterFormatError, AdapterReplacedError, CapacityError, GossamerError
 from gossamer.serving.adapter_entry import AdapterEntry, AdapterState
-from gossamer.serving.histogram import Histogram
-
-LOAD_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+from gossamer.serving.histogram import LOAD_BOUNDS, Histogram
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +26,8 @@ class Loaded:
     """First and last positions of a prompt that an intervention edits."""
     is_copied: bool = True
     """Whether `place` only copies, and may run on another thread than the model."""
+    seconds: float = 0.0
+    """That reading and checking took."""
 
 
 class Loader(Protocol):
@@ -40,24 +40,24 @@ class Loader(Protocol):
         """Copy rows into blocks; returns the table that finds them."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Read:
-    loaded: Loaded
-    seconds: float
-
-
 class AdapterReader:
     """What is being read, and taking over what was."""
 
     def __init__(
-        self, loader: Loader, threads: Executor, wake: Callable[[], None], num_blocks: int
+        self,
+        loader: Loader,
+        threads: Executor,
+        wake: Callable[[], None],
+        num_blocks: int,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`wake` is called on a loading thread when one is done; the pool has `num_blocks`."""
         self._loader = loader
         self._threads = threads
         self._wake = wake
         self._num_blocks = num_blocks
-        self._loading: dict[AdapterEntry, Future[_Read]] = {}
+        self._clock = clock
+        self._loading: dict[AdapterEntry, Future[Loaded]] = {}
         self.seconds = Histogram(LOAD_BOUNDS)
 
     def __len__(self) -> int:
@@ -80,21 +80,20 @@ class AdapterReader:
             self._take_over(entry, future)
         return [entry for entry, _ in done]
 
-    def _read(self, entry: AdapterEntry) -> _Read:
-        started = time.monotonic()
+    def _read(self, entry: AdapterEntry) -> Loaded:
+        started = self._clock()
         loaded = self._loader.load(entry)
-        return _Read(loaded, time.monotonic() - started)
+        return replace(loaded, seconds=self._clock() - started)
 
-    def _take_over(self, entry: AdapterEntry, future: "Future[_Read]") -> None:
+    def _take_over(self, entry: AdapterEntry, future: "Future[Loaded]") -> None:
         try:
-            read = future.result()
+            loaded = future.result()
         except GossamerError as error:
             _refuse(entry, _without_path(error, entry))
             return
         except Exception as error:  # a reader's bug must not take the engine down
             _refuse(entry, AdapterFormatError(f"adapter {entry.name} cannot be read: {error}"))
             return
-        loaded = read.loaded
         if entry.digest not in (None, loaded.digest):
             entry.error = AdapterReplacedError(
                 f"adapter {entry.name} was replaced while this request, begun with the former one, "
@@ -102,8 +101,8 @@ class AdapterReader:
             )
             entry.state = AdapterState.REPLACED
             return
-        self.seconds.observe(read.seconds)
-        entry.read_seconds = read.seconds
+        self.seconds.observe(loaded.seconds)
+        entry.read_seconds = loaded.seconds
         _describe(entry, loaded)
         if loaded.num_blocks >= self._num_blocks:
             _refuse(

@@ -12,7 +12,7 @@ from gossamer.errors import CapacityError, UnknownModelError
 from gossamer.serving.adapter_entry import AdapterEntry, AdapterState
 from gossamer.serving.adapter_names import AdapterNames, Folder
 from gossamer.serving.adapter_reader import AdapterReader, Loaded, Loader
-from gossamer.serving.adapter_status import status_of
+from gossamer.serving.adapter_status import state_of, status_of
 from gossamer.serving.blend import AnyAdapter
 from gossamer.serving.block_pool import BlockPool
 from gossamer.serving.interface import AdapterStatus
@@ -55,8 +55,8 @@ class AdapterStore:
         self._threads = threads or ThreadPoolExecutor(1, thread_name_prefix="gossamer-adapters")
         self._copies = copies
         self._clock = clock
-        self.reader = AdapterReader(loader, self._threads, wake, pool.num_blocks)
-        self._residency = Residency(pool, loader, wake, copies)
+        self.reader = AdapterReader(loader, self._threads, wake, pool.num_blocks, clock)
+        self._residency = Residency(pool, loader, wake, copies, clock)
         self._reclaimer = Reclaimer(
             pool, self._residency, self.prefixes, self.names.is_current, clock
         )
@@ -76,6 +76,13 @@ class AdapterStore:
         """All adapters that can be named now, and those that are on their way out."""
         leaving = [status_of(entry) for entry in list(self._draining)]
         return [*map(status_of, self.names.all()), *leaving]
+
+    def num_by_state(self) -> dict[str, int]:
+        """How many adapters are in each state; files of none are looked at."""
+        found = Counter(state_of(entry) for entry in (*self.names.known(), *list(self._draining)))
+        others = len(self.names.names()) + len(self._draining) - found.total()
+        found["registered"] += max(0, others)
+        return dict(found)
 
     # Requests.
 
@@ -127,10 +134,9 @@ class AdapterStore:
         for entry in self._residency.collect():
             self._remove_if_done(entry)
 
-    def drop_unneeded_rows(self, needed: set[AnyAdapter]) -> None:
+    def drop_unneeded_rows(self) -> None:
         """Keep the host cache within its bound; rows that a waiting request needs stay."""
-        if self.host.num_bytes > self.host.max_bytes:
-            self.host.trim({entry for adapter in needed for entry in adapter.parts})
+        self.host.trim()
 
     # Residency.
 
@@ -249,14 +255,20 @@ class AdapterStore:
         """
         if pinned == entry.pinned:
             return
+        if pinned:
+            self.check_pin(entry)
         own = entry.num_blocks or 0
-        if pinned and self.num_pinned_blocks + own > MAX_PINNED * self._pool.num_blocks:
+        entry.pinned = pinned
+        self.num_pinned_blocks += own if pinned else -own
+
+    def check_pin(self, entry: AdapterEntry) -> None:
+        """Raise what `pin` would raise."""
+        own = entry.num_blocks or 0
+        if not entry.pinned and self.num_pinned_blocks + own > MAX_PINNED * self._pool.num_blocks:
             raise CapacityError(
                 f"adapter {entry.name} takes {own} blocks, and {self.num_pinned_blocks} of "
                 f"{self._pool.num_blocks} are pinned already; at most half of them may be"
             )
-        entry.pinned = pinned
-        self.num_pinned_blocks += own if pinned else -own
 
     def num_pinned_beside(self, adapter: AnyAdapter) -> int:
         """Blocks of pinned adapters other than `adapter`."""

@@ -34,6 +34,7 @@ def build_engine(settings: ServeSettings, limits_of: LimitsOf = unlimited) -> "E
     from gossamer.basemodel.support import check_supported
     from gossamer.kernels.select import choose_backend
     from gossamer.serving import attach, engine
+    from gossamer.serving.adapter_control import AdapterControl
     from gossamer.serving.adapter_folder import AdapterFolder
     from gossamer.serving.adapter_loader import AdapterLoader
     from gossamer.serving.adapter_store import AdapterStore
@@ -105,8 +106,9 @@ def build_engine(settings: ServeSettings, limits_of: LimitsOf = unlimited) -> "E
     )
     promise = FirstTokenPolicy(slo=settings.first_token_slo)
     scheduler = Scheduler(pool, adapters, limits, promise=promise, limits_of=limits_of)
+    model_name = _model_name(settings.model, folder)
     return engine.Engine(
-        model_name=_model_name(settings.model, folder),
+        model_name=model_name,
         tokenizer=tokenizer,
         eos_token_ids=_eos_token_ids(model, tokenizer),
         runner=runner,
@@ -122,6 +124,7 @@ def build_engine(settings: ServeSettings, limits_of: LimitsOf = unlimited) -> "E
         ),
         bell=bell,
         door=Door(settings.max_waiting, scheduler.accounts, limits_of),
+        control=AdapterControl(adapters, bell, settings.adapters, model_name),
     )
 
 

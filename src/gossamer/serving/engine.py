@@ -8,6 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from gossamer.errors import (
     RequestError,
     ServingError,
 )
+from gossamer.serving.adapter_control import AdapterControl
 from gossamer.serving.adapter_store import AdapterStore
 from gossamer.serving.batch import BatchBuilder
 from gossamer.serving.bell import Bell
@@ -27,8 +29,9 @@ from gossamer.serving.messages import Event, FinishReason, Request
 from gossamer.serving.request_checks import check_prompt, check_sampling, max_new_tokens
 from gossamer.serving.runner import Runner
 from gossamer.serving.sampler import Choice, SamplingState, sample
-from gossamer.serving.scheduler import Scheduled, Scheduler
+from gossamer.serving.scheduler import Scheduled, Scheduler, adapters_of
 from gossamer.serving.sequence import Sequence
+from gossamer.serving.step_figures import StepFigures
 from gossamer.serving.text import TextStream
 
 log = logging.getLogger(__name__)
@@ -63,6 +66,7 @@ class Engine:
         limits: EngineLimits,
         bell: Bell,
         door: Door,
+        control: AdapterControl,
     ) -> None:
         self.model_name = model_name
         self.tokenizer = tokenizer
@@ -76,6 +80,8 @@ class Engine:
         self._limits = limits
         self._bell = bell
         self._door = door
+        self._control = control
+        self._figures = StepFigures()
         self._generations: dict[Sequence, Generation] = {}
         self._by_id: dict[str, Sequence] = {}
         self._finished: Counter[str] = Counter(stop=0, length=0, cancelled=0, failed=0)
@@ -120,6 +126,23 @@ class Engine:
         """See `EngineInterface.adapters`."""
         return self._adapters.statuses()
 
+    def load_adapter(
+        self, name: str, folder: str | None = None, *, replace: bool = False, pin: bool = False
+    ) -> "Future[AdapterStatus]":
+        """See `EngineInterface.load_adapter`."""
+        self._require_open()
+        return self._control.load(name, folder, replace=replace, pin=pin)
+
+    def unload_adapter(self, name: str) -> "Future[None]":
+        """See `EngineInterface.unload_adapter`."""
+        self._require_open()
+        return self._control.unload(name)
+
+    def pin_adapter(self, name: str, *, pinned: bool) -> "Future[AdapterStatus]":
+        """See `EngineInterface.pin_adapter`."""
+        self._require_open()
+        return self._control.pin(name, pinned=pinned)
+
     def healthy(self) -> bool:
         """See `EngineInterface.healthy`."""
         return self._door.is_open and self._thread.is_alive()
@@ -140,6 +163,16 @@ class Engine:
             blocks_adapters=blocks_adapters,
             block_bytes=self._limits.block_bytes,
             adapters_resident=len(resident),
+            adapters_by_state=self._adapters.num_by_state(),
+            resident_bytes={entry.name: entry.num_bytes or 0 for entry in resident},
+            adapters_host=len(self._adapters.host),
+            host_bytes=self._adapters.host.num_bytes,
+            adapter_hits=dict(self._adapters.hits),
+            adapter_read_seconds=self._adapters.reader.seconds.stats(),
+            prefix_queried_tokens=self._adapters.prefixes.num_queried_tokens,
+            prefix_hit_tokens=self._adapters.prefixes.num_hit_tokens,
+            prefix_evictions=self._adapters.prefixes.num_evictions,
+            step=self._figures.stats(),
             adapter_loads=self._adapters.num_loads,
             adapter_evictions=self._adapters.num_evictions,
             preemptions=self._scheduler.num_preemptions,
@@ -169,6 +202,10 @@ class Engine:
     def _num_waiting(self) -> int:
         return max(0, len(self._by_id) - len(self._scheduler.running))
 
+    def _require_open(self) -> None:
+        if not self.healthy():
+            raise EngineStoppedError("the server is shutting down")
+
     def _close_door(self) -> None:
         with self._lock:
             self._door.is_open = False
@@ -191,6 +228,7 @@ class Engine:
         self._close_door()
         for message in self._bell.take():
             message()
+        self._control.close()
         for sequence in list(self._generations):
             if failure is None:
                 self._finish(sequence, "cancelled")
@@ -204,6 +242,7 @@ class Engine:
             for message in self._bell.take():
                 message()
             self._adapters.collect_loads()
+            self._control.turn()
             for sequence, error in self._scheduler.take_refused():
                 self._forget(sequence, "failed").fail(error)
             step = self._scheduler.plan()
@@ -221,14 +260,18 @@ class Engine:
         started = time.monotonic()
         try:
             batch = self._builder.build(step)
+            built = time.monotonic()
             logits = self._runner.run(batch)
+            computed = time.monotonic()
             choices = sample(logits, [self._generations[s].sampling for s in batch.sampled])
         except Exception:
             # No memory, say. The requests of this step end; the others go on.
             log.exception("a step has failed")
             self._fail([part.sequence for part in step])
             return
-        self._scheduler.record_step(step, time.monotonic() - started)
+        ended = time.monotonic()
+        self._figures.observe(adapters_of(step), (started, built, computed, ended))
+        self._scheduler.record_step(step, ended - started)
         self._num_steps += 1
         self._num_generated += sum(choice is not None for choice in choices)
         for part in step:

@@ -3,6 +3,9 @@
 from bisect import bisect_left
 from dataclasses import dataclass
 
+LOAD_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+"""Seconds to read an adapter."""
+
 
 @dataclass(frozen=True, slots=True)
 class HistogramStats:

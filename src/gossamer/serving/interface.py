@@ -1,10 +1,13 @@
 """What the HTTP layer and the offline class know of an engine. Nothing here imports torch."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from concurrent.futures import Future
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from gossamer.serving.histogram import LOAD_BOUNDS, Histogram, HistogramStats
 from gossamer.serving.messages import Event, Request
+from gossamer.serving.step_figures import StepStats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +72,18 @@ class EngineStats:
     """That hold keys and values nobody uses now; given to whoever needs them."""
     block_bytes: int
     adapters_resident: int
+    adapters_by_state: dict[str, int] = field(default_factory=dict)
+    """Of all adapters that can be named; those nobody asked for yet count as registered."""
+    resident_bytes: dict[str, int] = field(default_factory=dict)
+    """Of each resident adapter."""
+    adapters_host: int = 0
+    """In the host cache; resident ones may be among them."""
+    host_bytes: int = 0
+    """That they take there."""
+    adapter_hits: dict[str, int] = field(default_factory=dict)
+    """Requests by where their adapter was when they came: resident, host or disk."""
+    adapter_read_seconds: HistogramStats = field(default_factory=Histogram(LOAD_BOUNDS).stats)
+    """To read and check an adapter."""
     adapter_loads: int
     adapter_evictions: int
     preemptions: int
@@ -78,6 +93,13 @@ class EngineStats:
     generated_tokens: int
     finished: dict[str, int]
     """Final events by reason: stop, length, cancelled, failed."""
+    prefix_queried_tokens: int = 0
+    """Prompt tokens of requests that were started with the prefix cache on ..."""
+    prefix_hit_tokens: int = 0
+    """... and those of them that it had."""
+    prefix_evictions: int = 0
+    """Blocks of prefixes that were given to somebody else."""
+    step: StepStats = field(default_factory=StepStats)
     tenants: tuple[TenantStats, ...] = ()
 
 
@@ -110,6 +132,32 @@ class EngineInterface(Protocol):
 
     def adapters(self) -> list[AdapterStatus]:
         """All adapters that can be named now, those that appeared since the start included."""
+
+    def load_adapter(
+        self, name: str, folder: str | None = None, *, replace: bool = False, pin: bool = False
+    ) -> "Future[AdapterStatus]":
+        """Read and check an adapter now and serve it as `name`.
+
+        `folder` is a path below one of the server's adapter folders; None: the adapter that is
+        found there under `name`, which may have been unloaded before. `replace`: even if `name` is
+        another adapter now, whose accepted requests end with it. `pin`: place it and keep it.
+
+        Raises `RequestError` for a name or a path that is not allowed, `AdapterError`s for a folder
+        without an adapter; the future those of reading it, `UnknownModelError`, `RequestError` for
+        a name that is taken, or `CapacityError` for a pin that leaves too little memory.
+        """
+
+    def unload_adapter(self, name: str) -> "Future[None]":
+        """New requests do not find `name` from now on; done when accepted ones have ended.
+
+        The future raises `UnknownModelError`.
+        """
+
+    def pin_adapter(self, name: str, *, pinned: bool) -> "Future[AdapterStatus]":
+        """Place an adapter in the pool and keep it there, or no longer.
+
+        The future raises as `load_adapter`'s.
+        """
 
     def stats(self) -> EngineStats:
         """A snapshot."""

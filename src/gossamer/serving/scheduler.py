@@ -220,7 +220,7 @@ class Scheduler:
                 walk.misfit(sequence)
         self._met_misfit = bool(overtaken)
         self._prefetch(walk)
-        self._adapters.drop_unneeded_rows({s.adapter for s in self.waiting if s.adapter})
+        self._adapters.drop_unneeded_rows()
         return step
 
     def _has_room(self, budget: int) -> bool:

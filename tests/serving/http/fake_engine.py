@@ -5,6 +5,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 
 from gossamer.errors import (
     EngineStoppedError,
@@ -54,6 +55,11 @@ class FakeEngine:
         self.refuse = refuse
         self.max_waiting = max_waiting
         self.submitted: list[Request] = []
+        self.controls: list[tuple] = []
+        """Calls that load, unload or pin."""
+        self.control_answer: Exception | None = None
+        """Raised by these calls; `control_result` by their futures."""
+        self.control_result: Exception | None = None
         self.cancelled: list[str] = []
         self.finals: Counter[str] = Counter()
         """Final events by request id."""
@@ -91,6 +97,28 @@ class FakeEngine:
     def adapters(self) -> list[AdapterStatus]:
         return list(self._adapters)
 
+    def load_adapter(self, name, folder=None, *, replace=False, pin=False):
+        self.controls.append(("load", name, folder, replace, pin))
+        return self._control(AdapterStatus(name=name, state="host", pinned=pin))
+
+    def unload_adapter(self, name):
+        self.controls.append(("unload", name))
+        return self._control(None)
+
+    def pin_adapter(self, name, *, pinned):
+        self.controls.append(("pin", name, pinned))
+        return self._control(AdapterStatus(name=name, state="resident", pinned=pinned))
+
+    def _control(self, result):
+        if isinstance(self.control_answer, Exception):
+            raise self.control_answer
+        future = Future()
+        if isinstance(self.control_result, Exception):
+            future.set_exception(self.control_result)
+        else:
+            future.set_result(result)
+        return future
+
     def stats(self) -> EngineStats:
         with self._changed:
             return EngineStats(
@@ -102,6 +130,10 @@ class FakeEngine:
                 blocks_adapters=10,
                 block_bytes=4096,
                 adapters_resident=1,
+                adapters_by_state=dict(Counter(each.state for each in self._adapters)),
+                resident_bytes={
+                    each.name: each.num_bytes for each in self._adapters if each.state == "resident"
+                },
                 adapter_loads=2,
                 adapter_evictions=1,
                 preemptions=0,

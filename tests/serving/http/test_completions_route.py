@@ -48,7 +48,12 @@ def test_several_prompts_times_n(make_engine, complete):
     assert texts == ["I am base 10", "I am base 11"] * 2
     lengths = [len(request.prompt_token_ids) for request in engine.submitted]
     assert lengths == [1, 1, 2, 2]
-    assert reply["usage"] == {"prompt_tokens": 3, "completion_tokens": 16, "total_tokens": 19}
+    assert reply["usage"] == {
+        "prompt_tokens": 3,
+        "completion_tokens": 16,
+        "total_tokens": 19,
+        "prompt_tokens_details": {"cached_tokens": 0},
+    }
 
 
 def test_logprobs_in_the_older_shape(make_engine, complete):

@@ -14,7 +14,7 @@ from gossamer.serving.http.encode import Encoder
 from gossamer.serving.http.errors import ApiError, ClientGoneError, to_api_error
 from gossamer.serving.http.metrics import Metrics
 from gossamer.serving.http.middleware import CLIENT_GONE, ApiKeyCheck, Surround
-from gossamer.serving.http.routes import chat, completions, models, operation
+from gossamer.serving.http.routes import adapters, chat, completions, models, operation
 from gossamer.serving.http.settings import HttpSettings
 from gossamer.serving.interface import EngineInterface
 from gossamer.serving.key_file import KeyFile
@@ -42,7 +42,7 @@ def create_app(engine: EngineInterface, settings: HttpSettings) -> FastAPI:
     # elsewhere and know nothing of bodies that are read by hand.
     app = FastAPI(title="Gossamer", lifespan=lifespan, openapi_url=None)
     app.state.context = context
-    for routes in (chat, completions, models, operation):
+    for routes in (chat, completions, models, adapters, operation):
         app.include_router(routes.router)
     _map_errors(app)
     _surround(app, context)
@@ -60,7 +60,7 @@ def _surround(app: FastAPI, context: Context) -> None:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=list(settings.cors_origins),
-            allow_methods=["GET", "POST"],
+            allow_methods=["GET", "POST", "PUT", "DELETE"],
             allow_headers=["*"],
             expose_headers=["X-Request-Id", "Retry-After"],
         )

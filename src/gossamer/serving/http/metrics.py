@@ -1,15 +1,15 @@
 """What `/metrics` shows, in Prometheus' text format: a registry per app, nothing global."""
 
 import time
-from collections import Counter as Tally
 from collections.abc import Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from gossamer.serving.http.memory_metrics import adapter_metrics, memory_metrics
 from gossamer.serving.http.tenant_metrics import tenant_metrics
-from gossamer.serving.interface import AdapterStatus, EngineInterface, EngineStats
+from gossamer.serving.interface import EngineInterface, EngineStats
 from gossamer.serving.messages import Event, Tokens
 
 SHORT = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
@@ -121,7 +121,8 @@ class EngineCollector(Collector):
             yield CounterMetricFamily(f"gossamer_{name}", text, value=getattr(stats, field))
         yield _finished(stats)
         yield from tenant_metrics(stats.tenants)
-        yield from _adapters(self._engine.adapters())
+        yield from memory_metrics(stats)
+        yield from adapter_metrics(stats)
 
 
 def _finished(stats: EngineStats) -> Metric:
@@ -131,20 +132,3 @@ def _finished(stats: EngineStats) -> Metric:
     for reason, count in sorted(stats.finished.items()):
         family.add_metric([reason], count)
     return family
-
-
-def _adapters(adapters: list[AdapterStatus]) -> Iterable[Metric]:
-    by_state = GaugeMetricFamily("gossamer_adapters", "Adapters by state", labels=["state"])
-    # States without adapters are shown as 0, so that graphs do not break off.
-    tally = Tally({"registered": 0, "loading": 0, "resident": 0, "refused": 0})
-    tally.update(adapter.state for adapter in adapters)
-    for state, count in tally.items():
-        by_state.add_metric([state], count)
-    yield by_state
-    size = GaugeMetricFamily(
-        "gossamer_adapter_resident_bytes", "Bytes of a resident adapter", labels=["adapter"]
-    )
-    for adapter in adapters:
-        if adapter.state == "resident":
-            size.add_metric([adapter.name], adapter.num_bytes or 0)
-    yield size

@@ -1,7 +1,5 @@
 """Adapters' rows in host memory, ready to be placed without reading a file: LRU, bounded."""
 
-from collections.abc import Collection
-
 from gossamer.serving.adapter_entry import AdapterEntry, AdapterState
 
 
@@ -45,13 +43,16 @@ class HostCache:
         if entry.state is AdapterState.HOST:
             entry.state = AdapterState.REGISTERED
 
-    def trim(self, needed: Collection[AdapterEntry]) -> None:
-        """Drop the longest unused until the bound is kept; never those that are `needed`, pinned,
-        or being copied."""
+    def trim(self) -> None:
+        """Drop the longest unused until the bound is kept; never those that a request waits for,
+        that are pinned, or being copied."""
+        if self.num_bytes <= self.max_bytes:
+            return
         for entry in list(self._entries):
             if self.num_bytes <= self.max_bytes:
                 return
-            if entry in needed or entry.pinned or entry.state is AdapterState.PLACING:
+            is_wanted = entry.state is AdapterState.HOST and entry.requests
+            if is_wanted or entry.pinned or entry.state is AdapterState.PLACING:
                 continue
             self.drop(entry)
 

@@ -26,12 +26,14 @@ class Residency:
         placer: Placer,
         wake: Callable[[], None],
         copies: Executor | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`copies` is where rows are copied; None: on the caller's thread."""
         self._pool = pool
         self._placer = placer
         self._wake = wake
         self._copies = copies
+        self._clock = clock
         self.resident: dict[AdapterEntry, None] = {}
         self._placing: dict[AdapterEntry, Future[tuple[Any, float]]] = {}
         self.num_loads = 0
@@ -98,8 +100,8 @@ class Residency:
         return self._pool.take(entry.num_blocks, entry)
 
     def _copy(self, rows: Any, blocks: list[int]) -> tuple[Any, float]:
-        started = time.monotonic()
-        return self._placer.place(rows, blocks), time.monotonic() - started
+        started = self._clock()
+        return self._placer.place(rows, blocks), self._clock() - started
 
     def _settle(self, entry: AdapterEntry, table: Any, seconds: float) -> None:
         entry.table, entry.place_seconds = table, seconds

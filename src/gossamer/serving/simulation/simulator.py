@@ -75,6 +75,7 @@ class Simulator:
             SimulatedLoader(ranks, machine.bytes_per_rank, machine.block_bytes),
             wake=lambda: None,
             threads=self._disk,
+            clock=self._clock,
         )
         limits = SchedulerLimits(
             block_tokens=machine.block_tokens,

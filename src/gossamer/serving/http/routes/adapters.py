@@ -1,0 +1,125 @@
+"""Loading, unloading and pinning adapters at run time: for administrators' keys only."""
+
+import asyncio
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
+from starlette.concurrency import run_in_threadpool
+
+from gossamer.serving.http.access import require_admin
+from gossamer.serving.http.adapter_bodies import LoadBody, LoadLoraBody, UnloadLoraBody
+from gossamer.serving.http.body import read_object
+from gossamer.serving.http.connection import unless_gone
+from gossamer.serving.http.context import Context
+from gossamer.serving.interface import AdapterStatus
+
+router = APIRouter()
+
+T = TypeVar("T")
+
+
+@router.get("/v1/adapters")
+async def list_adapters(http: Request) -> JSONResponse:
+    """All adapters with state, kind, rank, bytes, digest, requests, hits, last use."""
+    require_admin(http)
+    found = await run_in_threadpool(Context.of(http).engine.adapters)
+    return JSONResponse({"object": "list", "data": [_shown(adapter) for adapter in found]})
+
+
+@router.post("/v1/adapters")
+async def load_adapter(http: Request) -> JSONResponse:
+    """Read and check an adapter now and serve it under a name; answers when that is done."""
+    require_admin(http)
+    body = LoadBody.parse(await _body(http))
+    return await _load(http, body.name, body.path, replace=body.replace, pin=body.pin)
+
+
+@router.delete("/v1/adapters/{name}")
+async def unload_adapter(http: Request, name: str) -> JSONResponse:
+    """Take an adapter away; answers when the requests that were accepted for it have ended."""
+    require_admin(http)
+    return await _unload(http, name)
+
+
+@router.put("/v1/adapters/{name}/pin")
+async def pin_adapter(http: Request, name: str) -> JSONResponse:
+    """Place an adapter in the pool and keep it there; answers when it is."""
+    require_admin(http)
+    return await _pin(http, name, pinned=True)
+
+
+@router.delete("/v1/adapters/{name}/pin")
+async def unpin_adapter(http: Request, name: str) -> JSONResponse:
+    """Let a pinned adapter be evicted again."""
+    require_admin(http)
+    return await _pin(http, name, pinned=False)
+
+
+@router.post("/v1/load_lora_adapter")
+async def load_lora_adapter(http: Request) -> JSONResponse:
+    """The same as POST /v1/adapters, with vLLM's names."""
+    require_admin(http)
+    body = LoadLoraBody.parse(await _body(http))
+    return await _load(http, body.lora_name, body.lora_path, replace=body.load_inplace, pin=False)
+
+
+@router.post("/v1/unload_lora_adapter")
+async def unload_lora_adapter(http: Request) -> JSONResponse:
+    """The same as DELETE /v1/adapters/{name}, with vLLM's names."""
+    require_admin(http)
+    return await _unload(http, UnloadLoraBody.parse(await _body(http)).lora_name)
+
+
+async def _load(
+    http: Request, name: str, path: str | None, *, replace: bool, pin: bool
+) -> JSONResponse:
+    engine = Context.of(http).engine
+    future = engine.load_adapter(name, path, replace=replace, pin=pin)
+    return JSONResponse(_shown(await _result(http, future)))
+
+
+async def _unload(http: Request, name: str) -> JSONResponse:
+    await _result(http, Context.of(http).engine.unload_adapter(name))
+    return JSONResponse({"id": name, "object": "adapter", "state": "removed"})
+
+
+async def _pin(http: Request, name: str, *, pinned: bool) -> JSONResponse:
+    await _body_or_nothing(http)
+    future = Context.of(http).engine.pin_adapter(name, pinned=pinned)
+    return JSONResponse(_shown(await _result(http, future)))
+
+
+async def _body(http: Request) -> dict[str, Any]:
+    return await read_object(http, Context.of(http).settings.max_body_bytes)
+
+
+async def _body_or_nothing(http: Request) -> None:
+    async for _ in http.stream():
+        pass
+
+
+async def _result(http: Request, future: "Future[T]") -> T:
+    # A client that goes away ends its wait, not the work.
+    async def work() -> T:
+        return await asyncio.shield(asyncio.wrap_future(future))
+
+    return await unless_gone(http.receive, work())
+
+
+def _shown(adapter: AdapterStatus) -> dict[str, Any]:
+    return {
+        "id": adapter.name,
+        "object": "adapter",
+        "state": adapter.state,
+        "kind": adapter.kind,
+        "rank": adapter.rank,
+        "num_bytes": adapter.num_bytes,
+        "digest": adapter.digest,
+        "pinned": adapter.pinned,
+        "requests": adapter.requests,
+        "hits": adapter.hits,
+        "last_used": adapter.last_used,
+        "problem": adapter.problem,
+    }

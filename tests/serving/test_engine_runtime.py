@@ -1,0 +1,228 @@
+"""Loading, unloading and pinning on a running engine: real files, real weights."""
+
+import os
+import shutil
+import threading
+import time
+
+import pytest
+from engine_case import ask, ask_tokens, check_idle, refusal, slow_down
+
+from gossamer.errors import (
+    AdapterFormatError,
+    AdapterNotFoundError,
+    CapacityError,
+    EngineStoppedError,
+    RequestError,
+    UnknownModelError,
+)
+
+from tiny import make_lora
+
+WAIT = 60
+
+
+@pytest.fixture
+def shelf(tmp_path, tiny_model):
+    """A root with two adapters below `shelf/`, which are not served by themselves."""
+    for seed, name in enumerate(("one", "two")):
+        make_lora(tmp_path / "root" / "shelf" / name, tiny_model, rank=4, seed=seed)
+    return tmp_path / "root"
+
+
+def test_an_adapter_is_loaded_from_below_a_root_and_served(make_engine, shelf):
+    engine = make_engine(shelf)
+    assert type(refusal(engine, adapter="poet")) is UnknownModelError
+    status = engine.load_adapter("poet", "shelf/one").result(WAIT)
+    assert (status.state, status.rank, status.requests) == ("host", 4, 0)
+    poet = ask_tokens(engine, "poet")
+    assert poet != ask_tokens(engine, None)
+    engine.load_adapter("again", str(shelf / "shelf" / "one")).result(WAIT)
+    assert ask_tokens(engine, "again") == poet
+    assert {each.name: each.state for each in engine.adapters()} == {
+        "poet": "resident",
+        "again": "resident",
+    }
+    assert [each.hits for each in engine.adapters()] == [1, 1]
+    check_idle(engine)
+
+
+def test_several_roots(make_engine, shelf, tiny_model, tmp_path):
+    make_lora(tmp_path / "second" / "b", tiny_model, rank=2)
+    engine = make_engine(shelf / "shelf")
+    assert [each.name for each in engine.adapters()] == ["one", "two"]
+    both = make_engine((shelf / "shelf", tmp_path / "second"))
+    assert [each.name for each in both.adapters()] == ["b", "one", "two"]
+    assert ask_tokens(both, "b")
+
+
+def test_serving_11_paths_outside_the_roots_are_refused(make_engine, shelf, tiny_model, tmp_path):
+    secret = make_lora(tmp_path / "secret", tiny_model, rank=4)
+    (shelf / "link").symlink_to(secret)
+    os.makedirs(shelf / "half")
+    shutil.copy(secret / "adapter_config.json", shelf / "half")
+    (shelf / "half" / "adapter_model.safetensors").symlink_to(secret / "adapter_model.safetensors")
+    (shelf / "round").symlink_to("round")
+    engine = make_engine(shelf)
+    bad = [
+        "../secret",
+        str(secret),
+        "link",
+        "half",
+        "shelf/../../secret",
+        "/",
+        "",
+        "a\x00b",
+        "~",
+        "round",
+        "x" * 5000,
+        "http://elsewhere/a",
+        "file:///etc",
+    ]
+    for path in bad:
+        with pytest.raises((RequestError, AdapterNotFoundError)) as caught:
+            engine.load_adapter("x", path)
+        assert "secret" not in str(caught.value) or "secret" in path
+        assert "\n" not in str(caught.value)
+    with pytest.raises(AdapterNotFoundError):
+        engine.load_adapter("x", "shelf")
+    pickled = shelf / "pickled"
+    shutil.copytree(shelf / "shelf" / "one", pickled)
+    (pickled / "adapter_model.safetensors").rename(pickled / "adapter_model.bin")
+    with pytest.raises(AdapterFormatError, match="can run code"):
+        engine.load_adapter("x", "pickled")
+    for name in ("", "a/b", "a+b", "a:1", "..", " a", "a\n", "x" * 201, engine.model_name):
+        with pytest.raises(RequestError):
+            engine.load_adapter(name, "shelf/one")
+
+
+def test_a_broken_adapter_is_told_to_who_loads_it_and_mended_files_are_tried_again(
+    make_engine, shelf
+):
+    engine = make_engine(shelf)
+    weights = shelf / "shelf" / "one" / "adapter_model.safetensors"
+    good = weights.read_bytes()
+    weights.write_bytes(good[:100])
+    with pytest.raises(AdapterFormatError, match="truncated or damaged"):
+        engine.load_adapter("x", "shelf/one").result(WAIT)
+    assert type(refusal(engine, adapter="x")) is AdapterFormatError
+    weights.write_bytes(good)
+    assert engine.load_adapter("x", "shelf/one").result(WAIT).state == "host"
+    assert ask_tokens(engine, "x")
+
+
+def test_a_taken_name_is_replaced_only_when_asked(make_engine, shelf):
+    engine = make_engine(shelf)
+    engine.load_adapter("x", "shelf/one").result(WAIT)
+    engine.load_adapter("x", "shelf/one").result(WAIT)
+    before = ask_tokens(engine, "x", prompt=range(3, 60))
+    with pytest.raises(RequestError, match="load_inplace"):
+        engine.load_adapter("x", "shelf/two").result(WAIT)
+    engine.load_adapter("x", "shelf/two", replace=True).result(WAIT)
+    after = ask_tokens(engine, "x", prompt=range(3, 60))
+    assert after != before
+    engine.load_adapter("y", "shelf/two").result(WAIT)
+    assert ask_tokens(engine, "y", prompt=range(3, 60)) == after
+    check_idle(engine)
+
+
+def test_serving_12_check_9_unload_during_generation(make_engine, shelf):
+    """Running requests end with the old weights, new ones get 404, and the name can come back."""
+    engine = make_engine(shelf)
+    engine.load_adapter("x", "shelf/one").result(WAIT)
+    want = ask_tokens(engine, "x", max_tokens=100)
+    slow_down(engine)
+    running = ask(engine, adapter="x", max_tokens=100)
+    while len(running.events) < 3:
+        time.sleep(0.002)
+    gone = engine.unload_adapter("x")
+    while not isinstance(refusal_or_none(engine, "x"), UnknownModelError):
+        time.sleep(0.002)
+    assert not gone.done()
+    assert [each.state for each in engine.adapters()] == ["draining"]
+    engine.load_adapter("x", "shelf/two").result(WAIT)
+    new = ask_tokens(engine, "x")
+    gone.result(WAIT)
+    running.wait()
+    assert running.tokens == want
+    assert new != want[:8]
+    check_idle(engine)
+
+
+def refusal_or_none(engine, name):
+    try:
+        ask(engine, adapter=name, max_tokens=1).wait()
+    except UnknownModelError as error:
+        return error
+    return None
+
+
+def test_unload_frees_memory_and_unknown_names_are_told(make_engine, shelf):
+    engine = make_engine(shelf)
+    engine.load_adapter("x", "shelf/one").result(WAIT)
+    ask_tokens(engine, "x", prompt=range(3, 60))
+    engine.unload_adapter("x").result(WAIT)
+    stats = engine.stats()
+    assert stats.blocks_adapters == stats.host_bytes == 0
+    assert stats.blocks_cached == 0
+    with pytest.raises(UnknownModelError):
+        engine.unload_adapter("x").result(WAIT)
+
+
+def test_pinned_adapters_stay_and_too_large_pins_are_refused(make_engine, shelf):
+    engine = make_engine(shelf, num_blocks=30)
+    status = engine.load_adapter("x", "shelf/one", pin=True).result(WAIT)
+    assert (status.state, status.pinned) == ("resident", True)
+    engine.load_adapter("y", "shelf/two").result(WAIT)
+    blocks = engine.stats().blocks_adapters
+    if 2 * blocks > 15:
+        with pytest.raises(CapacityError):
+            engine.pin_adapter("y", pinned=True).result(WAIT)
+    for first in range(3, 30):
+        ask_tokens(engine, None, prompt=[first] * 100)
+    assert {e.name: e.state for e in engine.adapters()}["x"] == "resident"
+    assert engine.pin_adapter("x", pinned=False).result(WAIT).pinned is False
+    with pytest.raises(UnknownModelError):
+        engine.pin_adapter("z", pinned=True).result(WAIT)
+    check_idle(engine)
+
+
+def test_serving_12_check_9_a_slow_copy_does_not_stall_running_requests(make_engine, shelf):
+    engine = make_engine(shelf)
+    gate, place = threading.Event(), engine._adapters._residency._placer.place
+
+    def slow_place(rows, blocks):
+        assert gate.wait(WAIT)
+        return place(rows, blocks)
+
+    engine.load_adapter("x", "shelf/one").result(WAIT)
+    engine._adapters._residency._placer.place = slow_place
+    one = ask(engine, adapter="x")
+    others = [ask(engine, max_tokens=30) for _ in range(4)]
+    for other in others:
+        assert other.wait().finish_reason == "length"
+    assert one.events == []
+    gate.set()
+    one.wait()
+    assert one.tokens != others[0].tokens[:8]
+    check_idle(engine)
+
+
+def test_a_stopping_engine_refuses_and_ends_what_waits(make_engine, shelf):
+    engine = make_engine(shelf)
+    gate, load = threading.Event(), engine._adapters.reader._loader.load
+    engine._adapters.reader._loader.load = lambda entry: (gate.wait(WAIT), load(entry))[1]
+    waiting = engine.load_adapter("x", "shelf/one")
+    stopper = threading.Thread(target=engine.shutdown)
+    stopper.start()
+    with pytest.raises(EngineStoppedError):
+        waiting.result(WAIT)
+    gate.set()
+    stopper.join()
+    for call in (
+        lambda: engine.load_adapter("x", "shelf/one"),
+        lambda: engine.unload_adapter("x"),
+        lambda: engine.pin_adapter("x", pinned=True),
+    ):
+        with pytest.raises(EngineStoppedError):
+            call()
