@@ -6,7 +6,8 @@ The result is a run folder: the adapter, which PEFT and `gossamer serve` load, i
 
 import argparse
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 from gossamer.methods import find, names
 from gossamer.settings import Settings, parse_assignments
@@ -132,9 +133,19 @@ def _describe(settings: type[Settings], fields: list[str]) -> list[str]:
     for name in fields:
         field = settings.model_fields[name]
         default = "required" if field.is_required() else f"default {_shown(field.default)}"
+        choices = _choices(field.annotation)
+        words = f"; one of {', '.join(choices)}" if choices else ""
         text = " ".join((field.description or "").split())
-        lines += [f"  {name}  ({default})", f"      {text}"]
+        lines += [f"  {name}  ({default}{words})", f"      {text}"]
     return lines
+
+
+def _choices(annotation: Any) -> list[str]:
+    if get_origin(annotation) in (Union, UnionType):
+        return [choice for part in get_args(annotation) for choice in _choices(part)]
+    if get_origin(annotation) is not Literal:
+        return []
+    return [str(choice) for choice in get_args(annotation)]
 
 
 def _shown(value: Any) -> str:

@@ -41,10 +41,10 @@ class DryRun:
             f"learning rate: {self.settings.learning_rate:g}, {self.settings.scheduler}",
             *self._stage_lines(),
             f"trainable parameters: {last.trainable:,} of {last.total_parameters:,} ({share:.2%})",
-            f"memory, estimated: {_gib(memory.total)} on {self.settings.device} in "
-            f"{self.settings.dtype} (weights {_gib(memory.weights)}, gradients "
-            f"{_gib(memory.gradients)}, optimizer {_gib(memory.optimizer)}, activations "
-            f"{_gib(memory.activations)}, process {_gib(memory.process)})",
+            f"memory, estimated: {_size(memory.total)} on {self.settings.device} in "
+            f"{self.settings.dtype} (weights {_size(memory.weights)}, gradients "
+            f"{_size(memory.gradients)}, optimizer {_size(memory.optimizer)}, activations "
+            f"{_size(memory.activations)}, process {_size(memory.process)})",
             self.preview,
             "dry run: nothing was written",
         ]
@@ -92,5 +92,7 @@ def _data_lines(prepared: Prepared) -> list[str]:
     return [line for report in reports if report is not None for line in report.lines()]
 
 
-def _gib(count: int) -> str:
+def _size(count: int) -> str:
+    if count < 2**30 / 10:
+        return f"{count / 2**20:.1f} MiB"
     return f"{count / 2**30:.2f} GiB"

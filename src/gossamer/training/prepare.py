@@ -54,17 +54,8 @@ def prepare(settings: RunSettings) -> Prepared:
     tokenizer = load_tokenizer(folder)
     data = load_data(settings, tokenizer, seed=settings.seed)
     plan = make_plan(settings, len(data.train))
-    context = MethodContext(
-        model_name=settings.model,
-        base_folder=Path(folder),
-        base_fingerprint=fingerprint(folder),
-        dtype=settings.dtype,
-        device=device,
-        seed=settings.seed,
-        total_steps=plan.steps,
-        gradient_checkpointing=settings.gradient_checkpointing,
-        probe_batches=ProbeBatches(data.train, tokenizer, settings, plan, device=device),
-    )
+    probe = ProbeBatches(data.train, tokenizer, settings, plan, device=device)
+    context = _context(settings, Path(folder), plan, probe, device=device)
     method.check(context)
     sparse = sparse_plan(settings, method, context)
     return Prepared(
@@ -81,4 +72,20 @@ def prepare(settings: RunSettings) -> Prepared:
             base_fingerprint=context.base_fingerprint,
             sparse_plan=None if sparse is None else sparse.model_dump(mode="json"),
         ),
+    )
+
+
+def _context(
+    settings: RunSettings, folder: Path, plan: Plan, probe: ProbeBatches, *, device: str
+) -> MethodContext:
+    return MethodContext(
+        model_name=settings.model,
+        base_folder=folder,
+        base_fingerprint=fingerprint(folder),
+        dtype=settings.dtype,
+        device=device,
+        seed=settings.seed,
+        total_steps=plan.steps,
+        gradient_checkpointing=settings.gradient_checkpointing,
+        probe_batches=probe,
     )

@@ -9,6 +9,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
 from torch import Tensor, nn
 
 from gossamer.errors import AdapterError, SettingError, UnsupportedAdapterError
+from gossamer.methods.entries.mask import num_entries, random_entries
 from gossamer.methods.entries.product import Pattern
 
 
@@ -50,6 +51,15 @@ class EntryLayer(nn.Module, BaseTunerLayer):
     def set_index(self, name: str, index: Tensor) -> None:
         """Give an adapter its entries; on the device of the base weight."""
         getattr(self, self.index_name)[name] = index.to(self.get_base_layer().weight.device)
+
+    def draw_index(self, name: str, path: str, *, seed: int, density: float) -> None:
+        """Give an adapter entries at random; `path` is what the base model calls the layer."""
+        if self.get_base_layer().weight.is_meta:
+            count = num_entries(self.shape, density)
+            index = torch.empty(2, count, dtype=torch.int32, device="meta")
+        else:
+            index = random_entries(seed, path, self.shape, density)
+        self.set_index(name, index)
 
     def pattern(self, name: str) -> Pattern:
         """The same, ready for products; made anew when the buffer was loaded or moved."""
@@ -133,8 +143,3 @@ def require_linear(target: nn.Module, path: str, *, method: str, allow_4bit: boo
         raise SettingError(
             f"method '{method}' cannot adapt {path}: it is a {kind}, not a linear layer"
         )
-
-
-def meta_index(count: int) -> Tensor:
-    """Stands for an index where the model has no weights."""
-    return torch.empty(2, count, dtype=torch.int32, device="meta")

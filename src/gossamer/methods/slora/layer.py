@@ -7,8 +7,7 @@ from peft.tuners._buffer_dict import BufferDict
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gossamer.methods.entries.layer import EntryLayer, meta_index
-from gossamer.methods.entries.mask import num_entries, random_entries
+from gossamer.methods.entries.layer import EntryLayer
 from gossamer.methods.entries.product import entry_linear
 from gossamer.methods.slora.config import SloraConfig
 
@@ -39,11 +38,7 @@ class SloraLayer(EntryLayer):
     ) -> None:
         """Give the layer, which is called `path` in the base model, an adapter that changes
         nothing yet."""
-        weight = self.get_base_layer().weight
-        if weight.is_meta:
-            self.set_index(name, meta_index(num_entries(self.shape, config.density)))
-        else:
-            self.set_index(name, random_entries(config.seed, path, self.shape, config.density))
+        self.draw_index(name, path, seed=config.seed, density=config.density)
         count = self.index(name).shape[1]
         if config.r == 0:
             self.slora_values[name] = nn.Parameter(torch.zeros(count))

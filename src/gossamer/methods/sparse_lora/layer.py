@@ -5,8 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from gossamer.methods.entries.layer import EntryLayer, meta_index
-from gossamer.methods.entries.mask import num_entries, random_entries
+from gossamer.methods.entries.layer import EntryLayer
 from gossamer.methods.entries.product import entry_linear, sampled_low_rank
 from gossamer.methods.sparse_lora.config import SparseLoraConfig
 
@@ -29,10 +28,7 @@ class SparseLoraLayer(EntryLayer):
         """Give the layer, which is called `path` in the base model, an adapter that changes
         nothing yet."""
         h_out, h_in = self.shape
-        if self.get_base_layer().weight.is_meta:
-            self.set_index(name, meta_index(num_entries(self.shape, config.density)))
-        else:
-            self.set_index(name, random_entries(config.seed, path, self.shape, config.density))
+        self.draw_index(name, path, seed=config.seed, density=config.density)
         self.sparselora_A[name] = nn.Parameter(torch.empty(config.r, h_in))
         nn.init.kaiming_uniform_(self.sparselora_A[name], a=math.sqrt(5))
         self.sparselora_B[name] = nn.Parameter(torch.zeros(h_out, config.r))
