@@ -30,8 +30,8 @@ KEY_VARIABLE = "GOSSAMER_API_KEY"
 ENGINE = Options(
     ServeSettings,
     title="model and memory",
-    names={"memory_gib": "memory"},
-    metavars={"model": "NAME", "adapters": "DIR", "memory_gib": "GiB"},
+    names={"memory_gib": "memory", "host_cache_gib": "host-cache"},
+    metavars={"model": "NAME", "adapters": "DIR", "memory_gib": "GiB", "host_cache_gib": "GiB"},
 )
 HTTP = Options(
     HttpSettings,
