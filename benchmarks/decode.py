@@ -69,6 +69,9 @@ def our_systems(
     int8 = engines.enter_context(
         LLM(str(folder), adapters=adapters, memory_gib=args.memory, adapter_rows="int8")
     )
+    merging = engines.enter_context(
+        LLM(str(folder), adapters=adapters, memory_gib=args.memory, merge_hot=True)
+    )
     batches: dict[str, tuple[LLM, list[str | None]]] = {
         "bare server": (bare, [None] * count),
         "base": (llm, [None] * count),
@@ -80,10 +83,14 @@ def our_systems(
         "rank 8": (llm, [*small]),
         "rank 8 with a rank 64": (llm, [*small[1:], *large]),
     }
-    return {
+    systems: dict[str, System] = {
         name: functools.partial(ours, engine, prompts, chosen, args.new_tokens)
         for name, (engine, chosen) in batches.items()
     }
+    systems["one shared, merged"] = functools.partial(
+        merged, merging, prompts, names[0], args.new_tokens
+    )
+    return systems
 
 
 def parse_args() -> argparse.Namespace:
@@ -129,6 +136,13 @@ def ours(llm: LLM, prompts: list[list[int]], adapters: list[str | None], count: 
     start = max(stamps[0] for stamps in times.values())
     decoded = [stamp for stamps in times.values() for stamp in stamps if stamp > start]
     return len(decoded) / (max(decoded) - start)
+
+
+def merged(llm: LLM, prompts: list[list[int]], adapter: str, count: int) -> float:
+    """Decode throughput when all name one adapter, and merge mode has merged it."""
+    while llm.engine.stats().merged_adapter != adapter:
+        ours(llm, prompts, [adapter] * len(prompts), count)
+    return ours(llm, prompts, [adapter] * len(prompts), count)
 
 
 def theirs(model, prompts: list[list[int]], count: int, **more) -> float:
@@ -188,6 +202,8 @@ RATIOS = [
     ("distinct bfloat16", "base"),
     ("distinct int8", "base"),
     ("one shared", "base"),
+    ("one shared, merged", "base"),
+    ("one shared, merged", "one shared"),
     ("distinct DoRA", "distinct"),
     ("rank 8 with a rank 64", "rank 8"),
     ("base", "transformers base"),

@@ -52,7 +52,11 @@ POLICY_FILES = {
     "serving/bell.py",
     "serving/block_pool.py",
     "serving/door.py",
+<<<<<<< HEAD
     "serving/histogram.py",
+=======
+    "serving/hot_merge.py",
+>>>>>>> 37dc6e4 (Merge mode: the hot adapter in a copy of the base weights, others as differences)
     "serving/interface.py",
     "serving/memory/block_keys.py",
     "serving/memory/host_cache.py",
@@ -68,6 +72,7 @@ POLICY_FILES = {
     "serving/scheduling/deadlines.py",
     "serving/scheduling/fairness.py",
     "serving/scheduling/forecast.py",
+    "serving/scheduling/hot_adapter.py",
     "serving/scheduling/never_fits.py",
     "serving/scheduling/prefetch.py",
     "serving/scheduling/quotas.py",

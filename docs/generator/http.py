@@ -120,6 +120,8 @@ def _allowed(info: FieldInfo) -> str:
 def _metrics() -> Iterator[tuple[str, str, str]]:
     for name, _, text in (*metrics.GAUGES, *memory_metrics.GAUGES):
         yield f"`gossamer_{name}`", "gauge", text
+    name, text = metrics.MERGED
+    yield f"`{name}`", "gauge", f"{text} (label `adapter`)"
     for name, _, text in (*metrics.COUNTERS, *memory_metrics.COUNTERS):
         yield f"`gossamer_{name}_total`", "counter", text
     for metric in _own_metrics():

@@ -64,3 +64,20 @@ def test_the_weights_are_a_copy():
         with torch.no_grad():
             layer.weight.zero_()
         assert torch.equal(dense(x), before)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_a_copy_with_updates_leaves_the_layer_as_it_was(backend):
+    torch.manual_seed(4)
+    dense = DenseLinear([nn.Linear(37, 19), nn.Linear(37, 8)], backend)
+    x, update = torch.randn(1, 5, 37), torch.randn(8, 37)
+    with torch.no_grad():
+        before = dense(x)
+        lengths = dense.squared_lengths()
+        other = dense.plus([(19, update)])
+        want = before.clone()
+        want[..., 19:] += x @ update.T
+        assert torch.allclose(other(x), want, atol=1e-5)
+        assert torch.equal(dense(x), before)
+        assert torch.equal(other.squared_lengths()[:19], lengths[:19])
+        assert not torch.equal(other.squared_lengths()[19:], lengths[19:])

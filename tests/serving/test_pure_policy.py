@@ -16,7 +16,11 @@ PURE = (
     "bell",
     "block_pool",
     "door",
+<<<<<<< HEAD
     "histogram",
+=======
+    "hot_merge",
+>>>>>>> 37dc6e4 (Merge mode: the hot adapter in a copy of the base weights, others as differences)
     "interface",
     "memory.block_keys",
     "memory.host_cache",
@@ -32,6 +36,7 @@ PURE = (
     "scheduling.deadlines",
     "scheduling.fairness",
     "scheduling.forecast",
+    "scheduling.hot_adapter",
     "scheduling.never_fits",
     "scheduling.prefetch",
     "scheduling.quotas",

@@ -12,6 +12,7 @@ from gossamer.kernels.hidden_edit import EditBatch, EditTable
 from gossamer.kernels.hidden_edit.batch import FIRST, LAST
 from gossamer.kernels.runs import Run, Stack
 from gossamer.kernels.sparse_delta import SparseBatch
+from gossamer.serving.adapter_entry import AdapterEntry
 from gossamer.serving.kinds.resident import Resident
 from gossamer.serving.scheduler import Scheduled
 
@@ -39,9 +40,16 @@ class AdapterBatchBuilder:
         self._sparse = Stack(sparse_delta.stack_tables)
         self._edits = Stack(hidden_edit.stack_tables)
 
-    def build(self, step: Sequence[Scheduled], starts: Sequence[int]) -> AdapterBatch:
-        """`step` in the order of the batch; starts: the first token of each part."""
-        parts = [(part, start, _residents(part)) for part, start in zip(step, starts, strict=True)]
+    def build(
+        self, step: Sequence[Scheduled], starts: Sequence[int], hot: AdapterEntry | None = None
+    ) -> AdapterBatch:
+        """`step` in the order of the batch; starts: the first token of each part.
+
+        hot: the adapter that the base weights of this step hold already.
+        """
+        parts = [
+            (part, start, _residents(part, hot)) for part, start in zip(step, starts, strict=True)
+        ]
         lora, lora_runs = _runs(parts, lambda resident: resident.lora)
         gains, gain_runs = _runs(parts, lambda resident: resident.gain)
         sparse, sparse_runs = _runs(parts, lambda resident: resident.sparse)
@@ -96,25 +104,39 @@ def _runs(parts: list[Part], table_of: Callable[[Resident], Any]) -> tuple[list[
     tables: dict[int, Any] = {}
     slots: dict[int, int] = {}
     runs: list[Run] = []
+    last: list[Run] = []
     for part, start, residents in parts:
-        uses = [(table_of(resident), weight) for resident, weight in residents]
-        for table, weight in uses:
-            if table is None:
-                continue
-            slot = slots.setdefault(id(table), len(slots))
-            tables[slot] = table
-            run = Run(start, part.count, slot, weight)
-            if len(uses) == 1 and runs and _continues(run, runs[-1]):
-                runs[-1] = runs[-1]._replace(size=runs[-1].size + run.size)
-            else:
-                runs.append(run)
+        fresh: list[Run] = []
+        for resident, weight in residents:
+            if (table := table_of(resident)) is not None:
+                slot = slots.setdefault(id(table), len(slots))
+                tables[slot] = table
+                fresh.append(Run(start, part.count, slot, weight))
+        if _continue(fresh, last):
+            fresh = [run._replace(size=run.size + part.count) for run in last]
+            del runs[-len(last) :]
+        runs += fresh
+        last = fresh
     return list(tables.values()), runs
 
 
-def _continues(run: Run, last: Run) -> bool:
-    return last[2:] == run[2:] and last.first + last.size == run.first
+def _continue(fresh: list[Run], last: list[Run]) -> bool:
+    """Whether both are runs with the same adapters and weights, over adjoining tokens."""
+    if not fresh or [run[2:] for run in fresh] != [run[2:] for run in last]:
+        return False
+    return last[0].first + last[0].size == fresh[0].first
 
 
-def _residents(part: Scheduled) -> list[tuple[Resident, float]]:
+def _residents(part: Scheduled, hot: AdapterEntry | None) -> list[tuple[Resident, float]]:
+    """What the tokens of `part` meet, with weights.
+
+    Weights with the hot adapter in them give each token that adapter once; what it should have of
+    it instead is made up for: nothing at all, usually, or a share of its own.
+    """
     adapter = part.sequence.adapter
-    return [(entry.table, weight) for entry, weight in adapter.uses] if adapter is not None else []
+    uses = adapter.uses if adapter is not None else ()
+    if hot is None:
+        return [(entry.table, weight) for entry, weight in uses]
+    others = [(entry.table, weight) for entry, weight in uses if entry is not hot]
+    left = sum(weight for entry, weight in uses if entry is hot) - 1.0
+    return [*others, (hot.table, left)] if left else others

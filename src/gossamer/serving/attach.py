@@ -165,6 +165,16 @@ def base_shape(config: Any, modules: AdaptedModules) -> BaseShape:
     )
 
 
+def linear_bytes(model: Any) -> int:
+    """Bytes of the linear layers that adapters can act on."""
+    output = model.get_output_embeddings()
+    return sum(
+        module.weight.numel() * module.weight.element_size()
+        for module in model.modules()
+        if isinstance(module, nn.Linear) and module is not output
+    )
+
+
 def longest_row(model: Any) -> int:
     """Widest vector of a factor that an adapter of this model can have."""
     output = model.get_output_embeddings()

@@ -1,12 +1,14 @@
 """The arrays of one step, built once and shared by all layers."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from gossamer.kernels.dense_linear import DenseLinear
 from gossamer.kernels.gain import GainBatch
 from gossamer.kernels.grouped_lora import LoraBatch
 from gossamer.kernels.hidden_edit import EditBatch
@@ -14,6 +16,7 @@ from gossamer.kernels.paged_attention import AttentionBatch
 from gossamer.kernels.runs import balance
 from gossamer.kernels.sparse_delta import SparseBatch
 from gossamer.serving.adapter_batch import AdapterBatch, AdapterBatchBuilder
+from gossamer.serving.hot_merge import Merged
 from gossamer.serving.kinds.resident import PrefixTable, Resident
 from gossamer.serving.scheduler import Scheduled, adapters_of
 from gossamer.serving.sequence import Sequence
@@ -39,6 +42,8 @@ class StepBatch:
     sampled: list[Sequence]
     """Sequences whose next token is due after this step."""
     logit_rows: Tensor  # [len(sampled)] int64: their last tokens' places in the batch
+    merged: Mapping[DenseLinear, DenseLinear] = field(default_factory=dict)
+    """Layers that this step uses in the place of others: those with the hot adapter merged."""
 
 
 class BatchBuilder:
@@ -49,8 +54,8 @@ class BatchBuilder:
         self._num_workers = num_workers
         self._adapters = AdapterBatchBuilder(num_workers)
 
-    def build(self, step: list[Scheduled]) -> StepBatch:
-        """The arrays of `step`."""
+    def build(self, step: list[Scheduled], merged: Merged | None = None) -> StepBatch:
+        """The arrays of `step`, to be run on the base weights or on the `merged` ones."""
         adapters = adapters_of(step)
         slots = {adapter: slot for slot, adapter in enumerate(adapters)}
         # Contiguous runs of an adapter: the kernels then work on slices, without gathering tokens.
@@ -66,7 +71,9 @@ class BatchBuilder:
             ]
         ]
         positions, attention = self._attention(step, counts, starts)
-        doing = self._adapters.build(step, starts[:-1].tolist()) if adapters else AdapterBatch()
+        first = starts[:-1].tolist()
+        hot = merged.entry if merged is not None else None
+        doing = self._adapters.build(step, first, hot) if adapters or hot else AdapterBatch()
         return StepBatch(
             token_ids=torch.tensor([token_ids], dtype=torch.int64),
             positions=torch.from_numpy(positions)[None],
@@ -78,6 +85,7 @@ class BatchBuilder:
             edits=doing.edits,
             sampled=[step[i].sequence for i in due],
             logit_rows=torch.tensor([int(starts[i + 1]) - 1 for i in due], dtype=torch.int64),
+            merged=merged.layers if merged is not None else {},
         )
 
     def _attention(

@@ -42,8 +42,13 @@ def build_engine(settings: ServeSettings, limits_of: LimitsOf = unlimited) -> "E
     from gossamer.serving.bell import Bell
     from gossamer.serving.block_pool import BlockPool
     from gossamer.serving.door import Door
+    from gossamer.serving.hot_merge import HotMerger
     from gossamer.serving.kinds.pack import Packer
+<<<<<<< HEAD
     from gossamer.serving.memory.prefix_cache import PrefixCache
+=======
+    from gossamer.serving.merged_layers import LayerMerger
+>>>>>>> 37dc6e4 (Merge mode: the hot adapter in a copy of the base weights, others as differences)
     from gossamer.serving.runner import Runner
     from gossamer.serving.scheduler import Scheduler, SchedulerLimits
     from gossamer.serving.warm_up import warm_up
@@ -66,7 +71,8 @@ def build_engine(settings: ServeSettings, limits_of: LimitsOf = unlimited) -> "E
     # Counted before layers are replaced and packed.
     base_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
     layout = _layout(settings, model)
-    num_blocks = _num_blocks(settings, layout.block_bytes)
+    kept_free = attach.linear_bytes(model) if settings.merge_hot else 0
+    num_blocks = _num_blocks(settings, layout.block_bytes, kept_free)
     pool_memory = attach.pool_memory(num_blocks, layout.block_bytes)
     pool = BlockPool(num_blocks)
     runner = Runner(model, pool_memory, layout, backend)
@@ -124,7 +130,11 @@ def build_engine(settings: ServeSettings, limits_of: LimitsOf = unlimited) -> "E
         ),
         bell=bell,
         door=Door(settings.max_waiting, scheduler.accounts, limits_of),
+<<<<<<< HEAD
         control=AdapterControl(adapters, bell, settings.adapters, model_name),
+=======
+        merger=HotMerger(LayerMerger(loader, runner.modules)) if settings.merge_hot else None,
+>>>>>>> 37dc6e4 (Merge mode: the hot adapter in a copy of the base weights, others as differences)
     )
 
 
@@ -166,10 +176,11 @@ def _layout(settings: ServeSettings, model: Any) -> "KvLayout":
     return layout
 
 
-def _num_blocks(settings: ServeSettings, block_bytes: int) -> int:
+def _num_blocks(settings: ServeSettings, block_bytes: int, kept_free: int) -> int:
+    """Blocks of the pool; `kept_free` bytes of what is free are left for merged weights."""
     import psutil
 
-    available = psutil.virtual_memory().available
+    available = max(0, psutil.virtual_memory().available - kept_free)
     if settings.memory_gib is None:
         wanted = min(4 * _GIB, available // 4)
     else:

@@ -24,6 +24,7 @@ from gossamer.serving.bell import Bell
 from gossamer.serving.block_pool import BlockPool
 from gossamer.serving.door import Door
 from gossamer.serving.generation import Generation
+from gossamer.serving.hot_merge import HotMerger
 from gossamer.serving.interface import AdapterStatus, EngineStats, TenantStats
 from gossamer.serving.messages import Event, FinishReason, Request
 from gossamer.serving.request_checks import check_prompt, check_sampling, max_new_tokens
@@ -66,7 +67,11 @@ class Engine:
         limits: EngineLimits,
         bell: Bell,
         door: Door,
+<<<<<<< HEAD
         control: AdapterControl,
+=======
+        merger: HotMerger | None = None,
+>>>>>>> 37dc6e4 (Merge mode: the hot adapter in a copy of the base weights, others as differences)
     ) -> None:
         self.model_name = model_name
         self.tokenizer = tokenizer
@@ -80,8 +85,12 @@ class Engine:
         self._limits = limits
         self._bell = bell
         self._door = door
+<<<<<<< HEAD
         self._control = control
         self._figures = StepFigures()
+=======
+        self._merger = merger
+>>>>>>> 37dc6e4 (Merge mode: the hot adapter in a copy of the base weights, others as differences)
         self._generations: dict[Sequence, Generation] = {}
         self._by_id: dict[str, Sequence] = {}
         self._finished: Counter[str] = Counter(stop=0, length=0, cancelled=0, failed=0)
@@ -153,6 +162,7 @@ class Engine:
         blocks_adapters = sum(len(entry.blocks) for entry in (*resident, *self._adapters.placing))
         blocks_cached = self._adapters.prefixes.num_idle
         free = self._pool.num_free
+        merger = self._merger
         return EngineStats(
             num_running=len(self._scheduler.running),
             num_waiting=self._num_waiting,
@@ -180,6 +190,9 @@ class Engine:
             prompt_tokens=self._num_prompt_tokens,
             generated_tokens=self._num_generated,
             finished=dict(self._finished),
+            merged_adapter=merger.merged_name if merger else None,
+            adapter_merges=merger.num_merges if merger else 0,
+            merged_steps=merger.num_steps if merger else 0,
             tenants=self._tenants(),
         )
 
@@ -192,6 +205,8 @@ class Engine:
         self._bell.stop()
         self._thread.join()
         self._adapters.close()
+        if self._merger is not None:
+            self._merger.close()
 
     def _tenants(self) -> tuple[TenantStats, ...]:
         in_flight = Counter(sequence.tenant for sequence in list(self._by_id.values()))
@@ -242,7 +257,12 @@ class Engine:
             for message in self._bell.take():
                 message()
             self._adapters.collect_loads()
+<<<<<<< HEAD
             self._control.turn()
+=======
+            if self._merger is not None:
+                self._merger.follow()
+>>>>>>> 37dc6e4 (Merge mode: the hot adapter in a copy of the base weights, others as differences)
             for sequence, error in self._scheduler.take_refused():
                 self._forget(sequence, "failed").fail(error)
             step = self._scheduler.plan()
@@ -259,8 +279,13 @@ class Engine:
     def _run(self, step: list[Scheduled]) -> None:
         started = time.monotonic()
         try:
+<<<<<<< HEAD
             batch = self._builder.build(step)
             built = time.monotonic()
+=======
+            merged = self._merger.choose(step) if self._merger is not None else None
+            batch = self._builder.build(step, merged)
+>>>>>>> 37dc6e4 (Merge mode: the hot adapter in a copy of the base weights, others as differences)
             logits = self._runner.run(batch)
             computed = time.monotonic()
             choices = sample(logits, [self._generations[s].sampling for s in batch.sampled])

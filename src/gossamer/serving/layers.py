@@ -59,11 +59,11 @@ class FusedLinear(nn.Module):
         """All siblings' parts of x [1, T, h_in], side by side."""
         batch = self._context.batch
         if batch is None or not batch.has_adapters:
-            plain: Tensor = self._dense(x)
+            plain: Tensor = self._weights(batch)(x)
             return plain
         if batch.gain is not None:
             x = self._operations.gain.scaled_inputs(x[0], batch.gain)[None]
-        y: Tensor = self._dense(x)
+        y: Tensor = self._weights(batch)(x)
         if batch.lora is not None:
             self._operations.lora.add_(y[0], x[0], batch.lora)
         if batch.sparse is not None:
@@ -71,6 +71,10 @@ class FusedLinear(nn.Module):
         if batch.gain is not None:
             self._operations.gain.scale_outputs_(y[0], batch.gain)
         return y
+
+    def _weights(self, batch: StepBatch | None) -> DenseLinear:
+        """The layer itself, or what the step has in its place."""
+        return self._dense if batch is None else batch.merged.get(self._dense, self._dense)
 
     def take(self, index: int, x: Tensor) -> Tensor:
         """The part of sibling `index` (from 1), computed when the first was called with `x`."""

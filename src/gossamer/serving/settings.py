@@ -49,6 +49,11 @@ class ServeSettings(Settings):
     adapter_rows: Literal["as-saved", "int8"] = "as-saved"
     """How adapter weights rest in memory: as-saved (bfloat16 stays, others become float32; exact)
     or int8 (a quarter of float32 and faster; answers may differ from the trained model's)."""
+    merge_hot: bool = False
+    """Merge a low-rank adapter that owns nine tenths of recent tokens into a copy of the base
+    weights, so that its tokens need no work of their own. Costs as much memory again as the linear
+    layers it adapts, beside memory_gib; and answers, base-only ones too, then equal those without
+    it up to rounding, no longer bit for bit."""
     dtype: str = "float32"
     """Number format of weights, keys and values: float32."""
     device: str = "cpu"

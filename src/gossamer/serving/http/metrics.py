@@ -27,10 +27,17 @@ GAUGES = (
 COUNTERS = (
     ("adapter_loads", "adapter_loads", "Adapters read into the pool"),
     ("adapter_evictions", "adapter_evictions", "Adapters put out of the pool"),
+    ("adapter_merges", "adapter_merges", "Copies of the base weights made with an adapter merged"),
+    ("steps_merged", "merged_steps", "Steps that ran on merged weights"),
     ("preemptions", "preemptions", "Requests put back for want of blocks"),
     ("steps", "steps", "Steps of the batch"),
     ("prompt_tokens", "prompt_tokens", "Prompt tokens computed"),
     ("generated_tokens", "generated_tokens", "Tokens generated"),
+)
+
+MERGED = (
+    "gossamer_adapter_merged",
+    "1 for the adapter that is merged into a copy of the base weights; no line while there is none",
 )
 
 
@@ -119,10 +126,18 @@ class EngineCollector(Collector):
             yield GaugeMetricFamily(f"gossamer_{name}", text, value=getattr(stats, field))
         for name, field, text in COUNTERS:
             yield CounterMetricFamily(f"gossamer_{name}", text, value=getattr(stats, field))
+        yield _merged(stats)
         yield _finished(stats)
         yield from tenant_metrics(stats.tenants)
         yield from memory_metrics(stats)
         yield from adapter_metrics(stats)
+
+
+def _merged(stats: EngineStats) -> Metric:
+    family = GaugeMetricFamily(*MERGED, labels=["adapter"])
+    if stats.merged_adapter is not None:
+        family.add_metric([stats.merged_adapter], 1.0)
+    return family
 
 
 def _finished(stats: EngineStats) -> Metric:
