@@ -3,19 +3,20 @@
 import shutil
 import threading
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import kinds_case
 import pytest
 import torch
-from engine_case import ask, ask_tokens, check_idle
+from engine_case import BLOCK_BYTES, ask, ask_tokens, check_idle, start
 from exactness import ADAPTERS, Family, answers
 from kinds_case import Kinds
 
-from gossamer.errors import UnknownModelError
+from gossamer.errors import SettingError, UnknownModelError
 from gossamer.serving.llm import LLM
 from gossamer.serving.scheduling.hot_adapter import HotAdapterPolicy, HotLimits
 
-from tiny import make_lora
+from tiny import make_lora, module_shapes
 
 # PEFT's SHiRA makes sparse tensors without saying whether they shall be checked.
 pytestmark = pytest.mark.filterwarnings("ignore:Sparse invariant checks:UserWarning")
@@ -277,3 +278,16 @@ def test_off_unless_asked_for(make_engine):
         ask_tokens(engine, "r8", max_tokens=60)
     stats = engine.stats()
     assert (stats.merged_adapter, stats.adapter_merges, stats.merged_steps) == (None, 0, 0)
+
+
+def test_memory_for_the_copy_is_kept_free(tiny_model, monkeypatch):
+    """The pool may not take what the merged weights will need."""
+    pool = 100 * BLOCK_BYTES
+    linear = 4 * sum(h_out * h_in for h_out, h_in in module_shapes(tiny_model).values())
+    free = SimpleNamespace(available=pool + linear - 1)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: free)
+    start(tiny_model, num_blocks=100).shutdown()
+    with pytest.raises(SettingError, match="GiB are free; give a smaller --memory"):
+        start(tiny_model, num_blocks=100, merge_hot=True)
+    free.available += 1
+    start(tiny_model, num_blocks=100, merge_hot=True).shutdown()

@@ -1,5 +1,7 @@
 """/v1/models, /health, /metrics, keys and origins."""
 
+from dataclasses import replace
+
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -106,6 +108,17 @@ def test_metrics_of_engine_and_calls(make_engine):
     # Addresses that nobody serves share one label: they must not fill the memory.
     labels = (("method", "any"), ("route", "unmatched"), ("status", "404"))
     assert found["gossamer_http_requests_total", labels] == 2
+
+
+def test_metrics_name_the_merged_adapter_while_there_is_one(make_engine, ask):
+    engine = make_engine()
+    assert "gossamer_adapter_merged{" not in ask(engine, "GET", "/metrics").text
+    stats = replace(engine.stats(), merged_adapter="pirate", adapter_merges=3, merged_steps=40)
+    engine.stats = lambda: stats
+    found = samples(ask(engine, "GET", "/metrics").text)
+    assert found["gossamer_adapter_merged", (("adapter", "pirate"),)] == 1
+    assert found["gossamer_adapter_merges_total", ()] == 3
+    assert found["gossamer_steps_merged_total", ()] == 40
 
 
 def test_two_apps_have_metrics_of_their_own(make_engine, ask):
