@@ -52,11 +52,8 @@ POLICY_FILES = {
     "serving/bell.py",
     "serving/block_pool.py",
     "serving/door.py",
-<<<<<<< HEAD
     "serving/histogram.py",
-=======
     "serving/hot_merge.py",
->>>>>>> 37dc6e4 (Merge mode: the hot adapter in a copy of the base weights, others as differences)
     "serving/interface.py",
     "serving/memory/block_keys.py",
     "serving/memory/host_cache.py",

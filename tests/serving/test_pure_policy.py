@@ -16,11 +16,8 @@ PURE = (
     "bell",
     "block_pool",
     "door",
-<<<<<<< HEAD
     "histogram",
-=======
     "hot_merge",
->>>>>>> 37dc6e4 (Merge mode: the hot adapter in a copy of the base weights, others as differences)
     "interface",
     "memory.block_keys",
     "memory.host_cache",

@@ -44,11 +44,8 @@ def build_engine(settings: ServeSettings, limits_of: LimitsOf = unlimited) -> "E
     from gossamer.serving.door import Door
     from gossamer.serving.hot_merge import HotMerger
     from gossamer.serving.kinds.pack import Packer
-<<<<<<< HEAD
     from gossamer.serving.memory.prefix_cache import PrefixCache
-=======
     from gossamer.serving.merged_layers import LayerMerger
->>>>>>> 37dc6e4 (Merge mode: the hot adapter in a copy of the base weights, others as differences)
     from gossamer.serving.runner import Runner
     from gossamer.serving.scheduler import Scheduler, SchedulerLimits
     from gossamer.serving.warm_up import warm_up
@@ -130,11 +127,8 @@ def build_engine(settings: ServeSettings, limits_of: LimitsOf = unlimited) -> "E
         ),
         bell=bell,
         door=Door(settings.max_waiting, scheduler.accounts, limits_of),
-<<<<<<< HEAD
         control=AdapterControl(adapters, bell, settings.adapters, model_name),
-=======
         merger=HotMerger(LayerMerger(loader, runner.modules)) if settings.merge_hot else None,
->>>>>>> 37dc6e4 (Merge mode: the hot adapter in a copy of the base weights, others as differences)
     )
 
 

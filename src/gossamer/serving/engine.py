@@ -67,11 +67,8 @@ class Engine:
         limits: EngineLimits,
         bell: Bell,
         door: Door,
-<<<<<<< HEAD
         control: AdapterControl,
-=======
         merger: HotMerger | None = None,
->>>>>>> 37dc6e4 (Merge mode: the hot adapter in a copy of the base weights, others as differences)
     ) -> None:
         self.model_name = model_name
         self.tokenizer = tokenizer
@@ -85,12 +82,9 @@ class Engine:
         self._limits = limits
         self._bell = bell
         self._door = door
-<<<<<<< HEAD
         self._control = control
         self._figures = StepFigures()
-=======
         self._merger = merger
->>>>>>> 37dc6e4 (Merge mode: the hot adapter in a copy of the base weights, others as differences)
         self._generations: dict[Sequence, Generation] = {}
         self._by_id: dict[str, Sequence] = {}
         self._finished: Counter[str] = Counter(stop=0, length=0, cancelled=0, failed=0)
@@ -257,12 +251,9 @@ class Engine:
             for message in self._bell.take():
                 message()
             self._adapters.collect_loads()
-<<<<<<< HEAD
             self._control.turn()
-=======
             if self._merger is not None:
                 self._merger.follow()
->>>>>>> 37dc6e4 (Merge mode: the hot adapter in a copy of the base weights, others as differences)
             for sequence, error in self._scheduler.take_refused():
                 self._forget(sequence, "failed").fail(error)
             step = self._scheduler.plan()
@@ -279,13 +270,9 @@ class Engine:
     def _run(self, step: list[Scheduled]) -> None:
         started = time.monotonic()
         try:
-<<<<<<< HEAD
-            batch = self._builder.build(step)
-            built = time.monotonic()
-=======
             merged = self._merger.choose(step) if self._merger is not None else None
             batch = self._builder.build(step, merged)
->>>>>>> 37dc6e4 (Merge mode: the hot adapter in a copy of the base weights, others as differences)
+            built = time.monotonic()
             logits = self._runner.run(batch)
             computed = time.monotonic()
             choices = sample(logits, [self._generations[s].sampling for s in batch.sampled])

@@ -93,7 +93,6 @@ class EngineStats:
     generated_tokens: int
     finished: dict[str, int]
     """Final events by reason: stop, length, cancelled, failed."""
-<<<<<<< HEAD
     prefix_queried_tokens: int = 0
     """Prompt tokens of requests that were started with the prefix cache on ..."""
     prefix_hit_tokens: int = 0
@@ -101,14 +100,12 @@ class EngineStats:
     prefix_evictions: int = 0
     """Blocks of prefixes that were given to somebody else."""
     step: StepStats = field(default_factory=StepStats)
-=======
     merged_adapter: str | None = None
     """The adapter of which there is a merged copy of the base weights now."""
     adapter_merges: int = 0
     """Merged copies that were made."""
     merged_steps: int = 0
     """Steps that ran on merged weights."""
->>>>>>> 37dc6e4 (Merge mode: the hot adapter in a copy of the base weights, others as differences)
     tenants: tuple[TenantStats, ...] = ()
 
 
