@@ -87,7 +87,7 @@ def our_systems(
         name: functools.partial(ours, engine, prompts, chosen, args.new_tokens)
         for name, (engine, chosen) in batches.items()
     }
-    systems["one shared, merged"] = functools.partial(
+    systems["one shared merged"] = functools.partial(
         merged, merging, prompts, names[0], args.new_tokens
     )
     return systems
@@ -202,8 +202,8 @@ RATIOS = [
     ("distinct bfloat16", "base"),
     ("distinct int8", "base"),
     ("one shared", "base"),
-    ("one shared, merged", "base"),
-    ("one shared, merged", "one shared"),
+    ("one shared merged", "base"),
+    ("one shared merged", "one shared"),
     ("distinct DoRA", "distinct"),
     ("rank 8 with a rank 64", "rank 8"),
     ("base", "transformers base"),
