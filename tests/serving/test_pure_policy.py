@@ -64,6 +64,7 @@ def test_serving_6_policy_tests_run_where_torch_cannot_be_imported(tmp_path):
     here = Path(__file__).parent
     files = [
         "test_block_pool.py",
+        "test_hot_merge.py",
         "test_scheduler.py",
         "test_scheduler_adapters.py",
         "scheduling",
