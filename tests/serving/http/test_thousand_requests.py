@@ -44,7 +44,7 @@ def engine(tiny_model, adapters):
         memory_gib=36 * BLOCK_BYTES / 1024**3,
         max_batch_tokens=64,
         max_running=16,
-        max_waiting=45,
+        max_waiting=80,
         threads=1,
     )
     engine = build_engine(settings)

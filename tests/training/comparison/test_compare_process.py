@@ -54,17 +54,23 @@ def undisturbed(small, tmp_path, here):
     )
 
 
+def workers():
+    """Processes of runs; other tests leave helpers of Python's own behind."""
+    children = psutil.Process().children()
+    return [child for child in children if "gossamer.training.comparison.worker" in child.cmdline()]
+
+
 def test_a_killed_run_is_noted_and_goes_on_when_asked_again(
     small, tmp_path, undisturbed, training_apart
 ):
     def kill():
-        (child,) = psutil.Process().children()
+        (child,) = workers()
         os.kill(child.pid, signal.SIGKILL)
 
     stopped = small(**FAST, screen=AtStep(kill))
     assert stopped.failed
     assert "its process was killed, probably because" in stopped.entries[0].failures[0]
-    assert not psutil.Process().children()
+    assert not workers()
     training_apart()
     check_going_on(small, tmp_path, undisturbed)
 
@@ -77,7 +83,7 @@ def test_ctrl_c_saves_the_step_and_goes_on_when_asked_again(
 
     with pytest.raises(ComparisonInterrupted, match="goes on from here"):
         small(**FAST, screen=AtStep(interrupt))
-    assert not psutil.Process().children()
+    assert not workers()
     # Stopped at a step that is no multiple of save_every, or by chance is one.
     assert (tmp_path / RUN / "checkpoints").is_dir()
     training_apart()
