@@ -1,5 +1,6 @@
 """A decoder layer that computes sparsely while the run's state says so."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -58,7 +59,7 @@ class Replaced:
             self._undo.pop()()
 
 
-class SparseGroup:
+class SparseGroup(ABC):
     """Modules that choose their channels together: an attention block, or an MLP."""
 
     def __init__(self, current: Pass, block: nn.Module, path: str, layer: int) -> None:
@@ -79,9 +80,9 @@ class SparseGroup:
             self._block.register_forward_hook(outside_graphs(self._end), always_call=True)
         )
 
+    @abstractmethod
     def choose(self, x: Tensor, split: TokenSplit) -> dict[str, Tensor]:
         """Index sets by name of projection, for the block's input [batch, length, d]."""
-        raise NotImplementedError
 
     def slice_linear(
         self, name: str, module: nn.Module, function: type[Any], detach: bool, replaced: Replaced
