@@ -4,6 +4,7 @@ The model's own code keeps running; no second copy of it is kept here. What a st
 shared `StepContext`, set by the runner before the model is called.
 """
 
+import mmap
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -187,4 +188,9 @@ def longest_row(model: Any) -> int:
 
 def pool_memory(num_blocks: int, block_bytes: int) -> Tensor:
     """The pool's bytes. Not touched here: memory is taken from the system when first written."""
-    return torch.empty(num_blocks * block_bytes, dtype=torch.uint8)
+    if not hasattr(mmap, "MADV_HUGEPAGE"):
+        return torch.empty(num_blocks * block_bytes, dtype=torch.uint8)
+    pool = mmap.mmap(-1, num_blocks * block_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    # A step reads rows all over the pool; with small pages it would wait for address translation.
+    pool.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(pool, dtype=torch.uint8)

@@ -14,6 +14,7 @@ from gossamer.kernels.tiles.cpu import make_expand, make_shrink
 
 _TOKENS = 4
 _shrink_1x1 = make_shrink(1, 1)
+_shrink_1x4 = make_shrink(1, 4)
 _shrink_4x1 = make_shrink(_TOKENS, 1)
 _shrink_4x2 = make_shrink(_TOKENS, 2)
 _expand_1x1 = make_expand(1, 1)
@@ -38,9 +39,15 @@ def _shrink(x, low, high, pool, starts, v):
             _shrink_4x1(x, t * width, width, pool, one, width, v, (t - low) * stride + j, stride)
         t += _TOKENS
     while t < high:
-        for j in range(rank):
+        j = 0
+        while j + 4 <= rank:
+            four = (starts[j], starts[j + 1], starts[j + 2], starts[j + 3])
+            _shrink_1x4(x, t * width, width, pool, four, width, v, (t - low) * stride + j, stride)
+            j += 4
+        while j < rank:
             one = (starts[j],)
             _shrink_1x1(x, t * width, width, pool, one, width, v, (t - low) * stride + j, stride)
+            j += 1
         t += 1
 
 

@@ -155,6 +155,15 @@ class _Tile:
         self._stored = stored
         self.rows = rows
 
+    def fetch_next(self, index, width):
+        """Have the rows of the next tile brought in: most often they lie right behind these.
+
+        For tiles of one token, which wait for memory; larger ones have no register to spare.
+        """
+        ahead = self._builder.add(index, self._builder.mul(width, _INT64(self.rows)))
+        for row in self._rows:
+            _prefetch(self._builder, self._builder.gep(row, [ahead]))
+
     def load(self, row, index, lanes):
         """Elements [index, index + lanes) of a row, as float32."""
         builder = self._builder
@@ -179,6 +188,8 @@ def _dot_products(builder, tile, x_tokens, width):
 
     def whole_vectors(index):
         tokens = [_load(builder, builder.gep(x, [index]), vector, _FLOAT) for x in x_tokens]
+        if len(x_tokens) == 1:
+            tile.fetch_next(index, width)
         for r in range(tile.rows):
             row = tile.load(r, index, LANES)
             for t, token in enumerate(tokens):
@@ -211,6 +222,8 @@ def _add_rows(builder, tile, targets, weights, width):
 
     def pass_over(index, lanes, factors):
         rows = [tile.load(r, index, lanes) for r in range(tile.rows)]
+        if len(targets) == 1:
+            tile.fetch_next(index, width)
         for target, of_token in zip(targets, factors, strict=True):
             place = builder.gep(target, [index])
             place = builder.bitcast(place, _wide(_FLOAT, lanes).as_pointer())
@@ -238,6 +251,14 @@ def _place(builder, data, start, stride, token):
 def _load(builder, place, kind, scalar):
     width = 32 if scalar is _FLOAT else scalar.width
     return builder.load(builder.bitcast(place, kind.as_pointer()), align=width // 8)
+
+
+def _prefetch(builder, place):
+    """Ask for the line at `place`, which may lie outside of the pool: nothing is read then."""
+    byte = ir.IntType(8).as_pointer()
+    kind = ir.FunctionType(ir.VoidType(), [byte, _INT32, _INT32, _INT32])
+    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
+    builder.call(function, [builder.bitcast(place, byte), _INT32(0), _INT32(3), _INT32(1)])
 
 
 def _multiply_add(builder, a, b, c):
