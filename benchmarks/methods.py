@@ -6,7 +6,8 @@ Time: all methods in one process, in turn for several rounds; the figure is the 
 are taken within a round. Memory: the peak of a process of its own that does three steps. A step is
 forward, backward and optimizer over random tokens; no clipping, no gradient checkpointing. Of a
 method with stages the first one is measured. `lora` (rank 16, all linear layers) is always there:
-it is PEFT's.
+it is PEFT's. `floor` is no method: one vector learns, behind the first layer, so its step is what
+the frozen base alone costs a method that edits hidden states.
 """
 
 import argparse
@@ -32,6 +33,7 @@ from gossamer.methods import MethodContext
 from gossamer.settings import parse_assignments
 
 REFERENCE = "lora"
+FLOOR = "floor"
 
 
 @dataclass(frozen=True)
@@ -130,8 +132,6 @@ def measure_time(args: argparse.Namespace, entries: list[str]) -> dict[str, list
 
 def build(args: argparse.Namespace, entry: str) -> tuple[Any, Any, Callable[[], None]]:
     """Model, optimizer and a function that does one step."""
-    name, *settings = entry.split(":")
-    method = methods.find(name).from_values(parse_assignments(settings))
     folder = resolve(args.model)
     vocab = load_config_vocab(folder)
 
@@ -141,6 +141,34 @@ def build(args: argparse.Namespace, entry: str) -> tuple[Any, Any, Callable[[], 
             ids = torch.randint(vocab, (args.rows, args.tokens), generator=generator)
             yield {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
 
+    model, optimizer = floor(folder) if entry == FLOOR else prepared(args, entry, folder, batches)
+    batch = next(batches(1))
+
+    def step() -> None:
+        model(**batch, use_cache=False).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return model, optimizer, step
+
+
+def floor(folder: Path) -> tuple[Any, Any]:
+    """The frozen base with one vector that learns, added to what its first layer returns."""
+    model = load_model(Path(folder), dtype=torch.float32)
+    model.requires_grad_(requires_grad=False).train()
+    vector = torch.nn.Parameter(torch.zeros(model.config.hidden_size))
+    first = model.get_submodule("model.layers.0")
+    first.register_parameter("floor", vector)
+    first.register_forward_hook(lambda module, inputs, output: output + vector)
+    return model, torch.optim.AdamW([vector], weight_decay=0.0)
+
+
+def prepared(
+    args: argparse.Namespace, entry: str, folder: Path, batches: Callable[[int], Iterator[Any]]
+) -> tuple[Any, Any]:
+    """The base model with the entry's method, and the optimizer of what learns."""
+    name, *settings = entry.split(":")
+    method = methods.find(name).from_values(parse_assignments(settings))
     context = MethodContext(
         model_name=args.model,
         base_folder=Path(folder),
@@ -160,14 +188,7 @@ def build(args: argparse.Namespace, entry: str) -> tuple[Any, Any, Callable[[], 
     if optimizer is None:
         learning = [p for p in model.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(learning, lr=rate, weight_decay=0.0)
-    batch = next(batches(1))
-
-    def step() -> None:
-        model(**batch, use_cache=False).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-    return model, optimizer, step
+    return model, optimizer
 
 
 def load_config_vocab(folder: Path) -> int:
