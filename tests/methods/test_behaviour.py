@@ -240,10 +240,11 @@ def test_bitfit_needs_biases():
         build("bitfit", model_type="llama")
 
 
+@pytest.mark.parametrize("family", ["qwen2", "mistral"])
 @pytest.mark.parametrize("name", sorted(set(ADAPTERS) - {"bitfit"}))
-def test_biases_in_the_base_stay_right(name, tmp_path):
-    """On the Qwen shape, whose query, key and value layers have biases."""
-    method, model, where = build(name, model_type="qwen2")
+def test_other_families_come_back_as_well(name, family, tmp_path):
+    """The Qwen shape has biases on its query, key and value layers."""
+    method, model, where = build(name, model_type=family)
     if CASES[name].starts_as_base:
         assert torch.allclose(logits(model), logits(fresh_base(method, where)), atol=1e-4)
     disturb(model)

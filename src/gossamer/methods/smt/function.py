@@ -6,7 +6,7 @@ is exact, and dL/dD_p = g[:, i]^T X[:, j]. Of X only the columns that some block
 
 The products run on strided views of Y, g and dL/dX, one call per block. At SmolLM2's shapes on two
 cores, gathering rows for one batched product takes the same time and more memory. Writing the
-blocks into W before its product is 3 to 17 % faster on the layers that have blocks, some 2 % of a
+blocks into W before its product is 1 to 19 % faster on the layers that have blocks, some 2 % of a
 training step; but it changes the base, which may be shared, tied or quantised, and rounds small
 changes to the type of W.
 """
