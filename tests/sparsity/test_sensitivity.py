@@ -14,8 +14,24 @@ from gossamer.sparsity.sensitivity import Increase, Sensitivity, sparse_loss, sw
 OPTIONS = SparsityPlan(start=0)
 
 
-def test_a_sweep_measures_what_each_layer_alone_does_to_the_loss():
-    model, batches = tiny_base(), [batch(), batch(seed=1, padding="left")]
+SOME_LAYERS_LOOK_BACK_FOUR = {
+    "use_sliding_window": True,
+    "sliding_window": 4,
+    "max_window_layers": 1,
+}
+
+
+@pytest.mark.parametrize(
+    ("family", "shape"),
+    [
+        ("llama", {}),
+        ("smollm3", {"no_rope_layers": [1, 0, 1]}),
+        ("qwen3", SOME_LAYERS_LOOK_BACK_FOUR),
+    ],
+    ids=["llama", "smollm3", "qwen3"],
+)
+def test_a_sweep_measures_what_each_layer_alone_does_to_the_loss(family, shape):
+    model, batches = tiny_base(family, **shape), [batch(), batch(seed=1, padding="left")]
     found = sweep(model, batches, mlp_shares=[0.5], attention_shares=[0.5], options=OPTIONS)
     assert [(i.layer, i.group) for i in found.increases] == [
         (layer, group) for layer in range(3) for group in ("mlp", "attention")

@@ -17,6 +17,7 @@ from gossamer.sparsity import SparsityPlan, sparsify
 
 PLAN = SparsityPlan(mlp={"0-2": 0.6}, qk={"1-2": 0.5}, vo={"0": 0.3, "2": 0.5}, start=0)
 BIASES = {"attention_bias": True, "mlp_bias": True}
+NO_POSITIONS = {"no_rope_layers": [1, 0, 1]}
 
 
 def assert_same(one, other, tolerance):
@@ -46,8 +47,15 @@ def test_sparse_family_2_9_check_1_off_is_dense(off, dtype, tolerance):
 
 @pytest.mark.parametrize(
     ("family", "shape"),
-    [("llama", {}), ("llama", BIASES), ("mistral", {}), ("qwen2", {}), ("qwen3", {})],
-    ids=["llama", "llama-biases", "mistral", "qwen2", "qwen3"],
+    [
+        ("llama", {}),
+        ("llama", BIASES),
+        ("mistral", {}),
+        ("qwen2", {}),
+        ("qwen3", {}),
+        ("smollm3", NO_POSITIONS),
+    ],
+    ids=["llama", "llama-biases", "mistral", "qwen2", "qwen3", "smollm3"],
 )
 @pytest.mark.parametrize("targets", [ATTENTION, ATTENTION + MLP, ["q_proj", "up_proj"]], ids=len)
 @pytest.mark.parametrize("padding", ["left", "right"])

@@ -4,6 +4,7 @@ import pytest
 import torch
 from runs import TINY, quiet_tune, step_losses, write_rows
 
+from gossamer import methods
 from gossamer.errors import GossamerError
 from gossamer.training.card import result_rows
 from gossamer.training.events import Listener
@@ -103,13 +104,26 @@ def test_a_changed_plan_stops_a_resumed_run(tune_tiny, plan):
         tune_tiny("cut", resume=True, **options)
 
 
+REFUSED = [name for name in methods.names() if methods.find(name).dense_because is not None]
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_methods_without_slices_are_refused_by_name_before_anything_is_written(
+    tune_tiny, plan, tmp_path, monkeypatch, name
+):
+    monkeypatch.setattr("gossamer.training.run.build_model", None)
+    words = f"method '{name}': {methods.find(name).dense_because}; use a method such as lora"
+    with pytest.raises(GossamerError, match=words):
+        tune_tiny("refused", sparse_compute=str(plan), method=name, rank=None)
+    assert not (tmp_path / "refused").exists()
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
         ({"sparse_compute": "llama3-8b-math10"}, "did you mean .*'llama3-8b-math10k'"),
         ({"sparse_compute": "llama3-8b-math10k"}, "is for a model of 32 layers; this one has 3"),
         ({"sparse_compute": "no/such.yaml"}, "'no/such.yaml' does not exist"),
-        ({"method": "full", "rank": None}, "needs a frozen base"),
     ],
 )
 def test_wrong_plans_are_refused_before_anything_is_written(

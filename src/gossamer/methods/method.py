@@ -92,6 +92,10 @@ class Method(ABC, Generic[S]):
     trains_base: ClassVar[bool] = False
     """True: the base weights themselves learn, so they are kept in float32 under autocast."""
 
+    dense_because: ClassVar[str | None] = None
+    """Why the base cannot be computed in slices while the method learns (`sparse_compute`), said of
+    the method: "it ..."; None: it can be."""
+
     tuner_module: ClassVar[str | None] = None
     """The module to import before PEFT loads the result, where the tuner is ours."""
 

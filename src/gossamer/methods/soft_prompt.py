@@ -15,6 +15,8 @@ class SoftPromptSettings(MethodSettings):
 class SoftPromptMethod(PeftMethod[S]):
     """The result is PEFT's files; checkpoints hold all that learns, encoders included."""
 
+    dense_because = "it puts learnt tokens in front of the text"
+
     @abstractmethod
     def peft_config(self, model: Any, context: MethodContext) -> Any: ...
 

@@ -22,7 +22,7 @@ class Halfway:
         self._model = model
         self._layers = [model.get_submodule(layer.path) for layer in decoder_layers(model)]
         self._done = 0
-        self._hidden, self._options = self._first_input()
+        self._hidden, self._options = self._inputs()
 
     @property
     def learnt(self) -> int:
@@ -32,8 +32,8 @@ class Halfway:
     def loss(self) -> float:
         """Mean loss per learnt token, in nats, of the layers above as they are now."""
         hidden = self._hidden
-        for layer in self._layers[self._done :]:
-            hidden = layer(hidden, **self._options)
+        for number in range(self._done, len(self._layers)):
+            hidden = self._layers[number](hidden, **self._options[number])
         hidden = self._model.get_decoder().norm(hidden)[:, :-1]
         labels = self.batch["labels"][:, 1:]
         chosen = labels != -100
@@ -43,29 +43,27 @@ class Halfway:
 
     def advance(self) -> None:
         """Compute the next layer."""
-        self._hidden = self._layers[self._done](self._hidden, **self._options)
+        self._hidden = self._layers[self._done](self._hidden, **self._options[self._done])
         self._done += 1
 
-    def _first_input(self) -> tuple[Tensor, dict[str, Any]]:
-        seen: list[tuple[Tensor, dict[str, Any]]] = []
+    def _inputs(self) -> tuple[Tensor, list[dict[str, Any]]]:
+        """The first layer's input, and the options of each: sliding windows have other masks."""
+        first: list[Tensor] = []
+        options: list[dict[str, Any]] = []
 
-        def stop(layer: Any, args: Any, kwargs: Any) -> None:
-            seen.append((args[0], dict(kwargs)))
-            raise _Reached
+        def see(layer: Any, args: Any, kwargs: Any) -> None:
+            if not first:
+                first.append(args[0])
+            options.append(dict(kwargs))
 
-        handle = self._layers[0].register_forward_pre_hook(stop, with_kwargs=True)
+        handles = [layer.register_forward_pre_hook(see, with_kwargs=True) for layer in self._layers]
         inputs = {name: self.batch[name] for name in ("input_ids", "attention_mask")}
         try:
             self._model.get_decoder()(**inputs, use_cache=False)
-        except _Reached:
-            return seen[0]
         finally:
-            handle.remove()
-        raise AssertionError
-
-
-class _Reached(Exception):
-    """The first layer is about to compute."""
+            for handle in handles:
+                handle.remove()
+        return first[0], options
 
 
 def total_loss(halfway: list[Halfway]) -> float:

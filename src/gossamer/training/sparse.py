@@ -25,9 +25,9 @@ def sparse_plan(
     if settings.sparse_compute is None:
         return None
     plan = load_plan(settings.sparse_compute)
-    if method.trains_base:
+    if method.dense_because is not None:
         raise SettingError(
-            f"sparse_compute needs a frozen base, and method '{method.name}' trains it; use a "
+            f"sparse_compute cannot go with method '{method.name}': {method.dense_because}; use a "
             "method such as lora, or leave sparse_compute out"
         )
     config = load_config(context.base_folder).get_text_config()

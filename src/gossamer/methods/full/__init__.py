@@ -28,6 +28,7 @@ class Full(Method[FullSettings]):
     settings_type = FullSettings
     learning_rate = 2e-5
     trains_base = True
+    dense_because = "it trains the base"
 
     def prepare(self, model: Any, context: MethodContext) -> Any:
         from gossamer.methods.model_parts import refuse_quantized

@@ -45,6 +45,7 @@ class Shira(PeftMethod[ShiraSettings]):
     settings_type = ShiraSettings
     learning_rate = 2e-4
     size_setting = "rank"
+    dense_because = "it multiplies by weights that it has changed"
 
     def peft_config(self, model: Any, context: MethodContext) -> Any:
         from gossamer.methods.shira.apply import shira_config

@@ -30,6 +30,7 @@ class Smt(PeftMethod[SmtSettings]):
     learning_rate = 1e-4
     size_setting = "attention_ratio"
     tuner_module = "gossamer.methods.smt.model"
+    dense_because = "it multiplies by weights of which blocks learn"
 
     def __init__(self, settings: SmtSettings) -> None:
         super().__init__(settings)

@@ -22,6 +22,7 @@ class SparseGrad(Method[SparseGradSettings]):
     kind = "model"
     settings_type = SparseGradSettings
     learning_rate = 9e-5
+    dense_because = "its MLP weights learn, in another basis"
 
     def __init__(self, settings: SparseGradSettings) -> None:
         super().__init__(settings)
