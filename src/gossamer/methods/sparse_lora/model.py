@@ -1,40 +1,24 @@
 """`sparse_lora` in PEFT: importing this module makes `get_peft_model` and the rest know it."""
 
 from collections.abc import Callable, Iterable
-from typing import Any
 
 from peft import PeftModel
-from torch import Tensor, nn
+from torch import Tensor
 
-from gossamer.methods.entries.layer import require_linear
 from gossamer.methods.entries.probe import largest_entries
-from gossamer.methods.peft_bridge import GossamerTuner, register_tuner
+from gossamer.methods.entries.tuner import LinearTuner
+from gossamer.methods.peft_bridge import register_tuner
 from gossamer.methods.sparse_lora.config import SparseLoraConfig
 from gossamer.methods.sparse_lora.layer import SparseLoraLayer
 
 
-class SparseLoraModel(GossamerTuner):
+class SparseLoraModel(LinearTuner):
     """Replaces linear layers, quantised ones too, by `SparseLoraLayer`s."""
 
+    method = "sparse_lora"
+    allow_4bit = True
     prefix = "sparselora_"
     tuner_layer_cls = SparseLoraLayer
-
-    def _create_and_replace(
-        self,
-        config: SparseLoraConfig,
-        adapter_name: str,
-        target: nn.Module,
-        target_name: str,
-        parent: nn.Module,
-        current_key: str,
-        **kwargs: Any,
-    ) -> None:
-        if not isinstance(target, SparseLoraLayer):
-            require_linear(target, current_key, method="sparse_lora", allow_4bit=True)
-            layer = SparseLoraLayer(target)
-            self._replace_module(parent, target_name, layer, target)
-            target = layer
-        target.update_layer(adapter_name, config, current_key, inference_mode=config.inference_mode)
 
 
 def choose_entries(

@@ -8,28 +8,17 @@ from torch import Tensor
 
 from gossamer.adapters.intervention import Edit, InterventionAdapter
 from gossamer.kernels.hidden_edit import EditTable
-from gossamer.serving.kinds.vectors import Vectors, join, pack_vectors
+from gossamer.serving.kinds.vectors import VectorPart, join, pack_vectors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EditPart:
+class EditPart(VectorPart):
     """Edits in host memory."""
 
-    vectors: Vectors
     first_row: npt.NDArray[np.int64]  # [L, 2]
     rank: npt.NDArray[np.int32]  # [L, 2]
     first_positions: int
     last_positions: int
-
-    @property
-    def num_blocks(self) -> int:
-        """Blocks that they take."""
-        return self.vectors.num_blocks
-
-    @property
-    def num_bytes(self) -> int:
-        """What they weigh."""
-        return self.vectors.num_bytes
 
     def place(self, pool: Tensor, blocks: list[int]) -> EditTable:
         """Copy into `blocks` of the pool's bytes."""

@@ -11,29 +11,18 @@ from gossamer.adapters.dora import DoraAdapter
 from gossamer.errors import AdapterFormatError
 from gossamer.kernels.gain import GainTable
 from gossamer.serving.base_linear import BaseLinear
-from gossamer.serving.kinds.vectors import Vectors, join, pack_vectors
+from gossamer.serving.kinds.vectors import VectorPart, join, pack_vectors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GainPart:
+class GainPart(VectorPart):
     """Factors in host memory."""
 
-    vectors: Vectors
     modules: list[int]
     """Of each vector."""
     is_input: list[bool]
     num_modules: int
     keeps_bias: bool
-
-    @property
-    def num_blocks(self) -> int:
-        """Blocks that they take."""
-        return self.vectors.num_blocks
-
-    @property
-    def num_bytes(self) -> int:
-        """What they weigh."""
-        return self.vectors.num_bytes
 
     def place(self, pool: Tensor, blocks: list[int]) -> GainTable:
         """Copy into `blocks` of the pool's bytes."""

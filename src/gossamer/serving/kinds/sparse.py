@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gossamer.adapters.sparse import Blocks, Delta, Entries
 from gossamer.kernels.sparse_delta import SparseTable
-from gossamer.serving.kinds.vectors import Vectors, pack_vectors
+from gossamer.serving.kinds.vectors import VectorPart, pack_vectors
 
 LongArray = npt.NDArray[np.int64]
 
@@ -28,26 +28,15 @@ class Segments:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SparsePart:
+class SparsePart(VectorPart):
     """Sparse changes in host memory."""
 
-    vectors: Vectors
     first: LongArray  # [M] first segment of each module
     count: LongArray  # [M]
     row: npt.NDArray[np.int32]
     column: npt.NDArray[np.int32]
     length: npt.NDArray[np.int32]
     half: bool
-
-    @property
-    def num_blocks(self) -> int:
-        """Blocks that they take."""
-        return self.vectors.num_blocks
-
-    @property
-    def num_bytes(self) -> int:
-        """What values and columns weigh."""
-        return self.vectors.num_bytes
 
     def place(self, pool: Tensor, blocks: list[int]) -> SparseTable:
         """Copy into `blocks` of the pool's bytes."""

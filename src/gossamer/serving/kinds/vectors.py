@@ -45,6 +45,23 @@ class Vectors:
         return offsets
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VectorPart:
+    """Base of the parts of an adapter that are vectors in host memory."""
+
+    vectors: Vectors
+
+    @property
+    def num_blocks(self) -> int:
+        """Blocks that they take."""
+        return self.vectors.num_blocks
+
+    @property
+    def num_bytes(self) -> int:
+        """What they weigh."""
+        return self.vectors.num_bytes
+
+
 def pack_vectors(data: Tensor, widths: npt.ArrayLike, block_bytes: int) -> Vectors:
     """Lay out vectors of `widths`, which lie one behind the other in `data`."""
     assert data.element_size() == 4
