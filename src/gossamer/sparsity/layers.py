@@ -13,7 +13,7 @@ from gossamer.sparsity.branch import add_branch, fits
 from gossamer.sparsity.channels import HeadShape, key_scores, partners, top_channels
 from gossamer.sparsity.criteria import Criterion
 from gossamer.sparsity.plan import Shares, SparsityPlan, kept
-from gossamer.sparsity.products import GatedMlp, InputSlice, OutputSlice
+from gossamer.sparsity.products import GatedMlp, LinearSlice, Side
 from gossamer.sparsity.rows import RowGather
 from gossamer.sparsity.tokens import TokenSplit
 from gossamer.sparsity.weights import FrozenLinear, Scratch, base_linear
@@ -85,9 +85,10 @@ class SparseGroup(ABC):
         """Index sets by name of projection, for the block's input [batch, length, d]."""
 
     def slice_linear(
-        self, name: str, module: nn.Module, function: type[Any], detach: bool, replaced: Replaced
+        self, name: str, module: nn.Module, side: Side, detach: bool, replaced: Replaced
     ) -> None:
         """Let the frozen layer in `module` compute with the channels chosen for `name`."""
+        product: Any = LinearSlice.apply
         linear, wrapped = base_linear(module, f"{self._path}.{name}")
         frozen, dense = FrozenLinear(linear, self._pass.scratch), linear.forward
         self._linears[name] = module
@@ -97,8 +98,8 @@ class SparseGroup(ABC):
             if index is None or self._pass.split is None:
                 return dense(x, *args, **kwargs)
             self._waiting.pop(name, None)
-            out = function.apply(
-                x, frozen, self._pass.split, index, self._pass.gather, detach and wrapped
+            out = product(
+                x, frozen, self._pass.split, side, index, self._pass.gather, detach and wrapped
             )
             return out if torch.is_autocast_enabled(x.device.type) else out.to(x.dtype)
 
@@ -167,13 +168,13 @@ class SparseAttention(SparseGroup):
         self._heads, self._shares, self._plan, self._criterion = heads, shares, plan, criterion
         for share in filter(None, (shares.qk, shares.vo)):
             check_kept(heads.key_channels, share, layer)
-        sliced: list[tuple[str, Any]] = []
+        sliced: list[tuple[str, Side]] = []
         if shares.qk:
-            sliced += [("q_proj", OutputSlice), ("k_proj", OutputSlice)]
+            sliced += [("q_proj", "outputs"), ("k_proj", "outputs")]
         if shares.vo:
-            sliced += [("v_proj", OutputSlice), ("o_proj", InputSlice)]
-        for name, function in sliced:
-            self.slice_linear(name, getattr(block, name), function, plan.detach_base, replaced)
+            sliced += [("v_proj", "outputs"), ("o_proj", "inputs")]
+        for name, side in sliced:
+            self.slice_linear(name, getattr(block, name), side, plan.detach_base, replaced)
         self.attach(replaced)
 
     def choose(self, x: Tensor, split: TokenSplit) -> dict[str, Tensor]:
@@ -217,8 +218,8 @@ class SparseMlp(SparseGroup):
         found = {name: base_linear(module, f"{path}.{name}") for name, module in modules.items()}
         if any(wrapped for _, wrapped in found.values()):
             for name, module in modules.items():
-                function = InputSlice if name == "down_proj" else OutputSlice
-                self.slice_linear(name, module, function, plan.detach_base, replaced)
+                side: Side = "inputs" if name == "down_proj" else "outputs"
+                self.slice_linear(name, module, side, plan.detach_base, replaced)
         else:
             self._whole(block, modules, replaced)
         self.attach(replaced)

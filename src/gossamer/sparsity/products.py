@@ -5,7 +5,7 @@ slices are gathered again there, which measured about 2 % of the product they sa
 its two inner activations, of the width that is left.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -15,6 +15,9 @@ from gossamer.sparsity.rows import RowGather, join_rows, product, spread_columns
 from gossamer.sparsity.tokens import TokenSplit
 from gossamer.sparsity.weights import FrozenLinear
 
+Side = Literal["outputs", "inputs"]
+"""Which channels of a linear layer an index set is about."""
+
 
 def compute_dtype(x: Tensor, linear: FrozenLinear) -> torch.dtype:
     """Autocast's type where it is on, else the layer's own."""
@@ -22,8 +25,9 @@ def compute_dtype(x: Tensor, linear: FrozenLinear) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else linear.dtype
 
 
-class OutputSlice(torch.autograd.Function):
-    """A linear layer whose sparse tokens compute only the outputs `index`; the others are zero."""
+class LinearSlice(torch.autograd.Function):
+    """A linear layer whose sparse tokens compute only the outputs `index`, the others being zero;
+    or read only the inputs `index`."""
 
     @staticmethod
     def forward(
@@ -31,20 +35,24 @@ class OutputSlice(torch.autograd.Function):
         x: Tensor,
         linear: FrozenLinear,
         split: TokenSplit,
+        side: Side,
         index: Tensor,
         gather: RowGather,
         detach: bool,
     ) -> Tensor:
         dtype = compute_dtype(x, linear)
-        ctx.linear, ctx.split, ctx.index, ctx.detach = linear, split, index, detach
+        ctx.linear, ctx.split, ctx.side, ctx.index, ctx.detach = linear, split, side, index, detach
         ctx.dtypes = x.dtype, dtype
         sparse, dense = (rows.to(dtype) for rows in gather(x, split))
-        part = product(sparse, linear.rows(index, dtype), linear.bias(dtype, index))
-        out = spread_columns(part, index, linear.out_features)
+        if side == "outputs":
+            part = product(sparse, linear.rows(index, dtype), linear.bias(dtype, index))
+            part = spread_columns(part, index, linear.out_features)
+        else:
+            sparse = sparse.index_select(1, index)
+            part = product(sparse, linear.columns(index, dtype), linear.bias(dtype))
         if split.all_sparse:
-            return join_rows(out, None, split)
-        whole = product(dense, linear.weight(dtype), linear.bias(dtype))
-        return join_rows(out, whole, split)
+            return join_rows(part, None, split)
+        return join_rows(part, product(dense, linear.weight(dtype), linear.bias(dtype)), split)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -53,46 +61,13 @@ class OutputSlice(torch.autograd.Function):
         sparse, dense = take_rows(grads[0].to(dtype), split)
         if ctx.detach:
             left = sparse.new_zeros(sparse.shape[0], linear.in_features)
-        else:
+        elif ctx.side == "outputs":
             left = torch.mm(sparse.index_select(1, index), linear.rows(index, dtype))
-        right = None if split.all_sparse else torch.mm(dense, linear.weight(dtype))
-        return join_rows(left, right, split).to(input_dtype), *[None] * 5
-
-
-class InputSlice(torch.autograd.Function):
-    """A linear layer whose sparse tokens read only the inputs `index`."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        linear: FrozenLinear,
-        split: TokenSplit,
-        index: Tensor,
-        gather: RowGather,
-        detach: bool,
-    ) -> Tensor:
-        dtype = compute_dtype(x, linear)
-        ctx.linear, ctx.split, ctx.index, ctx.detach = linear, split, index, detach
-        ctx.dtypes = x.dtype, dtype
-        sparse, dense = (rows.to(dtype) for rows in take_rows(x, split))
-        bias = linear.bias(dtype)
-        part = product(sparse.index_select(1, index), linear.columns(index, dtype), bias)
-        whole = None if split.all_sparse else product(dense, linear.weight(dtype), bias)
-        return join_rows(part, whole, split)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        linear, split, index = ctx.linear, ctx.split, ctx.index
-        input_dtype, dtype = ctx.dtypes
-        sparse, dense = take_rows(grads[0].to(dtype), split)
-        if ctx.detach:
-            left = sparse.new_zeros(sparse.shape[0], linear.in_features)
         else:
-            part = torch.mm(sparse, linear.columns(index, dtype))
-            left = spread_columns(part, index, linear.in_features)
+            left = torch.mm(sparse, linear.columns(index, dtype))
+            left = spread_columns(left, index, linear.in_features)
         right = None if split.all_sparse else torch.mm(dense, linear.weight(dtype))
-        return join_rows(left, right, split).to(input_dtype), *[None] * 5
+        return join_rows(left, right, split).to(input_dtype), *[None] * 6
 
 
 class GatedMlp(torch.autograd.Function):
