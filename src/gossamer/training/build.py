@@ -12,13 +12,19 @@ from gossamer.basemodel.load import load_model
 from gossamer.methods import Method, MethodContext
 from gossamer.training.batches import collator
 from gossamer.training.data import EncodedData, Example
+from gossamer.training.liger import use_liger
 from gossamer.training.plan import Plan, StagePlan
 from gossamer.training.settings import RunSettings
 from gossamer.training.trainer import RunTrainer
 
 
-def build_model(method: Method[Any], context: MethodContext) -> Any:
-    """The base model with the method applied; its random start depends on the seed alone."""
+def build_model(
+    method: Method[Any], context: MethodContext, liger: dict[str, bool] | None = None
+) -> Any:
+    """The base model with the method applied; its random start depends on the seed alone.
+
+    `liger`: kernels of Liger that the base computes by; None: its own.
+    """
     dtype = torch.float32 if method.trains_base else getattr(torch, context.dtype)
     model = load_model(
         context.base_folder,
@@ -26,6 +32,9 @@ def build_model(method: Method[Any], context: MethodContext) -> Any:
         device=context.device,
         quantization_config=method.quantization(context),
     )
+    if liger is not None:
+        # Before adapters wrap the layers that Liger looks for.
+        use_liger(model, liger)
     set_seed(context.seed)
     return method.prepare(model, context)
 

@@ -12,6 +12,7 @@ from gossamer.sparsity.plan import SparsityPlan
 from gossamer.training.batches import ProbeBatches
 from gossamer.training.data import EncodedData, load_data
 from gossamer.training.device import choose_device, choose_dtype
+from gossamer.training.liger import check_liger, liger_kernels
 from gossamer.training.plan import Plan, StagePlan, make_plan, plan_stages
 from gossamer.training.record import recorded_facts
 from gossamer.training.settings import RunSettings
@@ -31,6 +32,8 @@ class Prepared:
     plan: Plan
     sparse: SparsityPlan | None
     """How little of the base is computed; None: all of it."""
+    liger: dict[str, bool] | None
+    """Liger's kernels, and whether each is used; None: none is."""
     stages: tuple[StagePlan, ...]
     recorded: dict[str, Any]
     """What `run.yaml` records beside the settings."""
@@ -51,6 +54,8 @@ def prepare(settings: RunSettings) -> Prepared:
         }
     )
     folder = resolve(settings.model)
+    if settings.liger_kernel:
+        check_liger(device, Path(folder))
     tokenizer = load_tokenizer(folder)
     data = load_data(settings, tokenizer, seed=settings.seed)
     plan = make_plan(settings, len(data.train))
@@ -66,6 +71,7 @@ def prepare(settings: RunSettings) -> Prepared:
         data=data,
         plan=plan,
         sparse=sparse,
+        liger=liger_kernels(sparse) if settings.liger_kernel else None,
         stages=plan_stages(method.stages(context), settings, total=plan.steps),
         recorded=recorded_facts(
             settings,

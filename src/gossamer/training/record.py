@@ -17,7 +17,16 @@ from gossamer.training.settings import RunSettings
 
 FILE = "run.yaml"
 _SECTIONS = ("recorded", "result")
-_LIBRARIES = ("torch", "transformers", "peft", "trl", "accelerate", "datasets", "bitsandbytes")
+_LIBRARIES = (
+    "torch",
+    "transformers",
+    "peft",
+    "trl",
+    "accelerate",
+    "datasets",
+    "bitsandbytes",
+    "liger-kernel",
+)
 
 # What may differ between a run and its continuation without a change to any loss.
 _FREE_TO_CHANGE = {"output", "save_every", "save_total_limit", "log_every"}

@@ -118,7 +118,7 @@ def _carry_out(prepared: Prepared, *, resume: bool, listener: Listener) -> RunRe
     checkpoint = None
     if resume:
         prepared, checkpoint = _continued(prepared, output)
-    model = build_model(prepared.method, prepared.context)
+    model = build_model(prepared.method, prepared.context, prepared.liger)
     if not resume:
         make_folder(output)
         clear_run(output)

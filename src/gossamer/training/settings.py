@@ -76,6 +76,10 @@ class RunSettings(DataSettings):
     """Compute only part of the frozen base while learning: a plan's file, or the name of a
     published plan (`gossamer sparsity list`). Unset: all of it."""
 
+    liger_kernel: bool = False
+    """Whether norms and gated MLPs of the base compute by Liger's fused kernels, which need a GPU
+    and `pip install 'gossamer[liger]'`; with a sparse_compute that slices MLPs, norms only."""
+
     eval_every: PositiveInt | None = None
     """Steps between evaluations; unset: only at the start and at the end."""
 
