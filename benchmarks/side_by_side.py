@@ -14,6 +14,8 @@ import argparse
 import asyncio
 import json
 import os
+import re
+import shlex
 import statistics
 import sys
 import time
@@ -39,7 +41,7 @@ def main() -> None:
     ours = Gossamer(folder, args.adapters, args.threads, args.sequences)
     peer = LlamaCpp(
         args.peer_server, args.peer_model, args.peer_adapters, args.sequences, args.threads,
-        args.prompt_tokens + args.new_tokens + 192,
+        args.prompt_tokens + args.new_tokens + 192, shlex.split(args.peer_options),
     )  # fmt: skip
     with ours, peer:
         servers = (ours, peer)
@@ -47,13 +49,13 @@ def main() -> None:
         found = {
             "machine": describe_machine(),
             "peer": peer.version(),
-            "command": " ".join(["benchmarks/side_by_side.py", *sys.argv[1:]]),
-            "settings": {key: str(value) for key, value in vars(args).items()},
-            "servers": {server.name: " ".join(server.command) for server in servers},
+            "command": bare(" ".join(["benchmarks/side_by_side.py", *sys.argv[1:]])),
+            "settings": {key: bare(str(value)) for key, value in vars(args).items()},
+            "servers": {server.name: bare(" ".join(server.command)) for server in servers},
             "rounds": rounds,
             **figures(rounds),
             "agreement": agreement(ours, peer, folder),
-            "facts": facts(servers, args.sequences, rounds),
+            "facts": facts(servers, folder, args.sequences, rounds),
         }
     report(found)
     if args.output:
@@ -68,6 +70,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--peer-server", type=Path, required=True, help="llama.cpp's llama-server")
     parser.add_argument("--peer-model", type=Path, required=True, help="the base model as GGUF")
     parser.add_argument("--peer-adapters", type=Path, required=True, help="adapter-N.gguf files")
+    parser.add_argument("--peer-options", default="", help="more options for llama-server")
     parser.add_argument("--sequences", type=int, default=32)
     parser.add_argument("--prompt-tokens", type=int, default=32)
     parser.add_argument("--new-tokens", type=int, default=32)
@@ -182,6 +185,11 @@ def figures(rounds: Rounds) -> dict[str, dict]:
     return {"medians": medians, "ratios": ratios}
 
 
+def bare(text: str) -> str:
+    """Without the folders of absolute paths, which mean nothing on another machine."""
+    return re.sub(r"(?<!\S)(?:/[^\s/,]+)+/|(?<=,)(?:/[^\s/,]+)+/", "", text)
+
+
 def report(found: dict) -> None:
     """The tables."""
     print(found["machine"], found["peer"], sep="\n")
@@ -194,7 +202,7 @@ def report(found: dict) -> None:
     for name, ratio in found["ratios"].items():
         print(f"{name:<40}{ratio:7.2f}x")
     for name, count in found["agreement"].items():
-        print(f"{name:<60}{count}")
+        print(f"{name:<68}{count}")
     for fact, by_server in found["facts"].items():
         print(fact)
         for name, value in by_server.items():

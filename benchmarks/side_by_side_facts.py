@@ -59,7 +59,10 @@ def answers(server: Server, prompts: Sequence[Sequence[int]], weights: Weights) 
 
 
 def facts(
-    servers: Sequence[Server], count: int, rounds: Mapping[str, Mapping[str, list[dict]]]
+    servers: Sequence[Server],
+    folder: Path,
+    count: int,
+    rounds: Mapping[str, Mapping[str, list[dict]]],
 ) -> dict[str, dict[str, str]]:
     """By question and server."""
     found: dict[str, dict[str, str]] = {
@@ -71,42 +74,47 @@ def facts(
             name: f"{max(run['answers_at_once'] for run in runs)} of {count}"
             for name, runs in by_server.items()
         }
-    found["an adapter that does not exist"] = {s.name: unknown(s, count) for s in servers}
+    prompts = encode(folder)
+    found["an adapter that does not exist"] = {
+        s.name: tell(s, {count: STRONG}, prompts) for s in servers
+    }
     found["an adapter put beside the others while the server runs"] = {
-        s.name: late(s, count) for s in servers
+        s.name: late(s, count, prompts) for s in servers
     }
     return found
 
 
-def unknown(server: Server, number: int) -> str:
-    """What comes of asking for adapter `number`, which is in no folder."""
-    return tell(server, {number: STRONG}, {})
-
-
-def late(server: Server, number: int) -> str:
+def late(server: Server, number: int, prompts: Sequence[Sequence[int]]) -> str:
     """What comes of asking for a copy of adapter 0 that appears now, as adapter `number`."""
     server.add_adapter(0, number)
     try:
-        return tell(server, {number: STRONG}, {0: STRONG})
+        return tell(server, {number: STRONG}, prompts)
     finally:
         server.remove_adapter(number)
 
 
-def tell(server: Server, weights: Weights, expected: Weights) -> str:
-    """The refusal; or whose answer it is: the expected one's, the base's, or another's."""
-    status, given = plain(server, weights)
-    if status != 200:
-        return f"refused with status {status}: {given}"
-    if given == plain(server, {})[1]:
+def tell(server: Server, weights: Weights, prompts: Sequence[Sequence[int]]) -> str:
+    """The refusal; or whose answers they are: adapter 0's, the base's, or another's."""
+    refusal, given = plain(server, weights, prompts)
+    if refusal:
+        return f"refused with {refusal}"
+    if given == plain(server, {}, prompts)[1]:
         return "answered by the base model, without a word"
-    return "served" if given == plain(server, expected)[1] else "answered by something else"
+    if given == plain(server, {0: STRONG}, prompts)[1]:
+        return "served"
+    return "answered by something else"
 
 
-def plain(server: Server, weights: Weights) -> tuple[int, str]:
-    """Status and text or message of an answer to a fixed prompt, not streamed."""
-    body = server.body(range(100, 120), weights, ANSWER)
-    body = {key: value for key, value in body.items() if not key.startswith("stream")}
-    response = httpx.post(f"{server.url}/v1/completions", json=body, timeout=600)
-    if not response.is_success:
-        return response.status_code, message(response.text)
-    return 200, response.json()["choices"][0]["text"]
+def plain(
+    server: Server, weights: Weights, prompts: Sequence[Sequence[int]]
+) -> tuple[str, list[str]]:
+    """The refusal, if any; the answers, one after the other and not streamed."""
+    texts = []
+    for prompt in prompts:
+        body = server.body(prompt, weights, ANSWER)
+        body = {key: value for key, value in body.items() if not key.startswith("stream")}
+        response = httpx.post(f"{server.url}/v1/completions", json=body, timeout=600)
+        if not response.is_success:
+            return f"status {response.status_code}: {message(response.text)}", []
+        texts.append(response.json()["choices"][0]["text"])
+    return "", texts

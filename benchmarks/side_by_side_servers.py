@@ -142,7 +142,14 @@ class LlamaCpp(Server):
     name = "llama.cpp"
 
     def __init__(
-        self, binary: Path, model: Path, adapters: Path, count: int, threads: int, context: int
+        self,
+        binary: Path,
+        model: Path,
+        adapters: Path,
+        count: int,
+        threads: int,
+        context: int,
+        more: Sequence[str] = (),
     ) -> None:
         self._adapters = adapters
         files = [str(adapters / f"adapter-{number}.gguf") for number in range(count)]
@@ -152,6 +159,7 @@ class LlamaCpp(Server):
                 *("--threads", str(threads), "--threads-batch", str(threads)),
                 *("--parallel", str(count), "--ctx-size", str(count * context)),
                 *("--no-kv-unified", "--cont-batching", "--cache-ram", "0"),
+                *more,
             ]
         )
 
