@@ -12,6 +12,7 @@ the frozen base alone costs a method that edits hidden states.
 
 import argparse
 import json
+import re
 import resource
 import statistics
 import subprocess
@@ -57,7 +58,9 @@ def main() -> None:
     if args.child:
         print(json.dumps(asdict(measure_memory(args, args.child))))
         return
-    entries = list(dict.fromkeys([REFERENCE, *args.methods.split(",")]))
+    # Commas in brackets belong to a setting's list.
+    asked = re.split(r",(?![^\[]*\])", args.methods)
+    entries = list(dict.fromkeys([REFERENCE, *asked]))
     figures = {entry: in_own_process(entry) for entry in entries}
     rounds = measure_time(args, entries)
     for entry, times in rounds.items():
