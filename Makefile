@@ -21,7 +21,7 @@ demo: $(STAMP)  ## Tune four personas, serve them all, ask them the same questio
 	@$(PY) -m demo
 
 test: $(STAMP)  ## Run the tests (minutes; no network).
-	@$(PY) -m pytest
+	@$(PY) -m pytest -n logical --maxprocesses 8 --dist loadfile
 
 test-slow: $(STAMP)  ## Run the tests that need the real SmolLM2 model or much time.
 	@$(PY) -m pytest -m slow
