@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ Weights = Mapping[int, float]
 """Number of an adapter to its weight in a request; empty: the base model alone."""
 
 
-class Server:
+class Server(ABC):
     """A server process on a free port of this machine; a context manager."""
 
     name: str
@@ -86,17 +87,17 @@ class Server:
             "stream_options": {"include_usage": True},
         } | self.choice(weights)
 
+    @abstractmethod
     def choice(self, weights: Weights) -> dict[str, Any]:
         """The fields that name adapters."""
-        raise NotImplementedError
 
+    @abstractmethod
     def add_adapter(self, source: int, number: int) -> None:
         """Put a copy of adapter `source` where the server finds its adapters, as `number`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def remove_adapter(self, number: int) -> None:
         """Undo `add_adapter`."""
-        raise NotImplementedError
 
 
 class Gossamer(Server):
