@@ -12,6 +12,7 @@ the frozen base alone costs a method that edits hidden states.
 
 import argparse
 import json
+import random
 import re
 import resource
 import statistics
@@ -120,13 +121,18 @@ def measure_memory(args: argparse.Namespace, entry: str) -> Figures:
 
 
 def measure_time(args: argparse.Namespace, entries: list[str]) -> dict[str, list[float]]:
-    """Seconds of a step by entry and round; a round is one step of each."""
+    """Seconds of a step by entry and round; a round is one step of each.
+
+    Each round has an order of its own: the memory that one entry leaves behind makes the next one
+    several percent faster or slower.
+    """
     steps = {entry: build(args, entry)[2] for entry in entries}
     times: dict[str, list[float]] = {entry: [] for entry in entries}
+    order = random.Random(0)
     for round_ in range(-2, args.rounds):
-        for entry, step in steps.items():
+        for entry in order.sample(list(steps), len(steps)):
             began = time.perf_counter()
-            step()
+            steps[entry]()
             if round_ >= 0:
                 times[entry].append(time.perf_counter() - began)
                 print(f"{entry}: {times[entry][-1]:.3f} s", file=sys.stderr, flush=True)
