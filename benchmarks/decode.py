@@ -2,9 +2,10 @@
 
     python benchmarks/decode.py --model smollm2-135m --output benchmarks/results/decode.json
 
-One process, all systems in turn, several rounds; a figure is the median over the rounds, and ratios
-are taken within a round. Decode throughput: tokens per second from the step after the prompts to
-the last one, all sequences of the same length.
+One process, several rounds. A round runs pair after pair, the two of a pair directly behind each
+other and in changing order, since a shared machine drifts within a minute; a ratio is the median
+over the pairs, a throughput the median over all runs. Decode throughput: tokens per second from the
+step after the prompts to the last one, all sequences of the same length.
 """
 
 import argparse
@@ -46,8 +47,8 @@ def main() -> None:
             )
         if args.systems:
             systems = {name: systems[name] for name in args.systems.split(",")}
-        rounds = run_rounds(systems, args.rounds)
-    report(args, rounds)
+        runs = run_rounds(systems, args.rounds)
+    report(args, runs)
 
 
 def our_systems(
@@ -184,19 +185,22 @@ def load_peft(folder: Path, adapters: Path, names: list[str]):
     return model.eval()
 
 
-def run_rounds(systems: dict[str, System], count: int) -> dict[str, list[float]]:
-    """Each system once to warm up, then `count` rounds of all in turn."""
-    results: dict[str, list[float]] = {name: [] for name in systems}
-    for round_ in range(-1, count):
-        for name, system in systems.items():
-            rate = system()
-            print(f"round {round_}: {name}: {rate:.1f} tokens/s", file=sys.stderr, flush=True)
-            if round_ >= 0:
-                results[name].append(rate)
-    return results
+def run_rounds(systems: dict[str, System], count: int) -> list[dict[str, float]]:
+    """Each system once to warm up, then `count` rounds of all pairs; the rates of each pair."""
+    for system in systems.values():
+        system()
+    pairs = [pair for pair in PAIRS if set(pair) <= set(systems)]
+    found = []
+    for round_ in range(count):
+        for pair in pairs:
+            rates = {name: systems[name]() for name in (pair if round_ % 2 else reversed(pair))}
+            text = ", ".join(f"{name} {rate:.1f} tokens/s" for name, rate in rates.items())
+            print(f"round {round_}: {text}", file=sys.stderr, flush=True)
+            found.append(rates)
+    return found
 
 
-RATIOS = [
+PAIRS = [
     ("base", "bare server"),
     ("distinct", "base"),
     ("distinct bfloat16", "base"),
@@ -211,13 +215,18 @@ RATIOS = [
 ]
 
 
-def report(args: argparse.Namespace, rounds: dict[str, list[float]]) -> None:
-    """Print medians and the medians of the ratios within a round; write them where asked."""
-    medians = {name: statistics.median(rates) for name, rates in rounds.items()}
+def report(args: argparse.Namespace, runs: list[dict[str, float]]) -> None:
+    """Print median rates and ratios; write them where asked."""
+    names = dict.fromkeys(name for pair in PAIRS for name in pair)
+    medians = {
+        name: statistics.median(rates)
+        for name in names
+        if (rates := [run[name] for run in runs if name in run])
+    }
     ratios = {
-        f"{a} / {b}": statistics.median(x / y for x, y in zip(rounds[a], rounds[b], strict=True))
-        for a, b in RATIOS
-        if a in rounds and b in rounds
+        f"{a} / {b}": statistics.median(found)
+        for a, b in PAIRS
+        if (found := [run[a] / run[b] for run in runs if set(run) == {a, b}])
     }
     print(describe_machine())
     for name, rate in medians.items():
@@ -227,7 +236,7 @@ def report(args: argparse.Namespace, rounds: dict[str, list[float]]) -> None:
     if args.output:
         settings = {k: str(v) for k, v in vars(args).items()}
         found = {"machine": describe_machine(), "command": " ".join(sys.argv)}
-        found |= {"settings": settings, "rounds": rounds, "medians": medians, "ratios": ratios}
+        found |= {"settings": settings, "runs": runs, "medians": medians, "ratios": ratios}
         args.output.write_text(json.dumps(found, indent=2) + "\n")
 
 

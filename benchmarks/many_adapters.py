@@ -12,6 +12,7 @@ import json
 import random
 import resource
 import shutil
+import statistics
 import sys
 import tempfile
 import threading
@@ -41,8 +42,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--adapters", type=int, default=2000)
-    parser.add_argument("--seconds", type=float, default=120.0, help="of each measurement")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=30.0, help="of each measurement")
+    parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--share", type=float, default=0.04, help="of the adapters fit the pool")
     parser.add_argument("--host-cache", type=float, default=None, help="GiB")
@@ -124,15 +125,16 @@ def measure(args: argparse.Namespace, model: Path, root: Path, memory_gib: float
         before = resident_bytes()
         runs: dict[str, list[dict]] = {name: [] for name in traffics}
         for number in range(args.rounds):
-            for name, traffic in traffics.items():
-                load = Load(llm, *traffic, seed=number + 1)
+            for name in list(traffics)[:: -1 if number % 2 else 1]:
+                load = Load(llm, *traffics[name], seed=number + 1)
                 runs[name].append(load.run(args.clients, args.seconds))
                 print(f"{name}: {runs[name][-1]}", file=sys.stderr, flush=True)
         stats = llm.engine.stats()
         after = resident_bytes()
-    few = median([run["tokens_per_second"] for run in runs["few"]])
+    rates = {name: [run["tokens_per_second"] for run in found] for name, found in runs.items()}
+    # Within a round, since a shared machine drifts.
     ratios = {
-        name: median([run["tokens_per_second"] for run in runs[name]]) / few
+        name: statistics.median(a / b for a, b in zip(rates[name], rates["few"], strict=True))
         for name in ("uniform", "zipf")
     }
     return {
@@ -237,11 +239,6 @@ def zipf(count: int) -> list[float]:
 def resident_bytes() -> int:
     """Of this process, now."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-
-
-def median(values: list[float]) -> float:
-    """Of a few values."""
-    return sorted(values)[len(values) // 2]
 
 
 if __name__ == "__main__":

@@ -143,6 +143,16 @@ def test_changed_data_is_refused(small, sums, tmp_path):
         small(methods="lora", eval=rows)
 
 
+def test_settings_edited_by_hand_are_refused(small, tmp_path):
+    screen = Log(stop_after=("step", 1))
+    with pytest.raises(KeyboardInterrupt):
+        small(methods="lora", screen=screen)
+    record = tmp_path / "out" / "compare.yaml"
+    record.write_text(record.read_text().replace("steps=6", "steps=3"))
+    with pytest.raises(SettingError, match="began with 6 steps a run, now they are 3"):
+        small(methods="lora", budget="steps=3")
+
+
 def test_a_folder_with_something_else_is_refused(small, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("years of work")

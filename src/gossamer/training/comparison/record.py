@@ -40,7 +40,7 @@ def open_folder(root: Path, settings: CompareSettings) -> None:
 
 
 def check_facts(root: Path, settings: CompareSettings, facts: dict[str, Any]) -> None:
-    """Note what the first plan found; raise `SettingError` if base model or data have changed."""
+    """Note what the first plan found; raise `SettingError` if it no longer holds."""
     before = (_read(root) or {}).get("facts") or {}
     if not before:
         _write(root, settings, facts)
@@ -56,6 +56,11 @@ def check_facts(root: Path, settings: CompareSettings, facts: dict[str, Any]) ->
                 f"data file '{name}' has changed since the comparison in {root} began; choose "
                 "another folder"
             )
+    if before["steps"] != facts["steps"]:
+        raise SettingError(
+            f"{root / SETTINGS} was edited: the comparison began with {before['steps']} steps a run, "
+            f"now they are {facts['steps']}; choose another folder"
+        )
 
 
 def read_facts(root: Path) -> dict[str, Any]:
