@@ -2,8 +2,8 @@
 
     python benchmarks/sparse_compute.py --output FILE.json [--models smollm2 wide] [--rounds 5]
 
-One process. In each round all systems take a step on the same batch, one after another, and ratios
-are taken within the round; the median of the rounds counts. "PEFT" is `get_peft_model` on
+One process. In each round all systems take a step on the same batch, in an order of the round's
+own, and ratios are taken within the round; the median of the rounds counts. "PEFT" is `get_peft_model` on
 transformers' model, trained as `gossamer tune` does, with an output head that works on learnt
 tokens only, in all systems alike; so the ratios are those of sparsity. Weights are random where
 they do not matter: channels are chosen by guess, as in training.
@@ -11,6 +11,7 @@ they do not matter: channels are chosen by guess, as in training.
 
 import argparse
 import json
+import random
 import statistics
 import time
 from pathlib import Path
@@ -84,8 +85,10 @@ def measure(name: str, targets: str, args: argparse.Namespace) -> list[dict[str,
     seconds: dict[str, list[float]] = {system: [] for system in systems}
     kept: dict[str, float] = {}
     guesses: dict[str, Any] = {}
+    order = random.Random(0)
     for round_number in range(args.rounds + 1):
-        for system, plan in systems.items():
+        for system in order.sample(list(systems), len(systems)):
+            plan = systems[system]
             handle = None if plan is None else sparsify(model, plan, guesses=guesses)
             took = step(model, batch, optimizer)
             if handle is not None:
