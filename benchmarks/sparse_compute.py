@@ -3,10 +3,10 @@
     python benchmarks/sparse_compute.py --output FILE.json [--models smollm2 wide] [--rounds 5]
 
 One process. In each round all systems take a step on the same batch, in an order of the round's
-own, and ratios are taken within the round; the median of the rounds counts. "PEFT" is `get_peft_model` on
-transformers' model, trained as `gossamer tune` does, with an output head that works on learnt
-tokens only, in all systems alike; so the ratios are those of sparsity. Weights are random where
-they do not matter: channels are chosen by guess, as in training.
+own, and ratios are taken within the round; the median of the rounds counts. "PEFT" is
+`get_peft_model` on transformers' model, trained as `gossamer tune` does, with an output head that
+works on learnt tokens only, in all systems alike; so the ratios are those of sparsity. Weights are
+random where they do not matter: channels are chosen by guess, as in training.
 """
 
 import argparse
