@@ -9,7 +9,7 @@ import torch
 from gossamer.adapters.low_rank import Factors, LowRankAdapter, load_low_rank
 from gossamer.kernels.grouped_lora import RowFormat, stack_tables
 from gossamer.kernels.grouped_lora.reference import gather_factors
-from gossamer.serving.adapter_rows import lay_out, pack, write_rows
+from gossamer.serving.adapter_rows import pack, write_rows
 
 from tiny import ALL_LINEAR, make_lora, module_shapes
 
@@ -80,37 +80,14 @@ def test_bytes_are_what_the_rows_weigh(shapes, ids, rank, dtype):
     assert least <= rows.num_blocks <= -(-weight // (BLOCK_BYTES - longest + 1)) + 1
 
 
-def test_rows_never_straddle_blocks_nor_overlap():
-    rng = random.Random(0)
-    for _ in range(50):
-        shapes = [(rng.randint(1, 70), rng.randint(1, 100)) for _ in range(rng.randint(1, 12))]
-        taken = set()
-        rows = dict.fromkeys(range(len(shapes)), 0)
-        for piece in lay_out(shapes, 100):
-            width = shapes[piece.factor][1]
-            assert piece.first == rows[piece.factor]
-            rows[piece.factor] += piece.count
-            assert piece.offset + piece.count * width <= 100
-            places = {(piece.block, piece.offset + i) for i in range(piece.count * width)}
-            assert not places & taken
-            taken |= places
-        assert rows == {i: count for i, (count, _) in enumerate(shapes)}
-
-
-def test_blocks_are_used_in_order_from_the_first_and_filled():
-    pieces = lay_out([(3, 40), (2, 30)], 100)
-    assert [(p.factor, p.first, p.count, p.block, p.offset) for p in pieces] == [
-        (0, 0, 2, 0, 0),
-        (0, 2, 1, 1, 0),
-        (1, 0, 2, 1, 40),
-    ]
-
-
-def test_a_row_as_wide_as_a_block():
-    pieces = lay_out([(2, 100)], 100)
-    assert [piece.block for piece in pieces] == [0, 1]
-    with pytest.raises(AssertionError, match="a row of 101 elements exceeds a block"):
-        lay_out([(1, 101)], 100)
+def test_rows_lie_by_module_and_merge_as_they_rest(shapes, ids):
+    ranks = {path: 1 + number % 3 for number, path in enumerate(shapes)}
+    adapter = random_adapter(shapes, ranks)
+    rows = pack(adapter, ids, BLOCK_BYTES)
+    for path, pair in adapter.factors.items():
+        a, b_t = rows.factors(ids[path])
+        assert torch.equal(a, pair.a)
+        assert torch.equal(b_t, pair.b.T)
 
 
 def test_other_blocks_are_not_touched(shapes, ids):

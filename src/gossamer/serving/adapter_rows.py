@@ -1,6 +1,6 @@
-"""An adapter's weights as rows in blocks: where each row goes, and putting it there."""
+"""A low-rank adapter's weights as rows, ready to be copied into blocks."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,42 +10,44 @@ from torch import Tensor
 
 from gossamer.adapters.low_rank import LowRankAdapter
 from gossamer.kernels.grouped_lora import AdapterTable, RowFormat
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Piece:
-    """Consecutive rows of one factor that lie together in one block."""
-
-    factor: int
-    first: int
-    """First row."""
-    count: int
-    block: int
-    """Which of the adapter's blocks."""
-    offset: int
-    """In that block, in elements."""
+from gossamer.serving.kinds.vectors import Vectors, pack_vectors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostRows:
-    """A checked adapter in host memory, in the order in which it will lie in blocks."""
+    """A checked adapter in host memory: for each adapted module the rows of A [rank, h_in], then
+    those of B transposed [rank, h_out]; nothing is padded to another rank."""
 
-    factors: list[Tensor]
-    """A [rank, h_in] and B transposed [rank, h_out] of each adapted module, in `format`."""
-    pieces: list[Piece]
-    num_blocks: int
-    block_elements: int
+    vectors: Vectors
     first_row: npt.NDArray[np.int64]
+    """[M] of each module's rows."""
     rank: npt.NDArray[np.int32]
+    """[M]; 0: not adapted."""
     scale: npt.NDArray[np.float32]
+    """[M]"""
     row_scale: npt.NDArray[np.float32]
     """What the elements of each row are multiplied by."""
     format: RowFormat
 
     @property
+    def num_blocks(self) -> int:
+        """Blocks that they take."""
+        return self.vectors.num_blocks
+
+    @property
     def num_bytes(self) -> int:
-        """Bytes of the rows; what the blocks waste at their ends is not counted."""
-        return sum(factor.numel() * factor.element_size() for factor in self.factors)
+        """What they weigh; the unused ends of blocks are not counted."""
+        return self.vectors.num_bytes
+
+    def factors(self, module: int) -> tuple[Tensor, Tensor]:
+        """A [rank, h_in] and B transposed [rank, h_out] of `module` as float32."""
+        first, rank = int(self.first_row[module]), int(self.rank[module])
+        return self._factor(first, rank), self._factor(first + rank, rank)
+
+    def _factor(self, first: int, count: int) -> Tensor:
+        low, high = self.vectors.bounds[first], self.vectors.bounds[first + count]
+        rows = self.vectors.data[low:high].view(count, -1).float()
+        return rows * torch.from_numpy(self.row_scale[first : first + count, None])
 
 
 def pack(
@@ -55,44 +57,44 @@ def pack(
     *,
     int8: bool = False,
 ) -> HostRows:
-    """Lay out `adapter` for blocks of `block_bytes`; nothing is padded to another rank.
+    """Lay out `adapter` for blocks of `block_bytes`.
 
     Rows saved as bfloat16 stay so (half the memory and the reading, and exact); others become
     float32. With `int8`, each row is rounded to whole numbers times a scale of its own. Raises
     `KeyError` for a module that is not in `module_ids`.
     """
     row_format = RowFormat.INT8 if int8 else _format_as_saved(adapter)
-    dtype = row_format.dtype
-    count = len(module_ids)
-    first_row = np.zeros(count, dtype=np.int64)
-    rank = np.zeros(count, dtype=np.int32)
-    scale = np.zeros(count, dtype=np.float32)
-    factors: list[Tensor] = []
-    row_scales: list[Tensor] = []
-    num_rows = 0
-    for path in sorted(adapter.factors, key=module_ids.__getitem__):
-        pair = adapter.factors[path]
-        module = module_ids[path]
-        first_row[module] = num_rows
-        rank[module] = pair.rank
-        scale[module] = pair.scale
-        num_rows += 2 * pair.rank
-        for factor in (pair.a, pair.b.T):
-            elements, row_scale = _quantise(factor) if int8 else (factor, torch.ones(pair.rank))
-            factors.append(elements.to(dtype).contiguous())
-            row_scales.append(row_scale)
-    block_elements = block_bytes // dtype.itemsize
-    pieces = lay_out([tuple(factor.shape) for factor in factors], block_elements)
+    paths = sorted(adapter.factors, key=module_ids.__getitem__)
+    pairs = [adapter.factors[path] for path in paths]
+    modules = [module_ids[path] for path in paths]
+    rank = np.zeros(len(module_ids), dtype=np.int32)
+    rank[modules] = [pair.rank for pair in pairs]
+    scale = np.zeros(len(module_ids), dtype=np.float32)
+    scale[modules] = [pair.scale for pair in pairs]
+    factors = [factor for pair in pairs for factor in (pair.a, pair.b.T)]
+    widths = np.repeat([f.shape[1] for f in factors], [f.shape[0] for f in factors])
+    row_scale = np.ones(len(widths), dtype=np.float32)
+    if int8:
+        factors = list(_quantised(factors, row_scale))
     return HostRows(
-        factors=factors,
-        pieces=pieces,
-        num_blocks=pieces[-1].block + 1,
-        block_elements=block_elements,
-        first_row=first_row,
+        vectors=pack_vectors(_joined(factors, row_format.dtype), widths, block_bytes),
+        first_row=2 * (np.cumsum(rank, dtype=np.int64) - rank),
         rank=rank,
         scale=scale,
-        row_scale=torch.cat(row_scales).numpy(),
+        row_scale=row_scale,
         format=row_format,
+    )
+
+
+def write_rows(rows: HostRows, pool: Tensor, blocks: Sequence[int]) -> AdapterTable:
+    """Copy `rows` into their `blocks` of the pool's bytes; returns the table that finds them."""
+    return AdapterTable(
+        first_row=rows.first_row,
+        rank=rows.rank,
+        scale=rows.scale,
+        offsets=rows.vectors.write(pool, blocks),
+        row_scale=rows.row_scale,
+        format=rows.format,
     )
 
 
@@ -101,52 +103,23 @@ def _format_as_saved(adapter: LowRankAdapter) -> RowFormat:
     return RowFormat.BFLOAT16 if half else RowFormat.FLOAT32
 
 
-def _quantise(factor: Tensor) -> tuple[Tensor, Tensor]:
-    """Each row [rank, width] as whole numbers from -127 to 127, and the scales [rank]."""
-    rows = factor.float()
-    scale = rows.abs().amax(dim=1) / 127
-    return torch.round(rows / scale.clamp(min=torch.finfo(torch.float32).tiny)[:, None]), scale
+def _joined(factors: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+    """All rows one behind the other."""
+    joined = torch.empty(sum(factor.numel() for factor in factors), dtype=dtype)
+    low = 0
+    for factor in factors:
+        high = low + factor.numel()
+        joined[low:high].view(factor.shape).copy_(factor)
+        low = high
+    return joined
 
 
-def lay_out(shapes: Sequence[tuple[int, ...]], block_elements: int) -> list[Piece]:
-    """Place the rows of factors of `shapes` (rows, width) one behind the other into blocks.
-
-    No row straddles two blocks, so a block may end with less than a row unused.
-    """
-    pieces: list[Piece] = []
-    block = offset = 0
-    for factor, (rows, width) in enumerate(shapes):
-        assert width <= block_elements, f"a row of {width} elements exceeds a block"
-        first = 0
-        while first < rows:
-            fitting = min(rows - first, (block_elements - offset) // width)
-            if fitting == 0:
-                block, offset = block + 1, 0
-                continue
-            pieces.append(
-                Piece(factor=factor, first=first, count=fitting, block=block, offset=offset)
-            )
-            first += fitting
-            offset += fitting * width
-    return pieces
-
-
-def write_rows(rows: HostRows, pool: Tensor, blocks: Sequence[int]) -> AdapterTable:
-    """Copy `rows` into their `blocks` of the pool's bytes; returns the table that finds them."""
-    elements = pool.view(rows.format.dtype)
-    offsets = []
-    for piece in rows.pieces:
-        factor = rows.factors[piece.factor]
-        width = factor.shape[1]
-        low = blocks[piece.block] * rows.block_elements + piece.offset
-        source = factor[piece.first : piece.first + piece.count]
-        elements[low : low + piece.count * width].copy_(source.reshape(-1))
-        offsets.append(low + width * np.arange(piece.count, dtype=np.int64))
-    return AdapterTable(
-        first_row=rows.first_row,
-        rank=rows.rank,
-        scale=rows.scale,
-        offsets=np.concatenate(offsets),
-        row_scale=rows.row_scale,
-        format=rows.format,
-    )
+def _quantised(factors: Sequence[Tensor], row_scale: npt.NDArray[np.float32]) -> Iterator[Tensor]:
+    """Each row [rank, width] as whole numbers from -127 to 127; the scales go into `row_scale`."""
+    first = 0
+    for factor in factors:
+        rows = factor.float()
+        scale = rows.abs().amax(dim=1) / 127
+        row_scale[first : first + len(rows)] = scale.numpy()
+        first += len(rows)
+        yield torch.round(rows / scale.clamp(min=torch.finfo(torch.float32).tiny)[:, None])

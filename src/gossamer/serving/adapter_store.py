@@ -39,6 +39,7 @@ class AdapterStore:
         *,
         threads: Executor | None = None,
         copies: Executor | None = None,
+        at_once_bytes: int = 0,
         host_bytes: int = 0,
         prefixes: PrefixCache | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -46,7 +47,8 @@ class AdapterStore:
         """`wake` is called on another thread whenever an adapter has been read or copied.
 
         `threads` is where adapters are read, a thread of its own unless given; `copies` where they
-        are copied into the pool, the engine's unless given. `host_bytes` bounds the host cache.
+        are copied into the pool, the engine's unless given and for `at_once_bytes` between two
+        steps. `host_bytes` bounds the host cache.
         """
         self.names = AdapterNames(folder)
         self.prefixes = prefixes or PrefixCache(pool, 1, enabled=False)
@@ -56,7 +58,7 @@ class AdapterStore:
         self._copies = copies
         self._clock = clock
         self.reader = AdapterReader(loader, self._threads, wake, pool.num_blocks, clock)
-        self._residency = Residency(pool, loader, wake, copies, clock)
+        self._residency = Residency(pool, loader, wake, copies, clock, at_once_bytes)
         self._reclaimer = Reclaimer(
             pool, self._residency, self.prefixes, self.names.is_current, clock
         )
@@ -152,10 +154,10 @@ class AdapterStore:
     def bring(self, adapter: AnyAdapter) -> bool:
         """Begin to copy what is missing of `adapter` in the background. Ask `can_acquire` first.
 
-        True if `acquire` need not wait: nothing is missing, or only what is placed at once.
+        True if `acquire` need not wait: nothing is missing, or only what it places at once.
         """
         for entry in adapter.parts:
-            if entry.state is AdapterState.HOST and self._residency.can_copy(entry):
+            if entry.state is AdapterState.HOST and self._residency.should_wait(entry):
                 assert entry.num_blocks is not None
                 freed = self._reclaimer.reclaim(entry.num_blocks, adapter.parts)
                 assert freed, "can_acquire was not asked"

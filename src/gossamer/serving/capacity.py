@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from gossamer.adapters.base_shape import BaseShape
-from gossamer.serving.adapter_rows import lay_out
+from gossamer.serving.kinds.vectors import block_starts
 
 FLOAT = 4
 """Bytes of a float32, in which keys, values and most rows rest."""
@@ -129,8 +131,9 @@ def _chosen(
 
 def _cost(rows: Sequence[tuple[int, int]], width: int, block_bytes: int) -> Cost:
     """Of vectors (number, elements of `width` bytes), packed as the pool packs them."""
-    pieces = lay_out(rows, block_bytes // width)
+    counts, elements = np.array(rows, dtype=np.int64).reshape(-1, 2).T
+    bounds = np.concatenate([[0], np.cumsum(np.repeat(elements, counts))])
     return Cost(
-        num_bytes=sum(count * elements for count, elements in rows) * width,
-        num_blocks=pieces[-1].block + 1 if pieces else 0,
+        num_bytes=int(bounds[-1]) * width,
+        num_blocks=len(block_starts(bounds, block_bytes // width)) - 1,
     )

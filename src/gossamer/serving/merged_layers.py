@@ -1,7 +1,6 @@
 """Base layers with a low-rank adapter in their weights: W + s B A, packed anew."""
 
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -46,27 +45,12 @@ class LayerMerger:
     def _updates(self, rows: HostRows) -> dict[DenseLinear, list[Any]]:
         """(first output, A, B transposed, scale) of each adapted module, by layer."""
         found: dict[DenseLinear, list[Any]] = {}
-        factors = _factors(rows)
         by_id = {module: path for path, module in self._modules.ids.items()}
         for module in rows.rank.nonzero()[0].tolist():
             linear = self._modules.linears[by_id[module]]
-            a, b_t = next(factors)
             scale = float(rows.scale[module])
-            found.setdefault(linear.dense, []).append((linear.low, a, b_t, scale))
+            found.setdefault(linear.dense, []).append((linear.low, *rows.factors(module), scale))
         return found
-
-
-def _factors(rows: HostRows) -> Iterator[tuple[Tensor, Tensor]]:
-    """A [rank, h_in] and B transposed [rank, h_out] of each module as float32, in their order."""
-    row_scale = torch.from_numpy(rows.row_scale)
-    first = 0
-    for a, b_t in zip(rows.factors[::2], rows.factors[1::2], strict=True):
-        middle, last = first + len(a), first + len(a) + len(b_t)
-        yield (
-            a.float() * row_scale[first:middle, None],
-            b_t.float() * row_scale[middle:last, None],
-        )
-        first = last
 
 
 def _product(a: Tensor, b_t: Tensor, scale: float) -> Tensor:

@@ -109,6 +109,21 @@ def test_serving_12_check_9_a_slow_copy_stalls_nobody_and_nobody_uses_it_early()
     assert world.store.num_loads == 2
 
 
+def test_small_rows_are_copied_between_two_steps_and_no_more_than_a_few_at_a_time():
+    store = {"copies": "manual", "at_once_bytes": 2}
+    world = World(100, dict.fromkeys("abc", 5), store=store)
+    waiting = [world.add(4, 20, name) for name in "abc"]
+    world.step()
+    world.threads.run()
+    assert [part.sequence for part in world.step()] == waiting[:2]
+    assert waiting[2].adapter.state is AdapterState.PLACING
+    world.copies.run()
+    assert [part.sequence for part in world.step()] == waiting
+    later = world.add(4, 2, "b")
+    world.store.reclaim(100)
+    assert later in [part.sequence for part in world.step()], "each step has its own allowance"
+
+
 def test_the_source_of_a_copy_is_kept_until_it_has_ended():
     world = World(40, {"a": 5}, store={"copies": "manual", "host_bytes": 0})
     sequence = world.add(4, 2, "a")
@@ -192,6 +207,21 @@ def test_what_saves_the_least_time_per_block_goes_first():
         world.store.reclaim(world.pool.num_free + 1)
         order += [entry.name for entry in before - set(world.store.resident)]
     assert order == ["large", "rare", "often", "slow"]
+
+
+@pytest.mark.parametrize("alike", [False, True])
+def test_prefixes_make_room_for_adapters_where_no_prompt_begins_like_another(alike):
+    clock = {"clock": lambda: 0.0}
+    world = World(60, {"a": 5}, store=clock, prefixes={"enabled": True, **clock})
+    world.prefixes.seconds_per_token = lambda: 0.01
+    for number in range(20):
+        world.add(8, 1, prompt=[1000 if alike else number] * 8)
+        world.steps()
+    run(world, "a")
+    adapter = world.store.look_up("a")
+    adapter.read_seconds = 0.05
+    world.store.reclaim(world.pool.num_free + 1)
+    assert (adapter in world.store.resident) is not alike
 
 
 def test_an_adapter_that_a_waiting_request_wants_goes_last():

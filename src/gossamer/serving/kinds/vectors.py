@@ -13,10 +13,10 @@ LongArray = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vectors:
-    """Vectors of 4-byte elements, one behind the other; none straddles two blocks."""
+    """Vectors one behind the other; none straddles two blocks."""
 
     data: Tensor
-    """All elements, float32 or int32."""
+    """All elements."""
     bounds: LongArray
     """[n + 1] vector i is data[bounds[i] : bounds[i + 1]]."""
     starts: LongArray
@@ -64,21 +64,29 @@ class VectorPart:
 
 def pack_vectors(data: Tensor, widths: npt.ArrayLike, block_bytes: int) -> Vectors:
     """Lay out vectors of `widths`, which lie one behind the other in `data`."""
-    assert data.element_size() == 4
-    block_elements = block_bytes // 4
+    block_elements = block_bytes // data.element_size()
     bounds = np.concatenate([[0], np.cumsum(np.asarray(widths, dtype=np.int64))]).astype(np.int64)
+    return Vectors(
+        data=data.contiguous(),
+        bounds=bounds,
+        starts=block_starts(bounds, block_elements),
+        block_elements=block_elements,
+    )
+
+
+def block_starts(bounds: LongArray, block_elements: int) -> LongArray:
+    """First vector of each block, and the number of vectors; `bounds` as in `Vectors`.
+
+    A vector that would straddle two blocks begins the next one, so a block may end with less than a
+    vector unused.
+    """
     count = len(bounds) - 1
     starts = [0]
     while starts[-1] < count:
         end = int(np.searchsorted(bounds, bounds[starts[-1]] + block_elements, side="right")) - 1
-        assert end > starts[-1], "a vector exceeds a block"
+        assert end > starts[-1], f"a vector exceeds a block of {block_elements} elements"
         starts.append(end)
-    return Vectors(
-        data=data.contiguous(),
-        bounds=bounds,
-        starts=np.array(starts, dtype=np.int64),
-        block_elements=block_elements,
-    )
+    return np.array(starts, dtype=np.int64)
 
 
 def join(rows: Sequence[Tensor]) -> tuple[Tensor, list[int]]:

@@ -22,6 +22,8 @@ class SharedBlock:
     root: bytes
     users: int = 0
     heat: Heat = field(default_factory=Heat)
+    was_shared: bool = False
+    """Whether another sequence than the one that computed it has used it."""
 
 
 class PrefixCache:
@@ -55,6 +57,9 @@ class PrefixCache:
         """In the order in which they are reclaimed ..."""
         self._orphans: dict[SharedBlock, None] = {}
         """... after these, of adapters that are not resident."""
+        self._computed = Heat()
+        self._first_shared = Heat()
+        """Of blocks lately: how many came to be, and how many found their first other user."""
         self.num_queried_tokens = 0
         self.num_hit_tokens = 0
         self.num_evictions = 0
@@ -76,6 +81,9 @@ class PrefixCache:
                 self._orphans.pop(shared, None)
             shared.users += 1
             shared.heat.touch(self._clock())
+            if not shared.was_shared:
+                shared.was_shared = True
+                self._first_shared.touch(self._clock())
         sequence.blocks = [shared.block for shared in found]
         sequence.num_computed = len(found) * self._block_tokens
         sequence.num_offered = len(found)
@@ -139,6 +147,7 @@ class PrefixCache:
         self._pool.hand_over(block, sequence, OWNER)
         shared = SharedBlock(block, key, root, users=1)
         shared.heat.touch(self._clock())
+        self._computed.touch(self._clock())
         self._by_key[key] = self._by_block[block] = shared
 
     # Idle blocks.
@@ -161,7 +170,17 @@ class PrefixCache:
         if shared is None:
             return None
         seconds = self._block_tokens * self.seconds_per_token()
-        return value(shared.heat.chance(now), seconds, 1)
+        return value(self._chance(shared, now), seconds, 1)
+
+    def _chance(self, shared: SharedBlock, now: float) -> float:
+        """Probability of a use soon. That a block was computed says little: where no prompt begins
+        like another, none comes back. So until its first other user a block is as likely to find
+        one as blocks were lately."""
+        chance = shared.heat.chance(now)
+        if shared.was_shared:
+            return chance
+        found = (self._first_shared.count(now) + 1.0) / (self._computed.count(now) + 1.0)
+        return chance * min(1.0, found)
 
     def reclaim_one(self) -> None:
         """Give one idle block back to the pool: of an adapter that is not resident if there is one,

@@ -27,13 +27,16 @@ class Residency:
         wake: Callable[[], None],
         copies: Executor | None = None,
         clock: Callable[[], float] = time.monotonic,
+        at_once_bytes: int = 0,
     ) -> None:
-        """`copies` is where rows are copied; None: on the caller's thread."""
+        """`copies` is where rows are copied; None: on the caller's thread. Rows of so few bytes
+        between two calls of `collect` are copied at once all the same."""
         self._pool = pool
         self._placer = placer
         self._wake = wake
         self._copies = copies
         self._clock = clock
+        self._at_once_bytes = self._at_once_left = at_once_bytes
         self.resident: dict[AdapterEntry, None] = {}
         self._placing: dict[AdapterEntry, Future[tuple[Any, float]]] = {}
         self.num_loads = 0
@@ -48,8 +51,13 @@ class Residency:
         """Whether `start` can place it in the background."""
         return self._copies is not None and entry.is_copied
 
+    def should_wait(self, entry: AdapterEntry) -> bool:
+        """Whether `start` is better than `place`: a step would take notice of the copying."""
+        return self.can_copy(entry) and (entry.num_bytes or 0) > self._at_once_left
+
     def place(self, entry: AdapterEntry) -> None:
         """Place it now, into free blocks."""
+        self._at_once_left -= entry.num_bytes or 0
         blocks = self._take(entry)
         try:
             table, seconds = self._copy(entry.rows, blocks)
@@ -71,6 +79,7 @@ class Residency:
 
     def collect(self) -> list[AdapterEntry]:
         """Take over what has been copied since the last call: resident now, or refused."""
+        self._at_once_left = self._at_once_bytes
         done = [pair for pair in self._placing.items() if pair[1].done()]
         for entry, future in done:
             del self._placing[entry]

@@ -15,8 +15,12 @@ class Heat:
 
     def touch(self, now: float) -> None:
         """One use more."""
-        self.amount = self._faded(now) + 1.0
+        self.amount = self.count(now) + 1.0
         self.at = now
+
+    def count(self, now: float) -> float:
+        """Uses lately, the older the less."""
+        return self.amount * 2.0 ** ((self.at - now) / HALF_LIFE)
 
     def chance(self, now: float) -> float:
         """Probability of a use within the next `HALF_LIFE`, if uses come at random as lately.
@@ -24,10 +28,7 @@ class Heat:
         A fading count `c` means `c ln 2` uses per half-life; that none comes has probability
         exp(-c ln 2) = 2^-c.
         """
-        return 1.0 - 2.0 ** -self._faded(now)
-
-    def _faded(self, now: float) -> float:
-        return self.amount * 2.0 ** ((self.at - now) / HALF_LIFE)
+        return 1.0 - 2.0 ** -self.count(now)
 
 
 def value(chance: float, seconds_to_return: float, num_blocks: int) -> float:

@@ -58,8 +58,8 @@ def check_facts(root: Path, settings: CompareSettings, facts: dict[str, Any]) ->
             )
     if before["steps"] != facts["steps"]:
         raise SettingError(
-            f"{root / SETTINGS} was edited: the comparison began with {before['steps']} steps a run, "
-            f"now they are {facts['steps']}; choose another folder"
+            f"{root / SETTINGS} was edited: the comparison began with {before['steps']} steps a "
+            f"run, now they are {facts['steps']}; choose another folder"
         )
 
 
