@@ -37,14 +37,15 @@ WIDE = {
     "num_key_value_heads": 8,
     "vocab_size": 32000,
 }
-SHARES = [(0.0, 0.0), (0.5, 0.0), (0.9, 0.0), (0.99, 0.0), (0.5, 0.5), (0.9, 0.5), (0.99, 0.75)]
-"""(share of MLP channels dropped, share of attention channels dropped), in all layers."""
+SHARES = ["0:0", "0.5:0", "0.9:0", "0.99:0", "0.5:0.5", "0.9:0.5", "0.99:0.75"]
+"""Share of MLP channels dropped, share of attention channels dropped, in all layers."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="+", default=["smollm2", "wide"])
     parser.add_argument("--targets", nargs="+", default=["attention", "all"], choices=TARGETS)
+    parser.add_argument("--shares", nargs="+", default=SHARES, help="MLP:ATTENTION dropped")
     parser.add_argument("--rows", type=int, default=4)
     parser.add_argument("--length", type=int, default=256)
     parser.add_argument("--learnt", type=float, default=0.25, help="share of tokens with a label")
@@ -78,7 +79,7 @@ def measure(name: str, targets: str, args: argparse.Namespace) -> list[dict[str,
     optimizer = torch.optim.AdamW(learning, 1e-4)
     systems: dict[str, SparsityPlan | None] = {"PEFT": None}
     last = base.config.num_hidden_layers - 1
-    for mlp, attention in SHARES:
+    for mlp, attention in (map(float, pair.split(":")) for pair in args.shares):
         layers = f"0-{last}"
         plan = {"mlp": {layers: mlp}, "attention": {layers: attention}, "start": 0}
         systems[f"MLP {mlp:g}, attention {attention:g}"] = SparsityPlan.parse(plan)
