@@ -187,7 +187,11 @@ def test_pinned_adapters_stay_and_too_large_pins_are_refused(make_engine, shelf)
     check_idle(engine)
 
 
-def test_serving_12_check_9_a_slow_copy_does_not_stall_running_requests(make_engine, shelf):
+def test_serving_12_check_9_a_slow_copy_does_not_stall_running_requests(
+    make_engine, shelf, monkeypatch
+):
+    # As if the adapter were a large one.
+    monkeypatch.setattr("gossamer.serving.build._AT_ONCE_BYTES", 0)
     engine = make_engine(shelf)
     gate, place = threading.Event(), engine._adapters._residency._placer.place
 
