@@ -46,8 +46,12 @@ def test_serving_12_check_12_one_batch_of_all_kinds_on_the_real_model(family, re
     ) as llm:
         completions = answers(llm, requests)
         plain = answers(llm, [(prompt, None) for prompt, _ in requests])
+    changed = set()
     for completion, base in zip(completions, plain, strict=True):
         family.check(completion)
         # A copy of the real model for each adapter would not fit.
         family._references.clear()
-        assert (completion.adapter is None) == (completion.token_ids == base.token_ids)
+        if completion.token_ids != base.token_ids:
+            changed.add(completion.adapter)
+    # A small adapter may leave some answer as it was, but each of them changes one.
+    assert changed == set(NAMES)
