@@ -61,8 +61,8 @@ def load_dora(
         for module, pair in factors.items():
             require_fit(name, module, pair, base_shapes.get(module))
     _require_magnitudes(name, factors, magnitudes)
-    require_finite(name, weights.tensors.items())
-    return DoraAdapter(name, digest_of(spec.raw, weights.tensors), spec, factors, magnitudes)
+    require_finite(name, weights)
+    return DoraAdapter(name, digest_of(spec.raw, weights), spec, factors, magnitudes)
 
 
 def _magnitudes(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

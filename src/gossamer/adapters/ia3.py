@@ -68,5 +68,5 @@ def load_ia3(
             size, wanted = tensor.numel(), (h_out if is_output else h_in)
             require_shape(name, f"the factor of {module}", (size,), (wanted,))
         (outputs if is_output else inputs)[module] = tensor.reshape(-1)
-    require_finite(name, weights.tensors.items())
-    return Ia3Adapter(name, digest_of(raw, weights.tensors), outputs, inputs)
+    require_finite(name, weights)
+    return Ia3Adapter(name, digest_of(raw, weights), outputs, inputs)

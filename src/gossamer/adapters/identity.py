@@ -5,9 +5,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-
 from gossamer.adapters.checks import is_harmless_init
+from gossamer.adapters.safetensors_file import bytes_of
+from gossamer.adapters.weights import AdapterWeights
 
 # Fields that say how an adapter was trained or where it came from, not what it computes.
 _WITHOUT_EFFECT = frozenset(
@@ -22,18 +22,17 @@ _WITHOUT_EFFECT = frozenset(
 _ORDERED = frozenset({"rank_pattern", "alpha_pattern"})
 
 
-def digest_of(config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> str:
+def digest_of(config: Mapping[str, Any], weights: AdapterWeights) -> str:
     """Hex SHA-256 of what the adapter computes: the fields that matter, and all tensors.
 
     Independent of the order of lists that PEFT writes from sets, of the order and metadata of the
     weights file, and of fields that only tell how the adapter came about.
     """
     digest = hashlib.sha256(_canonical(config).encode())
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        digest.update(f"\0{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
-        if tensor.numel():
-            digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
+    data = bytes_of(weights.file.data)
+    for name, place in sorted(weights.file.places.items()):
+        digest.update(f"\0{name}\0{place.dtype}\0{place.shape}\0".encode())
+        digest.update(data[place.start : place.end])
     return digest.hexdigest()
 
 

@@ -65,7 +65,8 @@ def inspect(folder: Path) -> AdapterInfo:
     """
     raw = read_raw(folder)
     created = weights_path(folder).stat().st_mtime
-    tensors = read_weights(folder).tensors
+    weights = read_weights(folder)
+    tensors = weights.tensors
     ranks = sorted({t.shape[0] for key, t in tensors.items() if _RANKED.search(key) and t.dim()})
     dtypes = {str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()}
     base = raw.get("base_model_name_or_path")
@@ -80,7 +81,7 @@ def inspect(folder: Path) -> AdapterInfo:
         num_parameters=sum(tensor.numel() for tensor in tensors.values()),
         num_bytes=sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()),
         dtype=dtypes.pop() if len(dtypes) == 1 else "mixed",
-        digest=digest_of(raw, tensors),
+        digest=digest_of(raw, weights),
         base=base if isinstance(base, str) else None,
         created=created,
     )
@@ -92,7 +93,7 @@ def digest(folder: Path) -> str:
     Raises:
         AdapterNotFoundError, AdapterFormatError, UnsupportedAdapterError: as `read_weights`.
     """
-    return digest_of(read_raw(folder), read_weights(folder).tensors)
+    return digest_of(read_raw(folder), read_weights(folder))
 
 
 def find_adapters(root: Path) -> list[Path]:

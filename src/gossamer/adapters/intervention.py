@@ -76,7 +76,7 @@ def load_intervention(
         )
     weights = read_weights(folder)
     require_same_base(name, weights.base_fingerprint, base_fingerprint)
-    require_finite(name, weights.tensors.items())
+    require_finite(name, weights)
     first, last = _edits(name, weights.tensors)
     if _is_tied(name, raw, last):
         last = first
@@ -89,7 +89,7 @@ def load_intervention(
         _require_fit(name, [*first.items(), *last.items()], base)
     return InterventionAdapter(
         name=name,
-        digest=digest_of(raw, weights.tensors),
+        digest=digest_of(raw, weights),
         variant=variant,
         first_positions=whole_number(name, raw, "first_positions", least=0),
         last_positions=whole_number(name, raw, "last_positions", least=0),

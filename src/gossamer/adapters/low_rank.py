@@ -82,8 +82,8 @@ def load_low_rank(
     if base_shapes is not None:
         for module, pair in factors.items():
             require_fit(name, module, pair, base_shapes.get(module))
-    require_finite(name, weights.tensors.items())
-    return LowRankAdapter(name, digest_of(spec.raw, weights.tensors), spec, factors)
+    require_finite(name, weights)
+    return LowRankAdapter(name, digest_of(spec.raw, weights), spec, factors)
 
 
 def pair_factors(

@@ -72,7 +72,7 @@ def load_prefix(
         raise UnsupportedAdapterError(f"adapter {name} {what}, which is not a plain prefix")
     tensor = weights.tensors[KEY]
     require_number_format(name, KEY, tensor)
-    require_finite(name, weights.tensors.items())
+    require_finite(name, weights)
     count = whole_number(name, raw, "num_virtual_tokens", least=1)
     if tensor.dim() != 2 or tensor.shape[0] != count:
         raise AdapterFormatError(
@@ -82,7 +82,7 @@ def load_prefix(
     is_given = raw["peft_type"].upper() == "PREFIX_TUNING"
     return PrefixAdapter(
         name=name,
-        digest=digest_of(raw, weights.tensors),
+        digest=digest_of(raw, weights),
         embeddings=None if is_given else _embeddings(name, tensor, base),
         keys_values=_keys_values(name, raw, tensor, base) if is_given else None,
     )

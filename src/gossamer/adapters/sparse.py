@@ -141,7 +141,7 @@ def _load(
     refuse_fields(name, raw, REFUSED, known if known is not None else raw)
     weights = read_weights(folder)
     require_same_base(name, weights.base_fingerprint, base_fingerprint)
-    require_finite(name, weights.tensors.items())
+    require_finite(name, weights)
     found: dict[str, dict[str, Tensor]] = {}
     for key in sorted(weights.tensors):
         module, suffix = module_of_key(name, key, suffixes, "part of a sparse change")
@@ -155,7 +155,7 @@ def _load(
         delta = build(name, module, parts[suffixes[0]], parts[suffixes[1]])
         _require_inside(name, module, delta, base_shapes)
         deltas[module] = delta
-    return SparseAdapter(name, digest_of(raw, weights.tensors), deltas)
+    return SparseAdapter(name, digest_of(raw, weights), deltas)
 
 
 def _entries(name: str, module: str, indices: Tensor, values: Tensor) -> Entries:

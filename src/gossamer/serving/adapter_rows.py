@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,8 @@ from torch import Tensor
 from gossamer.adapters.low_rank import LowRankAdapter
 from gossamer.kernels.grouped_lora import AdapterTable, RowFormat
 from gossamer.serving.kinds.vectors import Vectors, pack_vectors
+
+_WORDS = {1: torch.int8, 2: torch.int16, 4: torch.int32}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,9 +112,23 @@ def _joined(factors: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
     low = 0
     for factor in factors:
         high = low + factor.numel()
-        joined[low:high].view(factor.shape).copy_(factor)
+        _copy(factor, joined[low:high])
         low = high
     return joined
+
+
+def _copy(factor: Tensor, rows: Tensor) -> None:
+    if factor.dtype != rows.dtype:
+        rows.view(factor.shape).copy_(factor)
+        return
+    # An adapter is hundreds of small tensors, which numpy copies in about two thirds of the time;
+    # and its threads are not those of the model.
+    _bits(rows).reshape(factor.shape)[...] = _bits(factor)
+
+
+def _bits(tensor: Tensor) -> npt.NDArray[Any]:
+    """A view as whole numbers: numpy knows no bfloat16."""
+    return tensor.view(_WORDS[tensor.element_size()]).numpy()
 
 
 def _quantised(factors: Sequence[Tensor], row_scale: npt.NDArray[np.float32]) -> Iterator[Tensor]:

@@ -1,0 +1,145 @@
+"""Our reader of safetensors files against the library's."""
+
+import json
+import random
+
+import pytest
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from gossamer.adapters.safetensors_file import DTYPES, read_safetensors
+from gossamer.errors import AdapterFormatError, UnsupportedAdapterError
+
+
+def tensor(dtype, *shape):
+    bits = torch.randint(0, 2, (*shape, dtype.itemsize), dtype=torch.uint8)
+    return bits.view(dtype).reshape(shape)
+
+
+def file_of(header, data=b""):
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + data
+
+
+@pytest.fixture
+def read(tmp_path):
+    def of(content):
+        path = tmp_path / "file.safetensors"
+        path.write_bytes(content)
+        return read_safetensors(path)
+
+    return of
+
+
+def test_every_number_format_and_odd_shapes(read):
+    tensors = {f"t.{code}": tensor(dtype, 3, 5) for code, dtype in DTYPES.items()}
+    tensors |= {"scalar": torch.tensor(2.5), "empty": torch.zeros(0, 4), "ünï": torch.ones(1)}
+    file = read(save(tensors, {"made": "here"}))
+    found = file.tensors()
+    assert found.keys() == tensors.keys()
+    for name, expected in tensors.items():
+        assert found[name].dtype == expected.dtype
+        assert torch.equal(found[name], expected)
+    assert file.metadata == {"made": "here"}
+    assert file.elements() is None
+
+
+def test_elements_are_all_of_them(read):
+    file = read(save({"a": torch.arange(6.0).view(2, 3), "b": torch.full((2,), 7.0)}))
+    assert file.elements().tolist() == [0, 1, 2, 3, 4, 5, 7, 7]
+
+
+def test_no_memory_but_that_of_the_data(read):
+    file = read(save({"a": torch.ones(8, 8), "b": torch.ones(8)}))
+    storages = {t.untyped_storage().data_ptr() for t in file.tensors().values()}
+    assert storages == {file.data.untyped_storage().data_ptr()}
+
+
+def test_a_tensor_between_two_elements(read):
+    """Allowed by the format: 4-byte numbers behind a single byte."""
+    header = {
+        "a": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]},
+        "b": {"dtype": "F32", "shape": [2], "data_offsets": [1, 9]},
+    }
+    content = file_of(header, b"\x07" + torch.tensor([1.5, -2.0]).numpy().tobytes())
+    assert torch.equal(load(content)["b"], torch.tensor([1.5, -2.0]))
+    assert torch.equal(read(content).tensors()["b"], torch.tensor([1.5, -2.0]))
+
+
+GOOD = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
+DAMAGED = {
+    "nothing": b"",
+    "seven bytes": b"1234567",
+    "header longer than the file": (1 << 40).to_bytes(8, "little") + b"{}",
+    "no JSON": file_of(b"{"),
+    "a list": file_of([]),
+    "UTF-16": file_of(json.dumps({"a": GOOD}).encode("utf-16"), bytes(8)),
+    "deep": file_of(b"[" * 100_000),
+    "name twice": file_of(
+        b'{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},'
+        b'"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}',
+        b"1",
+    ),
+    "half a character": file_of({"\ud800": GOOD}, bytes(8)),
+    "metadata": file_of({"__metadata__": {"a": 1}}),
+    "no shape": file_of({"a": {"dtype": "F32", "data_offsets": [0, 8]}}, bytes(8)),
+    "negative": file_of({"a": GOOD | {"shape": [-2]}}, bytes(8)),
+    "fraction": file_of({"a": GOOD | {"shape": [2.0]}}, bytes(8)),
+    "text": file_of({"a": GOOD | {"data_offsets": "08"}}, bytes(8)),
+    "shape too large": file_of({"a": GOOD | {"shape": [3]}}, bytes(8)),
+    "backwards": file_of({"a": GOOD | {"data_offsets": [8, 0]}}, bytes(8)),
+    "gap": file_of({"a": GOOD | {"data_offsets": [1, 9]}}, bytes(9)),
+    "overlap": file_of({"a": GOOD, "b": GOOD | {"data_offsets": [4, 12]}}, bytes(12)),
+    "too short": file_of({"a": GOOD}, bytes(7)),
+    "too long": file_of({"a": GOOD}, bytes(9)),
+}
+
+
+@pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
+def test_damaged_files_are_refused_as_the_library_does(read, content):
+    if content != DAMAGED["name twice"]:  # of which the library takes the last
+        with pytest.raises((SafetensorError, TypeError)):
+            load(content)
+    with pytest.raises(AdapterFormatError, match="is truncated or damaged: "):
+        read(content)
+
+
+def test_unknown_number_format(read):
+    content = file_of({"a": {"dtype": "F8_E4M3", "shape": [2], "data_offsets": [0, 2]}}, bytes(2))
+    with pytest.raises(UnsupportedAdapterError, match="tensor a is stored as F8_E4M3; save it as"):
+        read(content)
+
+
+def test_a_folder_in_its_place(tmp_path):
+    with pytest.raises(AdapterFormatError, match=r"cannot read .*: Is a directory"):
+        read_safetensors(tmp_path)
+
+
+def test_what_is_accepted_is_what_the_library_reads(read):
+    """Files with a few bytes changed, most of them in the header."""
+    rng = random.Random(0)
+    content = save({"a": tensor(torch.float32, 2, 3), "b": tensor(torch.int16, 4)}, {"k": "v"})
+    header_end = 8 + int.from_bytes(content[:8], "little")
+    accepted = refused = 0
+    for _ in range(3000):
+        changed = bytearray(content)
+        for _ in range(rng.choice([1, 1, 2, 3])):
+            place = (
+                rng.randrange(8, header_end) if rng.random() < 0.8 else rng.randrange(len(content))
+            )
+            changed[place] = rng.choice(b'0123456789,:"[]{} ab\x00\xff')
+        try:
+            found = read(bytes(changed)).tensors()
+        except (AdapterFormatError, UnsupportedAdapterError):
+            refused += 1
+            continue
+        accepted += 1
+        expected = load(bytes(changed))
+        assert found.keys() == expected.keys()
+        for name, t in expected.items():
+            assert found[name].dtype == t.dtype
+            assert found[name].shape == t.shape
+            assert found[name].view(torch.uint8).equal(t.view(torch.uint8))
+    assert accepted > 100
+    assert refused > 100
