@@ -4,7 +4,7 @@ python benchmarks/many_adapters.py --model smollm2-135m
 python benchmarks/many_adapters.py --model FOLDER --adapters 200 --seconds 10   # a quick look
 
 Closed load: `--clients` requests are always under way, so throughput is what the engine can do.
-Prompts are distinct. Each popularity is measured on the many and on the first five, in turns.
+Prompts are distinct. Each popularity is measured on the many, and on five for comparison, in turns.
 """
 
 import argparse
@@ -32,7 +32,8 @@ from gossamer.serving.workload import Workload
 
 RANKS = (8, 16, 32, 64)
 TARGETS = ["q_proj", "v_proj"]
-FEW = 5
+FEW_WEIGHTS = (0.5, 1.0, 1.0, 1.0, 0.5)
+"""Traffic of the five, the first and the last of which have the same rank: ranks as with all."""
 PROMPT = (16, 64)
 ANSWER = (8, 32)
 
@@ -119,7 +120,7 @@ def measure(args: argparse.Namespace, model: Path, root: Path, memory_gib: float
         traffics = {
             "uniform": (names, [1.0] * len(names)),
             "zipf": (names, zipf(len(names))),
-            "few": (names[:FEW], [1.0] * FEW),
+            "few": (names[: len(FEW_WEIGHTS)], list(FEW_WEIGHTS)),
         }
         Load(llm, *traffics["uniform"], seed=0).run(args.clients, min(10.0, args.seconds))
         before = resident_bytes()

@@ -1,14 +1,20 @@
 """Our reader of safetensors files against the library's."""
 
 import json
+import os
 import random
+import time
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
+from gossamer.adapters import identity, safetensors_file
+from gossamer.adapters.inspect import digest
 from gossamer.adapters.safetensors_file import DTYPES, read_safetensors
+from gossamer.adapters.weights import read_weights, require_finite
 from gossamer.errors import AdapterFormatError, UnsupportedAdapterError
 
 
@@ -143,3 +149,70 @@ def test_what_is_accepted_is_what_the_library_reads(read):
             assert found[name].view(torch.uint8).equal(t.view(torch.uint8))
     assert accepted > 100
     assert refused > 100
+
+
+class TestFindings:
+    """What was found out about a file is used again only while the file is the same."""
+
+    @pytest.fixture
+    def folder(self, tmp_path):
+        folder = tmp_path / "poet"
+        folder.mkdir()
+        (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 4}))
+        return folder
+
+    @staticmethod
+    def write(folder, value, *, age):
+        """Weights that were last changed `age` seconds ago, as their stamp tells."""
+        path = folder / "adapter_model.safetensors"
+        path.write_bytes(save({"x": torch.full((4,), value)}))
+        changed = time.time() - age
+        os.utime(path, (changed, changed))
+
+    @pytest.fixture
+    def hashed(self, monkeypatch):
+        """How often contents were hashed. Times of change (ctime), which no program can set, are
+        taken to be those of the last writing (mtime)."""
+        calls = []
+        real = identity._hash
+        monkeypatch.setattr(identity, "_hash", lambda *given: calls.append(1) or real(*given))
+        fstat = os.fstat
+
+        def as_written(number):
+            status = fstat(number)
+            names = ("st_dev", "st_ino", "st_size", "st_mtime_ns")
+            known = {name: getattr(status, name) for name in names}
+            return SimpleNamespace(**known, st_ctime_ns=status.st_mtime_ns)
+
+        monkeypatch.setattr(safetensors_file.os, "fstat", as_written)
+        return calls
+
+    def test_an_unchanged_file_is_hashed_once(self, folder, hashed):
+        self.write(folder, 1.0, age=60)
+        assert digest(folder) == digest(folder)
+        assert len(hashed) == 1
+
+    def test_a_file_that_was_just_written_is_hashed_each_time(self, folder, hashed):
+        self.write(folder, 1.0, age=0)
+        assert digest(folder) == digest(folder)
+        assert len(hashed) == 2
+
+    def test_other_weights(self, folder, hashed):
+        self.write(folder, 1.0, age=60)
+        first = digest(folder)
+        self.write(folder, 2.0, age=50)
+        assert digest(folder) != first
+
+    def test_another_config(self, folder, hashed):
+        self.write(folder, 1.0, age=60)
+        first = digest(folder)
+        (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 8}))
+        assert digest(folder) != first
+
+    def test_a_bad_file_stays_bad(self, folder, hashed):
+        self.write(folder, float("nan"), age=60)
+        for _ in range(2):
+            with pytest.raises(AdapterFormatError, match="NaN"):
+                require_finite("poet", read_weights(folder))
+        self.write(folder, 1.0, age=50)
+        require_finite("poet", read_weights(folder))

@@ -28,7 +28,15 @@ def digest_of(config: Mapping[str, Any], weights: AdapterWeights) -> str:
     Independent of the order of lists that PEFT writes from sets, of the order and metadata of the
     weights file, and of fields that only tell how the adapter came about.
     """
-    digest = hashlib.sha256(_canonical(config).encode())
+    text = _canonical(config)
+    known = weights.file.findings.digests
+    if text not in known:
+        known[text] = _hash(text, weights)
+    return known[text]
+
+
+def _hash(config: str, weights: AdapterWeights) -> str:
+    digest = hashlib.sha256(config.encode())
     data = bytes_of(weights.file.data)
     for name, place in sorted(weights.file.places.items()):
         digest.update(f"\0{name}\0{place.dtype}\0{place.shape}\0".encode())

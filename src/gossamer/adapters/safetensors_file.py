@@ -7,12 +7,15 @@ costs as much as reading them. What it checks is checked here too.
 import json
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 
+from gossamer.adapters.findings import Findings, Stamp, findings_about, stamp_of
 from gossamer.errors import AdapterFormatError, UnsupportedAdapterError
 
 DTYPES = {
@@ -31,6 +34,7 @@ DTYPES = {
 
 _MAX_HEADER_BYTES = 100_000_000
 _METADATA = "__metadata__"
+_SHORT_HEADER = 256 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,30 +54,37 @@ class SafetensorsFile:
 
     data: torch.Tensor
     """[bytes] all elements, one tensor behind the other."""
-    places: dict[str, Place]
+    places: Mapping[str, Place]
     """By name, in the order of `data`."""
-    metadata: dict[str, str]
+    metadata: Mapping[str, str]
+    findings: Findings
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """All tensors, as views of `data`."""
-        typed = {dtype: self._as(dtype) for dtype in {p.dtype for p in self.places.values()}}
-        return {name: self._view(place, typed) for name, place in self.places.items()}
+        places = self.places.values()
+        elements = self.elements()
+        if elements is None:
+            pieces = [self._piece(place) for place in places]
+        else:
+            size = elements.element_size()
+            pieces = elements.split_with_sizes(
+                [(place.end - place.start) // size for place in places]
+            )
+        return {
+            name: piece.view(place.shape)
+            for (name, place), piece in zip(self.places.items(), pieces, strict=True)
+        }
 
     def elements(self) -> torch.Tensor | None:
         """Those of all tensors in one, if all have the same number format."""
         dtypes = {place.dtype for place in self.places.values()}
-        return self._as(dtypes.pop()) if len(dtypes) == 1 else None
+        return self.data.view(dtypes.pop()) if len(dtypes) == 1 else None
 
-    def _as(self, dtype: torch.dtype) -> torch.Tensor:
-        return self.data[: len(self.data) // dtype.itemsize * dtype.itemsize].view(dtype)
-
-    def _view(self, place: Place, typed: dict[torch.dtype, torch.Tensor]) -> torch.Tensor:
-        size = place.dtype.itemsize
-        if place.start % size:  # allowed, if rare: behind a tensor of smaller elements
-            elements = self.data[place.start : place.end].clone().view(place.dtype)
-        else:
-            elements = typed[place.dtype][place.start // size : place.end // size]
-        return elements.view(place.shape)
+    def _piece(self, place: Place) -> torch.Tensor:
+        piece = self.data[place.start : place.end]
+        if place.start % place.dtype.itemsize:  # allowed, if rare: behind one of smaller elements
+            piece = piece.clone()
+        return piece.view(place.dtype)
 
 
 def read_safetensors(path: Path) -> SafetensorsFile:
@@ -85,16 +96,27 @@ def read_safetensors(path: Path) -> SafetensorsFile:
     """
     try:
         with path.open("rb") as file:
-            header, size = _read_header(file)
-            places = _places(path, header, size)
+            before = os.fstat(file.fileno())
+            header = _read_header(file, before.st_size)
+            size = before.st_size - 8 - len(header)
+            parse = _parse_again if len(header) <= _SHORT_HEADER else _parse
+            places, metadata = parse(header, size)
             data = torch.empty(size, dtype=torch.uint8)
             if file.readinto(bytes_of(data)) != size:
                 raise _Damage("the file became shorter while it was read")
+            stamp = _stamp(before, os.fstat(file.fileno()))
     except _Damage as error:
         raise AdapterFormatError(f"{path} is truncated or damaged: {error}") from None
+    except _UnknownFormat as error:
+        raise UnsupportedAdapterError(f"{path}: {error}; save it as F32, F16 or BF16") from None
     except OSError as error:
         raise AdapterFormatError(f"cannot read {path}: {error.strerror}") from None
-    return SafetensorsFile(data, places, header.get(_METADATA) or {})
+    return SafetensorsFile(data, places, metadata, findings_about(stamp))
+
+
+def _stamp(before: os.stat_result, after: os.stat_result) -> Stamp | None:
+    stamp = stamp_of(before)
+    return stamp if stamp == stamp_of(after) else None
 
 
 def bytes_of(data: torch.Tensor) -> memoryview:
@@ -106,19 +128,30 @@ class _Damage(Exception):
     """What is wrong with a file."""
 
 
-def _read_header(file: BinaryIO) -> tuple[dict[str, Any], int]:
-    """The header, and how many bytes follow it."""
-    size = os.fstat(file.fileno()).st_size
+class _UnknownFormat(Exception):
+    """Which tensor has a number format that is none of `DTYPES`."""
+
+
+def _read_header(file: BinaryIO, size: int) -> bytes:
+    """The header of a file of `size` bytes."""
     length = int.from_bytes(file.read(8), "little")
     if size < 8 or length > min(size - 8, _MAX_HEADER_BYTES):
         raise _Damage("it is shorter than its header")
+    header = file.read(length)
+    if len(header) < length:
+        raise _Damage("the file became shorter while it was read")
+    return header
+
+
+def _parse(content: bytes, size: int) -> tuple[Mapping[str, Place], Mapping[str, str]]:
+    """Places and metadata of a header that `size` bytes follow."""
     try:
-        header = json.loads(file.read(length).decode("utf-8"), object_pairs_hook=_without_repeats)
+        header = json.loads(content.decode("utf-8"), object_pairs_hook=_without_repeats)
     except (ValueError, RecursionError):
         raise _Damage("its header is not valid JSON") from None
     if not isinstance(header, dict):
         raise _Damage("its header is no JSON object")
-    metadata = header.get(_METADATA) or {}
+    metadata = header.pop(_METADATA, None) or {}
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise _Damage("its metadata are not strings")
     try:
@@ -126,7 +159,11 @@ def _read_header(file: BinaryIO) -> tuple[dict[str, Any], int]:
         "".join([*header, *metadata, *metadata.values()]).encode()
     except UnicodeEncodeError:
         raise _Damage("a name in its header is no text") from None
-    return header, size - 8 - length
+    return _places(header, size), metadata
+
+
+# Adapters of one base and method have the same header.
+_parse_again = lru_cache(maxsize=16)(_parse)
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -136,10 +173,9 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _places(path: Path, header: dict[str, Any], size: int) -> dict[str, Place]:
+def _places(header: dict[str, Any], size: int) -> dict[str, Place]:
     """Where each tensor lies: they must fill `size` bytes without gaps or overlaps."""
-    entries = ((name, entry) for name, entry in header.items() if name != _METADATA)
-    found = [(name, _place(path, name, entry)) for name, entry in entries]
+    found = [(name, _place(name, entry)) for name, entry in header.items()]
     found.sort(key=lambda pair: (pair[1].start, pair[1].end))
     end = 0
     for name, place in found:
@@ -151,7 +187,7 @@ def _places(path: Path, header: dict[str, Any], size: int) -> dict[str, Place]:
     return dict(found)
 
 
-def _place(path: Path, name: str, entry: Any) -> Place:
+def _place(name: str, entry: Any) -> Place:
     try:
         code, shape, (start, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
     except (KeyError, TypeError, ValueError):
@@ -160,9 +196,7 @@ def _place(path: Path, name: str, entry: Any) -> Place:
         raise _Damage(f"the header's entry of tensor {name} has sizes that are no whole numbers")
     dtype = DTYPES.get(code) if isinstance(code, str) else None
     if dtype is None:
-        raise UnsupportedAdapterError(
-            f"{path}: tensor {name} is stored as {code}; save it as F32, F16 or BF16"
-        )
+        raise _UnknownFormat(f"tensor {name} is stored as {code}")
     if end - start != math.prod(shape) * dtype.itemsize:
         raise _Damage(f"tensor {name} of shape {list(shape)} does not take {end - start} bytes")
     return Place(dtype, shape, start, end)

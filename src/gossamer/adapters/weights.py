@@ -1,6 +1,7 @@
 """Read `adapter_model.safetensors` whole, checked."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,7 +29,7 @@ class AdapterWeights:
         return self.file.tensors()
 
     @property
-    def metadata(self) -> dict[str, str]:
+    def metadata(self) -> Mapping[str, str]:
         """What the writer noted."""
         return self.file.metadata
 
@@ -74,15 +75,18 @@ def read_weights(folder: Path) -> AdapterWeights:
 
 def require_finite(name: str, weights: AdapterWeights) -> None:
     """Raise `AdapterFormatError` naming the first tensor with a NaN or an infinity."""
-    elements = weights.file.elements()
-    if elements is not None and _is_finite(elements):
+    findings = weights.file.findings
+    if findings.is_finite:
         return
-    for key, tensor in weights.tensors.items():
-        if not _is_finite(tensor):
-            raise AdapterFormatError(
-                f"adapter {name}: tensor {key} has NaN or infinite values; its training diverged, "
-                "train again with a lower learning rate"
-            )
+    elements = weights.file.elements()
+    if elements is None or not _is_finite(elements):
+        for key, tensor in weights.tensors.items():
+            if not _is_finite(tensor):
+                raise AdapterFormatError(
+                    f"adapter {name}: tensor {key} has NaN or infinite values; its training "
+                    "diverged, train again with a lower learning rate"
+                )
+    findings.is_finite = True
 
 
 def _is_finite(tensor: torch.Tensor) -> bool:
