@@ -7,7 +7,7 @@ costs as much as reading them. What it checks is checked here too.
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -61,24 +61,24 @@ class SafetensorsFile:
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """All tensors, as views of `data`."""
-        places = self.places.values()
-        elements = self.elements()
-        if elements is None:
-            pieces = [self._piece(place) for place in places]
-        else:
-            size = elements.element_size()
-            pieces = elements.split_with_sizes(
-                [(place.end - place.start) // size for place in places]
-            )
         return {
             name: piece.view(place.shape)
-            for (name, place), piece in zip(self.places.items(), pieces, strict=True)
+            for (name, place), piece in zip(self.places.items(), self._pieces(), strict=True)
         }
 
     def elements(self) -> torch.Tensor | None:
         """Those of all tensors in one, if all have the same number format."""
         dtypes = {place.dtype for place in self.places.values()}
         return self.data.view(dtypes.pop()) if len(dtypes) == 1 else None
+
+    def _pieces(self) -> Sequence[torch.Tensor]:
+        """The elements of each tensor."""
+        places = self.places.values()
+        elements = self.elements()
+        if elements is None:
+            return [self._piece(place) for place in places]
+        size = elements.element_size()
+        return elements.split_with_sizes([(place.end - place.start) // size for place in places])
 
     def _piece(self, place: Place) -> torch.Tensor:
         piece = self.data[place.start : place.end]
