@@ -18,6 +18,7 @@ from gossamer.kernels.grouped_lora import (
 )
 from gossamer.kernels.paged_attention import AttentionBatch, KvLayout, PagedAttention
 from gossamer.kernels.runs import Run
+from gossamer.kernels.transpose import transpose_into
 
 
 def compile_kernels() -> None:
@@ -29,6 +30,8 @@ def compile_kernels() -> None:
     _sparse(pool)
     _edit(pool)
     silu_and_multiply(torch.zeros(1, 4), "cpu")
+    for dtype in (np.int16, np.int32):
+        transpose_into(np.zeros((1, 1), dtype=dtype), np.zeros(1, dtype=dtype))
 
 
 def _lora(pool: torch.Tensor) -> None:
