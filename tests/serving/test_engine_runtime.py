@@ -230,3 +230,30 @@ def test_a_stopping_engine_refuses_and_ends_what_waits(make_engine, shelf):
     ):
         with pytest.raises(EngineStoppedError):
             call()
+
+
+def test_an_adapter_is_read_during_the_step_in_which_it_is_asked_for(make_engine, shelf):
+    engine = make_engine(shelf / "shelf")
+    in_step, go_on, sizes = threading.Event(), threading.Event(), []
+    run = engine._runner.run
+
+    def held(batch):
+        sizes.append(len(batch.sampled))
+        if len(sizes) == 3:
+            in_step.set()
+            assert go_on.wait(WAIT)
+        return run(batch)
+
+    engine._runner.run = held
+    running = ask(engine, max_tokens=6)
+    assert in_step.wait(WAIT)
+    late = ask(engine, adapter="one", max_tokens=1)
+    deadline = time.monotonic() + WAIT
+    while not any(future.done() for future in list(engine._adapters.reader._early.values())):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    go_on.set()
+    running.wait()
+    late.wait()
+    assert sizes[:4] == [1, 1, 1, 2], "it did not join the next step"
+    check_idle(engine)

@@ -1,5 +1,6 @@
 """Adapters from disk into host memory, in the background."""
 
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
@@ -9,6 +10,9 @@ from typing import Any, Protocol
 from gossamer.errors import AdapterFormatError, AdapterReplacedError, CapacityError, GossamerError
 from gossamer.serving.adapter_entry import AdapterEntry, AdapterState
 from gossamer.serving.histogram import LOAD_BOUNDS, Histogram
+
+MOST_EARLY = 4
+"""Adapters that are read, or wait to be, for requests that the engine has not seen yet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,27 +62,71 @@ class AdapterReader:
         self._num_blocks = num_blocks
         self._clock = clock
         self._loading: dict[AdapterEntry, Future[Loaded]] = {}
+        # Held while an entry goes from early to loading, or begins either.
+        self._lock = threading.Lock()
+        self._early: dict[AdapterEntry, Future[Loaded]] = {}
         self.seconds = Histogram(LOAD_BOUNDS)
 
     def __len__(self) -> int:
         return len(self._loading)
 
+    def anticipate(self, entry: AdapterEntry) -> None:
+        """Begin to read `entry` for a request that is on its way to the engine's thread.
+
+        From any thread: the engine looks only between two steps, and a request that comes in the
+        middle of one would wait for the end of the next.
+        """
+        with self._lock:
+            is_unread = entry.state is AdapterState.REGISTERED and entry not in self._early
+            if is_unread and len(self._early) < MOST_EARLY:
+                self._early[entry] = self._submit(entry)
+
+    def adopt(self, entry: AdapterEntry) -> None:
+        """The request came for which `entry` was read early, if it was: `collect` takes it over."""
+        with self._lock:
+            # Or it was unloaded before the request came.
+            if entry in self._early and entry.state is AdapterState.REGISTERED:
+                self._take_early(entry)
+
     def start(self, entry: AdapterEntry) -> None:
         """Have `entry` read unless that is done or under way."""
-        if entry.state is not AdapterState.REGISTERED:
-            return
+        with self._lock:
+            if entry.state is not AdapterState.REGISTERED:
+                return
+            if entry in self._early:
+                self._take_early(entry)
+                return
+            entry.state = AdapterState.LOADING
+            self._loading[entry] = self._submit(entry)
+
+    def _take_early(self, entry: AdapterEntry) -> None:
+        future = self._early.pop(entry)
         entry.state = AdapterState.LOADING
-        future = self._threads.submit(self._read, entry)
         self._loading[entry] = future
+        # It may have been read, and the engine woken, before anyone would have collected it.
         future.add_done_callback(lambda _: self._wake())
 
     def collect(self) -> list[AdapterEntry]:
         """Take over what has been read since the last call: entries in state HOST, or an end."""
+        self._forget_unwanted()
         done = [pair for pair in self._loading.items() if pair[1].done()]
         for entry, future in done:
             del self._loading[entry]
             self._take_over(entry, future)
         return [entry for entry, _ in done]
+
+    def _forget_unwanted(self) -> None:
+        """What was read early for requests that did not come, or have left."""
+        with self._lock:
+            for entry, future in list(self._early.items()):
+                is_wanted = entry.requests and entry.state is AdapterState.REGISTERED
+                if future.done() and not is_wanted:
+                    del self._early[entry]
+
+    def _submit(self, entry: AdapterEntry) -> "Future[Loaded]":
+        future = self._threads.submit(self._read, entry)
+        future.add_done_callback(lambda _: self._wake())
+        return future
 
     def _read(self, entry: AdapterEntry) -> Loaded:
         started = self._clock()

@@ -1,6 +1,7 @@
 """Adapters between disk and pool: read in the background, placed in blocks, evicted when idle.
 
-All methods run on the engine's thread but `look_up` and `statuses`, which any thread may call.
+All methods run on the engine's thread but `look_up`, `anticipate` and `statuses`, which any thread
+may call.
 """
 
 import time
@@ -74,6 +75,11 @@ class AdapterStore:
         """See `AdapterNames.look_up`."""
         return self.names.look_up(name)
 
+    def anticipate(self, adapter: AnyAdapter) -> None:
+        """Begin to read `adapter` for a request that is on its way to the engine's thread."""
+        for entry in adapter.parts:
+            self.reader.anticipate(entry)
+
     def statuses(self) -> list[AdapterStatus]:
         """All adapters that can be named now, and those that are on their way out."""
         leaving = [status_of(entry) for entry in list(self._draining)]
@@ -92,6 +98,7 @@ class AdapterStore:
         """A request for `adapter` was accepted."""
         for entry in adapter.parts:
             entry.requests += 1
+            self.reader.adopt(entry)
 
     def count(self, adapter: AnyAdapter) -> None:
         """A new request, not counted before, names `adapter`."""

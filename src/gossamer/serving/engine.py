@@ -117,6 +117,8 @@ class Engine:
             self._door.enter(request, self._num_waiting)
             self._by_id[request.request_id] = sequence
             self._bell.ring(lambda: self._enqueue(generation))
+            if sequence.adapter is not None:
+                self._adapters.anticipate(sequence.adapter)
 
     def cancel(self, request_id: str) -> None:
         """See `EngineInterface.cancel`."""
