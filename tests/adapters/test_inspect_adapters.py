@@ -113,7 +113,7 @@ def test_finds_adapters_by_name(tmp_path, tiny_model, adapter):
 
 def test_writes_the_same_bytes_each_time(tmp_path, adapter):
     factors = load_low_rank(adapter).factors
-    shuffled = dict(reversed(factors.items()))
+    shuffled = dict(reversed(list(factors.items())))
     one = write_low_rank(tmp_path / "one", factors, base_fingerprint="ff")
     two = write_low_rank(tmp_path / "two", shuffled, base_fingerprint="ff")
     for name in ("adapter_config.json", "adapter_model.safetensors"):

@@ -13,7 +13,8 @@ from safetensors.torch import load, save
 
 from gossamer.adapters import identity, safetensors_file
 from gossamer.adapters.inspect import digest
-from gossamer.adapters.safetensors_file import DTYPES, read_safetensors
+from gossamer.adapters.safetensors_file import read_safetensors
+from gossamer.adapters.safetensors_header import DTYPES
 from gossamer.adapters.weights import read_weights, require_finite
 from gossamer.errors import AdapterFormatError, UnsupportedAdapterError
 
@@ -47,7 +48,7 @@ def test_every_number_format_and_odd_shapes(read):
     for name, expected in tensors.items():
         assert found[name].dtype == expected.dtype
         assert torch.equal(found[name], expected)
-    assert file.metadata == {"made": "here"}
+    assert file.header.metadata == {"made": "here"}
     assert file.elements() is None
 
 

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from gossamer.adapters.low_rank import Factors, LowRankAdapter, load_low_rank
+from gossamer.adapters.factors import Factors
+from gossamer.adapters.low_rank import LowRankAdapter, load_low_rank
 from gossamer.kernels.grouped_lora import RowFormat, stack_tables
 from gossamer.kernels.grouped_lora.reference import gather_factors
-from gossamer.serving.adapter_rows import pack, write_rows
+from gossamer.serving.adapter_rows import write_rows
+from gossamer.serving.row_packer import RowPacker
 
 from tiny import ALL_LINEAR, make_lora, module_shapes
 
@@ -41,6 +43,10 @@ def random_adapter(shapes, ranks, dtype=torch.float32, seed=0):
     return LowRankAdapter("a", "digest", None, factors)
 
 
+def pack(adapter, ids, **options):
+    return RowPacker(ids, BLOCK_BYTES, **options).pack(adapter.factors)
+
+
 def place(rows, num_spare=3, seed=0):
     """Write into random blocks of a poisoned pool; returns the pool and the table."""
     blocks = np.random.default_rng(seed).permutation(rows.num_blocks + num_spare).tolist()
@@ -54,7 +60,7 @@ def test_round_trip(shapes, ids, dtype, seed):
     rng = random.Random(seed)
     ranks = {path: rng.choice((0, 1, 3, 4, 8, 17, 64)) for path in shapes}
     adapter = random_adapter(shapes, ranks, dtype, seed)
-    rows = pack(adapter, ids, BLOCK_BYTES)
+    rows = pack(adapter, ids)
     pool, table, _ = place(rows, seed=seed)
     tables = stack_tables([table])
     for path, (h_out, h_in) in shapes.items():
@@ -71,7 +77,7 @@ def test_round_trip(shapes, ids, dtype, seed):
 @pytest.mark.parametrize("rank", [1, 4, 5, 16, 64])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_bytes_are_what_the_rows_weigh(shapes, ids, rank, dtype):
-    rows = pack(random_adapter(shapes, dict.fromkeys(shapes, rank), dtype), ids, BLOCK_BYTES)
+    rows = pack(random_adapter(shapes, dict.fromkeys(shapes, rank), dtype), ids)
     weight = sum(rank * (h_in + h_out) * dtype.itemsize for h_out, h_in in shapes.values())
     assert rows.num_bytes == weight
     # A block's end may be shorter than the next row; nothing else is lost.
@@ -83,7 +89,7 @@ def test_bytes_are_what_the_rows_weigh(shapes, ids, rank, dtype):
 def test_rows_lie_by_module_and_merge_as_they_rest(shapes, ids):
     ranks = {path: 1 + number % 3 for number, path in enumerate(shapes)}
     adapter = random_adapter(shapes, ranks)
-    rows = pack(adapter, ids, BLOCK_BYTES)
+    rows = pack(adapter, ids)
     for path, pair in adapter.factors.items():
         a, b_t = rows.factors(ids[path])
         assert torch.equal(a, pair.a)
@@ -91,7 +97,7 @@ def test_rows_lie_by_module_and_merge_as_they_rest(shapes, ids):
 
 
 def test_other_blocks_are_not_touched(shapes, ids):
-    rows = pack(random_adapter(shapes, dict.fromkeys(shapes, 5)), ids, BLOCK_BYTES)
+    rows = pack(random_adapter(shapes, dict.fromkeys(shapes, 5)), ids)
     pool, _, blocks = place(rows)
     floats = pool.view(torch.float32).view(-1, BLOCK_BYTES // 4)
     for block in blocks[rows.num_blocks :]:
@@ -113,10 +119,31 @@ def test_bfloat16_stays_and_float16_becomes_float32(
 ):
     """float16 has more digits than bfloat16: it would lose some."""
     folder = make_lora(tmp_path / "a", tiny_model, rank=3, dtype=dtype, targets=ALL_LINEAR)
-    rows = pack(load_low_rank(folder), ids, BLOCK_BYTES)
-    assert rows.format is row_format
+    rows = pack(load_low_rank(folder), ids)
+    assert rows.layout.format is row_format
     width = row_format.dtype.itemsize
     assert rows.num_bytes == sum(3 * (i + o) * width for o, i in shapes.values())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_moved_from_a_file_or_tensor_by_tensor(tmp_path, tiny_model, ids, dtype):
+    """More than once, since the second of a kind goes by what was worked out for the first."""
+    packer = RowPacker(ids, BLOCK_BYTES)
+    patterns = {"rank_pattern": {"q_proj": 5, "0.mlp.down_proj": 1}, "alpha_pattern": {"v_proj": 2}}
+    for seed, alpha in ((1, 6), (2, 6), (3, 8)):
+        folder = make_lora(
+            tmp_path / f"{seed}", tiny_model, rank=3, alpha=alpha, seed=seed, dtype=dtype,
+            targets=ALL_LINEAR, **patterns,
+        )  # fmt: skip
+        adapter = load_low_rank(folder)
+        moved, copied = packer.pack(adapter.factors), packer.pack(dict(adapter.factors))
+        assert torch.equal(moved.data, copied.data)
+        assert (moved.row_scale == copied.row_scale).all()
+        assert moved.layout.format is copied.layout.format
+        for part in ("first_row", "rank", "scale"):
+            assert (getattr(moved.layout, part) == getattr(copied.layout, part)).all()
+        assert (moved.layout.vectors.bounds == copied.layout.vectors.bounds).all()
+        assert moved.layout.scale[ids["model.layers.0.mlp.down_proj"]] == alpha
 
 
 def test_mixed_types_become_float32(shapes, ids):
@@ -124,8 +151,8 @@ def test_mixed_types_become_float32(shapes, ids):
     path = next(iter(adapter.factors))
     pair = adapter.factors[path]
     adapter.factors[path] = Factors(pair.a.float() + 1e-4, pair.b, pair.scale)
-    rows = pack(adapter, ids, BLOCK_BYTES)
-    assert rows.format is RowFormat.FLOAT32
+    rows = pack(adapter, ids)
+    assert rows.layout.format is RowFormat.FLOAT32
     pool, table, _ = place(rows)
     a, _ = gather_factors(stack_tables([table]), pool, 0, ids[path], *reversed(shapes[path]))
     assert torch.equal(a, pair.a.float() + 1e-4)
@@ -136,7 +163,7 @@ def test_int8_rows_are_a_quarter_and_off_by_half_a_unit_at_most(shapes, ids, dty
     adapter = random_adapter(shapes, dict.fromkeys(shapes, 3), dtype)
     path = next(iter(adapter.factors))
     adapter.factors[path].b[:, 1] = 0
-    rows = pack(adapter, ids, BLOCK_BYTES, int8=True)
+    rows = pack(adapter, ids, int8=True)
     assert rows.num_bytes == sum(3 * (i + o) for o, i in shapes.values())
     pool, table, _ = place(rows)
     for path, pair in adapter.factors.items():

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,12 @@ class LoraSpec:
         """s in W + s B A: alpha / r, or alpha / sqrt(r) for rsLoRA (arXiv:2312.03732)."""
         rank = self.rank_of(module)
         return self.alpha_of(module) / (math.sqrt(rank) if self.use_rslora else rank)
+
+    @property
+    def ranks_and_scales(self) -> Hashable:
+        """Equal if `rank_of` and `scale_of` say the same of every module."""
+        patterns = tuple(self.rank_pattern.items()), tuple(self.alpha_pattern.items())
+        return self.rank, self.alpha, self.use_rslora, patterns
 
 
 def read_raw(folder: Path) -> dict[str, Any]:

@@ -7,16 +7,19 @@ from typing import ClassVar
 
 import torch
 
+from gossamer.adapters.base_fit import require_same_base
 from gossamer.adapters.checks import require_low_rank
 from gossamer.adapters.config import LoraSpec, read_config
-from gossamer.adapters.identity import digest_of
-from gossamer.adapters.low_rank import (
-    PREFIX,
+from gossamer.adapters.factors import (
     Factors,
+    Pairing,
+    StoredFactors,
+    largest_rank,
     pair_factors,
     require_fit,
-    require_same_base,
 )
+from gossamer.adapters.identity import digest_of
+from gossamer.adapters.tensor_names import PREFIX
 from gossamer.adapters.weights import read_weights, require_finite
 from gossamer.errors import AdapterFormatError
 
@@ -31,7 +34,7 @@ class DoraAdapter:
     name: str
     digest: str
     spec: LoraSpec
-    factors: dict[str, Factors]
+    factors: Mapping[str, Factors]
     """By module path in the base model."""
     magnitudes: dict[str, torch.Tensor]
     """m [h_out] by module path; the same modules."""
@@ -39,7 +42,7 @@ class DoraAdapter:
     @property
     def max_rank(self) -> int:
         """Largest rank of any module."""
-        return max(factors.rank for factors in self.factors.values())
+        return largest_rank(self.factors)
 
 
 def load_dora(
@@ -55,13 +58,12 @@ def load_dora(
     weights = read_weights(folder)
     require_same_base(name, weights.base_fingerprint, base_fingerprint)
     magnitudes = _magnitudes(weights.tensors)
-    plain = {k: t for k, t in weights.tensors.items() if not k.endswith(_MAGNITUDES)}
-    factors = pair_factors(name, spec, plain)
+    pairing = pair_factors(name, spec, weights.file.header, ignored=_MAGNITUDES)
     if base_shapes is not None:
-        for module, pair in factors.items():
-            require_fit(name, module, pair, base_shapes.get(module))
-    _require_magnitudes(name, factors, magnitudes)
+        require_fit(name, pairing, base_shapes)
+    _require_magnitudes(name, pairing, magnitudes)
     require_finite(name, weights)
+    factors = StoredFactors(weights.file, pairing)
     return DoraAdapter(name, digest_of(spec.raw, weights), spec, factors, magnitudes)
 
 
@@ -75,13 +77,13 @@ def _magnitudes(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def _require_magnitudes(
-    name: str, factors: Mapping[str, Factors], magnitudes: Mapping[str, torch.Tensor]
+    name: str, pairing: Pairing, magnitudes: Mapping[str, torch.Tensor]
 ) -> None:
-    for module in sorted({*factors, *magnitudes}):
-        if module not in magnitudes or module not in factors:
-            lacks = "magnitude vector" if module in factors else "lora_A and lora_B"
+    for module in sorted({*pairing.pairs, *magnitudes}):
+        if module not in magnitudes or module not in pairing.pairs:
+            lacks = "magnitude vector" if module in pairing.pairs else "lora_A and lora_B"
             raise AdapterFormatError(f"adapter {name}: DoRA module {module} has no {lacks}")
-        rows = factors[module].b.shape[0]
+        rows, _ = pairing.shapes[module]
         if tuple(magnitudes[module].shape) != (rows,):
             raise AdapterFormatError(
                 f"adapter {name}: the magnitude vector of {module} has shape "

@@ -7,16 +7,11 @@ from typing import ClassVar
 
 import torch
 
+from gossamer.adapters.base_fit import require_linear, require_same_base, require_shape
 from gossamer.adapters.config import read_raw
 from gossamer.adapters.fields import COMMON, REFUSED, refuse_fields
 from gossamer.adapters.identity import digest_of
-from gossamer.adapters.low_rank import (
-    module_of_key,
-    require_linear,
-    require_number_format,
-    require_same_base,
-    require_shape,
-)
+from gossamer.adapters.tensor_names import module_of_key, require_number_format
 from gossamer.adapters.weights import read_weights, require_finite
 from gossamer.errors import AdapterFormatError
 
@@ -57,7 +52,7 @@ def load_ia3(
     for key in sorted(weights.tensors):
         tensor = weights.tensors[key]
         module, _ = module_of_key(name, key, (_SUFFIX,), "a factor of IA3")
-        require_number_format(name, key, tensor)
+        require_number_format(name, key, tensor.dtype)
         if tensor.dim() != 2 or 1 not in tensor.shape:
             raise AdapterFormatError(
                 f"adapter {name}: {key} has shape {list(tensor.shape)}, not [h_out, 1] or [1, h_in]"

@@ -3,10 +3,12 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from gossamer.adapters.checks import is_harmless_init
 from gossamer.adapters.safetensors_file import bytes_of
+from gossamer.adapters.safetensors_header import MOST_HEADERS, Header
 from gossamer.adapters.weights import AdapterWeights
 
 # Fields that say how an adapter was trained or where it came from, not what it computes.
@@ -36,12 +38,27 @@ def digest_of(config: Mapping[str, Any], weights: AdapterWeights) -> str:
 
 
 def _hash(config: str, weights: AdapterWeights) -> str:
-    digest = hashlib.sha256(config.encode())
+    contents, pieces = _order(weights.file.header)
+    digest = hashlib.sha256(json.dumps([config, contents]).encode())
     data = bytes_of(weights.file.data)
-    for name, place in sorted(weights.file.places.items()):
-        digest.update(f"\0{name}\0{place.dtype}\0{place.shape}\0".encode())
-        digest.update(data[place.start : place.end])
+    for start, end in pieces:
+        digest.update(data[start:end])
     return digest.hexdigest()
+
+
+@lru_cache(maxsize=MOST_HEADERS)
+def _order(header: Header) -> tuple[str, tuple[tuple[int, int], ...]]:
+    """Names, types and shapes of all tensors by name; and where their data lie, in that order.
+
+    Neighbours are one piece: files are written in the order of names, as a rule.
+    """
+    places = sorted(header.places.items())
+    contents = [(name, str(place.dtype), place.shape) for name, place in places]
+    pieces: list[tuple[int, int]] = []
+    for _, place in places:
+        start = pieces.pop()[0] if pieces and pieces[-1][1] == place.start else place.start
+        pieces.append((start, place.end))
+    return json.dumps(contents), tuple(pieces)
 
 
 def _canonical(config: Mapping[str, Any]) -> str:

@@ -8,11 +8,12 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from gossamer.adapters.base_fit import require_same_base, require_shape
 from gossamer.adapters.base_shape import BaseShape
 from gossamer.adapters.config import read_raw
 from gossamer.adapters.fields import REFUSED, refuse_fields, whole_number
 from gossamer.adapters.identity import digest_of
-from gossamer.adapters.low_rank import require_number_format, require_same_base, require_shape
+from gossamer.adapters.tensor_names import require_number_format
 from gossamer.adapters.weights import read_weights, require_finite
 from gossamer.errors import AdapterFormatError, BaseMismatchError, UnsupportedAdapterError
 
@@ -106,7 +107,7 @@ def _edits(name: str, tensors: Mapping[str, Tensor]) -> tuple[dict[int, Edit], d
             raise UnsupportedAdapterError(
                 f"adapter {name} holds the tensor {key}, which is no part of an edit"
             )
-        require_number_format(name, key, tensors[key])
+        require_number_format(name, key, tensors[key].dtype)
         found.setdefault((bool(match[2]), int(match[1])), {})[match[3]] = tensors[key]
     sides: tuple[dict[int, Edit], dict[int, Edit]] = ({}, {})
     for (is_last, layer), parts in sorted(found.items()):

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from gossamer.adapters.config import read_raw
 from gossamer.adapters.dora import DoraAdapter
+from gossamer.adapters.factors import Factors
 from gossamer.adapters.ia3 import Ia3Adapter
 from gossamer.adapters.load import LinearAdapter, load_linear
-from gossamer.adapters.low_rank import Factors
 from gossamer.adapters.sparse import SparseAdapter
 from gossamer.errors import UnsupportedAdapterError, UnsupportedModelError
 

@@ -6,11 +6,12 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from gossamer.adapters.base_fit import require_same_base, require_shape
 from gossamer.adapters.base_shape import BaseShape
 from gossamer.adapters.config import read_raw
 from gossamer.adapters.fields import COMMON, REFUSED, refuse_fields, whole_number
 from gossamer.adapters.identity import digest_of
-from gossamer.adapters.low_rank import require_number_format, require_same_base, require_shape
+from gossamer.adapters.tensor_names import require_number_format
 from gossamer.adapters.weights import read_weights, require_finite
 from gossamer.errors import AdapterFormatError, UnsupportedAdapterError
 
@@ -71,7 +72,7 @@ def load_prefix(
         what = f"holds the tensor {others[0]}" if others else f"has no tensor {KEY}"
         raise UnsupportedAdapterError(f"adapter {name} {what}, which is not a plain prefix")
     tensor = weights.tensors[KEY]
-    require_number_format(name, KEY, tensor)
+    require_number_format(name, KEY, tensor.dtype)
     require_finite(name, weights)
     count = whole_number(name, raw, "num_virtual_tokens", least=1)
     if tensor.dim() != 2 or tensor.shape[0] != count:

@@ -8,15 +8,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from gossamer.adapters.base_fit import require_linear, require_same_base
 from gossamer.adapters.config import read_raw
 from gossamer.adapters.fields import COMMON, REFUSED, refuse_fields
 from gossamer.adapters.identity import digest_of
-from gossamer.adapters.low_rank import (
-    module_of_key,
-    require_linear,
-    require_number_format,
-    require_same_base,
-)
+from gossamer.adapters.tensor_names import module_of_key, require_number_format
 from gossamer.adapters.weights import read_weights, require_finite
 from gossamer.errors import AdapterFormatError, BaseMismatchError
 
@@ -151,7 +147,7 @@ def _load(
         for suffix in suffixes:
             if suffix not in parts:
                 raise AdapterFormatError(f"adapter {name}: {module} has no {suffix[1:]}")
-        require_number_format(name, module + suffixes[1], parts[suffixes[1]])
+        require_number_format(name, module + suffixes[1], parts[suffixes[1]].dtype)
         delta = build(name, module, parts[suffixes[0]], parts[suffixes[1]])
         _require_inside(name, module, delta, base_shapes)
         deltas[module] = delta

@@ -31,7 +31,7 @@ class AdapterWeights:
     @property
     def metadata(self) -> Mapping[str, str]:
         """What the writer noted."""
-        return self.file.metadata
+        return self.file.header.metadata
 
     @property
     def base_fingerprint(self) -> str | None:
@@ -68,7 +68,7 @@ def read_weights(folder: Path) -> AdapterWeights:
     """
     path = weights_path(folder)
     file = read_safetensors(path)
-    if not file.places:
+    if not file.header.places:
         raise AdapterFormatError(f"{path} holds no tensors")
     return AdapterWeights(file)
 

@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import save
 
 from gossamer.adapters.config import CONFIG_NAME, WEIGHTS_NAME, LoraSpec, parse_lora
-from gossamer.adapters.low_rank import PREFIX, Factors
+from gossamer.adapters.factors import Factors
+from gossamer.adapters.tensor_names import PREFIX
 from gossamer.adapters.weights import BASE_KEY, read_weights, weights_path
 from gossamer.errors import AdapterFormatError, UsageError
 

@@ -18,7 +18,7 @@ from gossamer.kernels.grouped_lora import (
 )
 from gossamer.kernels.paged_attention import AttentionBatch, KvLayout, PagedAttention
 from gossamer.kernels.runs import Run
-from gossamer.kernels.transpose import transpose_into
+from gossamer.kernels.transpose import move_matrices
 
 
 def compile_kernels() -> None:
@@ -31,7 +31,8 @@ def compile_kernels() -> None:
     _edit(pool)
     silu_and_multiply(torch.zeros(1, 4), "cpu")
     for dtype in (np.int16, np.int32):
-        transpose_into(np.zeros((1, 1), dtype=dtype), np.zeros(1, dtype=dtype))
+        words = np.zeros(2, dtype=dtype)
+        move_matrices(words, np.array([[0, 0, 2, 1]]), words.copy())
 
 
 def _lora(pool: torch.Tensor) -> None:

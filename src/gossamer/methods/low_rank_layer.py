@@ -10,7 +10,8 @@ from peft.tuners.tuners_utils import BaseTunerLayer, _get_in_out_features, check
 from peft.utils import resolve_quantization_backend
 from torch import Tensor, nn
 
-from gossamer.adapters.low_rank import PREFIX, Factors
+from gossamer.adapters.factors import Factors
+from gossamer.adapters.tensor_names import PREFIX
 from gossamer.errors import UnsupportedAdapterError
 from gossamer.methods.low_rank_result import ADAPTER, float_copy, write_factors
 from gossamer.methods.method import MethodContext

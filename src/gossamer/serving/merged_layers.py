@@ -46,9 +46,9 @@ class LayerMerger:
         """(first output, A, B transposed, scale) of each adapted module, by layer."""
         found: dict[DenseLinear, list[Any]] = {}
         by_id = {module: path for path, module in self._modules.ids.items()}
-        for module in rows.rank.nonzero()[0].tolist():
+        for module in rows.layout.rank.nonzero()[0].tolist():
             linear = self._modules.linears[by_id[module]]
-            scale = float(rows.scale[module])
+            scale = float(rows.layout.scale[module])
             found.setdefault(linear.dense, []).append((linear.low, *rows.factors(module), scale))
         return found
 

@@ -71,3 +71,15 @@ def transpose(source, rows, columns, target):
     for row in range(whole_rows, rows):
         for column in range(columns):
             target[column * rows + row] = source[row * columns + column]
+
+
+@njit(cache=True, nogil=True)
+def move_matrices(source, moves, target):
+    """See the package; flat int16 or int32 arrays."""
+    for i in range(len(moves)):
+        start, to, rows, columns = moves[i]
+        size = rows * columns
+        if rows == 1:
+            target[to : to + size] = source[start : start + size]
+        else:
+            transpose(source[start : start + size], rows, columns, target[to : to + size])

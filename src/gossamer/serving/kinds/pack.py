@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from gossamer.adapters.dora import DoraAdapter
+from gossamer.adapters.factors import Factors
 from gossamer.adapters.ia3 import Ia3Adapter
 from gossamer.adapters.intervention import InterventionAdapter
 from gossamer.adapters.load import Adapter, BaseShape
@@ -15,13 +16,14 @@ from gossamer.adapters.prefix import PrefixAdapter
 from gossamer.errors import UnsupportedAdapterError
 from gossamer.kernels.grouped_lora import AdapterTable
 from gossamer.kernels.paged_attention import KvLayout
-from gossamer.serving.adapter_rows import HostRows, pack, write_rows
+from gossamer.serving.adapter_rows import HostRows, write_rows
 from gossamer.serving.base_linear import BaseLinear
 from gossamer.serving.kinds.edit import pack_edits
 from gossamer.serving.kinds.gain import GainPart, dora_gains, pack_gains
 from gossamer.serving.kinds.prefix import PrefixPart
 from gossamer.serving.kinds.resident import PrefixTable, Resident
 from gossamer.serving.kinds.sparse import pack_sparse
+from gossamer.serving.row_packer import RowPacker
 
 
 class Part(Protocol):
@@ -119,7 +121,7 @@ class Packer:
         self._ids = module_ids
         self._linears = linears
         self._layout = layout
-        self._int8 = int8
+        self._rows = RowPacker(module_ids, layout.block_bytes, int8=int8)
 
     def pack(self, adapter: Adapter) -> HostAdapter:
         """`adapter` as it will lie in blocks.
@@ -135,12 +137,11 @@ class Packer:
             )
             return HostAdapter(parts={}, prefix=part)
         if isinstance(adapter, LowRankAdapter):
-            return HostAdapter(parts={"lora": self._lora(adapter)})
+            return HostAdapter(parts={"lora": self._lora(adapter.factors)})
         if isinstance(adapter, DoraAdapter):
             gains = dora_gains(adapter, self._linears)
             gain = pack_gains(gains, {}, self._ids, block_bytes, keeps_bias=True)
-            plain = LowRankAdapter(adapter.name, adapter.digest, adapter.spec, adapter.factors)
-            return HostAdapter(parts={"lora": self._lora(plain), "gain": gain})
+            return HostAdapter(parts={"lora": self._lora(adapter.factors), "gain": gain})
         if isinstance(adapter, Ia3Adapter):
             return HostAdapter(parts={"gain": self._ia3(adapter)})
         if isinstance(adapter, InterventionAdapter):
@@ -149,8 +150,8 @@ class Packer:
             )
         return HostAdapter(parts={"sparse": pack_sparse(adapter.deltas, self._ids, block_bytes)})
 
-    def _lora(self, adapter: LowRankAdapter) -> LoraPart:
-        return LoraPart(rows=pack(adapter, self._ids, self._layout.block_bytes, int8=self._int8))
+    def _lora(self, factors: Mapping[str, Factors]) -> LoraPart:
+        return LoraPart(rows=self._rows.pack(factors))
 
     def _ia3(self, adapter: Ia3Adapter) -> GainPart:
         for path in adapter.inputs:

@@ -12,21 +12,28 @@ LongArray = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Vectors:
-    """Vectors one behind the other; none straddles two blocks."""
+class VectorLayout:
+    """Where vectors lie one behind the other, and in which block: none straddles two."""
 
-    data: Tensor
-    """All elements."""
     bounds: LongArray
-    """[n + 1] vector i is data[bounds[i] : bounds[i + 1]]."""
+    """[n + 1] vector i is elements bounds[i] to bounds[i + 1]."""
     starts: LongArray
     """[blocks + 1] first vector of each block."""
     block_elements: int
 
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vectors:
+    """Vectors in host memory."""
+
+    data: Tensor
+    """All elements."""
+    layout: VectorLayout
+
     @property
     def num_blocks(self) -> int:
         """Blocks that they take."""
-        return len(self.starts) - 1
+        return len(self.layout.starts) - 1
 
     @property
     def num_bytes(self) -> int:
@@ -36,12 +43,13 @@ class Vectors:
     def write(self, pool: Tensor, blocks: Sequence[int]) -> LongArray:
         """Copy into `blocks` of the pool's bytes; returns each vector's offset in elements."""
         elements = pool.view(self.data.dtype)
-        offsets = np.empty(len(self.bounds) - 1, dtype=np.int64)
-        for block, first, last in zip(blocks, self.starts[:-1], self.starts[1:], strict=True):
-            low, high = self.bounds[first], self.bounds[last]
-            origin = block * self.block_elements
+        bounds, starts = self.layout.bounds, self.layout.starts
+        offsets = np.empty(len(bounds) - 1, dtype=np.int64)
+        for block, first, last in zip(blocks, starts[:-1], starts[1:], strict=True):
+            low, high = bounds[first], bounds[last]
+            origin = block * self.layout.block_elements
             elements[origin : origin + high - low] = self.data[low:high]
-            offsets[first:last] = origin + self.bounds[first:last] - low
+            offsets[first:last] = origin + bounds[first:last] - low
         return offsets
 
 
@@ -64,18 +72,19 @@ class VectorPart:
 
 def pack_vectors(data: Tensor, widths: npt.ArrayLike, block_bytes: int) -> Vectors:
     """Lay out vectors of `widths`, which lie one behind the other in `data`."""
-    block_elements = block_bytes // data.element_size()
+    layout = lay_out_vectors(widths, block_bytes // data.element_size())
+    return Vectors(data=data.contiguous(), layout=layout)
+
+
+def lay_out_vectors(widths: npt.ArrayLike, block_elements: int) -> VectorLayout:
+    """For vectors of `widths` and blocks of `block_elements`."""
     bounds = np.concatenate([[0], np.cumsum(np.asarray(widths, dtype=np.int64))]).astype(np.int64)
-    return Vectors(
-        data=data.contiguous(),
-        bounds=bounds,
-        starts=block_starts(bounds, block_elements),
-        block_elements=block_elements,
-    )
+    starts = block_starts(bounds, block_elements)
+    return VectorLayout(bounds=bounds, starts=starts, block_elements=block_elements)
 
 
 def block_starts(bounds: LongArray, block_elements: int) -> LongArray:
-    """First vector of each block, and the number of vectors; `bounds` as in `Vectors`.
+    """First vector of each block, and the number of vectors; `bounds` as in `VectorLayout`.
 
     A vector that would straddle two blocks begins the next one, so a block may end with less than a
     vector unused.

@@ -1,0 +1,153 @@
+"""The factors of low-rank adapters: which tensors of a file belong together, and what they are."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+import torch
+
+from gossamer.adapters.base_fit import require_linear
+from gossamer.adapters.config import LoraSpec
+from gossamer.adapters.safetensors_file import SafetensorsFile
+from gossamer.adapters.safetensors_header import MOST_HEADERS, Header, Place
+from gossamer.adapters.tensor_names import PREFIX, module_of_key, require_number_format
+from gossamer.errors import AdapterFormatError, BaseMismatchError, UnsupportedAdapterError
+
+_A, _B = ".lora_A.weight", ".lora_B.weight"
+# Kept by VeLoRA for the backward pass; the forward pass is that of LoRA.
+_TRAINING_ONLY = (".lora_velora_embed",)
+
+
+@dataclass(frozen=True)
+class Factors:
+    """The update of one linear layer: y += scale * (x A^T) B^T."""
+
+    a: torch.Tensor
+    """[rank, h_in]"""
+    b: torch.Tensor
+    """[h_out, rank]"""
+    scale: float
+
+    @property
+    def rank(self) -> int:
+        """Rows of A."""
+        return self.a.shape[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Where the `Factors` of one linear layer lie in a file."""
+
+    a: Place
+    b: Place
+    scale: float
+
+    @property
+    def rank(self) -> int:
+        """Rows of A."""
+        return self.a.shape[0]
+
+
+@dataclass(frozen=True, eq=False)
+class Pairing:
+    """The factors that a file holds. One object for adapters that differ in nothing but numbers,
+    so that what follows from it alone can be worked out once for all of them."""
+
+    pairs: Mapping[str, Pair]
+    """By module path in the base model, in the order of module paths: files keep none."""
+
+    @cached_property
+    def shapes(self) -> dict[str, tuple[int, int]]:
+        """(h_out, h_in) by module path."""
+        return {path: (p.b.shape[0], p.a.shape[1]) for path, p in self.pairs.items()}
+
+
+class StoredFactors(Mapping[str, Factors]):
+    """Factors as views of a file, made when they are asked for."""
+
+    def __init__(self, file: SafetensorsFile, pairing: Pairing) -> None:
+        self.file = file
+        self.pairing = pairing
+
+    def __getitem__(self, module: str) -> Factors:
+        pair = self.pairing.pairs[module]
+        return Factors(self.file.tensor(pair.a), self.file.tensor(pair.b), pair.scale)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.pairing.pairs)
+
+    def __len__(self) -> int:
+        return len(self.pairing.pairs)
+
+
+def largest_rank(factors: Mapping[str, Factors]) -> int:
+    """Of any module."""
+    pairs: Mapping[str, Factors | Pair] = factors
+    if isinstance(factors, StoredFactors):
+        pairs = factors.pairing.pairs
+    return max(pair.rank for pair in pairs.values())
+
+
+def pair_factors(
+    name: str, spec: LoraSpec, header: Header, ignored: tuple[str, ...] = ()
+) -> Pairing:
+    """Pair A and B of each module. Tensors whose names end with one of `ignored` are others' work.
+
+    Raises:
+        AdapterFormatError: a factor lacks its partner or contradicts the config.
+        UnsupportedAdapterError: a tensor that is no factor of a linear layer.
+    """
+    known = _known(header, spec.ranks_and_scales, ignored)
+    if not known:
+        known.append(_pair_factors(name, spec, header.places, (*_TRAINING_ONLY, *ignored)))
+    return known[0]
+
+
+@lru_cache(maxsize=MOST_HEADERS)
+def _known(header: Header, ranks_and_scales: object, ignored: tuple[str, ...]) -> list[Pairing]:
+    """Where the pairing of such files is kept, once it was found good."""
+    return []
+
+
+def _pair_factors(
+    name: str, spec: LoraSpec, places: Mapping[str, Place], ignored: tuple[str, ...]
+) -> Pairing:
+    keys = [key for key in places if not key.endswith(ignored)]
+    modules = {module_of_key(name, key, (_A, _B), "a low-rank factor")[0] for key in keys}
+    if not modules:
+        raise AdapterFormatError(f"adapter {name} holds no low-rank factors")
+    return Pairing({module: _pair(name, spec, module, places) for module in sorted(modules)})
+
+
+def _pair(name: str, spec: LoraSpec, module: str, places: Mapping[str, Place]) -> Pair:
+    a, b = (places.get(f"{PREFIX}{module}{suffix}") for suffix in (_A, _B))
+    if a is None or b is None:
+        missing, present = ("lora_A", "lora_B") if a is None else ("lora_B", "lora_A")
+        raise AdapterFormatError(f"adapter {name}: {module} has {present} but no {missing}")
+    require_number_format(name, module, a.dtype)
+    require_number_format(name, module, b.dtype)
+    if len(a.shape) != 2 or len(b.shape) != 2:
+        raise UnsupportedAdapterError(f"adapter {name}: {module} is not a linear layer")
+    rank = spec.rank_of(module)
+    if a.shape[0] != rank or b.shape[1] != rank:
+        raise AdapterFormatError(
+            f"adapter {name}: {module} has lora_A {list(a.shape)} and lora_B {list(b.shape)}, but "
+            f"its config says rank {rank}"
+        )
+    return Pair(a, b, spec.scale_of(module))
+
+
+def require_fit(name: str, pairing: Pairing, base_shapes: Mapping[str, tuple[int, int]]) -> None:
+    """Raise `BaseMismatchError` unless each module exists in the base with a fitting shape.
+
+    base_shapes: (h_out, h_in) by module path.
+    """
+    if pairing.shapes.items() <= base_shapes.items():
+        return
+    for module, own in pairing.shapes.items():
+        shape = require_linear(name, module, base_shapes)
+        if own != tuple(shape):
+            raise BaseMismatchError(
+                f"adapter {name} expects {module} of shape {list(own)}, but the base model has "
+                f"{list(shape)}; use the base it was trained on"
+            )

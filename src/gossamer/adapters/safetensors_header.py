@@ -1,0 +1,130 @@
+"""The header of a safetensors file: which tensors there are, and where each lies."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+DTYPES = {
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F64": torch.float64,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+"""Number formats that adapters come in."""
+
+_METADATA = "__metadata__"
+_SHORT_HEADER = 256 << 10
+MOST_HEADERS = 64
+"""Kinds of files of which is remembered what their headers say, and what follows from that."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a tensor lies behind the header."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    start: int
+    end: int
+    """In bytes."""
+
+
+@dataclass(frozen=True, eq=False)
+class Header:
+    """What a header says. One object for files that say the same, so that what follows from it
+    alone can be worked out once for all of them."""
+
+    places: Mapping[str, Place]
+    """By name, in the order of the data."""
+    metadata: Mapping[str, str]
+    dtype: torch.dtype | None
+    """The number format of all tensors, if it is the same."""
+
+
+class Damage(Exception):
+    """What is wrong with a file."""
+
+
+class UnknownFormat(Exception):
+    """Which tensor has a number format that is none of `DTYPES`."""
+
+
+def parse_header(content: bytes, size: int) -> Header:
+    """A header that `size` bytes follow.
+
+    Raises:
+        Damage: it is malformed, or does not describe `size` bytes.
+        UnknownFormat: a number format other than those of `DTYPES`.
+    """
+    return _parse_again(content, size) if len(content) <= _SHORT_HEADER else _parse(content, size)
+
+
+def _parse(content: bytes, size: int) -> Header:
+    try:
+        header = json.loads(content.decode("utf-8"), object_pairs_hook=_without_repeats)
+    except (ValueError, RecursionError):
+        raise Damage("its header is not valid JSON") from None
+    if not isinstance(header, dict):
+        raise Damage("its header is no JSON object")
+    metadata = header.pop(_METADATA, None) or {}
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise Damage("its metadata are not strings")
+    try:
+        # JSON can spell halves of characters, which no text can hold.
+        "".join([*header, *metadata, *metadata.values()]).encode()
+    except UnicodeEncodeError:
+        raise Damage("a name in its header is no text") from None
+    places = _places(header, size)
+    dtypes = {place.dtype for place in places.values()}
+    return Header(places, metadata, dtypes.pop() if len(dtypes) == 1 else None)
+
+
+# Adapters of one base and method have the same header, up to its last byte.
+_parse_again = lru_cache(maxsize=MOST_HEADERS)(_parse)
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name occurs twice")
+    return found
+
+
+def _places(header: dict[str, Any], size: int) -> dict[str, Place]:
+    """Where each tensor lies: they must fill `size` bytes without gaps or overlaps."""
+    found = [(name, _place(name, entry)) for name, entry in header.items()]
+    found.sort(key=lambda pair: (pair[1].start, pair[1].end))
+    end = 0
+    for name, place in found:
+        if place.start != end:
+            raise Damage(f"tensor {name} does not begin where the one before it ends")
+        end = place.end
+    if end != size:
+        raise Damage(f"its tensors take {end} bytes, but {size} follow the header")
+    return dict(found)
+
+
+def _place(name: str, entry: Any) -> Place:
+    try:
+        code, shape, (start, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
+    except (KeyError, TypeError, ValueError):
+        raise Damage(f"the header's entry of tensor {name} is incomplete") from None
+    if not all(type(n) is int and n >= 0 for n in (*shape, start, end)):
+        raise Damage(f"the header's entry of tensor {name} has sizes that are no whole numbers")
+    dtype = DTYPES.get(code) if isinstance(code, str) else None
+    if dtype is None:
+        raise UnknownFormat(f"tensor {name} is stored as {code}")
+    if end - start != math.prod(shape) * dtype.itemsize:
+        raise Damage(f"tensor {name} of shape {list(shape)} does not take {end - start} bytes")
+    return Place(dtype, shape, start, end)
