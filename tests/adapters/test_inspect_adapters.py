@@ -3,6 +3,7 @@ import os
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from gossamer.adapters.inspect import digest, find_adapters, inspect
 from gossamer.adapters.low_rank import load_low_rank
@@ -109,6 +110,30 @@ def test_finds_adapters_by_name(tmp_path, tiny_model, adapter):
     assert find_adapters(adapter) == [adapter]
     with pytest.raises(AdapterNotFoundError, match="no folder"):
         find_adapters(tmp_path / "nowhere")
+
+
+def test_digest_does_not_depend_on_the_order_in_the_file(adapter):
+    """PEFT's files are in the order of names; any other is allowed."""
+    before = digest(adapter)
+    path = adapter / "adapter_model.safetensors"
+    tensors = load_file(path)
+    names = [*sorted(tensors)[1::2], *sorted(tensors, reverse=True)[1::2]]
+    names += [name for name in tensors if name not in names]
+    header, data = {}, b""
+    for name in names:
+        content = tensors[name].contiguous().numpy().tobytes()
+        header[name] = {
+            "dtype": "F32",
+            "shape": list(tensors[name].shape),
+            "data_offsets": [len(data), len(data) + len(content)],
+        }
+        data += content
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data)
+    assert load_file(path).keys() == tensors.keys()
+    assert digest(adapter) == before
+    path.write_bytes(path.read_bytes()[:-4] + b"\0\0\x80?")
+    assert digest(adapter) != before
 
 
 def test_writes_the_same_bytes_each_time(tmp_path, adapter):

@@ -74,6 +74,32 @@ def test_a_tensor_between_two_elements(read):
     assert torch.equal(read(content).tensors()["b"], torch.tensor([1.5, -2.0]))
 
 
+class TestConclusions:
+    """What follows from a header alone is worked out once for files that have the same."""
+
+    def test_files_that_say_the_same_share_a_header(self, read):
+        one, two = (read(save({"a": torch.full((2,), value)})).header for value in (1.0, 2.0))
+        other = read(save({"a": torch.ones(3)})).header
+        assert one is two is not other
+
+    def test_once_for_each_key(self, read):
+        header = read(save({"a": torch.ones(5)})).header
+        answers = iter(range(100))
+        assert [header.once(key, lambda: next(answers)) for key in "xyxy"] == [0, 1, 0, 1]
+
+    def test_an_error_is_not_remembered(self, read):
+        header = read(save({"a": torch.ones(6)})).header
+        with pytest.raises(ZeroDivisionError):
+            header.once("x", lambda: 1 // 0)
+        assert header.once("x", lambda: 7) == 7
+
+    def test_they_do_not_pile_up(self, read):
+        header = read(save({"a": torch.ones(7)})).header
+        for key in range(1000):
+            assert header.once(key, lambda key=key: [key]) == [key]
+        assert len(header._conclusions) < 100
+
+
 GOOD = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
 DAMAGED = {
     "nothing": b"",

@@ -15,7 +15,10 @@ from gossamer.serving.sequence import Sequence
 
 
 class FakeFolder:
-    """Adapters that need `sizes[name]` blocks; `versions[name]` counts up when files change."""
+    """Adapters that need `sizes[name]` blocks; `versions[name]` counts up when files change.
+
+    Each has one byte on disk.
+    """
 
     def __init__(self, sizes):
         self.sizes = dict(sizes)
@@ -28,7 +31,7 @@ class FakeFolder:
         if name not in self.sizes:
             raise UnknownModelError(name)
         return AdapterEntry(
-            name=name, path=Path(name), signature=((0, 0, self.signature_of(name)),)
+            name=name, path=Path(name), signature=((0, 1, self.signature_of(name)),)
         )
 
     def signature_of(self, name):

@@ -104,6 +104,14 @@ def test_no_more_than_a_few_and_none_twice(reader, folder, threads):
     assert reader.collect() == entries
 
 
+@pytest.mark.parametrize("early_bytes", [MOST_EARLY, MOST_EARLY + 2])
+def test_small_ones_may_be_more(loader, folder, threads, early_bytes):
+    reader = AdapterReader(loader, threads, lambda: None, num_blocks=9, early_bytes=early_bytes)
+    for name in "abcdefgh":
+        reader.anticipate(folder.look_up(name))
+    assert len(threads.jobs) == early_bytes
+
+
 def test_a_request_that_does_not_come_leaves_nothing_behind(reader, folder, threads, loader):
     for name in "abcdefgh":
         reader.anticipate(folder.look_up(name))

@@ -6,7 +6,7 @@ import threading
 import time
 
 import pytest
-from engine_case import ask, ask_tokens, check_idle, refusal, slow_down
+from engine_case import ask, ask_tokens, check_idle, refusal, slow_down, standing_still
 
 from gossamer.errors import (
     AdapterFormatError,
@@ -16,6 +16,7 @@ from gossamer.errors import (
     RequestError,
     UnknownModelError,
 )
+from gossamer.serving.scheduler import LOAD_AHEAD
 
 from tiny import make_lora
 
@@ -256,4 +257,16 @@ def test_an_adapter_is_read_during_the_step_in_which_it_is_asked_for(make_engine
     running.wait()
     late.wait()
     assert sizes[:4] == [1, 1, 1, 2], "it did not join the next step"
+    check_idle(engine)
+
+
+def test_behind_a_long_queue_nothing_is_read_early(make_engine, shelf):
+    """Or the rows of all adapters that anyone waits for would lie in memory."""
+    engine = make_engine(shelf / "shelf", max_running=1)
+    with standing_still(engine):
+        waiting = [ask(engine, max_tokens=1) for _ in range(LOAD_AHEAD + 1)]
+        waiting.append(ask(engine, adapter="one", max_tokens=1))
+        assert not engine._adapters.reader._early
+    for collector in waiting:
+        collector.wait()
     check_idle(engine)

@@ -203,6 +203,28 @@ def test_adapters_of_the_head_of_the_queue_are_read_ahead():
     assert len(world.done) == 1 + len(names)
 
 
+@pytest.mark.parametrize(
+    ("host_bytes", "running", "read"),
+    [
+        (99, 2 * LOAD_AHEAD, 2 * LOAD_AHEAD),
+        (99, LOAD_AHEAD + 3, LOAD_AHEAD + 3),
+        (LOAD_AHEAD + 5, 2 * LOAD_AHEAD, LOAD_AHEAD + 5),
+        (1, 2 * LOAD_AHEAD, LOAD_AHEAD),
+    ],
+)
+def test_all_that_could_start_now_are_read_if_memory_allows(host_bytes, running, read):
+    """A burst of requests for small adapters waits for their reading, not for steps between."""
+    names = [f"a{i}" for i in range(3 * LOAD_AHEAD)]
+    store = {"host_bytes": host_bytes}
+    world = World(500, dict.fromkeys(names, 2), max_running=running, store=store)
+    for name in names:
+        world.add(4, 1, name)
+    world.step()
+    assert len(world.threads.jobs) == read
+    world.steps()
+    assert len(world.done) == len(names)
+
+
 def test_rows_that_nobody_waits_for_are_forgotten():
     world = World(50, {"a": 5, "b": 5}, max_running=1)
     world.add(4, 30)

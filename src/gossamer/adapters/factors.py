@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 
 import torch
 
 from gossamer.adapters.base_fit import require_linear
 from gossamer.adapters.config import LoraSpec
 from gossamer.adapters.safetensors_file import SafetensorsFile
-from gossamer.adapters.safetensors_header import MOST_HEADERS, Header, Place
+from gossamer.adapters.safetensors_header import Header, Place
 from gossamer.adapters.tensor_names import PREFIX, module_of_key, require_number_format
 from gossamer.errors import AdapterFormatError, BaseMismatchError, UnsupportedAdapterError
 
@@ -97,16 +97,10 @@ def pair_factors(
         AdapterFormatError: a factor lacks its partner or contradicts the config.
         UnsupportedAdapterError: a tensor that is no factor of a linear layer.
     """
-    known = _known(header, spec.ranks_and_scales, ignored)
-    if not known:
-        known.append(_pair_factors(name, spec, header.places, (*_TRAINING_ONLY, *ignored)))
-    return known[0]
-
-
-@lru_cache(maxsize=MOST_HEADERS)
-def _known(header: Header, ranks_and_scales: object, ignored: tuple[str, ...]) -> list[Pairing]:
-    """Where the pairing of such files is kept, once it was found good."""
-    return []
+    return header.once(
+        (pair_factors, spec.ranks_and_scales, ignored),
+        lambda: _pair_factors(name, spec, header.places, (*_TRAINING_ONLY, *ignored)),
+    )
 
 
 def _pair_factors(

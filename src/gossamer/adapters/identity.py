@@ -3,12 +3,11 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Any
 
 from gossamer.adapters.checks import is_harmless_init
 from gossamer.adapters.safetensors_file import bytes_of
-from gossamer.adapters.safetensors_header import MOST_HEADERS, Header
+from gossamer.adapters.safetensors_header import Header
 from gossamer.adapters.weights import AdapterWeights
 
 # Fields that say how an adapter was trained or where it came from, not what it computes.
@@ -38,7 +37,8 @@ def digest_of(config: Mapping[str, Any], weights: AdapterWeights) -> str:
 
 
 def _hash(config: str, weights: AdapterWeights) -> str:
-    contents, pieces = _order(weights.file.header)
+    header = weights.file.header
+    contents, pieces = header.once(_order, lambda: _order(header))
     digest = hashlib.sha256(json.dumps([config, contents]).encode())
     data = bytes_of(weights.file.data)
     for start, end in pieces:
@@ -46,7 +46,6 @@ def _hash(config: str, weights: AdapterWeights) -> str:
     return digest.hexdigest()
 
 
-@lru_cache(maxsize=MOST_HEADERS)
 def _order(header: Header) -> tuple[str, tuple[tuple[int, int], ...]]:
     """Names, types and shapes of all tensors by name; and where their data lie, in that order.
 

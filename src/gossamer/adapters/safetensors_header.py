@@ -2,10 +2,10 @@
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -23,10 +23,13 @@ DTYPES = {
 }
 """Number formats that adapters come in."""
 
+T = TypeVar("T")
+
 _METADATA = "__metadata__"
 _SHORT_HEADER = 256 << 10
-MOST_HEADERS = 64
-"""Kinds of files of which is remembered what their headers say, and what follows from that."""
+MOST_HEADERS = 32
+"""Kinds of files of which is remembered what their headers say."""
+_MOST_CONCLUSIONS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,20 @@ class Header:
     metadata: Mapping[str, str]
     dtype: torch.dtype | None
     """The number format of all tensors, if it is the same."""
+    _conclusions: dict[Hashable, Any] = field(default_factory=dict, repr=False)
+
+    def once(self, key: Hashable, conclude: Callable[[], T]) -> T:
+        """What `conclude` returns: called the first time only, as long as the header is remembered.
+
+        `key` names all that the answer depends on beside the header.
+        """
+        found: T | None = self._conclusions.get(key)
+        if found is None:
+            found = conclude()
+            if len(self._conclusions) >= _MOST_CONCLUSIONS:
+                self._conclusions.clear()
+            self._conclusions[key] = found
+        return found
 
 
 class Damage(Exception):

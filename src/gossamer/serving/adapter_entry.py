@@ -92,6 +92,11 @@ class AdapterEntry:
         return ((self, 1.0),)
 
     @property
+    def file_bytes(self) -> int:
+        """Of its weights on disk."""
+        return self.signature[-1][1]
+
+    @property
     def blocks_to_load(self) -> int:
         """Blocks that it takes when it becomes resident."""
         is_in_blocks = self.state in (AdapterState.RESIDENT, AdapterState.PLACING)

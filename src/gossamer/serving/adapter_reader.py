@@ -12,7 +12,8 @@ from gossamer.serving.adapter_entry import AdapterEntry, AdapterState
 from gossamer.serving.histogram import LOAD_BOUNDS, Histogram
 
 MOST_EARLY = 4
-"""Adapters that are read, or wait to be, for requests that the engine has not seen yet."""
+"""Adapters of any size that are read, or wait to be, for requests that the engine has not seen
+yet. Small ones may be more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,8 +55,10 @@ class AdapterReader:
         wake: Callable[[], None],
         num_blocks: int,
         clock: Callable[[], float] = time.monotonic,
+        early_bytes: int = 0,
     ) -> None:
-        """`wake` is called on a loading thread when one is done; the pool has `num_blocks`."""
+        """`wake` is called on a loading thread when one is done; the pool has `num_blocks`.
+        `early_bytes` bounds the files of those read early, but for `MOST_EARLY`."""
         self._loader = loader
         self._threads = threads
         self._wake = wake
@@ -65,6 +68,7 @@ class AdapterReader:
         # Held while an entry goes from early to loading, or begins either.
         self._lock = threading.Lock()
         self._early: dict[AdapterEntry, Future[Loaded]] = {}
+        self._early_bytes = early_bytes
         self.seconds = Histogram(LOAD_BOUNDS)
 
     def __len__(self) -> int:
@@ -78,8 +82,12 @@ class AdapterReader:
         """
         with self._lock:
             is_unread = entry.state is AdapterState.REGISTERED and entry not in self._early
-            if is_unread and len(self._early) < MOST_EARLY:
+            if is_unread and self._has_room(entry):
                 self._early[entry] = self._submit(entry)
+
+    def _has_room(self, entry: AdapterEntry) -> bool:
+        taken = sum(early.file_bytes for early in self._early)
+        return len(self._early) < MOST_EARLY or taken + entry.file_bytes <= self._early_bytes
 
     def adopt(self, entry: AdapterEntry) -> None:
         """The request came for which `entry` was read early, if it was: `collect` takes it over."""

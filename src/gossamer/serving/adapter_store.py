@@ -58,7 +58,9 @@ class AdapterStore:
         self._threads = threads or ThreadPoolExecutor(1, thread_name_prefix="gossamer-adapters")
         self._copies = copies
         self._clock = clock
-        self.reader = AdapterReader(loader, self._threads, wake, pool.num_blocks, clock)
+        self.reader = AdapterReader(
+            loader, self._threads, wake, pool.num_blocks, clock, early_bytes=host_bytes // 4
+        )
         self._residency = Residency(pool, loader, wake, copies, clock, at_once_bytes)
         self._reclaimer = Reclaimer(
             pool, self._residency, self.prefixes, self.names.is_current, clock

@@ -76,6 +76,11 @@ class Blend:
         return None if None in counts else sum(count or 0 for count in counts)
 
     @property
+    def file_bytes(self) -> int:
+        """Of all parts on disk."""
+        return sum(part.file_bytes for part in self.parts)
+
+    @property
     def blocks_to_load(self) -> int:
         """Blocks of the parts that are not resident."""
         return sum(part.blocks_to_load for part in self.parts)

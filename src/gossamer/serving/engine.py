@@ -117,7 +117,7 @@ class Engine:
             self._door.enter(request, self._num_waiting)
             self._by_id[request.request_id] = sequence
             self._bell.ring(lambda: self._enqueue(generation))
-            if sequence.adapter is not None:
+            if sequence.adapter is not None and self._num_waiting <= self._scheduler.num_read_ahead:
                 self._adapters.anticipate(sequence.adapter)
 
     def cancel(self, request_id: str) -> None:

@@ -35,7 +35,8 @@ MAX_SKIPS = 64
 overtaken no more."""
 
 LOAD_AHEAD = 8
-"""The adapters of so many requests at the head of the queue are read ahead of admission."""
+"""The adapters of so many requests at the head of the queue are read ahead of admission, whatever
+their size."""
 
 MAX_MISFITS = 32
 """After so many waiting requests that do not fit, the rest of the queue is not looked at."""
@@ -226,10 +227,22 @@ class Scheduler:
     def _has_room(self, budget: int) -> bool:
         return budget > 0 and len(self.running) < self._limits.max_running
 
+    @property
+    def num_read_ahead(self) -> int:
+        """Requests at the head of the queue whose adapters are read: those that could start now."""
+        return max(LOAD_AHEAD, self._limits.max_running - len(self.running))
+
     def _read_ahead(self, walk: Walk) -> None:
-        for sequence in islice(walk, LOAD_AHEAD):
-            if sequence.adapter is not None:
-                self._adapters.start_load(sequence.adapter)
+        left = self._adapters.host.max_bytes
+        for number, sequence in enumerate(islice(walk, self.num_read_ahead)):
+            adapter = sequence.adapter
+            if adapter is None or adapter.state is AdapterState.RESIDENT:
+                continue
+            # What is read and waited for stays in memory until it is placed.
+            left -= adapter.file_bytes
+            if left < 0 and number >= LOAD_AHEAD:
+                break
+            self._adapters.start_load(adapter)
 
     def _prefetch(self, walk: Walk) -> None:
         """Have adapters of those who wait copied into free blocks, the most urgent first."""
