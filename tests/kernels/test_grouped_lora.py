@@ -9,11 +9,13 @@ import torch
 from lora_case import MODULES, NUM_MODULES, WIDTHS, Pool, add, expected, tokens
 
 from gossamer.kernels.grouped_lora import GroupedLora, RowFormat, make_batch, stack_tables
-from gossamer.kernels.grouped_lora.batch import CHUNK, LONG_RUN
+from gossamer.kernels.grouped_lora.batch import LONGEST_CHUNK, SHORTEST_CHUNK, chunk_length
 from gossamer.kernels.runs import Run, balance
 
 RANKS = (1, 3, 5, 16, 64)
 BACKENDS = ("cpu", "reference")
+MANY = 4 * LONGEST_CHUNK + 1
+"""Tokens of a run that is cut into several chunks."""
 
 
 def check(pool, adapters, runs, num_tokens, backend):
@@ -40,7 +42,7 @@ def all_modules(rank):
 def test_one_adapter_of_any_rank(rank, row_format, backend):
     pool = Pool(seed=rank)
     adapter = pool.adapter(all_modules(rank), row_format=row_format)
-    for count in (1, 2, 7, LONG_RUN - 1, LONG_RUN, LONG_RUN + 6):
+    for count in (1, 2, 7, LONGEST_CHUNK, MANY, MANY + 6):
         check(pool, [adapter], [(0, count, 0)], count, backend)
 
 
@@ -95,7 +97,7 @@ def test_random_batches(seed, backend):
         adapters.append(pool.adapter(ranks, row_format=row_format, scale=scale))
     runs, first = [], rng.randint(0, 4)
     for slot in rng.sample(range(len(adapters)), len(adapters)):
-        length = rng.choice((1, 1, 2, 9, 33, LONG_RUN))
+        length = rng.choice((1, 1, 2, 9, 33, MANY))
         runs.append((first, length, slot))
         first += length + rng.choice((0, 0, 3))
     check(pool, adapters, runs, first + 2, backend)
@@ -106,9 +108,9 @@ def test_long_and_short_runs_in_one_batch(backend):
     pool = Pool(seed=5)
     ranks = [all_modules(64), {0: 3}, {2: 16, 3: 1}, all_modules(8)]
     adapters = [pool.adapter(r, row_format=RowFormat(s % 3)) for s, r in enumerate(ranks)]
-    long = LONG_RUN + 4
-    runs = [(2, long, 0), (2 + long, 1, 1), (3 + long, LONG_RUN, 2), (LONG_RUN + 6 + long, 2, 3)]
-    check(pool, adapters, runs, LONG_RUN + 16 + long, backend)
+    long = MANY + 4
+    runs = [(2, long, 0), (2 + long, 1, 1), (3 + long, MANY, 2), (MANY + 6 + long, 2, 3)]
+    check(pool, adapters, runs, MANY + 16 + long, backend)
 
 
 def test_a_small_neighbour_never_sees_a_large_ones_scratch():
@@ -124,32 +126,32 @@ def test_a_small_neighbour_never_sees_a_large_ones_scratch():
 def test_an_adapter_that_leaves_the_group_alone_changes_nothing():
     pool = Pool(seed=7)
     adapters = [pool.adapter({}), pool.adapter({0: 4})]
-    x, y = tokens(LONG_RUN + 1)
-    for count in (3, LONG_RUN):
+    x, y = tokens(MANY + 1)
+    for count in (3, MANY):
         got = add(pool, adapters, [(0, count, 0), (count, 1, 1)], x, y)
         assert torch.equal(got[:count], y[:count])
 
 
 @pytest.mark.parametrize("row_format", RowFormat, ids=lambda row_format: row_format.name)
 def test_a_tokens_result_is_the_same_whatever_its_neighbours(row_format):
-    """Bit for bit, as long as its adapter has fewer than LONG_RUN tokens in the step."""
+    """Bit for bit, in decoding as in prefill."""
     pool = Pool(seed=8)
     rng = random.Random(8)
     adapter = pool.adapter({0: 5, 2: 64, 3: 16}, row_format=row_format)
     others = [
         pool.adapter(all_modules(rng.choice(RANKS)), row_format=RowFormat(i % 3)) for i in range(6)
     ]
-    num_tokens = LONG_RUN + 20
+    num_tokens = MANY + 20
     x, y = tokens(num_tokens)
     alone = torch.cat(
         [add(pool, [adapter], [(0, 1, 0)], x[t : t + 1], y[t : t + 1]) for t in range(num_tokens)]
     )
-    for count in (1, 2, 3, CHUNK - 1, CHUNK, CHUNK + 1, LONG_RUN - 1):
+    for count in (1, 2, 3, 7, SHORTEST_CHUNK, SHORTEST_CHUNK + 1, MANY):
         first = rng.randint(0, num_tokens - count)
         for workers in (1, 2, 5):
             got = add(pool, [adapter], [(first, count, 0)], x, y, num_workers=workers)
             assert torch.equal(got[first : first + count], alone[first : first + count])
-    runs = [(0, 9, 1), (9, 5, 0), (15, LONG_RUN, 2), (LONG_RUN + 15, 3, 3), (LONG_RUN + 18, 1, 4)]
+    runs = [(0, 9, 1), (9, 5, 0), (15, MANY, 2), (MANY + 15, 3, 3), (MANY + 18, 1, 4)]
     got = add(pool, [adapter, *others], runs, x, y)
     assert torch.equal(got[9:14], alone[9:14])
 
@@ -167,7 +169,7 @@ def test_the_sums_of_ranks_are_charged_not_the_largest_rank():
 def test_columns_outside_the_group_and_strided_views_are_respected():
     pool = Pool(seed=10)
     adapter = pool.adapter(all_modules(5))
-    num_tokens = LONG_RUN + 14
+    num_tokens = MANY + 14
     x, y = tokens(num_tokens)
     # A group that lacks the middle module.
     group = GroupedLora(pool.memory, [MODULES[0], MODULES[2]], [WIDTHS[0], WIDTHS[2]], "cpu")
@@ -187,7 +189,7 @@ def test_several_weighted_adapters_for_the_same_tokens(backend):
         pool.adapter(all_modules(rank), row_format=row_format)
         for rank, row_format in zip((5, 8, 16), RowFormat, strict=True)
     ]
-    both = LONG_RUN + 10
+    both = MANY + 10
     runs = [
         *((0, 3, 0, 0.7), (0, 3, 1, -0.3), (0, 3, 2, 1.0), (3, 20, 1, 2.0)),
         *((23, 9, 2, 0.25), (23, 9, 0, 0.75), (40, both, 1, 0.5), (40, both, 0, 0.5)),
@@ -198,24 +200,35 @@ def test_several_weighted_adapters_for_the_same_tokens(backend):
 # How work is divided.
 
 
-def test_every_token_is_in_one_chunk_or_long_run():
+@pytest.mark.parametrize("num_workers", [1, 3, 16])
+def test_every_token_is_in_one_chunk(num_workers):
     pool = Pool(seed=11)
     tables = stack_tables([pool.adapter(all_modules(2)).table for _ in range(6)])
     assert tables.rank.shape == (6, NUM_MODULES)
-    long = [Run(30, LONG_RUN, 3), Run(30 + LONG_RUN, LONG_RUN + 5, 4)]
-    short = [Run(0, 1, 0), Run(1, CHUNK, 1), Run(9, CHUNK + 1, 2)]
-    batch = make_batch(tables, [*short, *long], 3)
+    sizes = (1, SHORTEST_CHUNK, SHORTEST_CHUNK + 1, MANY, MANY + 5)
+    runs, first = [], 0
+    for slot, size in enumerate(sizes):
+        runs.append(Run(first, size, slot))
+        first += size + 3
+    batch = make_batch(tables, runs, num_workers)
     covered = sorted(
-        token
-        for first, count in zip(batch.chunks.first, batch.chunks.count, strict=True)
-        for token in range(first, first + count)
+        (token, slot)
+        for low, count, slot in zip(
+            batch.chunks.first, batch.chunks.count, batch.chunks.slot, strict=True
+        )
+        for token in range(low, low + count)
     )
-    assert covered == [*range(1 + CHUNK), *range(9, 10 + CHUNK)]
-    assert batch.chunks.count.max() <= CHUNK
-    assert batch.long_runs == tuple(long)
+    assert covered == [(run.first + t, run.slot) for run in runs for t in range(run.size)]
+    assert batch.chunks.count.max() <= chunk_length(sum(sizes), num_workers)
     assert batch.chunks.bounds[0] == 0
     assert batch.chunks.bounds[-1] == len(batch.chunks)
-    assert len(batch.chunks.bounds) == 4
+    assert len(batch.chunks.bounds) == num_workers + 1
+
+
+def test_chunks_are_short_while_there_are_few_tokens_for_each_worker():
+    assert chunk_length(32, 2) == chunk_length(500, 16) == SHORTEST_CHUNK
+    assert chunk_length(200, 2) == 12
+    assert chunk_length(2048, 2) == LONGEST_CHUNK
 
 
 @pytest.mark.parametrize("seed", range(20))

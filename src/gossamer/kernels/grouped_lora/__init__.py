@@ -18,7 +18,6 @@ from gossamer.kernels.grouped_lora.batch import (
     make_batch,
     stack_tables,
 )
-from gossamer.kernels.grouped_lora.matmul import add_lora_long
 
 __all__ = ["AdapterTable", "GroupedLora", "LoraBatch", "RowFormat", "make_batch", "stack_tables"]
 
@@ -45,12 +44,8 @@ class GroupedLora:
         if self._backend == "reference":
             reference.add_lora(batch, self._pool, self._modules, self._columns, x, y)
             return
-        if len(batch.chunks):
-            self._add_short(y, x, batch)
-        if batch.long_runs:
-            add_lora_long(batch, self._pool, self._modules, self._columns, x, y)
-
-    def _add_short(self, y: Tensor, x: Tensor, batch: LoraBatch) -> None:
+        if not len(batch.chunks):
+            return
         # Imported late: Numba is slow to load and a process may never need it.
         from gossamer.kernels.grouped_lora import cpu
 

@@ -13,13 +13,11 @@ from gossamer.kernels.runs import Chunks, Run, cut
 IntArray = npt.NDArray[np.int32]
 LongArray = npt.NDArray[np.int64]
 
-LONG_RUN = 128
-"""Runs of at least so many tokens take matrix products, shorter ones the row-wise kernel. 512
-tokens on two cores took 1.9 ms by rows whatever the number of adapters; by products 2.4 ms for
-eight adapters and 0.9 ms for one (`benchmarks/kernels.py`)."""
-
-CHUNK = 8
-"""Short runs are cut into chunks of at most so many tokens, so that threads can share them."""
+SHORTEST_CHUNK, LONGEST_CHUNK = 8, 32
+"""Runs are cut into chunks of at most so many tokens: short ones where there are few tokens, so
+that all threads have a share, and long ones where there are many, so that rows are read once for
+more of them."""
+_CHUNKS_PER_WORKER = 8
 
 
 class RowFormat(IntEnum):
@@ -75,9 +73,6 @@ class LoraBatch:
 
     tables: Tables
     chunks: Chunks
-    """Of the runs that are computed row by row; at most CHUNK tokens each."""
-    long_runs: tuple[Run, ...]
-    """Runs that take matrix products."""
 
 
 def stack_tables(adapters: Sequence[AdapterTable]) -> Tables:
@@ -101,9 +96,14 @@ def make_batch(tables: Tables, runs: Sequence[Run], num_workers: int) -> LoraBat
         # Reading the rows is the cost of a chunk; each further token of it adds about a tenth.
         return float(total_rank[slot] * (9 + count))
 
-    short = [run for run in runs if run.size < LONG_RUN]
+    num_tokens = sum(run.size for run in runs)
     return LoraBatch(
-        tables=tables,
-        chunks=cut(short, CHUNK, num_workers, cost),
-        long_runs=tuple(run for run in runs if run.size >= LONG_RUN),
+        tables=tables, chunks=cut(runs, chunk_length(num_tokens, num_workers), num_workers, cost)
     )
+
+
+def chunk_length(num_tokens: int, num_workers: int) -> int:
+    """Tokens of a chunk, so that each worker has several; a multiple of what the kernel takes at
+    a time."""
+    fair = num_tokens // (_CHUNKS_PER_WORKER * num_workers) // 4 * 4
+    return min(max(fair, SHORTEST_CHUNK), LONGEST_CHUNK)

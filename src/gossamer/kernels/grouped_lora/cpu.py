@@ -1,80 +1,159 @@
-"""Grouped LoRA on processors, in Numba: for decoding, where each adapter has a few tokens.
+"""Grouped LoRA on processors, in Numba.
 
-With one token per adapter, time is the reading of adapter rows, once per step and adapter; so rows
-may rest as bfloat16 or int8 and are widened in registers. With many tokens per adapter it is
-arithmetic, done in tiles of four tokens. Work is divided by the caller into groups of equal cost,
-one per thread. The order of all sums is the same for any number of tokens: a token's result does
-not depend on its neighbours.
+With one token per adapter, as often in decoding, time is the reading of adapter rows, once per step
+and adapter; so rows may rest as bfloat16 or int8 and are widened in registers. With many tokens per
+adapter, as in prefill, it is arithmetic, done in tiles of a few tokens. Work is divided by the
+caller into groups of equal cost, one per thread. The order of all sums is the same for any number
+of tokens: a token's result does not depend on its neighbours.
 """
 
 import numpy as np
 from numba import njit, prange
 
-from gossamer.kernels.tiles.cpu import make_expand, make_shrink
+from gossamer.kernels.tiles.expand import PANEL_LANES, make_expand, make_panel
+from gossamer.kernels.tiles.shrink import make_shrink
 
-_TOKENS = 4
-_shrink_1x1 = make_shrink(1, 1)
-_shrink_1x4 = make_shrink(1, 4)
-_shrink_4x1 = make_shrink(_TOKENS, 1)
-_shrink_4x2 = make_shrink(_TOKENS, 2)
-_expand_1x1 = make_expand(1, 1)
-_expand_1x4 = make_expand(1, 4)
-_expand_4x1 = make_expand(_TOKENS, 1)
-_expand_4x4 = make_expand(_TOKENS, 4)
+# Tiles of two tokens and three rows, panels of four tokens and three vectors: twelve sums, which
+# leaves four of AVX2's sixteen registers for what they are made of.
+_shrink_1x1 = make_shrink(1, 1, fetches=True)
+_shrink_1x4 = make_shrink(1, 4, fetches=True)
+_shrink_2x1 = make_shrink(2, 1)
+_shrink_2x2 = make_shrink(2, 2)
+_shrink_2x3 = make_shrink(2, 3)
+_first_2x3 = make_shrink(2, 3, fetches=True)
+_expand_1 = make_expand(1)
+_expand_4 = make_expand(4)
+_PANEL = 3
+# Rows that go by at a time. Their starts lie a large power of two apart as often as not, so that of
+# more rows the first would be gone from the cache before the next columns are read.
+_PANEL_ROWS = 16
+_panel_2x3 = make_panel(2, _PANEL)
+_panel_2x1 = make_panel(2, 1)
+_panel_2 = make_panel(2, 1, lanes=1)
+_panel_4x3 = make_panel(4, _PANEL)
+_panel_4x1 = make_panel(4, 1)
+_panel_4 = make_panel(4, 1, lanes=1)
 
 
 @njit(cache=True, nogil=True)
 def _shrink(x, low, high, pool, starts, v):
     """v[t, j] = x[low + t] . row j, for tokens [low, high) and the rows at `starts`."""
+    paired = high - (high - low) % 2
+    if low < paired:
+        _shrink_pairs(x, low, paired, pool, starts, v)
+    if paired < high:
+        _shrink_one(x, paired, pool, starts, v, (paired - low) * v.shape[1])
+
+
+@njit(cache=True, nogil=True)
+def _shrink_pairs(x, low, high, pool, starts, v):
+    """Rows come from memory with the first two tokens, and are at hand for the others."""
     width, rank, stride = x.shape[1], starts.shape[0], v.shape[1]
-    t = low
-    while t + _TOKENS <= high:
-        j = 0
-        while j + 2 <= rank:
-            pair = (starts[j], starts[j + 1])
-            _shrink_4x2(x, t * width, width, pool, pair, width, v, (t - low) * stride + j, stride)
+    j = 0
+    while j < rank:
+        left = rank - j
+        place = low * width
+        if left == 3 or left > 4:
+            three = (starts[j], starts[j + 1], starts[j + 2])
+            _first_2x3(x, place, width, pool, three, width, v, j, stride)
+            for t in range(2, high - low, 2):
+                at = t * stride + j
+                _shrink_2x3(x, place + t * width, width, pool, three, width, v, at, stride)
+            j += 3
+        elif left > 1:
+            two = (starts[j], starts[j + 1])
+            for t in range(0, high - low, 2):
+                at = t * stride + j
+                _shrink_2x2(x, place + t * width, width, pool, two, width, v, at, stride)
             j += 2
-        if j < rank:
+        else:
             one = (starts[j],)
-            _shrink_4x1(x, t * width, width, pool, one, width, v, (t - low) * stride + j, stride)
-        t += _TOKENS
-    while t < high:
-        j = 0
-        while j + 4 <= rank:
-            four = (starts[j], starts[j + 1], starts[j + 2], starts[j + 3])
-            _shrink_1x4(x, t * width, width, pool, four, width, v, (t - low) * stride + j, stride)
-            j += 4
-        while j < rank:
-            one = (starts[j],)
-            _shrink_1x1(x, t * width, width, pool, one, width, v, (t - low) * stride + j, stride)
+            for t in range(0, high - low, 2):
+                at = t * stride + j
+                _shrink_2x1(x, place + t * width, width, pool, one, width, v, at, stride)
             j += 1
-        t += 1
+
+
+@njit(cache=True, nogil=True)
+def _shrink_one(x, token, pool, starts, v, at):
+    """Into v, from its element `at` on."""
+    width, rank = x.shape[1], starts.shape[0]
+    place = token * width
+    j = 0
+    while j + 4 <= rank:
+        four = (starts[j], starts[j + 1], starts[j + 2], starts[j + 3])
+        _shrink_1x4(x, place, width, pool, four, width, v, at + j, 0)
+        j += 4
+    while j < rank:
+        _shrink_1x1(x, place, width, pool, (starts[j],), width, v, at + j, 0)
+        j += 1
 
 
 @njit(cache=True, nogil=True)
 def _expand(y, low, high, left, right, pool, starts, v):
     """y[low + t, left:right] += sum over j of v[t, j] * row j."""
-    width, rank, step, stride = right - left, starts.shape[0], y.shape[1], v.shape[1]
-    t = low
-    while t < high:
-        whole = t + _TOKENS <= high
-        place, weight = t * step + left, (t - low) * stride
-        j = 0
-        while j + 4 <= rank:
-            four = (starts[j], starts[j + 1], starts[j + 2], starts[j + 3])
-            if whole:
-                _expand_4x4(y, place, step, pool, four, width, v, weight + j, stride)
+    step, stride, rank = y.shape[1], v.shape[1], starts.shape[0]
+    paired = high - (high - low) % 2
+    for j in range(0, rank if low < paired else 0, _PANEL_ROWS):
+        rows = starts[j : min(j + _PANEL_ROWS, rank)]
+        t = low
+        while t < paired:
+            place, weight = t * step + left, (t - low) * stride + j
+            if t + 4 <= high:
+                _expand_quad(y, place, right - left, pool, rows, v, weight)
+                t += 4
             else:
-                _expand_1x4(y, place, step, pool, four, width, v, weight + j, stride)
-            j += 4
-        while j < rank:
-            one = (starts[j],)
-            if whole:
-                _expand_4x1(y, place, step, pool, one, width, v, weight + j, stride)
-            else:
-                _expand_1x1(y, place, step, pool, one, width, v, weight + j, stride)
-            j += 1
-        t += _TOKENS if whole else 1
+                _expand_pair(y, place, right - left, pool, rows, v, weight)
+                t += 2
+    if paired < high:
+        place, weight = paired * step + left, (paired - low) * stride
+        _expand_one(y, place, right - left, pool, starts, v, weight)
+
+
+@njit(cache=True, nogil=True)
+def _expand_quad(y, place, width, pool, starts, v, weight):
+    """Four tokens, from the element `place` of y and `weight` of v on."""
+    step, stride, rank = y.shape[1], v.shape[1], starts.shape[0]
+    c = 0
+    while c + _PANEL * PANEL_LANES <= width:
+        _panel_4x3(y, place + c, step, pool, starts, c, v, weight, stride, rank)
+        c += _PANEL * PANEL_LANES
+    while c + PANEL_LANES <= width:
+        _panel_4x1(y, place + c, step, pool, starts, c, v, weight, stride, rank)
+        c += PANEL_LANES
+    while c < width:
+        _panel_4(y, place + c, step, pool, starts, c, v, weight, stride, rank)
+        c += 1
+
+
+@njit(cache=True, nogil=True)
+def _expand_pair(y, place, width, pool, starts, v, weight):
+    """Two tokens."""
+    step, stride, rank = y.shape[1], v.shape[1], starts.shape[0]
+    c = 0
+    while c + _PANEL * PANEL_LANES <= width:
+        _panel_2x3(y, place + c, step, pool, starts, c, v, weight, stride, rank)
+        c += _PANEL * PANEL_LANES
+    while c + PANEL_LANES <= width:
+        _panel_2x1(y, place + c, step, pool, starts, c, v, weight, stride, rank)
+        c += PANEL_LANES
+    while c < width:
+        _panel_2(y, place + c, step, pool, starts, c, v, weight, stride, rank)
+        c += 1
+
+
+@njit(cache=True, nogil=True)
+def _expand_one(y, place, width, pool, starts, v, weight):
+    """One token."""
+    rank = starts.shape[0]
+    j = 0
+    while j + 4 <= rank:
+        four = (starts[j], starts[j + 1], starts[j + 2], starts[j + 3])
+        _expand_4(y, place, pool, four, width, v, weight + j)
+        j += 4
+    while j < rank:
+        _expand_1(y, place, pool, (starts[j],), width, v, weight + j)
+        j += 1
 
 
 @njit(cache=True, nogil=True)

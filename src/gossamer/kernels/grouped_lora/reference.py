@@ -18,11 +18,9 @@ def add_lora(
     [T, h_in]; columns: their bounds in y [T, sum of h_out], one more than modules.
     """
     chunks = batch.chunks
-    runs = [
-        *zip(chunks.first, chunks.count, chunks.slot, chunks.weight, strict=True),
-        *batch.long_runs,
-    ]
-    for first, count, slot, weight in runs:
+    for first, count, slot, weight in zip(
+        chunks.first, chunks.count, chunks.slot, chunks.weight, strict=True
+    ):
         for m, module in enumerate(modules):
             if batch.tables.rank[slot, module]:
                 y_m = y[first : first + count, columns[m] : columns[m + 1]]

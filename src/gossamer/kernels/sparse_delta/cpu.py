@@ -9,7 +9,8 @@ neighbours.
 import numpy as np
 from numba import njit, prange
 
-from gossamer.kernels.tiles.cpu import make_gather, make_shrink
+from gossamer.kernels.tiles.gather import make_gather
+from gossamer.kernels.tiles.shrink import make_shrink
 from gossamer.kernels.vector.cpu import FAST
 
 _FEW, _MANY = 8, 16
@@ -17,7 +18,7 @@ _TOKENS = 4
 _gather_1 = make_gather(1)
 _gather_few = make_gather(_FEW)
 _gather_many = make_gather(_MANY)
-_shrink_1 = make_shrink(1, 1)
+_shrink_1 = make_shrink(1, 1, fetches=True)
 _shrink_4 = make_shrink(_TOKENS, 1)
 
 
