@@ -2,21 +2,21 @@
 
     python benchmarks/decode.py --model smollm2-135m --output benchmarks/results/decode.json
 
-One process, several rounds. A round runs pair after pair, the two of a pair directly behind each
-other and in changing order, since a shared machine drifts within a minute; a ratio is the median
-over the pairs, a throughput the median over all runs. Decode throughput: tokens per second from the
-step after the prompts to the last one, all sequences of the same length.
+One process, several rounds. A round runs pair after pair; the two of a pair take their steps in
+turn (`turns.py`), since a shared machine drifts within seconds. A ratio is the median over pairs of
+steps, a throughput that over all steps of a system. Steps: from the one after the prompts on, while
+all sequences run.
 """
 
 import argparse
 import contextlib
 import functools
+import itertools
 import json
 import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Callable
+import threading
 from pathlib import Path
 
 import torch
@@ -25,8 +25,11 @@ from common import describe_machine, random_adapters, random_prompts
 from gossamer.basemodel.find import resolve
 from gossamer.serving.llm import LLM
 from gossamer.serving.messages import Event, Request, SamplingParams, Tokens
+from turns import AfterStep, Job, take_turns
 
-System = Callable[[], float]
+Systems = dict[str, Job]
+Pairs = dict[tuple[str, str], list[tuple[float, float]]]
+"""Seconds of a step of each of two systems."""
 
 
 def main() -> None:
@@ -40,15 +43,17 @@ def main() -> None:
         systems = our_systems(args, folder, adapters, names, prompts, engines)
         if not args.only_ours:
             plain = load(folder)
-            systems["transformers base"] = lambda: theirs(plain, prompts, args.new_tokens)
+            systems["transformers base"] = functools.partial(
+                theirs, plain, prompts, args.new_tokens, {}
+            )
             mixed = load_peft(folder, adapters, names)
-            systems["PEFT distinct"] = lambda: theirs(
-                mixed, prompts, args.new_tokens, adapter_names=names
+            systems["PEFT distinct"] = functools.partial(
+                theirs, mixed, prompts, args.new_tokens, {"adapter_names": names}
             )
         if args.systems:
             systems = {name: systems[name] for name in args.systems.split(",")}
-        runs = run_rounds(systems, args.rounds)
-    report(args, runs)
+        found = run_rounds(systems, args.rounds)
+    report(args, found)
 
 
 def our_systems(
@@ -58,15 +63,21 @@ def our_systems(
     names: list[str],
     prompts: list[list[int]],
     engines: contextlib.ExitStack,
-) -> dict[str, System]:
-    """This engine without adapters, with idle ones, and with ever more to do."""
+) -> Systems:
+    """This engine without adapters, with idle ones, and with ever more to do.
+
+    The two of a pair need an engine each.
+    """
     count = args.sequences
     half = random_adapters(adapters, folder, count, args.rank, dtype=torch.bfloat16, prefix="half")
     dora = random_adapters(adapters, folder, count, args.rank, prefix="dora", dora=True)
     small = random_adapters(adapters, folder, count, 8, prefix="small")
     large = random_adapters(adapters, folder, 1, 64, prefix="large")
     bare = engines.enter_context(LLM(str(folder), memory_gib=args.memory))
-    llm = engines.enter_context(LLM(str(folder), adapters=adapters, memory_gib=args.memory))
+    llm, beside = (
+        engines.enter_context(LLM(str(folder), adapters=adapters, memory_gib=args.memory))
+        for _ in range(2)
+    )
     int8 = engines.enter_context(
         LLM(str(folder), adapters=adapters, memory_gib=args.memory, adapter_rows="int8")
     )
@@ -75,16 +86,16 @@ def our_systems(
     )
     batches: dict[str, tuple[LLM, list[str | None]]] = {
         "bare server": (bare, [None] * count),
-        "base": (llm, [None] * count),
+        "base": (beside, [None] * count),
         "distinct": (llm, [*names]),
         "distinct bfloat16": (llm, [*half]),
         "distinct int8": (int8, [*names]),
         "one shared": (llm, [names[0]] * count),
-        "distinct DoRA": (llm, [*dora]),
-        "rank 8": (llm, [*small]),
+        "distinct DoRA": (beside, [*dora]),
+        "rank 8": (beside, [*small]),
         "rank 8 with a rank 64": (llm, [*small[1:], *large]),
     }
-    systems: dict[str, System] = {
+    systems: Systems = {
         name: functools.partial(ours, engine, prompts, chosen, args.new_tokens)
         for name, (engine, chosen) in batches.items()
     }
@@ -110,48 +121,82 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def ours(llm: LLM, prompts: list[list[int]], adapters: list[str | None], count: int) -> float:
-    """Decode throughput of the engine."""
-    times: dict[str, list[float]] = {}
-    finals: list[Event] = []
-
-    def on_event(event: Event) -> None:
-        if isinstance(event, Tokens):
-            times[event.request_id].append(time.perf_counter())
-        else:
-            finals.append(event)
-
+def ours(
+    llm: LLM,
+    prompts: list[list[int]],
+    adapters: list[str | None],
+    count: int,
+    after_step: AfterStep = lambda: None,
+) -> None:
+    """Have the engine answer all prompts."""
+    steps = Steps(len(prompts), after_step)
     sampling = SamplingParams(max_tokens=count, temperature=0, ignore_eos=True)
-    for index, (prompt, adapter) in enumerate(zip(prompts, adapters, strict=True)):
-        request_id = f"{time.monotonic_ns()}-{index}"
-        times[request_id] = []
+    for prompt, adapter in zip(prompts, adapters, strict=True):
         request = Request(
-            request_id=request_id,
+            request_id=f"decode-{next(REQUESTS)}",
             prompt_token_ids=tuple(prompt),
             adapter=adapter,
             sampling=sampling,
         )
-        llm.engine.submit(request, on_event)
-    while len(finals) < len(prompts):
-        time.sleep(0.005)
-    start = max(stamps[0] for stamps in times.values())
-    decoded = [stamp for stamps in times.values() for stamp in stamps if stamp > start]
-    return len(decoded) / (max(decoded) - start)
+        llm.engine.submit(request, functools.partial(steps.on_event, request.request_id))
+    steps.done.wait()
 
 
-def merged(llm: LLM, prompts: list[list[int]], adapter: str, count: int) -> float:
-    """Decode throughput when all name one adapter, and merge mode has merged it."""
+REQUESTS = itertools.count()
+
+
+class Steps:
+    """Finds the ends of steps in the engine's events, which come on its thread."""
+
+    def __init__(self, count: int, after_step: AfterStep) -> None:
+        self.done = threading.Event()
+        self._count = count
+        self._after_step = after_step
+        self._begun: set[str] = set()
+        self._in_step: set[str] = set()
+        self._num_ended = 0
+
+    def on_event(self, request_id: str, event: Event) -> None:
+        """Once per step, as long as all sequences run: when each has had a token since the last
+        call. A step's tokens come together, so it does not matter with which of them that is."""
+        if not isinstance(event, Tokens):
+            self._num_ended += 1
+            if self._num_ended == self._count:
+                self.done.set()
+            return
+        self._begun.add(request_id)
+        if len(self._begun) < self._count or self._num_ended:
+            return
+        self._in_step.add(request_id)
+        if len(self._in_step) == self._count:
+            self._in_step.clear()
+            self._after_step()
+
+
+def merged(
+    llm: LLM,
+    prompts: list[list[int]],
+    adapter: str,
+    count: int,
+    after_step: AfterStep = lambda: None,
+) -> None:
+    """As `ours` when all name one adapter, and merge mode has merged it."""
     while llm.engine.stats().merged_adapter != adapter:
         ours(llm, prompts, [adapter] * len(prompts), count)
-    return ours(llm, prompts, [adapter] * len(prompts), count)
+    ours(llm, prompts, [adapter] * len(prompts), count, after_step)
 
 
-def theirs(model, prompts: list[list[int]], count: int, **more) -> float:
-    """Decode throughput of `generate`, by the times of its steps."""
-    stamps: list[float] = []
+def theirs(
+    model,
+    prompts: list[list[int]],
+    count: int,
+    more: dict[str, list[str]],
+    after_step: AfterStep = lambda: None,
+) -> None:
+    """Have `generate` answer all prompts."""
 
-    def stamp(input_ids, scores):
-        stamps.append(time.perf_counter())
+    def end_step(input_ids, scores):
+        after_step()
         return scores
 
     with torch.inference_mode():
@@ -162,10 +207,9 @@ def theirs(model, prompts: list[list[int]], count: int, **more) -> float:
             min_new_tokens=count,
             do_sample=False,
             pad_token_id=0,
-            logits_processor=[stamp],
+            logits_processor=[end_step],
             **more,
         )
-    return len(prompts) * (len(stamps) - 1) / (stamps[-1] - stamps[0])
 
 
 def load(folder: Path):
@@ -185,19 +229,22 @@ def load_peft(folder: Path, adapters: Path, names: list[str]):
     return model.eval()
 
 
-def run_rounds(systems: dict[str, System], count: int) -> list[dict[str, float]]:
-    """Each system once to warm up, then `count` rounds of all pairs; the rates of each pair."""
+def run_rounds(systems: Systems, count: int) -> Pairs:
+    """Each system once to warm up, then `count` rounds of all pairs."""
     for system in systems.values():
-        system()
-    pairs = [pair for pair in PAIRS if set(pair) <= set(systems)]
-    found = []
+        system(lambda: None)
+    found: Pairs = {pair: [] for pair in PAIRS if set(pair) <= set(systems)}
     for round_ in range(count):
-        for pair in pairs:
-            rates = {name: systems[name]() for name in (pair if round_ % 2 else reversed(pair))}
-            text = ", ".join(f"{name} {rate:.1f} tokens/s" for name, rate in rates.items())
-            print(f"round {round_}: {text}", file=sys.stderr, flush=True)
-            found.append(rates)
+        for pair, steps in found.items():
+            new = take_turns(*(systems[name] for name in pair))
+            steps += new
+            print(f"round {round_}: {' / '.join(pair)} {ratio(new):.2f}x", file=sys.stderr)
     return found
+
+
+def ratio(steps: list[tuple[float, float]]) -> float:
+    """Of the first one's throughput to that of the second."""
+    return statistics.median(second / first for first, second in steps)
 
 
 PAIRS = [
@@ -215,29 +262,27 @@ PAIRS = [
 ]
 
 
-def report(args: argparse.Namespace, runs: list[dict[str, float]]) -> None:
+def report(args: argparse.Namespace, found: Pairs) -> None:
     """Print median rates and ratios; write them where asked."""
-    names = dict.fromkeys(name for pair in PAIRS for name in pair)
-    medians = {
-        name: statistics.median(rates)
-        for name in names
-        if (rates := [run[name] for run in runs if name in run])
-    }
-    ratios = {
-        f"{a} / {b}": statistics.median(found)
-        for a, b in PAIRS
-        if (found := [run[a] / run[b] for run in runs if set(run) == {a, b}])
-    }
+    seconds: dict[str, list[float]] = {}
+    for pair, steps in found.items():
+        for name, column in zip(pair, zip(*steps, strict=True), strict=True):
+            seconds.setdefault(name, []).extend(column)
+    rates = {name: args.sequences / statistics.median(all_) for name, all_ in seconds.items()}
+    ratios = {" / ".join(pair): ratio(steps) for pair, steps in found.items()}
     print(describe_machine())
-    for name, rate in medians.items():
+    for name, rate in rates.items():
         print(f"{name:<32}{rate:9.1f} tokens/s")
-    for name, ratio in ratios.items():
-        print(f"{name:<52}{ratio:9.2f}x")
+    for name, value in ratios.items():
+        print(f"{name:<52}{value:9.2f}x")
     if args.output:
         settings = {k: str(v) for k, v in vars(args).items()}
-        found = {"machine": describe_machine(), "command": " ".join(sys.argv)}
-        found |= {"settings": settings, "runs": runs, "medians": medians, "ratios": ratios}
-        args.output.write_text(json.dumps(found, indent=2) + "\n")
+        text = {"machine": describe_machine(), "command": " ".join(sys.argv), "settings": settings}
+        text |= {"rates": rates, "ratios": ratios, "seconds": {
+            " / ".join(pair): [[round(s, 5) for s in both] for both in steps]
+            for pair, steps in found.items()
+        }}  # fmt: skip
+        args.output.write_text(json.dumps(text) + "\n")
 
 
 if __name__ == "__main__":
