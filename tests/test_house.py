@@ -35,8 +35,8 @@ HOMES = {
     "uvicorn": r"serving/http/",
     "starlette": r"serving/http/",
     "prometheus_client": r"serving/http/",
-    "numba": r"(.*/)?cpu\.py$",
-    "llvmlite": r"(.*/)?cpu\.py$",
+    "numba": r"(.*/)?cpu\.py$|kernels/tiles/",
+    "llvmlite": r"(.*/)?cpu\.py$|kernels/tiles/",
     "triton": r"(.*/)?triton_kernels\.py$",
 }
 # Decisions over integers and dataclasses: their tests need no tensors.
