@@ -1,7 +1,7 @@
 """Compile the processor kernels ahead of their first use: `python -m gossamer.kernels.compile`.
 
 Numba compiles a kernel when it is first called and keeps the result on disk. Without this the first
-start of a server on a machine takes some ten seconds longer.
+start of a server on a machine takes half a minute longer.
 """
 
 import numpy as np

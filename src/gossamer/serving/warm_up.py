@@ -35,7 +35,7 @@ def warm_up(runner: Runner, builder: BatchBuilder) -> None:
 
 def _tell_of_compilation() -> None:
     print(
-        "gossamer: compiling kernels for this processor; done once, some ten seconds",
+        "gossamer: compiling kernels for this processor; done once, half a minute or so",
         file=sys.stderr,
     )
 
