@@ -12,27 +12,23 @@ from numba import njit, prange
 
 from gossamer.kernels.tiles.expand import PANEL_LANES, make_expand, make_panel
 from gossamer.kernels.tiles.shrink import make_shrink
+from gossamer.kernels.vector.cpu import largest
 
 # Tiles of two tokens and three rows, panels of four tokens and three vectors: twelve sums, which
 # leaves four of AVX2's sixteen registers for what they are made of.
 _shrink_1x1 = make_shrink(1, 1, fetches=True)
 _shrink_1x4 = make_shrink(1, 4, fetches=True)
-_shrink_2x1 = make_shrink(2, 1)
 _shrink_2x2 = make_shrink(2, 2)
 _shrink_2x3 = make_shrink(2, 3)
 _first_2x3 = make_shrink(2, 3, fetches=True)
 _expand_1 = make_expand(1)
 _expand_4 = make_expand(4)
-_PANEL = 3
+_PANEL_COLUMNS = 3 * PANEL_LANES
 # Rows that go by at a time. Their starts lie a large power of two apart as often as not, so that of
 # more rows the first would be gone from the cache before the next columns are read.
 _PANEL_ROWS = 16
-_panel_2x3 = make_panel(2, _PANEL)
-_panel_2x1 = make_panel(2, 1)
-_panel_2 = make_panel(2, 1, lanes=1)
-_panel_4x3 = make_panel(4, _PANEL)
-_panel_4x1 = make_panel(4, 1)
-_panel_4 = make_panel(4, 1, lanes=1)
+_panel_2x3 = make_panel(2, 3)
+_panel_4x3 = make_panel(4, 3)
 
 
 @njit(cache=True, nogil=True)
@@ -67,10 +63,9 @@ def _shrink_pairs(x, low, high, pool, starts, v):
                 _shrink_2x2(x, place + t * width, width, pool, two, width, v, at, stride)
             j += 2
         else:
-            one = (starts[j],)
-            for t in range(0, high - low, 2):
+            for t in range(high - low):
                 at = t * stride + j
-                _shrink_2x1(x, place + t * width, width, pool, one, width, v, at, stride)
+                _shrink_1x1(x, place + t * width, width, pool, (starts[j],), width, v, at, stride)
             j += 1
 
 
@@ -99,60 +94,42 @@ def _expand(y, low, high, left, right, pool, starts, v):
         t = low
         while t < paired:
             place, weight = t * step + left, (t - low) * stride + j
-            if t + 4 <= high:
-                _expand_quad(y, place, right - left, pool, rows, v, weight)
-                t += 4
-            else:
-                _expand_pair(y, place, right - left, pool, rows, v, weight)
-                t += 2
+            tokens = 4 if t + 4 <= high else 2
+            _expand_several(y, tokens, place, right - left, pool, rows, v, weight)
+            t += tokens
     if paired < high:
         place, weight = paired * step + left, (paired - low) * stride
-        _expand_one(y, place, right - left, pool, starts, v, weight)
+        _expand_one(y, place, 0, right - left, pool, starts, v, weight)
 
 
 @njit(cache=True, nogil=True)
-def _expand_quad(y, place, width, pool, starts, v, weight):
-    """Four tokens, from the element `place` of y and `weight` of v on."""
+def _expand_several(y, tokens, place, width, pool, starts, v, weight):
+    """Four tokens or two, from the element `place` of y and `weight` of v on."""
     step, stride, rank = y.shape[1], v.shape[1], starts.shape[0]
-    c = 0
-    while c + _PANEL * PANEL_LANES <= width:
-        _panel_4x3(y, place + c, step, pool, starts, c, v, weight, stride, rank)
-        c += _PANEL * PANEL_LANES
-    while c + PANEL_LANES <= width:
-        _panel_4x1(y, place + c, step, pool, starts, c, v, weight, stride, rank)
-        c += PANEL_LANES
-    while c < width:
-        _panel_4(y, place + c, step, pool, starts, c, v, weight, stride, rank)
-        c += 1
+    whole = width - width % _PANEL_COLUMNS
+    if tokens == 4:
+        for c in range(0, whole, _PANEL_COLUMNS):
+            _panel_4x3(y, place + c, step, pool, starts, c, v, weight, stride, rank)
+    else:
+        for c in range(0, whole, _PANEL_COLUMNS):
+            _panel_2x3(y, place + c, step, pool, starts, c, v, weight, stride, rank)
+    if whole < width:
+        for t in range(tokens):
+            _expand_one(y, place + t * step, whole, width, pool, starts, v, weight + t * stride)
 
 
 @njit(cache=True, nogil=True)
-def _expand_pair(y, place, width, pool, starts, v, weight):
-    """Two tokens."""
-    step, stride, rank = y.shape[1], v.shape[1], starts.shape[0]
-    c = 0
-    while c + _PANEL * PANEL_LANES <= width:
-        _panel_2x3(y, place + c, step, pool, starts, c, v, weight, stride, rank)
-        c += _PANEL * PANEL_LANES
-    while c + PANEL_LANES <= width:
-        _panel_2x1(y, place + c, step, pool, starts, c, v, weight, stride, rank)
-        c += PANEL_LANES
-    while c < width:
-        _panel_2(y, place + c, step, pool, starts, c, v, weight, stride, rank)
-        c += 1
-
-
-@njit(cache=True, nogil=True)
-def _expand_one(y, place, width, pool, starts, v, weight):
-    """One token."""
-    rank = starts.shape[0]
+def _expand_one(y, place, low, high, pool, starts, v, weight):
+    """Columns [low, high) of one token."""
+    rank, width = starts.shape[0], high - low
+    place += low
     j = 0
     while j + 4 <= rank:
-        four = (starts[j], starts[j + 1], starts[j + 2], starts[j + 3])
+        four = (starts[j] + low, starts[j + 1] + low, starts[j + 2] + low, starts[j + 3] + low)
         _expand_4(y, place, pool, four, width, v, weight + j)
         j += 4
     while j < rank:
-        _expand_1(y, place, pool, (starts[j],), width, v, weight + j)
+        _expand_1(y, place, pool, (starts[j] + low,), width, v, weight + j)
         j += 1
 
 
@@ -177,7 +154,7 @@ def add_lora(
     for chunk in range(chunk_slot.shape[0]):
         for m in range(modules.shape[0]):
             widest = max(widest, ranks[chunk_slot[chunk], modules[m]])
-    longest = chunk_count.max()
+    longest = largest(chunk_count)
     for worker in prange(bounds.shape[0] - 1):
         v = np.empty((longest, widest), dtype=np.float32)
         for chunk in range(bounds[worker], bounds[worker + 1]):

@@ -11,7 +11,7 @@ from numba import njit, prange
 
 from gossamer.kernels.tiles.gather import make_gather
 from gossamer.kernels.tiles.shrink import make_shrink
-from gossamer.kernels.vector.cpu import FAST
+from gossamer.kernels.vector.cpu import FAST, largest
 
 _FEW, _MANY = 8, 16
 _TOKENS = 4
@@ -88,8 +88,8 @@ def add_sparse(
     lengths, offsets, chunk_first, chunk_count, chunk_slot, chunk_weight, bounds,
 ):  # fmt: skip
     """y[:, columns[m] : columns[m + 1]] += weight * (x S^T) for each chunk and module m."""
-    longest = lengths.max() if lengths.shape[0] > 0 else 0
-    widest = _stride(chunk_count.max())
+    longest = largest(lengths)
+    widest = _stride(largest(chunk_count))
     for worker in prange(bounds.shape[0] - 1):
         widened = np.empty(longest, dtype=np.float32)
         turned = np.empty(x.shape[1] * widest, dtype=np.float32)

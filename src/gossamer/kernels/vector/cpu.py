@@ -46,3 +46,16 @@ def add_scaled(y, weight, x):
     """y += weight * x, in place."""
     for d in range(y.shape[0]):
         y[d] += weight * x[d]
+
+
+@njit(cache=True, nogil=True)
+def largest(values):
+    """The largest of whole numbers, 0 if there are none.
+
+    For kernels whose loops run in parallel: Numba makes a parallel loop of `max()` there, and waking
+    the other threads takes longer than many a kernel's work.
+    """
+    found = 0
+    for k in range(values.shape[0]):
+        found = max(found, values[k])
+    return found
