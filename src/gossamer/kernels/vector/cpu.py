@@ -52,8 +52,8 @@ def add_scaled(y, weight, x):
 def largest(values):
     """The largest of whole numbers, 0 if there are none.
 
-    For kernels whose loops run in parallel: Numba makes a parallel loop of `max()` there, and waking
-    the other threads takes longer than many a kernel's work.
+    For kernels whose loops run in parallel: Numba makes a parallel loop of its own of a `max()` in
+    them, which is compiled and launched for nothing.
     """
     found = 0
     for k in range(values.shape[0]):
