@@ -98,7 +98,11 @@ def build_engine(settings: ServeSettings, limits_of: LimitsOf = unlimited) -> "E
         at_once_bytes=_AT_ONCE_BYTES,
         host_bytes=_host_bytes(settings, num_blocks * layout.block_bytes),
         prefixes=PrefixCache(
-            pool, layout.block_tokens, base=base_id, enabled=settings.prefix_cache
+            pool,
+            layout.block_tokens,
+            base=base_id,
+            enabled=settings.prefix_cache,
+            between_tenants=settings.share_prefixes,
         ),
     )
     limits = SchedulerLimits(

@@ -25,6 +25,9 @@ class ServeSettings(Settings):
     prefix_cache: bool = True
     """Keep keys and values of prompts as long as nobody needs the memory, and use them again for
     prompts that begin alike."""
+    share_prefixes: bool = False
+    """Let tenants use keys and values of each other's prompts. It saves work where many send the
+    same long beginning, and lets each find out whether another has sent a text that it guesses."""
     max_context: int | None = Field(default=None, ge=2)
     """Prompt and new tokens of a request at most; unset: what the model was made for."""
     max_running: int = Field(default=64, ge=1)

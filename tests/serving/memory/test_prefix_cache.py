@@ -10,9 +10,9 @@ SHARED = {"enabled": True}
 TEXT = tuple(range(100, 140))
 
 
-def run(world, prompt, adapter=None, max_tokens=2):
+def run(world, prompt, adapter=None, max_tokens=2, tenant="default"):
     """One request to its end; returns how many tokens of its prompt were not computed."""
-    sequence = world.add(0, max_tokens, adapter, prompt=prompt)
+    sequence = world.add(0, max_tokens, adapter, prompt=prompt, tenant=tenant)
     world.steps()
     assert sequence in world.done
     return sequence.num_cached
@@ -67,6 +67,46 @@ def test_running_blocks_make_room_for_those_who_share_them():
     world.steps()
     assert len(world.done) == 2
     assert world.scheduler.num_preemptions == 0
+
+
+@pytest.mark.parametrize("adapter", [None, "a", "a:0.5+b:0.5"])
+def test_a_tenant_finds_nothing_of_another(adapter):
+    """Or a guess could be tried: what was found is told with each answer."""
+    world = World(90, {"a": 5, "b": 5}, prefixes=SHARED)
+    assert run(world, TEXT, adapter, tenant="alice") == 0
+    assert run(world, TEXT, adapter, tenant="mallory") == 0
+    assert run(world, TEXT, adapter, tenant="alice") == 36
+    assert run(world, TEXT, adapter, tenant="mallory") == 36
+    assert run(world, TEXT, adapter) == 0
+
+
+def test_tenants_do_not_share_while_both_run():
+    world = World(50, prefixes=SHARED)
+    first = world.add(0, 30, prompt=TEXT, tenant="alice")
+    world.step()
+    world.step()
+    second = world.add(0, 30, prompt=TEXT, tenant="mallory")
+    assert world.prefixes.num_hits_in_use(second) == 0
+    world.step()
+    assert not set(first.blocks) & set(second.blocks)
+    world.steps()
+
+
+def test_tenants_may_be_let_share():
+    world = World(50, prefixes={**SHARED, "between_tenants": True})
+    assert run(world, TEXT, tenant="alice") == 0
+    assert run(world, TEXT, tenant="bob") == 36
+
+
+def test_an_evicted_adapter_gives_up_the_prefixes_of_every_tenant():
+    world = World(40, {"a": 5}, prefixes=SHARED)
+    for tenant in ("alice", "bob"):
+        run(world, TEXT[:20], "a", tenant=tenant)
+    (entry,) = world.store.resident
+    world.store._reclaimer.evict(entry)
+    assert world.prefixes.least_value(0.0) == 0.0, "they go before all others"
+    world.prefixes.drop([world.prefixes.root(entry.digest)])
+    assert world.prefixes.num_blocks == 0
 
 
 def test_adapters_and_the_base_model_share_nothing():

@@ -33,8 +33,19 @@ def root_of_digests(used: Iterable[tuple[str, float]], base: bytes) -> bytes:
     return hasher.digest()
 
 
+def of_tenant(root: bytes, tenant: str) -> bytes:
+    """The parent of a tenant's own first blocks: nobody else's tokens lead to the same names."""
+    # `person` keeps these hashes apart from those of blocks.
+    return blake2b(
+        root + tenant.encode(errors="surrogatepass"), digest_size=KEY_BYTES, person=b"tenant"
+    ).digest()
+
+
 def extend_keys(sequence: Sequence, root: bytes, block_tokens: int, count: int) -> list[bytes]:
-    """Names of the first `count` blocks of `sequence`: hash(name of the block before, tokens)."""
+    """Names of the first `count` blocks of `sequence`: hash(name of the block before, tokens).
+
+    `root` is the parent of the first one.
+    """
     if sequence.key_root != root:
         sequence.key_root, sequence.keys = root, []
     keys = sequence.keys

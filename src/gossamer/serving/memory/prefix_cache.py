@@ -1,11 +1,17 @@
-"""Keys and values of prompts that were computed before, shared by all who begin alike."""
+"""Keys and values of prompts that were computed before, shared by a tenant's that begin alike."""
 
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from gossamer.serving.block_pool import BlockPool
-from gossamer.serving.memory.block_keys import extend_keys, num_shareable, root_of, root_of_digests
+from gossamer.serving.memory.block_keys import (
+    extend_keys,
+    num_shareable,
+    of_tenant,
+    root_of,
+    root_of_digests,
+)
 from gossamer.serving.memory.value import Heat, value
 from gossamer.serving.sequence import Sequence
 
@@ -20,6 +26,7 @@ class SharedBlock:
     block: int
     key: bytes
     root: bytes
+    """The model and the adapters that it was computed with, whoever's it is."""
     users: int = 0
     heat: Heat = field(default_factory=Heat)
     was_shared: bool = False
@@ -32,6 +39,9 @@ class PrefixCache:
     A sequence gives its full blocks away as they are computed and goes on as one of their users. A
     block's users also use every block before it, so idle blocks are reclaimed from the ends of
     prompts, and never one that an idle block still builds on.
+
+    Tenants find only their own blocks, since finding one tells what it was computed from: how many
+    tokens were found is in every answer, and the time to the first token tells it as well.
     """
 
     def __init__(
@@ -41,11 +51,14 @@ class PrefixCache:
         *,
         base: str = "",
         enabled: bool = True,
+        between_tenants: bool = False,
         seconds_per_token: Callable[[], float] = lambda: 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """base: the base model's fingerprint; seconds_per_token: to compute a prompt's token."""
+        """base: the base model's fingerprint; between_tenants: whether tenants find each other's
+        blocks; seconds_per_token: to compute a prompt's token."""
         self.enabled = enabled
+        self._between_tenants = between_tenants
         self._pool = pool
         self._block_tokens = block_tokens
         self._base = base.encode()
@@ -104,7 +117,7 @@ class PrefixCache:
         root = root_of(sequence.adapter, self._base)
         if root is None:
             return
-        keys = extend_keys(sequence, root, self._block_tokens, count)
+        keys = self._keys(sequence, root, count)
         for index in range(sequence.num_offered, count):
             if keys[index] not in self._by_key:
                 self._share(sequence, sequence.blocks[index], keys[index], root)
@@ -136,12 +149,16 @@ class PrefixCache:
         tokens = len(sequence.token_ids) - 1
         count = self._full_blocks(tokens if limit is None else min(tokens, limit))
         found: list[SharedBlock] = []
-        for key in extend_keys(sequence, root, self._block_tokens, count)[:count]:
+        for key in self._keys(sequence, root, count)[:count]:
             shared = self._by_key.get(key)
             if shared is None:
                 break
             found.append(shared)
         return found
+
+    def _keys(self, sequence: Sequence, root: bytes, count: int) -> list[bytes]:
+        first = root if self._between_tenants else of_tenant(root, sequence.tenant)
+        return extend_keys(sequence, first, self._block_tokens, count)
 
     def _share(self, sequence: Sequence, block: int, key: bytes, root: bytes) -> None:
         self._pool.hand_over(block, sequence, OWNER)
