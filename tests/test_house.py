@@ -43,6 +43,7 @@ HOMES = {
 POLICY_FILES = {
     "serving/adapter_entry.py",
     "serving/adapter_folder.py",
+    "serving/adapter_looks.py",
     "serving/adapter_names.py",
     "serving/adapter_paths.py",
     "serving/adapter_reader.py",
@@ -51,6 +52,7 @@ POLICY_FILES = {
     "serving/admission.py",
     "serving/bell.py",
     "serving/block_pool.py",
+    "serving/daemon_threads.py",
     "serving/door.py",
     "serving/histogram.py",
     "serving/hot_merge.py",

@@ -14,6 +14,7 @@
     ├── AdapterError
     │   ├── AdapterNotFoundError   no such adapter folder
     │   ├── AdapterFormatError     files that are damaged, incomplete or unsafe
+    │   ├── AdapterReadError       files that cannot be read now, through no fault of theirs
     │   ├── UnsupportedAdapterError  a kind of adapter that cannot be used here
     │   └── BaseMismatchError      an adapter for another base model
     ├── TrainingError              a run that cannot start or go on
@@ -99,6 +100,13 @@ class AdapterNotFoundError(AdapterError):
 
 class AdapterFormatError(AdapterError):
     """Adapter files that are damaged, incomplete or unsafe."""
+
+
+class AdapterReadError(AdapterError):
+    """Files that cannot be read at the moment, through no fault of theirs: too many open files, no
+    memory, a disk that fails or hangs. Try again after `retry_after` seconds."""
+
+    retry_after = 5.0
 
 
 class UnsupportedAdapterError(AdapterError):

@@ -3,6 +3,7 @@
 import os
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -278,7 +279,8 @@ def test_what_cannot_be_acquired(make_store):
 
 def test_a_refusal_tells_clients_the_name_and_not_the_place(make_store):
     world = make_store()
-    world.store.look_up("a").path = Path("/srv/adapters/a")
+    look_up = world.folder.look_up
+    world.folder.look_up = lambda name: replace(look_up(name), path=Path("/srv/adapters/a"))
     world.loader.errors["a"] = AdapterFormatError("/srv/adapters/a/weights are cut short")
     (entry,) = world.read("a")
     assert str(entry.error) == "a/weights are cut short"

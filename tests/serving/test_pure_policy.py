@@ -7,6 +7,7 @@ from pathlib import Path
 PURE = (
     "adapter_entry",
     "adapter_folder",
+    "adapter_looks",
     "adapter_names",
     "adapter_paths",
     "adapter_reader",
@@ -15,6 +16,7 @@ PURE = (
     "admission",
     "bell",
     "block_pool",
+    "daemon_threads",
     "door",
     "histogram",
     "hot_merge",

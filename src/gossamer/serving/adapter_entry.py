@@ -8,10 +8,14 @@ from typing import Any
 from gossamer.errors import GossamerError
 from gossamer.serving.memory.value import Heat
 
+Signature = tuple[tuple[int, ...], ...]
+"""(inode, size, time of writing, time of change, device) of each file; the last two may be missing
+where there is no disk."""
+
 
 class AdapterState(enum.Enum):
     """registered -> loading -> host -> placing -> resident, and back to host (or registered, when
-    the host cache has no room) by eviction; or an end: refused, replaced, removed."""
+    the host cache has no room) by eviction; or an end: refused, replaced, unreadable, removed."""
 
     REGISTERED = "registered"
     """Known on disk; nothing read."""
@@ -27,6 +31,8 @@ class AdapterState(enum.Enum):
     """Cannot be served; `error` tells why. New files under the name make a new entry."""
     REPLACED = "replaced"
     """Was evicted, and other files lie in its place now: this version is lost."""
+    UNREADABLE = "unreadable"
+    """Could not be read at the time; `error` tells why. Whoever asks next makes a new entry."""
     REMOVED = "removed"
     """Was unloaded, and the last request that used it has ended."""
 
@@ -37,9 +43,8 @@ class AdapterEntry:
 
     name: str
     path: Path
-    signature: tuple[tuple[int, int, int], ...]
-    """(inode, size, time of change) of each file, the weights last; tells versions apart without
-    reading them."""
+    signature: Signature
+    """Of its files, the weights last; tells versions apart without reading them."""
     state: AdapterState = AdapterState.REGISTERED
     users: int = 0
     """Running sequences; > 0 forbids eviction."""
@@ -90,6 +95,10 @@ class AdapterEntry:
     def uses(self) -> "tuple[tuple[AdapterEntry, float], ...]":
         """The same, each with its weight."""
         return ((self, 1.0),)
+
+    def is_version_of(self, other: "AdapterEntry") -> bool:
+        """Whether both are the same files in the same place."""
+        return self.signature == other.signature and self.path == other.path
 
     @property
     def file_bytes(self) -> int:

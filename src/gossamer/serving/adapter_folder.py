@@ -1,51 +1,96 @@
 """The adapters of some folders, by name. Looks at names and times of files only."""
 
+import errno
+import logging
 import os
-from collections.abc import Iterable
+import stat
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from gossamer.errors import UnknownModelError, unknown_name_message
-from gossamer.serving.adapter_entry import AdapterEntry
+from gossamer.errors import AdapterReadError, GossamerError, UnknownModelError, unknown_name_message
+from gossamer.serving.adapter_entry import AdapterEntry, Signature
+
+log = logging.getLogger(__name__)
 
 CONFIG = "adapter_config.json"
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 MAX_SUGGESTIONS = 500
 """Names among which the nearest to an unknown one is looked for: comparing costs more than all
 else that is done with a name."""
+MAX_NAME = 200
+"""Characters of an adapter's name."""
+
+_NOT_THERE = frozenset(
+    {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL, errno.EISDIR}
+)
+_MAX_TOLD = 1000
+
+
+def is_plain(name: str) -> bool:
+    """Whether an adapter may be called so: printable (what is not UTF-8 is not), without the signs
+    of paths and mixtures."""
+    return (
+        0 < len(name) <= MAX_NAME
+        and name.isprintable()
+        and name == name.strip()
+        and not set(name) & set("/\\+:")
+        and name not in (".", "..")
+    )
 
 
 class AdapterFolder:
     """Sub-folders of `roots` that hold an adapter, under their own names; or the roots themselves.
 
-    Of two with the same name the one in the earlier root counts.
+    Of two with the same name the one in the earlier root counts. A folder that is not `is_plain` is
+    passed over, which the log tells once.
     """
 
     def __init__(self, *roots: Path | None) -> None:
         self.roots = tuple(root for root in roots if root is not None)
+        self._told: set[str] = set()
 
     def names(self) -> list[str]:
-        """Names of all adapters now."""
+        """Names of all adapters now. Raises `AdapterReadError`."""
         found: dict[str, None] = {}
         for root in self.roots:
-            found.update(dict.fromkeys(_names_in(root)))
+            found.update(dict.fromkeys(filter(self._is_served, _names_in(root))))
         return sorted(found)
 
     def look_up(self, name: str) -> AdapterEntry:
         """A fresh entry for the files that lie under `name` now.
 
-        Raises `UnknownModelError` that names close matches. A name is one path component: nothing
-        outside the roots can be reached.
+        Raises `UnknownModelError` that names close matches, or `AdapterReadError`. A name is one
+        path component: nothing outside the roots can be reached.
         """
         path = self.path(name)
         if path is None:
-            raise unknown(name, self.names())
+            raise unknown(name, self._known())
         return AdapterEntry(name=name, path=path, signature=signature(path))
 
     def path(self, name: str) -> Path | None:
         """Where the adapter `name` lies; None if there is none."""
-        if not name or name in (".", "..") or name != os.path.basename(name):
+        if not is_plain(name):
             return None
         return next((path for root in self.roots if (path := _path_in(root, name))), None)
+
+    def _known(self) -> list[str]:
+        try:
+            return self.names()
+        except GossamerError:  # that a name is unknown can be told without
+            return []
+
+    def _is_served(self, name: str) -> bool:
+        if is_plain(name):
+            return True
+        if name not in self._told and len(self._told) < _MAX_TOLD:
+            self._told.add(name)
+            log.warning(
+                "the adapter folder %s is not served under such a name; use at most %d printable "
+                "characters other than / \\ + :",
+                ascii(name[:MAX_NAME]),
+                MAX_NAME,
+            )
+        return False
 
 
 def unknown(name: str, known: Iterable[str]) -> UnknownModelError:
@@ -58,39 +103,39 @@ def unknown(name: str, known: Iterable[str]) -> UnknownModelError:
     return UnknownModelError(unknown_name_message("model", name, names))
 
 
-def signature(path: Path) -> tuple[tuple[int, int, int], ...]:
-    """(inode, size, time of change) of each file of the adapter in `path`, the weights last."""
+def signature(path: Path) -> Signature:
+    """Inode, size, times of writing and of change, and device of each file of the adapter in
+    `path`, the weights last. Raises `AdapterReadError`.
+
+    The time of change cannot be set: it tells new content of the same size with the former time of
+    writing, as `cp -p`, `rsync --times` and archives leave it.
+    """
     found = []
     folder = os.fspath(path)
     for name in (CONFIG, *WEIGHTS):
         try:
-            stat = os.stat(f"{folder}/{name}")
-        except OSError:
+            status = os.stat(f"{folder}/{name}")
+        except OSError as error:
+            if is_passing(error):
+                raise _unreadable(path.name, error) from None
             continue
-        found.append((stat.st_ino, stat.st_size, stat.st_mtime_ns))
+        found.append(
+            (
+                status.st_ino,
+                status.st_size,
+                status.st_mtime_ns,
+                status.st_ctime_ns,
+                status.st_dev,
+            )
+        )
         if name == WEIGHTS[0]:
             break
     return tuple(found)
 
 
-def _names_in(root: Path) -> list[str]:
-    if _holds_adapter(root):
-        return [root.resolve().name]
-    try:
-        with os.scandir(root) as children:
-            return [child.name for child in children if is_file(f"{child.path}/{CONFIG}")]
-    except OSError:
-        return []
-
-
-def _path_in(root: Path, name: str) -> Path | None:
-    if _holds_adapter(root):
-        return root if name == root.resolve().name else None
-    return root / name if is_file(f"{os.fspath(root)}/{name}/{CONFIG}") else None
-
-
-def _holds_adapter(folder: Path) -> bool:
-    return is_file(f"{os.fspath(folder)}/{CONFIG}")
+def is_passing(error: OSError) -> bool:
+    """Whether the system failed, rather than that no file is there."""
+    return error.errno not in _NOT_THERE
 
 
 def is_file(path: str) -> bool:
@@ -99,3 +144,41 @@ def is_file(path: str) -> bool:
         return os.path.isfile(path)
     except ValueError:  # a NUL or a lone surrogate
         return False
+
+
+def _names_in(root: Path) -> list[str]:
+    if is_file(f"{os.fspath(root)}/{CONFIG}"):
+        return [root.resolve().name]
+    try:
+        return list(_children(root))
+    except OSError as error:
+        if is_passing(error):
+            raise _unreadable(root.name, error) from None
+        return []
+
+
+def _children(root: Path) -> Iterator[str]:
+    with os.scandir(root) as children:
+        for child in children:
+            if is_file(f"{child.path}/{CONFIG}"):
+                yield child.name
+
+
+def _path_in(root: Path, name: str) -> Path | None:
+    if _holds_adapter(root, name):
+        return root if name == root.resolve().name else None
+    return root / name if _holds_adapter(root / name, name) else None
+
+
+def _holds_adapter(folder: Path, name: str) -> bool:
+    """Whether an adapter lies in `folder`. Raises `AdapterReadError`, about the adapter `name`."""
+    try:
+        return stat.S_ISREG(os.stat(f"{os.fspath(folder)}/{CONFIG}").st_mode)
+    except OSError as error:
+        if is_passing(error):
+            raise _unreadable(name, error) from None
+        return False
+
+
+def _unreadable(name: str, error: OSError) -> AdapterReadError:
+    return AdapterReadError(f"adapter {name} cannot be read now: {error.strerror}; try again")

@@ -6,8 +6,12 @@ from typing import Protocol
 
 from gossamer.errors import GossamerError, RequestError, UnknownModelError
 from gossamer.serving.adapter_entry import AdapterEntry
-from gossamer.serving.adapter_folder import signature, unknown
+from gossamer.serving.adapter_folder import MAX_NAME, is_plain, signature, unknown
 from gossamer.serving.blend import AnyAdapter, Blend, parse_blend
+
+MIN_LOOK = 256
+"""With so many entries, and whenever they have doubled since, those of folders that have gone are
+forgotten."""
 
 
 class Folder(Protocol):
@@ -29,6 +33,7 @@ class AdapterNames:
         self._current: dict[str, AdapterEntry] = {}
         self._given: dict[str, Path] = {}
         self._hidden: set[str] = set()
+        self._look_again_at = MIN_LOOK
 
     def look_up(self, name: str) -> AnyAdapter:
         """The adapter `name`, or several with weights (`blend.parse_blend`).
@@ -57,9 +62,11 @@ class AdapterNames:
         return entry
 
     def all(self) -> list[AdapterEntry]:
-        """Entries of all names, refused ones included."""
+        """Entries of all names, refused ones included. Raises `AdapterReadError`."""
         found = []
-        for name in self.names():
+        names = self.names()
+        self._forget_gone(names)
+        for name in names:
             try:
                 found.append(self._entry(name))
             except GossamerError:  # it has gone since
@@ -67,10 +74,10 @@ class AdapterNames:
         return found
 
     def names(self) -> list[str]:
-        """All names that can be asked for now."""
+        """All names that can be asked for now. Raises `AdapterReadError`."""
         found = self._folder.names()
         if self._given:
-            found = sorted({*found, *self._given})
+            found = sorted({*found, *list(self._given)})
         return [name for name in found if name not in self._hidden] if self._hidden else found
 
     def known(self) -> list[AdapterEntry]:
@@ -108,21 +115,35 @@ class AdapterNames:
         with self._lock:
             self._given.pop(name, None)
             self._hidden.add(name)
-            self._current.pop(name, None)
-        return entry
+            return self._current.pop(name, entry)
 
     def _entry(self, name: str) -> AdapterEntry:
-        fresh = self._fresh(name)
-        with self._lock:
-            known = self._current.get(name)
-            if known is None or known.signature != fresh.signature:
-                known = self._current[name] = fresh
-        return known
+        while True:
+            meaning = self._meaning(name)
+            try:
+                fresh = self._fresh(name, *meaning)
+            except UnknownModelError:
+                with self._lock:
+                    self._drop_if_idle(name)
+                raise
+            with self._lock:
+                if self._meaning(name) != meaning:
+                    # Given or taken away while the files were looked at.
+                    continue
+                known = self._current.get(name)
+                if known is None or not known.is_version_of(fresh):
+                    known = self._current[name] = fresh
+                is_full = len(self._current) >= self._look_again_at
+            if is_full:
+                self._look_for_gone()
+            return known
 
-    def _fresh(self, name: str) -> AdapterEntry:
-        if name in self._hidden:
+    def _meaning(self, name: str) -> tuple[bool, Path | None]:
+        return name in self._hidden, self._given.get(name)
+
+    def _fresh(self, name: str, is_hidden: bool, path: Path | None) -> AdapterEntry:
+        if is_hidden:
             raise unknown(name, self.names())
-        path = self._given.get(name)
         if path is None:
             return self._folder.look_up(name)
         found = signature(path)
@@ -130,14 +151,32 @@ class AdapterNames:
             raise unknown(name, self.names())
         return AdapterEntry(name=name, path=path, signature=found)
 
+    def _look_for_gone(self) -> None:
+        try:
+            self._forget_gone(self.names())
+        except GossamerError:  # a disk that fails now is looked at when there are twice as many
+            self._look_again_at *= 2
+
+    def _forget_gone(self, names: list[str]) -> None:
+        """Keep no entries of folders that are there no more; `names` are all that can be named."""
+        known = set(names)
+        with self._lock:
+            for name in [name for name in self._current if name not in known]:
+                self._drop_if_idle(name)
+            self._look_again_at = max(MIN_LOOK, 2 * len(self._current))
+
+    def _drop_if_idle(self, name: str) -> None:
+        entry = self._current.get(name)
+        if entry is not None and not (entry.requests or entry.users or entry.pinned):
+            del self._current[name]
+
 
 def check_name(name: str, base: str) -> None:
     """Raise `RequestError` for what cannot be the name of an adapter."""
-    is_plain = name.isprintable() and name == name.strip() and not set(name) & set("/\\+:")
-    if not name or len(name) > 200 or not is_plain or name in (".", ".."):
+    if not is_plain(name):
         raise RequestError(
-            f"'{name[:200]}' cannot be an adapter's name; use at most 200 printable characters "
-            "other than / \\ + :",
+            f"'{name[:MAX_NAME]}' cannot be an adapter's name; use at most {MAX_NAME} printable "
+            "characters other than / \\ + :",
             param="lora_name",
         )
     if name == base:

@@ -17,6 +17,7 @@ COMBINABLE = ("low-rank", "sparse")
 _ORDER = (
     AdapterState.REFUSED,
     AdapterState.REPLACED,
+    AdapterState.UNREADABLE,
     AdapterState.REMOVED,
     AdapterState.REGISTERED,
     AdapterState.LOADING,

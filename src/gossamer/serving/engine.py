@@ -18,9 +18,11 @@ from gossamer.errors import (
     ServingError,
 )
 from gossamer.serving.adapter_control import AdapterControl
+from gossamer.serving.adapter_looks import AdapterLooks
 from gossamer.serving.adapter_store import AdapterStore
 from gossamer.serving.batch import BatchBuilder
 from gossamer.serving.bell import Bell
+from gossamer.serving.blend import AnyAdapter
 from gossamer.serving.block_pool import BlockPool
 from gossamer.serving.door import Door
 from gossamer.serving.generation import Generation
@@ -83,6 +85,7 @@ class Engine:
         self._bell = bell
         self._door = door
         self._control = control
+        self._looks = AdapterLooks(adapters.look_up)
         self._figures = StepFigures()
         self._merger = merger
         self._generations: dict[Sequence, Generation] = {}
@@ -96,16 +99,26 @@ class Engine:
 
     # From any thread.
 
-    def submit(self, request: Request, on_event: Callable[[Event], None]) -> None:
+    def look_up(self, name: str) -> "Future[AnyAdapter]":
+        """See `EngineInterface.look_up`."""
+        return self._looks.look_up(name)
+
+    def submit(
+        self,
+        request: Request,
+        on_event: Callable[[Event], None],
+        adapter: AnyAdapter | None = None,
+    ) -> None:
         """See `EngineInterface.submit`."""
         limits = self._limits
         check_prompt(request, max_context=self.max_context, vocab_size=limits.vocab_size)
         check_sampling(request.sampling)
         capacity = self._pool.num_blocks * limits.block_tokens
-        name = request.adapter
+        if adapter is None and request.adapter is not None:
+            adapter = self._adapters.look_up(request.adapter)
         sequence = Sequence(
             request=request,
-            adapter=self._adapters.look_up(name) if name is not None else None,
+            adapter=adapter,
             max_new_tokens=max_new_tokens(request, max_context=self.max_context, capacity=capacity),
             token_ids=list(request.prompt_token_ids),
             arrived=time.monotonic(),
@@ -129,7 +142,7 @@ class Engine:
 
     def adapters(self) -> list[AdapterStatus]:
         """See `EngineInterface.adapters`."""
-        return self._adapters.statuses()
+        return self._looks.listing(self._adapters.statuses)
 
     def load_adapter(
         self, name: str, folder: str | None = None, *, replace: bool = False, pin: bool = False

@@ -5,6 +5,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from gossamer.serving.blend import AnyAdapter
 from gossamer.serving.histogram import LOAD_BOUNDS, Histogram, HistogramStats
 from gossamer.serving.messages import Event, Request
 from gossamer.serving.step_figures import StepStats
@@ -119,8 +120,24 @@ class EngineInterface(Protocol):
     max_context: int
     """Prompt and new tokens of one request at most."""
 
-    def submit(self, request: Request, on_event: Callable[[Event], None]) -> None:
+    def look_up(self, name: str) -> "Future[AnyAdapter]":
+        """The adapter `name`, or the mixture of adapters (its `parts`), for `submit`.
+
+        Looks at files, on a thread of the engine's own: a disk may hang, and the caller's thread
+        does not wait. The future raises `UnknownModelError`, `RequestError` for a mixture that
+        makes no sense, the reason why an adapter is refused, or `AdapterReadError` (try again).
+        """
+
+    def submit(
+        self,
+        request: Request,
+        on_event: Callable[[Event], None],
+        adapter: AnyAdapter | None = None,
+    ) -> None:
         """Queue `request`; its events go to `on_event`, called from the engine's own thread.
+
+        `adapter` is what `look_up` gave for `request.adapter`; not given, it is looked up here,
+        which may wait for a disk.
 
         Raises instead, and then sends no event: `UnknownModelError` (no such adapter),
         `RequestError` (prompt too long or empty, token id out of range), `UnsupportedAdapterError`
@@ -137,7 +154,10 @@ class EngineInterface(Protocol):
         """
 
     def adapters(self) -> list[AdapterStatus]:
-        """All adapters that can be named now, those that appeared since the start included."""
+        """All adapters that can be named now, those that appeared since the start included.
+
+        Raises `AdapterReadError` if the disk does not answer.
+        """
 
     def load_adapter(
         self, name: str, folder: str | None = None, *, replace: bool = False, pin: bool = False

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from pathlib import Path
 
 from gossamer.errors import (
     EngineStoppedError,
@@ -14,6 +15,7 @@ from gossamer.errors import (
     UnknownModelError,
     unknown_name_message,
 )
+from gossamer.serving.adapter_entry import AdapterEntry
 from gossamer.serving.interface import AdapterStatus, EngineStats
 from gossamer.serving.messages import Event, Failed, Finished, Request, TokenLogprob, Tokens
 
@@ -73,14 +75,27 @@ class FakeEngine:
         self._thread = threading.Thread(target=self._loop, daemon=True)
         self._thread.start()
 
-    def submit(self, request: Request, on_event: Callable[[Event], None]) -> None:
+    def look_up(self, name: str) -> Future:
+        future = Future()
+        try:
+            future.set_result(self._find(name))
+        except UnknownModelError as error:
+            future.set_exception(error)
+        return future
+
+    def _find(self, name: str) -> AdapterEntry:
+        names = [adapter.name for adapter in self._adapters]
+        if name not in names:
+            known = [self.model_name, *names]
+            raise UnknownModelError(unknown_name_message("model", name, known))
+        return AdapterEntry(name=name, path=Path(name), signature=())
+
+    def submit(self, request: Request, on_event: Callable[[Event], None], adapter=None) -> None:
         with self._changed:
             if not self._is_open:
                 raise EngineStoppedError("the engine is shutting down")
-            names = [adapter.name for adapter in self._adapters]
-            if request.adapter is not None and request.adapter not in names:
-                known = [self.model_name, *names]
-                raise UnknownModelError(unknown_name_message("model", request.adapter, known))
+            if request.adapter is not None and adapter is None:
+                self._find(request.adapter)
             if (error := self.refuse(request)) is not None:
                 raise error
             if len(self._running) >= self.max_waiting:

@@ -10,6 +10,7 @@ from fastapi.responses import JSONResponse
 from gossamer.errors import (
     AdapterError,
     AdapterNotFoundError,
+    AdapterReadError,
     AdapterReplacedError,
     BaseMismatchError,
     CapacityError,
@@ -27,6 +28,7 @@ log = logging.getLogger("gossamer.http")
 STATUS: tuple[tuple[type[GossamerError], int, str], ...] = (
     (UnknownModelError, 404, "model_not_found"),
     (AdapterNotFoundError, 404, "model_not_found"),
+    (AdapterReadError, 503, "adapter_unavailable"),
     (UnsupportedAdapterError, 422, "adapter_unsupported"),
     (BaseMismatchError, 422, "adapter_base_mismatch"),
     (AdapterError, 422, "adapter_unusable"),
@@ -109,7 +111,7 @@ def _param(error: GossamerError) -> str | None:
 
 
 def _headers(error: GossamerError) -> dict[str, str]:
-    if isinstance(error, OverloadedError):
+    if isinstance(error, OverloadedError | AdapterReadError):
         # The header takes whole seconds; 0 would invite a client to hammer.
         return {"Retry-After": str(max(1, math.ceil(error.retry_after)))}
     return {}

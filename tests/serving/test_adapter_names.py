@@ -1,0 +1,252 @@
+"""What a name means while folders come, change and go, and names are given and taken away."""
+
+import errno
+import logging
+import os
+import threading
+
+import pytest
+from policy_fakes import FakeFolder
+
+from gossamer.errors import AdapterReadError, UnknownModelError
+from gossamer.serving import adapter_folder, adapter_names
+from gossamer.serving.adapter_folder import AdapterFolder, signature
+from gossamer.serving.adapter_looks import AdapterLooks
+from gossamer.serving.adapter_names import AdapterNames
+
+
+def adapter(folder, config="{}", weights=b"weights"):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "adapter_config.json").write_text(config)
+    (folder / "adapter_model.safetensors").write_bytes(weights)
+    return folder
+
+
+# New files under an old name.
+
+
+def keep_times(folder):
+    for file in folder.iterdir():
+        os.utime(file, (1_700_000_000, 1_700_000_000))
+    return folder
+
+
+def overwrite_keeping_size_and_time(root):
+    weights = root / "x" / "adapter_model.safetensors"
+    with weights.open("r+b") as file:
+        file.write(b"WEIGHTS")
+    keep_times(root / "x")
+
+
+def change_the_config_only(root):
+    (root / "x" / "adapter_config.json").write_text("[]")
+    keep_times(root / "x")
+
+
+def replace_the_directory(root):
+    other = keep_times(adapter(root / "other", weights=b"WEIGHTS"))
+    (root / "x").rename(root / "former")
+    other.rename(root / "x")
+
+
+def switch_a_link(root):
+    keep_times(adapter(root / "other", weights=b"WEIGHTS"))
+    (root / "x").rename(root / "former")
+    (root / "x").symlink_to("other")
+
+
+def put_another_link_to_the_weights(root):
+    other = root / "new"
+    other.write_bytes(b"WEIGHTS")
+    os.utime(other, (1_700_000_000, 1_700_000_000))
+    weights = root / "x" / "adapter_model.safetensors"
+    weights.unlink()
+    os.link(other, weights)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        overwrite_keeping_size_and_time,
+        change_the_config_only,
+        replace_the_directory,
+        switch_a_link,
+        put_another_link_to_the_weights,
+    ],
+)
+def test_new_files_of_the_same_size_and_time_are_a_new_version(tmp_path, change):
+    keep_times(adapter(tmp_path / "x"))
+    names = AdapterNames(AdapterFolder(tmp_path))
+    before = names.look_up_one("x")
+    assert names.look_up_one("x") is before
+    change(tmp_path)
+    after = names.look_up_one("x")
+    assert after is not before
+    assert not names.is_current(before)
+    assert names.look_up_one("x") is after
+
+
+def test_an_adapter_that_moves_to_another_root_is_read_from_there(tmp_path):
+    adapter(tmp_path / "one" / "x")
+    (tmp_path / "two").mkdir()
+    names = AdapterNames(AdapterFolder(tmp_path / "one", tmp_path / "two"))
+    before = names.look_up_one("x")
+    (tmp_path / "one" / "x").rename(tmp_path / "two" / "x")
+    after = names.look_up_one("x")
+    assert (after.path, after.signature) == (tmp_path / "two" / "x", before.signature)
+
+
+# Names that cannot be served.
+
+
+@pytest.mark.parametrize(
+    "name",
+    [b"caf\xe9", b"a\nb", b"\x1b[31m", b"a+b", b"a:1", b" a", b"a ", b"a\\b", b"x" * 201, b"\x7f"],
+    ids=ascii,
+)
+def test_folders_whose_names_nobody_could_ask_for_are_passed_over_and_told_once(
+    tmp_path, name, caplog
+):
+    adapter(tmp_path / "good")
+    adapter(tmp_path / os.fsdecode(name))
+    folder = AdapterFolder(tmp_path)
+    with caplog.at_level(logging.WARNING):
+        assert folder.names() == folder.names() == ["good"]
+    assert len(caplog.messages) == 1
+    assert caplog.messages[0].isascii()
+    assert caplog.messages[0].isprintable()
+    for asked in (os.fsdecode(name), "unknown"):
+        with pytest.raises(UnknownModelError) as caught:
+            folder.look_up(asked)
+        assert "did you mean" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["grün", "模型", "a b", "x" * 200, "a.b-c_d@e", ".hidden"])
+def test_names_that_people_use_are_served(tmp_path, name):
+    adapter(tmp_path / name)
+    folder = AdapterFolder(tmp_path)
+    assert folder.names() == [name]
+    assert folder.look_up(name).path == tmp_path / name
+
+
+# A disk that fails.
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.EACCES, errno.EMFILE])
+def test_a_failing_disk_is_not_a_missing_adapter_and_what_is_known_stays(
+    tmp_path, monkeypatch, code
+):
+    adapter(tmp_path / "x")
+    names = AdapterNames(AdapterFolder(tmp_path))
+    before = names.look_up_one("x")
+
+    class FailingOs:
+        fspath = staticmethod(os.fspath)
+        path = os.path
+
+        @staticmethod
+        def stat(path):
+            raise OSError(code, os.strerror(code))
+
+        @staticmethod
+        def scandir(path):
+            raise OSError(code, os.strerror(code))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(adapter_folder, "os", FailingOs)
+        for call in (
+            lambda: names.look_up("x"),
+            lambda: names.look_up("nobody"),
+            lambda: signature(tmp_path / "x"),
+        ):
+            with pytest.raises(AdapterReadError, match="try again"):
+                call()
+    with monkeypatch.context() as patch:
+        patch.setattr(adapter_folder.os, "scandir", FailingOs.scandir)
+        with pytest.raises(AdapterReadError):
+            names.all()
+    assert names.look_up_one("x") is before
+
+
+def test_a_disk_that_hangs_is_waited_for_elsewhere_and_told_in_time(monkeypatch):
+    monkeypatch.setattr("gossamer.serving.adapter_looks.LOOK_SECONDS", 0.1)
+    monkeypatch.setattr("gossamer.serving.adapter_looks.LIST_SECONDS", 0.1)
+    gate = threading.Event()
+    looks = AdapterLooks(lambda name: gate.wait() and name)
+    try:
+        with pytest.raises(AdapterReadError, match="does not answer"):
+            looks.look_up("x").result(30)
+        with pytest.raises(AdapterReadError, match="does not answer"):
+            looks.listing(gate.wait)
+    finally:
+        gate.set()
+    assert looks.look_up("x").result(30) == "x"
+    assert looks.listing(lambda: ["x"]) == ["x"]
+
+
+# Names that go.
+
+
+def test_entries_of_folders_that_have_gone_are_forgotten(tmp_path):
+    adapter(tmp_path / "a")
+    adapter(tmp_path / "b")
+    names = AdapterNames(AdapterFolder(tmp_path))
+    a, b = names.look_up_one("a"), names.look_up_one("b")
+    b.requests = 1
+    for name in "ab":
+        (tmp_path / name / "adapter_config.json").unlink()
+    with pytest.raises(UnknownModelError):
+        names.look_up_one("a")
+    assert names.known() == [b]
+    assert names.all() == []
+    assert names.known() == [b], "a request still has it"
+    b.requests = 0
+    assert names.all() == []
+    assert names.known() == []
+    assert not names.is_current(a)
+
+
+def test_names_that_come_and_go_do_not_pile_up(monkeypatch):
+    monkeypatch.setattr(adapter_names, "MIN_LOOK", 8)
+    folder = FakeFolder({"stays": 1})
+    names = AdapterNames(folder)
+    stays = names.look_up_one("stays")
+    for number in range(1000):
+        folder.sizes[f"n{number}"] = folder.versions[f"n{number}"] = 1
+        names.look_up_one(f"n{number}")
+        del folder.sizes[f"n{number}"]
+    assert len(names.known()) <= 16
+    assert names.look_up_one("stays") is stays
+
+
+def test_a_name_that_is_taken_away_while_it_is_looked_up_stays_away():
+    folder = FakeFolder({"a": 1})
+    names = AdapterNames(folder)
+    look_up = folder.look_up
+
+    def slow(name):
+        entry = look_up(name)
+        folder.look_up = look_up
+        names.take("a")
+        return entry
+
+    folder.look_up = slow
+    with pytest.raises(UnknownModelError):
+        names.look_up_one("a")
+    assert names.known() == []
+
+
+def test_a_name_that_is_given_while_it_is_looked_up_means_what_was_given(tmp_path):
+    adapter(tmp_path / "root" / "a")
+    folder = AdapterFolder(tmp_path / "root")
+    names = AdapterNames(folder)
+    look_up, given = folder.look_up, adapter(tmp_path / "shelf")
+
+    def slow(name):
+        entry = look_up(name)
+        folder.look_up = look_up
+        names.give("a", given)
+        return entry
+
+    folder.look_up = slow
+    assert names.look_up_one("a").path == given
