@@ -141,6 +141,10 @@ def _metrics() -> Iterator[tuple[str, str, str]]:
     for histogram in ("READING", "STEP_ADAPTERS", "STEP_RANK"):
         name, text = getattr(memory_metrics, histogram)
         yield f"`gossamer_{name}`", "histogram", text
+    name, text = metrics.CONNECTIONS
+    yield f"`{name}`", "gauge", text
+    name, text = metrics.CONNECTIONS_CUT
+    yield f"`{name}_total`", "counter", text
     yield "`gossamer_requests_finished_total`", "counter", "Requests by `reason` of their end"
     yield "`gossamer_adapters`", "gauge", "Adapters by `state`"
     yield "`gossamer_adapter_resident_bytes`", "gauge", "Bytes of a resident `adapter`"

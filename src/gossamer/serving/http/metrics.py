@@ -7,6 +7,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from gossamer.serving.http.connections import Connections
 from gossamer.serving.http.memory_metrics import adapter_metrics, memory_metrics
 from gossamer.serving.http.tenant_metrics import tenant_metrics
 from gossamer.serving.interface import EngineInterface, EngineStats
@@ -40,6 +41,17 @@ MERGED = (
     "1 for the adapter that is merged into a copy of the base weights; no line while there is none",
 )
 
+CONNECTIONS = ("gossamer_http_connections", "Open connections")
+CONNECTIONS_CUT = (
+    "gossamer_http_connections_cut",
+    "Connections that the server closed, by `reason`: head, body (not sent in time), idle, write "
+    "(not read in time), room (for a new one), full (no room)",
+)
+
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+"""Told apart in the count of calls. A client may send any other word, and each would be a time
+series that stays."""
+
 
 class Metrics:
     """The registry of one app and what the HTTP layer itself measures."""
@@ -72,9 +84,21 @@ class Metrics:
             registry=self.registry,
         )
 
+    def watch(self, connections: Connections) -> None:
+        """Show the connections of the server."""
+        self.registry.register(ConnectionCollector(connections))
+
     def clock(self) -> "Clock":
         """A stopwatch for one call; it starts now."""
         return Clock(self)
+
+    def count(self, method: str, route: str | None, status: int) -> None:
+        """Count an answer; `route` is the template of a route, None where there is none."""
+        if route is None:
+            method, route = "any", "unmatched"
+        elif method not in METHODS:
+            method = "other"
+        self.http_requests.labels(method, route, str(status)).inc()
 
     def text(self) -> bytes:
         """The exposition."""
@@ -102,6 +126,25 @@ class Clock:
         elif count:
             for _ in range(count):
                 self._metrics.per_token.observe((moment - last) / count)
+
+
+class ConnectionCollector(Collector):
+    """Connections of the server, read when somebody asks."""
+
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing: all is told by `collect`."""
+        return []
+
+    def collect(self) -> Iterable[Metric]:
+        """The number of open ones, and of those that the server closed."""
+        yield GaugeMetricFamily(*CONNECTIONS, value=len(self._connections))
+        family = CounterMetricFamily(*CONNECTIONS_CUT, labels=["reason"])
+        for reason, count in self._connections.cuts.items():
+            family.add_metric([reason], count)
+        yield family
 
 
 class EngineCollector(Collector):

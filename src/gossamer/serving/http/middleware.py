@@ -46,10 +46,8 @@ class Surround:
             if status is None:
                 await answer.response()(scope, receive, send_with_id)
         finally:
-            route = getattr(scope.get("route"), "path", "unmatched")
-            method = scope["method"] if route != "unmatched" else "any"
-            labels = (method, route, str(status or CLIENT_GONE))
-            self._metrics.http_requests.labels(*labels).inc()
+            route = getattr(scope.get("route"), "path", None)
+            self._metrics.count(scope["method"], route, status or CLIENT_GONE)
 
 
 class ApiKeyCheck:

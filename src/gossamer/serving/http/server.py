@@ -12,15 +12,13 @@ import uvicorn
 
 from gossamer.serving.http.app import create_app
 from gossamer.serving.http.bind import bind_error
+from gossamer.serving.http.connections import Connections, limit_of_connections
+from gossamer.serving.http.protocol import guarded
 from gossamer.serving.http.settings import HttpSettings
 from gossamer.serving.interface import EngineInterface
 
 GRACE_SECONDS = 5
 """Beyond the engine's time to drain: for answers to reach their clients."""
-
-KEEP_ALIVE_SECONDS = 75
-"""Longer than clients and proxies keep an idle connection, so that they close it and not we: a call
-sent into a connection that we are closing would be lost."""
 
 
 class Server(uvicorn.Server):
@@ -32,15 +30,21 @@ class Server(uvicorn.Server):
         settings: HttpSettings,
         on_ready: Callable[[], None] = lambda: None,
     ) -> None:
+        app = create_app(engine, settings)
+        connections = Connections(limit_of_connections(settings.max_connections))
+        app.state.context.metrics.watch(connections)
         super().__init__(
             uvicorn.Config(
-                create_app(engine, settings),
+                app,
+                http=guarded(settings, connections),
                 log_config=None,
-                log_level="warning",
+                # A line for each client that does not speak HTTP would let it fill the disk.
+                log_level="error",
                 access_log=False,
                 server_header=False,
                 ws="none",
-                timeout_keep_alive=KEEP_ALIVE_SECONDS,
+                timeout_keep_alive=settings.keep_alive,  # type: ignore[arg-type]
+                h11_max_incomplete_event_size=settings.max_header_kib * 1024,
                 timeout_graceful_shutdown=int(settings.drain_seconds) + GRACE_SECONDS,
             )
         )

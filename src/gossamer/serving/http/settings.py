@@ -24,6 +24,22 @@ class HttpSettings(Settings):
     """A web origin whose pages may call from a browser (repeatable); '*' is any."""
     drain_seconds: float = Field(30.0, ge=0)
     """After SIGTERM or Ctrl-C, running requests may go on for so long."""
+    max_connections: int = Field(1000, ge=1)
+    """Most connections at a time, within what `ulimit -n` allows; beyond it the one whose client has
+    kept the server waiting longest is closed for a new one, and if all are at work new ones get
+    status 503. A few more are kept for /health."""
+    header_timeout: float = Field(10.0, gt=0, allow_inf_nan=False)
+    """Seconds that a client may take to send the head of a request."""
+    body_timeout: float = Field(60.0, gt=0, allow_inf_nan=False)
+    """Seconds that a client may take to send the body of a request."""
+    keep_alive: float = Field(75.0, gt=0, allow_inf_nan=False)
+    """Seconds that an idle connection is kept; longer than clients and proxies keep theirs, so that
+    they close it and not we: a call sent into a connection that we are closing would be lost."""
+    write_timeout: float = Field(60.0, gt=0, allow_inf_nan=False)
+    """Seconds that a client may leave unread what has been sent; then its connection is closed and
+    its requests are cancelled."""
+    max_header_kib: int = Field(32, ge=8)
+    """Largest head of a request (address and headers), in KiB."""
     max_body_mib: float = Field(8.0, gt=0)
     """Largest body of a request, in MiB."""
     max_choices: int = Field(128, ge=1)
