@@ -25,9 +25,9 @@ class HttpSettings(Settings):
     drain_seconds: float = Field(30.0, ge=0)
     """After SIGTERM or Ctrl-C, running requests may go on for so long."""
     max_connections: int = Field(1000, ge=1)
-    """Most connections at a time, within what `ulimit -n` allows; beyond it the one whose client has
-    kept the server waiting longest is closed for a new one, and if all are at work new ones get
-    status 503. A few more are kept for /health."""
+    """Most connections at a time, within what `ulimit -n` allows; beyond it the one whose client
+    has kept the server waiting longest is closed for a new one, and if all are at work new ones
+    get status 503. A few more are kept for /health."""
     header_timeout: float = Field(10.0, gt=0, allow_inf_nan=False)
     """Seconds that a client may take to send the head of a request."""
     body_timeout: float = Field(60.0, gt=0, allow_inf_nan=False)
