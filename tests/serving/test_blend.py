@@ -1,6 +1,7 @@
 """Several adapters with weights in one request: names, states, tokens of the merged sum."""
 
 import copy
+import random
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,10 @@ from gossamer.adapters.low_rank import load_low_rank
 from gossamer.adapters.sparse import load_shira
 from gossamer.errors import RequestError, UnknownModelError, UnsupportedAdapterError
 from gossamer.serving.adapter_entry import AdapterEntry, AdapterState
-from gossamer.serving.blend import Blend, blend_name, parse_blend
+from gossamer.serving.adapter_folder import AdapterFolder
+from gossamer.serving.adapter_names import AdapterNames
+from gossamer.serving.adapter_status import status_of_blend
+from gossamer.serving.blend import Blend, adapters_in, blend_name, parse_blend
 from gossamer.serving.llm import LLM
 
 
@@ -48,6 +52,41 @@ def test_names_that_make_no_sense(name, words):
     with pytest.raises(RequestError, match=r"model '.*such as poet:0.7") as caught:
         parse_blend(name)
     assert words in str(caught.value)
+
+
+SIGNS = ["a", "b", "_", ":", "+", " ", "1", ".", "\t", "\u00a0", "é", "/"]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_what_is_judged_is_what_is_looked_up(seed, tmp_path):
+    """Of any text, the names that access is judged by are those of the adapters that come of it."""
+    rng = random.Random(seed)
+    for name in ("a", "b", "_a", "a:b", "a+b", "a:1", " a", "a ", "ab"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "adapter_config.json").write_text("{}")
+        (tmp_path / name / "adapter_model.safetensors").write_text("")
+    names = AdapterNames(AdapterFolder(tmp_path))
+    num_found = 0
+    texts = ["".join(rng.choices(SIGNS, k=rng.randint(1, 6))) for _ in range(200)]
+    for text in ["a:1", "a+b", " _a:1 + b", *texts]:
+        try:
+            found = names.look_up(text)
+        except (RequestError, UnknownModelError):
+            continue
+        assert tuple(part.name for part in found.parts) == adapters_in(text)
+        num_found += 1
+    assert num_found >= 3
+    with pytest.raises(UnknownModelError):
+        names.look_up_one("b:1")
+
+
+def test_a_mixture_is_shown_as_far_as_its_last_part():
+    blend = Blend(
+        (entry("a", AdapterState.RESIDENT, 3), entry("b", AdapterState.HOST, 4)), (0.5, 0.5)
+    )
+    shown = status_of_blend(blend, "a:0.5+b:0.5")
+    assert (shown.name, shown.state, shown.kind) == ("a:0.5+b:0.5", "host", "low-rank")
+    assert shown.num_bytes is None
 
 
 def entry(name, state, blocks=None, kind="low-rank"):

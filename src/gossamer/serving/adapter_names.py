@@ -38,15 +38,13 @@ class AdapterNames:
     def look_up(self, name: str) -> AnyAdapter:
         """The adapter `name`, or several with weights (`blend.parse_blend`).
 
-        Raises `UnknownModelError`, the reason why an adapter is refused, or `RequestError` for
-        weights that make no sense.
+        What the signs of a mixture are in is one, whatever folders there are: access is judged by
+        the names that `blend.adapters_in` finds. Raises `UnknownModelError`, the reason why an
+        adapter is refused, or `RequestError` for weights that make no sense.
         """
-        try:
+        parts = parse_blend(name)
+        if parts is None:
             return self.look_up_one(name)
-        except UnknownModelError:
-            parts = parse_blend(name)
-            if parts is None:
-                raise
         entries = tuple(self.look_up_one(part) for part, _ in parts)
         blend = Blend(entries, tuple(weight for _, weight in parts))
         if blend.error is not None:

@@ -1,6 +1,7 @@
 """An adapter as clients see it."""
 
 from gossamer.serving.adapter_entry import AdapterEntry, AdapterState
+from gossamer.serving.blend import Blend
 from gossamer.serving.interface import AdapterStatus
 
 
@@ -19,6 +20,20 @@ def status_of(entry: AdapterEntry) -> AdapterStatus:
         requests=entry.requests,
         hits=entry.hits,
         last_used=entry.used_at,
+    )
+
+
+def status_of_blend(blend: Blend, name: str) -> AdapterStatus:
+    """What is known of a mixture that is asked for as `name`; as far as its last part."""
+    parts = [status_of(part) for part in blend.parts]
+    kinds = {part.kind for part in parts}
+    return AdapterStatus(
+        name=name,
+        state="loading" if blend.state is AdapterState.PLACING else blend.state.value,
+        kind=kinds.pop() if len(kinds) == 1 else "mixture",
+        rank=blend.rank or None,
+        num_bytes=blend.num_bytes,
+        created=max(part.created for part in parts),
     )
 
 

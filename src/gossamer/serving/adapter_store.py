@@ -13,8 +13,8 @@ from gossamer.errors import CapacityError, UnknownModelError
 from gossamer.serving.adapter_entry import AdapterEntry, AdapterState
 from gossamer.serving.adapter_names import AdapterNames, Folder
 from gossamer.serving.adapter_reader import AdapterReader, Loaded, Loader
-from gossamer.serving.adapter_status import state_of, status_of
-from gossamer.serving.blend import AnyAdapter
+from gossamer.serving.adapter_status import state_of, status_of, status_of_blend
+from gossamer.serving.blend import AnyAdapter, Blend
 from gossamer.serving.block_pool import BlockPool
 from gossamer.serving.interface import AdapterStatus
 from gossamer.serving.memory.host_cache import HostCache
@@ -86,6 +86,20 @@ class AdapterStore:
         """All adapters that can be named now, and those that are on their way out."""
         leaving = [status_of(entry) for entry in list(self._draining)]
         return [*map(status_of, self.names.all()), *leaving]
+
+    def status(self, name: str) -> AdapterStatus:
+        """What `name` means now, which may be a mixture, or what is on its way out under it.
+
+        Raises as `look_up`.
+        """
+        try:
+            found = self.look_up(name)
+        except UnknownModelError:
+            leaving = [entry for entry in list(self._draining) if entry.name == name]
+            if not leaving:
+                raise
+            return status_of(leaving[0])
+        return status_of_blend(found, name) if isinstance(found, Blend) else status_of(found)
 
     def num_by_state(self) -> dict[str, int]:
         """How many adapters are in each state; files of none are looked at."""

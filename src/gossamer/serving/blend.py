@@ -132,6 +132,16 @@ def parse_blend(name: str) -> list[tuple[str, float]] | None:
     return parts
 
 
+def adapters_in(name: str) -> tuple[str, ...]:
+    """Names of the adapters that a request for `name` uses, which may be a mixture.
+
+    Whoever judges a request and whoever looks its adapters up both go by this, so that nobody can
+    be let in for one adapter and get another. Raises as `parse_blend`.
+    """
+    parts = parse_blend(name)
+    return (name,) if parts is None else tuple(part for part, _ in parts)
+
+
 def blend_name(weights: Mapping[str, float]) -> str:
     """How a request names adapters with these weights."""
     return "+".join(f"{name}:{weight!r}" for name, weight in weights.items())

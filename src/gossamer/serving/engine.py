@@ -144,6 +144,10 @@ class Engine:
         """See `EngineInterface.adapters`."""
         return self._looks.listing(self._adapters.statuses)
 
+    def adapter(self, name: str) -> AdapterStatus:
+        """See `EngineInterface.adapter`."""
+        return self._looks.listing(lambda: self._adapters.status(name))
+
     def load_adapter(
         self, name: str, folder: str | None = None, *, replace: bool = False, pin: bool = False
     ) -> "Future[AdapterStatus]":

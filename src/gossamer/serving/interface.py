@@ -159,6 +159,12 @@ class EngineInterface(Protocol):
         Raises `AdapterReadError` if the disk does not answer.
         """
 
+    def adapter(self, name: str) -> AdapterStatus:
+        """The adapter `name`, or the mixture that a request would get under this name.
+
+        Raises what `submit` raises for a request that names it.
+        """
+
     def load_adapter(
         self, name: str, folder: str | None = None, *, replace: bool = False, pin: bool = False
     ) -> "Future[AdapterStatus]":

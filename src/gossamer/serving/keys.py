@@ -110,15 +110,11 @@ class Caller:
     adapters: tuple[str, ...] | None = None
     """Patterns of names; None: all."""
 
-    def may_use(self, model: str, base: str) -> bool:
-        """Whether `model` may be named, where `base` is the base model's name.
-
-        Of a mixture (`a:0.7+b:0.3`) every part must be allowed.
-        """
-        if self.adapters is None or model == base or model in self.adapters:
+    def may_use(self, adapter: str) -> bool:
+        """Whether the adapter of that name may be used. Of a mixture, ask for each part."""
+        if self.adapters is None or adapter in self.adapters:
             return True
-        parts = [part.rpartition(":")[0] or part for part in model.split("+")]
-        return all(any(fnmatchcase(part, p) for p in self.adapters) for part in parts)
+        return any(fnmatchcase(adapter, pattern) for pattern in self.adapters)
 
 
 def new_key() -> tuple[str, str]:

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 
 from gossamer.errors import (
@@ -13,9 +14,11 @@ from gossamer.errors import (
     GossamerError,
     OverloadedError,
     UnknownModelError,
+    UnsupportedAdapterError,
     unknown_name_message,
 )
 from gossamer.serving.adapter_entry import AdapterEntry
+from gossamer.serving.blend import adapters_in
 from gossamer.serving.interface import AdapterStatus, EngineStats
 from gossamer.serving.messages import Event, Failed, Finished, Request, TokenLogprob, Tokens
 
@@ -78,24 +81,18 @@ class FakeEngine:
     def look_up(self, name: str) -> Future:
         future = Future()
         try:
-            future.set_result(self._find(name))
+            self._check(name)
+            future.set_result(AdapterEntry(name=name, path=Path(name), signature=()))
         except UnknownModelError as error:
             future.set_exception(error)
         return future
-
-    def _find(self, name: str) -> AdapterEntry:
-        names = [adapter.name for adapter in self._adapters]
-        if name not in names:
-            known = [self.model_name, *names]
-            raise UnknownModelError(unknown_name_message("model", name, known))
-        return AdapterEntry(name=name, path=Path(name), signature=())
 
     def submit(self, request: Request, on_event: Callable[[Event], None], adapter=None) -> None:
         with self._changed:
             if not self._is_open:
                 raise EngineStoppedError("the engine is shutting down")
             if request.adapter is not None and adapter is None:
-                self._find(request.adapter)
+                self._check(request.adapter)
             if (error := self.refuse(request)) is not None:
                 raise error
             if len(self._running) >= self.max_waiting:
@@ -111,6 +108,20 @@ class FakeEngine:
 
     def adapters(self) -> list[AdapterStatus]:
         return list(self._adapters)
+
+    def adapter(self, name: str) -> AdapterStatus:
+        found = self._check(name)
+        for each in found:
+            if each.state == "refused":
+                raise UnsupportedAdapterError(f"adapter '{each.name}': {each.problem}")
+        return found[0] if found[0].name == name else replace(found[0], name=name)
+
+    def _check(self, name: str) -> list[AdapterStatus]:
+        known = {adapter.name: adapter for adapter in self._adapters}
+        for part in adapters_in(name):
+            if part not in known:
+                raise UnknownModelError(unknown_name_message("model", part, known))
+        return [known[part] for part in adapters_in(name)]
 
     def load_adapter(self, name, folder=None, *, replace=False, pin=False):
         self.controls.append(("load", name, folder, replace, pin))

@@ -7,7 +7,7 @@ import pytest
 from gossamer.cli.main import main
 from gossamer.errors import OverloadedError, QuotaError
 from gossamer.serving.http.settings import HttpSettings
-from gossamer.serving.interface import TenantStats
+from gossamer.serving.interface import AdapterStatus, TenantStats
 
 
 @pytest.fixture
@@ -88,11 +88,38 @@ def test_a_tenant_sees_and_names_only_its_own_adapters(call, keys):
         assert reply.status_code == 404, fields
         message = reply.json()["error"]["message"]
         # Not even a suggestion tells of what others have.
-        assert "'pirate'" not in message.replace(f"'{fields['model']}'", "")
+        asked = next(part for part in fields["model"].split("+") if part != "poet")
+        assert "'pirate'" not in message.replace(f"unknown model '{asked}'", "")
         assert "broken" not in message
-    reply = call(key, "GET", "/v1/models/pirate")
-    assert reply.status_code == 404
+    for name in ("pirate", "poet+pirate", "poet:0.5+pirate:0.5"):
+        reply = call(key, "GET", f"/v1/models/{name}")
+        assert reply.status_code == 404
     assert len(call.engine.submitted) == 2
+
+
+def test_blanks_and_weights_do_not_pass_the_access_list(make_engine, ask, keys):
+    """What a list allows is judged by the adapters that the engine would take."""
+    private = AdapterStatus(name="_private", state="registered")
+    poet = AdapterStatus(name="poet", state="registered")
+    engine = make_engine(adapters=(private, poet))
+    headers = {"Authorization": f"Bearer {keys('bob', '--adapter', '[!_]*')}"}
+    for model in (
+        " _private:1",
+        "_private:1",
+        "poet + _private",
+        "poet:1+ _private :1",
+        "\t_private",
+    ):
+        reply = ask(
+            engine,
+            "POST",
+            "/v1/completions",
+            settings=HttpSettings(keys=keys.path),
+            headers=headers,
+            json=body(model),
+        )
+        assert reply.status_code == 404, model
+    assert not engine.submitted
 
 
 def test_metrics_need_an_administrator(call, keys):

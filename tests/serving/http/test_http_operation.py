@@ -46,6 +46,31 @@ def test_one_model(make_engine, ask):
     assert "weights hold NaN" in refused.json()["error"]["message"]
 
 
+def test_a_mixture_is_a_model_too(make_engine, ask):
+    engine = make_engine()
+    found = ask(engine, "GET", "/v1/models/pirate:0.7+poet:0.3")
+    assert found.status_code == 200
+    assert found.json()["id"] == "pirate:0.7+poet:0.3"
+    for name, status, words in [
+        ("pirate:0.7+poat:0.3", 404, "unknown model 'poat'"),
+        ("pirate+broken", 422, "weights hold NaN"),
+        ("pirate+tiny", 404, "'tiny' is the base model"),
+        ("pirate:x", 400, "'x' is not a weight"),
+    ]:
+        reply = ask(engine, "GET", f"/v1/models/{name}")
+        assert (reply.status_code, words in reply.json()["error"]["message"]) == (status, True)
+
+
+def test_the_base_model_is_among_the_known_names(make_engine, ask):
+    engine = make_engine(adapters=())
+    for method, path, options in [
+        ("GET", "/v1/models/gpt-4o", {}),
+        ("POST", "/v1/completions", {"json": {**BODY, "model": "gpt-4o"}}),
+    ]:
+        message = ask(engine, method, path, **options).json()["error"]["message"]
+        assert message == "unknown model 'gpt-4o'; known: tiny"
+
+
 def test_a_model_name_may_hold_a_slash(make_engine, ask):
     engine = make_engine()
     engine.model_name = "owner/name"

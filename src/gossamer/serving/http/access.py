@@ -6,6 +6,7 @@ from typing import cast
 from starlette.requests import Request
 
 from gossamer.errors import UnknownModelError, unknown_name_message
+from gossamer.serving.blend import adapters_in
 from gossamer.serving.http.errors import ApiError
 from gossamer.serving.interface import AdapterStatus, EngineInterface
 from gossamer.serving.keys import Caller
@@ -18,26 +19,34 @@ def caller_of(http: Request) -> Caller:
     return cast(Caller, getattr(http.state, "caller", ANYONE))
 
 
-def allowed(
-    caller: Caller, adapters: Iterable[AdapterStatus], engine: EngineInterface
-) -> list[AdapterStatus]:
+def allowed(caller: Caller, adapters: Iterable[AdapterStatus]) -> list[AdapterStatus]:
     """Those of `adapters` that the caller may see."""
-    return [a for a in adapters if caller.may_use(a.name, engine.model_name)]
+    return [adapter for adapter in adapters if caller.may_use(adapter.name)]
 
 
 def check_model(caller: Caller, model: str, engine: EngineInterface) -> None:
     """Raise `UnknownModelError` for a name that is not the caller's to use.
 
-    What a tenant may not use does not exist for it, or names of others could be guessed.
+    What a tenant may not use does not exist for it, or names of others could be guessed. The base
+    model is open to all. Raises `RequestError` for a mixture that makes no sense.
     """
-    if not caller.may_use(model, engine.model_name):
+    if caller.adapters is None or model == engine.model_name:
+        return
+    if not all(caller.may_use(adapter) for adapter in adapters_in(model)):
         raise unknown_model(caller, model, engine)
 
 
 def unknown_model(caller: Caller, model: str, engine: EngineInterface) -> UnknownModelError:
-    """The error, with suggestions among what the caller may see."""
-    names = [adapter.name for adapter in allowed(caller, engine.adapters(), engine)]
-    return UnknownModelError(unknown_name_message("model", model, [engine.model_name, *names]))
+    """The error, with suggestions among what the caller may see; of a mixture, for the part that
+    is not known."""
+    names = [adapter.name for adapter in allowed(caller, engine.adapters())]
+    missing = next((part for part in adapters_in(model) if part not in names), model)
+    if missing == engine.model_name:
+        return UnknownModelError(
+            f"model '{model}': '{missing}' is the base model, to which adapters are added; leave "
+            "it out"
+        )
+    return UnknownModelError(unknown_name_message("model", missing, [engine.model_name, *names]))
 
 
 def require_admin(http: Request) -> None:

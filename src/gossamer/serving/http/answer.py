@@ -59,9 +59,8 @@ async def answer(
         try:
             generation.start()
         except UnknownModelError:
-            if caller.adapters is None:
-                raise
-            # The engine's message may suggest names that are not the caller's to know.
+            # The engine's message knows nothing of the base model, and may suggest names that are
+            # not the caller's to know.
             raise unknown_model(caller, body.model, context.engine) from None
         try:
             if not body.stream:

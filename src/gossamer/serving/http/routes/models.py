@@ -6,8 +6,8 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 
-from gossamer.errors import UnknownModelError, UnsupportedAdapterError, unknown_name_message
-from gossamer.serving.http.access import allowed, caller_of
+from gossamer.errors import UnknownModelError
+from gossamer.serving.http.access import allowed, caller_of, check_model, unknown_model
 from gossamer.serving.http.context import Context
 from gossamer.serving.interface import AdapterStatus
 
@@ -19,7 +19,7 @@ async def list_models(http: Request) -> JSONResponse:
     """All names that the caller may use; adapters that cannot be served are under `refused`."""
     context = Context.of(http)
     found = await run_in_threadpool(context.engine.adapters)
-    adapters = allowed(caller_of(http), found, context.engine)
+    adapters = allowed(caller_of(http), found)
     served = [_adapter(context, adapter) for adapter in adapters if adapter.state != "refused"]
     refused = [{"id": a.name, "problem": a.problem} for a in adapters if a.state == "refused"]
     return JSONResponse({"object": "list", "data": [_base(context), *served], "refused": refused})
@@ -27,19 +27,22 @@ async def list_models(http: Request) -> JSONResponse:
 
 @router.get("/v1/models/{name:path}")
 async def show_model(http: Request, name: str) -> JSONResponse:
-    """One of them. Raises `UnknownModelError` or, with the reason, `UnsupportedAdapterError`."""
+    """One of them, or a mixture (`a:0.7+b:0.3`): whatever a request may name. Answers with the
+    error that a request would meet."""
     context = Context.of(http)
     if name == context.engine.model_name:
         return JSONResponse(_base(context))
-    found = await run_in_threadpool(context.engine.adapters)
-    adapters = {a.name: a for a in allowed(caller_of(http), found, context.engine)}
-    if name not in adapters:
-        known = [context.engine.model_name, *adapters]
-        raise UnknownModelError(unknown_name_message("model", name, known))
-    adapter = adapters[name]
-    if adapter.state == "refused":
-        raise UnsupportedAdapterError(f"adapter '{name}' is refused: {adapter.problem}")
-    return JSONResponse(_adapter(context, adapter))
+    return JSONResponse(_adapter(context, await run_in_threadpool(_find, context, http, name)))
+
+
+def _find(context: Context, http: Request, name: str) -> AdapterStatus:
+    caller = caller_of(http)
+    check_model(caller, name, context.engine)
+    try:
+        return context.engine.adapter(name)
+    except UnknownModelError:
+        # The engine's message may suggest names that are not the caller's to know.
+        raise unknown_model(caller, name, context.engine) from None
 
 
 def _base(context: Context) -> dict[str, Any]:
