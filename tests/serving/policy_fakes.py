@@ -135,6 +135,20 @@ class World:
     def _ring(self):
         self.rings += 1
 
+    def pin(self, name):
+        """Pin `name`, placing it first, as those who run the server do; its entry."""
+        entry = self.store.look_up(name)
+        self.store.hold(entry)
+        self.store.start_load(entry)
+        self.threads.run()
+        self.store.collect_loads()
+        assert self.store.can_acquire(entry)
+        self.store.acquire(entry)
+        self.store.release(entry)
+        self.store.pin(entry, pinned=True)
+        self.store.let_go(entry)
+        return entry
+
     def add(
         self, num_prompt, max_tokens, adapter=None, *, tenant="default", priority=0, prompt=None
     ):
@@ -163,7 +177,10 @@ class World:
         """Plan, check the plan, and pretend to compute it. Returns the plan."""
         self.store.collect_loads()
         for sequence, error in self.scheduler.take_refused():
-            self.refused.append((sequence, error))
+            if error is not None:
+                self.refused.append((sequence, error))
+            else:
+                self.done.append(sequence)
         plan = self.scheduler.plan()
         self.audit(plan)
         for part in plan:
@@ -182,7 +199,8 @@ class World:
         for _ in range(limit):
             self.threads.run()
             self.copies.run()
-            if not self.step() and not (self.threads.jobs or self.copies.jobs):
+            goes_on = self.step() or self.scheduler.wants_turn
+            if not goes_on and not (self.threads.jobs or self.copies.jobs):
                 return
         raise AssertionError(f"not done after {limit} steps")
 

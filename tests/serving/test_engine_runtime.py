@@ -188,6 +188,54 @@ def test_pinned_adapters_stay_and_too_large_pins_are_refused(make_engine, shelf)
     check_idle(engine)
 
 
+def test_a_pin_holds_for_the_name_when_other_files_come_to_lie_under_it(make_engine, shelf):
+    engine = make_engine(shelf, num_blocks=60)
+    engine.load_adapter("x", "shelf/one", pin=True).result(WAIT)
+    pinned = engine.stats().blocks_adapters
+    former = ask_tokens(engine, "x")
+    engine.load_adapter("x", "shelf/two", replace=True).result(WAIT)
+    assert ask_tokens(engine, "x") != former
+    for _ in range(500):
+        if engine.adapters()[0].pinned:
+            break
+        time.sleep(0.01)
+    assert [(e.name, e.state, e.pinned) for e in engine.adapters()] == [("x", "resident", True)]
+    assert engine._adapters.num_pinned_blocks == engine.stats().blocks_adapters == pinned
+    assert engine.pin_adapter("x", pinned=False).result(WAIT).pinned is False
+    assert engine._adapters.num_pinned_blocks == 0
+    check_idle(engine)
+
+
+def test_a_pin_that_its_successor_cannot_take_over_is_logged(make_engine, shelf, caplog):
+    engine = make_engine(shelf, num_blocks=60)
+    engine.load_adapter("x", "shelf/one", pin=True).result(WAIT)
+    (shelf / "shelf" / "one" / "adapter_model.safetensors").write_bytes(b"torn")
+    assert ask(engine, adapter="x").wait().error is not None
+    for _ in range(500):
+        if "adapter x is no longer pinned" in caplog.text:
+            break
+        time.sleep(0.01)
+    assert "adapter x is no longer pinned" in caplog.text
+    assert engine._adapters.num_pinned_blocks == 0
+    check_idle(engine)
+
+
+def test_an_answer_cut_for_want_of_memory_ends_with_length_and_all_its_text(make_engine, shelf):
+    """Its last block is pinned away while it runs, and it named no number of tokens."""
+    engine = make_engine(shelf, num_blocks=34)
+    slow_down(engine, 0.002)
+    one = ask(engine, prompt=[7] * 300, max_tokens=None, stop=("never said",))
+    while not one.events:
+        time.sleep(0.001)
+    status = engine.load_adapter("x", "shelf/one", pin=True).result(WAIT)
+    assert status.pinned
+    final = one.wait()
+    assert (final.finish_reason, final.completion_tokens) == ("length", len(one.tokens))
+    assert len(one.tokens) + 300 <= 16 * (34 - engine._adapters.num_pinned_blocks) + 1
+    assert one.text == engine.tokenizer.decode(one.tokens)
+    check_idle(engine)
+
+
 def test_serving_12_check_9_a_slow_copy_does_not_stall_running_requests(
     make_engine, shelf, monkeypatch
 ):

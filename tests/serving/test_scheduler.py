@@ -142,27 +142,6 @@ def test_cancelled_ones_free_what_they_hold():
     assert not world.scheduler.waiting
 
 
-def test_a_failed_placement_loses_no_blocks():
-    world = World(30, {"a": 5})
-    sequence = world.add(4, 9, "a")
-    world.step()
-    world.threads.run()
-    place = world.loader.place
-
-    def fail(rows, blocks):
-        raise MemoryError
-
-    world.loader.place = fail
-    world.store.collect_loads()
-    with pytest.raises(MemoryError):
-        world.scheduler.plan()
-    assert world.pool.num_free == 30
-    world.audit([])
-    world.loader.place = place
-    world.steps()
-    assert world.done == [sequence]
-
-
 @pytest.mark.parametrize("seed", range(8))
 def test_random_lives(seed):
     """Thousands of steps in tight memory: the books are right after each, and all requests end."""

@@ -1,5 +1,6 @@
 """Loading, unloading and pinning adapters while the engine runs."""
 
+import logging
 from collections.abc import Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from gossamer.serving.adapter_status import status_of
 from gossamer.serving.adapter_store import AdapterStore
 from gossamer.serving.bell import Bell
 from gossamer.serving.interface import AdapterStatus
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,8 @@ class AdapterControl:
 
     def turn(self) -> None:
         """Go on with loads that wait for a file, a copy or memory."""
+        for name in self._store.take_lost_pins():
+            self._pin_again(name)
         for job in list(self._jobs):
             try:
                 is_done = self._is_done(job)
@@ -123,6 +128,12 @@ class AdapterControl:
             self._store.pin(entry, pinned=False)
             future.set_result(status_of(entry))
 
+    def _pin_again(self, name: str) -> None:
+        """A pin holds for the name: other files under it take it over from the former ones."""
+        future: Future[AdapterStatus] = Future()
+        future.add_done_callback(lambda done: _tell_of_lost_pin(name, done.exception()))
+        self._pin(name, True, future)
+
     def _start(self, job: _Job) -> None:
         self._jobs.append(job)
         self._store.hold(job.entry)
@@ -165,6 +176,11 @@ class AdapterControl:
             future.set_exception(error)
             return
         self._unloads.append(future)
+
+
+def _tell_of_lost_pin(name: str, error: BaseException | None) -> None:
+    if error is not None and not isinstance(error, EngineStoppedError):
+        log.warning("adapter %s is no longer pinned: %s", name, error)
 
 
 def _settle(future: "Future[None]") -> None:

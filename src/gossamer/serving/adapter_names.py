@@ -165,7 +165,7 @@ class AdapterNames:
 
     def _drop_if_idle(self, name: str) -> None:
         entry = self._current.get(name)
-        if entry is not None and not (entry.requests or entry.users or entry.pinned):
+        if entry is not None and not (entry.requests or entry.users):
             del self._current[name]
 
 

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 
-from gossamer.errors import CapacityError, UnknownModelError
+from gossamer.errors import CapacityError, GossamerError, UnknownModelError
 from gossamer.serving.adapter_entry import AdapterEntry, AdapterState
 from gossamer.serving.adapter_names import AdapterNames, Folder
 from gossamer.serving.adapter_reader import AdapterReader, Loaded, Loader
@@ -70,6 +70,10 @@ class AdapterStore:
         self.hits: Counter[str] = Counter(resident=0, host=0, disk=0)
         """Requests by where their adapter was when they came."""
         self.num_pinned_blocks = 0
+        self.num_pin_changes = 0
+        """Times that an adapter was pinned or no longer; what fits beside them may have changed."""
+        self._pinned: dict[AdapterEntry, None] = {}
+        self._lost_pins: list[str] = []
 
     # From any thread.
 
@@ -157,7 +161,11 @@ class AdapterStore:
                 self.names.forget(entry)
             self._remove_if_done(entry)
         for entry in self._residency.collect():
+            if entry.state is AdapterState.REFUSED:
+                # Not its files' fault: who asks for it next has it tried again.
+                self.names.forget(entry)
             self._remove_if_done(entry)
+        self._unpin_superseded()
 
     def drop_unneeded_rows(self) -> None:
         """Keep the host cache within its bound; rows that a waiting request needs stay."""
@@ -198,7 +206,11 @@ class AdapterStore:
                 self.host.touch(entry)
 
     def acquire(self, adapter: AnyAdapter) -> None:
-        """Count one more user, placing the rows first where needed. Ask `can_acquire` first."""
+        """Count one more user, placing the rows first where needed. Ask `can_acquire` first.
+
+        Raises a `GossamerError` if they cannot be placed: nothing is counted then, and the part
+        that failed is refused.
+        """
         # Resident parts first: what is in use is not evicted to make room for the others.
         entries = sorted(adapter.parts, key=lambda e: e.state is not AdapterState.RESIDENT)
         for done, entry in enumerate(entries):
@@ -285,6 +297,11 @@ class AdapterStore:
         own = entry.num_blocks or 0
         entry.pinned = pinned
         self.num_pinned_blocks += own if pinned else -own
+        self.num_pin_changes += 1
+        if pinned:
+            self._pinned[entry] = None
+        else:
+            del self._pinned[entry]
 
     def check_pin(self, entry: AdapterEntry) -> None:
         """Raise what `pin` would raise."""
@@ -294,6 +311,12 @@ class AdapterStore:
                 f"adapter {entry.name} takes {own} blocks, and {self.num_pinned_blocks} of "
                 f"{self._pool.num_blocks} are pinned already; at most half of them may be"
             )
+
+    def take_lost_pins(self) -> list[str]:
+        """Names whose pinned version was superseded since the last call: what they mean now should
+        be pinned instead."""
+        lost, self._lost_pins = self._lost_pins, []
+        return lost
 
     def num_pinned_beside(self, adapter: AnyAdapter) -> int:
         """Blocks of pinned adapters other than `adapter`."""
@@ -307,13 +330,18 @@ class AdapterStore:
             assert len(entry.blocks) == entry.num_blocks
             assert all(self._pool.owner_of(block) is entry for block in entry.blocks)
         pinned = [entry for entry in self._residency.resident if entry.pinned]
+        assert set(pinned) == self._pinned.keys()
         assert sum(len(entry.blocks) for entry in pinned) == self.num_pinned_blocks
 
     def _place(self, entry: AdapterEntry) -> None:
         assert entry.num_blocks is not None
         freed = self.reclaim(entry.num_blocks)
         assert freed, "can_acquire was not asked"
-        self._residency.place(entry)
+        try:
+            self._residency.place(entry)
+        except GossamerError:
+            self.names.forget(entry)
+            raise
         self.host.touch(entry)
         if not self.host.max_bytes:
             self.host.drop(entry)
@@ -335,6 +363,13 @@ class AdapterStore:
             entry.state = AdapterState.REMOVED
             for done in self._draining.pop(entry, ()):
                 done()
+
+    def _unpin_superseded(self) -> None:
+        """The name of a pinned adapter means other files now, or none: nobody could unpin it."""
+        for entry in [each for each in self._pinned if not self.names.is_current(each)]:
+            self.pin(entry, pinned=False)
+            self._lost_pins.append(entry.name)
+            self._remove_if_done(entry)
 
     def _touch(self, entry: AdapterEntry) -> None:
         self._uses += 1

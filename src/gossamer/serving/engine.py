@@ -274,13 +274,16 @@ class Engine:
             if self._merger is not None:
                 self._merger.follow()
             for sequence, error in self._scheduler.take_refused():
-                self._forget(sequence, "failed").fail(error)
+                if error is not None:
+                    self._forget(sequence, "failed").fail(error)
+                else:
+                    self._forget(sequence, "length").finish("length")
             step = self._scheduler.plan()
             if step:
                 self._run(step)
             elif not self._generations:
                 self._recount()
-            return bool(step)
+            return bool(step) or self._scheduler.wants_turn
         except Exception:
             log.exception("a turn of the engine has failed")
             self._fail(list(self._generations))

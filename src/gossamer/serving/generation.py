@@ -50,7 +50,13 @@ class Generation:
         return reason
 
     def finish(self, reason: FinishReason) -> None:
-        """Send the final event of a request that ran or was cancelled."""
+        """Send the final event of a request that ran or was cancelled.
+
+        Text is still held back if it is cut between two tokens, for want of memory.
+        """
+        if reason == "length" and (rest := self.stream.finish()):
+            request_id = self.sequence.request.request_id
+            self.emit(Tokens(request_id=request_id, token_ids=(), text=rest))
         self.emit(
             Finished(
                 request_id=self.sequence.request.request_id,

@@ -3,7 +3,6 @@
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import islice
 
 from gossamer.errors import GossamerError
@@ -21,56 +20,26 @@ from gossamer.serving.scheduling.fairness import (
     prompt_charge,
 )
 from gossamer.serving.scheduling.forecast import Forecast, Load
-from gossamer.serving.scheduling.never_fits import quota_refusal, refusal
+from gossamer.serving.scheduling.never_fits import has_all_it_can, quota_refusal, refusal
 from gossamer.serving.scheduling.prefetch import by_slack
+from gossamer.serving.scheduling.read_ahead import LOAD_AHEAD, read_ahead
+from gossamer.serving.scheduling.resident_quota import ResidentQuota
 from gossamer.serving.scheduling.room import Room
+from gossamer.serving.scheduling.step import Scheduled, SchedulerLimits, adapters_of
 from gossamer.serving.scheduling.tenants import LimitsOf, unlimited
 from gossamer.serving.scheduling.turns import in_turn
 from gossamer.serving.scheduling.waiting import Test, WaitingQueue
 from gossamer.serving.scheduling.walk import Walk
 from gossamer.serving.sequence import Sequence
 
+__all__ = ["LOAD_AHEAD", "Scheduled", "Scheduler", "SchedulerLimits", "adapters_of"]
+
 MAX_SKIPS = 64
 """A waiting request that so many later ones have overtaken, since there was no room for it, is
 overtaken no more."""
 
-LOAD_AHEAD = 8
-"""The adapters of so many requests at the head of the queue are read ahead of admission, whatever
-their size."""
-
 MAX_MISFITS = 32
 """After so many waiting requests that do not fit, the rest of the queue is not looked at."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SchedulerLimits:
-    """What the scheduler must keep to."""
-
-    block_tokens: int
-    max_batch_tokens: int
-    """Tokens of a step."""
-    max_running: int
-    """Sequences admitted at a time."""
-    expected_new_tokens: int
-    """A request is assumed to produce at most so many more tokens when its memory is judged."""
-    max_context: int | None = None
-    """Positions that the model knows; an adapter's virtual tokens take some. None: no limit."""
-    adapter_cluster: int = 0
-    """From so many distinct adapters in the batch on, a tenant's requests for one of them go before
-    its others; 0: never."""
-    prefetch: int = 0
-    """The adapters of so many requests at the head of the queue are copied into free blocks before
-    their turn."""
-    base_bytes: int = 0
-    """Of the base model's weights; what an adapter's work is measured against."""
-
-
-@dataclass(frozen=True, slots=True)
-class Scheduled:
-    """A sequence's part in a step: compute `count` tokens from `num_computed` on."""
-
-    sequence: Sequence
-    count: int
 
 
 class Scheduler:
@@ -102,9 +71,12 @@ class Scheduler:
         self._deadlines = Deadlines(promise, self.forecast, clock)
         # What a block of a prefix is worth is the time to compute it again.
         adapters.prefixes.seconds_per_token = lambda: self.forecast.seconds_per_prompt_token
+        self.wants_turn = False
+        """Whether to go on though the last plan was empty: somebody is to be refused or started."""
         self._step = 0
         self._met_misfit = False
         self._room: Room | None = None
+        self._quota = ResidentQuota(self.running, limits_of)
 
     def add(self, sequence: Sequence) -> None:
         """Queue a new sequence."""
@@ -118,21 +90,22 @@ class Scheduler:
         self._deadlines.arrived(sequence)
 
     def remove(self, sequence: Sequence) -> None:
-        """Forget a sequence, wherever it is, and free what it holds."""
+        """Forget a sequence, wherever it is, and free what it holds; nothing if it is nowhere."""
         if sequence in self.running:
             self._release(sequence)
             if sequence.admitted is not None:
                 self.forecast.record_residence(self._clock() - sequence.admitted)
             if sequence.adapter is not None:
                 self._adapters.let_go(sequence.adapter)
-        else:
-            self._leave_queue(sequence, starts=False)
+        elif sequence in self.waiting:
+            self._leave_queue(sequence)
 
     def plan(self) -> list[Scheduled]:
         """The next step: at most `max_batch_tokens`, one for each decoding sequence first."""
         budget = self._limits.max_batch_tokens
         step: list[Scheduled] = []
         before = self.num_preemptions
+        self.wants_turn = False
         for sequence in in_turn(self.running, budget):
             if budget == 0:
                 break
@@ -145,6 +118,7 @@ class Scheduler:
         if self.num_preemptions > before:
             step = [part for part in step if part.sequence in self.running]
         step += self._admit(budget)
+        self.wants_turn = not step and (self.wants_turn or self.num_preemptions > before)
         self._step += 1
         for part in step:
             self._account(part)
@@ -166,26 +140,31 @@ class Scheduler:
             seconds = self._clock() - sequence.arrived
             self.accounts.first_token(sequence.tenant, seconds)
 
-    def take_refused(self) -> list[tuple[Sequence, GossamerError]]:
+    def take_refused(self) -> list[tuple[Sequence, GossamerError | None]]:
         """Waiting sequences that can never run, or not in time, removed from the queue, each with
-        the reason."""
-        refused: list[tuple[Sequence, GossamerError]] = []
+        the reason.
+
+        None: it was put back, and has as many tokens already as it can get; it asked for no number.
+        """
+        refused: list[tuple[Sequence, GossamerError | None]] = []
+        quota = ResidentQuota(self.running, self._limits_of).quota
         for sequence in self.waiting:
-            if sequence.judged_in == self._circumstances(sequence):
+            allowed = quota(sequence.tenant)
+            if sequence.judged_in == self._circumstances(sequence, allowed):
                 continue
             limits = self._limits
             error = refusal(
                 sequence, self._adapters, self._pool, limits.block_tokens, limits.max_context
             )
-            error = error or quota_refusal(sequence, self._limits_of)
-            sequence.judged_in = self._circumstances(sequence)
-            if error is not None:
+            error = error or quota_refusal(sequence, allowed)
+            sequence.judged_in = self._circumstances(sequence, allowed)
+            if error is not None or has_all_it_can(sequence):
                 refused.append((sequence, error))
         for sequence, _ in refused:
-            self._leave_queue(sequence, starts=False)
+            self._leave_queue(sequence)
         late = self._deadlines.hopeless(self.waiting, self._load)
         for sequence, _ in late:
-            self._leave_queue(sequence, starts=False)
+            self._leave_queue(sequence)
             self.accounts.refuse(sequence.tenant, "deadline")
         return [*refused, *late]
 
@@ -194,22 +173,28 @@ class Scheduler:
     def _admit(self, budget: int) -> list[Scheduled]:
         step: list[Scheduled] = []
         overtaken: list[Sequence] = []
-        self._room = None
+        self._running_changed()
         walk = Walk(self.waiting, self.counters, self._deadlines.newest_first, self._favoured)
-        self._read_ahead(walk)
+        read_ahead(walk, self._adapters, self._quota, self.num_read_ahead)
         for sequence in walk if self._has_room(budget) else ():
             if not self._has_room(budget) or len(overtaken) == MAX_MISFITS:
                 break
-            if _is_unread(sequence.adapter) or self._exceeds_quota(sequence):
+            if _is_unread(sequence.adapter) or self._quota.forbids(sequence):
                 # It waits for the disk, or for its own tenant's requests, which those behind it do
                 # not make slower.
+                if _is_kept_free_for(sequence):
+                    break
                 continue
             if self._can_admit(sequence):
                 if sequence.adapter is not None and not self._adapters.bring(sequence.adapter):
                     # Its adapter is being copied, which those behind it do not make slower.
                     self._room = None
+                    if _is_kept_free_for(sequence):
+                        break
                     continue
                 count = self._start(sequence, budget)
+                if not count:
+                    continue
                 step.append(Scheduled(sequence, count))
                 budget -= count
                 for earlier in overtaken:
@@ -232,18 +217,6 @@ class Scheduler:
         """Requests at the head of the queue whose adapters are read: those that could start now."""
         return max(LOAD_AHEAD, self._limits.max_running - len(self.running))
 
-    def _read_ahead(self, walk: Walk) -> None:
-        left = self._adapters.host.max_bytes
-        for number, sequence in enumerate(islice(walk, self.num_read_ahead)):
-            adapter = sequence.adapter
-            if adapter is None or adapter.state is AdapterState.RESIDENT:
-                continue
-            # What is read and waited for stays in memory until it is placed.
-            left -= adapter.file_bytes
-            if left < 0 and number >= LOAD_AHEAD:
-                break
-            self._adapters.start_load(adapter)
-
     def _prefetch(self, walk: Walk) -> None:
         """Have adapters of those who wait copied into free blocks, the most urgent first."""
         if not self._limits.prefetch:
@@ -262,14 +235,6 @@ class Scheduler:
             return None
         return lambda s: s.adapter is None or s.adapter in present
 
-    def _exceeds_quota(self, sequence: Sequence) -> bool:
-        """Whether its adapter would make its tenant use more memory than it may."""
-        quota = self._limits_of(sequence.tenant).resident_bytes
-        if quota is None or sequence.adapter is None:
-            return False
-        used = {s.adapter for s in self.running if s.adapter and s.tenant == sequence.tenant}
-        return sum(a.num_bytes or 0 for a in used | {sequence.adapter}) > quota
-
     def _can_admit(self, sequence: Sequence) -> bool:
         if self._room is None:
             self._room = Room(
@@ -282,35 +247,59 @@ class Scheduler:
         return self._room.fits(sequence)
 
     def _start(self, sequence: Sequence, budget: int) -> int:
-        adapter = sequence.adapter
-        # Before anything is reclaimed: what it can share must not be.
-        self._adapters.prefixes.start(sequence)
-        if adapter is not None:
-            if adapter.state is not AdapterState.RESIDENT:
-                self.counters.charge(sequence.tenant, load_charge(adapter))
-            self._adapters.acquire(adapter)
-        self._leave_queue(sequence, starts=True)
-        self.running.append(sequence)
-        count = min(sequence.num_to_compute, budget)
-        # The whole prompt's blocks at once: a prefill, once begun, is not stopped for memory.
-        grown = self._grow(sequence, sequence.num_to_compute)
-        assert grown, "admission promised the blocks"
-        self._room = None
-        return count
+        """Let `sequence` run; returns how much of it to compute now.
 
-    def _leave_queue(self, sequence: Sequence, *, starts: bool) -> None:
-        self.counters.depart(sequence.tenant)
-        if not starts:
-            self.waiting.remove(sequence)
-            if sequence.adapter is not None:
-                self._adapters.let_go(sequence.adapter)
-            return
+        0: its adapter cannot be placed, and it waits to be refused for that.
+        """
+        adapter = sequence.adapter
+        is_new = adapter is not None and adapter.state is not AdapterState.RESIDENT
+        if not self._take_what_it_shares(sequence):
+            self._running_changed()
+            self.wants_turn = True
+            return 0
+        # From here on it is in one place, and `remove` gives back all it has, whatever fails.
         self.waiting.admit(sequence)
+        self.running.append(sequence)
+        self.counters.depart(sequence.tenant)
+        self._running_changed()
+        if adapter is not None and is_new:
+            self.counters.charge(sequence.tenant, load_charge(adapter))
         if sequence.admitted is None:
             sequence.admitted = self._clock()
             self._deadlines.started(sequence)
             self.counters.charge(sequence.tenant, prompt_charge(sequence, self._limits.base_bytes))
             self.accounts.of(sequence.tenant).prompt_tokens += sequence.num_prompt
+        count = min(sequence.num_to_compute, budget)
+        # The whole prompt's blocks at once: a prefill, once begun, is not stopped for memory.
+        grown = self._grow(sequence, sequence.num_to_compute)
+        assert grown, "admission promised the blocks"
+        return count
+
+    def _take_what_it_shares(self, sequence: Sequence) -> bool:
+        """Blocks of its prompt's begin, and its adapter's rows; False, and neither, if these cannot
+        be placed."""
+        # Before anything is reclaimed: what it can share must not be.
+        self._adapters.prefixes.start(sequence)
+        if sequence.adapter is None:
+            return True
+        try:
+            self._adapters.acquire(sequence.adapter)
+        except GossamerError:
+            self._adapters.prefixes.release(sequence)
+            sequence.num_computed = 0
+            return False
+        return True
+
+    def _running_changed(self) -> None:
+        self._room = None
+        self._quota = ResidentQuota(self.running, self._limits_of)
+
+    def _leave_queue(self, sequence: Sequence) -> None:
+        """One that ends without starting."""
+        self.waiting.remove(sequence)
+        self.counters.depart(sequence.tenant)
+        if sequence.adapter is not None:
+            self._adapters.let_go(sequence.adapter)
 
     def _account(self, part: Scheduled) -> None:
         sequence = part.sequence
@@ -320,9 +309,11 @@ class Scheduler:
             charge = output_charge(sequence.adapter, self._limits.base_bytes)
             self.counters.charge(sequence.tenant, charge)
 
-    def _circumstances(self, sequence: Sequence) -> tuple[AdapterState | None, int]:
+    def _circumstances(
+        self, sequence: Sequence, quota: int | None
+    ) -> tuple[AdapterState | None, int, int | None]:
         state = sequence.adapter.state if sequence.adapter is not None else None
-        return state, self._adapters.num_pinned_blocks
+        return state, self._adapters.num_pin_changes, quota
 
     def _load(self) -> Load:
         decoding = sum(s.is_decoding for s in self.running)
@@ -375,7 +366,7 @@ def _is_unread(adapter: AnyAdapter | None) -> bool:
     return adapter is not None and adapter.state in unread
 
 
-def adapters_of(step: list[Scheduled]) -> list[AnyAdapter]:
-    """The distinct adapters of a step, in order of appearance."""
-    found = {part.sequence.adapter: None for part in step if part.sequence.adapter is not None}
-    return list(found)
+def _is_kept_free_for(sequence: Sequence) -> bool:
+    """Whether nobody may start meanwhile: overtaken often, it has memory for its adapter now."""
+    is_placing = sequence.adapter is not None and sequence.adapter.state is AdapterState.PLACING
+    return is_placing and sequence.num_skipped >= MAX_SKIPS

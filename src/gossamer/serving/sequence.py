@@ -38,9 +38,9 @@ class Sequence:
     """Blocks that were offered to the prefix cache since it was admitted."""
     num_cached: int = 0
     """Tokens of the prompt that were not computed, since the prefix cache had them."""
-    judged_in: tuple[AdapterState | None, int] | None = None
-    """The state of its adapter, and the blocks that were pinned, when it was last asked whether it
-    can ever run."""
+    judged_in: tuple[AdapterState | None, int, int | None] | None = None
+    """The state of its adapter, how often pins had changed, and its tenant's quota, when it was
+    last asked whether it can ever run."""
 
     @property
     def tenant(self) -> str:

@@ -259,15 +259,58 @@ def test_pins_leave_half_of_the_pool():
         world.store.pin(world.store.look_up("b"), pinned=True)
 
 
+def test_a_pinned_version_that_is_superseded_is_freed_and_its_name_told():
+    world = World(40, {"a": 8})
+    for version in range(4):
+        world.folder.versions["a"] = version
+        world.pin("a")
+        world.step()
+        assert world.store.num_pinned_blocks == 8
+        assert world.store.take_lost_pins() == (["a"] if version else [])
+        world.audit([])
+    world.store.pin(world.store.look_up("a"), pinned=False)
+    assert world.store.num_pinned_blocks == 0
+    world.store.reclaim(40)
+    assert world.pool.num_free == 40
+
+
+def test_a_pinned_version_in_use_stays_until_its_requests_have_ended():
+    world = World(40, {"a": 8})
+    former = world.pin("a")
+    running = world.add(4, 9, "a")
+    world.step()
+    world.folder.versions["a"] += 1
+    assert world.store.look_up("a") is not former
+    world.step()
+    assert not former.pinned
+    assert former.state is AdapterState.RESIDENT
+    world.steps()
+    assert world.done == [running]
+    assert former.state is not AdapterState.RESIDENT
+    assert world.pool.num_free == 40
+
+
+def test_a_pinned_adapter_whose_files_are_gone_is_let_go():
+    world = World(40, {"a": 8})
+    former = world.pin("a")
+    del world.folder.sizes["a"]
+    with pytest.raises(UnknownModelError):
+        world.store.look_up("a")
+    world.step()
+    assert not former.pinned
+    assert world.pool.num_free == 40
+
+
 def test_requests_that_no_longer_fit_beside_a_pin_are_told_so():
     world = World(40, {"a": 15, "b": 5}, expected_new_tokens=200)
     run(world, "a")
-    world.add(4, 100)
+    running = world.add(4, 100)
     world.step()
     waiting = [world.add(4, 140), world.add(4, 100, "b")]
     world.store.pin(world.store.look_up("a"), pinned=True)
     world.steps()
-    assert [sequence for sequence, _ in world.refused] == waiting
+    # Who runs is told when there is no block left for the next token.
+    assert [sequence for sequence, _ in world.refused] == [*waiting, running]
     assert all(type(error) is CapacityError for _, error in world.refused)
 
 

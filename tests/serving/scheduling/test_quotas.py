@@ -28,6 +28,23 @@ def quotas(clock, **limits):
     return Quotas(lambda tenant: own if tenant == "a" else NO_LIMITS, clock)
 
 
+def test_parts_of_a_mixture_that_are_in_use_count_once():
+    policy = {"limits_of": lambda tenant: TenantLimits(resident_bytes=250)}
+    world = World(60, {"a": 5, "b": 5, "c": 5}, adapter_bytes=100, policy=policy)
+    long = world.add(4, 40, "a")
+    world.step()
+    world.threads.run()
+    world.step()
+    mixture, third = world.add(4, 20, "a:0.5+b:0.5"), world.add(4, 2, "c")
+    for _ in range(5):
+        world.threads.run()
+        world.step()
+    assert {long, mixture} <= set(world.scheduler.running)
+    assert third in world.scheduler.waiting
+    world.steps()
+    assert third in world.done
+
+
 def refusal(call, *arguments):
     with pytest.raises(QuotaError) as caught:
         call(*arguments)

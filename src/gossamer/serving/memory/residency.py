@@ -1,5 +1,6 @@
 """Adapters in the pool: placing them, now or in the background, and putting them out."""
 
+import logging
 import time
 from collections.abc import Callable, Collection
 from concurrent.futures import Executor, Future
@@ -8,6 +9,8 @@ from typing import Any, Protocol
 from gossamer.errors import AdapterFormatError
 from gossamer.serving.adapter_entry import AdapterEntry, AdapterState
 from gossamer.serving.block_pool import BlockPool
+
+log = logging.getLogger(__name__)
 
 
 class Placer(Protocol):
@@ -56,15 +59,13 @@ class Residency:
         return self.can_copy(entry) and (entry.num_bytes or 0) > self._at_once_left
 
     def place(self, entry: AdapterEntry) -> None:
-        """Place it now, into free blocks."""
+        """Place it now, into free blocks. Raises `AdapterFormatError` and refuses it."""
         self._at_once_left -= entry.num_bytes or 0
-        blocks = self._take(entry)
+        entry.blocks = self._take(entry)
         try:
-            table, seconds = self._copy(entry.rows, blocks)
-        except BaseException:
-            self._pool.give(blocks, entry)
-            raise
-        entry.blocks = blocks
+            table, seconds = self._copy(entry.rows, entry.blocks)
+        except Exception as error:
+            raise self._refuse(entry, error) from error
         self._settle(entry, table, seconds)
 
     def start(self, entry: AdapterEntry) -> None:
@@ -86,10 +87,7 @@ class Residency:
             try:
                 table, seconds = future.result()
             except Exception as error:
-                self._pool.give(entry.blocks, entry)
-                entry.blocks = []
-                entry.error = AdapterFormatError(f"adapter {entry.name} cannot be placed: {error}")
-                entry.state = AdapterState.REFUSED
+                self._refuse(entry, error)
                 continue
             self._settle(entry, table, seconds)
         return [entry for entry, _ in done]
@@ -103,6 +101,16 @@ class Residency:
         entry.state = AdapterState.HOST if entry.rows is not None else AdapterState.REGISTERED
         del self.resident[entry]
         self.num_evictions += 1
+
+    def _refuse(self, entry: AdapterEntry, error: Exception) -> AdapterFormatError:
+        """Placing it has failed, for want of memory, say: its blocks are free again."""
+        log.error("adapter %s cannot be placed", entry.name, exc_info=error)
+        self._pool.give(entry.blocks, entry)
+        entry.blocks = []
+        what = str(error) or type(error).__name__
+        refusal = AdapterFormatError(f"adapter {entry.name} cannot be placed: {what}")
+        entry.error, entry.state = refusal, AdapterState.REFUSED
+        return refusal
 
     def _take(self, entry: AdapterEntry) -> list[int]:
         assert entry.num_blocks is not None

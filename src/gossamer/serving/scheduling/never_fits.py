@@ -1,10 +1,9 @@
-"""Why a waiting request can never run, if it cannot."""
+"""Why a waiting request can never run, or can run no more, if that is so."""
 
 from gossamer.errors import CapacityError, GossamerError, RequestError
 from gossamer.serving.adapter_entry import AdapterState
 from gossamer.serving.adapter_store import AdapterStore
 from gossamer.serving.block_pool import BlockPool
-from gossamer.serving.scheduling.tenants import LimitsOf
 from gossamer.serving.sequence import Sequence
 
 
@@ -18,7 +17,8 @@ def refusal(
     """The adapter's error, or that the request does not fit beside it; None if it may run.
 
     A request that has said nothing yet takes the present version of an adapter that was replaced,
-    and one that named no number of tokens is cut to what fits.
+    and one that named no number of tokens is cut to what fits. Where that is no more than it has
+    got already, `has_all_it_can` is true of it afterwards.
     """
     adapter = sequence.adapter
     if adapter is None:
@@ -34,21 +34,36 @@ def refusal(
         return adapter.error
     if adapter.num_blocks is None:
         return None
-    taken = adapter.num_blocks + adapters.num_pinned_beside(adapter)
-    room = (pool.num_blocks - taken) * block_tokens
     if max_context is not None and adapter.num_virtual_tokens:
         left = max_context - adapter.num_virtual_tokens
         if (too_long := _context_refusal(sequence, left, max_context)) is not None:
             return too_long
-    if sequence.request.sampling.max_tokens is None and sequence.num_prompt < room:
-        sequence.max_new_tokens = min(sequence.max_new_tokens, room - sequence.num_prompt)
-    if sequence.num_prompt + sequence.max_new_tokens <= room:
+    taken = adapter.num_blocks + adapters.num_pinned_beside(adapter)
+    room = max(0, pool.num_blocks - taken) * block_tokens
+    if _fits(sequence, room):
         return None
     return CapacityError(
         f"beside adapter {adapter.name} the memory holds {room} tokens, and this request asks "
         f"for {sequence.num_prompt} + {sequence.max_new_tokens}; ask for fewer or serve with "
         "more --memory"
     )
+
+
+def has_all_it_can(sequence: Sequence) -> bool:
+    """Whether a request that was put back has got as many tokens as it may."""
+    return sequence.num_generated > 0 and sequence.num_left <= 0
+
+
+def _fits(sequence: Sequence, room: int) -> bool:
+    """Whether `room` is enough; a request that named no number of tokens is cut to it."""
+    is_open = sequence.request.sampling.max_tokens is None
+    if is_open and (sequence.num_prompt < room or sequence.num_generated):
+        # What it has said is said.
+        most = max(room - sequence.num_prompt, sequence.num_generated)
+        sequence.max_new_tokens = min(sequence.max_new_tokens, most)
+        if has_all_it_can(sequence):
+            return True
+    return sequence.num_prompt + sequence.max_new_tokens <= room
 
 
 def _beside_pinned(
@@ -58,9 +73,7 @@ def _beside_pinned(
     if not adapters.num_pinned_blocks:
         return None
     room = (pool.num_blocks - adapters.num_pinned_blocks) * block_tokens
-    if sequence.request.sampling.max_tokens is None and sequence.num_prompt < room:
-        sequence.max_new_tokens = min(sequence.max_new_tokens, room - sequence.num_prompt)
-    if sequence.num_prompt + sequence.max_new_tokens <= room:
+    if _fits(sequence, room):
         return None
     return CapacityError(
         f"beside pinned adapters the memory holds {room} tokens, and this request asks for "
@@ -69,11 +82,8 @@ def _beside_pinned(
 
 
 def _context_refusal(sequence: Sequence, left: int, max_context: int) -> GossamerError | None:
-    """That the request does not fit behind virtual tokens; one without a number of tokens is cut
-    to what the context leaves."""
-    if sequence.request.sampling.max_tokens is None and sequence.num_prompt < left:
-        sequence.max_new_tokens = min(sequence.max_new_tokens, left - sequence.num_prompt)
-    if sequence.num_prompt + sequence.max_new_tokens <= left:
+    """That the request does not fit behind virtual tokens."""
+    if _fits(sequence, left):
         return None
     assert sequence.adapter is not None
     return RequestError(
@@ -84,9 +94,9 @@ def _context_refusal(sequence: Sequence, left: int, max_context: int) -> Gossame
     )
 
 
-def quota_refusal(sequence: Sequence, limits_of: LimitsOf) -> GossamerError | None:
+def quota_refusal(sequence: Sequence, quota: int | None) -> GossamerError | None:
     """That its adapter alone takes more memory than its tenant may use."""
-    adapter, quota = sequence.adapter, limits_of(sequence.tenant).resident_bytes
+    adapter = sequence.adapter
     size = adapter.num_bytes if adapter is not None else None
     if adapter is None or quota is None or size is None or size <= quota:
         return None

@@ -38,11 +38,12 @@ class Room:
         adapter = sequence.adapter
         if adapter is not None and not self._adapters.can_acquire(adapter):
             return False
-        # Parts that are to be placed, or are idle and would no longer count as reclaimable.
+        # Parts that are to be placed, or are idle and would no longer count as reclaimable: pinned
+        # ones never did.
         adapter_blocks = sum(
             part.num_blocks or 0
             for part in (adapter.parts if adapter is not None else ())
-            if part.state is not AdapterState.RESIDENT or not part.users
+            if part.state is not AdapterState.RESIDENT or not (part.users or part.pinned)
         )
         held, to_come = self._held_and_to_come(sequence)
         # What a running sequence holds anyway costs nothing.

@@ -113,6 +113,7 @@ class Simulator:
             step = self.scheduler.plan()
             if step:
                 self._compute(step)
+            if step or self.scheduler.wants_turn:
                 continue
             events = [arrivals[0].time] if arrivals else []
             if self._disk.next_end is not None:
