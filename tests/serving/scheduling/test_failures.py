@@ -101,8 +101,7 @@ def test_limits_that_cannot_be_told_leave_every_request_in_one_place(call):
     world.store.start_load(sequences[0].adapter)
     world.threads.run()
     with pytest.raises(ValueError, match="no such day"):
-        for _ in range(9):
-            world.step()
+        world.steps(9)
     for sequence in sequences:
         world.scheduler.remove(sequence)
     world.audit([])
@@ -124,10 +123,10 @@ def test_who_was_refused_by_a_call_that_failed_can_be_ended():
     world.threads.run()
 
     def fail(*args):
-        raise ValueError
+        raise ValueError("no such time")
 
     world.scheduler._deadlines.hopeless = fail
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="no such time"):
         world.step()
     for sequence in (fits, refused):
         world.scheduler.remove(sequence)
