@@ -109,7 +109,8 @@ def what_next(output: Path, picture: Path) -> str:
             "",
             "Go on by hand:",
             f"  .venv/bin/{serve}",
-            "  curl http://127.0.0.1:8000/v1/chat/completions -d '{",
+            "  curl http://127.0.0.1:8000/v1/chat/completions \\",
+            "    -H 'Content-Type: application/json' -d '{",
             '    "model": "helpdesk",',
             '    "messages": [{"role": "user", "content": "My mouse is stuck."}]}\'',
         ]

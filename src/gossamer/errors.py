@@ -165,11 +165,38 @@ class EngineStoppedError(ServingError):
     """The engine is shutting down or has failed."""
 
 
+MAX_CUT = 200
+"""Characters of somebody else's text that a message repeats."""
+
+MAX_LISTED = 20
+"""Known names that a message lists."""
+
+MAX_COMPARED = 500
+"""Known names among which the nearest to an unknown one is looked for: comparing costs more than
+all else that is done with a name."""
+
+
+def cut(text: str, length: int = MAX_CUT) -> str:
+    """`text`, cut to a length fit for a message: what users send may be of any size."""
+    return text if len(text) <= length else text[: length - 3] + "..."
+
+
 def unknown_name_message(what: str, name: str, known: Iterable[str]) -> str:
-    """One line that says `name` does not exist and names the nearest (or all) known names."""
+    """One line that says `name` does not exist and names the nearest (or all) known names.
+
+    However long `name` is and however many there are: what it costs is bounded.
+    """
     names = sorted(known)
-    close = get_close_matches(name, names, n=3, cutoff=0.5)
+    close = [] if len(name) > MAX_CUT else get_close_matches(name, _alike(name, names), cutoff=0.5)
+    name = cut(name)
     if close:
         return f"unknown {what} '{name}'; did you mean {' or '.join(repr(c) for c in close)}?"
-    listed = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
+    listed = cut(", ".join(names[:MAX_LISTED]), 1000) + (", ..." if len(names) > MAX_LISTED else "")
     return f"unknown {what} '{name}'; known: {listed or 'none'}"
+
+
+def _alike(name: str, names: list[str]) -> list[str]:
+    """Those of many names that begin like `name`, as the nearest mostly does."""
+    if len(names) > MAX_COMPARED:
+        names = [each for each in names if each[:2] == name[:2]] or names
+    return names[:MAX_COMPARED]

@@ -107,7 +107,8 @@ def test_help_shows_every_setting_without_loading_torch():
 
 def fetch(url, body=None, key="secret"):
     data = json.dumps(body).encode() if body is not None else None
-    request = urllib.request.Request(url, data, {"Authorization": f"Bearer {key}"})
+    headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
+    request = urllib.request.Request(url, data, headers)
     with urllib.request.urlopen(request, timeout=30) as response:
         return json.load(response)
 

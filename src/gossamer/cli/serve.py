@@ -7,7 +7,7 @@ Every adapter folder below the one given with --adapters is a model of its own: 
 at once. The line "ready" tells the address; then, for example:
 
 curl http://127.0.0.1:8000/v1/models
-curl http://127.0.0.1:8000/v1/chat/completions -d '{
+curl http://127.0.0.1:8000/v1/chat/completions -H 'Content-Type: application/json' -d '{
   "model": "smollm2-135m", "messages": [{"role": "user", "content": "Hello!"}]}'
 
 Ctrl-C or SIGTERM lets running requests end first; a second one stops at once.
@@ -36,8 +36,14 @@ ENGINE = Options(
 HTTP = Options(
     HttpSettings,
     title="HTTP",
-    names={"api_keys": "api-key", "cors_origins": "cors-origin"},
-    metavars={"host": "HOST", "api_keys": "KEY", "keys": "FILE", "cors_origins": "ORIGIN"},
+    names={"api_keys": "api-key", "cors_origins": "cors-origin", "allowed_hosts": "allowed-host"},
+    metavars={
+        "host": "HOST",
+        "api_keys": "KEY",
+        "keys": "FILE",
+        "cors_origins": "ORIGIN",
+        "allowed_hosts": "NAME",
+    },
 )
 
 

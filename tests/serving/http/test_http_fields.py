@@ -2,6 +2,8 @@
 
 import pytest
 
+from gossamer.serving.http.settings import HttpSettings
+
 HELLO = [{"role": "user", "content": "hello"}]
 CHAT = "/v1/chat/completions"
 PLAIN = "/v1/completions"
@@ -157,16 +159,41 @@ def test_what_common_clients_send_by_default_is_accepted(make_engine, ask, path,
     ],
 )
 def test_bodies_that_are_no_request(make_engine, ask, content, part):
-    response = ask(make_engine(), "POST", PLAIN, content=content)
+    headers = {"Content-Type": "application/json"}
+    response = ask(make_engine(), "POST", PLAIN, content=content, headers=headers)
     assert response.status_code == 400
     assert part in response.json()["error"]["message"]
 
 
-def test_content_type_does_not_matter(make_engine, ask):
-    headers = {"Content-Type": "application/x-www-form-urlencoded"}
-    content = b'{"model": "tiny", "prompt": "a"}'
+@pytest.mark.parametrize(
+    "kind", ["application/json", "Application/JSON; charset=utf-8", "application/vnd.api+json"]
+)
+def test_json_by_any_of_its_names_is_read(make_engine, ask, kind):
+    content, headers = b'{"model": "tiny", "prompt": "a"}', {"Content-Type": kind}
     response = ask(make_engine(), "POST", PLAIN, content=content, headers=headers)
     assert response.status_code == 200
+
+
+@pytest.mark.parametrize("keys", [(), ("secret",)])
+@pytest.mark.parametrize(
+    ("headers", "part"),
+    [
+        ({"Content-Type": "application/x-www-form-urlencoded"}, "x-www-form-urlencoded'; add"),
+        ({"Content-Type": "text/plain"}, "'text/plain'; add the header 'Content-Type: app"),
+        ({"Content-Type": "text/json+json"}, "-H 'Content-Type: application/json'"),
+        ({}, "no content type"),
+        ({"Content-Type": "application/json", "Content-Encoding": "gzip"}, "'gzip' are not read"),
+    ],
+)
+def test_other_bodies_are_not_read(make_engine, ask, headers, part, keys):
+    content = b'{"model": "tiny", "prompt": "a"}'
+    headers = {**headers, "Authorization": "Bearer secret"}
+    settings = HttpSettings(api_keys=keys)
+    engine = make_engine()
+    response = ask(engine, "POST", PLAIN, content=content, headers=headers, settings=settings)
+    assert response.status_code == 415
+    assert part in response.json()["error"]["message"]
+    assert engine.submitted == []
 
 
 def test_long_values_are_cut_in_messages(make_engine, ask):

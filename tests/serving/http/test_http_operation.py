@@ -106,7 +106,7 @@ def test_metrics_of_engine_and_calls(make_engine):
     from gossamer.serving.http.app import create_app
 
     engine = make_engine()
-    with TestClient(create_app(engine, HttpSettings())) as client:
+    with TestClient(create_app(engine, HttpSettings()), base_url="http://localhost") as client:
         client.post("/v1/completions", json={**BODY, "n": 2})
         client.post("/v1/completions", json={**BODY, "temperature": 9})
         client.post("/nonsense/1")

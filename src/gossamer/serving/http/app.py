@@ -8,12 +8,13 @@ from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
-from gossamer.errors import GossamerError
+from gossamer.errors import GossamerError, cut
 from gossamer.serving.http.context import Context
 from gossamer.serving.http.encode import Encoder
 from gossamer.serving.http.errors import ApiError, ClientGoneError, to_api_error
 from gossamer.serving.http.metrics import Metrics
 from gossamer.serving.http.middleware import CLIENT_GONE, ApiKeyCheck, Surround
+from gossamer.serving.http.origins import OriginCheck
 from gossamer.serving.http.routes import adapters, chat, completions, models, operation
 from gossamer.serving.http.settings import HttpSettings
 from gossamer.serving.interface import EngineInterface
@@ -55,6 +56,9 @@ def _surround(app: FastAPI, context: Context) -> None:
     if settings.needs_key:
         file = KeyFile(settings.keys) if settings.keys is not None else None
         app.add_middleware(ApiKeyCheck, keys=settings.api_keys, file=file)
+    else:
+        hosts = (settings.host, *settings.allowed_hosts)
+        app.add_middleware(OriginCheck, hosts=hosts, origins=settings.cors_origins)
     if settings.cors_origins:
         # Outside the check of keys: a browser's preflight cannot carry one.
         app.add_middleware(
@@ -86,10 +90,10 @@ async def _nobody_there(http: Request, error: Exception) -> Response:
 async def _routing_error(http: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code == 404:
-        message = f"no such route: {http.method} {http.url.path}"
+        message = f"no such route: {cut(http.method)} {cut(http.url.path)}"
         return ApiError(404, message, code="unknown_route").response()
     if error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "another method")
-        message = f"{http.url.path} does not take {http.method}; use {allowed}"
+        message = f"{cut(http.url.path)} does not take {cut(http.method)}; use {allowed}"
         return ApiError(405, message, code="wrong_method", headers=error.headers).response()
     return ApiError(error.status_code, str(error.detail), headers=error.headers).response()

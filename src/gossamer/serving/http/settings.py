@@ -22,6 +22,10 @@ class HttpSettings(Settings):
     from the next call on."""
     cors_origins: tuple[str, ...] = ()
     """A web origin whose pages may call from a browser (repeatable); '*' is any."""
+    allowed_hosts: tuple[str, ...] = ()
+    """A name under which clients may call a server without keys (repeatable), beside localhost,
+    this machine's own name and numerical addresses; '*' is any. It keeps web pages out that make
+    their own name point here."""
     drain_seconds: float = Field(30.0, ge=0)
     """After SIGTERM or Ctrl-C, running requests may go on for so long."""
     max_connections: int = Field(1000, ge=1)
@@ -51,6 +55,14 @@ class HttpSettings(Settings):
         if any(not key or key != key.strip() for key in keys):
             raise ValueError("an API key is empty or begins or ends with a space")
         return keys
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _hosts_are_names(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
+        for host in hosts:
+            if not host or any(sign in host for sign in "/: "):
+                raise ValueError(f"'{host}' is not a host's name; leave out scheme and port")
+        return hosts
 
     @property
     def needs_key(self) -> bool:
