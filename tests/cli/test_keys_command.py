@@ -20,7 +20,7 @@ def test_add_list_revoke(file, capsys):
     assert main(["keys", "list", "--file", file, "--json"]) == 0
     alice, bob = json.loads(capsys.readouterr().out)
     assert (alice["tenant"], alice["share"], alice["adapters"]) == ("alice", 2.0, ["a*"])
-    assert (bob["tenant"], bob["max_in_flight"], bob["adapters"]) == ("bob", 3, None)
+    assert (bob["tenant"], bob["max_in_flight"], bob["adapters"]) == ("bob", 3, [])
     assert key.startswith(f"gsm_{alice['id']}_")
     assert main(["keys", "revoke", alice["id"], "--file", file]) == 0
     capsys.readouterr()
@@ -39,6 +39,32 @@ def test_a_second_key_keeps_what_was_set_and_changes_what_is_given(file, capsys)
     rows = json.loads(capsys.readouterr().out)
     assert len({row["id"] for row in rows}) == 2
     assert all((row["share"], row["tokens_per_minute"]) == (3.0, 100) for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("options", "words", "adapters"),
+    [
+        ([], "tenant 'new' may use the base model only; give it adapters with --adapter", []),
+        (["--adapter", "*"], "the base model and all adapters", ["*"]),
+        (["--adapter", "a", "--adapter", "b-*"], "the adapters a, b-*", ["a", "b-*"]),
+        (["--admin"], "and all adapters", ["*"]),
+        (["--admin", "--adapter", "a"], "the adapters a", ["a"]),
+    ],
+)
+def test_a_new_tenant_gets_what_is_said_and_no_more(file, capsys, options, words, adapters):
+    assert main(["keys", "add", "new", "--file", file, *options]) == 0
+    captured = capsys.readouterr()
+    assert captured.out.count("\n") == 1
+    assert words in captured.err
+    main(["keys", "list", "--file", file, "--json"])
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["adapters"] == adapters
+
+
+def test_a_second_key_leaves_the_adapters_as_they_are(file, capsys):
+    main(["keys", "add", "alice", "--file", file, "--adapter", "a*"])
+    main(["keys", "add", "alice", "--file", file, "--admin"])
+    assert capsys.readouterr().err.count("the adapters a*") == 2
 
 
 @pytest.mark.parametrize(

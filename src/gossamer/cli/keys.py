@@ -2,21 +2,27 @@
 
 gossamer keys add TENANT                        make a key; it is shown once, only its hash is kept
 gossamer keys add TENANT --adapter 'team-*'     ... and set what the tenant may use
+gossamer keys add TENANT --admin                ... or make it an administrator's
 gossamer keys list                              keys and tenants
 gossamer keys revoke ID                         make a key invalid
 
-The file is given to the server with `gossamer serve --keys FILE`. A running server sees a change at
-the next call; tenants may also be edited by hand.
+A new tenant may use the base model only, until it is given names or patterns of adapters; '*' is
+all of them, which a new administrator gets. The file is given to the server with `gossamer serve
+--keys FILE`. A running server sees a change at the next call; tenants may also be edited by hand.
 """
 
 import argparse
 import json
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gossamer.cli.tables import print_table
 from gossamer.errors import SettingError, UnknownNameError
+
+if TYPE_CHECKING:
+    from gossamer.serving.keys import TenantSettings
 
 LIMITS = {
     "--share": ("share", float, "X"),
@@ -86,8 +92,15 @@ def _add(args: argparse.Namespace) -> int:
     fields = {"adapters", "admin", *(field for field, _, _ in LIMITS.values())}
     changes = {name: value for name, value in vars(args).items() if name in fields}
 
+    made: list[TenantSettings] = []
+
     def change(content: KeyFileSettings) -> KeyFileSettings:
-        tenant = updated_tenant(content.tenants.get(args.tenant), changes)
+        former = content.tenants.get(args.tenant)
+        if former is None and changes.get("admin"):
+            # Who may load any adapter under any name may use them all.
+            changes.setdefault("adapters", ["*"])
+        tenant = updated_tenant(former, changes)
+        made.append(tenant)
         today = datetime.now(UTC).date().isoformat()
         entry = KeySettings(
             id=key_id, tenant=args.tenant, sha256=digest(key.encode()), created=today
@@ -97,8 +110,19 @@ def _add(args: argparse.Namespace) -> int:
         )
 
     change_keys(args.file, change, create=True)
+    # Beside the key, which programs read from the output.
+    print(f"gossamer: {_what_it_may_use(args.tenant, made[-1], args.file)}", file=sys.stderr)
     print(key)
     return 0
+
+
+def _what_it_may_use(name: str, tenant: "TenantSettings", file: Path) -> str:
+    begin = f"tenant '{name}' may use the base model"
+    if not tenant.adapters:
+        return f"{begin} only; give it adapters with --adapter, or in its list 'adapters' in {file}"
+    if "*" in tenant.adapters:
+        return f"{begin} and all adapters"
+    return f"{begin} and the adapters {', '.join(tenant.adapters)}"
 
 
 def _list(args: argparse.Namespace) -> int:
@@ -143,5 +167,5 @@ def _cell(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "-"
     if isinstance(value, list):
-        return " ".join(value)
+        return " ".join(value) or "-"
     return "-" if value is None else str(value)

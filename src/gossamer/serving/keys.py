@@ -27,8 +27,8 @@ _MIB = 2**20
 class TenantSettings(Settings):
     """What a tenant in a key file may use."""
 
-    adapters: tuple[str, ...] | None = None
-    """Names or patterns (such as `team-*`) of the adapters it sees and may name; unset: all. The
+    adapters: tuple[str, ...] = ()
+    """Names or patterns (such as `team-*`) of the adapters it sees and may name; `*` is all. The
     base model is open to every tenant."""
     admin: bool = False
     """Whether its keys open what is for those who run the server, such as /metrics."""

@@ -53,7 +53,7 @@ def test_without_a_valid_key_nothing_but_health_is_answered(call, keys, key):
 
 
 def test_requests_carry_tenant_and_priority(call, keys):
-    key = keys("alice")
+    key = keys("alice", "--adapter", "*")
     reply = call(key, "POST", "/v1/completions", json=body("pirate", priority=-3))
     assert reply.status_code == 200
     (request,) = call.engine.submitted
@@ -120,6 +120,13 @@ def test_blanks_and_weights_do_not_pass_the_access_list(make_engine, ask, keys):
         )
         assert reply.status_code == 404, model
     assert not engine.submitted
+
+
+def test_a_new_tenant_sees_the_base_model_only(call, keys):
+    key = keys("alice")
+    assert [model["id"] for model in call(key, "GET", "/v1/models").json()["data"]] == ["tiny"]
+    assert call(key, "POST", "/v1/completions", json=body("pirate")).status_code == 404
+    assert call(key, "POST", "/v1/completions", json=body("tiny")).status_code == 200
 
 
 def test_metrics_need_an_administrator(call, keys):

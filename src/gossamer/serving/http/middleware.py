@@ -4,6 +4,7 @@ import hmac
 import uuid
 from collections.abc import Iterable
 
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -68,7 +69,7 @@ class ApiKeyCheck:
         if scope["type"] != "http" or scope["path"] in OPEN_PATHS:
             await self._app(scope, receive, send)
             return
-        caller = self._caller(Headers(scope=scope).get("authorization", ""))
+        caller = await self._caller(Headers(scope=scope).get("authorization", ""))
         if caller is not None:
             scope.setdefault("state", {})["caller"] = caller
             await self._app(scope, receive, send)
@@ -81,7 +82,7 @@ class ApiKeyCheck:
         )
         await refusal.response()(scope, receive, send)
 
-    def _caller(self, authorization: str) -> Caller | None:
+    async def _caller(self, authorization: str) -> Caller | None:
         scheme, _, text = authorization.partition(" ")
         if scheme.lower() != "bearer":
             return None
@@ -91,4 +92,7 @@ class ApiKeyCheck:
         matches = [hmac.compare_digest(given, known) for known in self._digests]
         if any(matches):
             return Caller(is_admin=True)
-        return self._file.find(key) if self._file is not None else None
+        if self._file is None:
+            return None
+        # On a thread: the file is read again if it has changed, and its disk may be slow.
+        return await run_in_threadpool(self._file.find, key)
