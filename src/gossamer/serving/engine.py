@@ -36,6 +36,7 @@ from gossamer.serving.scheduler import Scheduled, Scheduler, adapters_of
 from gossamer.serving.sequence import Sequence
 from gossamer.serving.step_figures import StepFigures
 from gossamer.serving.text import TextStream
+from gossamer.serving.vocabulary import vocabulary_of
 
 log = logging.getLogger(__name__)
 
@@ -349,7 +350,7 @@ class Engine:
             sampling=SamplingState(params, tuple(self._eos_token_ids)),
             stream=TextStream(self.tokenizer, params.stop),
             eos_token_ids=self._eos_token_ids,
-            tokenizer=self.tokenizer,
+            vocabulary=vocabulary_of(self.tokenizer),
             emit=_guarded(on_event),
         )
 
