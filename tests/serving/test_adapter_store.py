@@ -1,5 +1,6 @@
 """From files to blocks and back: versions, refusals, slow reads, eviction, names as attacks."""
 
+import errno
 import os
 import threading
 import time
@@ -11,6 +12,7 @@ from policy_fakes import FakeFolder, FakeLoader
 
 from gossamer.errors import (
     AdapterFormatError,
+    AdapterReadError,
     AdapterReplacedError,
     CapacityError,
     GossamerError,
@@ -125,12 +127,12 @@ def test_changed_files_change_the_signature(tmp_path):
 class Store:
     """An adapter store over pretended files, with its real reading thread."""
 
-    def __init__(self, num_blocks=20, sizes=None, loader=FakeLoader):
+    def __init__(self, num_blocks=20, sizes=None, loader=FakeLoader, **options):
         self.folder = FakeFolder(sizes or {"a": 5, "b": 5})
         self.pool = BlockPool(num_blocks)
         self.loader = loader(self.folder)
         self.woken = threading.Event()
-        self.store = AdapterStore(self.folder, self.pool, self.loader, self.woken.set)
+        self.store = AdapterStore(self.folder, self.pool, self.loader, self.woken.set, **options)
 
     def read(self, *names):
         """Look up and read; returns the entries."""
@@ -386,3 +388,75 @@ def test_created_is_the_time_of_the_weights(tmp_path, tiny_model):
     (status,) = store.statuses()
     store.close()
     assert status.created == 1_234_567
+
+
+# Faults that are not the adapter's.
+
+PASSING = [
+    OSError(errno.EMFILE, "Too many open files"),
+    OSError(errno.EIO, "Input/output error"),
+    OSError(errno.EACCES, "Permission denied"),
+    MemoryError(),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: can't allocate memory"),
+    AdapterReadError("a disk that hangs"),
+    TimeoutError(errno.ETIMEDOUT, "Connection timed out"),
+]
+
+
+@pytest.mark.parametrize("error", PASSING, ids=lambda error: f"{type(error).__name__}{error}"[:25])
+def test_a_passing_error_is_told_once_and_then_tried_again(make_store, error):
+    world = make_store()
+    world.loader.errors["a"] = error
+    (entry,) = world.read("a")
+    assert entry.state is AdapterState.UNREADABLE
+    assert type(entry.error) is AdapterReadError
+    assert entry.error.retry_after > 0
+    assert world.store.look_up("a") is not entry
+    del world.loader.errors["a"]
+    assert [each.state for each in world.read("a")] == [AdapterState.HOST]
+
+
+@pytest.mark.parametrize(
+    "error", [FileNotFoundError(errno.ENOENT, "No such file"), KeyError("a bug"), ValueError("x")]
+)
+def test_what_is_wrong_with_an_adapter_stays_so_until_its_files_change(make_store, error):
+    world = make_store()
+    world.loader.errors["a"] = error
+    world.read("a")
+    with pytest.raises(AdapterFormatError):
+        world.store.look_up("a")
+    del world.loader.errors["a"]
+    with pytest.raises(AdapterFormatError):
+        world.store.look_up("a")
+    world.folder.versions["a"] += 1
+    assert [each.state for each in world.read("a")] == [AdapterState.HOST]
+
+
+def test_a_reading_that_hangs_holds_up_nobody_and_takes_one_thread(make_store, monkeypatch):
+    monkeypatch.setattr("gossamer.serving.daemon_threads.SLOW_SECONDS", 0.02)
+    world = make_store(read_seconds=0.1)
+    gate, load, begun = threading.Event(), world.loader.load, []
+
+    def hang(entry):
+        begun.append(entry.name)
+        assert entry.name != "a" or gate.wait(30)
+        return load(entry)
+
+    world.loader.load = hang
+    world.store.start_load(world.store.look_up("a"))
+    assert [each.state for each in world.read("b")] == [AdapterState.HOST]
+    (entry,) = world.read("a")
+    assert entry.state is AdapterState.UNREADABLE
+    assert "hangs or is slow" in str(entry.error)
+    # Those who ask meanwhile are told at once, and no other thread is lost.
+    again = world.store.look_up("a")
+    world.store.anticipate(again)
+    world.store.start_load(again)
+    assert again.state is AdapterState.UNREADABLE
+    assert begun.count("a") == 1
+    gate.set()
+    deadline = time.monotonic() + 30
+    while world.store.reader._hanging:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert [each.state for each in world.read("a")] == [AdapterState.HOST]

@@ -127,6 +127,90 @@ def test_a_taken_name_is_replaced_only_when_asked(make_engine, shelf):
     check_idle(engine)
 
 
+@pytest.mark.parametrize("pinned", [False, True])
+def test_a_replacement_that_proves_broken_leaves_what_works_as_it_was(make_engine, shelf, pinned):
+    engine = make_engine(shelf)
+    engine.load_adapter("x", "shelf/one", pin=pinned).result(WAIT)
+    before = ask_tokens(engine, "x", max_tokens=100)
+    weights = shelf / "shelf" / "two" / "adapter_model.safetensors"
+    good = weights.read_bytes()
+    weights.write_bytes(good[:-64])
+    running = ask(engine, adapter="x", max_tokens=100)
+    for pin in (False, True):
+        with pytest.raises(AdapterFormatError):
+            engine.load_adapter("x", "shelf/two", replace=True, pin=pin).result(WAIT)
+        assert ask_tokens(engine, "x", max_tokens=100) == before
+        (status,) = engine.adapters()
+        assert (status.name, status.pinned) == ("x", pinned)
+    running.wait()
+    assert running.tokens == before
+    weights.write_bytes(good)
+    status = engine.load_adapter("x", "shelf/two", replace=True).result(WAIT)
+    assert status.pinned == pinned
+    assert ask_tokens(engine, "x", max_tokens=100) != before
+    if pinned:
+        engine.pin_adapter("x", pinned=False).result(WAIT)
+    check_idle(engine)
+
+
+def test_until_the_new_files_are_read_the_name_means_the_old_ones(make_engine, shelf):
+    engine = make_engine(shelf)
+    engine.load_adapter("x", "shelf/one").result(WAIT)
+    before = ask_tokens(engine, "x", max_tokens=40)
+    gate, load = threading.Event(), engine._adapters.reader._loader.load
+    engine._adapters.reader._loader.load = lambda entry: (gate.wait(WAIT), load(entry))[1]
+    replacing = engine.load_adapter("x", "shelf/two", replace=True)
+    assert ask_tokens(engine, "x", max_tokens=40) == before
+    assert not replacing.done()
+    gate.set()
+    replacing.result(WAIT)
+    assert ask_tokens(engine, "x", max_tokens=40) != before
+    check_idle(engine)
+
+
+@pytest.mark.parametrize("meanwhile", ["unload", "load"])
+def test_a_replacement_that_was_overtaken_changes_nothing(make_engine, shelf, meanwhile):
+    engine = make_engine(shelf)
+    engine.load_adapter("x", "shelf/one").result(WAIT)
+    gate, load = threading.Event(), engine._adapters.reader._loader.load
+    engine._adapters.reader._loader.load = lambda entry: (gate.wait(WAIT), load(entry))[1]
+    replacing = engine.load_adapter("x", "shelf/two", replace=True)
+    if meanwhile == "unload":
+        engine.unload_adapter("x").result(WAIT)
+    else:
+        engine.load_adapter("x", "shelf/one", replace=True).result(WAIT)
+    gate.set()
+    with pytest.raises(RequestError, match="while its new files were read"):
+        replacing.result(WAIT)
+    if meanwhile == "unload":
+        assert type(refusal(engine, adapter="x")) is UnknownModelError
+    else:
+        assert ask_tokens(engine, "x")
+    check_idle(engine)
+
+
+def test_the_engine_goes_on_while_a_disk_hangs_that_a_call_must_look_at(make_engine, shelf):
+    engine = make_engine(shelf)
+    engine.load_adapter("x", "shelf/one").result(WAIT)
+    gate, names = threading.Event(), engine._adapters.names
+    fresh = names._fresh
+    names._fresh = lambda *given: (gate.wait(WAIT), fresh(*given))[1]
+    calls = [
+        lambda: engine.pin_adapter("x", pinned=True),
+        lambda: engine.load_adapter("x", "shelf/two", replace=True),
+        lambda: engine.unload_adapter("x"),
+    ]
+    threads = [threading.Thread(target=call) for call in calls]
+    for thread in threads:
+        thread.start()
+    for _ in range(5):
+        assert ask(engine).wait().finish_reason == "length"
+    assert all(thread.is_alive() for thread in threads)
+    gate.set()
+    for thread in threads:
+        thread.join(WAIT)
+
+
 def test_serving_12_check_9_unload_during_generation(make_engine, shelf):
     """Running requests end with the old weights, new ones get 404, and the name can come back."""
     engine = make_engine(shelf)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 PURE = (
     "adapter_entry",
+    "adapter_faults",
     "adapter_folder",
     "adapter_looks",
     "adapter_names",
@@ -18,6 +19,7 @@ PURE = (
     "block_pool",
     "daemon_threads",
     "door",
+    "futures",
     "histogram",
     "hot_merge",
     "interface",

@@ -3,8 +3,6 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from gossamer.durable import replacing
-
 
 def draw_plan(
     blocks_per_rank: Mapping[int, int],
@@ -35,5 +33,6 @@ def draw_plan(
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
-    with replacing(path) as scratch:
-        figure.savefig(scratch, format="png")
+    scratch = path.with_name(f".{path.name}.tmp")
+    figure.savefig(scratch, format="png")
+    scratch.replace(path)

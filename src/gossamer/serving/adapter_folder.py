@@ -135,7 +135,7 @@ def signature(path: Path) -> Signature:
 
 def is_passing(error: OSError) -> bool:
     """Whether the system failed, rather than that no file is there."""
-    return error.errno not in _NOT_THERE
+    return error.errno is not None and error.errno not in _NOT_THERE
 
 
 def is_file(path: str) -> bool:

@@ -93,23 +93,48 @@ class AdapterNames:
             if self._current.get(entry.name) is entry:
                 del self._current[entry.name]
 
-    def give(self, name: str, path: Path | None) -> AdapterEntry:
+    def peek(self, name: str) -> AdapterEntry | None:
+        """What `name` meant when it was last looked up; no file is looked at."""
+        return self._current.get(name)
+
+    def find(self, name: str) -> AdapterEntry:
+        """As `look_up_one`, but refused ones too."""
+        return self._entry(name)
+
+    def prepare(self, name: str, path: Path | None) -> AdapterEntry:
+        """An entry for the adapter in `path` (None: the one found in the folders), for `give`.
+
+        Raises `UnknownModelError`.
+        """
+        return self._fresh(name, False, path if path is not None else self._given.get(name))
+
+    def give(self, name: str, path: Path | None, entry: AdapterEntry | None = None) -> AdapterEntry:
         """Let `name` mean the adapter in `path` (None: the one found in the folders) from now on.
 
-        Files that were tried before and refused are tried again. Raises `UnknownModelError`.
+        `entry` is what `prepare` found there. Files that were tried before and refused are tried
+        again. Raises `UnknownModelError`.
         """
+        entry = entry or self.prepare(name, path)
         with self._lock:
             self._hidden.discard(name)
             if path is not None:
                 self._given[name] = path
             known = self._current.get(name)
-            if known is not None and (known.error is not None or known.draining):
-                del self._current[name]
-        return self._entry(name)
+            is_good = known is not None and known.error is None and not known.draining
+            if known is None or not is_good or not known.is_version_of(entry):
+                known = self._current[name] = entry
+            return known
+
+    def switch(self, entry: AdapterEntry) -> None:
+        """Let its name mean `entry`, which has been prepared and read, from now on."""
+        with self._lock:
+            self._hidden.discard(entry.name)
+            self._given[entry.name] = entry.path
+            self._current[entry.name] = entry
 
     def take(self, name: str) -> AdapterEntry:
         """Let `name` mean nothing. Raises `UnknownModelError` if it does already."""
-        entry = self._entry(name)
+        entry = self.peek(name) or self._entry(name)
         with self._lock:
             self._given.pop(name, None)
             self._hidden.add(name)

@@ -2,13 +2,16 @@
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol
 
-from gossamer.errors import AdapterFormatError, AdapterReplacedError, CapacityError, GossamerError
+from gossamer.errors import AdapterReadError, AdapterReplacedError, CapacityError
 from gossamer.serving.adapter_entry import AdapterEntry, AdapterState
+from gossamer.serving.adapter_faults import end_by, give_up, refuse, too_slow
 from gossamer.serving.histogram import LOAD_BOUNDS, Histogram
 
 MOST_EARLY = 4
@@ -65,6 +68,9 @@ class AdapterReader:
         self._num_blocks = num_blocks
         self._clock = clock
         self._loading: dict[AdapterEntry, Future[Loaded]] = {}
+        self._reading: Counter[Path] = Counter()
+        self._hanging: set[Path] = set()
+        """Places whose reading was given up and goes on all the same."""
         # Held while an entry goes from early to loading, or begins either.
         self._lock = threading.Lock()
         self._early: dict[AdapterEntry, Future[Loaded]] = {}
@@ -82,6 +88,7 @@ class AdapterReader:
         """
         with self._lock:
             is_unread = entry.state is AdapterState.REGISTERED and entry not in self._early
+            is_unread = is_unread and entry.path not in self._hanging
             if is_unread and self._has_room(entry):
                 self._early[entry] = self._submit(entry)
 
@@ -103,6 +110,10 @@ class AdapterReader:
                 return
             if entry in self._early:
                 self._take_early(entry)
+                return
+            if entry.path in self._hanging:
+                # Or each request for it would take another thread away.
+                give_up(entry, too_slow())
                 return
             entry.state = AdapterState.LOADING
             self._loading[entry] = self._submit(entry)
@@ -132,24 +143,35 @@ class AdapterReader:
                     del self._early[entry]
 
     def _submit(self, entry: AdapterEntry) -> "Future[Loaded]":
-        future = self._threads.submit(self._read, entry)
+        try:
+            future = self._threads.submit(self._read, entry)
+        except RuntimeError as error:  # no thread can be started
+            future = Future()
+            future.set_exception(AdapterReadError(f"adapter {entry.name}: {error}; try again"))
         future.add_done_callback(lambda _: self._wake())
         return future
 
     def _read(self, entry: AdapterEntry) -> Loaded:
         started = self._clock()
-        loaded = self._loader.load(entry)
+        with self._lock:
+            self._reading[entry.path] += 1
+        try:
+            loaded = self._loader.load(entry)
+        finally:
+            with self._lock:
+                self._reading -= Counter([entry.path])
+                self._hanging &= self._reading.keys()
         return replace(loaded, seconds=self._clock() - started)
 
     def _take_over(self, entry: AdapterEntry, future: "Future[Loaded]") -> None:
-        try:
-            loaded = future.result()
-        except GossamerError as error:
-            _refuse(entry, _without_path(error, entry))
+        error = future.exception()
+        if error is not None:
+            with self._lock:
+                if entry.path in self._reading:
+                    self._hanging.add(entry.path)
+            end_by(entry, error, "cannot be read")
             return
-        except Exception as error:  # a reader's bug must not take the engine down
-            _refuse(entry, AdapterFormatError(f"adapter {entry.name} cannot be read: {error}"))
-            return
+        loaded = future.result()
         if entry.digest not in (None, loaded.digest):
             entry.error = AdapterReplacedError(
                 f"adapter {entry.name} was replaced while this request, begun with the former one, "
@@ -161,7 +183,7 @@ class AdapterReader:
         entry.read_seconds = loaded.seconds
         _describe(entry, loaded)
         if loaded.num_blocks >= self._num_blocks:
-            _refuse(
+            refuse(
                 entry,
                 CapacityError(
                     f"adapter {entry.name} needs {loaded.num_blocks} blocks and the pool has "
@@ -177,13 +199,3 @@ def _describe(entry: AdapterEntry, loaded: Loaded) -> None:
     entry.num_virtual_tokens = loaded.num_virtual_tokens
     entry.num_blocks, entry.num_bytes = loaded.num_blocks, loaded.num_bytes
     entry.edited, entry.is_copied = loaded.edited, loaded.is_copied
-
-
-def _refuse(entry: AdapterEntry, error: GossamerError) -> None:
-    entry.error, entry.state = error, AdapterState.REFUSED
-
-
-def _without_path(error: GossamerError, entry: AdapterEntry) -> GossamerError:
-    """`error` as clients may see it: the name instead of a place on the server's disk."""
-    error.args = (str(error).replace(str(entry.path), entry.name),)
-    return error

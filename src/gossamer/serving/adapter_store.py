@@ -7,15 +7,17 @@ may call.
 import time
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
 
 from gossamer.errors import CapacityError, GossamerError, UnknownModelError
 from gossamer.serving.adapter_entry import AdapterEntry, AdapterState
+from gossamer.serving.adapter_faults import too_slow
 from gossamer.serving.adapter_names import AdapterNames, Folder
 from gossamer.serving.adapter_reader import AdapterReader, Loaded, Loader
 from gossamer.serving.adapter_status import state_of, status_of, status_of_blend
 from gossamer.serving.blend import AnyAdapter, Blend
 from gossamer.serving.block_pool import BlockPool
+from gossamer.serving.daemon_threads import DaemonThreads
 from gossamer.serving.interface import AdapterStatus
 from gossamer.serving.memory.host_cache import HostCache
 from gossamer.serving.memory.prefix_cache import PrefixCache
@@ -26,6 +28,11 @@ __all__ = ["AdapterStore", "Loaded", "Loader"]
 
 MAX_PINNED = 0.5
 """Of the pool: pinned adapters may take no more, or nothing could be computed beside them."""
+
+
+READ_SECONDS = 150.0
+"""Reading an adapter that takes longer is given up: more than a slow disk may take, since one that
+hangs does not even come back to look at the clock."""
 
 
 class AdapterStore:
@@ -43,19 +50,23 @@ class AdapterStore:
         at_once_bytes: int = 0,
         host_bytes: int = 0,
         prefixes: PrefixCache | None = None,
+        read_seconds: float = READ_SECONDS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`wake` is called on another thread whenever an adapter has been read or copied.
 
         `threads` is where adapters are read, a thread of its own unless given; `copies` where they
         are copied into the pool, the engine's unless given and for `at_once_bytes` between two
-        steps. `host_bytes` bounds the host cache.
+        steps. `host_bytes` bounds the host cache. A reading that takes longer than `read_seconds`
+        is given up.
         """
         self.names = AdapterNames(folder)
         self.prefixes = prefixes or PrefixCache(pool, 1, enabled=False)
         self.host = HostCache(host_bytes)
         self._pool = pool
-        self._threads = threads or ThreadPoolExecutor(1, thread_name_prefix="gossamer-adapters")
+        self._threads = threads or DaemonThreads(
+            "gossamer-adapters", limit_seconds=read_seconds, late=too_slow
+        )
         self._copies = copies
         self._clock = clock
         self.reader = AdapterReader(
@@ -151,17 +162,19 @@ class AdapterStore:
         """Have `adapter` read in the background, unless that is done or under way."""
         for entry in adapter.parts:
             self.reader.start(entry)
+            if entry.state is AdapterState.UNREADABLE:
+                self.names.forget(entry)
 
     def collect_loads(self) -> None:
         """Take over what has been read and copied since the last call."""
         for entry in self.reader.collect():
             if entry.state is AdapterState.HOST:
                 self.host.put(entry)
-            elif entry.state is AdapterState.REPLACED:
+            elif entry.state in (AdapterState.REPLACED, AdapterState.UNREADABLE):
                 self.names.forget(entry)
             self._remove_if_done(entry)
         for entry in self._residency.collect():
-            if entry.state is AdapterState.REFUSED:
+            if entry.state in (AdapterState.REFUSED, AdapterState.UNREADABLE):
                 # Not its files' fault: who asks for it next has it tried again.
                 self.names.forget(entry)
             self._remove_if_done(entry)
@@ -303,12 +316,14 @@ class AdapterStore:
         else:
             del self._pinned[entry]
 
-    def check_pin(self, entry: AdapterEntry) -> None:
-        """Raise what `pin` would raise."""
-        own = entry.num_blocks or 0
-        if not entry.pinned and self.num_pinned_blocks + own > MAX_PINNED * self._pool.num_blocks:
+    def check_pin(self, entry: AdapterEntry, *, instead_of: AdapterEntry | None = None) -> None:
+        """Raise what `pin` would raise, if `instead_of` were pinned no longer."""
+        own, pinned = entry.num_blocks or 0, self.num_pinned_blocks
+        if instead_of is not None and instead_of.pinned:
+            pinned -= instead_of.num_blocks or 0
+        if not entry.pinned and pinned + own > MAX_PINNED * self._pool.num_blocks:
             raise CapacityError(
-                f"adapter {entry.name} takes {own} blocks, and {self.num_pinned_blocks} of "
+                f"adapter {entry.name} takes {own} blocks, and {pinned} of "
                 f"{self._pool.num_blocks} are pinned already; at most half of them may be"
             )
 
@@ -317,6 +332,11 @@ class AdapterStore:
         be pinned instead."""
         lost, self._lost_pins = self._lost_pins, []
         return lost
+
+    def supersede(self, former: AdapterEntry, entry: AdapterEntry) -> None:
+        """Let the name of both mean `entry`; accepted requests end with `former`."""
+        self.names.switch(entry)
+        self._remove_if_done(former)
 
     def num_pinned_beside(self, adapter: AnyAdapter) -> int:
         """Blocks of pinned adapters other than `adapter`."""

@@ -3,6 +3,8 @@
 import threading
 from collections.abc import Callable
 
+from gossamer.errors import EngineStoppedError
+
 
 class Bell:
     """Messages to the engine's thread, which sleeps while there are none."""
@@ -12,11 +14,15 @@ class Bell:
         self._messages: list[Callable[[], None]] = []
         self._rung = False
         self._stopped = False
+        self._is_closed = False
 
     def ring(self, message: Callable[[], None] | None = None) -> None:
-        """Leave a message, or only wake the thread."""
+        """Leave a message, or only wake the thread. Raises `EngineStoppedError` for a message that
+        nobody would read any more."""
         with self._changed:
             if message is not None:
+                if self._is_closed:
+                    raise EngineStoppedError("the server is shutting down")
                 self._messages.append(message)
             self._rung = True
             self._changed.notify()
@@ -33,6 +39,12 @@ class Bell:
             messages, self._messages = self._messages, []
             self._rung = False
             return messages
+
+    def close(self) -> list[Callable[[], None]]:
+        """All messages so far; no more are taken."""
+        with self._changed:
+            self._is_closed = True
+        return self.take()
 
     def wait(self, *, busy: bool) -> bool:
         """Sleep until rung, unless `busy`; False once stopped."""

@@ -1,12 +1,10 @@
 """Put an engine together from its settings. The heavy imports come when that is asked for."""
 
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gossamer.errors import AdapterNotFoundError, SettingError
-from gossamer.machine import fit_threads, usable_memory
 from gossamer.serving.scheduling.deadlines import FirstTokenPolicy
 from gossamer.serving.scheduling.tenants import LimitsOf, unlimited
 from gossamer.serving.settings import ServeSettings
@@ -29,13 +27,10 @@ def build_engine(settings: ServeSettings, limits_of: LimitsOf = unlimited) -> "E
     Raises `BaseModelError`s for the model, `AdapterNotFoundError` for a missing adapter folder,
     `SettingError` for settings that cannot work here.
     """
-    from gossamer.basemodel.find import resolve
-
-    # What can be wrong with names is told before anything heavy is loaded.
     _check_adapters(settings.adapters)
-    folder = resolve(settings.model)
     import torch
 
+    from gossamer.basemodel.find import resolve
     from gossamer.basemodel.fingerprint import fingerprint
     from gossamer.basemodel.load import load_config, load_model, load_tokenizer
     from gossamer.basemodel.support import check_supported
@@ -48,11 +43,13 @@ def build_engine(settings: ServeSettings, limits_of: LimitsOf = unlimited) -> "E
     from gossamer.serving.batch import BatchBuilder
     from gossamer.serving.bell import Bell
     from gossamer.serving.block_pool import BlockPool
+    from gossamer.serving.daemon_threads import DaemonThreads
     from gossamer.serving.door import Door
     from gossamer.serving.hot_merge import HotMerger
     from gossamer.serving.kinds.pack import Packer
     from gossamer.serving.memory.prefix_cache import PrefixCache
     from gossamer.serving.merged_layers import LayerMerger
+    from gossamer.serving.request_checks import EngineLimits
     from gossamer.serving.runner import Runner
     from gossamer.serving.scheduler import Scheduler, SchedulerLimits
     from gossamer.serving.warm_up import warm_up
@@ -64,10 +61,9 @@ def build_engine(settings: ServeSettings, limits_of: LimitsOf = unlimited) -> "E
     except RuntimeError:
         raise SettingError(f"device '{settings.device}' does not exist; use cpu") from None
     backend = choose_backend(settings.backend, device, torch.float32)
-    if settings.threads is None:
-        fit_threads()
-    else:
+    if settings.threads is not None:
         torch.set_num_threads(settings.threads)
+    folder = resolve(settings.model)
     config = load_config(folder)
     check_supported(config, for_serving=True)
     tokenizer = load_tokenizer(folder)
@@ -99,7 +95,7 @@ def build_engine(settings: ServeSettings, limits_of: LimitsOf = unlimited) -> "E
         pool,
         loader,
         bell.ring,
-        copies=ThreadPoolExecutor(1, thread_name_prefix="gossamer-copies"),
+        copies=DaemonThreads("gossamer-copies", most=1),
         at_once_bytes=_AT_ONCE_BYTES,
         host_bytes=_host_bytes(settings, num_blocks * layout.block_bytes),
         prefixes=PrefixCache(
@@ -132,7 +128,7 @@ def build_engine(settings: ServeSettings, limits_of: LimitsOf = unlimited) -> "E
         pool=pool,
         adapters=adapters,
         scheduler=scheduler,
-        limits=engine.EngineLimits(
+        limits=EngineLimits(
             max_context=_max_context(settings, config),
             vocab_size=config.vocab_size,
             block_tokens=layout.block_tokens,
@@ -185,7 +181,9 @@ def _layout(settings: ServeSettings, model: Any) -> "KvLayout":
 
 def _num_blocks(settings: ServeSettings, block_bytes: int, kept_free: int) -> int:
     """Blocks of the pool; `kept_free` bytes of what is free are left for merged weights."""
-    available = max(0, usable_memory() - kept_free)
+    import psutil
+
+    available = max(0, psutil.virtual_memory().available - kept_free)
     if settings.memory_gib is None:
         wanted = min(4 * _GIB, available // 4)
     else:

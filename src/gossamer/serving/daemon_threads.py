@@ -5,14 +5,17 @@ keeps the process alive; and the work behind it waits as long. Here the threads 
 one takes over beside a slow one, and work that takes too long is given up.
 """
 
+import contextlib
 import math
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Executor, Future, InvalidStateError
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
+
+from gossamer.serving.futures import settle
 
 T = TypeVar("T")
 
@@ -66,9 +69,9 @@ class DaemonThreads(Executor):
         with self._changed:
             if not self._is_open:
                 raise RuntimeError("no work is taken after shutdown")
-            self._waiting.append(job)
             if not self._threads:
                 self._add_thread()
+            self._waiting.append(job)
             self._changed.notify_all()
         return job.future
 
@@ -88,14 +91,15 @@ class DaemonThreads(Executor):
                 thread.join(max(0.0, deadline - time.monotonic()))
 
     def _add_thread(self) -> None:
-        thread = threading.Thread(target=self._work, name=self._name, daemon=True)
-        self._threads.append(thread)
-        thread.start()
         if self._watch is None:
-            self._watch = threading.Thread(
+            watch = threading.Thread(
                 target=self._look_after, name=f"{self._name}-watch", daemon=True
             )
-            self._watch.start()
+            watch.start()
+            self._watch = watch
+        thread = threading.Thread(target=self._work, name=self._name, daemon=True)
+        thread.start()
+        self._threads.append(thread)
 
     def _work(self) -> None:
         while (job := self._next()) is not None:
@@ -104,9 +108,9 @@ class DaemonThreads(Executor):
             try:
                 result = job.work()
             except BaseException as error:
-                _settle(job.future, error=error)
+                settle(job.future, error=error)
             else:
-                _settle(job.future, result)
+                settle(job.future, result)
             # What was read must not live until the next work comes.
             del job
             result = None
@@ -141,7 +145,7 @@ class DaemonThreads(Executor):
                     self._changed.wait()
                 lost = self._overdue(time.monotonic())
             for job in lost:
-                _settle(job.future, error=self._late())
+                settle(job.future, error=self._late())
             self._pause()
 
     def _overdue(self, now: float) -> list[_Job]:
@@ -151,7 +155,8 @@ class DaemonThreads(Executor):
             job.is_given_up = True
         if self._waiting and len(slow) == len(self._threads):
             if len(self._threads) < self._most:
-                self._add_thread()
+                with contextlib.suppress(RuntimeError):  # no more threads: those there are must do
+                    self._add_thread()
             elif all(job.is_given_up for job in self._running.values()):
                 lost += self._waiting
                 self._waiting.clear()
@@ -160,16 +165,3 @@ class DaemonThreads(Executor):
     def _pause(self) -> None:
         # Not on the condition: it is notified with each piece of work.
         time.sleep(min(SLOW_SECONDS, self._limit) / 4)
-
-
-def _settle(
-    future: "Future[Any]", result: Any = None, *, error: BaseException | None = None
-) -> None:
-    """End `future` unless it has been given up."""
-    try:
-        if error is not None:
-            future.set_exception(error)
-        else:
-            future.set_result(result)
-    except InvalidStateError:
-        return

@@ -3,17 +3,19 @@
 Requests come in and events go out by messages; the thread alone touches scheduler, pool and model.
 """
 
+import atexit
 import logging
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from gossamer.errors import (
     EngineStoppedError,
+    GossamerError,
     RequestError,
     ServingError,
 )
@@ -22,35 +24,31 @@ from gossamer.serving.adapter_looks import AdapterLooks
 from gossamer.serving.adapter_store import AdapterStore
 from gossamer.serving.batch import BatchBuilder
 from gossamer.serving.bell import Bell
-from gossamer.serving.blend import AnyAdapter
+from gossamer.serving.blend import AnyAdapter, Blend
 from gossamer.serving.block_pool import BlockPool
 from gossamer.serving.door import Door
-from gossamer.serving.generation import Generation
+from gossamer.serving.engine_stats import Counts, recount, stats_of
+from gossamer.serving.generation import Generation, Receiver
 from gossamer.serving.hot_merge import HotMerger
-from gossamer.serving.interface import AdapterStatus, EngineStats, TenantStats
+from gossamer.serving.interface import AdapterStatus, EngineStats
 from gossamer.serving.messages import Event, FinishReason, Request
-from gossamer.serving.request_checks import check_prompt, check_sampling, max_new_tokens
+from gossamer.serving.request_checks import EngineLimits, check_request
 from gossamer.serving.runner import Runner
 from gossamer.serving.sampler import Choice, SamplingState, sample
 from gossamer.serving.scheduler import Scheduled, Scheduler, adapters_of
 from gossamer.serving.sequence import Sequence
 from gossamer.serving.step_figures import StepFigures
 from gossamer.serving.text import TextStream
-from gossamer.serving.vocabulary import vocabulary_of
 
 log = logging.getLogger(__name__)
 
+STOP_SECONDS = 30.0
+"""So long `shutdown` waits for the step that is being computed; longer is a hang."""
+
+EXIT_SECONDS = 5.0
+"""The same where the interpreter ends and nobody has called `shutdown`."""
+
 _FAILED = "the server failed to compute this request; see its log"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineLimits:
-    """What a request must keep to."""
-
-    max_context: int
-    vocab_size: int
-    block_tokens: int
-    block_bytes: int
 
 
 class Engine:
@@ -89,14 +87,18 @@ class Engine:
         self._looks = AdapterLooks(adapters.look_up)
         self._figures = StepFigures()
         self._merger = merger
+        self._arriving: dict[Sequence, Generation] = {}
+        """Taken in; the engine's thread has not seen them yet."""
         self._generations: dict[Sequence, Generation] = {}
         self._by_id: dict[str, Sequence] = {}
-        self._finished: Counter[str] = Counter(stop=0, length=0, cancelled=0, failed=0)
-        self._num_steps = self._num_prompt_tokens = self._num_generated = 0
+        """All that have not had their final event."""
+        self._counts = Counts()
+        self._is_broken = False
         # Held while a request is taken in, so that none slips in behind a cancel or the end.
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._loop, name="gossamer-engine", daemon=True)
         self._thread.start()
+        atexit.register(self._stop_at_exit)
 
     # From any thread.
 
@@ -111,16 +113,13 @@ class Engine:
         adapter: AnyAdapter | None = None,
     ) -> None:
         """See `EngineInterface.submit`."""
-        limits = self._limits
-        check_prompt(request, max_context=self.max_context, vocab_size=limits.vocab_size)
-        check_sampling(request.sampling)
-        capacity = self._pool.num_blocks * limits.block_tokens
+        most = check_request(request, self._limits, self._pool.num_blocks)
         if adapter is None and request.adapter is not None:
             adapter = self._adapters.look_up(request.adapter)
         sequence = Sequence(
             request=request,
             adapter=adapter,
-            max_new_tokens=max_new_tokens(request, max_context=self.max_context, capacity=capacity),
+            max_new_tokens=most,
             token_ids=list(request.prompt_token_ids),
             arrived=time.monotonic(),
         )
@@ -130,7 +129,8 @@ class Engine:
                 raise RequestError(f"request id '{request.request_id}' is in use")
             self._door.enter(request, self._num_waiting)
             self._by_id[request.request_id] = sequence
-            self._bell.ring(lambda: self._enqueue(generation))
+            self._arriving[sequence] = generation
+            self._bell.ring(lambda: self._enqueue(sequence))
             if sequence.adapter is not None and self._num_waiting <= self._scheduler.num_read_ahead:
                 self._adapters.anticipate(sequence.adapter)
 
@@ -139,7 +139,8 @@ class Engine:
         with self._lock:
             sequence = self._by_id.get(request_id)
             if sequence is not None:
-                self._bell.ring(lambda: self._cancel(sequence))
+                with suppress(EngineStoppedError):  # it is ended with all others just now
+                    self._bell.ring(lambda: self._cancel(sequence))
 
     def adapters(self) -> list[AdapterStatus]:
         """See `EngineInterface.adapters`."""
@@ -172,60 +173,41 @@ class Engine:
 
     def stats(self) -> EngineStats:
         """See `EngineInterface.stats`."""
-        resident = self._adapters.resident
-        blocks_adapters = sum(len(entry.blocks) for entry in (*resident, *self._adapters.placing))
-        blocks_cached = self._adapters.prefixes.num_idle
-        free = self._pool.num_free
-        merger = self._merger
-        return EngineStats(
-            num_running=len(self._scheduler.running),
-            num_waiting=self._num_waiting,
-            blocks_total=self._pool.num_blocks,
-            blocks_free=free,
-            blocks_kv=max(0, self._pool.num_blocks - free - blocks_adapters - blocks_cached),
-            blocks_cached=blocks_cached,
-            blocks_adapters=blocks_adapters,
-            block_bytes=self._limits.block_bytes,
-            adapters_resident=len(resident),
-            adapters_by_state=self._adapters.num_by_state(),
-            resident_bytes={entry.name: entry.num_bytes or 0 for entry in resident},
-            adapters_host=len(self._adapters.host),
-            host_bytes=self._adapters.host.num_bytes,
-            adapter_hits=dict(self._adapters.hits),
-            adapter_read_seconds=self._adapters.reader.seconds.stats(),
-            prefix_queried_tokens=self._adapters.prefixes.num_queried_tokens,
-            prefix_hit_tokens=self._adapters.prefixes.num_hit_tokens,
-            prefix_evictions=self._adapters.prefixes.num_evictions,
+        return stats_of(
+            self._adapters,
+            self._scheduler,
+            self._pool,
+            self._merger,
+            counts=self._counts,
             step=self._figures.stats(),
-            adapter_loads=self._adapters.num_loads,
-            adapter_evictions=self._adapters.num_evictions,
-            preemptions=self._scheduler.num_preemptions,
-            steps=self._num_steps,
-            prompt_tokens=self._num_prompt_tokens,
-            generated_tokens=self._num_generated,
-            finished=dict(self._finished),
-            merged_adapter=merger.merged_name if merger else None,
-            adapter_merges=merger.num_merges if merger else 0,
-            merged_steps=merger.num_steps if merger else 0,
-            tenants=self._tenants(),
+            block_bytes=self._limits.block_bytes,
+            open_requests=list(self._by_id.values()),
         )
 
     def shutdown(self, *, drain_seconds: float = 0.0) -> None:
         """See `EngineInterface.shutdown`."""
+        self._stop(drain_seconds, STOP_SECONDS)
+
+    def _stop(self, drain_seconds: float, stop_seconds: float) -> None:
         self._close_door()
         deadline = time.monotonic() + drain_seconds
         while self._by_id and self._thread.is_alive() and time.monotonic() < deadline:
             time.sleep(0.02)
         self._bell.stop()
-        self._thread.join()
+        if threading.current_thread() is self._thread:
+            return  # Called by a receiver: the thread ends when that has returned.
+        self._thread.join(stop_seconds)
+        if self._thread.is_alive():
+            log.error("the engine's thread hangs; its requests are ended without it")
+            self._end_without_thread()
         self._adapters.close()
         if self._merger is not None:
             self._merger.close()
+        atexit.unregister(self._stop_at_exit)
 
-    def _tenants(self) -> tuple[TenantStats, ...]:
-        in_flight = Counter(sequence.tenant for sequence in list(self._by_id.values()))
-        running = Counter(sequence.tenant for sequence in list(self._scheduler.running))
-        return self._scheduler.accounts.stats(in_flight - running, running)
+    def _stop_at_exit(self) -> None:
+        # A thread that computes while the interpreter is taken down may crash it.
+        self._stop(0.0, EXIT_SECONDS)
 
     @property
     def _num_waiting(self) -> int:
@@ -245,7 +227,8 @@ class Engine:
         failure: EngineStoppedError | None = None
         try:
             while self._bell.wait(busy=self._turn()):
-                pass
+                if self._is_broken:
+                    raise RuntimeError("the scheduler is in disorder")
         except BaseException:
             log.exception("the engine has failed")
             failure = EngineStoppedError("the engine has failed; see the server's log")
@@ -255,40 +238,45 @@ class Engine:
     def _end_all(self, failure: EngineStoppedError | None) -> None:
         """The last events: no request that came in stays without an answer."""
         self._close_door()
-        for message in self._bell.take():
-            message()
-        self._control.close()
-        for sequence in list(self._generations):
+        for message in self._bell.close():
+            _guard(message)
+        _guard(self._control.close)
+        for sequence in (*self._generations, *self._arriving):
             if failure is None:
-                self._finish(sequence, "cancelled")
-            else:
-                # What the scheduler holds may be in disorder.
-                self._forget(sequence, "failed").fail(failure)
+                _guard(partial(self._finish, sequence, "cancelled"))
+            # What the scheduler holds may be in disorder.
+            self._end(sequence, failure or EngineStoppedError(_FAILED))
+
+    def _end_without_thread(self) -> None:
+        """On another thread: the engine's own hangs, and may go on later."""
+        self._control.close()
+        for sequence in list(self._by_id.values()):
+            self._end(sequence, EngineStoppedError("the engine hangs; the answer was cut off"))
 
     def _turn(self) -> bool:
         """Do what can be done now; False if only a message can bring more to do."""
         try:
             for message in self._bell.take():
-                message()
+                _guard(message)
             self._adapters.collect_loads()
             self._control.turn()
             if self._merger is not None:
                 self._merger.follow()
             for sequence, error in self._scheduler.take_refused():
                 if error is not None:
-                    self._forget(sequence, "failed").fail(error)
+                    self._end(sequence, error)
                 else:
-                    self._forget(sequence, "length").finish("length")
+                    self._conclude(sequence, "length")
             step = self._scheduler.plan()
             if step:
                 self._run(step)
             elif not self._generations:
                 self._recount()
-            return bool(step) or self._scheduler.wants_turn
+            return bool(step) or self._scheduler.wants_turn or self._is_broken
         except Exception:
             log.exception("a turn of the engine has failed")
             self._fail(list(self._generations))
-            return False
+            return self._is_broken
 
     def _run(self, step: list[Scheduled]) -> None:
         started = time.monotonic()
@@ -307,23 +295,23 @@ class Engine:
         ended = time.monotonic()
         self._figures.observe(adapters_of(step), (started, built, computed, ended))
         self._scheduler.record_step(step, ended - started)
-        self._num_steps += 1
-        self._num_generated += sum(choice is not None for choice in choices)
+        self._counts.steps += 1
+        self._counts.generated_tokens += sum(choice is not None for choice in choices)
         for part in step:
             sequence = part.sequence
             if not (part.count == 1 and sequence.is_decoding):
-                self._num_prompt_tokens += part.count
+                self._counts.prompt_tokens += part.count
             self._scheduler.computed(part)
         for sequence, choice in zip(batch.sampled, choices, strict=True):
             self._accept(sequence, choice)
 
     def _accept(self, sequence: Sequence, choice: Choice | None) -> None:
         if choice is None:
-            self._fail([sequence], "the model's output for this request is not a finite number")
+            self._fail([sequence], _not_finite(sequence))
             return
-        self._scheduler.record_token(sequence)
-        self._door.spend(sequence.tenant, 1)
         try:
+            self._scheduler.record_token(sequence)
+            self._door.spend(sequence.tenant, 1)
             reason = self._generations[sequence].accept(choice)
         except Exception:
             log.exception("a token could not be taken")
@@ -333,15 +321,7 @@ class Engine:
             self._finish(sequence, reason)
 
     def _recount(self) -> None:
-        """With no request left, every block is free or holds rows of a resident adapter."""
-        self._pool.audit()
-        store = self._adapters
-        store.audit()
-        store.prefixes.audit(())
-        held = sum(len(entry.blocks) for entry in (*store.resident, *store.placing))
-        held += store.prefixes.num_blocks
-        assert held == self._pool.num_blocks - self._pool.num_free, "blocks without an owner"
-        assert not any(entry.users for entry in self._adapters.resident), "a user without a request"
+        recount(self._adapters, self._pool)
 
     def _generation(self, sequence: Sequence, on_event: Callable[[Event], None]) -> Generation:
         params = sequence.request.sampling
@@ -350,13 +330,20 @@ class Engine:
             sampling=SamplingState(params, tuple(self._eos_token_ids)),
             stream=TextStream(self.tokenizer, params.stop),
             eos_token_ids=self._eos_token_ids,
-            vocabulary=vocabulary_of(self.tokenizer),
-            emit=_guarded(on_event),
+            tokenizer=self.tokenizer,
+            emit=Receiver(on_event),
         )
 
-    def _enqueue(self, generation: Generation) -> None:
-        self._generations[generation.sequence] = generation
-        self._scheduler.add(generation.sequence)
+    def _enqueue(self, sequence: Sequence) -> None:
+        generation = self._arriving.pop(sequence, None)
+        if generation is None:  # ended meanwhile
+            return
+        self._generations[sequence] = generation
+        try:
+            self._scheduler.add(sequence)
+        except Exception:
+            log.exception("a request could not be queued")
+            self._fail([sequence])
 
     def _cancel(self, sequence: Sequence) -> None:
         # It may have ended since it was asked for.
@@ -365,25 +352,48 @@ class Engine:
 
     def _finish(self, sequence: Sequence, reason: FinishReason) -> None:
         self._scheduler.remove(sequence)
-        self._forget(sequence, reason).finish(reason)
+        self._conclude(sequence, reason)
 
-    def _fail(self, sequences: list[Sequence], why: str = _FAILED) -> None:
+    def _conclude(self, sequence: Sequence, reason: FinishReason) -> None:
+        if (generation := self._forget(sequence, reason)) is not None:
+            generation.finish(reason)
+
+    def _fail(self, sequences: list[Sequence], error: GossamerError | None = None) -> None:
+        """End `sequences`. If the scheduler cannot give one up, the engine ends after this turn."""
         for sequence in sequences:
-            self._scheduler.remove(sequence)
-            self._forget(sequence, "failed").fail(ServingError(why))
+            try:
+                self._scheduler.remove(sequence)
+            except Exception:
+                log.exception("the scheduler cannot give up a request")
+                self._is_broken = True
+            self._end(sequence, error or ServingError(_FAILED))
 
-    def _forget(self, sequence: Sequence, reason: str) -> Generation:
-        self._finished[reason] += 1
-        self._door.leave(sequence.tenant)
-        del self._by_id[sequence.request.request_id]
-        return self._generations.pop(sequence)
+    def _end(self, sequence: Sequence, error: GossamerError) -> None:
+        if (generation := self._forget(sequence, "failed")) is not None:
+            generation.fail(error)
+
+    def _forget(self, sequence: Sequence, reason: str) -> Generation | None:
+        """What tells the end of `sequence`, if nobody has told it yet. From any thread."""
+        generation = self._generations.pop(sequence, None) or self._arriving.pop(sequence, None)
+        if generation is not None:
+            self._by_id.pop(sequence.request.request_id, None)
+            self._counts.finished[reason] += 1
+            _guard(lambda: self._door.leave(sequence.tenant))
+        return generation
 
 
-def _guarded(on_event: Callable[[Event], None]) -> Callable[[Event], None]:
-    def emit(event: Event) -> None:
-        try:
-            on_event(event)
-        except Exception:  # a receiver's fault is not the engine's
-            log.exception("the receiver of an event has failed")
+def _guard(call: Callable[[], None]) -> None:
+    """One message or answer that fails reaches nobody else's."""
+    try:
+        call()
+    except Exception:
+        log.exception("a call on the engine's thread has failed")
 
-    return emit
+
+def _not_finite(sequence: Sequence) -> GossamerError:
+    what = "the model's output for this request is not a finite number"
+    if isinstance(sequence.adapter, Blend):
+        return RequestError(
+            f"model '{sequence.adapter.name}': {what}; use smaller weights", param="model"
+        )
+    return ServingError(what)

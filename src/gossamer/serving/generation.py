@@ -1,14 +1,35 @@
 """One request from the first token to the final event: sampling, text, when to stop."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from gossamer.errors import GossamerError
 from gossamer.serving.messages import Event, Failed, Finished, FinishReason, TokenLogprob, Tokens
 from gossamer.serving.sampler import Choice, SamplingState
 from gossamer.serving.sequence import Sequence
 from gossamer.serving.text import TextStream
-from gossamer.serving.vocabulary import Vocabulary
+
+log = logging.getLogger(__name__)
+
+
+class Receiver:
+    """Passes events on, none after the final one. A receiver's fault is not the engine's."""
+
+    def __init__(self, on_event: Callable[[Event], None]) -> None:
+        self._on_event = on_event
+        self._has_ended = False
+
+    def __call__(self, event: Event) -> None:
+        """Tell `event`."""
+        if self._has_ended:
+            return
+        self._has_ended = not isinstance(event, Tokens)
+        try:
+            self._on_event(event)
+        except BaseException:
+            log.exception("the receiver of an event has failed")
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
@@ -19,7 +40,7 @@ class Generation:
     sampling: SamplingState
     stream: TextStream
     eos_token_ids: frozenset[int]
-    vocabulary: Vocabulary
+    tokenizer: Any
     emit: Callable[[Event], None]
 
     def accept(self, choice: Choice) -> FinishReason | None:
@@ -38,9 +59,7 @@ class Generation:
         elif sequence.num_left <= 0:
             reason = "length"
         if reason is not None and not met_stop:
-            text += self.stream.finish(look_for_stops=not early)
-            if self.stream.met_stop:
-                reason = "stop"
+            text += self.stream.finish()
         self.emit(
             Tokens(
                 request_id=sequence.request.request_id,
@@ -77,7 +96,7 @@ class Generation:
         assert choice.logprob is not None
         return TokenLogprob(
             token_id=choice.token_id,
-            text=self.vocabulary.text_of(choice.token_id),
+            text=self.tokenizer.decode([choice.token_id]),
             logprob=choice.logprob,
-            top=tuple((t, self.vocabulary.text_of(t), value) for t, value in choice.top),
+            top=tuple((t, self.tokenizer.decode([t]), value) for t, value in choice.top),
         )

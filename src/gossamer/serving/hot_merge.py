@@ -9,11 +9,12 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from typing import Any
 
 from gossamer.serving.adapter_entry import AdapterEntry, AdapterState
+from gossamer.serving.daemon_threads import DaemonThreads
 from gossamer.serving.scheduler import Scheduled
 from gossamer.serving.scheduling.hot_adapter import HotAdapterPolicy
 
@@ -55,7 +56,7 @@ class HotMerger:
         """`threads` is where weights are merged; a thread of its own unless given."""
         self._merge = merge
         self._policy = policy or HotAdapterPolicy()
-        self._threads = threads or ThreadPoolExecutor(1, thread_name_prefix="gossamer-merge")
+        self._threads = threads or DaemonThreads("gossamer-merge", most=1)
         self._work: _Work | None = None
         self._merged: Merged | None = None
         self.num_merges = 0

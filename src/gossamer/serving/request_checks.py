@@ -1,6 +1,7 @@
 """Whether a request makes sense at all. Found out before it meets its neighbours."""
 
 import math
+from dataclasses import dataclass
 
 from gossamer.errors import CapacityError, RequestError
 from gossamer.serving.messages import Request, SamplingParams
@@ -8,6 +9,24 @@ from gossamer.serving.messages import Request, SamplingParams
 _AT_LEAST = {"min_tokens": 0, "temperature": 0, "top_k": 0, "min_p": 0}
 _AT_MOST = {"top_p": 1, "min_p": 1}
 _FINITE = ("temperature", "top_p", "min_p", "presence_penalty", "frequency_penalty")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineLimits:
+    """What a request must keep to."""
+
+    max_context: int
+    vocab_size: int
+    block_tokens: int
+    block_bytes: int
+
+
+def check_request(request: Request, limits: EngineLimits, num_blocks: int) -> int:
+    """How many tokens `request` may get, in a pool of `num_blocks`. Raises as all that follow."""
+    check_prompt(request, max_context=limits.max_context, vocab_size=limits.vocab_size)
+    check_sampling(request.sampling)
+    capacity = num_blocks * limits.block_tokens
+    return max_new_tokens(request, max_context=limits.max_context, capacity=capacity)
 
 
 def check_prompt(request: Request, *, max_context: int, vocab_size: int) -> None:

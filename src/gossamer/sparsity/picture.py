@@ -7,7 +7,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from gossamer.durable import replacing
 from gossamer.sparsity.plan import SparsityPlan
 from gossamer.sparsity.sensitivity import Sensitivity
 
@@ -31,8 +30,9 @@ def draw_plan(
         panel.grid(alpha=0.25)
         panel.spines[["top", "right"]].set_visible(False)
         panel.legend(frameon=False, fontsize="small", ncols=3)
-    with replacing(path) as scratch:
-        figure.savefig(scratch, format="png")
+    scratch = path.with_name(f".{path.name}.tmp")
+    figure.savefig(scratch, format="png")
+    scratch.replace(path)
 
 
 def _draw_increases(axes: Any, sensitivity: Sensitivity) -> None:

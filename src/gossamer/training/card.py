@@ -6,7 +6,6 @@ from typing import Any
 
 import yaml
 
-from gossamer.durable import write_whole
 from gossamer.methods import Method
 from gossamer.training.metrics import Record
 from gossamer.training.result import RunResult
@@ -34,7 +33,9 @@ def write_card(
         "## Settings\n\n" + _table(_setting_rows(settings, recorded)),
         f"Repeat it: `gossamer tune --config {path.parent / 'run.yaml'} --output OTHER-FOLDER`.",
     ]
-    write_whole(path, "\n\n".join(sections) + "\n")
+    scratch = path.with_name(f".{path.name}.tmp")
+    scratch.write_text("\n\n".join(sections) + "\n", encoding="utf-8")
+    scratch.replace(path)
 
 
 def result_rows(result: RunResult) -> list[tuple[str, str]]:

@@ -3,7 +3,7 @@
 import pytest
 from policy_fakes import World
 
-from gossamer.errors import AdapterFormatError
+from gossamer.errors import AdapterReadError
 from gossamer.serving.adapter_entry import AdapterState
 from gossamer.serving.scheduling.tenants import NO_LIMITS
 
@@ -30,8 +30,9 @@ def test_a_placement_that_fails_ends_its_adapters_requests_only(caches, copies):
     victims = [world.add(0, 1, "a", prompt=PROMPT) for _ in range(2)]
     world.steps()
     assert ends(world) == (set(victims), {first, *bystanders})
-    assert {str(error) for _, error in world.refused} == {"adapter a cannot be placed: MemoryError"}
-    assert {type(error) for _, error in world.refused} == {AdapterFormatError}
+    told = "adapter a cannot be placed now: no memory is left; try again"
+    assert {str(error) for _, error in world.refused} == {told}
+    assert {type(error) for _, error in world.refused} == {AdapterReadError}
     world.audit([])
     # The files are good: who asks next has it tried again.
     world.loader.place = place

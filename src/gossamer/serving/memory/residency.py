@@ -1,16 +1,14 @@
 """Adapters in the pool: placing them, now or in the background, and putting them out."""
 
-import logging
 import time
 from collections.abc import Callable, Collection
 from concurrent.futures import Executor, Future
 from typing import Any, Protocol
 
-from gossamer.errors import AdapterFormatError
+from gossamer.errors import GossamerError
 from gossamer.serving.adapter_entry import AdapterEntry, AdapterState
+from gossamer.serving.adapter_faults import end_by
 from gossamer.serving.block_pool import BlockPool
-
-log = logging.getLogger(__name__)
 
 
 class Placer(Protocol):
@@ -59,7 +57,7 @@ class Residency:
         return self.can_copy(entry) and (entry.num_bytes or 0) > self._at_once_left
 
     def place(self, entry: AdapterEntry) -> None:
-        """Place it now, into free blocks. Raises `AdapterFormatError` and refuses it."""
+        """Place it now, into free blocks. Raises a `GossamerError` and refuses it."""
         self._at_once_left -= entry.num_bytes or 0
         entry.blocks = self._take(entry)
         try:
@@ -102,15 +100,13 @@ class Residency:
         del self.resident[entry]
         self.num_evictions += 1
 
-    def _refuse(self, entry: AdapterEntry, error: Exception) -> AdapterFormatError:
+    def _refuse(self, entry: AdapterEntry, error: Exception) -> GossamerError:
         """Placing it has failed, for want of memory, say: its blocks are free again."""
-        log.error("adapter %s cannot be placed", entry.name, exc_info=error)
         self._pool.give(entry.blocks, entry)
         entry.blocks = []
-        what = str(error) or type(error).__name__
-        refusal = AdapterFormatError(f"adapter {entry.name} cannot be placed: {what}")
-        entry.error, entry.state = refusal, AdapterState.REFUSED
-        return refusal
+        end_by(entry, error, "cannot be placed")
+        assert entry.error is not None
+        return entry.error
 
     def _take(self, entry: AdapterEntry) -> list[int]:
         assert entry.num_blocks is not None

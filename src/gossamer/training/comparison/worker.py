@@ -15,7 +15,6 @@ from typing import Any, TextIO
 
 from filelock import FileLock
 
-from gossamer.durable import disk_trouble
 from gossamer.errors import GossamerError
 from gossamer.training.comparison.jobs import Job, carry_out
 from gossamer.training.comparison.layout import JobFolder, read_json
@@ -55,9 +54,7 @@ def main(folder: Path) -> int:
             tell({"event": "failed", "error": type(error).__name__, "reason": str(error)})
         except Exception as error:
             traceback.print_exc()
-            trouble = disk_trouble(error)
-            kind = "TrainingError" if trouble is None else "StorageError"
-            tell({"event": "failed", "error": kind, "reason": trouble or _unexpected(error)})
+            tell({"event": "failed", "error": "TrainingError", "reason": _unexpected(error)})
     return FAILED
 
 

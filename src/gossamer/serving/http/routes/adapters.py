@@ -76,18 +76,20 @@ async def _load(
     http: Request, name: str, path: str | None, *, replace: bool, pin: bool
 ) -> JSONResponse:
     engine = Context.of(http).engine
-    future = engine.load_adapter(name, path, replace=replace, pin=pin)
+    # These calls look at files, on a disk that may hang: not on the event loop.
+    future = await run_in_threadpool(engine.load_adapter, name, path, replace=replace, pin=pin)
     return JSONResponse(_shown(await _result(http, future)))
 
 
 async def _unload(http: Request, name: str) -> JSONResponse:
-    await _result(http, Context.of(http).engine.unload_adapter(name))
+    future = await run_in_threadpool(Context.of(http).engine.unload_adapter, name)
+    await _result(http, future)
     return JSONResponse({"id": name, "object": "adapter", "state": "removed"})
 
 
 async def _pin(http: Request, name: str, *, pinned: bool) -> JSONResponse:
     await _body_or_nothing(http)
-    future = Context.of(http).engine.pin_adapter(name, pinned=pinned)
+    future = await run_in_threadpool(Context.of(http).engine.pin_adapter, name, pinned=pinned)
     return JSONResponse(_shown(await _result(http, future)))
 
 

@@ -1,0 +1,23 @@
+"""Ending futures whose holders may have cancelled or ended them, or whose callbacks fail."""
+
+import logging
+from concurrent.futures import Future, InvalidStateError
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+
+def settle(
+    future: "Future[Any]", result: Any = None, *, error: BaseException | None = None
+) -> None:
+    """End `future` with `error` or `result`, unless it has ended already. Never raises."""
+    try:
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(result)
+    except InvalidStateError:
+        return
+    except BaseException:
+        # Of a callback: `Future` itself passes on what is no `Exception`.
+        log.exception("the receiver of a result has failed")
