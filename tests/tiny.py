@@ -1,6 +1,7 @@
 """Tiny random base models and adapters for the tests; made on the spot, nothing is downloaded."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -32,11 +33,24 @@ SHAPE = {
 }
 
 
+def spell(piece: bytes) -> str:
+    """`piece` in the printable characters that stand for bytes in byte-level vocabularies."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return "".join(chr(b) if b in printable else chr(256 + others.index(b)) for b in piece)
+
+
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
     """A byte-level tokenizer: one token per byte and three special tokens; any text round-trips."""
+    return byte_level_tokenizer()
+
+
+def byte_level_tokenizer(pieces: Sequence[bytes] = ()) -> PreTrainedTokenizerFast:
+    """The same with tokens for `pieces`, which it decodes and never makes of a text."""
     # The 256 printable stand-ins of bytes, after the special tokens.
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocab = {token: index for index, token in enumerate([*SPECIAL_TOKENS, *alphabet])}
+    tokens = dict.fromkeys([*SPECIAL_TOKENS, *alphabet, *map(spell, pieces)])
+    vocab = {token: index for index, token in enumerate(tokens)}
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

@@ -5,6 +5,7 @@
     │   ├── UnknownNameError       a name that does not exist; suggests the nearest
     │   ├── SettingError           a setting with an impossible value
     │   └── MissingExtraError      an optional dependency is not installed
+    ├── StorageError               a disk that is full, read-only, or not ours to write to
     ├── DataError                  training data that cannot be used
     ├── BaseModelError
     │   ├── ModelNotFoundError     no such alias, folder or hub id
@@ -64,6 +65,15 @@ class SettingError(UsageError):
 
 class MissingExtraError(UsageError):
     """An optional dependency is not installed."""
+
+    @classmethod
+    def of(cls, what: str, needs: str, extra: str) -> "MissingExtraError":
+        """Build the error for `what`, which needs a package of the group `extra`."""
+        return cls(f"{what} needs {needs}; in the clone of Gossamer: pip install -e '.[{extra}]'")
+
+
+class StorageError(GossamerError):
+    """A disk that is full, broken, read-only, or not ours to write to."""
 
 
 class DataError(GossamerError):

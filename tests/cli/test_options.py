@@ -97,7 +97,7 @@ def test_argparse_names_the_option(arguments, part, capsys):
 
 def test_impossible_value_is_a_setting_error():
     _, args = parse("--brand", "x", "--heat", "-3")
-    with pytest.raises(SettingError, match=r"^--heat = -3\.0.*greater than 0"):
+    with pytest.raises(SettingError, match=r"^--heat = -3\.0.*above 0"):
         OVEN.read(args)
 
 

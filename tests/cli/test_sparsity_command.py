@@ -39,7 +39,7 @@ def test_a_plan_is_found_and_drawn(tiny_model, rows, tmp_path, capsys):
     ("more", "words"),
     [
         (["--target", "0.05"], "target 0.05 cannot be reached"),
-        (["--target", "1.5"], "less than 1"),
+        (["--target", "1.5"], "below 1"),
         (["--set", "mlp_share=[0.5]"], "did you mean 'mlp_shares'"),
     ],
 )

@@ -270,7 +270,7 @@ CASES: dict[str, Case] = {
         count=lambda s: sum(round(0.1 * rows * columns) for rows, columns in s.values()),
         learns=("slora_values",),
         four_bit="its weight is quantised",
-        wrong=(NO_TARGET, NO_LAYER, ({"density": 0}, "'density' = 0: Input should be greater")),
+        wrong=(NO_TARGET, NO_LAYER, ({"density": 0}, "'density' = 0: must be above")),
     ),
     "sparse_lora": Case(
         settings={"rank": RANK, "density": 0.1, "probe_batches": 1},

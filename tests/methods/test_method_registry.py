@@ -35,9 +35,9 @@ def test_an_unknown_method_names_the_nearest():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"rank": 0}, "'rank' = 0: Input should be greater than or equal to 1"),
+        ({"rank": 0}, "'rank' = 0: must be at least 1"),
         ({"rank": "many"}, "'rank' = 'many'"),
-        ({"dropout": 1.5}, "'dropout' = 1.5: Input should be less than 1"),
+        ({"dropout": 1.5}, "'dropout' = 1.5: must be below 1"),
         ({"alpha": -1}, "'alpha' = -1"),
         ({"rnk": 8}, "unknown setting 'rnk'; did you mean 'rank'"),
         ({"layers": [-1]}, "'layers.0' = -1"),

@@ -107,8 +107,8 @@ def test_a_plan_survives_its_file(tmp_path):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("mlp: {0-2: 1.0}", r"less than 1"),
-        ("mlp: {0-2: -0.1}", r"greater than or equal to 0"),
+        ("mlp: {0-2: 1.0}", r"below 1"),
+        ("mlp: {0-2: -0.1}", r"at least 0"),
         ("mlp: {a-b: 0.5}", r"'a-b' is no layer or range of layers"),
         ("mlp: {3-1: 0.5}", r"'3-1' ends before it begins"),
         ("mlp: {0-2: 0.5, 2: 0.9}", r"layer 2 is named twice"),

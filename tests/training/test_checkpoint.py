@@ -1,5 +1,8 @@
 """Checkpoints are whole or absent."""
 
+import errno
+import os
+
 import pytest
 
 from gossamer.errors import CheckpointError
@@ -65,3 +68,21 @@ def test_damage_is_found_and_named(tmp_path, damage, message):
         latest_checkpoint(tmp_path)
     assert "step-4" in str(raised.value)
     assert "remove that folder" in str(raised.value)
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
+def test_a_checkpoint_that_is_not_on_the_disk_is_none(tmp_path, monkeypatch, number):
+    write_checkpoint(tmp_path, 1, fill)
+    write_checkpoint(tmp_path, 2, fill)
+
+    def broken(handle):
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", broken)
+        for step in (2, 3):
+            with pytest.raises(OSError, match=os.strerror(number)):
+                write_checkpoint(tmp_path, step, fill)
+    kept = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert kept == ["step-1", "step-2"], "older ones stay, the unfinished one takes no room"
+    assert step_of(latest_checkpoint(tmp_path)) == 2

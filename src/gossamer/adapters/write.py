@@ -1,9 +1,6 @@
 """Write an adapter folder that PEFT loads: whole or not at all, same input, same bytes."""
 
 import json
-import os
-import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +13,7 @@ from gossamer.adapters.config import CONFIG_NAME, WEIGHTS_NAME, LoraSpec, parse_
 from gossamer.adapters.factors import Factors
 from gossamer.adapters.tensor_names import PREFIX
 from gossamer.adapters.weights import BASE_KEY, read_weights, weights_path
+from gossamer.durable import replacing_folder, write_whole
 from gossamer.errors import AdapterFormatError, UsageError
 
 Number = TypeVar("Number", int, float)
@@ -89,12 +87,7 @@ def bind_to_base(folder: Path, fingerprint: str) -> None:
     path = weights_path(folder)
     weights = read_weights(folder)
     content = _safetensors(weights.tensors, {**weights.metadata, BASE_KEY: fingerprint})
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_whole(path, content)
 
 
 def _most_common(values: list[Number]) -> Number:
@@ -141,15 +134,7 @@ def _safetensors(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str
 
 
 def _write_folder(folder: Path, config: str, weights: bytes) -> None:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        finished = scratch / "finished"
+    with replacing_folder(folder) as finished:
         finished.mkdir()
         (finished / WEIGHTS_NAME).write_bytes(weights)
         (finished / CONFIG_NAME).write_text(config, encoding="utf-8")
-        if folder.exists():
-            folder.rename(scratch / "replaced")
-        finished.rename(folder)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)

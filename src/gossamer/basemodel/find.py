@@ -5,7 +5,7 @@ from pathlib import Path
 
 from gossamer.basemodel.catalog import CATALOG
 from gossamer.basemodel.pull import pull
-from gossamer.errors import ModelNotFoundError, UsageError, unknown_name_message
+from gossamer.errors import ModelNotFoundError, UsageError, cut, unknown_name_message
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -47,14 +47,28 @@ def _local_folder(folder: Path) -> Path:
     return folder.absolute()
 
 
-def _from_hub(name: str, revision: str | None) -> Path:
-    if not _HUB_ID.fullmatch(name):
-        if "/" in name or "\\" in name or name.startswith((".", "~")):
-            raise ModelNotFoundError(f"there is no model folder {name}")
+def require_known(name_or_path: str | Path) -> None:
+    """Raise `ModelNotFoundError` for what is neither alias nor folder, nor may be a hub id.
+
+    Nothing is fetched, and nothing heavy is loaded.
+    """
+    name = str(name_or_path)
+    folder = Path(name).expanduser()
+    if name in CATALOG or (_HUB_ID.fullmatch(name) and not folder.exists()):
+        return
+    if folder.exists():
+        _local_folder(folder)
+    elif "/" in name or "\\" in name or name.startswith((".", "~")):
+        raise ModelNotFoundError(f"there is no model folder {cut(name)}")
+    else:
         raise ModelNotFoundError(
             f"{unknown_name_message('model', name, CATALOG)} "
             "(an alias, a folder, or a hub id OWNER/NAME)"
         )
+
+
+def _from_hub(name: str, revision: str | None) -> Path:
+    require_known(name)
     from gossamer.basemodel.hub import download
 
     return download(name, revision=revision)

@@ -15,7 +15,13 @@ from gossamer.basemodel.catalog import CATALOG, PackagedModel
 from gossamer.basemodel.convert import convert_gguf
 from gossamer.basemodel.fetch import fetch_gguf
 from gossamer.basemodel.files import open_to_readers
-from gossamer.errors import DownloadError, ModelNotFoundError, unknown_name_message
+from gossamer.durable import disk_trouble, flush, flush_all
+from gossamer.errors import (
+    DownloadError,
+    GossamerError,
+    ModelNotFoundError,
+    unknown_name_message,
+)
 
 
 def cached(alias: str) -> Path | None:
@@ -47,11 +53,15 @@ def pull(alias: str, *, verify: bool = False) -> Path:
         root.mkdir(parents=True, exist_ok=True)
         with _lock(root, alias):
             return _pull_locked(CATALOG[alias], root, verify=verify)
-    except OSError as error:
+    except GossamerError:
+        raise
+    except Exception as error:
+        trouble = disk_trouble(error) or (str(error) if isinstance(error, OSError) else None)
+        if trouble is None:
+            raise
         raise DownloadError(
-            f"cannot store '{alias}' in {root}: {error.strerror or error}; free space there or "
-            "set GOSSAMER_HOME to another folder"
-        ) from None
+            f"cannot store '{alias}' in {root}: {trouble}; or set GOSSAMER_HOME to another folder"
+        ) from error
 
 
 def _pull_locked(model: PackagedModel, root: Path, *, verify: bool) -> Path:
@@ -65,9 +75,11 @@ def _pull_locked(model: PackagedModel, root: Path, *, verify: bool) -> Path:
         _say(f"the copy in {folder} is damaged ({damage}); fetching it again")
     with tempfile.TemporaryDirectory(prefix=f".{model.alias}.", dir=root) as scratch:
         finished = _build(model, Path(scratch))
+        flush_all(finished)
         if folder.exists():
             folder.rename(Path(scratch) / "replaced")
         finished.rename(folder)
+        flush(root)
     _say(f"{model.alias} is ready in {folder}")
     return folder
 

@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Play the workload; exit code 1 if nothing finished."""
     if find_spec("httpx") is None:
-        raise MissingExtraError("bench needs httpx; pip install 'gossamer[bench]'")
+        raise MissingExtraError.of("bench", "httpx", "bench")
     if args.adapter_folder is not None and args.url is not None:
         raise UsageError("--adapter-folder is for --model; a running server has its own adapters")
     client = CLIENT.read(args)

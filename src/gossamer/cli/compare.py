@@ -43,11 +43,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
-    from gossamer.training.comparison.compare import run_comparison
-    from gossamer.training.comparison.process import ComparisonInterrupted
-    from gossamer.training.comparison.screen import Screen
-    from gossamer.training.comparison.table import table
-
     given = {
         n: v for n in CompareSettings.model_fields if (v := getattr(args, n, None)) is not None
     }
@@ -56,6 +51,14 @@ def run(args: argparse.Namespace) -> int:
         settings = CompareSettings.parse(given, where="compare")
     except SettingError as error:
         raise SettingError(_as_option(str(error))) from None
+    # Before torch is loaded, which takes seconds.
+    settings.check()
+
+    from gossamer.training.comparison.compare import run_comparison
+    from gossamer.training.comparison.process import ComparisonInterrupted
+    from gossamer.training.comparison.screen import Screen
+    from gossamer.training.comparison.table import table
+
     try:
         comparison = run_comparison(settings, Screen())
     except ComparisonInterrupted as stopped:

@@ -4,13 +4,16 @@ A command is one file in this folder with `add_arguments(parser)` and `run(args)
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from types import ModuleType
 
 from gossamer import __version__
-from gossamer.errors import GossamerError, unknown_name_message
+from gossamer.cli.words import unknown_command
+from gossamer.errors import GossamerError
 
 COMMANDS: dict[str, str] = {
     "model": "fetch and list base models",
@@ -23,34 +26,64 @@ COMMANDS: dict[str, str] = {
     "bench": "put a server under load and tell what its users felt",
     "keys": "create, list and revoke API keys of tenants",
     "verify": "prove that served adapters answer as the trained models do",
+    "completion": "print what makes your shell complete commands and options",
 }
 """Name of each command, its module in this folder being of the same name, and its summary."""
+
+_READER_LEFT = 141
+"""What shells report of a program that SIGPIPE ended: 128 + 13."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(_overview())
-        return 0
-    if arguments[0] in ("-V", "--version"):
-        print(f"gossamer {__version__}")
-        return 0
-    name, *rest = arguments
-    if name not in COMMANDS:
-        return _report(unknown_name_message("command", name, COMMANDS), exit_code=2)
-    module = import_module(f"gossamer.cli.{name}")
-    parsed = build_parser(name, module).parse_args(rest)
     try:
-        return int(module.run(parsed))
+        try:
+            return _reported(arguments)
+        finally:
+            # Here, and not when Python ends: there, nobody can say that the reader has left.
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader of our output has left, as `head` does.
+        _write_nowhere()
+        return _READER_LEFT
+
+
+def _reported(arguments: Sequence[str]) -> int:
+    """Run a command; every error that is not a bug becomes one line."""
+    try:
+        return _run(arguments)
     except GossamerError as error:
         return _report(str(error), exit_code=error.exit_code)
     except KeyboardInterrupt:
         return _report("interrupted", exit_code=130)
     except BrokenPipeError:
-        # The reader of our output has left, as `head` does.
-        sys.stderr.close()
+        raise
+    except Exception as error:
+        from gossamer.durable import disk_trouble
+
+        message = disk_trouble(error)
+        if message is None and isinstance(error, OSError):
+            message = " ".join(str(error).split())
+        if message is None:
+            raise
+        return _report(message, exit_code=1)
+
+
+def _run(arguments: Sequence[str]) -> int:
+    name, *rest = arguments or ["help"]
+    if name in ("-h", "--help", "help"):
+        if not rest or rest[0] not in COMMANDS:
+            print(_overview())
+            return 0
+        name, rest = rest[0], ["--help"]
+    if name in ("-V", "--version", "version"):
+        print(f"gossamer {__version__}")
         return 0
+    if name not in COMMANDS:
+        return _report(unknown_command(name, COMMANDS), exit_code=2)
+    module = import_module(f"gossamer.cli.{name}")
+    return int(module.run(build_parser(name, module).parse_args(rest)))
 
 
 def build_parser(name: str, module: ModuleType) -> argparse.ArgumentParser:
@@ -84,6 +117,16 @@ def _overview() -> str:
 def _report(message: str, *, exit_code: int) -> int:
     print(f"gossamer: error: {message}", file=sys.stderr)
     return exit_code
+
+
+def _write_nowhere() -> None:
+    """Let what is still buffered go nowhere, so that Python does not complain of it at its end."""
+    for stream in (sys.stdout, sys.stderr):
+        # A stream that is no file, as in a test, needs none of it.
+        with suppress(OSError, ValueError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
 """From an adapter folder to the folder of a merged model; the work of `gossamer adapters merge`."""
 
-import shutil
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from gossamer.adapters.config import read_raw
 from gossamer.basemodel.find import resolve
+from gossamer.durable import replacing_folder, storing
 from gossamer.errors import GossamerError, UsageError
+from gossamer.machine import fit_threads
 
 
 def merge_to_folder(
@@ -50,6 +50,7 @@ def _merged(adapter: Path, base: Path) -> tuple[Any, Any]:
     from gossamer.basemodel.fingerprint import fingerprint
     from gossamer.basemodel.load import load_config, load_model, load_tokenizer
 
+    fit_threads()
     tokenizer = load_tokenizer(base)
     dtype = getattr(load_config(base), "dtype", None) or torch.float32
     print(f"loading {base}", file=sys.stderr)
@@ -83,18 +84,11 @@ def _store(model: Any, tokenizer: Any, output: Path) -> None:
     from gossamer.basemodel.files import open_to_readers
     from gossamer.basemodel.quiet import quiet_transformers
 
-    output.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
-    try:
-        finished = scratch / "finished"
-        with quiet_transformers():
-            model.save_pretrained(finished)
-            tokenizer.save_pretrained(finished)
+    with (
+        storing(f"cannot write --output {output}"),
+        replacing_folder(output) as finished,
+        quiet_transformers(),
+    ):
+        model.save_pretrained(finished)
+        tokenizer.save_pretrained(finished)
         open_to_readers(finished)
-        if output.exists():
-            output.rename(scratch / "replaced")
-        finished.rename(output)
-    except OSError as error:
-        raise UsageError(f"cannot write --output {output}: {error.strerror or error}") from None
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)

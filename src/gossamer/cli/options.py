@@ -9,7 +9,7 @@ from typing import Any, Generic, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from gossamer.errors import SettingError
+from gossamer.errors import SettingError, cut
 from gossamer.settings import Settings
 
 S = TypeVar("S", bound=Settings)
@@ -30,9 +30,13 @@ class Options(Generic[S]):
     title: str
     names: Mapping[str, str] = field(default_factory=dict)
     metavars: Mapping[str, str] = field(default_factory=dict)
+    word: str | None = None
+    """The field that may also be given as a plain word, without its option."""
 
     def add_to(self, parser: argparse.ArgumentParser) -> None:
         """Add the group."""
+        if self.word is not None:
+            add_word(parser, self.word, self.metavars[self.word])
         group = parser.add_argument_group(self.title)
         for name, info in self.settings.model_fields.items():
             kind, is_many = _kind(info.annotation)
@@ -43,7 +47,7 @@ class Options(Generic[S]):
                 self.option(name),
                 dest=self._dest(name),
                 default=argparse.SUPPRESS,
-                required=info.is_required(),
+                required=info.is_required() and name != self.word,
                 help=_help(info, kind),
                 **arguments,
             )
@@ -56,7 +60,11 @@ class Options(Generic[S]):
         """Fields that the command line sets, and their values."""
         parsed = vars(args)
         dests = {name: self._dest(name) for name in self.settings.model_fields}
-        return {name: parsed[dest] for name, dest in dests.items() if dest in parsed}
+        found = {name: parsed[dest] for name, dest in dests.items() if dest in parsed}
+        if self.word is not None:
+            value = one_of_word_and_option(args, self.word, found.get(self.word))
+            found |= {} if value is None else {self.word: value}
+        return found
 
     def read(self, args: argparse.Namespace, **more: Any) -> S:
         """The settings; `more` fills fields that the command line leaves open.
@@ -67,13 +75,43 @@ class Options(Generic[S]):
             return self.settings.parse({**more, **self.given(args)}, where="options")
         except SettingError as error:
             message = str(error).removeprefix("options: ")
-            for name in self.settings.model_fields:
-                message = message.replace(f"setting '{name}'", self.option(name))
-            raise SettingError(message) from None
+            options = {name: self.option(name) for name in self.settings.model_fields}
+            if self.word is not None and message == f"setting '{self.word}' is required":
+                metavar = self.metavars[self.word]
+                message = f"{options[self.word]} {metavar} is required, or {metavar} alone"
+            raise SettingError(with_options(message, options)) from None
 
     def _dest(self, name: str) -> str:
         # Two settings of one command may have a field of the same name.
         return f"{self.settings.__name__}.{name}"
+
+
+def add_word(parser: argparse.ArgumentParser, name: str, metavar: str) -> None:
+    """Let the option `--NAME` also be given as a plain word."""
+    parser.add_argument(
+        f"word.{name}",
+        nargs="?",
+        default=argparse.SUPPRESS,
+        metavar=metavar,
+        help=f"the same as --{name} {metavar}",
+    )
+
+
+def one_of_word_and_option(args: argparse.Namespace, name: str, option: Any) -> Any:
+    """What was given as a word or as an option; None: neither. Raises `SettingError` for two."""
+    word = getattr(args, f"word.{name}", None)
+    if word is None or option is None or word == option:
+        return option if word is None else word
+    raise SettingError(
+        f"'{cut(word)}' and --{name} {cut(option)}: which of the two? give one of them"
+    )
+
+
+def with_options(message: str, options: Mapping[str, str]) -> str:
+    """A settings class's `message`, its fields named by the options that set them."""
+    for name, option in options.items():
+        message = message.replace(f"setting '{name}'", option)
+    return message
 
 
 def _kind(annotation: Any) -> tuple[Any, bool]:

@@ -1,7 +1,7 @@
 """Tell what fits into memory: adapters of which rank and kind, beside how many tokens.
 
-gossamer plan --model smollm2-135m
-gossamer plan --model smollm2-135m --memory 2 --tokens 8192 --output plan.png
+gossamer plan smollm2-135m
+gossamer plan smollm2-135m --memory 2 --tokens 8192 --output plan.png
 
 Arithmetic on the model's sizes; nothing is loaded. Keys, values and adapters share one pool, so
 each token less is room for adapters and each adapter less is room for tokens.
@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gossamer.basemodel.find import require_known, resolve
+from gossamer.cli.options import add_word, one_of_word_and_option
 from gossamer.cli.tables import format_bytes, print_table
 from gossamer.errors import SettingError
 
@@ -25,7 +27,8 @@ _WIDTHS = {"float32": 4, "bfloat16": 2, "int8": 1}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("--model", metavar="NAME", required=True, help="alias, folder or hub id")
+    add_word(parser, "model", "NAME")
+    parser.add_argument("--model", metavar="NAME", help="alias, folder or hub id")
     parser.add_argument(
         "--memory", type=float, metavar="GiB", default=4.0, help="size of the pool [default: 4]"
     )
@@ -47,10 +50,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the tables; draw the picture where asked."""
-    from gossamer.basemodel.find import resolve
+    _check(args)
+    args.model = one_of_word_and_option(args, "model", args.model)
+    if args.model is None:
+        raise SettingError("--model NAME is required, or NAME alone")
+    require_known(args.model)
+
     from gossamer.serving.capacity import base_sizes
 
-    _check(args)
     sizes = base_sizes(resolve(args.model))
     block_bytes = sizes.token_bytes * args.block_tokens
     widest = max(max(shape) for shape in sizes.shape.linears.values()) * 4

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from gossamer.durable import replacing
+
 
 def draw_plan(
     blocks_per_rank: Mapping[int, int],
@@ -33,6 +35,5 @@ def draw_plan(
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
-    scratch = path.with_name(f".{path.name}.tmp")
-    figure.savefig(scratch, format="png")
-    scratch.replace(path)
+    with replacing(path) as scratch:
+        figure.savefig(scratch, format="png")

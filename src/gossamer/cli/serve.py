@@ -1,21 +1,25 @@
 """Serve a base model and all adapters of a folder over HTTP, with OpenAI's interface.
 
-gossamer serve --model smollm2-135m --adapters runs/
+gossamer serve smollm2-135m                                    the base model alone
+gossamer serve smollm2-135m --adapters runs/                   ... and every adapter in runs/
+gossamer serve smollm2-135m --adapters runs/mine               ... and this one
+gossamer serve smollm2-135m --adapters runs/ --memory 2        with 2 GiB for texts and adapters
+gossamer serve smollm2-135m --adapters runs/ --keys keys.yaml --host 0.0.0.0
+                                                               for others, who need keys
 
-Every adapter folder below the one given with --adapters is a model of its own: clients name it in
-`model`, or the base model by its own name. An adapter that appears while the server runs is found
-at once. The line "ready" tells the address; then, for example:
-
-curl http://127.0.0.1:8000/v1/models
-curl http://127.0.0.1:8000/v1/chat/completions -H 'Content-Type: application/json' -d '{
-  "model": "smollm2-135m", "messages": [{"role": "user", "content": "Hello!"}]}'
+Every adapter folder below the one given with --adapters is a model of its own, as is that folder
+itself if it is an adapter: clients name it in `model`, or the base model by its own name. An
+adapter that appears while the server runs is found at once. When it is ready it prints the address,
+the models' names and a command to try.
 
 Ctrl-C or SIGTERM lets running requests end first; a second one stops at once.
 """
 
 import argparse
+import json
 import logging
 import os
+import shlex
 import sys
 import time
 from typing import Any
@@ -26,12 +30,15 @@ from gossamer.serving.interface import EngineInterface
 from gossamer.serving.settings import ServeSettings
 
 KEY_VARIABLE = "GOSSAMER_API_KEY"
+_SHOWN_NAMES = 8
+"""Adapters that are named when the server is ready; /v1/models has them all."""
 
 ENGINE = Options(
     ServeSettings,
     title="model and memory",
     names={"memory_gib": "memory", "host_cache_gib": "host-cache"},
     metavars={"model": "NAME", "adapters": "DIR", "memory_gib": "GiB", "host_cache_gib": "GiB"},
+    word="model",
 )
 HTTP = Options(
     HttpSettings,
@@ -76,17 +83,31 @@ def run(args: argparse.Namespace) -> int:
         from gossamer.serving.http.server import run_server
 
         def announce() -> None:
-            _announce(url(listener), engine, time.monotonic() - started)
+            needs_key = http_settings.needs_key
+            _announce(url(listener), engine, time.monotonic() - started, needs_key=needs_key)
 
         run_server(engine, http_settings, listener, announce)
     return 0
 
 
-def _announce(url: str, engine: EngineInterface, seconds: float) -> None:
-    count = sum(adapter.state != "refused" for adapter in engine.adapters())
-    adapters = "1 adapter" if count == 1 else f"{count} adapters"
+def _announce(url: str, engine: EngineInterface, seconds: float, *, needs_key: bool) -> None:
+    names = [adapter.name for adapter in engine.adapters() if adapter.state != "refused"]
+    adapters = "1 adapter" if len(names) == 1 else f"{len(names)} adapters"
     line = f"ready at {url} with {engine.model_name} and {adapters} after {seconds:.1f} s"
-    print(f"gossamer: {line}", flush=True)
+    shown = ", ".join([engine.model_name, *names[:_SHOWN_NAMES]])
+    more = len(names) - _SHOWN_NAMES
+    body = {
+        "model": names[0] if names else engine.model_name,
+        "messages": [{"role": "user", "content": "Hello!"}],
+    }
+    key = f' -H "Authorization: Bearer ${KEY_VARIABLE}"' if needs_key else ""
+    print(
+        f"gossamer: {line}\n"
+        f"gossamer: models: {shown}{f' and {more} more' if more > 0 else ''}\n"
+        f"gossamer: try: curl {url}/v1/chat/completions -H 'Content-Type: application/json'{key} "
+        f"-d {shlex.quote(json.dumps(body))}",
+        flush=True,
+    )
 
 
 def _warn_of_open_door(host: str) -> None:

@@ -8,14 +8,17 @@ gossamer sparsity show PLAN                                     a plan, publishe
 """
 
 import argparse
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gossamer.basemodel.find import require_known
 from gossamer.cli.tables import print_table
+from gossamer.durable import write_whole
 from gossamer.errors import UsageError
 from gossamer.settings import parse_assignments
+from gossamer.training.data.source import find_file
+from gossamer.training.sweep_settings import SweepSettings
 
 if TYPE_CHECKING:
     from gossamer.training.sweep import SweepResult
@@ -56,8 +59,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _add_sweep_options(parser: argparse.ArgumentParser) -> None:
-    from gossamer.training.sweep import SweepSettings
-
     for name in _OPTIONS:
         field = SweepSettings.model_fields[name]
         text = " ".join((field.description or "").split())
@@ -75,9 +76,6 @@ def _add_sweep_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _plan(args: argparse.Namespace) -> int:
-    from gossamer.sparsity.picture import draw_plan
-    from gossamer.training.sweep import SweepSettings, find_plan
-
     output: Path = args.output
     if output.suffix not in (".yaml", ".yml"):
         raise UsageError(f"--output {output} must end in .yaml")
@@ -88,6 +86,12 @@ def _plan(args: argparse.Namespace) -> int:
     settings = SweepSettings.parse(
         {**values, **parse_assignments(args.assignments)}, where="options"
     )
+    require_known(settings.model)
+    find_file(settings.data)
+
+    from gossamer.sparsity.picture import draw_plan
+    from gossamer.training.sweep import find_plan
+
     result = find_plan(settings, _show_progress)
     output.parent.mkdir(parents=True, exist_ok=True)
     picture = output.with_suffix(".png")
@@ -110,9 +114,7 @@ def _write(path: Path, result: "SweepResult") -> None:
         f"# Keeps {result.work_kept:.1%} of the operations of a run on rows of "
         f"{result.length:.0f} tokens,\n# {result.context:.0%} of them context.\n"
     )
-    scratch = path.with_name(f".{path.name}.tmp")
-    scratch.write_text(head + result.plan.as_yaml(), encoding="utf-8")
-    os.replace(scratch, path)
+    write_whole(path, head + result.plan.as_yaml())
 
 
 def _rows(result: "SweepResult") -> list[tuple[str, str]]:

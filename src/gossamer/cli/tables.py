@@ -14,9 +14,15 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
-    console = Console()
+
+    class Output(Console):
+        def on_broken_pipe(self) -> None:
+            """Leave it to `main`, which ends as a shell expects; rich would exit with code 1."""
+            raise
+
+    console = Output()
     if not console.is_terminal:
-        console = Console(width=10_000)
+        console = Output(width=10_000)
     console.print(table)
 
 

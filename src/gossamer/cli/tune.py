@@ -9,8 +9,11 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
+from gossamer.cli.options import add_word, one_of_word_and_option, with_options
+from gossamer.errors import SettingError
 from gossamer.methods import find, names
 from gossamer.settings import Settings, parse_assignments
+from gossamer.training.arguments import check_names, collect
 from gossamer.training.settings import RunSettings
 
 _OPTIONS = ("model", "data", "method", "output", "max_steps", "seed", "dtype", "sparse_compute")
@@ -18,6 +21,7 @@ _OPTIONS = ("model", "data", "method", "output", "max_steps", "seed", "dtype", "
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What the command takes; the words come from the settings themselves."""
+    add_word(parser, "model", "MODEL")
     for name in _OPTIONS:
         parser.add_argument(f"--{name.replace('_', '-')}", **_option(name))
     parser.add_argument(
@@ -67,19 +71,29 @@ def run(args: argparse.Namespace) -> int:
     if args.help_method is not None:
         print(method_help(args.help_method))
         return 0
-    from gossamer.training.run import collect
-
-    options = {name: getattr(args, name) for name in _OPTIONS}
-    options["skip_bad_rows"] = args.skip_bad_rows or None
-    settings, recorded = collect(
-        args.config, options, parse_assignments(args.assignments), resume=args.resume
-    )
+    settings, recorded = _collected(args)
+    # Before torch, TRL and PEFT are loaded, which takes seconds.
+    overwrite = args.overwrite or args.dry_run
+    check_names(settings, resume=args.resume, overwrite=overwrite)
     if args.dry_run:
         from gossamer.training.dry_run import dry_run
 
         print("\n".join(dry_run(settings).lines()))
         return 0
     return _tune(settings, recorded, resume=args.resume, overwrite=args.overwrite)
+
+
+def _collected(args: argparse.Namespace) -> tuple[RunSettings, dict[str, Any]]:
+    options = {name: getattr(args, name) for name in _OPTIONS}
+    options["model"] = one_of_word_and_option(args, "model", args.model)
+    options["skip_bad_rows"] = args.skip_bad_rows or None
+    assignments = parse_assignments(args.assignments)
+    try:
+        return collect(args.config, options, assignments, resume=args.resume)
+    except SettingError as error:
+        ours = {name: f"--{name.replace('_', '-')}" for name in _OPTIONS}
+        message = with_options(str(error).removeprefix("run: "), ours)
+        raise SettingError(message) from None
 
 
 def method_help(name: str) -> str:

@@ -86,7 +86,7 @@ class Method(ABC, Generic[S]):
     learning_rate: ClassVar[float]
     """Default learning rate; the class's docstring names its source."""
     extra: ClassVar[str | None] = None
-    """The optional dependency group of `pip install 'gossamer[...]'` that the method needs."""
+    """The optional dependency group of `pip install -e '.[...]'` that the method needs."""
     extra_modules: ClassVar[tuple[str, ...]] = ()
     """The modules which that group must provide."""
     trains_base: ClassVar[bool] = False
@@ -119,9 +119,7 @@ class Method(ABC, Generic[S]):
         """Raise before anything heavy happens: `MissingExtraError` if a dependency is absent."""
         for module in self.extra_modules:
             if find_spec(module) is None:
-                raise MissingExtraError(
-                    f"method '{self.name}' needs {module}; pip install 'gossamer[{self.extra}]'"
-                )
+                raise MissingExtraError.of(f"method '{self.name}'", module, self.extra or "")
 
     def quantization(self, context: MethodContext) -> Any | None:
         """transformers' quantization config with which to load the base; None: in full."""

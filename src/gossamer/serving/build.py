@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gossamer.errors import AdapterNotFoundError, SettingError
+from gossamer.machine import fit_threads, usable_memory
 from gossamer.serving.scheduling.deadlines import FirstTokenPolicy
 from gossamer.serving.scheduling.tenants import LimitsOf, unlimited
 from gossamer.serving.settings import ServeSettings
@@ -27,10 +28,13 @@ def build_engine(settings: ServeSettings, limits_of: LimitsOf = unlimited) -> "E
     Raises `BaseModelError`s for the model, `AdapterNotFoundError` for a missing adapter folder,
     `SettingError` for settings that cannot work here.
     """
+    from gossamer.basemodel.find import resolve
+
+    # What can be wrong with names is told before anything heavy is loaded.
     _check_adapters(settings.adapters)
+    folder = resolve(settings.model)
     import torch
 
-    from gossamer.basemodel.find import resolve
     from gossamer.basemodel.fingerprint import fingerprint
     from gossamer.basemodel.load import load_config, load_model, load_tokenizer
     from gossamer.basemodel.support import check_supported
@@ -61,9 +65,10 @@ def build_engine(settings: ServeSettings, limits_of: LimitsOf = unlimited) -> "E
     except RuntimeError:
         raise SettingError(f"device '{settings.device}' does not exist; use cpu") from None
     backend = choose_backend(settings.backend, device, torch.float32)
-    if settings.threads is not None:
+    if settings.threads is None:
+        fit_threads()
+    else:
         torch.set_num_threads(settings.threads)
-    folder = resolve(settings.model)
     config = load_config(folder)
     check_supported(config, for_serving=True)
     tokenizer = load_tokenizer(folder)
@@ -181,9 +186,7 @@ def _layout(settings: ServeSettings, model: Any) -> "KvLayout":
 
 def _num_blocks(settings: ServeSettings, block_bytes: int, kept_free: int) -> int:
     """Blocks of the pool; `kept_free` bytes of what is free are left for merged weights."""
-    import psutil
-
-    available = max(0, psutil.virtual_memory().available - kept_free)
+    available = max(0, usable_memory() - kept_free)
     if settings.memory_gib is None:
         wanted = min(4 * _GIB, available // 4)
     else:

@@ -39,6 +39,7 @@ from gossamer.serving.scheduler import Scheduled, Scheduler, adapters_of
 from gossamer.serving.sequence import Sequence
 from gossamer.serving.step_figures import StepFigures
 from gossamer.serving.text import TextStream
+from gossamer.serving.vocabulary import vocabulary_of
 
 log = logging.getLogger(__name__)
 
@@ -330,7 +331,7 @@ class Engine:
             sampling=SamplingState(params, tuple(self._eos_token_ids)),
             stream=TextStream(self.tokenizer, params.stop),
             eos_token_ids=self._eos_token_ids,
-            tokenizer=self.tokenizer,
+            vocabulary=vocabulary_of(self.tokenizer),
             emit=Receiver(on_event),
         )
 

@@ -3,13 +3,13 @@
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from gossamer.errors import GossamerError
 from gossamer.serving.messages import Event, Failed, Finished, FinishReason, TokenLogprob, Tokens
 from gossamer.serving.sampler import Choice, SamplingState
 from gossamer.serving.sequence import Sequence
 from gossamer.serving.text import TextStream
+from gossamer.serving.vocabulary import Vocabulary
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class Generation:
     sampling: SamplingState
     stream: TextStream
     eos_token_ids: frozenset[int]
-    tokenizer: Any
+    vocabulary: Vocabulary
     emit: Callable[[Event], None]
 
     def accept(self, choice: Choice) -> FinishReason | None:
@@ -59,7 +59,9 @@ class Generation:
         elif sequence.num_left <= 0:
             reason = "length"
         if reason is not None and not met_stop:
-            text += self.stream.finish()
+            text += self.stream.finish(look_for_stops=not early)
+            if self.stream.met_stop:
+                reason = "stop"
         self.emit(
             Tokens(
                 request_id=sequence.request.request_id,
@@ -96,7 +98,7 @@ class Generation:
         assert choice.logprob is not None
         return TokenLogprob(
             token_id=choice.token_id,
-            text=self.tokenizer.decode([choice.token_id]),
+            text=self.vocabulary.text_of(choice.token_id),
             logprob=choice.logprob,
-            top=tuple((t, self.tokenizer.decode([t]), value) for t, value in choice.top),
+            top=tuple((t, self.vocabulary.text_of(t), value) for t, value in choice.top),
         )

@@ -8,7 +8,6 @@ owner only.
 
 import contextlib
 import logging
-import os
 import stat
 import threading
 import time
@@ -18,6 +17,7 @@ from typing import Any
 
 import yaml
 
+from gossamer.durable import storing, write_whole
 from gossamer.errors import SettingError
 from gossamer.serving.bounded_yaml import load_bounded
 from gossamer.serving.daemon_threads import DaemonThreads
@@ -98,12 +98,13 @@ def change_keys(
 ) -> None:
     """Replace the file by its changed content; two changes at a time happen one after the other.
 
-    Raises `SettingError`, also for a missing file unless it is to be created.
+    Raises `SettingError`, also for a missing file unless it is to be created; `StorageError` if the
+    disk refuses, and the file is then as it was.
     """
     from filelock import FileLock
 
     try:
-        with FileLock(f"{path}.lock"):
+        with storing(f"the key file {path} cannot be written"), FileLock(f"{path}.lock"):
             is_new = create and not path.exists()
             _write(path, change(KeyFileSettings() if is_new else read_keys(path)))
     except OSError as error:
@@ -114,12 +115,7 @@ def _write(path: Path, keys: KeyFileSettings) -> None:
     content = {"tenants": {}, "keys": [], **keys.model_dump(mode="json", exclude_defaults=True)}
     for name, tenant in keys.tenants.items():
         content["tenants"][name]["adapters"] = list(tenant.adapters)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        yaml.safe_dump(content, file, sort_keys=False)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    write_whole(path, yaml.safe_dump(content, sort_keys=False), mode=0o600)
 
 
 class KeyFile:

@@ -61,6 +61,7 @@ class TokenLogprob:
 
     token_id: int
     text: str
+    """Of the token alone; U+FFFD stands for what is no whole character."""
     logprob: float
     top: tuple[tuple[int, str, float], ...] = ()
     """(token id, text, log-probability) of the most likely tokens, best first."""

@@ -17,8 +17,8 @@ class ServeSettings(Settings):
     """Folder whose sub-folders are adapters, served under their names (repeatable); adapters are
     loaded from nowhere else."""
     memory_gib: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    """GiB for keys, values and adapter weights together; unset: a quarter of what is free, at most
-    4."""
+    """GiB for keys, values and adapter weights together; unset: a quarter of what is free (of the
+    container's limit, where there is one), at most 4."""
     host_cache_gib: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     """GiB for weights of adapters that are not in the pool, so that they come back without being
     read from disk; unset: as much as the pool, at most 1; 0: none."""
@@ -62,7 +62,8 @@ class ServeSettings(Settings):
     device: str = "cpu"
     """Where to compute: cpu."""
     threads: int | None = Field(default=None, ge=1)
-    """Processor threads; unset: one for each core."""
+    """Processor threads; unset: one for each core that the process may use, by its affinity and its
+    container's quota."""
     backend: str = "auto"
     """Kernels: auto, cpu or reference."""
 

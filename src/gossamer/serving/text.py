@@ -1,9 +1,20 @@
 """Tokens to text as they come: multi-byte characters whole, stop texts found across tokens."""
 
-from typing import Any
+import codecs
+from typing import Any, Protocol
 
-# A character has at most four bytes: when more tokens than that do not complete one, none will.
+from gossamer.serving.vocabulary import Vocabulary, vocabulary_of
+
+# Where each byte is a token, more than four of them complete no character.
 _PATIENCE = 5
+
+
+class _Pieces(Protocol):
+    """Text of tokens as soon as it is certain."""
+
+    def push(self, token: int) -> str: ...
+
+    def finish(self) -> str: ...
 
 
 class TextStream:
@@ -13,50 +24,45 @@ class TextStream:
         self._tokenizer = tokenizer
         self._stops = stops
         self._special = frozenset(tokenizer.all_special_ids)
-        self._tokens: list[int] = []
-        # Decoding starts a few tokens back, since a token's text depends on those before it.
-        self._start = 0
-        self._shown = 0
+        vocabulary = vocabulary_of(tokenizer)
+        self._pieces: _Pieces = (
+            _ByteText(vocabulary) if vocabulary.is_concatenated else _WindowText(tokenizer)
+        )
         self._held = ""
+        self.met_stop = False
+        """Whether a stop text has ended the text."""
 
     def push(self, token: int, *, look_for_stops: bool = True) -> tuple[str, bool]:
         """Add a token; returns text that is now certain, and whether a stop text was met."""
         if token in self._special:
             return "", False
-        self._tokens.append(token)
-        before = self._decode(self._tokens[self._start : self._shown])
-        now = self._decode(self._tokens[self._start :])
-        pending = len(self._tokens) - self._shown
-        if now.endswith("\ufffd") and pending <= _PATIENCE:
-            # A character is incomplete.
+        piece = self._pieces.push(token)
+        if not piece:
             return "", False
-        if len(now) <= len(before):
-            # The token shows nothing; many such must not make every decoding longer.
-            if pending > _PATIENCE:
-                del self._tokens[self._shown :]
-            return "", False
-        self._start, self._shown = self._shown, len(self._tokens)
-        self._held += now[len(before) :]
-        return self._release(look_for_stops)
+        self._held += piece
+        return self._release(look_for_stops), self.met_stop
 
-    def finish(self) -> str:
-        """The rest, once no more tokens come."""
-        before = self._decode(self._tokens[self._start : self._shown])
-        rest = self._decode(self._tokens[self._start :])[len(before) :]
-        text, self._held = self._held + rest, ""
-        self._start = self._shown = len(self._tokens)
+    def finish(self, *, look_for_stops: bool = True) -> str:
+        """The rest, up to a stop text in it, once no more tokens come."""
+        if self.met_stop:
+            return ""
+        self._held += self._pieces.finish()
+        text = self._release(look_for_stops)
+        if not self.met_stop:
+            text, self._held = text + self._held, ""
         return text
 
-    def _release(self, look_for_stops: bool) -> tuple[str, bool]:
+    def _release(self, look_for_stops: bool) -> str:
         if look_for_stops:
             met = [self._held.find(stop) for stop in self._stops if stop in self._held]
             if met:
                 text, self._held = self._held[: min(met)], ""
-                return text, True
+                self.met_stop = True
+                return text
         keep = self._undecided() if look_for_stops else 0
         cut = len(self._held) - keep
         text, self._held = self._held[:cut], self._held[cut:]
-        return text, False
+        return text
 
     def _undecided(self) -> int:
         """Length of the longest tail of the held text with which a stop text begins."""
@@ -66,6 +72,53 @@ class TextStream:
             if any(stop.startswith(tail) for stop in self._stops):
                 return length
         return 0
+
+
+class _ByteText:
+    """Of vocabularies whose tokens are bytes: a token may end one character and begin the next."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._vocabulary = vocabulary
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def push(self, token: int) -> str:
+        return self._decoder.decode(self._vocabulary.bytes_of(token))
+
+    def finish(self) -> str:
+        return self._decoder.decode(b"", True)
+
+
+class _WindowText:
+    """Of other vocabularies, where a token's text depends on those before it: decoding starts a few
+    tokens back. Their tokens are whole characters, or a byte each."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._tokens: list[int] = []
+        self._start = 0
+        self._shown = 0
+
+    def push(self, token: int) -> str:
+        self._tokens.append(token)
+        before = self._decode(self._tokens[self._start : self._shown])
+        now = self._decode(self._tokens[self._start :])
+        pending = len(self._tokens) - self._shown
+        if now.endswith("\ufffd") and pending <= _PATIENCE:
+            # A character is incomplete.
+            return ""
+        if len(now) <= len(before):
+            # The token shows nothing; many such must not make every decoding longer.
+            if pending > _PATIENCE:
+                del self._tokens[self._shown :]
+            return ""
+        self._start, self._shown = self._shown, len(self._tokens)
+        return now[len(before) :]
+
+    def finish(self) -> str:
+        before = self._decode(self._tokens[self._start : self._shown])
+        rest = self._decode(self._tokens[self._start :])[len(before) :]
+        self._start = self._shown = len(self._tokens)
+        return rest
 
     def _decode(self, tokens: list[int]) -> str:
         text: str = self._tokenizer.decode(tokens, skip_special_tokens=True)

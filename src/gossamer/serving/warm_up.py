@@ -1,7 +1,6 @@
 """One small step before the first request, so that no request waits for kernels to be compiled."""
 
 import sys
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -20,23 +19,23 @@ from gossamer.serving.sequence import Sequence
 def warm_up(runner: Runner, builder: BatchBuilder) -> None:
     """Run one token with an adapter of rank 0, and the kernels of the other kinds.
 
-    Numba keeps what it compiles on disk.
+    Numba keeps what it compiles on disk; if it has to compile, that is told.
     """
-    note = threading.Timer(2.0, _tell_of_compilation)
-    note.daemon = True
-    note.start()
-    try:
-        if runner.backend == "cpu":
-            compile_kernels()
+    if runner.backend != "cpu":
         _run_one_token(runner, builder)
-    finally:
-        note.cancel()
+        return
+    from gossamer.kernels.cpu import on_compilation
+
+    with on_compilation(_tell_of_compilation):
+        compile_kernels()
+        _run_one_token(runner, builder)
 
 
 def _tell_of_compilation() -> None:
     print(
         "gossamer: compiling kernels for this processor; done once, half a minute or so",
         file=sys.stderr,
+        flush=True,
     )
 
 

@@ -7,6 +7,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from gossamer.durable import replacing
 from gossamer.sparsity.plan import SparsityPlan
 from gossamer.sparsity.sensitivity import Sensitivity
 
@@ -30,9 +31,8 @@ def draw_plan(
         panel.grid(alpha=0.25)
         panel.spines[["top", "right"]].set_visible(False)
         panel.legend(frameon=False, fontsize="small", ncols=3)
-    scratch = path.with_name(f".{path.name}.tmp")
-    figure.savefig(scratch, format="png")
-    scratch.replace(path)
+    with replacing(path) as scratch:
+        figure.savefig(scratch, format="png")
 
 
 def _draw_increases(axes: Any, sensitivity: Sensitivity) -> None:

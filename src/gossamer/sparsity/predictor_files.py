@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -12,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from gossamer.durable import replacing
 from gossamer.sparsity.predictor import Factors, factorise
 from gossamer.sparsity.weights import FrozenLinear
 
@@ -90,17 +89,12 @@ def _write(path: Path, factors: Mapping[str, Factors], note: Callable[[str], Non
     for name, factor in factors.items():
         tensors[f"{name}.down"] = factor.down.cpu()
         tensors[f"{name}.up"] = factor.up.cpu()
-    scratch = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, scratch = tempfile.mkstemp(prefix=".factors-", dir=path.parent)
-        os.close(handle)
-        save_file(tensors, scratch, metadata={"sha256": _sha256(tensors)})
-        os.replace(scratch, path)
-    except OSError as error:
-        note(f"sparse compute: cannot write {path}: {error.strerror or error}")
-        if scratch is not None:
-            Path(scratch).unlink(missing_ok=True)
+        with replacing(path) as scratch:
+            save_file(tensors, scratch, metadata={"sha256": _sha256(tensors)})
+    except (OSError, SafetensorError) as error:
+        note(f"sparse compute: cannot write {path}: {getattr(error, 'strerror', None) or error}")
 
 
 def _sha256(tensors: Mapping[str, Tensor]) -> str:

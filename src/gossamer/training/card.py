@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from gossamer.durable import write_whole
 from gossamer.methods import Method
 from gossamer.training.metrics import Record
 from gossamer.training.result import RunResult
@@ -33,9 +34,7 @@ def write_card(
         "## Settings\n\n" + _table(_setting_rows(settings, recorded)),
         f"Repeat it: `gossamer tune --config {path.parent / 'run.yaml'} --output OTHER-FOLDER`.",
     ]
-    scratch = path.with_name(f".{path.name}.tmp")
-    scratch.write_text("\n\n".join(sections) + "\n", encoding="utf-8")
-    scratch.replace(path)
+    write_whole(path, "\n\n".join(sections) + "\n")
 
 
 def result_rows(result: RunResult) -> list[tuple[str, str]]:

@@ -1,19 +1,23 @@
 """Checkpoints on disk: whole or absent, oldest removed first.
 
 A checkpoint `OUTPUT/checkpoints/step-N/` is written under a name that starts with a dot, flushed to
-the disk and renamed; so a folder of the right name is complete, whenever the process was killed.
+the disk and renamed; so a folder of the right name is complete, whenever the process was killed or
+the power went. What could not be flushed is no checkpoint, and older ones are not removed then.
 """
 
 import json
-import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from gossamer.durable import flush, flush_all
 from gossamer.errors import CheckpointError
-from gossamer.training.plan import StagePlan
+
+if TYPE_CHECKING:
+    from gossamer.training.plan import StagePlan
 
 FOLDER = "checkpoints"
 _MANIFEST = "files.json"
@@ -28,15 +32,20 @@ def write_checkpoint(output: Path, step: int, fill: Callable[[Path], None]) -> P
     scratch = root / f".step-{step}.tmp"
     _remove(scratch)
     scratch.mkdir()
-    fill(scratch)
-    sizes = {file.name: file.stat().st_size for file in sorted(scratch.iterdir())}
-    (scratch / _MANIFEST).write_text(json.dumps(sizes, indent=1))
-    for file in scratch.iterdir():
-        flush(file)
+    try:
+        fill(scratch)
+        sizes = {file.name: file.stat().st_size for file in sorted(scratch.iterdir())}
+        (scratch / _MANIFEST).write_text(json.dumps(sizes, indent=1))
+        flush_all(scratch)
+    except Exception:
+        # A full disk must not stay full of what nobody can use.
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
     final = root / f"step-{step}"
-    _retire(final)
+    former = _set_aside(final)
     scratch.rename(final)
     flush(root)
+    _remove(former)
     return final
 
 
@@ -66,7 +75,7 @@ def step_of(checkpoint: Path) -> int:
     return int(match[1])
 
 
-def write_stage(folder: Path, stage: StagePlan) -> None:
+def write_stage(folder: Path, stage: "StagePlan") -> None:
     """Note in the checkpoint `folder` which stage it was written in."""
     (folder / _STAGE).write_text(json.dumps({"index": stage.index, "name": stage.name}))
 
@@ -96,21 +105,9 @@ def as_checkpoint_error(checkpoint: Path) -> Iterator[None]:
 def prune_checkpoints(output: Path, keep: int) -> None:
     """Remove all but the latest `keep` checkpoints, and what killed processes left behind."""
     for folder in _all(output)[:-keep]:
-        _retire(folder)
+        _remove(_set_aside(folder))
     for leftover in (output / FOLDER).glob(".step-*"):
         _remove(leftover)
-
-
-def flush(path: Path) -> None:
-    """Ask the system to put a file, or a folder's list of names, on the disk now."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError:
-        # Some network file systems cannot; the rename still orders what the process sees.
-        pass
-    finally:
-        os.close(handle)
 
 
 def _all(output: Path) -> list[Path]:
@@ -134,13 +131,13 @@ def _problem(folder: Path) -> str | None:
     return None
 
 
-def _retire(folder: Path) -> None:
-    """Remove a checkpoint such that it is never seen half removed."""
+def _set_aside(folder: Path) -> Path:
+    """Rename a checkpoint, if there is one, such that it is never seen half removed."""
+    grave = folder.with_name(f".{folder.name}.old")
     if folder.exists():
-        grave = folder.with_name(f".{folder.name}.old")
         _remove(grave)
         folder.rename(grave)
-        _remove(grave)
+    return grave
 
 
 def _remove(folder: Path) -> None:

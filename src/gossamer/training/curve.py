@@ -8,6 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from gossamer.durable import replacing
 from gossamer.training.metrics import Record, eval_records, stage_records, train_records
 
 _TRAIN, _EVAL, _STAGE = "#1f6fb4", "#d9541a", "#666666"
@@ -45,9 +46,8 @@ def draw_curve(records: list[Record], path: Path, *, title: str) -> None:
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
-    scratch = path.with_name(f".{path.name}.tmp")
-    figure.savefig(scratch, format="png")
-    scratch.replace(path)
+    with replacing(path) as scratch:
+        figure.savefig(scratch, format="png")
 
 
 def _smooth_stages(train: list[Record]) -> list[float]:

@@ -5,9 +5,9 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from gossamer.errors import SettingError, TrainingError
+from gossamer.durable import replace_file, storing
+from gossamer.errors import SettingError
 from gossamer.training import checkpoint, metrics, record
-from gossamer.training.checkpoint import flush
 
 CARD = "README.md"
 CURVE = "curve.png"
@@ -50,14 +50,12 @@ def clear_run(output: Path) -> None:
 
 
 def make_folder(output: Path) -> None:
-    """Create `output`; raises `TrainingError` where that is impossible."""
-    try:
+    """Create `output`; raises `StorageError` where that is impossible."""
+    with storing(f"cannot write to --output {output}"):
         output.mkdir(parents=True, exist_ok=True)
         probe = output / ".write-test"
         probe.touch()
         probe.unlink()
-    except OSError as error:
-        raise TrainingError(f"cannot write to --output {output}: {error.strerror}") from None
 
 
 def publish(output: Path, write: Callable[[Path], None]) -> list[str]:
@@ -68,15 +66,15 @@ def publish(output: Path, write: Callable[[Path], None]) -> list[str]:
     scratch = output / ".result.tmp"
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir()
-    write(scratch)
-    files = sorted(scratch.iterdir(), key=lambda file: (file.name in _MARKS, file.name))
-    for file in files:
-        # safetensors makes its files readable by their owner alone; a server may be another user.
-        file.chmod(0o666 & ~_umask())
-        flush(file)
-        os.replace(file, output / file.name)
-    scratch.rmdir()
-    flush(output)
+    try:
+        write(scratch)
+        files = sorted(scratch.iterdir(), key=lambda file: (file.name in _MARKS, file.name))
+        for file in files:
+            # safetensors makes files that their owner alone may read; a server may be another user.
+            file.chmod(0o666 & ~_umask())
+            replace_file(file, output / file.name)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
     return [file.name for file in files]
 
 

@@ -22,10 +22,8 @@ def check_liger(device: str, base_folder: Path) -> None:
             f"'{device}'; leave liger_kernel out"
         )
     if not is_liger_kernel_available():
-        raise MissingExtraError(
-            f"liger_kernel=true needs liger-kernel {LIGER_KERNEL_MIN_VERSION} or newer; "
-            "pip install 'gossamer[liger]', on Linux"
-        )
+        needs = f"Linux and liger-kernel {LIGER_KERNEL_MIN_VERSION} or newer"
+        raise MissingExtraError.of("liger_kernel=true", needs, "liger")
     config = load_config(base_folder).get_text_config()
     if config.model_type not in MODEL_TYPES or config.hidden_act not in ("silu", "swish"):
         raise UnsupportedModelError(

@@ -1,11 +1,12 @@
 """`metrics.jsonl`: a line per optimizer step and per evaluation."""
 
 import json
-import os
 from collections.abc import Collection
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+from gossamer.durable import write_whole
 
 FILE = "metrics.jsonl"
 
@@ -53,9 +54,7 @@ def truncate_metrics(output: Path, step: int, *, later_stages: Collection[str] =
         for record in read_metrics(output)
         if record["step"] <= step and record.get("stage") not in later_stages
     ]
-    scratch = output / f".{FILE}.tmp"
-    scratch.write_text("".join(json.dumps(r) + "\n" for r in records), encoding="utf-8")
-    os.replace(scratch, output / FILE)
+    write_whole(output / FILE, "".join(json.dumps(r) + "\n" for r in records))
 
 
 def train_records(records: list[Record]) -> list[Record]:

@@ -7,6 +7,7 @@ from typing import Any
 from gossamer.basemodel.find import resolve
 from gossamer.basemodel.fingerprint import fingerprint
 from gossamer.basemodel.load import load_tokenizer
+from gossamer.machine import fit_threads
 from gossamer.methods import Method, MethodContext
 from gossamer.sparsity.plan import SparsityPlan
 from gossamer.training.batches import ProbeBatches
@@ -45,6 +46,7 @@ def prepare(settings: RunSettings) -> Prepared:
     Raises `UsageError`, `BaseModelError` or `DataError`; nothing is written.
     """
     method = settings.build_method()
+    fit_threads()
     device = choose_device(settings.device)
     settings = settings.model_copy(
         update={

@@ -1,7 +1,6 @@
 """`run.yaml`: the settings of a run and what it took, enough to repeat it or to resume it."""
 
 import hashlib
-import os
 import platform
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -12,6 +11,7 @@ from typing import Any
 import yaml
 
 from gossamer import __version__
+from gossamer.durable import write_whole
 from gossamer.errors import CheckpointError, SettingError
 from gossamer.training.settings import RunSettings
 
@@ -60,9 +60,7 @@ def write_record(
     if result is not None:
         content["result"] = dict(result)
     head = f"# Repeat this run: gossamer tune --config {FILE} --output OTHER-FOLDER\n"
-    scratch = output / f".{FILE}.tmp"
-    scratch.write_text(head + yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
-    os.replace(scratch, output / FILE)
+    write_whole(output / FILE, head + yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
 
 def read_config(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:

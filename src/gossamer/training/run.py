@@ -5,7 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gossamer.errors import CheckpointError, SettingError, TrainingError
+from gossamer.durable import disk_trouble
+from gossamer.errors import (
+    GossamerError,
+    StorageError,
+    TrainingError,
+)
+from gossamer.training.arguments import check_resumable, collect
 from gossamer.training.build import build_model
 from gossamer.training.card import write_card
 from gossamer.training.checkpoint import latest_checkpoint, read_stage, step_of
@@ -17,7 +23,6 @@ from gossamer.training.folder import (
     CURVE,
     check_free,
     clear_run,
-    is_run,
     make_folder,
     publish,
 )
@@ -27,7 +32,7 @@ from gossamer.training.quiet import quiet_libraries
 from gossamer.training.record import FILE, changed_data, check_continues, read_config, write_record
 from gossamer.training.result import RunResult, summarize
 from gossamer.training.screen import make_screen
-from gossamer.training.settings import RunSettings, assemble
+from gossamer.training.settings import RunSettings
 from gossamer.training.sparse import check_same_plan
 from gossamer.training.stages import check_stages, train_stages
 
@@ -70,24 +75,6 @@ def tune(
         listener.closed()
 
 
-def collect(
-    config: str | Path | None,
-    options: Mapping[str, Any],
-    assignments: Mapping[str, Any],
-    *,
-    resume: bool,
-) -> tuple[RunSettings, dict[str, Any]]:
-    """Settings, and what the config file recorded of the run that it belongs to."""
-    output = options.get("output")
-    if config is None and resume:
-        if output is None:
-            raise SettingError("--resume needs --output, the folder of the run to go on with")
-        _check_resumable(Path(output))
-        config = Path(output) / FILE
-    values, sections = read_config(Path(config)) if config is not None else ({}, {})
-    return assemble(values, options, assignments), sections.get("recorded", {})
-
-
 def run(
     settings: RunSettings,
     *,
@@ -99,7 +86,7 @@ def run(
     """Carry out `settings`; see `tune`. `repeats`: facts of the run that is being repeated."""
     output = Path(settings.output)
     if resume:
-        _check_resumable(output)
+        check_resumable(output)
     else:
         check_free(output, overwrite=overwrite)
     with quiet_libraries():
@@ -108,8 +95,13 @@ def run(
             warn(listener, f"data file '{name}' is not the one that the config's run learnt from")
         try:
             return _carry_out(prepared, resume=resume, listener=listener)
-        except (MemoryError, RuntimeError) as error:
-            raise _out_of_memory(error, prepared) from error
+        except GossamerError:
+            raise
+        except Exception as error:
+            told = _in_one_line(error, prepared)
+            if told is None:
+                raise
+            raise told from error
 
 
 def _carry_out(prepared: Prepared, *, resume: bool, listener: Listener) -> RunResult:
@@ -181,23 +173,19 @@ def _finish(prepared: Prepared, model: Any, listener: Listener) -> RunResult:
     return result
 
 
-def _check_resumable(output: Path) -> None:
-    if not is_run(output):
-        raise CheckpointError(
-            f"nothing to resume: {output} holds no run (no {FILE}); leave out --resume to start one"
-        )
-
-
-def _out_of_memory(error: Exception, prepared: Prepared) -> Exception:
-    """`error` as a `TrainingError` if memory ran out; any other error as it is."""
-    text = str(error).lower()
-    if (
-        not isinstance(error, MemoryError)
-        and "out of memory" not in text
-        and ("can't allocate memory" not in text)
-    ):
-        return error
+def _in_one_line(error: Exception, prepared: Prepared) -> GossamerError | None:
+    """The `GossamerError` to tell if disk or memory ran out; None: `error` is something else."""
     settings = prepared.settings
+    trouble = disk_trouble(error)
+    if trouble is not None:
+        again = f"gossamer tune --output {settings.output} --resume"
+        return StorageError(
+            f"cannot go on with the run in {settings.output}: {trouble}; then go on with: {again}"
+        )
+    text = str(error).lower()
+    ran_out = "out of memory" in text or "can't allocate memory" in text
+    if not isinstance(error, MemoryError) and not (ran_out and isinstance(error, RuntimeError)):
+        return None
     return TrainingError(
         f"not enough memory on {prepared.context.device}; try a smaller batch_size (now "
         f"{settings.batch_size}) with more gradient_accumulation, a smaller max_length (now "

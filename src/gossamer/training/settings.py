@@ -78,7 +78,7 @@ class RunSettings(DataSettings):
 
     liger_kernel: bool = False
     """Whether norms and gated MLPs of the base compute by Liger's fused kernels, which need a GPU
-    and `pip install 'gossamer[liger]'`; with a sparse_compute that slices MLPs, norms only."""
+    and `pip install -e '.[liger]'`; with a sparse_compute that slices MLPs, norms only."""
 
     eval_every: PositiveInt | None = None
     """Steps between evaluations; unset: only at the start and at the end."""

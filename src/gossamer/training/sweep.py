@@ -3,13 +3,13 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import torch
-from pydantic import Field
 
 from gossamer.basemodel.find import resolve
 from gossamer.basemodel.load import load_model, load_tokenizer
+from gossamer.machine import fit_threads
 from gossamer.sparsity.choose import check_target, choose_plan
 from gossamer.sparsity.family import check_family
 from gossamer.sparsity.flops import WorkShape, lora_weights, work_shape
@@ -18,50 +18,10 @@ from gossamer.sparsity.sensitivity import Sensitivity, sparse_loss, sweep
 from gossamer.sparsity.suffix import Batch
 from gossamer.sparsity.tokens import split_tokens
 from gossamer.training.batches import collator
-from gossamer.training.data import DataSettings, Example, load_data
+from gossamer.training.data import Example, load_data
 from gossamer.training.device import choose_device, choose_dtype
 from gossamer.training.quiet import quiet_libraries
-from gossamer.training.settings import DtypeName, PositiveInt
-
-Share = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
-
-
-class SweepSettings(DataSettings):
-    """How a sparsity plan is found."""
-
-    model: str
-    """Base model: an alias such as smollm2-135m, a folder, or a hub id."""
-
-    target: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)] = 0.5
-    """Share of the operations of a run to keep, its dense start included."""
-
-    rows: PositiveInt = 16
-    """Rows of the data, chosen by the seed, on which losses are measured."""
-
-    batch_size: PositiveInt = 8
-    """Rows per forward pass."""
-
-    mlp_shares: list[Share] = Field(default=[0.75, 0.95], min_length=1)
-    """Shares of MLP channels to try in each layer."""
-
-    attention_shares: list[Share] = Field(default=[0.5, 0.75], min_length=1)
-    """Shares of attention channels to try in each layer."""
-
-    start: Annotated[float, Field(ge=0, lt=1)] = 0.05
-    """Share of a run's steps that are to be dense; written into the plan."""
-
-    span: Literal["batch", "sample"] = "sample"
-    """Which tokens a run keeps dense: from the first label to the last of each row, or (as
-    published) of the whole batch. Written into the plan; less is dense with sample."""
-
-    lora_rank: PositiveInt = 16
-    """Rank of the LoRA on all linear layers that is counted with the operations."""
-
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    """Chooses the rows."""
-
-    dtype: DtypeName = "auto"
-    """Compute type: auto, float32 or bfloat16."""
+from gossamer.training.sweep_settings import SweepSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +49,7 @@ def find_plan(
 
     Raises `BaseModelError` or `DataError`, and `SettingError` if the target is out of reach.
     """
+    fit_threads()
     device = choose_device("auto")
     dtype = getattr(torch, choose_dtype(settings.dtype, device))
     folder = resolve(settings.model)

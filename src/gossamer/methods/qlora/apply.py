@@ -24,7 +24,7 @@ def check_device(device: str) -> None:
     if isinstance(lib, ErrorHandlerMockBNBNativeLibrary):
         raise MissingExtraError(
             "method 'qlora': the installed bitsandbytes has no compiled library for this machine; "
-            "pip install --upgrade 'gossamer[qlora]', or use method 'lora'"
+            "pip install --upgrade bitsandbytes, or use method 'lora'"
         )
 
 

@@ -20,6 +20,7 @@ from gossamer.serving.http.replies import Choice, ReplyFormat, Usage
 from gossamer.serving.http.schema import GenerationBody
 from gossamer.serving.http.stream import EventStream
 from gossamer.serving.messages import Tokens
+from gossamer.serving.vocabulary import vocabulary_of
 
 Body = TypeVar("Body", bound=GenerationBody)
 
@@ -40,6 +41,7 @@ async def answer(
         model=body.model,
         created=int(time.time()),
         has_logprobs=body.num_logprobs is not None,
+        vocabulary=vocabulary_of(context.engine.tokenizer),
     )
 
     caller = caller_of(http)

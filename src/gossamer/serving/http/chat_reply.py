@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from gossamer.serving.http.replies import Choice, ReplyFormat, finite
+from gossamer.serving.http.replies import Choice, ReplyFormat, escaped, finite
 from gossamer.serving.messages import TokenLogprob, Tokens
 
 
@@ -35,21 +35,20 @@ class ChatReply(ReplyFormat):
     def _logprobs(self, tokens: Iterable[TokenLogprob]) -> dict[str, Any] | None:
         if not self.has_logprobs:
             return None
-        return {"content": [_token(token) for token in tokens], "refusal": None}
+        return {"content": [self._token(token) for token in tokens], "refusal": None}
+
+    def _token(self, token: TokenLogprob) -> dict[str, Any]:
+        return {
+            **self._entry(token.token_id, token.text, token.logprob),
+            "top_logprobs": [self._entry(*each) for each in token.top],
+        }
+
+    def _entry(self, token_id: int, text: str, logprob: float) -> dict[str, Any]:
+        raw = self.bytes_of(token_id, text)
+        return {"token": escaped(raw) or text, "logprob": finite(logprob), "bytes": list(raw)}
 
 
 def _choice(
     index: int, delta: dict[str, Any], logprobs: dict[str, Any] | None, reason: str | None
 ) -> dict[str, Any]:
     return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
-
-
-def _token(token: TokenLogprob) -> dict[str, Any]:
-    return {
-        **_entry(token.text, token.logprob),
-        "top_logprobs": [_entry(text, logprob) for _, text, logprob in token.top],
-    }
-
-
-def _entry(text: str, logprob: float) -> dict[str, Any]:
-    return {"token": text, "logprob": finite(logprob), "bytes": list(text.encode())}

@@ -1,10 +1,11 @@
 """The shapes of /v1/completions."""
 
+import codecs
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from gossamer.serving.http.replies import Choice, ReplyFormat, finite
+from gossamer.serving.http.replies import Choice, ReplyFormat, escaped, finite
 from gossamer.serving.messages import TokenLogprob, Tokens
 
 
@@ -17,7 +18,9 @@ class CompletionReply(ReplyFormat):
     prefix = "cmpl-"
 
     offsets: dict[int, int] = field(default_factory=dict)
-    """Characters of the tokens that a choice has streamed so far, for `text_offset`."""
+    """Characters of the tokens that a choice has had so far, for `text_offset` ..."""
+    decoders: dict[int, codecs.IncrementalDecoder] = field(default_factory=dict)
+    """... and what is there of a character that is not complete."""
 
     def _whole(self, choice: Choice) -> dict[str, Any]:
         logprobs = self._logprobs(choice.index, choice.logprobs)
@@ -38,27 +41,32 @@ class CompletionReply(ReplyFormat):
             "tokens": [],
             "top_logprobs": [],
         }
+        decoder = self.decoders.setdefault(index, codecs.getincrementaldecoder("utf-8")("replace"))
         offset = self.offsets.get(index, 0)
         for token in tokens:
             result["text_offset"].append(offset)
             result["token_logprobs"].append(finite(token.logprob))
-            result["tokens"].append(token.text)
-            result["top_logprobs"].append(_top(token))
-            offset += len(token.text)
+            result["tokens"].append(self._label(token.token_id, token.text))
+            result["top_logprobs"].append(self._top(token))
+            offset += len(decoder.decode(self.bytes_of(token.token_id, token.text)))
         self.offsets[index] = offset
         return result
+
+    def _label(self, token_id: int, text: str) -> str:
+        part = escaped(self.bytes_of(token_id, text))
+        return text if part is None else f"bytes:{part}"
+
+    def _top(self, token: TokenLogprob) -> dict[str, float]:
+        """Text to log-probability, the chosen token included; of equal texts the likeliest."""
+        entries: dict[str, float] = {}
+        chosen = (token.token_id, token.text, token.logprob)
+        for token_id, text, logprob in (*token.top, chosen):
+            label = self._label(token_id, text)
+            entries[label] = max(finite(logprob), entries.get(label, finite(logprob)))
+        return entries
 
 
 def _choice(
     index: int, text: str, logprobs: dict[str, Any] | None, reason: str | None
 ) -> dict[str, Any]:
     return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
-
-
-def _top(token: TokenLogprob) -> dict[str, float]:
-    """Text to log-probability, the chosen token included; of equal texts the likeliest counts."""
-    entries: dict[str, float] = {}
-    chosen = (token.token_id, token.text, token.logprob)
-    for _, text, logprob in (*token.top, chosen):
-        entries[text] = max(finite(logprob), entries.get(text, finite(logprob)))
-    return entries

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from gossamer.serving.messages import Finished, TokenLogprob, Tokens
+from gossamer.serving.vocabulary import Vocabulary
 
 LOWEST_LOGPROB = -9999.0
 """Stands for minus infinity, which JSON cannot say; OpenAI's convention."""
@@ -72,6 +73,12 @@ class ReplyFormat(ABC):
     model: str
     created: int
     has_logprobs: bool
+    vocabulary: Vocabulary
+
+    def bytes_of(self, token_id: int, text: str) -> bytes:
+        """Those of a token whose text is `text`; of a part of a character only the vocabulary knows
+        them."""
+        return self.vocabulary.bytes_of(token_id) if "\ufffd" in text else text.encode()
 
     def reply(self, choices: list[Choice], usage: Usage) -> dict[str, Any]:
         """A reply that is not streamed."""
@@ -111,6 +118,15 @@ class ReplyFormat(ABC):
 
     @abstractmethod
     def _end(self, index: int, finish_reason: str) -> dict[str, Any]: ...
+
+
+def escaped(raw: bytes) -> str | None:
+    """How OpenAI writes a token that is no text: \\xf0\\x9f; None for one that is."""
+    try:
+        raw.decode()
+    except UnicodeDecodeError:
+        return "".join(f"\\x{byte:02x}" for byte in raw)
+    return None
 
 
 def finite(logprob: float) -> float:

@@ -7,6 +7,7 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from gossamer.durable import replacing
 from gossamer.serving.loadtest.sample import Sample
 
 _IN_TIME, _LATE, _LOST, _LINE = "#1f6fb4", "#d9541a", "#444444", "#666666"
@@ -23,9 +24,8 @@ def draw(samples: Sequence[Sample], slo: float, path: Path, *, title: str) -> No
     for axes in (over_time, shares):
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
-    scratch = path.with_name(f".{path.name}.tmp")
-    figure.savefig(scratch, format="png")
-    scratch.replace(path)
+    with replacing(path) as scratch:
+        figure.savefig(scratch, format="png")
 
 
 def _scatter(axes: Any, samples: Sequence[Sample], slo: float) -> None:

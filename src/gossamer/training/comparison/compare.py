@@ -6,7 +6,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from gossamer.errors import GossamerError, TrainingError
+from gossamer.durable import storing, write_whole
+from gossamer.errors import GossamerError, StorageError, TrainingError
 from gossamer.training.comparison.entries import Entry
 from gossamer.training.comparison.jobs import Job, Kind
 from gossamer.training.comparison.layout import (
@@ -19,7 +20,6 @@ from gossamer.training.comparison.layout import (
     JobFolder,
     Layout,
     write_json,
-    write_text,
 )
 from gossamer.training.comparison.process import (
     ComparisonInterrupted,
@@ -73,9 +73,11 @@ def run_comparison(settings: CompareSettings, screen: Screen) -> Comparison:
     except Timeout:
         raise TrainingError(f"another comparison is at work in {root}") from None
     try:
-        open_folder(root, settings)
-        with terminate_as_interrupt():
-            return _Comparison(settings, Layout(root), screen).result()
+        failing = f"cannot go on with the comparison in {root}"
+        with storing(failing, then="the same command goes on from here"):
+            open_folder(root, settings)
+            with terminate_as_interrupt():
+                return _Comparison(settings, Layout(root), screen).result()
     except KeyboardInterrupt:
         raise ComparisonInterrupted(root) from None
     finally:
@@ -152,6 +154,10 @@ class _Comparison:
                 method_settings=method_settings,
                 steps=steps,
             )
+        except StorageError:
+            # The others would end like that too, each after its time of training.
+            self._screen.end("failed")
+            raise
         except GossamerError as error:
             folder.fail(str(error))
             self._screen.end(f"failed: {error}")
@@ -211,7 +217,7 @@ class _Comparison:
         write_json(root / RESULTS, comparison.as_record())
         draw_scores(comparison, root / SCORES)
         draw_curves(comparison, self._layout, self._entries, root / CURVES)
-        write_text(root / TABLE, document(comparison))
+        write_whole(root / TABLE, document(comparison))
 
 
 def _scored(evaluation: dict[str, Any]) -> str:

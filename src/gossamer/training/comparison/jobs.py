@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from gossamer.machine import fit_threads
 from gossamer.training.checkpoint import FOLDER as CHECKPOINTS
 from gossamer.training.comparison.layout import JobFolder, read_json, write_json
 from gossamer.training.comparison.settings import CompareSettings
@@ -43,6 +44,7 @@ def carry_out(job: Job, folder: JobFolder, tell: Tell) -> dict[str, Any]:
     from gossamer.training.quiet import quiet_libraries
 
     settings = CompareSettings.parse(job.settings, where="comparison")
+    fit_threads()
     with quiet_libraries():
         return _KINDS[job.kind](job, settings, folder, tell)
 

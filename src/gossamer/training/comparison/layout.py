@@ -1,10 +1,10 @@
 """The folder of a comparison: what lies where, and writing a file whole."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
+from gossamer.durable import write_whole
 from gossamer.training.comparison.entries import Entry
 
 SETTINGS = "compare.yaml"
@@ -88,11 +88,4 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write `path`, all or nothing."""
-    write_text(path, json.dumps(content, indent=1) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write `path`, all or nothing."""
-    scratch = path.with_name(f".{path.name}.tmp")
-    scratch.write_text(text, encoding="utf-8")
-    os.replace(scratch, path)
+    write_whole(path, json.dumps(content, indent=1) + "\n")

@@ -8,6 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from gossamer.durable import replacing
 from gossamer.training.comparison.entries import Entry
 from gossamer.training.comparison.layout import Layout
 from gossamer.training.comparison.result import Comparison, EntryResult, Mean
@@ -128,6 +129,5 @@ def _legend(figure: Figure, axes: Any) -> None:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    scratch = path.with_name(f".{path.name}.tmp")
-    figure.savefig(scratch, format="png")
-    scratch.replace(path)
+    with replacing(path) as scratch:
+        figure.savefig(scratch, format="png")

@@ -5,8 +5,9 @@ from typing import Any
 
 import yaml
 
+from gossamer.durable import write_whole
 from gossamer.errors import SettingError
-from gossamer.training.comparison.layout import SETTINGS, write_text
+from gossamer.training.comparison.layout import SETTINGS
 from gossamer.training.comparison.settings import CompareSettings
 
 _HEAD = "# Asking for the same comparison again goes on with what is missing.\n"
@@ -70,7 +71,7 @@ def read_facts(root: Path) -> dict[str, Any]:
 
 def _write(root: Path, settings: CompareSettings, facts: dict[str, Any]) -> None:
     content = {"settings": settings.model_dump(mode="json"), "facts": facts}
-    write_text(root / SETTINGS, _HEAD + yaml.safe_dump(content, sort_keys=False))
+    write_whole(root / SETTINGS, _HEAD + yaml.safe_dump(content, sort_keys=False))
 
 
 def _read(root: Path) -> dict[str, Any] | None:

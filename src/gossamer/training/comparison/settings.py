@@ -6,9 +6,11 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
+from gossamer.basemodel.find import require_known
 from gossamer.errors import SettingError, unknown_name_message
 from gossamer.training.comparison.budget import Budget, parse_budget
 from gossamer.training.comparison.entries import Entry, parse_entries
+from gossamer.training.data.source import find_file
 from gossamer.training.evaluation.settings import EvaluationSettings
 from gossamer.training.settings import RunSettings
 
@@ -90,8 +92,11 @@ class CompareSettings(EvaluationSettings):
         return parse_budget(self.budget)
 
     def check(self) -> None:
-        """Raise `SettingError` or `UnknownNameError` for what can be refused without a model."""
+        """Raise what can be told without a model, of settings and of names."""
         limits = self.limits()
+        require_known(self.model)
+        for name in (self.data, self.eval):
+            find_file(name)
         for key in self.run:
             _check_run_setting(key, limits)
         for entry in self.entries():

@@ -15,6 +15,7 @@ from typing import Any, TextIO
 
 from filelock import FileLock
 
+from gossamer.durable import disk_trouble
 from gossamer.errors import GossamerError
 from gossamer.training.comparison.jobs import Job, carry_out
 from gossamer.training.comparison.layout import JobFolder, read_json
@@ -54,7 +55,9 @@ def main(folder: Path) -> int:
             tell({"event": "failed", "error": type(error).__name__, "reason": str(error)})
         except Exception as error:
             traceback.print_exc()
-            tell({"event": "failed", "error": "TrainingError", "reason": _unexpected(error)})
+            trouble = disk_trouble(error)
+            kind = "TrainingError" if trouble is None else "StorageError"
+            tell({"event": "failed", "error": kind, "reason": trouble or _unexpected(error)})
     return FAILED
 
 

@@ -4,7 +4,7 @@ import re
 from difflib import get_close_matches
 from pathlib import Path
 
-from gossamer.errors import DataError
+from gossamer.errors import DataError, cut
 from gossamer.training.data.files import READERS, open_file
 from gossamer.training.data.hub import open_hub
 from gossamer.training.data.rows import Source
@@ -19,16 +19,22 @@ def open_source(name: str, *, max_rows: int | None = None) -> Source:
     set of the hub, unless it ends like a data file or its first part is a folder here.
     Raises `DataError`.
     """
+    path = find_file(name)
+    return open_hub(name, max_rows=max_rows) if path is None else open_file(name, path)
+
+
+def find_file(name: str) -> Path | None:
+    """The existing file that `name` stands for; None: a data set of the hub. Raises `DataError`."""
     if not name.strip():
         raise DataError("the name of the data file is empty")
     path = Path(name).expanduser()
     if path.is_dir():
         raise DataError(_folder_message(name, path))
     if path.exists():
-        return open_file(name, path)
+        return path
     if _is_hub_id(name, path):
-        return open_hub(name, max_rows=max_rows)
-    raise DataError(_missing_message(name, path))
+        return None
+    raise DataError(_missing_message(cut(name), path))
 
 
 def _is_hub_id(name: str, path: Path) -> bool:

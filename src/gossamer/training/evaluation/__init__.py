@@ -8,9 +8,13 @@ likelihood   the log-probability that a model gives to the tokens of an answer
 evaluate     all of it, batch after batch; what is done is not done again after a stop
 """
 
-from gossamer.training.evaluation.measure import Evaluation, evaluate
-from gossamer.training.evaluation.rows import EvalRow, EvalSet, load_eval_set
-from gossamer.training.evaluation.settings import EvaluationSettings
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gossamer.training.evaluation.measure import Evaluation, evaluate
+    from gossamer.training.evaluation.rows import EvalRow, EvalSet, load_eval_set
+    from gossamer.training.evaluation.settings import EvaluationSettings
 
 __all__ = [
     "EvalRow",
@@ -20,3 +24,19 @@ __all__ = [
     "evaluate",
     "load_eval_set",
 ]
+
+# Where each public name lives; imported when first used, since torch takes seconds to load.
+_HOMES = {
+    "EvalRow": "gossamer.training.evaluation.rows",
+    "EvalSet": "gossamer.training.evaluation.rows",
+    "Evaluation": "gossamer.training.evaluation.measure",
+    "EvaluationSettings": "gossamer.training.evaluation.settings",
+    "evaluate": "gossamer.training.evaluation.measure",
+    "load_eval_set": "gossamer.training.evaluation.rows",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'gossamer.training.evaluation' has no attribute '{name}'")
+    return getattr(import_module(_HOMES[name]), name)

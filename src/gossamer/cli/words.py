@@ -1,0 +1,37 @@
+"""What people type who know other tools, and what Gossamer calls it."""
+
+from collections.abc import Iterable
+
+from gossamer.errors import unknown_name_message
+
+_NO_CHAT = (
+    "start `gossamer serve NAME` and ask with curl, OpenAI's client or any chat program; from "
+    "Python, gossamer.LLM answers without a server"
+)
+_ELSEWHERE = {
+    "gossamer tune": ("train", "training", "finetune", "fine-tune", "fit", "sft", "learn"),
+    "gossamer model pull NAME": ("pull", "download", "fetch", "get", "install", "add"),
+    "gossamer model list": ("models", "list-models", "search"),
+    "gossamer adapters list DIR": ("list", "ls", "show", "ps", "info"),
+    "gossamer serve NAME": ("server", "start", "up", "api", "launch", "host", "deploy"),
+    "gossamer adapters merge PATH --output DIR": ("merge", "export", "convert", "fuse", "save"),
+    "gossamer compare": ("evaluate", "eval", "score", "sweep"),
+    "gossamer bench serve": ("benchmark", "loadtest", "load-test", "perf"),
+    "gossamer keys": ("key", "auth", "login", "token", "users"),
+    "gossamer tune --help": ("methods", "lora", "qlora", "dora"),
+    "gossamer tune --output DIR --resume": ("resume", "continue"),
+}
+"""Our command, and the words for it elsewhere."""
+
+_CHAT = ("chat", "run", "ask", "generate", "complete", "prompt", "infer", "inference", "predict")
+
+
+def unknown_command(name: str, known: Iterable[str]) -> str:
+    """One line for a command that does not exist: ours of that meaning, or those spelt alike."""
+    word = name.lower().replace("_", "-")
+    if word in _CHAT:
+        return f"unknown command '{name}': there is no chat in the terminal; {_NO_CHAT}"
+    for ours, words in _ELSEWHERE.items():
+        if word in words:
+            return f"unknown command '{name}'; here it is: {ours}"
+    return unknown_name_message("command", name, known)

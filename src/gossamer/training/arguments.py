@@ -1,0 +1,55 @@
+"""From what the user gave to the settings of a run, and what can be refused before anything heavy.
+
+torch, TRL and PEFT take seconds to load; whoever mistyped a name should not wait for them.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from gossamer.basemodel.find import require_known
+from gossamer.errors import CheckpointError, SettingError
+from gossamer.training.data.source import find_file
+from gossamer.training.folder import check_free, is_run
+from gossamer.training.record import FILE, read_config
+from gossamer.training.settings import RunSettings, assemble
+
+
+def collect(
+    config: str | Path | None,
+    options: Mapping[str, Any],
+    assignments: Mapping[str, Any],
+    *,
+    resume: bool,
+) -> tuple[RunSettings, dict[str, Any]]:
+    """Settings, and what the config file recorded of the run that it belongs to."""
+    output = options.get("output")
+    if config is None and resume:
+        if output is None:
+            raise SettingError("--resume needs --output, the folder of the run to go on with")
+        check_resumable(Path(output))
+        config = Path(output) / FILE
+    values, sections = read_config(Path(config)) if config is not None else ({}, {})
+    return assemble(values, options, assignments), sections.get("recorded", {})
+
+
+def check_names(settings: RunSettings, *, resume: bool, overwrite: bool) -> None:
+    """Raise what a run would raise because of a name: of method, folder, base model or data."""
+    settings.build_method()
+    output = Path(settings.output)
+    if resume:
+        check_resumable(output)
+    else:
+        check_free(output, overwrite=overwrite)
+    require_known(settings.model)
+    for name in (settings.data, settings.eval_data):
+        if name is not None:
+            find_file(name)
+
+
+def check_resumable(output: Path) -> None:
+    """Raise `CheckpointError` unless a run has begun in `output`."""
+    if not is_run(output):
+        raise CheckpointError(
+            f"nothing to resume: {output} holds no run (no {FILE}); leave out --resume to start one"
+        )
