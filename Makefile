@@ -8,6 +8,9 @@ SHELL := /bin/bash
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 PY := .venv/bin/python
+# The index of torch's CPU builds, which pytorch.org names: without an NVIDIA GPU, torch from there
+# spares some gigabytes of CUDA libraries.
+TORCH_INDEX ?=
 # The name holds the place and the wanted packages, so that a .venv that was copied or shared
 # is installed into anew.
 STAMP := .venv/.gossamer-$(shell { pwd; cat pyproject.toml constraints.txt; } | cksum | cut -d' ' -f1)
@@ -55,6 +58,14 @@ $(STAMP):
 		"$(PYTHON)" -m venv --clear .venv; \
 	fi
 	@rm -f .venv/.gossamer-*
+	@if [ -n "$(TORCH_INDEX)" ]; then \
+		torch=$$(grep '^torch==' constraints.txt); \
+		echo "Installing the CPU build of $$torch"; \
+		PIP_INDEX_URL="$(TORCH_INDEX)" $(PY) -m pip install --quiet --no-deps "$$torch"; \
+	elif [ "$$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null \
+			&& ! $(PY) -c 'import importlib.util, sys; sys.exit(not importlib.util.find_spec("torch"))'; then \
+		echo "No NVIDIA GPU found: with TORCH_INDEX=..., some gigabytes of CUDA libraries need not be fetched (README, Install)"; \
+	fi
 	@echo "Installing the packages that constraints.txt pins (some minutes)"
 	@$(PY) -m pip install -c constraints.txt -e '.[demo,dev,docs,qlora]' 2>&1 | tee .venv/install.log | awk ' \
 		/^Collecting / { printf "."; fflush() } \

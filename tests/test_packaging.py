@@ -1,0 +1,64 @@
+"""What the package says of itself, and the advice on how to install it."""
+
+import re
+import subprocess
+import tomllib
+
+import pytest
+
+from house import ROOT, tracked_files
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PINS = dict(
+    line.lower().replace("_", "-").split("==")
+    for line in (ROOT / "constraints.txt").read_text().split()
+)
+
+
+def test_every_dependency_is_pinned_in_the_constraints():
+    names = [re.match(r"[\w-]+", need)[0].lower().replace("_", "-") for need in needs()]
+    # Triton and Liger have no wheels for all systems; nothing of the tests needs them.
+    assert {name for name in names if name not in PINS} <= {"triton", "liger-kernel"}
+
+
+def needs():
+    extras = PROJECT["optional-dependencies"].values()
+    return [*PROJECT["dependencies"], *(need for extra in extras for need in extra)]
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/guides/first-run.md"])
+def test_the_advice_on_torch_names_the_pinned_version(page):
+    found = re.findall(r"torch (\d+\.\d+\.\d+)", (ROOT / page).read_text())
+    assert found
+    assert set(found) == {PINS["torch"]}
+
+
+def test_the_set_up_asks_the_named_index_for_the_pinned_torch_alone():
+    done = subprocess.run(
+        ["make", "--dry-run", "--always-make", "lint", "TORCH_INDEX=some-index"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert 'PIP_INDEX_URL="some-index"' in done.stdout
+    assert "torch=$(grep '^torch==' constraints.txt)" in done.stdout
+
+
+def test_the_long_description_has_no_link_that_an_index_page_would_break():
+    text = PROJECT["readme"]["text"]
+    assert "gossamer serve" in text
+    assert not re.findall(r"\]\((?!https://)", text)
+
+
+def test_nobody_is_sent_to_an_index_for_gossamer_itself():
+    # In pieces, so that this file does not hold it.
+    word = "pip install 'gos" + "samer"
+    wrong = []
+    for path in tracked_files():
+        try:
+            text = path.read_text()
+        except UnicodeDecodeError:
+            continue
+        wrong += [str(path.relative_to(ROOT))] if word in text else []
+    assert not wrong, wrong
