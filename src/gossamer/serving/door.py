@@ -2,7 +2,8 @@
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from gossamer.errors import EngineStoppedError, OverloadedError, QuotaError
 from gossamer.serving.messages import Request
@@ -33,20 +34,16 @@ class Door:
 
         Raises `EngineStoppedError`, `OverloadedError` or `QuotaError`, and counts nothing then.
         """
-        if not self.is_open:
-            raise EngineStoppedError("the server is shutting down")
-        tenant = request.tenant
-        if num_waiting >= self._max_waiting and not self._is_below_share(tenant):
-            self._accounts.refuse(tenant, "queue")
-            raise OverloadedError(
-                f"{num_waiting} requests are waiting already; try again later",
-                retry_after=self._seconds_for(num_waiting),
-            )
-        try:
-            self._quotas.enter(tenant, len(request.prompt_token_ids))
-        except QuotaError:
-            self._accounts.refuse(tenant, "quota")
-            raise
+        self._check_queue(request.tenant, 0, num_waiting)
+        with self._refusals_of(request.tenant):
+            self._quotas.enter(request.tenant, len(request.prompt_token_ids))
+
+    def check(self, tenant: str, *, own: int, num_waiting: int) -> None:
+        """Raise what `enter` would raise for a small request, with `own` more of the tenant on
+        their way, which are among the `num_waiting`."""
+        self._check_queue(tenant, own, num_waiting)
+        with self._refusals_of(tenant):
+            self._quotas.check(tenant, own)
 
     def spend(self, tenant: str, tokens: int) -> None:
         """New tokens of `tenant` have been generated."""
@@ -58,9 +55,27 @@ class Door:
         self._left.append(self._clock())
         self._quotas.leave(tenant)
 
-    def _is_below_share(self, tenant: str) -> bool:
+    def _check_queue(self, tenant: str, own: int, num_waiting: int) -> None:
+        if not self.is_open:
+            raise EngineStoppedError("the server is shutting down")
+        if num_waiting >= self._max_waiting and not self._is_below_share(tenant, own):
+            self._accounts.refuse(tenant, "queue")
+            raise OverloadedError(
+                f"{num_waiting} requests are waiting already; try again later",
+                retry_after=self._seconds_for(num_waiting),
+            )
+
+    @contextmanager
+    def _refusals_of(self, tenant: str) -> Iterator[None]:
+        try:
+            yield
+        except QuotaError:
+            self._accounts.refuse(tenant, "quota")
+            raise
+
+    def _is_below_share(self, tenant: str, own: int) -> bool:
         """Whether others fill the queue: one tenant's flood must not shut others out."""
-        own = self._quotas.in_flight(tenant)
+        own += self._quotas.in_flight(tenant)
         others = self._quotas.num_tenants() - (own > 0)
         return others > 0 and own < self._max_waiting / (others + 1)
 

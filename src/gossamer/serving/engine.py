@@ -107,6 +107,11 @@ class Engine:
         """See `EngineInterface.look_up`."""
         return self._looks.look_up(name)
 
+    def check_entry(self, tenant: str, *, own: int, others: int) -> None:
+        """See `EngineInterface.check_entry`."""
+        with self._lock:
+            self._door.check(tenant, own=own, num_waiting=self._num_waiting + others)
+
     def submit(
         self,
         request: Request,

@@ -128,6 +128,14 @@ class EngineInterface(Protocol):
         makes no sense, the reason why an adapter is refused, or `AdapterReadError` (try again).
         """
 
+    def check_entry(self, tenant: str, *, own: int, others: int) -> None:
+        """Raise what `submit` would raise for a small request of `tenant` that comes now.
+
+        `own` requests of the tenant, and `others` in all, are on their way to `submit` and count as
+        if they were here. Counts nothing itself. Raises `OverloadedError` (queue full),
+        `QuotaError`, `EngineStoppedError`.
+        """
+
     def submit(
         self,
         request: Request,

@@ -59,6 +59,7 @@ class FakeEngine:
         self.delay = delay
         self.refuse = refuse
         self.max_waiting = max_waiting
+        self.refuse_entry: Callable[[str, int, int], None] | None = None
         self.submitted: list[Request] = []
         self.controls: list[tuple] = []
         """Calls that load, unload or pin."""
@@ -86,6 +87,10 @@ class FakeEngine:
         except UnknownModelError as error:
             future.set_exception(error)
         return future
+
+    def check_entry(self, tenant: str, *, own: int, others: int) -> None:
+        if self.refuse_entry is not None:
+            self.refuse_entry(tenant, own, others)
 
     def submit(self, request: Request, on_event: Callable[[Event], None], adapter=None) -> None:
         with self._changed:

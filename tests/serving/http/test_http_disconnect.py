@@ -11,7 +11,8 @@ from live_server import live
 
 def send(address, body, *, path="/v1/completions"):
     payload = json.dumps({"model": "tiny", "prompt": "hi", **body}).encode()
-    head = f"POST {path} HTTP/1.1\r\nHost: test\r\nContent-Length: {len(payload)}\r\n\r\n"
+    kind = "Host: localhost\r\nContent-Type: application/json"
+    head = f"POST {path} HTTP/1.1\r\n{kind}\r\nContent-Length: {len(payload)}\r\n\r\n"
     client = socket.create_connection(address, timeout=5)
     client.sendall(head.encode() + payload)
     return client
@@ -80,7 +81,10 @@ def test_left_while_sending_the_body(make_engine):
     engine = make_engine()
     with live(engine) as address:
         client = socket.create_connection(address, timeout=5)
-        client.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: t\r\nContent-Length: 999\r\n\r\n{")
+        client.sendall(
+            b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n"
+            b"Content-Type: application/json\r\nContent-Length: 999\r\n\r\n{"
+        )
         client.close()
         ended = send(address, {})
         assert b"200 OK" in ended.recv(4096)

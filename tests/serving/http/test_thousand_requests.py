@@ -82,12 +82,15 @@ def random_call(rng, base):
     return body, {200, 429}
 
 
+HEAD = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+
+
 async def talk(address, payload, *, leave_after):
     """Send bytes, read the whole reply; None if the client left before it came."""
     reader, writer = await asyncio.open_connection(*address)
     try:
-        head = f"POST /v1/completions HTTP/1.1\r\nHost: t\r\nContent-Length: {len(payload)}\r\n"
-        writer.write(head.encode() + b"Connection: close\r\n\r\n" + payload)
+        head = f"{HEAD}Content-Length: {len(payload)}\r\nConnection: close\r\n\r\n"
+        writer.write(head.encode() + payload)
         await writer.drain()
         if leave_after is None:
             return await asyncio.wait_for(reader.read(), 60)

@@ -5,10 +5,10 @@ from typing import cast
 
 from starlette.requests import Request
 
-from gossamer.errors import UnknownModelError, unknown_name_message
+from gossamer.errors import UnknownModelError, cut, unknown_name_message
 from gossamer.serving.blend import adapters_in
 from gossamer.serving.http.errors import ApiError
-from gossamer.serving.interface import AdapterStatus, EngineInterface
+from gossamer.serving.interface import AdapterStatus
 from gossamer.serving.keys import Caller
 
 ANYONE = Caller()
@@ -24,29 +24,28 @@ def allowed(caller: Caller, adapters: Iterable[AdapterStatus]) -> list[AdapterSt
     return [adapter for adapter in adapters if caller.may_use(adapter.name)]
 
 
-def check_model(caller: Caller, model: str, engine: EngineInterface) -> None:
-    """Raise `UnknownModelError` for a name that is not the caller's to use.
+def may_name(caller: Caller, model: str) -> bool:
+    """Whether `model`, which is not the base model's name, is the caller's to use.
 
-    What a tenant may not use does not exist for it, or names of others could be guessed. The base
-    model is open to all. Raises `RequestError` for a mixture that makes no sense.
+    What a tenant may not use does not exist for it, or names of others could be guessed. Raises
+    `RequestError` for a mixture that makes no sense.
     """
-    if caller.adapters is None or model == engine.model_name:
-        return
-    if not all(caller.may_use(adapter) for adapter in adapters_in(model)):
-        raise unknown_model(caller, model, engine)
+    return caller.adapters is None or all(map(caller.may_use, adapters_in(model)))
 
 
-def unknown_model(caller: Caller, model: str, engine: EngineInterface) -> UnknownModelError:
+def unknown_model(
+    caller: Caller, model: str, base: str, adapters: Iterable[AdapterStatus]
+) -> UnknownModelError:
     """The error, with suggestions among what the caller may see; of a mixture, for the part that
     is not known."""
-    names = [adapter.name for adapter in allowed(caller, engine.adapters())]
+    names = {adapter.name for adapter in allowed(caller, adapters)}
     missing = next((part for part in adapters_in(model) if part not in names), model)
-    if missing == engine.model_name:
+    if missing == base:
         return UnknownModelError(
-            f"model '{model}': '{missing}' is the base model, to which adapters are added; leave "
-            "it out"
+            f"model '{cut(model)}': '{missing}' is the base model, to which adapters are added; "
+            "leave it out"
         )
-    return UnknownModelError(unknown_name_message("model", missing, [engine.model_name, *names]))
+    return UnknownModelError(unknown_name_message("model", missing, [base, *names]))
 
 
 def require_admin(http: Request) -> None:
@@ -54,7 +53,7 @@ def require_admin(http: Request) -> None:
     if not caller_of(http).is_admin:
         raise ApiError(
             403,
-            f"{http.url.path} needs an administrator's key; make one with "
+            f"{cut(http.url.path)} needs an administrator's key; make one with "
             "'gossamer keys add NAME --admin'",
             code="admin_key_required",
         )

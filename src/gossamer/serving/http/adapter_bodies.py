@@ -4,11 +4,14 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from gossamer.errors import cut
 from gossamer.serving.http.errors import ApiError
 from gossamer.serving.http.fields import shown
 
 
-class _Body(BaseModel):
+class AdapterBody(BaseModel):
+    """What these bodies have in common."""
+
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid", populate_by_name=True)
 
     @classmethod
@@ -18,13 +21,13 @@ class _Body(BaseModel):
             return cls.model_validate(values)
         except ValidationError as error:
             first = error.errors()[0]
-            name = ".".join(map(str, first["loc"])) or "body"
+            name = cut(".".join(map(str, first["loc"]))) or "body"
             given = "" if first["type"] == "missing" else f" = {shown(first['input'])}"
             message = f"'{name}'{given}: {first['msg'].lower()}"
             raise ApiError(400, message, code="invalid_value", param=name) from None
 
 
-class LoadLoraBody(_Body):
+class LoadLoraBody(AdapterBody):
     """POST /v1/load_lora_adapter."""
 
     lora_name: str = Field(min_length=1)
@@ -35,14 +38,14 @@ class LoadLoraBody(_Body):
     """Replace another adapter of that name; its accepted requests end with it."""
 
 
-class UnloadLoraBody(_Body):
+class UnloadLoraBody(AdapterBody):
     """POST /v1/unload_lora_adapter."""
 
     lora_name: str = Field(min_length=1)
     """Name to take away."""
 
 
-class LoadBody(_Body):
+class LoadBody(AdapterBody):
     """POST /v1/adapters."""
 
     name: str = Field(min_length=1)

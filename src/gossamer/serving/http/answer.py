@@ -1,108 +1,173 @@
-"""The way of every generating call: body, token ids, engine requests, reply or stream."""
+"""The way of every generating call: body, token ids, engine requests, reply or stream.
 
+Whatever grows with the size of a request is done on threads that tenants use in turn; the event
+loop only passes it on.
+"""
+
+import asyncio
 import time
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Generic, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from gossamer.errors import UnknownModelError
-from gossamer.serving.http.access import caller_of, check_model, unknown_model
-from gossamer.serving.http.body import read_object
+from gossamer.serving.blend import AnyAdapter
+from gossamer.serving.http.access import caller_of, may_name, unknown_model
+from gossamer.serving.http.body import decode, read_body
 from gossamer.serving.http.connection import unless_gone
 from gossamer.serving.http.context import Context
-from gossamer.serving.http.encode import TokenIds
-from gossamer.serving.http.errors import ApiError
+from gossamer.serving.http.doorstep import Visit
+from gossamer.serving.http.encode import TokenIds, Turn
 from gossamer.serving.http.generation import Generation
+from gossamer.serving.http.json_text import json_bytes
 from gossamer.serving.http.plan import plan
 from gossamer.serving.http.replies import Choice, ReplyFormat, Usage
 from gossamer.serving.http.schema import GenerationBody
 from gossamer.serving.http.stream import EventStream
+from gossamer.serving.keys import Caller
 from gossamer.serving.messages import Tokens
 from gossamer.serving.vocabulary import vocabulary_of
 
 Body = TypeVar("Body", bound=GenerationBody)
 
+SHORT_REPLY = 1_000
+"""Tokens, or log-probabilities, of a reply that is quickly written."""
 
-async def answer(
-    http: Request,
-    schema: type[Body],
-    reply_type: type[ReplyFormat],
-    encode: Callable[[Body], Awaitable[list[TokenIds]]],
-) -> Response:
+
+@dataclass(frozen=True, slots=True)
+class Route(Generic[Body]):
+    """What one route does its own way."""
+
+    schema: type[Body]
+    reply_type: type[ReplyFormat]
+    turns: Callable[[Body], list[Turn]]
+    """The work of encoding a body; quick itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """A call that the engine works on. Holds nothing of its body, which may be large."""
+
+    generation: Generation
+    reply: ReplyFormat
+    usage: Usage
+    is_streamed: bool
+    include_usage: bool
+
+
+async def answer(http: Request, route: Route[Body]) -> Response:
     """Answer one call, streamed or not. Errors are raised; nothing of the call is left behind."""
-    context = Context.of(http)
-    clock = context.metrics.clock()
-    body = schema.parse(await read_object(http, context.settings.max_body_bytes))
-    _check_choices(body.num_prompts * body.n, context.settings.max_choices)
-    reply = reply_type(
-        reply_id=reply_type.prefix + http.state.request_id,
+    begun = await _begin(http, route)
+    return await unless_gone(http.receive, _end(http, begun))
+
+
+async def _begin(http: Request, route: Route[Body]) -> _Begun:
+    context, tenant = Context.of(http), caller_of(http).tenant
+    generation = Generation(context.engine, context.metrics.clock())
+    with context.doorstep.enter(tenant) as visit:
+        body = await read_body(http, context.settings.max_body_bytes, visit.hold)
+        try:
+            return await unless_gone(http.receive, _submit(http, route, body, visit, generation))
+        except BaseException:
+            generation.cancel()
+            raise
+
+
+async def _submit(
+    http: Request, route: Route[Body], content: bytes, visit: Visit, generation: Generation
+) -> _Begun:
+    context, caller = Context.of(http), caller_of(http)
+    engine = context.engine
+    run = partial(context.threads.run, caller.tenant)
+
+    def read() -> tuple[Body, list[Turn]]:
+        body = route.schema.parse(decode(content), context.limits)
+        return body, route.turns(body)
+
+    body, turns = await run(read)
+    adapter = await _adapter(context, caller, body.model)
+    reply = route.reply_type(
+        reply_id=route.reply_type.prefix + http.state.request_id,
         model=body.model,
         created=int(time.time()),
         has_logprobs=body.num_logprobs is not None,
         vocabulary=vocabulary_of(context.engine.tokenizer),
     )
 
-    caller = caller_of(http)
-    check_model(caller, body.model, context.engine)
-
-    async def work() -> Response:
-        prompts = await encode(body)
+    def submit(prompts: list[TokenIds]) -> None:
+        prompts += turns[-1]()
         requests = plan(
             body,
             prompts,
             reply_id=reply.reply_id,
-            model_name=context.engine.model_name,
-            max_context=context.engine.max_context,
+            model_name=engine.model_name,
+            max_context=engine.max_context,
             tenant=caller.tenant,
         )
-        generation = Generation(context.engine, requests, clock)
+        visit.move_on()
+        generation.submit(requests, adapter)
+
+    prompts: list[TokenIds] = []
+    for turn in turns[:-1]:
+        prompts += await run(turn)
+    await run(partial(submit, prompts))
+    return _Begun(generation, reply, Usage(body.n), body.stream, body.include_usage)
+
+
+async def _adapter(context: Context, caller: Caller, model: str) -> AnyAdapter | None:
+    """What `model` means; raises the error with suggestions among what the caller may see."""
+    engine = context.engine
+    if model == engine.model_name:
+        return None
+    if may_name(caller, model):
         try:
-            generation.start()
+            return await asyncio.wrap_future(engine.look_up(model))
         except UnknownModelError:
             # The engine's message knows nothing of the base model, and may suggest names that are
             # not the caller's to know.
-            raise unknown_model(caller, body.model, context.engine) from None
-        try:
-            if not body.stream:
-                return await _whole(generation, reply, body, len(requests))
-            # The status is sent with the first event, so a refusal can still become one.
-            await generation.first()
-        except BaseException:
-            generation.cancel()
-            raise
-        return EventStream(
-            generation,
-            reply,
-            Usage(body.n),
-            include_usage=body.include_usage,
-            request_id=http.state.request_id,
-        )
-
-    return await unless_gone(http.receive, work())
+            pass
+    adapters = await context.catalogue.statuses()
+    compose = partial(unknown_model, caller, model, engine.model_name, adapters)
+    raise await context.threads.run(caller.tenant, compose)
 
 
-async def _whole(
-    generation: Generation, reply: ReplyFormat, body: GenerationBody, num_choices: int
-) -> Response:
-    choices = [Choice(index) for index in range(num_choices)]
-    usage = Usage(body.n)
-    async for batch in generation.batches():
+async def _end(http: Request, begun: _Begun) -> Response:
+    generation = begun.generation
+    try:
+        if not begun.is_streamed:
+            return await _whole(begun)
+        # The status is sent with the first event, so a refusal can still become one.
+        await generation.first()
+    except BaseException:
+        generation.cancel()
+        raise
+    return EventStream(
+        generation,
+        begun.reply,
+        begun.usage,
+        include_usage=begun.include_usage,
+        request_id=http.state.request_id,
+    )
+
+
+async def _whole(begun: _Begun) -> Response:
+    choices = [Choice(index) for index in range(begun.generation.num_choices)]
+    async for batch in begun.generation.batches():
         for index, event in batch:
             if isinstance(event, Tokens):
                 choices[index].add(event)
             else:
                 choices[index].finish_reason = event.finish_reason
-                usage.add(index, event)
-    return JSONResponse(reply.reply(choices, usage))
+                begun.usage.add(index, event)
+    write = partial(_written, begun.reply, choices, begun.usage)
+    size = sum(choice.size for choice in choices)
+    content = write() if size <= SHORT_REPLY else await asyncio.to_thread(write)
+    return Response(content, media_type=JSONResponse.media_type)
 
 
-def _check_choices(count: int, limit: int) -> None:
-    if count > limit:
-        raise ApiError(
-            400,
-            f"the call asks for {count} choices (prompts times 'n'); at most {limit} are allowed",
-            code="invalid_value",
-            param="n",
-        )
+def _written(reply: ReplyFormat, choices: list[Choice], usage: Usage) -> bytes:
+    return json_bytes(reply.reply(choices, usage))

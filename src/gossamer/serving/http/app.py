@@ -9,14 +9,18 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 from gossamer.errors import GossamerError, cut
+from gossamer.serving.http.catalogue import Catalogue
 from gossamer.serving.http.context import Context
+from gossamer.serving.http.doorstep import Doorstep
 from gossamer.serving.http.encode import Encoder
 from gossamer.serving.http.errors import ApiError, ClientGoneError, to_api_error
+from gossamer.serving.http.fair_threads import FairThreads
 from gossamer.serving.http.metrics import Metrics
 from gossamer.serving.http.middleware import CLIENT_GONE, ApiKeyCheck, Surround
 from gossamer.serving.http.origins import OriginCheck
 from gossamer.serving.http.routes import adapters, chat, completions, models, operation
 from gossamer.serving.http.settings import HttpSettings
+from gossamer.serving.http.sizes import SizeLimits
 from gossamer.serving.interface import EngineInterface
 from gossamer.serving.key_file import KeyFile
 
@@ -31,13 +35,18 @@ def create_app(engine: EngineInterface, settings: HttpSettings) -> FastAPI:
         settings=settings,
         metrics=Metrics(engine),
         encoder=Encoder(engine.tokenizer, engine.model_name, engine.max_context),
+        threads=FairThreads("gossamer-requests"),
+        doorstep=Doorstep(engine, settings.max_bodies_bytes),
+        catalogue=Catalogue(engine),
+        limits=SizeLimits(engine.max_context, settings.max_choices),
         started=int(time.time()),
     )
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
-        context.encoder.close()
+        context.threads.close()
+        context.catalogue.close()
 
     # The interface is OpenAI's and documented there; FastAPI's own pages would fetch scripts from
     # elsewhere and know nothing of bodies that are read by hand.

@@ -1,5 +1,7 @@
-"""The body of a request as a JSON object, read with a limit."""
+"""The body of a request as a JSON object, read with limits."""
 
+import re
+from collections.abc import Callable
 from typing import Any
 
 from pydantic_core import from_json
@@ -13,21 +15,65 @@ DRAIN_FACTOR = 4
 """Of a body that is too large, so many times the limit is still taken in and thrown away: a client
 that is busy sending would not see the answer."""
 
+MAX_VALUES = 1_000_000
+MAX_CONTAINERS = 100_000
+"""Values, and of them lists, objects and their fields. A list of numbers is decoded quickly; a
+million of small lists takes most of a second, in one call that lets no other thread run."""
 
-async def read_object(http: Request, max_bytes: int) -> dict[str, Any]:
-    """Decode the body.
+_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 
-    Raises `ApiError` 415 (not said to be JSON), 413 (too large) or 400 (not JSON, or not an
-    object), `ClientGoneError`.
+
+async def read_body(
+    http: Request, max_bytes: int, hold: Callable[[int], None] = lambda count: None
+) -> bytes:
+    """The bytes of a body that is to be JSON; `hold` is told of each part as it comes.
+
+    Raises `ApiError` 415 (not said to be JSON), 413 (too large), `ClientGoneError`, or what `hold`
+    raises.
     """
-    check_content_type(http.headers)
-    value = _decode(await _read(http, max_bytes))
+    _check_content_type(http.headers)
+    chunks: list[bytes] = []
+    size = 0
+    try:
+        async for chunk in http.stream():
+            size += len(chunk)
+            if size <= max_bytes:
+                hold(len(chunk))
+                chunks.append(chunk)
+                continue
+            chunks.clear()
+            if size > DRAIN_FACTOR * max_bytes:
+                break
+    except ClientDisconnect:
+        raise ClientGoneError from None
+    if size > max_bytes:
+        raise ApiError(
+            413,
+            f"the body is larger than {max_bytes / 2**20:.3g} MiB; send less at a time, or serve "
+            "with more --max-body-mib",
+            code="body_too_large",
+        )
+    return b"".join(chunks)
+
+
+def decode(body: bytes) -> dict[str, Any]:
+    """The object in `body`. Takes time that grows with its size.
+
+    Raises `ApiError` 400 for what is not JSON, is no object, or has too many parts.
+    """
+    _check_parts(body)
+    try:
+        # Refuses NaN, broken UTF-8, lone surrogates and bottomless nesting.
+        value = from_json(body, allow_inf_nan=False)
+    except ValueError as error:
+        message = f"the body is not valid JSON: {error}"
+        raise ApiError(400, message, code="invalid_json") from None
     if not isinstance(value, dict):
         raise ApiError(400, "the body must be a JSON object", code="invalid_json")
     return value
 
 
-def check_content_type(headers: Headers) -> None:
+def _check_content_type(headers: Headers) -> None:
     """Raise `ApiError` 415 for what is not said to be plain JSON.
 
     A web page may send anybody a form or plain text without being asked, but not JSON.
@@ -53,28 +99,26 @@ def check_content_type(headers: Headers) -> None:
         )
 
 
-async def _read(http: Request, max_bytes: int) -> bytes:
-    chunks: list[bytes] = []
-    size = 0
-    try:
-        async for chunk in http.stream():
-            size += len(chunk)
-            if size <= max_bytes:
-                chunks.append(chunk)
-            elif size > DRAIN_FACTOR * max_bytes:
-                break
-    except ClientDisconnect:
-        raise ClientGoneError from None
-    if size > max_bytes:
-        limit = f"{max_bytes / 2**20:.3g} MiB"
-        raise ApiError(413, f"the body is larger than {limit}", code="body_too_large")
-    return b"".join(chunks)
+def _check_parts(body: bytes) -> None:
+    """Raise `ApiError` 400 for more parts than can be decoded quickly."""
+    if _is_small(body):
+        return
+    # Texts may hold any number of these signs; what is outside of texts counts. Each match is
+    # short, or a single long one, so other threads can run in between.
+    position, outside = 0, []
+    for match in _STRING.finditer(body):
+        outside.append(body[position : match.start()])
+        position = match.end()
+    outside.append(body[position:])
+    if not _is_small(b"".join(outside)):
+        raise ApiError(
+            400,
+            f"the body has more than {MAX_VALUES} values, or more than {MAX_CONTAINERS} lists, "
+            "objects and fields; send less at a time",
+            code="body_too_large",
+        )
 
 
-def _decode(body: bytes) -> Any:
-    try:
-        # Refuses NaN, broken UTF-8, lone surrogates and bottomless nesting.
-        return from_json(body, allow_inf_nan=False)
-    except ValueError as error:
-        message = f"the body is not valid JSON: {error}"
-        raise ApiError(400, message, code="invalid_json") from None
+def _is_small(body: bytes) -> bool:
+    count = body.count
+    return count(b",") < MAX_VALUES and count(b"[") + count(b"{") + count(b":") < MAX_CONTAINERS

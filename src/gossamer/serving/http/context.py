@@ -5,9 +5,13 @@ from typing import cast
 
 from starlette.requests import Request
 
+from gossamer.serving.http.catalogue import Catalogue
+from gossamer.serving.http.doorstep import Doorstep
 from gossamer.serving.http.encode import Encoder
+from gossamer.serving.http.fair_threads import FairThreads
 from gossamer.serving.http.metrics import Metrics
 from gossamer.serving.http.settings import HttpSettings
+from gossamer.serving.http.sizes import SizeLimits
 from gossamer.serving.interface import EngineInterface
 
 
@@ -19,6 +23,10 @@ class Context:
     settings: HttpSettings
     metrics: Metrics
     encoder: Encoder
+    threads: FairThreads
+    doorstep: Doorstep
+    catalogue: Catalogue
+    limits: SizeLimits
     started: int
     """Unix time."""
 

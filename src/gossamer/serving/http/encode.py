@@ -1,80 +1,86 @@
-"""Prompts to token ids. Processor work: it runs in a small pool of threads, never on the loop."""
+"""Prompts to token ids. Processor work: it is done in turns on threads, never on the loop."""
 
-import asyncio
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
-from typing import Any, TypeVar
+from functools import cached_property, partial
+from typing import Any
 
+from gossamer.errors import cut
 from gossamer.serving.http.errors import ApiError
 from gossamer.serving.http.inputs import Prompt
-from gossamer.serving.http.schema import ChatBody
+from gossamer.serving.http.schema import ChatBody, CompletionBody
+from gossamer.serving.http.sizes import too_long
 
-T = TypeVar("T")
 TokenIds = tuple[int, ...]
+Turn = Callable[[], list[TokenIds]]
 
-WORTH_A_LOOK = 100_000
+WORTH_A_LOOK = 1_000
 """Characters that are encoded quickly enough not to bother."""
+
+TURN_CHARACTERS = 50_000
+"""Short texts are encoded together up to so many characters, some hundredths of a second."""
 
 
 class Encoder:
-    """A tokenizer behind threads of its own."""
+    """A tokenizer. `chat` and `prompts` give the turns in which to encode a call, each a piece of
+    work for a thread, none of which takes much longer than the longest text."""
 
-    def __init__(
-        self, tokenizer: Any, model_name: str, max_context: int, *, max_workers: int = 2
-    ) -> None:
+    def __init__(self, tokenizer: Any, model_name: str, max_context: int) -> None:
         self._tokenizer = tokenizer
         self._model_name = model_name
         self._max_context = max_context
         # The first call may set truncation and padding inside the tokenizer, which must not happen
         # in two threads at once; later calls only read.
         tokenizer("", verbose=False)
-        self._pool = ThreadPoolExecutor(max_workers, thread_name_prefix="gossamer-encode")
 
-    async def chat(self, body: ChatBody) -> list[TokenIds]:
+    def chat(self, body: ChatBody) -> list[Turn]:
         """The conversation through the chat template, with the header of the answer to come.
 
-        Raises `ApiError` 400 if there is no template or it refuses the conversation.
+        Raises `ApiError` 400 for one that cannot fit the context; the turn, if there is no template
+        or it refuses the conversation.
         """
-        return [await self._in_thread(lambda: self._chat(body))]
+        names = sum(len(message.name or "") for message in body.messages)
+        self._check_characters(names + sum(len(message.content) for message in body.messages))
+        return [lambda: [self._chat(body)]]
 
-    async def prompts(self, prompts: tuple[Prompt, ...]) -> list[TokenIds]:
+    def prompts(self, body: CompletionBody) -> list[Turn]:
         """Texts as the tokenizer encodes them by default; token ids as they are.
 
         Raises `ApiError` 400 for a text that cannot fit the context.
         """
-        return await self._in_thread(lambda: [self._prompt(prompt) for prompt in prompts])
+        turns: list[list[Prompt]] = []
+        size = 0
+        for prompt in body.prompt:
+            count = len(prompt) if isinstance(prompt, str) else 0
+            self._check_characters(count)
+            if not turns or size + count > TURN_CHARACTERS:
+                turns.append([])
+                size = 0
+            turns[-1].append(prompt)
+            size += count
+        return [partial(self._prompts, prompts) for prompts in turns]
 
-    def close(self) -> None:
-        """End the threads, without waiting for work that nobody waits for."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
-
-    async def _in_thread(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+    def _prompts(self, prompts: list[Prompt]) -> list[TokenIds]:
+        return [self._prompt(prompt) for prompt in prompts]
 
     def _prompt(self, prompt: Prompt) -> TokenIds:
         if isinstance(prompt, str):
-            self._check_characters(len(prompt))
             return tuple(self._tokenizer(prompt, verbose=False)["input_ids"])
         return prompt
 
     @cached_property
-    def _longest_token(self) -> int:
-        """Characters (of byte-level vocabularies: bytes) of the longest token."""
+    def _longest_token(self) -> int | None:
+        """Characters (of byte-level vocabularies: bytes) of the longest token; None if one may
+        stand for a text of any length."""
+        if _has_unbounded_token(self._tokenizer):
+            return None
         return max(map(len, self._tokenizer.get_vocab()))
 
     def _check_characters(self, count: int) -> None:
         """Refuse what cannot fit without encoding it, which takes a second per megabyte."""
-        if count > WORTH_A_LOOK and count > self._max_context * self._longest_token:
-            raise self._too_long(f"{count} characters")
-
-    def _too_long(self, size: str) -> ApiError:
-        return ApiError(
-            400,
-            f"the context of this model is {self._max_context} tokens, which cannot hold {size}; "
-            "shorten the prompt",
-            code="context_length_exceeded",
-        )
+        if count <= WORTH_A_LOOK or self._longest_token is None:
+            return
+        if count > self._max_context * self._longest_token:
+            raise too_long(self._max_context, f"{count} characters")
 
     def _chat(self, body: ChatBody) -> TokenIds:
         from jinja2 import TemplateError
@@ -86,10 +92,6 @@ class Encoder:
                 "or put a chat_template.jinja into the model's folder",
                 code="no_chat_template",
             )
-        # A message takes a token at the least.
-        self._check_characters(sum(len(message.content) for message in body.messages))
-        if len(body.messages) > self._max_context:
-            raise self._too_long(f"{len(body.messages)} messages")
         is_continued = body.continue_final_message
         add_header = not is_continued
         if body.add_generation_prompt is not None:
@@ -106,8 +108,17 @@ class Encoder:
         except (TemplateError, ValueError) as error:
             raise ApiError(
                 400,
-                f"the model's chat template refuses these messages: {error}",
+                f"the model's chat template refuses these messages: {cut(str(error))}",
                 code="invalid_value",
                 param="messages",
             ) from None
         return tuple(token_ids)
+
+
+def _has_unbounded_token(tokenizer: Any) -> bool:
+    """Whether an unknown word or run of unknown characters, however long, becomes one token."""
+    model: Any = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
+    kind = type(model).__name__
+    if kind == "BPE":
+        return bool(model.unk_token and model.fuse_unk and not model.byte_fallback)
+    return kind in ("WordPiece", "WordLevel") or (kind == "Unigram" and not model.byte_fallback)

@@ -4,11 +4,18 @@ A value that asks for nothing (`tools: []`, `store: false`) is accepted, since c
 such defaults; any other is refused, because ignoring it would give an answer to another question.
 """
 
+import reprlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from gossamer.errors import unknown_name_message
+from gossamer.errors import cut, unknown_name_message
 from gossamer.serving.http.errors import ApiError
+
+MAX_REPR = 60
+"""Characters of a value in a message."""
+
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = MAX_REPR
 
 Neutral = Callable[[Any], bool]
 
@@ -113,18 +120,20 @@ def keep_supported(
         elif name not in table:
             message = unknown_name_message("field", name, known)
             place = f" (in {where.rstrip('.')})" if where else ""
-            raise ApiError(400, message + place, code="unknown_parameter", param=where + name)
+            raise ApiError(400, message + place, code="unknown_parameter", param=where + cut(name))
         elif not table[name](value):
             raise ApiError(
                 400,
                 f"{where}{name} = {shown(value)} is not supported; leave the field out",
                 code="unsupported_parameter",
-                param=where + name,
+                param=where + cut(name),
             )
     return kept
 
 
 def shown(value: Any) -> str:
-    """`repr(value)`, cut to a length fit for a message."""
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    """`repr(value)`, cut to a length fit for a message; of a large value, little is looked at."""
+    try:
+        return cut(_REPR.repr(value), MAX_REPR)
+    except ValueError:  # an integer of thousands of digits
+        return f"a {type(value).__name__}"

@@ -5,12 +5,14 @@ at most once until it has looked; the engine never waits for a client.
 """
 
 import asyncio
+import threading
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
 
 from gossamer.errors import EngineStoppedError
+from gossamer.serving.blend import AnyAdapter
 from gossamer.serving.http.metrics import Clock
 from gossamer.serving.interface import EngineInterface
 from gossamer.serving.messages import Event, Failed, Finished, Request, Tokens
@@ -19,27 +21,44 @@ Batch = list[tuple[int, Tokens | Finished]]
 
 
 class Generation:
-    """Use from one task of one event loop: `start`, then `batches`, and `cancel` in the end.
+    """Use from one task of one event loop: `submit` on some thread, then `batches`, and `cancel` in
+    the end.
 
     `cancel` reaches the engine once for every request that has not ended, and only then.
     """
 
-    def __init__(self, engine: EngineInterface, requests: Sequence[Request], clock: Clock) -> None:
+    def __init__(self, engine: EngineInterface, clock: Clock) -> None:
         self._engine = engine
-        self._requests = requests
         self._clock = clock
+        self._ids: list[str] = []
+        # Held while a request is submitted, so that none slips in behind a cancel.
+        self._lock = threading.Lock()
+        self._is_given_up = False
         self._open: set[int] = set()
         self._inbox: deque[tuple[int, Event, float]] = deque()
         self._loop = asyncio.get_running_loop()
         self._wake_is_due = False
         self._ready = asyncio.Event()
 
-    def start(self) -> None:
-        """Submit all; if one is refused, cancel those before it and raise the engine's error."""
+    @property
+    def num_choices(self) -> int:
+        """Requests that were submitted."""
+        return len(self._ids)
+
+    def submit(self, requests: Sequence[Request], adapter: AnyAdapter | None) -> None:
+        """Submit all, on any thread, with what `EngineInterface.look_up` gave.
+
+        If one is refused, cancels those before it and raises the engine's error. Stops when
+        `cancel` is called meanwhile.
+        """
         try:
-            for index, request in enumerate(self._requests):
-                self._engine.submit(request, partial(self._post, index))
-                self._open.add(index)
+            for index, request in enumerate(requests):
+                with self._lock:
+                    if self._is_given_up:
+                        return
+                    self._engine.submit(request, partial(self._post, index), adapter)
+                    self._ids.append(request.request_id)
+                    self._open.add(index)
         except BaseException:
             self.cancel()
             raise
@@ -66,9 +85,11 @@ class Generation:
             yield batch
 
     def cancel(self) -> None:
-        """Stop whatever has not ended."""
-        while self._open:
-            self._engine.cancel(self._requests[self._open.pop()].request_id)
+        """Stop whatever has not ended, and submit no more. From any thread."""
+        with self._lock:
+            self._is_given_up = True
+            while self._open:
+                self._engine.cancel(self._ids[self._open.pop()])
 
     def _next(self) -> tuple[int, Tokens | Finished]:
         index, event, moment = self._inbox.popleft()

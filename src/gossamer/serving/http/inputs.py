@@ -11,6 +11,8 @@ from gossamer.serving.http.fields import shown
 Prompt = str | tuple[int, ...]
 
 MAX_STOPS = 16
+MAX_STOP_CHARACTERS = 1_000
+"""Of one text; each is looked for with each new token."""
 ROLES = ("system", "developer", "user", "assistant")
 TOOL_ROLES = ("tool", "function")
 
@@ -105,10 +107,13 @@ def _is_token_ids(items: list[Any]) -> bool:
 def parse_stop(value: Any) -> tuple[str, ...]:
     """One text or a list of them; raises `ApiError` 400."""
     texts = [value] if isinstance(value, str) else value
+    if isinstance(texts, list) and len(texts) > MAX_STOPS:
+        _refuse("stop", f"'stop' has {len(texts)} texts; at most {MAX_STOPS} are allowed")
     if not isinstance(texts, list) or not all(isinstance(text, str) and text for text in texts):
         _refuse("stop", "'stop' must be a non-empty text or a list of such texts")
-    if len(texts) > MAX_STOPS:
-        _refuse("stop", f"'stop' has {len(texts)} texts; at most {MAX_STOPS} are allowed")
+    if (longest := max(map(len, texts), default=0)) > MAX_STOP_CHARACTERS:
+        limit = f"at most {MAX_STOP_CHARACTERS} are allowed"
+        _refuse("stop", f"'stop' has a text of {longest} characters; {limit}")
     return tuple(texts)
 
 

@@ -1,8 +1,8 @@
 """One call to the requests of the engine: one for each prompt and choice."""
 
 from gossamer.serving.http.encode import TokenIds
-from gossamer.serving.http.errors import ApiError
 from gossamer.serving.http.schema import MAX_SEED, GenerationBody
+from gossamer.serving.http.sizes import check_length
 from gossamer.serving.messages import DEFAULT_TENANT, Request, SamplingParams
 
 
@@ -21,7 +21,7 @@ def plan(
     empty or leaves no room in the context.
     """
     for prompt in prompts:
-        _check_length(len(prompt), body.new_tokens, max_context)
+        check_length(len(prompt), body.new_tokens, max_context)
     adapter = None if body.model == model_name else body.model
     samplings = [_sampling(body, choice) for choice in range(body.n)]
     return [
@@ -55,23 +55,4 @@ def _sampling(body: GenerationBody, choice: int) -> SamplingParams:
         presence_penalty=body.presence_penalty,
         frequency_penalty=body.frequency_penalty,
         logprobs=body.num_logprobs,
-    )
-
-
-def _check_length(num_prompt: int, new_tokens: int | None, max_context: int) -> None:
-    if num_prompt == 0:
-        raise ApiError(400, "the prompt is empty; give at least one token", code="invalid_value")
-    if num_prompt + (new_tokens or 1) <= max_context:
-        return
-    if num_prompt >= max_context:
-        what = f"the prompt has {num_prompt} tokens, which leaves no room for an answer"
-    else:
-        what = (
-            f"the prompt has {num_prompt} tokens and {new_tokens} new ones are asked for; "
-            f"lower 'max_tokens' to {max_context - num_prompt} or less"
-        )
-    raise ApiError(
-        400,
-        f"the context of this model is {max_context} tokens: {what}",
-        code="context_length_exceeded",
     )

@@ -47,7 +47,7 @@ class GuardedProtocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client has come."""
         # An attribute of asyncio's own transports; others read as they like.
-        transport.max_size = READ_BYTES
+        transport.max_size = READ_BYTES  # type: ignore[attr-defined]
         super().connection_made(transport)
         seat = self.guard.enter(self)
         if seat == "full":

@@ -53,6 +53,11 @@ class Choice:
         self.logprobs.extend(event.logprobs or ())
 
     @property
+    def size(self) -> int:
+        """Pieces of text and log-probabilities."""
+        return len(self.texts) + sum(1 + len(token.top) for token in self.logprobs)
+
+    @property
     def text(self) -> str:
         """The whole output."""
         return "".join(self.texts)

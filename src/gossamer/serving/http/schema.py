@@ -13,6 +13,7 @@ from gossamer.serving.http import fields
 from gossamer.serving.http.errors import ApiError
 from gossamer.serving.http.fields import shown
 from gossamer.serving.http.inputs import Message, Prompt, parse_messages, parse_prompts, parse_stop
+from gossamer.serving.http.sizes import SizeLimits, check_choices, check_sizes
 
 MAX_SEED = 2**63 - 1
 MAX_PRIORITY = 1000
@@ -81,14 +82,19 @@ class GenerationBody(BaseModel):
         return self.stream_options is not None and self.stream_options.include_usage
 
     @classmethod
-    def parse(cls, values: dict[str, Any]) -> Self:
-        """Check a decoded JSON object; raise `ApiError` 400 that names the field and the remedy."""
+    def parse(cls, values: dict[str, Any], limits: SizeLimits) -> Self:
+        """Check a decoded JSON object; raise `ApiError` 400 that names the field and the remedy.
+
+        Takes time that grows with the size of its texts.
+        """
+        check_sizes(values, limits)
         kept = fields.keep_supported(values, cls.model_fields, cls.unsupported)
         try:
             body = cls.model_validate(kept)
         except ValidationError as error:
             raise _first_problem(error) from None
         body.check()
+        check_choices(body.num_prompts * body.n, limits.max_choices)
         return body
 
     def check(self) -> None:

@@ -1,8 +1,9 @@
 """Settings of the HTTP server; imports nothing of FastAPI, so that `--help` stays quick."""
 
 from pathlib import Path
+from typing import Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from gossamer.settings import Settings
 
@@ -46,6 +47,9 @@ class HttpSettings(Settings):
     """Largest head of a request (address and headers), in KiB."""
     max_body_mib: float = Field(8.0, gt=0)
     """Largest body of a request, in MiB."""
+    max_bodies_mib: float = Field(256.0, gt=0)
+    """Most MiB that the bodies of all requests take together until their prompts are encoded; a
+    tenant may take half. Beyond it clients get status 503."""
     max_choices: int = Field(128, ge=1)
     """Most sequences of one call: `n` times the number of prompts."""
 
@@ -64,6 +68,15 @@ class HttpSettings(Settings):
                 raise ValueError(f"'{host}' is not a host's name; leave out scheme and port")
         return hosts
 
+    @model_validator(mode="after")
+    def _a_body_has_room(self) -> Self:
+        if self.max_bodies_mib < 2 * self.max_body_mib:
+            raise ValueError(
+                f"max_bodies_mib={self.max_bodies_mib:g} must be at least twice "
+                f"max_body_mib={self.max_body_mib:g}: a tenant may take half of it"
+            )
+        return self
+
     @property
     def needs_key(self) -> bool:
         """Whether a call must carry a key."""
@@ -78,3 +91,8 @@ class HttpSettings(Settings):
     def max_body_bytes(self) -> int:
         """Largest body of a request, in bytes."""
         return int(self.max_body_mib * 2**20)
+
+    @property
+    def max_bodies_bytes(self) -> int:
+        """Largest bodies of all requests together, in bytes."""
+        return int(self.max_bodies_mib * 2**20)

@@ -41,6 +41,16 @@ class Quotas:
                 bucket.tokens -= prompt_tokens
             self._in_flight[tenant] += 1
 
+    def check(self, tenant: str, more: int) -> None:
+        """Raise `QuotaError` if a request of one token were one too many, with `more` of the
+        tenant's counted beside those that were counted in."""
+        limits = self._limits_of(tenant)
+        with self._lock:
+            self._check_number(tenant, limits, more)
+            if limits.tokens_per_minute is not None:
+                bucket = self._bucket(tenant, limits.tokens_per_minute)
+                self._check_tokens(tenant, bucket, 1, limits.tokens_per_minute)
+
     def leave(self, tenant: str) -> None:
         """A request that was counted in has ended."""
         with self._lock:
@@ -63,8 +73,8 @@ class Quotas:
         """Tenants that have any."""
         return len(self._in_flight)
 
-    def _check_number(self, tenant: str, limits: TenantLimits) -> None:
-        count = self._in_flight[tenant]
+    def _check_number(self, tenant: str, limits: TenantLimits, more: int = 0) -> None:
+        count = self._in_flight[tenant] + more
         if limits.max_in_flight is not None and count >= limits.max_in_flight:
             raise QuotaError(
                 f"tenant '{tenant}' has {count} requests in flight and may have "

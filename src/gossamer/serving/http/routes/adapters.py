@@ -2,37 +2,44 @@
 
 import asyncio
 from concurrent.futures import Future
+from functools import partial
 from typing import Any, TypeVar
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
-from starlette.concurrency import run_in_threadpool
 
-from gossamer.serving.http.access import require_admin
-from gossamer.serving.http.adapter_bodies import LoadBody, LoadLoraBody, UnloadLoraBody
-from gossamer.serving.http.body import read_object
+from gossamer.serving.http.access import caller_of, require_admin
+from gossamer.serving.http.adapter_bodies import (
+    AdapterBody,
+    LoadBody,
+    LoadLoraBody,
+    UnloadLoraBody,
+)
+from gossamer.serving.http.body import decode, read_body
 from gossamer.serving.http.connection import unless_gone
 from gossamer.serving.http.context import Context
+from gossamer.serving.http.json_text import json_bytes
 from gossamer.serving.interface import AdapterStatus
 
 router = APIRouter()
 
 T = TypeVar("T")
+Body = TypeVar("Body", bound=AdapterBody)
 
 
 @router.get("/v1/adapters")
-async def list_adapters(http: Request) -> JSONResponse:
+async def list_adapters(http: Request) -> Response:
     """All adapters with state, kind, rank, bytes, digest, requests, hits, last use."""
     require_admin(http)
-    found = await run_in_threadpool(Context.of(http).engine.adapters)
-    return JSONResponse({"object": "list", "data": [_shown(adapter) for adapter in found]})
+    content = await Context.of(http).catalogue.rendered("adapters", _written)
+    return Response(content, media_type=JSONResponse.media_type)
 
 
 @router.post("/v1/adapters")
 async def load_adapter(http: Request) -> JSONResponse:
     """Read and check an adapter now and serve it under a name; answers when that is done."""
     require_admin(http)
-    body = LoadBody.parse(await _body(http))
+    body = await _body(http, LoadBody)
     return await _load(http, body.name, body.path, replace=body.replace, pin=body.pin)
 
 
@@ -61,7 +68,7 @@ async def unpin_adapter(http: Request, name: str) -> JSONResponse:
 async def load_lora_adapter(http: Request) -> JSONResponse:
     """The same as POST /v1/adapters, with vLLM's names."""
     require_admin(http)
-    body = LoadLoraBody.parse(await _body(http))
+    body = await _body(http, LoadLoraBody)
     return await _load(http, body.lora_name, body.lora_path, replace=body.load_inplace, pin=False)
 
 
@@ -69,7 +76,7 @@ async def load_lora_adapter(http: Request) -> JSONResponse:
 async def unload_lora_adapter(http: Request) -> JSONResponse:
     """The same as DELETE /v1/adapters/{name}, with vLLM's names."""
     require_admin(http)
-    return await _unload(http, UnloadLoraBody.parse(await _body(http)).lora_name)
+    return await _unload(http, (await _body(http, UnloadLoraBody)).lora_name)
 
 
 async def _load(
@@ -93,8 +100,15 @@ async def _pin(http: Request, name: str, *, pinned: bool) -> JSONResponse:
     return JSONResponse(_shown(await _result(http, future)))
 
 
-async def _body(http: Request) -> dict[str, Any]:
-    return await read_object(http, Context.of(http).settings.max_body_bytes)
+async def _body(http: Request, schema: type[Body]) -> Body:
+    context = Context.of(http)
+    content = await read_body(http, context.settings.max_body_bytes)
+    parse = partial(_parsed, schema, content)
+    return await context.threads.run(caller_of(http).tenant, parse)
+
+
+def _parsed(schema: type[Body], content: bytes) -> Body:
+    return schema.parse(decode(content))
 
 
 async def _body_or_nothing(http: Request) -> None:
@@ -107,7 +121,14 @@ async def _result(http: Request, future: "Future[T]") -> T:
     async def work() -> T:
         return await asyncio.shield(asyncio.wrap_future(future))
 
-    return await unless_gone(http.receive, work())
+    try:
+        return await unless_gone(http.receive, work())
+    finally:
+        Context.of(http).catalogue.forget()
+
+
+def _written(adapters: list[AdapterStatus]) -> bytes:
+    return json_bytes({"object": "list", "data": [_shown(adapter) for adapter in adapters]})
 
 
 def _shown(adapter: AdapterStatus) -> dict[str, Any]:

@@ -2,10 +2,9 @@
 
 from fastapi import APIRouter, Request, Response
 
-from gossamer.serving.http.answer import answer
+from gossamer.serving.http.answer import Route, answer
 from gossamer.serving.http.completion_reply import CompletionReply
 from gossamer.serving.http.context import Context
-from gossamer.serving.http.encode import TokenIds
 from gossamer.serving.http.schema import CompletionBody
 
 router = APIRouter()
@@ -15,8 +14,4 @@ router = APIRouter()
 async def completions(http: Request) -> Response:
     """Continue one prompt or several."""
     encoder = Context.of(http).encoder
-
-    async def encode(body: CompletionBody) -> list[TokenIds]:
-        return await encoder.prompts(body.prompt)
-
-    return await answer(http, CompletionBody, CompletionReply, encode)
+    return await answer(http, Route(CompletionBody, CompletionReply, encoder.prompts))

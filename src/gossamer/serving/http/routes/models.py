@@ -1,48 +1,56 @@
 """GET /v1/models and GET /v1/models/{name}: the base model and the adapters."""
 
+from functools import partial
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 
 from gossamer.errors import UnknownModelError
-from gossamer.serving.http.access import allowed, caller_of, check_model, unknown_model
+from gossamer.serving.http.access import allowed, caller_of, may_name, unknown_model
 from gossamer.serving.http.context import Context
+from gossamer.serving.http.json_text import json_bytes
 from gossamer.serving.interface import AdapterStatus
+from gossamer.serving.keys import Caller
 
 router = APIRouter()
 
 
 @router.get("/v1/models")
-async def list_models(http: Request) -> JSONResponse:
+async def list_models(http: Request) -> Response:
     """All names that the caller may use; adapters that cannot be served are under `refused`."""
-    context = Context.of(http)
-    found = await run_in_threadpool(context.engine.adapters)
-    adapters = allowed(caller_of(http), found)
-    served = [_adapter(context, adapter) for adapter in adapters if adapter.state != "refused"]
-    refused = [{"id": a.name, "problem": a.problem} for a in adapters if a.state == "refused"]
-    return JSONResponse({"object": "list", "data": [_base(context), *served], "refused": refused})
+    context, caller = Context.of(http), caller_of(http)
+    write = partial(_written, context, caller)
+    content = await context.catalogue.rendered(("models", caller.adapters), write)
+    return Response(content, media_type=JSONResponse.media_type)
 
 
 @router.get("/v1/models/{name:path}")
 async def show_model(http: Request, name: str) -> JSONResponse:
     """One of them, or a mixture (`a:0.7+b:0.3`): whatever a request may name. Answers with the
     error that a request would meet."""
-    context = Context.of(http)
+    context, caller = Context.of(http), caller_of(http)
     if name == context.engine.model_name:
         return JSONResponse(_base(context))
-    return JSONResponse(_adapter(context, await run_in_threadpool(_find, context, http, name)))
+    if may_name(caller, name):
+        try:
+            found = await run_in_threadpool(context.engine.adapter, name)
+            return JSONResponse(_adapter(context, found))
+        except UnknownModelError:
+            # The engine's message may suggest names that are not the caller's to know.
+            pass
+    adapters = await context.catalogue.statuses()
+    compose = partial(unknown_model, caller, name, context.engine.model_name, adapters)
+    raise await context.threads.run(caller.tenant, compose)
 
 
-def _find(context: Context, http: Request, name: str) -> AdapterStatus:
-    caller = caller_of(http)
-    check_model(caller, name, context.engine)
-    try:
-        return context.engine.adapter(name)
-    except UnknownModelError:
-        # The engine's message may suggest names that are not the caller's to know.
-        raise unknown_model(caller, name, context.engine) from None
+def _written(context: Context, caller: Caller, found: list[AdapterStatus]) -> bytes:
+    adapters = allowed(caller, found)
+    served = [_adapter(context, adapter) for adapter in adapters if adapter.state != "refused"]
+    refused = [{"id": a.name, "problem": a.problem} for a in adapters if a.state == "refused"]
+    data = [_base(context), *served]
+    return json_bytes({"object": "list", "data": data, "refused": refused})
 
 
 def _base(context: Context) -> dict[str, Any]:
