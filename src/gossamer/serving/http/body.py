@@ -20,6 +20,9 @@ MAX_CONTAINERS = 100_000
 """Values, and of them lists, objects and their fields. A list of numbers is decoded quickly; a
 million of small lists takes most of a second, in one call that lets no other thread run."""
 
+LOOK_EVERY = 20_000
+"""Texts of a body, after so many of which it is seen whether it has too many parts already."""
+
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 
 
@@ -103,14 +106,16 @@ def _check_parts(body: bytes) -> None:
     """Raise `ApiError` 400 for more parts than can be decoded quickly."""
     if _is_small(body):
         return
-    # Texts may hold any number of these signs; what is outside of texts counts. Each match is
-    # short, or a single long one, so other threads can run in between.
-    position, outside = 0, []
-    for match in _STRING.finditer(body):
-        outside.append(body[position : match.start()])
+    # Texts may hold any number of these signs; what is outside of texts counts. It is gathered text
+    # by text, so that other threads can run in between.
+    position, outside = 0, bytearray()
+    for number, match in enumerate(_STRING.finditer(body)):
+        outside += body[position : match.start()]
         position = match.end()
-    outside.append(body[position:])
-    if not _is_small(b"".join(outside)):
+        if number % LOOK_EVERY == 0 and not _is_small(outside):
+            break
+    outside += body[position:]
+    if not _is_small(outside):
         raise ApiError(
             400,
             f"the body has more than {MAX_VALUES} values, or more than {MAX_CONTAINERS} lists, "
@@ -119,6 +124,6 @@ def _check_parts(body: bytes) -> None:
         )
 
 
-def _is_small(body: bytes) -> bool:
+def _is_small(body: bytes | bytearray) -> bool:
     count = body.count
     return count(b",") < MAX_VALUES and count(b"[") + count(b"{") + count(b":") < MAX_CONTAINERS

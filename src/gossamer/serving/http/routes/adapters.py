@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
+from starlette.concurrency import run_in_threadpool
 
 from gossamer.serving.http.access import caller_of, require_admin
 from gossamer.serving.http.adapter_bodies import (
