@@ -24,6 +24,7 @@ ARROWS: dict[str, set[str]] = {
     "adapters": BOTTOM,
     "kernels": BOTTOM,
     "methods": BOTTOM | {"adapters", "kernels"},
+    "tuners": {"methods"},
     "sparsity": BOTTOM | {"adapters", "kernels"},
     "training": BOTTOM | {"adapters", "basemodel", "kernels", "methods", "sparsity"},
     "serving": BOTTOM | {"adapters", "basemodel", "kernels"},

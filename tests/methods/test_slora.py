@@ -23,7 +23,7 @@ from gossamer.basemodel.load import load_model
 from gossamer.errors import SettingError
 from gossamer.methods.entries.mask import num_entries, random_entries
 from gossamer.methods.slora.apply import updates
-from gossamer.methods.slora.layer import SloraLayer
+from gossamer.methods.slora.layer import SloraLinear
 from gossamer.methods.slora.prime import accumulate, average, prime_factors
 from gossamer.methods.slora.traffic import (
     SEED_BYTES,
@@ -97,7 +97,7 @@ class TestSparseStage:
         plain = load_model(tiny_model, dtype=torch.float64)
         plain(input_ids=IDS, labels=IDS).loss.backward()
         weights = dict(plain.named_parameters())
-        for path, layer in layers_of(model, SloraLayer).items():
+        for path, layer in layers_of(model, SloraLinear).items():
             gradient = layer.slora_values["default"].grad.view(layer.shape)
             expected = weights[f"{path}.weight"].grad
             # The model's norms and its loss are in float32 whatever its weights are.

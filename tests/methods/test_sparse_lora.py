@@ -24,7 +24,7 @@ from gossamer.basemodel.load import load_model
 from gossamer.errors import SettingError
 from gossamer.methods.entries.mask import num_entries, random_entries
 from gossamer.methods.sparse_lora.config import SparseLoraConfig
-from gossamer.methods.sparse_lora.layer import SparseLoraLayer
+from gossamer.methods.sparse_lora.layer import SparseLoraLinear
 
 from tiny import make_tiny_model, module_shapes
 
@@ -63,7 +63,7 @@ def test_under_a_mask_of_everything_it_is_lora(tiny_model):
     config = SparseLoraConfig(target_modules="all-linear", r=4, density=1.0)
     model = get_peft_model(load_model(tiny_model, dtype=torch.float32), config)
     _, lora, _ = build("lora", tiny_model, rank=4)
-    for path, layer in layers_of(model, SparseLoraLayer).items():
+    for path, layer in layers_of(model, SparseLoraLinear).items():
         other = lora.get_submodule(f"base_model.model.{path}")
         with torch.no_grad():
             layer.sparselora_B["default"].normal_(0, 0.1)
@@ -77,7 +77,7 @@ def test_the_mask_lies_where_the_gradient_is_largest_or_anywhere(tiny_model):
     plain = load_model(tiny_model, dtype=torch.float32)
     for batch in probe_batches(2):
         plain(**batch).loss.backward()
-    for path, layer in layers_of(model, SparseLoraLayer).items():
+    for path, layer in layers_of(model, SparseLoraLinear).items():
         gradient = plain.get_submodule(path).weight.grad.abs()
         index = layer.index("default").long()
         assert index.shape[1] == num_entries(layer.shape, 0.1)
@@ -85,7 +85,7 @@ def test_the_mask_lies_where_the_gradient_is_largest_or_anywhere(tiny_model):
         off_mask[index[0], index[1]] = False
         assert gradient[index[0], index[1]].min() >= gradient[off_mask].max()
     _, model, _ = build("sparse_lora", tiny_model, **SOME, mask="random")
-    for path, layer in layers_of(model, SparseLoraLayer).items():
+    for path, layer in layers_of(model, SparseLoraLinear).items():
         assert torch.equal(layer.index("default"), random_entries(0, path, layer.shape, 0.1))
 
 
@@ -110,7 +110,7 @@ class TestResult:
     def test_our_reader_finds_the_same_change(self, exported):
         model, folder = exported
         adapter = load_shira(folder, base_fingerprint="f" * 64)
-        layers = layers_of(model, SparseLoraLayer)
+        layers = layers_of(model, SparseLoraLinear)
         assert adapter.deltas.keys() == layers.keys()
         for path, delta in adapter.deltas.items():
             weight = torch.zeros(layers[path].shape)
@@ -122,7 +122,9 @@ class TestResult:
 
     def test_entries_off_the_mask_stay_bit_for_bit(self, exported, tiny_model):
         model, _ = exported
-        masks = {p: m.index("default").long() for p, m in layers_of(model, SparseLoraLayer).items()}
+        masks = {
+            p: m.index("default").long() for p, m in layers_of(model, SparseLoraLinear).items()
+        }
         merged = dict(model.merge_and_unload().state_dict())
         for name, weight in base_weights(tiny_model).items():
             untouched = torch.ones(weight.shape, dtype=torch.bool)
@@ -173,7 +175,7 @@ def test_on_a_4bit_base_it_learns_and_does_not_merge(tiny_model):
     before = logits(model)
     model(input_ids=IDS, labels=IDS).loss.backward()
     moved = [n for n, p in learning(model).items() if p.grad is not None and p.grad.abs().sum() > 0]
-    assert len(moved) == len(layers_of(model, SparseLoraLayer)), "each B"
+    assert len(moved) == len(layers_of(model, SparseLoraLinear)), "each B"
     disturb(model)
     assert not torch.allclose(logits(model), before, atol=1e-3)
     with pytest.raises(UnsupportedAdapterError, match="cannot merge into quantised weights"):

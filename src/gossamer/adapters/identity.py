@@ -15,7 +15,7 @@ _WITHOUT_EFFECT = frozenset(
     {
         "auto_mapping", "base_model_name_or_path", "corda_config", "ensure_weight_tying",
         "eva_config", "inference_mode", "loftq_config", "lora_dropout", "lora_ga_config",
-        "megatron_core", "peft_version", "revision", "runtime_config", "task_type",
+        "megatron_core", "peft_version", "requires", "revision", "runtime_config", "task_type",
         "velora_config",
     }
 )  # fmt: skip

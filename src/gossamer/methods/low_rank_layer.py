@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from peft.tuners.tuners_utils import BaseTunerLayer, _get_in_out_features, check_adapters_to_merge
-from peft.utils import resolve_quantization_backend
+from peft.tuners.tuners_utils import _get_in_out_features, check_adapters_to_merge
 from torch import Tensor, nn
 
 from gossamer.adapters.factors import Factors
@@ -15,32 +14,26 @@ from gossamer.adapters.tensor_names import PREFIX
 from gossamer.errors import UnsupportedAdapterError
 from gossamer.methods.low_rank_result import ADAPTER, float_copy, write_factors
 from gossamer.methods.method import MethodContext
+from gossamer.methods.tuner_layer import GossamerLayer, require_finite
 
 
-class LowRankLayer(nn.Module, BaseTunerLayer):
+class LowRankLayer(GossamerLayer):
     """y = base(x) + scale * B A x, with A [r, in] and B [out, r] from `factors`.
 
     The weight of the base is touched by merging only, so bases in 4 bits work as any other.
     """
 
     # PEFT's part of the class, which has no types.
-    active_adapters: list[str]
     get_base_weight: Callable[[], Tensor]
     set_base_weight: Callable[[Tensor], None]
-    set_adapter: Callable[..., None]
-    base_layer: Any
 
     def __init__(self, base: nn.Module) -> None:
-        super().__init__()
-        self.base_layer = base
+        super().__init__(base)
         self.in_features, self.out_features = _get_in_out_features(base)
         if self.in_features is None or type(base).__name__ == "Conv1D":
             raise UnsupportedAdapterError(
                 f"{type(base).__name__} cannot be adapted; choose linear layers as targets"
             )
-        self.quantization_backend = resolve_quantization_backend(base)
-        self._disable_adapters = False
-        self.merged_adapters: list[str] = []
 
     @abstractmethod
     def factors(self, adapter_name: str) -> Factors | None:
@@ -77,8 +70,8 @@ class LowRankLayer(nn.Module, BaseTunerLayer):
                 continue
             weight = self.get_base_weight()
             merged = weight + self.get_delta_weight(name).to(weight.dtype)
-            if safe_merge and not torch.isfinite(merged).all():
-                raise ValueError(f"adapter '{name}' makes weights that are not finite")
+            if safe_merge:
+                require_finite(merged, name)
             self.set_base_weight(merged)
             self.merged_adapters.append(name)
 

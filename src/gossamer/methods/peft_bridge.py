@@ -7,9 +7,9 @@ merging) looks types up there.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from peft import PeftConfig
 from peft.mapping import (
     PEFT_TYPE_TO_CONFIG_MAPPING,
@@ -17,54 +17,74 @@ from peft.mapping import (
     PEFT_TYPE_TO_TUNER_MAPPING,
 )
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from torch import nn
 
 from gossamer.errors import UnsupportedAdapterError
+from gossamer.methods.copy_adapter import copy_adapter
+from gossamer.methods.tuner_config import GossamerConfig
+from gossamer.methods.tuner_layer import GossamerLayer
 
+__all__ = ["GossamerConfig", "GossamerLayer", "GossamerTuner", "register_tuner"]
 
-class TunerType(str):
-    """A tuner's name where others expect a member of PEFT's enum, of which they ask the `value`."""
-
-    @property
-    def value(self) -> str:
-        """The name as a plain string."""
-        return str(self)
-
-
-@dataclass
-class GossamerConfig(PeftConfig):
-    """Base of the configurations of our tuners: the fields that PEFT reads of every tuner.
-
-    Subclasses are dataclasses too and set `tuner_type`, the name they are registered under.
-    """
-
-    tuner_type: ClassVar[str]
-
-    target_modules: list[str] | str | None = None
-    """Layers to adapt, as in PEFT: ends of module paths, or one regular expression."""
-    exclude_modules: list[str] | str | None = None
-    modules_to_save: list[str] | None = None
-    layers_to_transform: list[int] | int | None = None
-    layers_pattern: list[str] | str | None = None
-    target_parameters: list[str] | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.peft_type = TunerType(self.tuner_type)
-        if isinstance(self.target_modules, list):
-            self.target_modules = set(self.target_modules)  # type: ignore[assignment]
+REFERENCE = "ref"
+"""The name under which TRL's trainers add the adapter that stands for the model at the start."""
 
 
 class GossamerTuner(BaseTuner):
     """Base of our tuners. Subclasses set `prefix` and `tuner_layer_cls`, define
     `_create_and_replace`, and are added with `register_tuner`.
 
-    The layers are mixins of PEFT's `BaseTunerLayer`. What is trained lies in `ParameterDict`s named
+    The layers are `GossamerLayer`s. What is trained lies in `ParameterDict`s named
     in `adapter_layer_names`, what is only stored (indices) in PEFT's `BufferDict` with
     `persistent=True`, named in `other_param_names`; both are saved and loaded by PEFT as they are.
     """
 
     tuner_layer_cls = BaseTunerLayer
     target_module_mapping: ClassVar[dict[str, Any]] = {}
+    adding: str = ""
+    """Name of the adapter that is being added."""
+
+    def inject_adapter(
+        self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any
+    ) -> None:
+        """As PEFT's. An adapter named `ref` with the very configuration of another begins as its
+        copy: DPO, GRPO, KTO and RLOO of TRL add one and mean that. TRL copies parameters by
+        names, which would leave out ours and everything that does not learn."""
+        self.adding = adapter_name
+        super().inject_adapter(model, adapter_name, *args, **kwargs)
+        config = self.peft_config[adapter_name]
+        if not getattr(config, "init_weights", True):
+            self.randomize(adapter_name)
+        same = [
+            name for name, c in self.peft_config.items() if c is config and name != adapter_name
+        ]
+        if adapter_name == REFERENCE and same:
+            copy_adapter(self, same[0], adapter_name)
+
+    def adapter_parameters(self, adapter_name: str) -> Iterator[nn.Parameter]:
+        """Everything of an adapter that may learn."""
+        for layer in self._layers():
+            for part in layer.adapter_layer_names:
+                held = getattr(layer, part)
+                if adapter_name in held:
+                    item = held[adapter_name]
+                    yield from item.parameters() if isinstance(item, nn.Module) else [item]
+
+    @torch.no_grad()
+    def randomize(self, adapter_name: str) -> None:
+        """Make the adapter change something, for tests that want one that does."""
+        for parameter in self.adapter_parameters(adapter_name):
+            if not parameter.is_meta:
+                parameter.add_(0.3 * torch.randn(parameter.shape).to(parameter))
+
+    def _layers(self) -> Iterator[GossamerLayer]:
+        return (module for module in self.model.modules() if isinstance(module, GossamerLayer))
+
+    def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
+        super()._cast_adapter_dtype(adapter_name, autocast_adapter_dtype)
+        if not autocast_adapter_dtype:
+            for layer in self._layers():
+                layer.cast_to_base(adapter_name)
 
     @contextmanager
     def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:

@@ -34,7 +34,8 @@ def resolve_targets(model: Any, wanted: str | Sequence[str]) -> list[str]:
 
 def linear_paths(model: Any) -> list[str]:
     """Paths of all linear layers of `model`, the output head excepted."""
-    head = model.get_output_embeddings()
+    find_head = getattr(model, "get_output_embeddings", None)
+    head = find_head() if find_head is not None else None
     return [
         path
         for path, module in model.named_modules()

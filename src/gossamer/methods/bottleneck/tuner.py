@@ -6,13 +6,14 @@ from typing import Any, ClassVar
 
 import torch
 from peft import TaskType
-from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.tuners.tuners_utils import _get_in_out_features
 from torch import nn
 from torch.nn import functional
 
 from gossamer.errors import UnsupportedAdapterError
 from gossamer.methods.model_parts import select_targets
 from gossamer.methods.peft_bridge import GossamerConfig, GossamerTuner, register_tuner
+from gossamer.methods.tuner_layer import GossamerLayer, require_linear
 
 PREFIX = "bottleneck_"
 _ACTIVATIONS = {
@@ -34,32 +35,26 @@ class BottleneckConfig(GossamerConfig):
     scale: float = 1.0
 
 
-class BottleneckLayer(nn.Module, BaseTunerLayer):
+class BottleneckLinear(GossamerLayer):
     """y = z + scale * U f(D z + b1) + b2 with z the output of the layer inside."""
 
     adapter_layer_names = ("bottleneck_down", "bottleneck_up")
     other_param_names = ()
     # Given by PEFT's mixin, which is untyped.
-    get_base_layer: Any
-    set_adapter: Any
-    active_adapters: Any
     _cast_input_dtype: Any
-    _move_adapter_to_device_of_base_layer: Any
 
     def __init__(self, base_layer: nn.Module, adapter_name: str, config: BottleneckConfig) -> None:
-        super().__init__()
-        self.base_layer = base_layer
+        super().__init__(base_layer)
+        self.in_features, self.out_features = _get_in_out_features(self.get_base_layer())
         self.bottleneck_down = nn.ModuleDict()
         self.bottleneck_up = nn.ModuleDict()
         self._configs: dict[str, BottleneckConfig] = {}
-        self.merged_adapters: list[str] = []
-        self._disable_adapters = False
         self._active_adapter = adapter_name
         self.update_layer(adapter_name, config)
 
     def update_layer(self, adapter_name: str, config: BottleneckConfig) -> None:
         """Add an adapter that changes nothing yet."""
-        size = self.get_base_layer().out_features
+        size = self.out_features
         down, up = nn.Linear(size, config.width), nn.Linear(config.width, size)
         nn.init.zeros_(up.weight)
         nn.init.zeros_(up.bias)
@@ -96,10 +91,10 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
 
 
 class BottleneckModel(GossamerTuner):
-    """PEFT tuner that puts `BottleneckLayer`s around linear layers."""
+    """PEFT tuner that puts `BottleneckLinear`s around linear layers."""
 
     prefix = PREFIX
-    tuner_layer_cls = BottleneckLayer
+    tuner_layer_cls = BottleneckLinear
 
     def _create_and_replace(
         self,
@@ -111,10 +106,11 @@ class BottleneckModel(GossamerTuner):
         current_key: str,
         parameter_name: str | None = None,
     ) -> None:
-        if isinstance(target, BottleneckLayer):
+        if isinstance(target, BottleneckLinear):
             target.update_layer(adapter_name, peft_config)
             return
-        layer = BottleneckLayer(target, adapter_name, peft_config)
+        require_linear(target, current_key, method="bottleneck", quantized=True)
+        layer = BottleneckLinear(target, adapter_name, peft_config)
         if adapter_name not in self.active_adapters:
             layer.requires_grad_(False)
         self._replace_module(parent, target_name, layer, target)

@@ -5,15 +5,16 @@ from typing import Any, ClassVar
 
 import torch
 from peft.tuners._buffer_dict import BufferDict
-from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
+from peft.tuners.tuners_utils import check_adapters_to_merge
 from torch import Tensor, nn
 
-from gossamer.errors import AdapterError, SettingError, UnsupportedAdapterError
+from gossamer.errors import UnsupportedAdapterError
 from gossamer.methods.entries.mask import num_entries, random_entries
 from gossamer.methods.entries.product import Pattern
+from gossamer.methods.tuner_layer import GossamerLayer, require_finite
 
 
-class EntryLayer(nn.Module, BaseTunerLayer):
+class EntryLayer(GossamerLayer):
     """y = base(x) + the change of each active adapter. Subclasses say what the change is.
 
     The places of the entries are an int32 buffer [2, n], `index_name`, saved with the weights.
@@ -21,21 +22,10 @@ class EntryLayer(nn.Module, BaseTunerLayer):
 
     index_name: ClassVar[str]
 
-    # PEFT's own, which has no types.
-    base_layer: Any
-    get_base_layer: Any
-    active_adapters: Any
-    set_adapter: Any
-    adapter_layer_names: tuple[str, ...]
-    other_param_names: tuple[str, ...]
-
     def __init__(self, base_layer: nn.Module) -> None:
-        super().__init__()
-        self.base_layer = base_layer
-        self.merged_adapters: list[str] = []
-        self._disable_adapters = False
+        super().__init__(base_layer)
         setattr(self, self.index_name, BufferDict({}, persistent=True))
-        self._patterns: dict[str, tuple[tuple[Any, ...], Pattern]] = {}
+        self._patterns: dict[str, tuple[Tensor, int, Pattern]] = {}
         base = self.get_base_layer()
         self.in_features, self.out_features = base.in_features, base.out_features
 
@@ -64,10 +54,19 @@ class EntryLayer(nn.Module, BaseTunerLayer):
     def pattern(self, name: str) -> Pattern:
         """The same, ready for products; made anew when the buffer was loaded or moved."""
         index = self.index(name)
-        state = (index.data_ptr(), index._version, index.device)
-        if name not in self._patterns or self._patterns[name][0] != state:
-            self._patterns[name] = state, Pattern(index, self.shape)
-        return self._patterns[name][1]
+        # What is made under torch.inference_mode() counts no versions; loading forgets all.
+        version = 0 if index.is_inference() else index._version
+        known = self._patterns.get(name)
+        if known is None or known[0] is not index or known[1] != version:
+            # Whoever looks first may be generating, whoever comes next may be learning.
+            with torch.inference_mode(False):
+                known = index, version, Pattern(index, self.shape)
+            self._patterns[name] = known
+        return known[2]
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self._patterns.clear()
+        super()._load_from_state_dict(*args, **kwargs)
 
     @abstractmethod
     def change(self, name: str, x: Tensor) -> Tensor:
@@ -85,7 +84,7 @@ class EntryLayer(nn.Module, BaseTunerLayer):
             return out
         for name in self.active_adapters:
             if name in getattr(self, self.index_name):
-                out = out + self.change(name, x).to(out.dtype)
+                out = out + _change(self, name, x).to(out.dtype)
         return out
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
@@ -99,8 +98,8 @@ class EntryLayer(nn.Module, BaseTunerLayer):
             if name not in getattr(self, self.index_name):
                 continue
             delta = self.get_delta_weight(name).detach().to(weight.dtype)
-            if safe_merge and not delta.isfinite().all():
-                raise AdapterError(f"adapter '{name}' holds values that are no numbers; not merged")
+            if safe_merge:
+                require_finite(weight.data + delta, name)
             weight.data += delta
             self.merged_adapters.append(name)
 
@@ -118,28 +117,11 @@ class EntryLayer(nn.Module, BaseTunerLayer):
 
         They are kept in float32 (in float64 if the base is), which entries need to learn.
         """
-        weight = self.get_base_layer().weight
-        dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
-        for part in self.adapter_layer_names + self.other_param_names:
-            held = getattr(self, part)
-            if isinstance(held, nn.ParameterDict | BufferDict) and name in held:
-                tensor = held[name]
-                if not tensor.is_meta:
-                    held[name] = tensor.to(
-                        weight.device, dtype if tensor.is_floating_point() else tensor.dtype
-                    )
+        self._move_adapter_to_device_of_base_layer(name)
         self.set_adapter(self.active_adapters, inference_mode=inference_mode)
 
 
-def require_linear(target: nn.Module, path: str, *, method: str, allow_4bit: bool) -> None:
-    """Raise `SettingError` unless `target` is a linear layer which the method can adapt."""
-    kind = type(target).__name__
-    if kind in ("Linear4bit", "Linear8bitLt") and not allow_4bit:
-        raise SettingError(
-            f"method '{method}' cannot train the entries of {path}: its weight is quantised "
-            f"({kind}). Load the base model in full, or use method 'qlora'"
-        )
-    if not isinstance(target, nn.Linear):
-        raise SettingError(
-            f"method '{method}' cannot adapt {path}: it is a {kind}, not a linear layer"
-        )
+@torch.compiler.disable
+def _change(layer: EntryLayer, name: str, x: Tensor) -> Tensor:
+    # Sparse tensors are none of torch.compile's: the graph breaks here, once a layer.
+    return layer.change(name, x)

@@ -113,19 +113,26 @@ class _SampledLowRank(torch.autograd.Function):
 def entry_linear(x: Tensor, values_n: Tensor, pattern: Pattern) -> Tensor:
     """x D^T for x [..., i], where D has `values_n` at the places of `pattern`; in x's type.
 
-    Computed in the type of the values, which learn in float32 whatever the model computes in.
+    Computed in the type of the values, which learn in float32 whatever the model computes in; of
+    values in half precision, for which torch has no such products on a CPU, in float32.
     """
     with torch.autocast(x.device.type, enabled=False):
+        values_n = _at_least_float32(values_n)
         flat = x.reshape(-1, x.shape[-1]).to(values_n.dtype)
         y_to: Tensor = _EntryProduct.apply(flat, values_n, pattern)  # type: ignore[no-untyped-call]
         return y_to.reshape(*x.shape[:-1], pattern.shape[0]).to(x.dtype)
 
 
 def sampled_low_rank(a_ri: Tensor, b_or: Tensor, pattern: Pattern) -> Tensor:
-    """The entries [n] of B A."""
+    """The entries [n] of B A, in float32 where the factors are in half precision."""
+    a_ri, b_or = _at_least_float32(a_ri), _at_least_float32(b_or)
     with torch.autocast(a_ri.device.type, enabled=False):
         values: Tensor = _SampledLowRank.apply(a_ri, b_or, pattern)  # type: ignore[no-untyped-call]
         return values
+
+
+def _at_least_float32(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.element_size() < 4 else tensor
 
 
 def _starts(sorted_or_not: Tensor, count: int) -> Tensor:

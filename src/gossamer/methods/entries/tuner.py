@@ -4,8 +4,8 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from gossamer.methods.entries.layer import require_linear
 from gossamer.methods.peft_bridge import GossamerConfig, GossamerTuner
+from gossamer.methods.tuner_layer import require_linear
 
 
 class LinearTuner(GossamerTuner):
@@ -30,7 +30,7 @@ class LinearTuner(GossamerTuner):
     ) -> None:
         layer: Any = target
         if not isinstance(target, self.tuner_layer_cls):
-            require_linear(target, current_key, method=self.method, allow_4bit=self.allow_4bit)
+            require_linear(target, current_key, method=self.method, quantized=self.allow_4bit)
             layer = self.tuner_layer_cls(target)
             self._replace_module(parent, target_name, layer, target)
         layer.update_layer(adapter_name, config, current_key, inference_mode=config.inference_mode)

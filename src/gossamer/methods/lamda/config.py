@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from gossamer.errors import SettingError
-from gossamer.methods.peft_bridge import GossamerConfig
+from gossamer.methods.tuner_config import ConfigError, GossamerConfig
 
 PEFT_TYPE = "GOSSAMER_LAMDA"
 
@@ -32,17 +31,22 @@ class LamdaConfig(GossamerConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.target_modules is None and self.layers_to_transform is not None:
+            raise ConfigError(
+                "layers_to_transform needs a list as target_modules, such as ['q_proj', 'v_proj']; "
+                "without one all linear layers of the model are meant"
+            )
         if self.rank < 1:
-            raise SettingError(f"rank = {self.rank}: must be at least 1")
+            raise ConfigError(f"rank = {self.rank}: must be at least 1")
         if self.alpha <= 0:
-            raise SettingError(f"alpha = {self.alpha}: must be above 0")
+            raise ConfigError(f"alpha = {self.alpha}: must be above 0")
         if not 0 <= self.dropout < 1:
-            raise SettingError(f"dropout = {self.dropout}: must be at least 0 and below 1")
+            raise ConfigError(f"dropout = {self.dropout}: must be at least 0 and below 1")
         if self.allocation not in ("equal", "spectrum"):
-            raise SettingError(f"allocation '{self.allocation}'; choose equal or spectrum")
+            raise ConfigError(f"allocation '{self.allocation}'; choose equal or spectrum")
         if self.svd not in ("fast", "exact"):
-            raise SettingError(f"svd '{self.svd}'; choose fast or exact")
+            raise ConfigError(f"svd '{self.svd}'; choose fast or exact")
         if self.freeze_share is not None and not 0 < self.freeze_share <= 1:
-            raise SettingError(
+            raise ConfigError(
                 f"freeze_share = {self.freeze_share}: must be above 0 and at most 1, or left out"
             )

@@ -67,6 +67,17 @@ class LamdaLinear(LowRankLayer):
         self.lamda_B[adapter_name] = nn.Parameter(b)
         self.set_adapter(self.active_adapters)
 
+    def cast_to_base(self, name: str) -> None:
+        """As of every layer; an adapter that changes nothing yet still changes nothing."""
+        with torch.no_grad():
+            s, b = self.lamda_S[name], self.lamda_B[name]
+            # Loaded with low_cpu_mem_usage, weights are only there after they have been cast.
+            fresh = not b.is_meta and b.shape[1] == len(s)
+            fresh = fresh and torch.equal(b @ s, self.lamda_start[name].to(b.dtype))
+            super().cast_to_base(name)
+            if fresh:
+                self.lamda_start[name] = self.lamda_B[name] @ self.lamda_S[name]
+
     def factors(self, adapter_name: str) -> Factors | None:
         if adapter_name not in self.lamda_S:
             return None

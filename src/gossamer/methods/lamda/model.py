@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from peft.tuners.tuners_utils import _maybe_include_all_linear_layers
 from torch import Tensor, nn
 
 from gossamer.errors import SettingError
@@ -15,6 +16,7 @@ from gossamer.methods.lamda.layer import LamdaLinear
 from gossamer.methods.lamda.spectrum import allocate_ranks, energy_share
 from gossamer.methods.peft_bridge import GossamerTuner, register_tuner
 from gossamer.methods.targets import linear_paths
+from gossamer.methods.tuner_layer import require_linear
 
 __all__ = ["FreezeColumns", "LamdaConfig", "LamdaModel"]
 
@@ -39,13 +41,17 @@ class LamdaModel(GossamerTuner):
             peft_config.rank_pattern = self._ranks(peft_config, model)
 
     def _ranks(self, config: LamdaConfig, model: nn.Module) -> dict[str, int]:
+        # PEFT's own choice of 'all-linear', which leaves out the heads of classifiers.
+        _maybe_include_all_linear_layers(config, model)
         shares, limits = {}, {}
         for found in linear_paths(model):
             path = found.removesuffix(".base_layer")
-            if not self._is_target(config, path):
+            if not self._check_target_module_exists(config, path):
                 continue
             layer = model.get_submodule(path)
-            layer = layer if isinstance(layer, LamdaLinear) else LamdaLinear(layer)
+            if not isinstance(layer, LamdaLinear):
+                require_linear(layer, path, method="lamda", quantized=True)
+                layer = LamdaLinear(layer)
             limits[path] = min(layer.in_features, layer.out_features)
             if limits[path] < config.rank:
                 raise SettingError(
@@ -57,11 +63,6 @@ class LamdaModel(GossamerTuner):
             exact = config.svd == "exact"
             shares[path] = 0.5 if meta else energy_share(weight, config.rank, exact=exact)
         return allocate_ranks(shares, limits, config.rank) if shares else {}
-
-    def _is_target(self, config: LamdaConfig, path: str) -> bool:
-        return config.target_modules == "all-linear" or bool(
-            self._check_target_module_exists(config, path)
-        )
 
     @contextmanager
     def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
@@ -93,6 +94,8 @@ class LamdaModel(GossamerTuner):
         current_key: str,
         parameter_name: str | None = None,
     ) -> None:
+        if not isinstance(target, LamdaLinear):
+            require_linear(target, current_key, method="lamda", quantized=True)
         rank = peft_config.rank_pattern.get(current_key, peft_config.rank)
         layer = target if isinstance(target, LamdaLinear) else LamdaLinear(target)
         # An adapter that is only to be used is loaded next: its start would be worked out in vain.

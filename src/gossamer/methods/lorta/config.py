@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass
 
-from gossamer.errors import SettingError
-from gossamer.methods.peft_bridge import GossamerConfig
+from gossamer.methods.tuner_config import ConfigError, GossamerConfig
 
 PEFT_TYPE = "GOSSAMER_LORTA"
 TYPES = ("q_proj", "k_proj", "v_proj", "o_proj")
@@ -27,16 +26,16 @@ class LortaConfig(GossamerConfig):
         if self.target_modules is None:
             self.target_modules = set(TYPES)  # type: ignore[assignment]
         if self.rank < 1:
-            raise SettingError(f"rank = {self.rank}: must be at least 1")
+            raise ConfigError(f"rank = {self.rank}: must be at least 1")
         if self.alpha <= 0:
-            raise SettingError(f"alpha = {self.alpha}: must be above 0")
+            raise ConfigError(f"alpha = {self.alpha}: must be above 0")
         if not 0 <= self.dropout < 1:
-            raise SettingError(f"dropout = {self.dropout}: must be at least 0 and below 1")
+            raise ConfigError(f"dropout = {self.dropout}: must be at least 0 and below 1")
         if self.init_scale < 0:
-            raise SettingError(f"init_scale = {self.init_scale}: must not be negative")
+            raise ConfigError(f"init_scale = {self.init_scale}: must not be negative")
         wanted = self.target_modules
         if isinstance(wanted, str) or not wanted or set(wanted) - set(TYPES):
-            raise SettingError(
+            raise ConfigError(
                 f"target_modules {wanted if isinstance(wanted, str) else sorted(wanted or [])}: "
                 f"lorta spans the matrices of attention; choose among {', '.join(TYPES)}"
             )

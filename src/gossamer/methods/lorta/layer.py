@@ -43,6 +43,9 @@ class LortaLinear(LowRankLayer):
         self.places: dict[str, Place] = {}
         self.configs: dict[str, LortaConfig] = {}
 
+    def _get_available_adapters(self) -> set[str]:
+        return set(self.places)
+
     def update_layer(self, adapter_name: str, config: LortaConfig, place: Place) -> None:
         """Let the adapter act here, at `place` in its tensor."""
         self.places[adapter_name] = place

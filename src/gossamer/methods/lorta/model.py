@@ -43,10 +43,9 @@ class LortaModel(GossamerTuner):
                 matrices.append((path, layer.in_features, layer.out_features))
         # Injection of this adapter follows at once.
         self._plan = plan = make_plan(model.config, matrices, peft_config.types)
-        name = next(n for n, config in self.peft_config.items() if config is peft_config)
         device = next(model.parameters()).device
         for table, value in zip(_TABLES, _start(plan, peft_config), strict=True):
-            getattr(self, table)[name] = nn.Parameter(value.to(device))
+            getattr(self, table)[self.adding] = nn.Parameter(value.to(device))
 
     def _create_and_replace(
         self,
@@ -65,6 +64,15 @@ class LortaModel(GossamerTuner):
             layer.train(target.training)
             layer.set_adapter(self.active_adapters)
             self._replace_module(parent, target_name, layer, target)
+
+    def inject_adapter(
+        self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any
+    ) -> None:
+        # PEFT sees to it that a further adapter changes nothing of who learns, in the model only.
+        before = [(p, p.requires_grad) for _, p in self._parameters_by_adapter()]
+        super().inject_adapter(model, adapter_name, *args, **kwargs)
+        for parameter, learns in before:
+            parameter.requires_grad_(learns)
 
     def set_adapter(self, adapter_name: str | list[str], inference_mode: bool = False) -> None:
         super().set_adapter(adapter_name, inference_mode=inference_mode)
@@ -85,13 +93,25 @@ class LortaModel(GossamerTuner):
         for table in _TABLES:
             del getattr(self, table)[adapter_name]
 
+    def adapter_parameters(self, adapter_name: str) -> Iterator[nn.Parameter]:
+        return (p for name, p in self._parameters_by_adapter() if name == adapter_name)
+
+    @torch.no_grad()
+    def randomize(self, adapter_name: str) -> None:
+        # Of the five factors this one is zero.
+        table = self.lorta_B[adapter_name]
+        if not table.is_meta:
+            table += torch.randn(table.shape).to(table)
+
     def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
-        for name, parameter in self._parameters_by_adapter():
-            if autocast_adapter_dtype and name == adapter_name and parameter.element_size() < 4:
-                parameter.data = parameter.data.float()
+        layer = next(self._layers(), None)
+        dtype = torch.float32 if autocast_adapter_dtype or layer is None else layer.base_dtype()
+        for parameter in self.adapter_parameters(adapter_name):
+            if dtype is not None and (not autocast_adapter_dtype or parameter.element_size() < 4):
+                parameter.data = parameter.data.to(dtype)
 
     def _parameters_by_adapter(self) -> Iterator[tuple[str, nn.Parameter]]:
-        for table in _TABLES:
+        for table in _TABLES if hasattr(self, "lorta_A") else ():
             yield from getattr(self, table).items()
 
 

@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from gossamer.errors import SettingError
-from gossamer.methods.peft_bridge import GossamerConfig
+from gossamer.methods.tuner_config import ConfigError, GossamerConfig
 
 Variant = Literal["loreft", "direft", "nodireft"]
 VARIANTS = ("loreft", "direft", "nodireft")
@@ -33,28 +32,42 @@ class ReftConfig(GossamerConfig):
     """random: as published; identity: the model begins as its base."""
 
     def __post_init__(self) -> None:
+        instead = "layers, the numbers of the decoder blocks to edit"
+        if not self._follows_layers():
+            self.refuse(instead, "target_modules")
+        self.refuse(instead, "exclude_modules", "layers_to_transform", "layers_pattern")
         super().__post_init__()
         if self.variant not in VARIANTS:
-            raise SettingError(f"variant '{self.variant}'; choose one of {', '.join(VARIANTS)}")
+            raise ConfigError(f"variant '{self.variant}'; choose one of {', '.join(VARIANTS)}")
         if self.orthogonal is None:
             self.orthogonal = self.variant == "loreft"
         if self.orthogonal and self.variant == "nodireft":
-            raise SettingError("orthogonal: nodireft has free projections; use variant direft")
+            raise ConfigError("orthogonal: nodireft has free projections; use variant direft")
         if not self.orthogonal and self.variant == "loreft":
-            raise SettingError("orthogonal: the projection of loreft has orthonormal rows always")
+            raise ConfigError("orthogonal: the projection of loreft has orthonormal rows always")
         if self.start not in ("random", "identity"):
-            raise SettingError(f"start '{self.start}'; choose random or identity")
+            raise ConfigError(f"start '{self.start}'; choose random or identity")
         if self.rank < 1:
-            raise SettingError(f"rank = {self.rank}: must be at least 1")
+            raise ConfigError(f"rank = {self.rank}: must be at least 1")
         if min(self.first_positions, self.last_positions) < 0 or self.positions == 0:
-            raise SettingError(
+            raise ConfigError(
                 f"first_positions = {self.first_positions}, last_positions = "
                 f"{self.last_positions}: neither may be negative, and one must be above 0"
             )
         # One group of positions has one edit, whatever was asked for.
         self.tied = self.tied or 0 in (self.first_positions, self.last_positions)
         if not 0 <= self.dropout < 1:
-            raise SettingError(f"dropout = {self.dropout}: must be at least 0 and below 1")
+            raise ConfigError(f"dropout = {self.dropout}: must be at least 0 and below 1")
+
+    def _follows_layers(self) -> bool:
+        """Whether `target_modules` is what `set_layers` writes: from a file, or in use before."""
+        targets, layers = self.target_modules, self.layers
+        return isinstance(targets, str) and bool(layers) and targets.endswith(_pattern(layers))
+
+    def set_layers(self, path: str, layers: list[int]) -> None:
+        """Edit these blocks of the list of blocks at `path`."""
+        self.layers = layers
+        self.target_modules = path.replace(".", r"\.") + _pattern(layers)
 
     @property
     def positions(self) -> int:
@@ -65,3 +78,7 @@ class ReftConfig(GossamerConfig):
     def groups(self) -> tuple[str, ...]:
         """Groups of positions with an edit of their own: infixes of the weights' names."""
         return ("",) if self.tied else ("", "last_")
+
+
+def _pattern(layers: list[int] | None) -> str:
+    return rf"\.({'|'.join(map(str, layers or []))})"

@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from gossamer.errors import UnsupportedAdapterError
@@ -11,9 +10,10 @@ from gossamer.methods.reft.config import ReftConfig
 from gossamer.methods.reft.edit import edit, edit_at
 from gossamer.methods.reft.orthonormal import random_rows, tangent
 from gossamer.methods.reft.prompt import PromptTracker
+from gossamer.methods.tuner_layer import GossamerLayer
 
 
-class ReftBlock(nn.Module, BaseTunerLayer):
+class ReftBlock(GossamerLayer):
     """Stands in for a decoder block; the edit is a hook on the block, so that everyone who records
     its output sees it edited."""
 
@@ -28,15 +28,12 @@ class ReftBlock(nn.Module, BaseTunerLayer):
     other_param_names = ("reft_config",)
 
     def __init__(self, block: nn.Module, tracker: PromptTracker, width: int) -> None:
-        super().__init__()
-        self.base_layer = block
+        super().__init__(block)
         self.tracker = tracker
-        self.width = width
+        self.in_features = self.out_features = width
         self.reft_config: dict[str, ReftConfig] = {}
         for name in self.adapter_layer_names:
             setattr(self, name, nn.ParameterDict())
-        self._disable_adapters = False
-        self.merged_adapters: list[str] = []
         # Before the hooks that record hidden states.
         self._hook = block.register_forward_hook(self._edit_output, prepend=True)
 
@@ -61,12 +58,15 @@ class ReftBlock(nn.Module, BaseTunerLayer):
         self.reft_config[adapter_name] = config
         device = next(self.base_layer.parameters()).device
         for group in config.groups:
-            weights = _start(config, self.width)
+            weights = _start(config, self.out_features)
             for name, value in zip(("rotate", "weight", "bias"), weights, strict=True):
-                # In float32 whatever the base: orthonormal rows do not survive bfloat16.
+                # In float32, unless asked otherwise: bfloat16 bends orthonormal rows.
                 value = value if value.device.type == "meta" else value.to(device)
                 getattr(self, f"reft_{group}{name}")[adapter_name] = nn.Parameter(value)
         self.set_adapter(self.active_adapters)
+
+    def base_dtype(self) -> torch.dtype | None:
+        return next((p.dtype for p in self.base_layer.parameters() if p.is_floating_point()), None)
 
     def rotations(self) -> list[nn.Parameter]:
         """Matrices whose rows stay orthonormal."""

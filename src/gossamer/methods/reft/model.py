@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from inspect import signature
 from typing import Any
 
 from torch import Tensor, nn
@@ -61,9 +62,7 @@ class ReftModel(GossamerTuner):
         width = model.config.get_text_config().hidden_size  # type: ignore[union-attr, operator]
         if peft_config.rank > width:
             raise SettingError(f"rank = {peft_config.rank} is above the model's width {width}")
-        peft_config.layers = layers
-        dots = path.replace(".", r"\.")
-        peft_config.target_modules = rf"{dots}\.({'|'.join(map(str, layers))})"
+        peft_config.set_layers(path, layers)
         if not hasattr(self, "tracker"):
             self._path = path
             self.tracker = PromptTracker(model, model.get_submodule(path.rpartition(".")[0]))
@@ -103,6 +102,11 @@ class ReftModel(GossamerTuner):
                 if matrix.requires_grad and matrix.device.type != "meta"
             ]
         )
+
+    def adapter_parameters(self, adapter_name: str) -> Iterator[nn.Parameter]:
+        # Those that PEFT's tests may disturb: not the rows that stay orthonormal.
+        fixed = {id(m) for block in self._blocks() for m in block.rotations()}
+        return (p for p in super().adapter_parameters(adapter_name) if id(p) not in fixed)
 
     def _blocks(self) -> list[ReftBlock]:
         blocks = self.model.get_submodule(self._path)
@@ -149,7 +153,12 @@ def find_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
     found = [
         (path, module)
         for path, module in model.named_modules()
-        if isinstance(module, nn.ModuleList) and len(module) == count and "." in path
+        if isinstance(module, nn.ModuleList)
+        and len(module) == count
+        and "." in path
+        # Prompts are found by what goes into the module that holds the blocks.
+        and "input_ids"
+        in signature(model.get_submodule(path.rpartition(".")[0]).forward).parameters
     ]
     if not found:
         raise UnsupportedAdapterError(

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -76,9 +76,9 @@ class PromptTracker:
 
     def _before_model(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         labels, shifted = kwargs.get("labels"), kwargs.get("shift_labels")
-        if shifted is not None:
+        if _is_of_tokens(shifted):
             self._first_trained = first_trained_column(shifted, shifted=True)
-        elif labels is not None:
+        elif _is_of_tokens(labels):
             self._first_trained = first_trained_column(labels)
 
     def _after_model(self, module: nn.Module, args: Any, output: Any) -> None:
@@ -125,6 +125,11 @@ class PromptTracker:
         known = known.to(tokens.device, torch.long).repeat_interleave(rows // known.shape[0], 0)
         # What follows the prompt is generated, never padding.
         return nn.functional.pad(known, (0, max(0, columns - known.shape[1])), value=1)[:, :columns]
+
+
+def _is_of_tokens(labels: Any) -> TypeGuard[Tensor]:
+    """Whether these label tokens [batch, q]; a classifier's are one for each row, or shares."""
+    return isinstance(labels, Tensor) and labels.dim() == 2 and not labels.is_floating_point()
 
 
 def _cached_tokens(cache: Any) -> int:

@@ -10,7 +10,7 @@ from torch import Tensor
 from gossamer.methods.lora.apply import lora_config
 from gossamer.methods.lora.config import LoraSettings
 from gossamer.methods.slora.config import SloraConfig
-from gossamer.methods.slora.layer import SloraLayer
+from gossamer.methods.slora.layer import SloraLinear
 from gossamer.methods.slora.model import SloraModel
 from gossamer.methods.slora.prime import Primed, prime_factors
 
@@ -56,7 +56,7 @@ def updates(model: PeftModel) -> dict[str, Update]:
     return {
         path: Update(layer.index(_NAME), layer.slora_values[_NAME].detach(), layer.shape)
         for path, layer in model.base_model.model.named_modules()
-        if isinstance(layer, SloraLayer)
+        if isinstance(layer, SloraLinear)
     }
 
 
@@ -86,12 +86,12 @@ def enter_low_rank(
 
 
 def _prime(layer: Any, update: Update) -> Primed:
-    if isinstance(layer, SloraLayer):
+    if isinstance(layer, SloraLinear):
         rank, scale = len(layer.slora_A[_NAME]), layer.scale[_NAME]
     else:
         rank, scale = layer.r[_NAME], layer.scaling[_NAME]
     primed = prime_factors(update.index, update.values, update.shape, rank=rank, scale=scale)
-    if isinstance(layer, SloraLayer):
+    if isinstance(layer, SloraLinear):
         layer.start_from(_NAME, update.values, primed.a, primed.b)
         return primed
     live = len(primed.a)

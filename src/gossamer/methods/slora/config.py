@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from gossamer.errors import SettingError
-from gossamer.methods.peft_bridge import GossamerConfig
+from gossamer.methods.tuner_config import ConfigError, GossamerConfig
 
 
 @dataclass
@@ -25,6 +24,6 @@ class SloraConfig(GossamerConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 < self.density <= 1:
-            raise SettingError(f"density = {self.density}: must be above 0 and at most 1")
+            raise ConfigError(f"density = {self.density}: must be above 0 and at most 1")
         if self.r < 0:
-            raise SettingError(f"r = {self.r}: must not be negative")
+            raise ConfigError(f"r = {self.r}: must not be negative")

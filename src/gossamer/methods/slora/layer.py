@@ -12,7 +12,7 @@ from gossamer.methods.entries.product import entry_linear
 from gossamer.methods.slora.config import SloraConfig
 
 
-class SloraLayer(EntryLayer):
+class SloraLinear(EntryLayer):
     """Stage 1: y = W x + D x, D zero off the mask, its entries learn.
 
     Stage 2 with the residual kept: y = W x + D x + s (B A - B0 A0) x. A0 and B0 are where A and B

@@ -3,15 +3,17 @@
 from gossamer.methods.entries.tuner import LinearTuner
 from gossamer.methods.peft_bridge import register_tuner
 from gossamer.methods.slora.config import SloraConfig
-from gossamer.methods.slora.layer import SloraLayer
+from gossamer.methods.slora.layer import SloraLinear
+
+__all__ = ["SloraConfig", "SloraModel"]
 
 
 class SloraModel(LinearTuner):
-    """Replaces linear layers by `SloraLayer`s. Raises `SettingError` for quantised weights."""
+    """Replaces linear layers by `SloraLinear`s. Raises `SettingError` for quantised weights."""
 
     method = "slora"
     prefix = "slora_"
-    tuner_layer_cls = SloraLayer
+    tuner_layer_cls = SloraLinear
 
 
 register_tuner(SloraConfig.tuner_type, SloraConfig, SloraModel, SloraModel.prefix)

@@ -113,13 +113,13 @@ class _BlockLinear(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, values: Tensor, plan: Plan
     ) -> Tensor:
-        rows = x.reshape(-1, x.shape[-1])
-        out = F.linear(rows, weight, bias)
-        kept = plan.keep(rows)
-        _add_products(out, kept, values, plan)
+        # Of the shape of the result: a view of it could not be added to afterwards.
+        out = F.linear(x, weight, bias)
+        kept = plan.keep(x.reshape(-1, x.shape[-1]))
+        _add_products(out.view(-1, out.shape[-1]), kept, values, plan)
         ctx.plan = plan
         ctx.save_for_backward(kept, weight, values)
-        return out.view(*x.shape[:-1], -1)
+        return out
 
     @staticmethod
     @once_differentiable

@@ -5,14 +5,15 @@ from typing import Any
 
 import torch
 from peft.tuners._buffer_dict import BufferDict
-from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
+from peft.tuners.tuners_utils import check_adapters_to_merge
 from torch import Tensor, nn
 
-from gossamer.errors import AdapterFormatError, UnsupportedAdapterError
+from gossamer.errors import AdapterFormatError, UnsupportedAdapterError, UsageError
 from gossamer.methods.smt.function import Plan, add_blocks, block_linear, make_plan
+from gossamer.methods.tuner_layer import GossamerLayer, require_finite
 
 
-class SmtLinear(nn.Module, BaseTunerLayer):
+class SmtLinear(GossamerLayer):
     """W [out, in] frozen plus, for each adapter, blocks of weight changes.
 
     `smt_blocks` int32 [blocks, 4]: row, column, height, width; `smt_values` [weights in blocks]:
@@ -20,24 +21,17 @@ class SmtLinear(nn.Module, BaseTunerLayer):
     """
 
     # PEFT ships no types, and torch takes every unknown name for a tensor or module.
-    base_layer: Any
     smt_blocks: Any
-    active_adapters: Any
-    set_adapter: Any
-    _move_adapter_to_device_of_base_layer: Any
 
     adapter_layer_names = ("smt_values",)
     other_param_names = ("smt_blocks",)
 
     def __init__(self, base_layer: nn.Module) -> None:
-        super().__init__()
-        self.base_layer = base_layer
+        super().__init__(base_layer)
         self.smt_values = nn.ParameterDict({})
         self.smt_blocks = BufferDict({}, persistent=True)
-        self._plans: dict[str, tuple[tuple[int, int], Plan]] = {}
+        self._plans: dict[str, tuple[Tensor, int, Plan]] = {}
         self._before_merge: list[tuple[str, list[Tensor]]] = []
-        self._disable_adapters = False
-        self.merged_adapters: list[str] = []
         self.in_features: int = self.base_layer.in_features
         self.out_features: int = self.base_layer.out_features
 
@@ -84,13 +78,23 @@ class SmtLinear(nn.Module, BaseTunerLayer):
     def plan(self, adapter_name: str) -> Plan:
         """Where that adapter's blocks lie."""
         table = self.smt_blocks[adapter_name]
-        # Loading writes into the table or replaces it.
-        state = (id(table), 0 if table.is_inference() else table._version)
+        # What is made under torch.inference_mode() counts no versions; loading forgets all.
+        version = 0 if table.is_inference() else table._version
         known = self._plans.get(adapter_name)
-        if known is None or known[0] != state:
-            known = (state, make_plan(table.tolist()))
+        if known is None or known[0] is not table or known[1] != version:
+            known = table, version, make_plan(table.tolist())
+            if any(not block.size for block in known[2].blocks):
+                raise UsageError(
+                    f"smt: where the blocks of adapter '{adapter_name}' lie is not known, since "
+                    "its configuration comes from a file; load its weights, or give the "
+                    "configuration blocks"
+                )
             self._plans[adapter_name] = known
-        return known[1]
+        return known[2]
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self._plans.clear()
+        super()._load_from_state_dict(*args, **kwargs)
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if self.disable_adapters and self.merged:
@@ -147,8 +151,8 @@ class SmtLinear(nn.Module, BaseTunerLayer):
             if name not in self.smt_values:
                 continue
             values = self.smt_values[name].detach()
-            if safe_merge and not bool(torch.isfinite(values).all()):
-                raise ValueError(f"adapter {name} has values that are not finite")
+            if safe_merge:
+                require_finite(weight.data + self.get_delta_weight(name).to(weight), name)
             plan = self.plan(name)
             places = [weight.data[i : i + h, j : j + w] for i, j, h, w in plan.blocks]
             self._before_merge.append((name, [place.clone() for place in places]))

@@ -1,45 +1,17 @@
 """SMT as a PEFT tuner: configuration and model. Importing this module makes PEFT know it."""
 
-from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from gossamer.errors import AdapterFormatError, SettingError
-from gossamer.methods.peft_bridge import GossamerConfig, GossamerTuner, register_tuner
+from gossamer.methods.peft_bridge import GossamerTuner, register_tuner
 from gossamer.methods.smt.blocks import Block
 from gossamer.methods.smt.layer import SmtLinear
+from gossamer.methods.smt.tuner_config import PEFT_TYPE, SmtConfig
 
-PEFT_TYPE = "GOSSAMER_SMT"
-
-
-@dataclass
-class SmtConfig(GossamerConfig):
-    """`SmtConfig(blocks=select_blocks(model, batches))` for `get_peft_model`.
-
-    The blocks are stored with the weights; the configuration stores only how many there are.
-    """
-
-    tuner_type: ClassVar[str] = PEFT_TYPE
-
-    blocks: dict[str, list[Block]] | None = None
-    """Blocks that learn, by path of the linear layer in the base model."""
-    layer_sizes: dict[str, list[int]] | None = None
-    """Number of blocks and of weights in them, by path; set from `blocks`."""
-
-    def __post_init__(self) -> None:
-        if self.blocks is not None:
-            self.blocks = {path: [Block(*b) for b in bs] for path, bs in self.blocks.items() if bs}
-            self.target_modules = sorted(self.blocks)
-            self.layer_sizes = {
-                path: [len(bs), sum(b.size for b in bs)] for path, bs in self.blocks.items()
-            }
-        super().__post_init__()
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything but the blocks."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "blocks"}
+__all__ = ["PEFT_TYPE", "SmtConfig", "SmtModel"]
 
 
 class SmtModel(GossamerTuner):
@@ -47,6 +19,15 @@ class SmtModel(GossamerTuner):
 
     prefix = "smt_"
     tuner_layer_cls = SmtLinear
+
+    def _prepare_adapter_config(self, peft_config: SmtConfig, model_config: Any) -> SmtConfig:
+        if peft_config.target_modules is None:
+            raise SettingError(
+                "SmtConfig has no blocks; choose them first, "
+                "SmtConfig(blocks=gossamer.tuners.select_blocks(model, batches)), or give "
+                "target_modules to have some drawn at random"
+            )
+        return peft_config
 
     def _create_and_replace(
         self,
@@ -78,11 +59,16 @@ class SmtModel(GossamerTuner):
     def _remap_adapter_state_dict_for_load(
         cls, model: nn.Module, config: Any, adapter_name: str, state_dict: dict[str, Tensor]
     ) -> dict[str, Tensor]:
-        # What is stored decides how large the adapter is.
+        # What is stored decides how large the adapter is, and where a further one begins that is
+        # added with this configuration.
+        loaded = {}
         for name, layer in model.named_modules():
             if isinstance(layer, SmtLinear) and adapter_name in layer.smt_values:
                 blocks, values = _stored(state_dict, name)
                 layer.resize(adapter_name, blocks, values, name)
+                loaded[_base_path(name, config)] = [Block(*block) for block in blocks.tolist()]
+        if config.blocks is None and not config.random:
+            config.blocks = loaded
         remapped: dict[str, Tensor] = super()._remap_adapter_state_dict_for_load(
             model, config, adapter_name, state_dict
         )
@@ -91,22 +77,28 @@ class SmtModel(GossamerTuner):
 
 def _blocks_of(config: SmtConfig, path: str, layer: Any) -> tuple[Tensor, int]:
     """Table of the blocks of a layer, int32 [blocks, 4], and the number of weights in them."""
-    if config.layer_sizes is None:
-        raise SettingError(
-            "SmtConfig has no blocks; choose them first: "
-            "SmtConfig(blocks=gossamer.methods.smt.select.select_blocks(model, batches))"
-        )
+    if config.random and config.blocks is None:
+        drawn = config.draw(path, (layer.out_features, layer.in_features))
+        return torch.tensor(drawn, dtype=torch.int32), sum(b.size for b in drawn)
+    sizes = config.layer_sizes or {}
     if config.blocks is None:
         # Loading: the stored weights tell where the blocks are.
-        rows, count = config.layer_sizes.get(path, (0, 0))
+        rows, count = sizes.get(path, (0, 0))
         return torch.zeros(rows, 4, dtype=torch.int32), count
-    for b in config.blocks[path]:
+    blocks = config.blocks[path]
+    for b in blocks:
         if b.row + b.height > layer.out_features or b.column + b.width > layer.in_features:
             raise SettingError(
                 f"{tuple(b)} reaches outside '{path}', whose weight is "
                 f"[{layer.out_features}, {layer.in_features}]"
             )
-    return torch.tensor(config.blocks[path], dtype=torch.int32), config.layer_sizes[path][1]
+    return torch.tensor(blocks, dtype=torch.int32).view(-1, 4), sum(b.size for b in blocks)
+
+
+def _base_path(name: str, config: SmtConfig) -> str:
+    """What the base model calls the layer `name` of a model that PEFT may have wrapped."""
+    found = (name.removeprefix(prefix) for prefix in ("base_model.model.", "model.", ""))
+    return next((path for path in found if path in (config.layer_sizes or {})), name)
 
 
 def _stored(state_dict: dict[str, Tensor], name: str) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ from gossamer.methods.lora.config import LoraSettings
 from gossamer.methods.method import MethodContext
 from gossamer.methods.sparse_lora.config import SparseLoraConfig
 from gossamer.methods.sparse_lora.export import shira_rank
-from gossamer.methods.sparse_lora.layer import SparseLoraLayer
+from gossamer.methods.sparse_lora.layer import SparseLoraLinear
 from gossamer.methods.sparse_lora.model import choose_entries
 from gossamer.methods.sparse_lora.settings import SparseLoraSettings
 
@@ -34,7 +34,7 @@ def sparse_lora_config(model: Any, settings: SparseLoraSettings, *, seed: int) -
 
 def check_exportable(model: PeftModel, density: float) -> None:
     """Raise `SettingError` now if the result could not be written in the end."""
-    shapes = {p: m.shape for p, m in model.named_modules() if isinstance(m, SparseLoraLayer)}
+    shapes = {p: m.shape for p, m in model.named_modules() if isinstance(m, SparseLoraLinear)}
     shira_rank(shapes, density)
 
 

@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from gossamer.errors import SettingError
-from gossamer.methods.peft_bridge import GossamerConfig
+from gossamer.methods.tuner_config import ConfigError, GossamerConfig
 
 
 @dataclass
@@ -27,6 +26,6 @@ class SparseLoraConfig(GossamerConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 < self.density <= 1:
-            raise SettingError(f"density = {self.density}: must be above 0 and at most 1")
+            raise ConfigError(f"density = {self.density}: must be above 0 and at most 1")
         if self.r < 1:
-            raise SettingError(f"r = {self.r}: must be at least 1")
+            raise ConfigError(f"r = {self.r}: must be at least 1")

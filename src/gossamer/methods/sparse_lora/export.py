@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gossamer.errors import SettingError
 from gossamer.methods.entries.mask import num_entries
-from gossamer.methods.sparse_lora.layer import SparseLoraLayer
+from gossamer.methods.sparse_lora.layer import SparseLoraLinear
 
 
 def shira_rank(shapes: Mapping[str, tuple[int, int]], density: float) -> int:
@@ -38,7 +38,7 @@ def as_shira(model: PeftModel, name: str = "default") -> tuple[ShiraConfig, dict
     layers = {
         path: layer
         for path, layer in model.base_model.model.named_modules()
-        if isinstance(layer, SparseLoraLayer)
+        if isinstance(layer, SparseLoraLinear)
     }
     rank = shira_rank({path: layer.shape for path, layer in layers.items()}, config.density)
     weights = {}

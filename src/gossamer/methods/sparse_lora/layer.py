@@ -10,7 +10,7 @@ from gossamer.methods.entries.product import entry_linear, sampled_low_rank
 from gossamer.methods.sparse_lora.config import SparseLoraConfig
 
 
-class SparseLoraLayer(EntryLayer):
+class SparseLoraLinear(EntryLayer):
     """y = W x + (M o (s B A)) x; of B A only the entries under M are computed."""
 
     index_name = "sparselora_index"

@@ -9,16 +9,18 @@ from gossamer.methods.entries.probe import largest_entries
 from gossamer.methods.entries.tuner import LinearTuner
 from gossamer.methods.peft_bridge import register_tuner
 from gossamer.methods.sparse_lora.config import SparseLoraConfig
-from gossamer.methods.sparse_lora.layer import SparseLoraLayer
+from gossamer.methods.sparse_lora.layer import SparseLoraLinear
+
+__all__ = ["SparseLoraConfig", "SparseLoraModel", "choose_entries"]
 
 
 class SparseLoraModel(LinearTuner):
-    """Replaces linear layers, quantised ones too, by `SparseLoraLayer`s."""
+    """Replaces linear layers, quantised ones too, by `SparseLoraLinear`s."""
 
     method = "sparse_lora"
     allow_4bit = True
     prefix = "sparselora_"
-    tuner_layer_cls = SparseLoraLayer
+    tuner_layer_cls = SparseLoraLinear
 
 
 def choose_entries(
@@ -34,7 +36,7 @@ def choose_entries(
     gives none.
     """
     layers = {
-        path: layer for path, layer in model.named_modules() if isinstance(layer, SparseLoraLayer)
+        path: layer for path, layer in model.named_modules() if isinstance(layer, SparseLoraLinear)
     }
     density = model.peft_config[adapter_name].density
     chosen = largest_entries(

@@ -1,0 +1,29 @@
+"""Gossamer's tuners for PEFT, transformers and TRL.
+
+Importing this module makes `get_peft_model`, `PeftModel.from_pretrained`, `AutoPeftModel` and
+transformers' `load_adapter` know the adapters of all of them.
+"""
+
+from gossamer.methods.bottleneck.tuner import BottleneckConfig
+from gossamer.methods.copy_adapter import copy_adapter
+from gossamer.methods.lamda.model import FreezeColumns, LamdaConfig
+from gossamer.methods.lorta.model import LortaConfig
+from gossamer.methods.reft.model import ReftConfig
+from gossamer.methods.slora.model import SloraConfig
+from gossamer.methods.smt.model import SmtConfig
+from gossamer.methods.smt.select import select_blocks
+from gossamer.methods.sparse_lora.model import SparseLoraConfig, choose_entries
+
+__all__ = [
+    "BottleneckConfig",
+    "FreezeColumns",
+    "LamdaConfig",
+    "LortaConfig",
+    "ReftConfig",
+    "SloraConfig",
+    "SmtConfig",
+    "SparseLoraConfig",
+    "choose_entries",
+    "copy_adapter",
+    "select_blocks",
+]
