@@ -1,0 +1,54 @@
+"""What an answer of the server must look like, whatever was sent."""
+
+import json
+
+LONGEST_ERROR = 4000
+"""Characters of an answer that is an error."""
+
+
+def problem_of(status: int, content_type: str, text: str) -> str | None:
+    """What is wrong with an answer; None if it is one, or an error that says what is wrong."""
+    if status != 200 and not 400 <= status < 500:
+        return f"status {status}"
+    if "Traceback" in text:
+        return "a traceback"
+    if status != 200:
+        return _problem_of_error(text)
+    if content_type.startswith("text/event-stream"):
+        return _problem_of_stream(text)
+    return None if json.loads(text)["choices"] else "no choices"
+
+
+def _problem_of_error(text: str) -> str | None:
+    try:
+        error = json.loads(text)["error"]
+    except (ValueError, TypeError, KeyError):
+        return "an error that is not in OpenAI's shape"
+    if set(error) != {"message", "type", "param", "code"}:
+        return f"an error of {sorted(error)}"
+    message = error["message"]
+    if not isinstance(message, str) or not message.isprintable():
+        return "a message that is no line of text"
+    if not isinstance(error["type"], str) or not isinstance(error["code"], str | None):
+        return "an error of another type"
+    if len(text) > LONGEST_ERROR:
+        return f"an error of {len(text)} characters"
+    return None
+
+
+def _problem_of_stream(text: str) -> str | None:
+    try:
+        chunks = [json.loads(event) for event in events(text)]
+    except ValueError as error:
+        return f"a stream that is none: {error}"
+    if not chunks:
+        return "an empty stream"
+    return "a stream that ends with an error" if any("error" in chunk for chunk in chunks) else None
+
+
+def events(text: str) -> list[str]:
+    """What each event of a whole stream carries; raises `ValueError` for anything else."""
+    lines = text.split("\n\n")
+    if lines[-2:] != ["data: [DONE]", ""] or not all(e.startswith("data: ") for e in lines[:-1]):
+        raise ValueError(lines[-2:])
+    return [line.removeprefix("data: ") for line in lines[:-2]]
