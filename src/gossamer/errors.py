@@ -43,6 +43,9 @@ class GossamerError(Exception):
 
     exit_code = 1
 
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
+
 
 class UsageError(GossamerError):
     """An argument or setting is wrong."""
@@ -178,6 +181,9 @@ class EngineStoppedError(ServingError):
 MAX_CUT = 200
 """Characters of somebody else's text that a message repeats."""
 
+MAX_MESSAGE = 2000
+"""Characters of a message, whatever it repeats."""
+
 MAX_LISTED = 20
 """Known names that a message lists."""
 
@@ -189,6 +195,23 @@ all else that is done with a name."""
 def cut(text: str, length: int = MAX_CUT) -> str:
     """`text`, cut to a length fit for a message: what users send may be of any size."""
     return text if len(text) <= length else text[: length - 3] + "..."
+
+
+def one_line(text: str, length: int = MAX_MESSAGE) -> str:
+    """`text` as a terminal and a log can show it: the names and values in it are others' work.
+
+    Line ends and other characters that print nothing become escapes; of a text that is longer than
+    `length` the middle is left out, since the remedy stands at the end.
+    """
+    text = _without_middle(text, length)
+    if text.isprintable():
+        return text
+    return _without_middle("".join(c if c.isprintable() else ascii(c)[1:-1] for c in text), length)
+
+
+def _without_middle(text: str, length: int) -> str:
+    end = length // 4
+    return text if len(text) <= length else f"{text[: length - end - 5]} ... {text[-end:]}"
 
 
 def unknown_name_message(what: str, name: str, known: Iterable[str]) -> str:

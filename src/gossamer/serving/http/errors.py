@@ -8,6 +8,7 @@ from typing import Any
 from fastapi.responses import JSONResponse
 
 from gossamer.errors import (
+    MAX_CUT,
     AdapterError,
     AdapterNotFoundError,
     AdapterReadError,
@@ -21,6 +22,7 @@ from gossamer.errors import (
     RequestError,
     UnknownModelError,
     UnsupportedAdapterError,
+    one_line,
 )
 
 log = logging.getLogger("gossamer.http")
@@ -58,11 +60,11 @@ class ApiError(Exception):
         param: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(message)
+        self.message = one_line(message)
+        super().__init__(self.message)
         self.status = status
-        self.message = message
         self.code = code
-        self.param = param
+        self.param = None if param is None else one_line(param, MAX_CUT)
         self.headers = dict(headers or {})
 
     def body(self) -> dict[str, Any]:
