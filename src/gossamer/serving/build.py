@@ -127,6 +127,7 @@ def build_engine(settings: ServeSettings, limits_of: LimitsOf = unlimited) -> "E
     return engine.Engine(
         model_name=model_name,
         tokenizer=tokenizer,
+        special_tokens=settings.special_tokens,
         eos_token_ids=_eos_token_ids(model, tokenizer),
         runner=runner,
         builder=builder,

@@ -60,6 +60,7 @@ class Engine:
         *,
         model_name: str,
         tokenizer: Any,
+        special_tokens: str,
         eos_token_ids: frozenset[int],
         runner: Runner,
         builder: BatchBuilder,
@@ -74,6 +75,7 @@ class Engine:
     ) -> None:
         self.model_name = model_name
         self.tokenizer = tokenizer
+        self.special_tokens = special_tokens
         self.max_context = limits.max_context
         self._eos_token_ids = eos_token_ids
         self._runner = runner

@@ -28,6 +28,11 @@ class ServeSettings(Settings):
     share_prefixes: bool = False
     """Let tenants use keys and values of each other's prompts. It saves work where many send the
     same long beginning, and lets each find out whether another has sent a text that it guesses."""
+    special_tokens: Literal["template", "prompts", "everywhere"] = "prompts"
+    """Where the text of a special token (such as <|im_end|>) stands for the token: in the chat
+    template only; also in plain prompts (of /v1/completions), which are all that the model gets; or
+    everywhere, in the messages of a chat too, whose writers can then end their turn and open
+    another's."""
     max_context: int | None = Field(default=None, ge=2)
     """Prompt and new tokens of a request at most; unset: what the model was made for."""
     max_running: int = Field(default=64, ge=1)

@@ -34,7 +34,12 @@ def create_app(engine: EngineInterface, settings: HttpSettings) -> FastAPI:
         engine=engine,
         settings=settings,
         metrics=Metrics(engine),
-        encoder=Encoder(engine.tokenizer, engine.model_name, engine.max_context),
+        encoder=Encoder(
+            engine.tokenizer,
+            engine.model_name,
+            engine.max_context,
+            special_tokens=engine.special_tokens,
+        ),
         threads=FairThreads("gossamer-requests"),
         doorstep=Doorstep(engine, settings.max_bodies_bytes),
         catalogue=Catalogue(engine),
