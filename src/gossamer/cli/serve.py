@@ -24,6 +24,7 @@ import sys
 import time
 from typing import Any
 
+from gossamer.adapters.limits import AdapterLimits
 from gossamer.cli.options import Options
 from gossamer.serving.http.settings import HttpSettings
 from gossamer.serving.interface import EngineInterface
@@ -40,6 +41,7 @@ ENGINE = Options(
     metavars={"model": "NAME", "adapters": "DIR", "memory_gib": "GiB", "host_cache_gib": "GiB"},
     word="model",
 )
+LIMITS = Options(AdapterLimits, title="reading adapters that nobody vouches for")
 HTTP = Options(
     HttpSettings,
     title="HTTP",
@@ -57,13 +59,14 @@ HTTP = Options(
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """One option for each setting of the engine and of the HTTP server."""
     ENGINE.add_to(parser)
+    LIMITS.add_to(parser)
     HTTP.add_to(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Serve until a signal comes."""
     started = time.monotonic()
-    engine_settings = ENGINE.read(args)
+    engine_settings = ENGINE.read(args, adapter_limits=LIMITS.read(args))
     http_settings = HTTP.read(args, **_keys_from_environment())
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
 

@@ -94,7 +94,7 @@ def build_engine(settings: ServeSettings, limits_of: LimitsOf = unlimited) -> "E
         int8=settings.adapter_rows == "int8",
     )
     base_id = fingerprint(folder)
-    loader = AdapterLoader(runner, base, packer, pool_memory, base_id)
+    loader = AdapterLoader(runner, base, packer, pool_memory, base_id, settings.adapter_limits)
     adapters = AdapterStore(
         AdapterFolder(*settings.adapters),
         pool,

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
+from gossamer.adapters.limits import AdapterLimits
 from gossamer.settings import Settings
 
 
@@ -57,6 +58,8 @@ class ServeSettings(Settings):
     adapter_rows: Literal["as-saved", "int8"] = "as-saved"
     """How adapter weights rest in memory: as-saved (bfloat16 stays, others become float32; exact)
     or int8 (a quarter of float32 and faster; answers may differ from the trained model's)."""
+    adapter_limits: AdapterLimits = AdapterLimits()
+    """What is read of an adapter at most."""
     merge_hot: bool = False
     """Merge a low-rank adapter that owns nine tenths of recent tokens into a copy of the base
     weights, so that its tokens need no work of their own. Costs as much memory again as the linear
