@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gossamer.adapters.fields import short
-from gossamer.adapters.files import read_whole
+from gossamer.adapters.files import read_whole, unreadable
 from gossamer.adapters.json_text import count_values, depth, parse
 from gossamer.adapters.limits import MOST_PLACES, AdapterLimits
 from gossamer.adapters.patterns import Patterns, require_affordable
@@ -91,7 +91,7 @@ def read_raw(folder: Path, limits: AdapterLimits | None = None) -> dict[str, Any
         what = "is no adapter: it has no" if folder.is_dir() else "does not exist; looked for"
         raise AdapterNotFoundError(f"adapter folder {folder} {what} {CONFIG_NAME}") from None
     except OSError as error:
-        raise AdapterFormatError(f"cannot read {path}: {error.strerror}") from None
+        raise unreadable(path, error) from None
     if len(content) > most:
         raise AdapterFormatError(f"{path} has more than the {most:,} bytes of max_config_mib")
     config = _parsed(path, content, limits)

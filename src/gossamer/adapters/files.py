@@ -1,10 +1,17 @@
 """Opening what lies under a name that others may write to."""
 
+import errno
 import os
 import stat
 from io import FileIO
 from pathlib import Path
 
+from gossamer.errors import AdapterError, AdapterFormatError, AdapterReadError
+
+# What a path itself may be wrong for. All else is the system's: too many files, a disk that fails.
+_OF_THE_PATH = frozenset(
+    {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL, errno.EISDIR}
+)
 _FLAGS = (
     os.O_RDONLY
     # A pipe without a writer would otherwise be waited for.
@@ -17,7 +24,8 @@ _FLAGS = (
 class NotAFile(OSError):
     """A pipe, a device or a socket lies in a file's place."""
 
-    strerror = "not a regular file"
+    def __init__(self) -> None:
+        super().__init__(errno.EINVAL, "not a regular file")
 
 
 def open_regular(path: Path) -> FileIO:
@@ -26,7 +34,7 @@ def open_regular(path: Path) -> FileIO:
     try:
         mode = os.fstat(number).st_mode
         if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-            raise NotAFile(str(path))
+            raise NotAFile
         return FileIO(number, "rb")  # raises IsADirectoryError
     except BaseException:
         os.close(number)
@@ -42,3 +50,11 @@ def read_whole(path: Path, most: int) -> bytes:
             parts.append(part)
             left -= len(part)
     return b"".join(parts)
+
+
+def unreadable(path: Path, error: OSError) -> AdapterError:
+    """The error for a file that cannot be read: for good, or now."""
+    what = f"cannot read {path}: {error.strerror}"
+    if error.errno in _OF_THE_PATH:
+        return AdapterFormatError(what)
+    return AdapterReadError(f"{what}; try again")

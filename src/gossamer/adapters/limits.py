@@ -26,7 +26,7 @@ class AdapterLimits(Settings):
     times the characters of all names (a billion is seconds at worst)."""
     max_header_mib: float = Field(default=8.0, gt=0, le=100)
     """MiB of the header of an adapter_model.safetensors at most."""
-    max_tensors: int = Field(default=65_536, ge=1)
+    max_tensors: int = Field(default=32_768, ge=1)
     """Tensors in it at most."""
     max_name_chars: int = Field(default=512, ge=1)
     """Characters of a tensor's name at most."""

@@ -16,7 +16,7 @@ from typing import Protocol
 
 import torch
 
-from gossamer.adapters.files import open_regular
+from gossamer.adapters.files import open_regular, unreadable
 from gossamer.adapters.findings import Findings, findings_about, stamp_of
 from gossamer.adapters.limits import AdapterLimits
 from gossamer.adapters.safetensors_header import (
@@ -27,11 +27,15 @@ from gossamer.adapters.safetensors_header import (
     UnknownFormat,
     parse_header,
 )
-from gossamer.errors import AdapterFormatError, UnsupportedAdapterError
+from gossamer.errors import AdapterFormatError, AdapterReadError, UnsupportedAdapterError
 
 _PART_BYTES = 16 << 20
 """Read at a time: between two parts the clock is looked at."""
 _GIB = 1 << 30
+
+
+class Slowness(Exception):
+    """Reading takes too long."""
 
 
 class Content(Protocol):
@@ -131,7 +135,7 @@ class OpenSafetensors:
         while done < len(part):
             if time.monotonic() > self._ends:
                 seconds = self._limits.max_read_seconds
-                raise Damage(f"reading it takes longer than the {seconds:g} s of max_read_seconds")
+                raise Slowness(f"takes longer than the {seconds:g} s of max_read_seconds")
             count = self._file.readinto(part[done:])
             if not count:
                 raise Damage("the file became shorter while it was read")
@@ -144,7 +148,8 @@ def open_safetensors(path: Path, limits: AdapterLimits) -> Iterator[OpenSafetens
 
     Raises:
         AdapterFormatError: no safetensors file, truncated or damaged, larger than `limits` allow;
-            or it cannot be read.
+            or no file.
+        AdapterReadError: it cannot be read now, or not in the time that `limits` give it.
         UnsupportedAdapterError: a number format other than those of `DTYPES`.
     """
     try:
@@ -154,10 +159,12 @@ def open_safetensors(path: Path, limits: AdapterLimits) -> Iterator[OpenSafetens
         raise AdapterFormatError(f"{path} is truncated or damaged: {error}") from None
     except Excess as error:
         raise AdapterFormatError(f"{path} is too large: {error}") from None
+    except Slowness as error:
+        raise AdapterReadError(f"reading {path} {error}; try again later") from None
     except UnknownFormat as error:
         raise UnsupportedAdapterError(f"{path}: {error}; save it as F32, F16 or BF16") from None
     except OSError as error:
-        raise AdapterFormatError(f"cannot read {path}: {error.strerror}") from None
+        raise unreadable(path, error) from None
 
 
 def read_safetensors(path: Path, limits: AdapterLimits | None = None) -> SafetensorsFile:
