@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Real
 
-from gossamer.errors import GossamerError, RequestError, UnsupportedAdapterError
+from gossamer.errors import GossamerError, RequestError, ServingError, UnsupportedAdapterError
 from gossamer.serving.adapter_entry import AdapterEntry, AdapterState
 
 MAX_PARTS = 8
@@ -109,6 +109,15 @@ class Blend:
 
 AnyAdapter = AdapterEntry | Blend
 """What a request may name."""
+
+
+def not_finite(adapter: AnyAdapter | None) -> GossamerError:
+    """Why a request with `adapter` ends whose output is no number: weights that are too large are
+    the request's fault."""
+    what = "the model's output for this request is not a finite number"
+    if isinstance(adapter, Blend):
+        return RequestError(f"model '{adapter.name}': {what}; use smaller weights", param="model")
+    return ServingError(what)
 
 
 def parse_blend(name: str) -> list[tuple[str, float]] | None:
