@@ -11,9 +11,20 @@ from pydantic.fields import FieldInfo
 from generator.markdown import one_line, table
 from generator.settings import type_name
 from generator.sources import attribute_docs
-from gossamer.serving.http import adapter_bodies, fields, memory_metrics, metrics, tenant_metrics
+from gossamer.serving.http import (
+    adapter_bodies,
+    body,
+    fields,
+    inputs,
+    memory_metrics,
+    metrics,
+    schema,
+    sizes,
+    tenant_metrics,
+)
 from gossamer.serving.http.routes import adapters, chat, completions, models, operation
 from gossamer.serving.http.schema import ChatBody, CompletionBody, GenerationBody
+from gossamer.serving.http.settings import HttpSettings
 from gossamer.serving.messages import SamplingParams
 
 # What the types alone do not say.
@@ -60,7 +71,7 @@ def page() -> str:
             _body(CompletionBody),
             "## Fields of the routes of adapters",
             "They need an administrator's key, and a server that has keys (`--api-key`, `--keys`).",
-            *(part for body in adapter_bodies.BODIES for part in _adapter_body(body)),
+            *(part for kind in adapter_bodies.BODIES for part in _adapter_body(kind)),
             "## Fields that are known and not supported",
             "They are accepted with a value that asks for nothing, such as an empty list, and"
             " refused with any other: "
@@ -70,38 +81,60 @@ def page() -> str:
             'An error is `{"error": {"message", "type", "param", "code"}}`; the'
             " [table of errors](errors.md) tells statuses and codes. Status 429 comes with"
             " `Retry-After`.",
+            "## Limits of one call",
+            "What has more is refused before it is worked on, in a sentence that names the limit"
+            " and the option that changes it, if there is one.",
+            table(["what", "at most"], _limits()),
+            "Bodies are JSON: they need the header `Content-Type: application/json` (status 415"
+            " otherwise) and no `Content-Encoding`. A server without keys asks for its own name in"
+            " `Host` and answers no web page of another origin (status 403); see"
+            " [Keys and the network](../guides/serve.md#keys-and-the-network).",
             "## Metrics",
             table(["metric", "type", "what it says"], _metrics()),
         ]
     )
 
 
+def _limits() -> Iterator[tuple[str, str]]:
+    default = HttpSettings()
+    yield "head (address and headers)", f"{default.max_header_kib} KiB (`--max-header-kib`)"
+    yield "body", f"{default.max_body_mib:g} MiB (`--max-body-mib`)"
+    yield "values in a body", f"{body.MAX_VALUES:,}"
+    yield "lists, objects and their fields in a body", f"{body.MAX_CONTAINERS:,}"
+    yield "fields of a body", str(sizes.MAX_FIELDS)
+    yield "prompts times `n`", f"{default.max_choices} (`--max-choices`)"
+    yield "token ids of a prompt, messages, parts of messages", "the context (`--max-context`)"
+    yield "characters of a text or conversation", "the context times the longest token's length"
+    yield "texts in `stop`", f"{inputs.MAX_STOPS}, of {inputs.MAX_STOP_CHARACTERS:,} characters"
+    yield "characters of `model`", str(schema.MAX_MODEL)
+
+
 def _routes() -> Iterator[tuple[str, str]]:
     for module in (chat, completions, models, adapters, operation):
         for route in module.router.routes:
             if isinstance(route, APIRoute):
-                verbs = " ".join(sorted(set(route.methods or ()) - {"HEAD"}))
+                verbs = " ".join(sorted(route.methods or ()))
                 yield f"`{verbs} {route.path}`", one_line(route.endpoint.__doc__)
 
 
-def _body(body: type[GenerationBody]) -> str:
-    docs = {**attribute_docs(SamplingParams), **MEANING, "logprobs": LOGPROBS[body]}
+def _body(kind: type[GenerationBody]) -> str:
+    docs = {**attribute_docs(SamplingParams), **MEANING, "logprobs": LOGPROBS[kind]}
     rows = [
         (f"`{name}`", f"`{type_name(info.annotation)}`", _allowed(info), docs.get(name, ""))
         for name, info in sorted(
-            body.model_fields.items(), key=lambda item: not item[1].is_required()
+            kind.model_fields.items(), key=lambda item: not item[1].is_required()
         )
     ]
     return table(["field", "type", "default, limits", "meaning"], rows)
 
 
-def _adapter_body(body: type[BaseModel]) -> Iterator[str]:
-    docs = attribute_docs(body)
+def _adapter_body(kind: type[BaseModel]) -> Iterator[str]:
+    docs = attribute_docs(kind)
     rows = [
         (f"`{name}`", f"`{type_name(info.annotation)}`", _default(info), docs.get(name, ""))
-        for name, info in body.model_fields.items()
+        for name, info in kind.model_fields.items()
     ]
-    yield f"### {body.__doc__}".rstrip(".")
+    yield f"### {kind.__doc__}".rstrip(".")
     yield table(["field", "type", "default", "meaning"], rows)
 
 

@@ -250,3 +250,14 @@ def test_a_name_that_is_given_while_it_is_looked_up_means_what_was_given(tmp_pat
 
     folder.look_up = slow
     assert names.look_up_one("a").path == given
+
+
+def test_many_unknown_names_have_the_folders_looked_at_once(tmp_path, monkeypatch):
+    folder = AdapterFolder(tmp_path)
+    looks = []
+    original = folder.names
+    monkeypatch.setattr(folder, "names", lambda: looks.append(1) or original())
+    for number in range(50):
+        with pytest.raises(UnknownModelError):
+            folder.look_up(f"nobody-{number}")
+    assert len(looks) == 1

@@ -3,7 +3,6 @@
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from gossamer.adapters.limits import MOST_PLACES
 from gossamer.errors import AdapterFormatError, UnsupportedAdapterError
 
 COMMON = frozenset(
@@ -48,12 +47,11 @@ def refuse_fields(
 
 
 def whole_number(name: str, raw: Mapping[str, Any], field: str, *, least: int) -> int:
-    """The whole number `field`, below 2^31; raises `AdapterFormatError`."""
+    """The whole number `field`; raises `AdapterFormatError`."""
     value = raw.get(field)
-    if type(value) is not int or not least <= value < MOST_PLACES:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise AdapterFormatError(
-            f"adapter {name}: {field} = {short(value)} must be a whole number of {least} or more "
-            "(below 2^31)"
+            f"adapter {name}: {field} = {value!r} must be a whole number of {least} or more"
         )
     return value
 

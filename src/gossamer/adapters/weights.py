@@ -1,8 +1,7 @@
-"""`adapter_model.safetensors`: judged by its header, then read whole."""
+"""Read `adapter_model.safetensors` whole, checked."""
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,9 +9,7 @@ from pathlib import Path
 import torch
 
 from gossamer.adapters.config import CONFIG_NAME, WEIGHTS_NAME
-from gossamer.adapters.limits import AdapterLimits
-from gossamer.adapters.safetensors_file import OpenSafetensors, SafetensorsFile, open_safetensors
-from gossamer.adapters.safetensors_header import Header
+from gossamer.adapters.safetensors_file import SafetensorsFile, read_safetensors
 from gossamer.errors import AdapterFormatError, AdapterNotFoundError
 
 _PICKLES = ("adapter_model.bin", "adapter_model.pt", "adapter_model.pth", "adapter_model.ckpt")
@@ -31,26 +28,15 @@ class AdapterWeights:
         """By name; views of the file."""
         return self.file.tensors()
 
-
-@dataclass(frozen=True)
-class OpenWeights:
-    """The weights file of an adapter of which only the header has been read."""
-
-    file: OpenSafetensors
-
     @property
-    def header(self) -> Header:
-        """Which tensors there are."""
-        return self.file.header
+    def metadata(self) -> Mapping[str, str]:
+        """What the writer noted."""
+        return self.file.header.metadata
 
     @property
     def base_fingerprint(self) -> str | None:
         """Fingerprint of the base model, if the adapter carries one."""
-        return self.header.metadata.get(BASE_KEY)
-
-    def read(self) -> AdapterWeights:
-        """All tensors; the memory is ours, so that later changes of the file do no harm."""
-        return AdapterWeights(self.file.read())
+        return self.metadata.get(BASE_KEY)
 
 
 def weights_path(folder: Path) -> Path:
@@ -73,26 +59,18 @@ def weights_path(folder: Path) -> Path:
     raise AdapterFormatError(f"adapter {folder.name} has no {WEIGHTS_NAME}")
 
 
-@contextmanager
-def open_weights(folder: Path, limits: AdapterLimits) -> Iterator[OpenWeights]:
-    """Open the weights file, so that it can be judged by its header before it is read.
+def read_weights(folder: Path) -> AdapterWeights:
+    """Read all tensors; the memory is ours, so that later changes of the file do no harm.
 
     Raises:
-        AdapterFormatError: no safetensors file, truncated, damaged, empty, or larger than `limits`
-            allow.
+        AdapterFormatError: no safetensors file, truncated, damaged, or empty.
         UnsupportedAdapterError: a number format other than those of `DTYPES`.
     """
     path = weights_path(folder)
-    with open_safetensors(path, limits) as file:
-        if not file.header.places:
-            raise AdapterFormatError(f"{path} holds no tensors")
-        yield OpenWeights(file)
-
-
-def read_weights(folder: Path, limits: AdapterLimits | None = None) -> AdapterWeights:
-    """Read all tensors of an adapter that one knows. Raises as `open_weights`."""
-    with open_weights(folder, limits or AdapterLimits()) as weights:
-        return weights.read()
+    file = read_safetensors(path)
+    if not file.header.places:
+        raise AdapterFormatError(f"{path} holds no tensors")
+    return AdapterWeights(file)
 
 
 def require_finite(name: str, weights: AdapterWeights) -> None:

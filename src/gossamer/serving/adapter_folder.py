@@ -2,8 +2,10 @@
 
 import errno
 import logging
+import math
 import os
 import stat
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -14,9 +16,8 @@ log = logging.getLogger(__name__)
 
 CONFIG = "adapter_config.json"
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
-MAX_SUGGESTIONS = 500
-"""Names among which the nearest to an unknown one is looked for: comparing costs more than all
-else that is done with a name."""
+KNOWN_SECONDS = 2.0
+"""So old the names may be among which the nearest to an unknown one is looked for."""
 MAX_NAME = 200
 """Characters of an adapter's name."""
 
@@ -48,6 +49,7 @@ class AdapterFolder:
     def __init__(self, *roots: Path | None) -> None:
         self.roots = tuple(root for root in roots if root is not None)
         self._told: set[str] = set()
+        self._listed: tuple[float, list[str]] = (-math.inf, [])
 
     def names(self) -> list[str]:
         """Names of all adapters now. Raises `AdapterReadError`."""
@@ -74,10 +76,16 @@ class AdapterFolder:
         return next((path for root in self.roots if (path := _path_in(root, name))), None)
 
     def _known(self) -> list[str]:
-        try:
-            return self.names()
-        except GossamerError:  # that a name is unknown can be told without
-            return []
+        """Names for suggestions. Many unknown ones in a row must not each have all folders looked
+        at, while others wait for their names to be looked up."""
+        listed, names = self._listed
+        if time.monotonic() - listed > KNOWN_SECONDS:
+            try:
+                names = self.names()
+            except GossamerError:  # that a name is unknown can be told without
+                names = []
+            self._listed = time.monotonic(), names
+        return names
 
     def _is_served(self, name: str) -> bool:
         if is_plain(name):
@@ -95,12 +103,7 @@ class AdapterFolder:
 
 def unknown(name: str, known: Iterable[str]) -> UnknownModelError:
     """The error for a name that is not among `known`."""
-    names = list(known)
-    if len(names) > MAX_SUGGESTIONS:
-        # The nearest name mostly begins alike.
-        alike = [each for each in names if each[:2] == name[:2]] or names
-        names = alike[:MAX_SUGGESTIONS]
-    return UnknownModelError(unknown_name_message("model", name, names))
+    return UnknownModelError(unknown_name_message("model", name, known))
 
 
 def signature(path: Path) -> Signature:

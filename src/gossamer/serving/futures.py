@@ -1,7 +1,6 @@
-"""Calls and futures of others, whose faults must not reach the thread that serves everyone."""
+"""Ending futures whose holders may have cancelled or ended them, or whose callbacks fail."""
 
 import logging
-from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from typing import Any
 
@@ -22,11 +21,3 @@ def settle(
     except BaseException:
         # Of a callback: `Future` itself passes on what is no `Exception`.
         log.exception("the receiver of a result has failed")
-
-
-def guard(call: Callable[[], None]) -> None:
-    """Call `call`; what it raises is logged."""
-    try:
-        call()
-    except Exception:
-        log.exception("a call on the engine's thread has failed")

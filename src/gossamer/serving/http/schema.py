@@ -17,6 +17,8 @@ from gossamer.serving.http.sizes import SizeLimits, check_choices, check_sizes
 
 MAX_SEED = 2**63 - 1
 MAX_PRIORITY = 1000
+MAX_MODEL = 512
+"""Characters of a model's name; mixtures have long ones."""
 
 
 class StreamOptions(BaseModel):
@@ -43,10 +45,8 @@ class GenerationBody(BaseModel):
         strict=True, frozen=True, extra="forbid", arbitrary_types_allowed=True
     )
     unsupported: ClassVar[dict[str, fields.Neutral]]
-    elsewhere: ClassVar[tuple[str, str, str]]
-    """The other route's field for what is said, that route, and the field of this one."""
 
-    model: str = Field(min_length=1, max_length=512)
+    model: str = Field(min_length=1, max_length=MAX_MODEL)
     stream: bool = False
     stream_options: Annotated[StreamOptions | None, BeforeValidator(_parse_stream_options)] = None
     max_tokens: int | None = Field(None, ge=1)
@@ -89,7 +89,6 @@ class GenerationBody(BaseModel):
 
         Takes time that grows with the size of its texts.
         """
-        cls._check_route(values)
         check_sizes(values, limits)
         kept = fields.keep_supported(values, cls.model_fields, cls.unsupported)
         try:
@@ -99,14 +98,6 @@ class GenerationBody(BaseModel):
         body.check()
         check_choices(body.num_prompts * body.n, limits.max_choices)
         return body
-
-    @classmethod
-    def _check_route(cls, values: dict[str, Any]) -> None:
-        """Raise `ApiError` 400 for what was meant for the other route."""
-        other, route, own = cls.elsewhere
-        if values.get(other) is not None and own not in values:
-            message = f"'{other}' is for {route}; send it there, or send '{own}'"
-            raise ApiError(400, message, code="unknown_parameter", param=other)
 
     def check(self) -> None:
         """Rules that involve several fields; raise `ApiError` 400."""
@@ -125,7 +116,6 @@ class ChatBody(GenerationBody):
     """POST /v1/chat/completions."""
 
     unsupported = fields.CHAT
-    elsewhere = ("prompt", "/v1/completions", "messages")
 
     messages: Annotated[tuple[Message, ...], BeforeValidator(parse_messages)]
     max_completion_tokens: int | None = Field(None, ge=1)
@@ -168,7 +158,6 @@ class CompletionBody(GenerationBody):
     """POST /v1/completions."""
 
     unsupported = fields.COMPLETION
-    elsewhere = ("messages", "/v1/chat/completions", "prompt")
 
     prompt: Annotated[tuple[Prompt, ...], BeforeValidator(parse_prompts)]
     max_tokens: int | None = Field(16, ge=1)

@@ -7,10 +7,11 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 
-from gossamer.errors import UnknownModelError
+from gossamer.errors import UnknownModelError, cut
 from gossamer.serving.http.access import allowed, caller_of, may_name, unknown_model
 from gossamer.serving.http.context import Context
 from gossamer.serving.http.json_text import json_bytes
+from gossamer.serving.http.schema import MAX_MODEL
 from gossamer.serving.interface import AdapterStatus
 from gossamer.serving.keys import Caller
 
@@ -33,6 +34,10 @@ async def show_model(http: Request, name: str) -> JSONResponse:
     context, caller = Context.of(http), caller_of(http)
     if name == context.engine.model_name:
         return JSONResponse(_base(context))
+    if len(name) > MAX_MODEL:
+        raise UnknownModelError(
+            f"unknown model '{cut(name)}'; names have at most {MAX_MODEL} characters"
+        )
     if may_name(caller, name):
         try:
             found = await run_in_threadpool(context.engine.adapter, name)
