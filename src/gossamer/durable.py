@@ -30,6 +30,7 @@ _REMEDIES = {
     errno.EPERM: "choose a folder that you may write to, or change its permissions",
     errno.EIO: "the disk reports an error; check it, or choose another one",
     errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ENOTDIR: "a part of that path is a file; choose another folder",
     errno.ESTALE: "the network disk went away; mount it again",
     errno.EMFILE: "raise the limit on open files (ulimit -n)",
     errno.ENFILE: "close other programs: the machine has no more open files to give",

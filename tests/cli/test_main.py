@@ -137,7 +137,8 @@ def test_a_reader_that_has_left_ends_the_command_quietly(words, unbuffered):
         (OSError(errno.ENOSPC, "x", "/a/b"), "no space left on device ('/a/b'); free space there"),
         (OSError(errno.EROFS, "x"), "read-only file system"),
         (PermissionError(errno.EACCES, "x", "/a/b"), "permission denied ('/a/b')"),
-        (NotADirectoryError(errno.ENOTDIR, "Not a directory", "/a/b"), "Not a directory"),
+        (NotADirectoryError(errno.ENOTDIR, "x", "/a/b"), "not a directory ('/a/b')"),
+        (FileNotFoundError(errno.ENOENT, "No such file", "/a/b"), "No such file: '/a/b'"),
     ],
 )
 def test_an_error_of_the_disk_is_one_line_from_any_command(error, part, monkeypatch, capsys):

@@ -94,13 +94,13 @@ class CompareSettings(EvaluationSettings):
     def check(self) -> None:
         """Raise what can be told without a model, of settings and of names."""
         limits = self.limits()
-        require_known(self.model)
-        for name in (self.data, self.eval):
-            find_file(name)
         for key in self.run:
             _check_run_setting(key, limits)
         for entry in self.entries():
             self.run_settings(entry, seed=self.seeds[0], output="")
+        require_known(self.model)
+        for name in (self.data, self.eval):
+            find_file(name)
 
     def run_settings(
         self,
