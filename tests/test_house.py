@@ -41,6 +41,7 @@ HOMES = {
     "prometheus_client": r"serving/http/",
     "numba": r"(.*/)?cpu\.py$|kernels/tiles/",
     "llvmlite": r"(.*/)?cpu\.py$|kernels/tiles/",
+    "re2": r"adapters/patterns\.py$",
     "triton": r"(.*/)?triton_kernels\.py$",
 }
 # Decisions over integers and dataclasses: their tests need no tensors.

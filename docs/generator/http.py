@@ -113,7 +113,7 @@ def _routes() -> Iterator[tuple[str, str]]:
     for module in (chat, completions, models, adapters, operation):
         for route in module.router.routes:
             if isinstance(route, APIRoute):
-                verbs = " ".join(sorted(route.methods or ()))
+                verbs = " ".join(sorted(set(route.methods or ()) - {"HEAD"}))
                 yield f"`{verbs} {route.path}`", one_line(route.endpoint.__doc__)
 
 

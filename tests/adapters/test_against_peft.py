@@ -61,6 +61,14 @@ PLAIN = {
         "rank_pattern": {"q_proj": 7, r"layers\.[02].*down_proj": 1},
         "alpha_pattern": {"self_attn.k_proj": 3, ".*layers.1.*": 11},
     },
+    "patterns-that-are-expressions": {
+        "rank_pattern": {
+            "^model.layers.0.*_proj$": 2,
+            r"(.*\.)?layers\.(1|2)\.self_attn\.(q|k)_proj": 6,
+            ".*layers.[12].mlp.(?:up|gate).*": 3,
+        },
+        "alpha_pattern": {r"layers\.\d+\.mlp\.down_proj": 3, "[^.]*v_proj": 7},
+    },
     "rslora-patterns": {"use_rslora": True, "rank_pattern": {"mlp.up_proj": 9}},
     "some-layers": {"layers_to_transform": [1], "target_modules": ["q_proj", "v_proj"]},
     "regex": {"target_modules": r".*layers\.[01]\.self_attn\.(q|o)_proj"},

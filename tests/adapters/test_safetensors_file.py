@@ -140,7 +140,9 @@ def test_damaged_files_are_refused_as_the_library_does(read, content):
 
 def test_unknown_number_format(read):
     content = file_of({"a": {"dtype": "F8_E4M3", "shape": [2], "data_offsets": [0, 2]}}, bytes(2))
-    with pytest.raises(UnsupportedAdapterError, match="tensor a is stored as F8_E4M3; save it as"):
+    with pytest.raises(
+        UnsupportedAdapterError, match="tensor a is stored as 'F8_E4M3'; save it as"
+    ):
         read(content)
 
 
@@ -207,7 +209,7 @@ class TestFindings:
 
         def as_written(number):
             status = fstat(number)
-            names = ("st_dev", "st_ino", "st_size", "st_mtime_ns")
+            names = ("st_dev", "st_ino", "st_mode", "st_size", "st_mtime_ns")
             known = {name: getattr(status, name) for name in names}
             return SimpleNamespace(**known, st_ctime_ns=status.st_mtime_ns)
 

@@ -233,7 +233,7 @@ def child(packaged, seconds):
 
 def test_of_two_processes_one_fetches_and_one_waits(cache, packaged):
     children = [child(packaged, 1.0) for _ in range(2)]
-    outputs = [process.communicate(timeout=60) for process in children]
+    outputs = [process.communicate(timeout=600) for process in children]
     assert [process.returncode for process in children] == [0, 0], outputs
     assert sum(out.count("converting") for out, _ in outputs) == 1
     assert all(out.strip().endswith(str(cache / "tiny")) for out, _ in outputs)
@@ -244,11 +244,11 @@ def test_a_killed_pull_leaves_no_model_and_is_cleared_away(cache, packaged):
     process = child(packaged, 60)
     assert process.stdout.readline() == "converting\n"
     os.kill(process.pid, signal.SIGKILL)
-    process.communicate(timeout=60)
+    process.communicate(timeout=600)
     assert pull.cached("tiny") is None
     assert contents(cache) != [], "the killed process had no chance to clean up"
     again = child(packaged, 0)
-    out, err = again.communicate(timeout=60)
+    out, err = again.communicate(timeout=600)
     assert again.returncode == 0, err
     assert out.strip().endswith(str(cache / "tiny"))
     assert contents(cache) == ["tiny"]

@@ -165,12 +165,17 @@ def test_a_signal_saves_and_tells_how_to_go_on(number, tiny_model, rows, tmp_pat
         text=True,
     )
     metrics = output / "metrics.jsonl"
-    # No deadline: on a busy machine the process may load for minutes, and it ends if it fails.
-    while not (metrics.exists() and metrics.stat().st_size):
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.05)
-    process.send_signal(number)
-    out, err = process.communicate()
+    try:
+        # No deadline: on a busy machine the process may load for minutes, and it ends if it fails.
+        while not (metrics.exists() and metrics.stat().st_size):
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.05)
+        process.send_signal(number)
+        out, err = process.communicate()
+    finally:
+        # What a failed test leaves open or running fails another test, whichever comes next.
+        process.kill()
+        process.communicate()
     assert process.returncode == 130, err
     assert err.strip() == "stopping after this step; once more stops at once"
     last = json.loads(metrics.read_text().splitlines()[-1])["step"]

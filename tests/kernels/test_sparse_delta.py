@@ -17,6 +17,7 @@ from kinds_pool import (
 )
 
 from gossamer.adapters.sparse import Blocks, Entries
+from gossamer.errors import AdapterFormatError
 from gossamer.kernels.runs import Run
 from gossamer.kernels.sparse_delta import SparseDelta, make_batch, stack_tables
 from gossamer.kernels.sparse_delta.batch import LONG, LONG_RUN, SHORT
@@ -149,3 +150,39 @@ def test_serving_12_check_6_bytes_are_what_values_and_columns_weigh(dtype):
     assert part.num_bytes == sum(4 * n + -(-n * width // 4) * 4 for n in rows)
     block = Blocks(torch.tensor([[0, 0, 6, 10]]), torch.ones(60, dtype=dtype))
     assert pack_sparse({"0": block}, IDS, BLOCK_BYTES).num_bytes == 60 * width
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_blocks_are_cut_by_rows_and_where_a_block_of_memory_ends(seed):
+    rng = random.Random(seed)
+    places = [[rng.randrange(90), rng.randrange(90), rng.randint(1, 9), rng.randint(1, 40)]
+              for _ in range(rng.randrange(12))]  # fmt: skip
+    count = sum(height * width for _, _, height, width in places)
+    delta = Blocks(torch.tensor(places, dtype=torch.int64).view(-1, 4), torch.arange(float(count)))
+    longest = 16
+    part = pack_sparse({"0": delta}, IDS, 8 * longest)
+    pieces = [
+        (row + i, column + low, min(longest, width - low))
+        for row, column, height, width in places
+        for i in range(height)
+        for low in range(0, width, longest)
+    ]
+    assert [
+        *zip(part.row.tolist(), part.column.tolist(), part.length.tolist(), strict=True)
+    ] == pieces
+    assert part.vectors.data.view(torch.float32).tolist() == list(range(count))
+
+
+@pytest.mark.parametrize("place", [2**31, 2**32 + 3, -2, -(2**40)])
+def test_places_that_32_bits_cannot_hold_never_come_to_a_kernel(place):
+    """They would wrap around to places of other tokens, or outside of all."""
+    value = torch.ones(1)
+    inside, outside = torch.tensor([3]), torch.tensor([place])
+    for delta in (
+        Blocks(torch.tensor([[place, 0, 1, 1]]), value),
+        Blocks(torch.tensor([[0, place, 1, 1]]), value),
+        Entries(outside, inside, value),
+        Entries(inside, outside, value),
+    ):
+        with pytest.raises(AdapterFormatError, match="rows and columns must lie between 0 and 2"):
+            pack_sparse({"0": delta}, IDS, BLOCK_BYTES)

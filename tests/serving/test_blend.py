@@ -4,9 +4,10 @@ import copy
 import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from engine_case import ask, check_idle, refusal
+from engine_case import ask, check_idle, refusal, standing_still
 from kinds_case import GREEDY, Kinds, answers
 
 from gossamer.adapters.low_rank import load_low_rank
@@ -42,6 +43,12 @@ def test_names(name, parts):
         ("a:x", "'x' is not a weight"),
         ("a:nan+b", "'nan' is not a weight"),
         ("a:", "'' is not a weight"),
+        ("a:inf", "the weight inf cannot"),
+        ("a:0.5+b:1e39", "the weight 1e39 cannot"),
+        ("a:-3.5e38", "the weight -3.5e38 cannot"),
+        ("a:1e400", "the weight 1e400 cannot"),
+        ("a:1e-39", "the weight 1e-39 cannot"),
+        ("a:-1e-320", "the weight -1e-320 cannot"),
         ("a++b", "name is missing"),
         (":0.5", "name is missing"),
         ("a:1+a:2", "'a' is named twice"),
@@ -52,6 +59,13 @@ def test_names_that_make_no_sense(name, words):
     with pytest.raises(RequestError, match=r"model '.*such as poet:0.7") as caught:
         parse_blend(name)
     assert words in str(caught.value)
+
+
+def test_weights_of_any_type_of_number():
+    weights = {"a": np.float32(0.5), "b": 2, "c": np.float64(1e-3)}
+    assert blend_name(weights) == "a:0.5+b:2.0+c:0.001"
+    with pytest.raises(RequestError, match="cannot be computed with"):
+        parse_blend(blend_name({"a": 10**400}))
 
 
 SIGNS = ["a", "b", "_", ":", "+", " ", "1", ".", "\t", "\u00a0", "é", "/"]
@@ -173,6 +187,11 @@ def test_what_cannot_be_combined_is_refused_by_name(make_engine, adapters, famil
     engine = make_engine()
     assert isinstance(refusal(engine, adapter="r4:0.5+nobody:0.5"), UnknownModelError)
     assert isinstance(refusal(engine, adapter="r4:0.5+r8:lots"), RequestError)
+    with standing_still(engine):
+        other, vast = ask(engine), ask(engine, adapter="r4:3e38+r8:3e38")
+    assert isinstance(vast.wait().error, RequestError)
+    assert "use smaller weights" in str(vast.finals[0].error)
+    assert other.wait().finish_reason == "length"
     late = ask(engine, adapter="r4:0.5+torn:0.5").wait()
     assert "torn" in str(late.error)
     with LLM(family.model, adapters=family.adapters, memory_gib=0.05, threads=1) as llm:

@@ -1,18 +1,24 @@
 """Read `adapter_config.json`."""
 
-import json
+import hashlib
 import math
-from collections.abc import Hashable, Mapping
+import re
+from collections.abc import Collection, Hashable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from gossamer.adapters.patterns import check_keys, value_for
+from gossamer.adapters.fields import short
+from gossamer.adapters.files import read_whole, unreadable
+from gossamer.adapters.json_text import count_values, depth, parse
+from gossamer.adapters.limits import MOST_PLACES, AdapterLimits
+from gossamer.adapters.patterns import Patterns, require_affordable
 from gossamer.errors import AdapterFormatError, AdapterNotFoundError, UnsupportedAdapterError
 
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
-_MAX_CONFIG_BYTES = 16 << 20
+_TYPE = re.compile(r"[\w-]{1,60}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,80 +37,128 @@ class LoraSpec:
     raw: Mapping[str, Any] = field(default_factory=dict)
     """The whole config file."""
 
+    @cached_property
+    def ranks(self) -> Patterns[int]:
+        """Which rank holds where."""
+        return Patterns("rank_pattern", self.rank_pattern)
+
+    @cached_property
+    def alphas(self) -> Patterns[float]:
+        """Which alpha."""
+        return Patterns("alpha_pattern", self.alpha_pattern)
+
     def rank_of(self, module: str) -> int:
         """Rank at the module path `module`, such as `model.layers.0.self_attn.q_proj`."""
-        return value_for(self.rank_pattern, module, self.rank)
+        return self.ranks.value_for(module, self.rank)
 
     def alpha_of(self, module: str) -> float:
         """Alpha at `module`."""
-        return value_for(self.alpha_pattern, module, self.alpha)
+        return self.alphas.value_for(module, self.alpha)
 
     def scale_of(self, module: str) -> float:
         """s in W + s B A: alpha / r, or alpha / sqrt(r) for rsLoRA (arXiv:2312.03732)."""
         rank = self.rank_of(module)
         return self.alpha_of(module) / (math.sqrt(rank) if self.use_rslora else rank)
 
+    def require_affordable(self, modules: Collection[str], limits: AdapterLimits) -> None:
+        """Raise `AdapterFormatError` if asking for all `modules` would take too long."""
+        require_affordable((self.ranks, self.alphas), modules, limits)
+
     @property
     def ranks_and_scales(self) -> Hashable:
         """Equal if `rank_of` and `scale_of` say the same of every module."""
-        patterns = tuple(self.rank_pattern.items()), tuple(self.alpha_pattern.items())
-        return self.rank, self.alpha, self.use_rslora, patterns
+        own = self.rank, self.alpha, self.use_rslora
+        if not self.rank_pattern and not self.alpha_pattern:
+            return own
+        # Patterns may be long, and what follows from a file's header is kept for long.
+        text = repr((list(self.rank_pattern.items()), list(self.alpha_pattern.items())))
+        return own, hashlib.sha256(text.encode(errors="surrogatepass")).digest()
 
 
-def read_raw(folder: Path) -> dict[str, Any]:
+def read_raw(folder: Path, limits: AdapterLimits | None = None) -> dict[str, Any]:
     """The content of the adapter's config, of whatever type.
 
     Raises:
         AdapterNotFoundError: no such folder, or no adapter in it.
-        AdapterFormatError: not a JSON object that names a `peft_type`.
+        AdapterFormatError: not a JSON object that names a `peft_type`, or more than `limits` allow.
     """
+    limits = limits or AdapterLimits()
     path = folder / CONFIG_NAME
-    if not path.is_file():
-        what = "is no adapter: it has no" if folder.is_dir() else "does not exist; looked for"
-        raise AdapterNotFoundError(f"adapter folder {folder} {what} {CONFIG_NAME}")
-    if path.stat().st_size > _MAX_CONFIG_BYTES:
-        raise AdapterFormatError(f"{path} is larger than {_MAX_CONFIG_BYTES >> 20} MiB")
+    most = int(limits.max_config_mib * (1 << 20))
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise AdapterFormatError(f"{path} is not valid JSON: {error}") from None
+        content = read_whole(path, most)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        what = "is no adapter: it has no" if folder.is_dir() else "does not exist; looked for"
+        raise AdapterNotFoundError(f"adapter folder {folder} {what} {CONFIG_NAME}") from None
     except OSError as error:
-        raise AdapterFormatError(f"cannot read {path}: {error.strerror}") from None
-    if not isinstance(content, dict) or not isinstance(content.get("peft_type"), str):
+        raise unreadable(path, error) from None
+    if len(content) > most:
+        raise AdapterFormatError(f"{path} has more than the {most:,} bytes of max_config_mib")
+    config = _parsed(path, content, limits)
+    if not isinstance(config, dict) or not isinstance(config.get("peft_type"), str):
         raise AdapterFormatError(f"{path} is not an adapter config: it names no peft_type")
-    return content
+    if not _TYPE.fullmatch(config["peft_type"]):
+        raise AdapterFormatError(
+            f"{path}: peft_type = {short(config['peft_type'])} is no name of a type"
+        )
+    return config
 
 
-def read_config(folder: Path) -> LoraSpec:
+def _parsed(path: Path, content: bytes, limits: AdapterLimits) -> Any:
+    count = count_values(content)
+    if count > limits.max_config_values:
+        raise AdapterFormatError(
+            f"{path} has {count:,} values, more than the {limits.max_config_values:,} of "
+            "max_config_values"
+        )
+    try:
+        config = parse(content)
+    except ValueError as error:
+        raise AdapterFormatError(f"{path} is not valid JSON: {error}") from None
+    if (levels := depth(config)) > limits.max_config_depth:
+        raise AdapterFormatError(
+            f"{path} is nested {levels} deep, more than the {limits.max_config_depth} of "
+            "max_config_depth"
+        )
+    return config
+
+
+def read_config(
+    folder: Path, limits: AdapterLimits | None = None, raw: Mapping[str, Any] | None = None
+) -> LoraSpec:
     """The config of a LoRA adapter (DoRA included), with types and ranges checked.
+
+    `raw` is what `read_raw` returned, if it was called already.
 
     Raises:
         AdapterNotFoundError, AdapterFormatError: as `read_raw`; or a field is malformed.
         UnsupportedAdapterError: another type of adapter than LoRA.
     """
-    raw = read_raw(folder)
+    limits = limits or AdapterLimits()
+    raw = read_raw(folder, limits) if raw is None else raw
     if raw["peft_type"].upper() != "LORA":
         raise UnsupportedAdapterError(
             f"adapter {folder.name} is of type {raw['peft_type']}; only LoRA can be used here"
         )
     try:
-        return parse_lora(raw)
+        return parse_lora(raw, limits)
     except AdapterFormatError as error:
         raise AdapterFormatError(f"{folder / CONFIG_NAME}: {error}") from None
 
 
-def parse_lora(raw: Mapping[str, Any]) -> LoraSpec:
+def parse_lora(raw: Mapping[str, Any], limits: AdapterLimits | None = None) -> LoraSpec:
     """Build the spec from a config's content; raises `AdapterFormatError`."""
-    return LoraSpec(
+    limits = limits or AdapterLimits()
+    spec = LoraSpec(
         rank=_rank("r", raw.get("r", 8)),
         alpha=_number("lora_alpha", raw.get("lora_alpha", 8)),
         rank_pattern={
             key: _rank(f"rank_pattern['{key}']", value)
-            for key, value in _pattern(raw, "rank_pattern").items()
+            for key, value in _pattern(raw, "rank_pattern", limits).items()
         },
         alpha_pattern={
             key: _number(f"alpha_pattern['{key}']", value)
-            for key, value in _pattern(raw, "alpha_pattern").items()
+            for key, value in _pattern(raw, "alpha_pattern", limits).items()
         },
         use_rslora=_flag(raw, "use_rslora"),
         use_dora=_flag(raw, "use_dora"),
@@ -112,39 +166,52 @@ def parse_lora(raw: Mapping[str, Any]) -> LoraSpec:
         base_model_name_or_path=_text(raw, "base_model_name_or_path"),
         raw=raw,
     )
+    _ = spec.ranks, spec.alphas  # made for good, and what is wrong with them is told now
+    return spec
 
 
 def _rank(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise AdapterFormatError(f"{name} = {value!r}: a rank must be a whole number of 1 or more")
+    if type(value) is not int or not 1 <= value < MOST_PLACES:
+        raise AdapterFormatError(
+            f"{name} = {short(value)}: a rank must be a whole number from 1 to 2^31 - 1"
+        )
     return value
 
 
 def _number(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise AdapterFormatError(f"{name} = {value!r}: must be a finite number")
+    if type(value) not in (int, float) or not math.isfinite(value):
+        raise AdapterFormatError(f"{name} = {short(value)}: must be a finite number")
     return float(value)
 
 
 def _flag(raw: Mapping[str, Any], name: str) -> bool:
     value = raw.get(name)
     if value is not None and not isinstance(value, bool):
-        raise AdapterFormatError(f"{name} = {value!r}: must be true or false")
+        raise AdapterFormatError(f"{name} = {short(value)}: must be true or false")
     return bool(value)
 
 
 def _text(raw: Mapping[str, Any], name: str) -> str | None:
     value = raw.get(name)
     if value is not None and not isinstance(value, str):
-        raise AdapterFormatError(f"{name} = {value!r}: must be a string")
+        raise AdapterFormatError(f"{name} = {short(value)}: must be a string")
     return value
 
 
-def _pattern(raw: Mapping[str, Any], name: str) -> dict[str, Any]:
+def _pattern(raw: Mapping[str, Any], name: str, limits: AdapterLimits) -> dict[str, Any]:
     value = raw.get(name) or {}
     if not isinstance(value, dict):
-        raise AdapterFormatError(f"{name} = {value!r}: must be an object")
-    check_keys(name, value)
+        raise AdapterFormatError(f"{name} = {short(value)}: must be an object")
+    if len(value) > limits.max_patterns:
+        raise AdapterFormatError(
+            f"{name} has {len(value)} keys, more than the {limits.max_patterns} of max_patterns"
+        )
+    for key in value:
+        if len(key) > limits.max_pattern_chars:
+            raise AdapterFormatError(
+                f"{name}: the pattern {short(key)} has {len(key)} characters, more than the "
+                f"{limits.max_pattern_chars} of max_pattern_chars"
+            )
     return value
 
 
@@ -153,4 +220,4 @@ def _targets(value: Any) -> tuple[str, ...] | str | None:
         return value
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
         return tuple(sorted(value))
-    raise AdapterFormatError(f"target_modules = {value!r}: must be names or one pattern")
+    raise AdapterFormatError(f"target_modules = {short(value)}: must be names or one pattern")

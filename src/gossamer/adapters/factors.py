@@ -8,6 +8,7 @@ import torch
 
 from gossamer.adapters.base_fit import require_linear
 from gossamer.adapters.config import LoraSpec
+from gossamer.adapters.limits import AdapterLimits
 from gossamer.adapters.safetensors_file import SafetensorsFile
 from gossamer.adapters.safetensors_header import Header, Place
 from gossamer.adapters.tensor_names import PREFIX, module_of_key, require_number_format
@@ -16,6 +17,7 @@ from gossamer.errors import AdapterFormatError, BaseMismatchError, UnsupportedAd
 _A, _B = ".lora_A.weight", ".lora_B.weight"
 # Kept by VeLoRA for the backward pass; the forward pass is that of LoRA.
 _TRAINING_ONLY = (".lora_velora_embed",)
+_LARGEST = torch.finfo(torch.float32).max
 
 
 @dataclass(frozen=True)
@@ -89,27 +91,52 @@ def largest_rank(factors: Mapping[str, Factors]) -> int:
 
 
 def pair_factors(
-    name: str, spec: LoraSpec, header: Header, ignored: tuple[str, ...] = ()
+    name: str,
+    spec: LoraSpec,
+    header: Header,
+    base_shapes: Mapping[str, tuple[int, int]] | None = None,
+    *,
+    ignored: tuple[str, ...] = (),
+    limits: AdapterLimits,
 ) -> Pairing:
     """Pair A and B of each module. Tensors whose names end with one of `ignored` are others' work.
 
+    base_shapes: (h_out, h_in) by module path, if the base model is known.
+
     Raises:
-        AdapterFormatError: a factor lacks its partner or contradicts the config.
+        AdapterFormatError: a factor lacks its partner or contradicts the config, or the patterns of
+            the config are too much work.
         UnsupportedAdapterError: a tensor that is no factor of a linear layer.
+        BaseMismatchError: a module that the base lacks, or has with another shape.
     """
-    return header.once(
+    pairing = header.once(
         (pair_factors, spec.ranks_and_scales, ignored),
-        lambda: _pair_factors(name, spec, header.places, (*_TRAINING_ONLY, *ignored)),
+        lambda: _pair_factors(name, spec, header.places, base_shapes, ignored, limits),
     )
+    if base_shapes is not None:
+        require_fit(name, pairing, base_shapes)
+    return pairing
 
 
 def _pair_factors(
-    name: str, spec: LoraSpec, places: Mapping[str, Place], ignored: tuple[str, ...]
+    name: str,
+    spec: LoraSpec,
+    places: Mapping[str, Place],
+    base_shapes: Mapping[str, tuple[int, int]] | None,
+    ignored: tuple[str, ...],
+    limits: AdapterLimits,
 ) -> Pairing:
-    keys = [key for key in places if not key.endswith(ignored)]
+    keys = [key for key in places if not key.endswith((*_TRAINING_ONLY, *ignored))]
     modules = {module_of_key(name, key, (_A, _B), "a low-rank factor")[0] for key in keys}
     if not modules:
         raise AdapterFormatError(f"adapter {name} holds no low-rank factors")
+    if base_shapes is not None:
+        for module in sorted(modules - base_shapes.keys()):
+            require_linear(name, module, base_shapes)
+    try:
+        spec.require_affordable(modules, limits)
+    except AdapterFormatError as error:
+        raise AdapterFormatError(f"adapter {name}: {error}") from None
     return Pairing({module: _pair(name, spec, module, places) for module in sorted(modules)})
 
 
@@ -128,7 +155,12 @@ def _pair(name: str, spec: LoraSpec, module: str, places: Mapping[str, Place]) -
             f"adapter {name}: {module} has lora_A {list(a.shape)} and lora_B {list(b.shape)}, but "
             f"its config says rank {rank}"
         )
-    return Pair(a, b, spec.scale_of(module))
+    scale = spec.scale_of(module)
+    if abs(scale) > _LARGEST:
+        raise AdapterFormatError(
+            f"adapter {name}: {module} is scaled by {scale:g}, which is infinite as float32"
+        )
+    return Pair(a, b, scale)
 
 
 def require_fit(name: str, pairing: Pairing, base_shapes: Mapping[str, tuple[int, int]]) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from gossamer.adapters.limits import MOST_PLACES
 from gossamer.errors import AdapterFormatError, UnsupportedAdapterError
 
 COMMON = frozenset(
@@ -47,11 +48,12 @@ def refuse_fields(
 
 
 def whole_number(name: str, raw: Mapping[str, Any], field: str, *, least: int) -> int:
-    """The whole number `field`; raises `AdapterFormatError`."""
+    """The whole number `field`, below 2^31; raises `AdapterFormatError`."""
     value = raw.get(field)
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+    if type(value) is not int or not least <= value < MOST_PLACES:
         raise AdapterFormatError(
-            f"adapter {name}: {field} = {value!r} must be a whole number of {least} or more"
+            f"adapter {name}: {field} = {short(value)} must be a whole number of {least} or more "
+            "(below 2^31)"
         )
     return value
 

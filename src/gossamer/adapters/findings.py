@@ -14,6 +14,7 @@ Stamp = tuple[int, ...]
 
 _SETTLED_NS = 2_000_000_000
 _MOST_FILES = 1 << 16
+_MOST_DIGESTS = 8
 
 
 @dataclass
@@ -22,8 +23,17 @@ class Findings:
 
     is_finite: bool = False
     """Whether it was seen to hold neither NaN nor infinity."""
-    digests: dict[str, str] = field(default_factory=dict)
-    """By the canonical text of the config beside it."""
+    _digests: dict[bytes, str] = field(default_factory=dict)
+
+    def digest(self, config: bytes) -> str | None:
+        """The adapter's digest if the hash of the config beside the file is `config`."""
+        return self._digests.get(config)
+
+    def note_digest(self, config: bytes, digest: str) -> None:
+        """That digest; of many configs beside one file only the last ones count."""
+        if len(self._digests) >= _MOST_DIGESTS:
+            self._digests.clear()
+        self._digests[config] = digest
 
 
 def stamp_of(status: os.stat_result) -> Stamp | None:

@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from gossamer.adapters.checks import is_harmless_init
-from gossamer.adapters.safetensors_file import bytes_of
+from gossamer.adapters.safetensors_file import Content
 from gossamer.adapters.safetensors_header import Header
-from gossamer.adapters.weights import AdapterWeights
 
 # Fields that say how an adapter was trained or where it came from, not what it computes.
 _WITHOUT_EFFECT = frozenset(
@@ -23,26 +22,28 @@ _WITHOUT_EFFECT = frozenset(
 _ORDERED = frozenset({"rank_pattern", "alpha_pattern"})
 
 
-def digest_of(config: Mapping[str, Any], weights: AdapterWeights) -> str:
+def digest_of(config: Mapping[str, Any], content: Content) -> str:
     """Hex SHA-256 of what the adapter computes: the fields that matter, and all tensors.
 
     Independent of the order of lists that PEFT writes from sets, of the order and metadata of the
     weights file, and of fields that only tell how the adapter came about.
     """
     text = _canonical(config)
-    known = weights.file.findings.digests
-    if text not in known:
-        known[text] = _hash(text, weights)
-    return known[text]
+    # Configs may be long, and what is known of a file is kept for long.
+    key = hashlib.sha256(text.encode()).digest()
+    known = content.findings.digest(key)
+    if known is None:
+        known = _hash(text, content)
+        content.findings.note_digest(key, known)
+    return known
 
 
-def _hash(config: str, weights: AdapterWeights) -> str:
-    header = weights.file.header
-    contents, pieces = header.once(_order, lambda: _order(header))
-    digest = hashlib.sha256(json.dumps([config, contents]).encode())
-    data = bytes_of(weights.file.data)
-    for start, end in pieces:
-        digest.update(data[start:end])
+def _hash(config: str, content: Content) -> str:
+    header = content.header
+    names, pieces = header.once(_order, lambda: _order(header))
+    digest = hashlib.sha256(json.dumps([config, names]).encode())
+    for part in content.parts(pieces):
+        digest.update(part)
     return digest.hexdigest()
 
 

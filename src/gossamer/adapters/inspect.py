@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from gossamer.adapters.config import CONFIG_NAME, read_raw
 from gossamer.adapters.identity import digest_of
-from gossamer.adapters.weights import read_weights, weights_path
+from gossamer.adapters.limits import AdapterLimits
+from gossamer.adapters.safetensors_header import Place
+from gossamer.adapters.weights import open_weights, weights_path
 from gossamer.errors import AdapterNotFoundError
 
 _KINDS = {
@@ -57,18 +57,21 @@ class AdapterInfo:
     """Unix time of the weights file."""
 
 
-def inspect(folder: Path) -> AdapterInfo:
-    """Describe the adapter in `folder`, of whatever type.
+def inspect(folder: Path, limits: AdapterLimits | None = None) -> AdapterInfo:
+    """Describe the adapter in `folder`, of whatever type. Its weights are hashed in pieces, never
+    held.
 
     Raises:
-        AdapterNotFoundError, AdapterFormatError, UnsupportedAdapterError: as `read_weights`.
+        AdapterNotFoundError, AdapterFormatError, UnsupportedAdapterError: as `open_weights`.
     """
-    raw = read_raw(folder)
+    limits = limits or AdapterLimits()
+    raw = read_raw(folder, limits)
     created = weights_path(folder).stat().st_mtime
-    weights = read_weights(folder)
-    tensors = weights.tensors
-    ranks = sorted({t.shape[0] for key, t in tensors.items() if _RANKED.search(key) and t.dim()})
-    dtypes = {str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()}
+    with open_weights(folder, limits) as stored:
+        places = stored.header.places
+        identity = digest_of(raw, stored.file)
+    ranks = sorted({p.shape[0] for key, p in places.items() if _RANKED.search(key) and p.shape})
+    dtypes = {str(place.dtype).removeprefix("torch.") for place in places.values()}
     base = raw.get("base_model_name_or_path")
     return AdapterInfo(
         name=folder.absolute().name,
@@ -77,11 +80,11 @@ def inspect(folder: Path) -> AdapterInfo:
         method=_method(raw),
         rank=ranks[-1] if ranks else None,
         ranks=tuple(ranks),
-        targets=_targets(tensors),
-        num_parameters=sum(tensor.numel() for tensor in tensors.values()),
-        num_bytes=sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()),
+        targets=_targets(places),
+        num_parameters=stored.header.numel,
+        num_bytes=sum(place.end - place.start for place in places.values()),
         dtype=dtypes.pop() if len(dtypes) == 1 else "mixed",
-        digest=digest_of(raw, weights),
+        digest=identity,
         base=base if isinstance(base, str) else None,
         created=created,
     )
@@ -91,9 +94,12 @@ def digest(folder: Path) -> str:
     """Hex SHA-256 of the adapter's content; see `identity.digest_of`.
 
     Raises:
-        AdapterNotFoundError, AdapterFormatError, UnsupportedAdapterError: as `read_weights`.
+        AdapterNotFoundError, AdapterFormatError, UnsupportedAdapterError: as `open_weights`.
     """
-    return digest_of(read_raw(folder), read_weights(folder))
+    limits = AdapterLimits()
+    raw = read_raw(folder, limits)
+    with open_weights(folder, limits) as stored:
+        return digest_of(raw, stored.file)
 
 
 def find_adapters(root: Path) -> list[Path]:
@@ -130,6 +136,6 @@ def _method(raw: Mapping[str, Any]) -> str:
     return peft_type.lower().removeprefix("gossamer_")
 
 
-def _targets(tensors: Mapping[str, torch.Tensor]) -> tuple[str, ...]:
-    modules = {_PART.split(key)[0] for key in tensors if _PART.search(key)}
+def _targets(places: Mapping[str, Place]) -> tuple[str, ...]:
+    modules = {_PART.split(key)[0] for key in places if _PART.search(key)}
     return tuple(sorted({module.rsplit(".", 1)[-1] for module in modules}))

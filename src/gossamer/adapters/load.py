@@ -2,8 +2,10 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from gossamer.adapters.base_shape import BaseShape
+from gossamer.adapters.budget import UNBOUND, Budget
 from gossamer.adapters.config import read_raw
 from gossamer.adapters.dora import DoraAdapter, load_dora
 from gossamer.adapters.ia3 import Ia3Adapter, load_ia3
@@ -49,26 +51,34 @@ _REASONS = {
 
 
 def load_adapter(
-    folder: Path, *, base: BaseShape | None = None, base_fingerprint: str | None = None
+    folder: Path,
+    *,
+    base: BaseShape | None = None,
+    base_fingerprint: str | None = None,
+    budget: Budget = UNBOUND,
 ) -> Adapter:
     """Read and check the adapter in `folder`, of whatever kind.
 
     With `base`, an adapter that does not fit these sizes is refused; with `base_fingerprint`, one
-    that carries another fingerprint is.
+    that carries another fingerprint is; what exceeds `budget`, before its weights are read.
 
     Raises:
         AdapterNotFoundError: no such adapter.
-        AdapterFormatError: damaged, incomplete, inconsistent, pickled, or NaN inside.
+        AdapterFormatError: damaged, incomplete, inconsistent, pickled, NaN inside, or more than
+            the budget's limits allow.
         UnsupportedAdapterError: a type, or a feature of it, that is not computed here.
         BaseMismatchError: made for another base model.
+        CapacityError: more than the budget's memory could hold.
     """
-    peft_type = read_raw(folder)["peft_type"].upper()
-    if peft_type == "GOSSAMER_REFT":
-        return load_intervention(folder, base=base, base_fingerprint=base_fingerprint)
-    if peft_type in _PREFIXES:
-        return load_prefix(folder, base=base, base_fingerprint=base_fingerprint)
+    raw = read_raw(folder, budget.limits)
+    peft_type = raw["peft_type"].upper()
+    if peft_type == "GOSSAMER_REFT" or peft_type in _PREFIXES:
+        load = load_intervention if peft_type == "GOSSAMER_REFT" else load_prefix
+        return load(folder, base=base, base_fingerprint=base_fingerprint, budget=budget, raw=raw)
     shapes = base.linears if base is not None else None
-    return load_linear(folder, base_shapes=shapes, base_fingerprint=base_fingerprint)
+    return load_linear(
+        folder, base_shapes=shapes, base_fingerprint=base_fingerprint, budget=budget, raw=raw
+    )
 
 
 def load_linear(
@@ -76,18 +86,20 @@ def load_linear(
     *,
     base_shapes: Mapping[str, tuple[int, int]] | None = None,
     base_fingerprint: str | None = None,
+    budget: Budget = UNBOUND,
+    raw: Mapping[str, Any] | None = None,
 ) -> LinearAdapter:
-    """As `load_adapter`, for adapters of linear layers only; `base_shapes` as `load_low_rank`."""
-    raw = read_raw(folder)
+    """As `load_adapter`, for adapters of linear layers only; arguments as `load_low_rank`."""
+    raw = read_raw(folder, budget.limits) if raw is None else raw
     peft_type = raw["peft_type"].upper()
+    load = _LINEAR.get(peft_type)
     if peft_type == "LORA":
         load = load_dora if raw.get("use_dora") is True else load_low_rank
-        return load(folder, base_shapes=base_shapes, base_fingerprint=base_fingerprint)
-    if peft_type in _LINEAR:
-        return _LINEAR[peft_type](
-            folder, base_shapes=base_shapes, base_fingerprint=base_fingerprint
-        )
-    raise unsupported(folder.name, raw["peft_type"])
+    if load is None:
+        raise unsupported(folder.name, raw["peft_type"])
+    return load(
+        folder, base_shapes=base_shapes, base_fingerprint=base_fingerprint, budget=budget, raw=raw
+    )
 
 
 def unsupported(name: str, peft_type: str) -> UnsupportedAdapterError:

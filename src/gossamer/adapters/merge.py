@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gossamer.adapters.budget import UNBOUND, Budget
 from gossamer.adapters.config import read_raw
 from gossamer.adapters.dora import DoraAdapter
 from gossamer.adapters.factors import Factors
@@ -24,7 +25,13 @@ _UNMERGEABLE = {
 
 
 @torch.no_grad()
-def merge_into(model: nn.Module, folder: Path, *, base_fingerprint: str | None = None) -> int:
+def merge_into(
+    model: nn.Module,
+    folder: Path,
+    *,
+    base_fingerprint: str | None = None,
+    budget: Budget = UNBOUND,
+) -> int:
     """Fold the adapter in `folder` into `model`; returns the number of layers changed.
 
     LoRA: W' = W + s B A. DoRA (arXiv:2402.09353, eq. 5): row i of W' is m_i times row i of
@@ -37,24 +44,26 @@ def merge_into(model: nn.Module, folder: Path, *, base_fingerprint: str | None =
             `load_adapter`; or the adapter changes no weights.
         UnsupportedModelError: a layer is quantised or not a plain linear layer.
     """
-    _refuse_unmergeable(folder)
+    raw = read_raw(folder, budget.limits)
+    _refuse_unmergeable(folder.name, raw["peft_type"].upper())
     shapes = {
         path: (int(module.out_features), int(module.in_features))
         for path, module in model.named_modules()
         if hasattr(module, "out_features") and hasattr(module, "in_features")
     }
-    adapter = load_linear(folder, base_shapes=shapes, base_fingerprint=base_fingerprint)
+    adapter = load_linear(
+        folder, base_shapes=shapes, base_fingerprint=base_fingerprint, budget=budget, raw=raw
+    )
     layers = {path: _layer(model, adapter.name, path) for path in sorted(_modules(adapter))}
     for path, layer in layers.items():
         _merge_layer(layer, adapter, path)
     return len(layers)
 
 
-def _refuse_unmergeable(folder: Path) -> None:
-    peft_type = read_raw(folder)["peft_type"].upper()
+def _refuse_unmergeable(name: str, peft_type: str) -> None:
     if peft_type in _UNMERGEABLE:
         raise UnsupportedAdapterError(
-            f"adapter {folder.name} {_UNMERGEABLE[peft_type]} and changes no weights, so it cannot "
+            f"adapter {name} {_UNMERGEABLE[peft_type]} and changes no weights, so it cannot "
             "be merged; serve it beside its base model with `gossamer serve`"
         )
 

@@ -1,7 +1,8 @@
-"""Read `adapter_model.safetensors` whole, checked."""
+"""`adapter_model.safetensors`: judged by its header, then read whole."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,7 +10,9 @@ from pathlib import Path
 import torch
 
 from gossamer.adapters.config import CONFIG_NAME, WEIGHTS_NAME
-from gossamer.adapters.safetensors_file import SafetensorsFile, read_safetensors
+from gossamer.adapters.limits import AdapterLimits
+from gossamer.adapters.safetensors_file import OpenSafetensors, SafetensorsFile, open_safetensors
+from gossamer.adapters.safetensors_header import Header
 from gossamer.errors import AdapterFormatError, AdapterNotFoundError
 
 _PICKLES = ("adapter_model.bin", "adapter_model.pt", "adapter_model.pth", "adapter_model.ckpt")
@@ -28,15 +31,26 @@ class AdapterWeights:
         """By name; views of the file."""
         return self.file.tensors()
 
+
+@dataclass(frozen=True)
+class OpenWeights:
+    """The weights file of an adapter of which only the header has been read."""
+
+    file: OpenSafetensors
+
     @property
-    def metadata(self) -> Mapping[str, str]:
-        """What the writer noted."""
-        return self.file.header.metadata
+    def header(self) -> Header:
+        """Which tensors there are."""
+        return self.file.header
 
     @property
     def base_fingerprint(self) -> str | None:
         """Fingerprint of the base model, if the adapter carries one."""
-        return self.metadata.get(BASE_KEY)
+        return self.header.metadata.get(BASE_KEY)
+
+    def read(self) -> AdapterWeights:
+        """All tensors; the memory is ours, so that later changes of the file do no harm."""
+        return AdapterWeights(self.file.read())
 
 
 def weights_path(folder: Path) -> Path:
@@ -59,18 +73,26 @@ def weights_path(folder: Path) -> Path:
     raise AdapterFormatError(f"adapter {folder.name} has no {WEIGHTS_NAME}")
 
 
-def read_weights(folder: Path) -> AdapterWeights:
-    """Read all tensors; the memory is ours, so that later changes of the file do no harm.
+@contextmanager
+def open_weights(folder: Path, limits: AdapterLimits) -> Iterator[OpenWeights]:
+    """Open the weights file, so that it can be judged by its header before it is read.
 
     Raises:
-        AdapterFormatError: no safetensors file, truncated, damaged, or empty.
+        AdapterFormatError: no safetensors file, truncated, damaged, empty, or larger than `limits`
+            allow.
         UnsupportedAdapterError: a number format other than those of `DTYPES`.
     """
     path = weights_path(folder)
-    file = read_safetensors(path)
-    if not file.header.places:
-        raise AdapterFormatError(f"{path} holds no tensors")
-    return AdapterWeights(file)
+    with open_safetensors(path, limits) as file:
+        if not file.header.places:
+            raise AdapterFormatError(f"{path} holds no tensors")
+        yield OpenWeights(file)
+
+
+def read_weights(folder: Path, limits: AdapterLimits | None = None) -> AdapterWeights:
+    """Read all tensors of an adapter that one knows. Raises as `open_weights`."""
+    with open_weights(folder, limits or AdapterLimits()) as weights:
+        return weights.read()
 
 
 def require_finite(name: str, weights: AdapterWeights) -> None:

@@ -86,8 +86,8 @@ def bind_to_base(folder: Path, fingerprint: str) -> None:
     """
     path = weights_path(folder)
     weights = read_weights(folder)
-    content = _safetensors(weights.tensors, {**weights.metadata, BASE_KEY: fingerprint})
-    write_whole(path, content)
+    noted = {**weights.file.header.metadata, BASE_KEY: fingerprint}
+    write_whole(path, _safetensors(weights.tensors, noted))
 
 
 def _most_common(values: list[Number]) -> Number:

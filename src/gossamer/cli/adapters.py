@@ -13,11 +13,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gossamer.adapters.limits import AdapterLimits
+from gossamer.cli.options import Options
 from gossamer.cli.tables import format_bytes, print_table
 from gossamer.errors import GossamerError
 
 if TYPE_CHECKING:
     from gossamer.adapters.inspect import AdapterInfo
+
+LIMITS = Options(AdapterLimits, title="reading adapters that nobody vouches for")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,6 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     merge.add_argument(
         "--overwrite", action="store_true", help="replace a model folder that is already there"
     )
+    for action in (listing, inspect, merge):
+        LIMITS.add_to(action)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -52,10 +58,11 @@ def run(args: argparse.Namespace) -> int:
 def _list(args: argparse.Namespace) -> int:
     from gossamer.adapters.inspect import find_adapters, inspect
 
+    limits = LIMITS.read(args)
     rows: list[dict[str, Any]] = []
     for folder in find_adapters(args.folder):
         try:
-            rows.append(_as_json(inspect(folder)))
+            rows.append(_as_json(inspect(folder, limits)))
         except GossamerError as error:
             # One broken adapter must not hide the others.
             rows.append({"name": folder.absolute().name, "problem": str(error)})
@@ -77,7 +84,7 @@ def _list(args: argparse.Namespace) -> int:
 def _inspect(args: argparse.Namespace) -> int:
     from gossamer.adapters.inspect import inspect
 
-    info = inspect(args.folder)
+    info = inspect(args.folder, LIMITS.read(args))
     if args.json:
         return _print_json(_as_json(info))
     created = datetime.fromtimestamp(info.created, UTC).astimezone()
@@ -103,7 +110,13 @@ def _inspect(args: argparse.Namespace) -> int:
 def _merge(args: argparse.Namespace) -> int:
     from gossamer.cli.merging import merge_to_folder
 
-    merge_to_folder(args.folder, args.output, model=args.model, overwrite=args.overwrite)
+    merge_to_folder(
+        args.folder,
+        args.output,
+        model=args.model,
+        overwrite=args.overwrite,
+        limits=LIMITS.read(args),
+    )
     print(args.output)
     return 0
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from gossamer.adapters.config import read_raw
+from gossamer.adapters.limits import AdapterLimits
 from gossamer.basemodel.find import resolve
 from gossamer.durable import replacing_folder, storing
 from gossamer.errors import GossamerError, UsageError
@@ -12,7 +13,12 @@ from gossamer.machine import fit_threads
 
 
 def merge_to_folder(
-    adapter: Path, output: Path, *, model: str | None = None, overwrite: bool = False
+    adapter: Path,
+    output: Path,
+    *,
+    model: str | None = None,
+    overwrite: bool = False,
+    limits: AdapterLimits | None = None,
 ) -> None:
     """Write to `output` the base model with `adapter` folded in, and its tokenizer.
 
@@ -23,13 +29,14 @@ def merge_to_folder(
         AdapterError, BaseModelError: either of the two cannot be used.
     """
     output = output.resolve()
-    name = model or read_raw(adapter).get("base_model_name_or_path")
+    limits = limits or AdapterLimits()
+    name = model or read_raw(adapter, limits).get("base_model_name_or_path")
     if not isinstance(name, str) or not name:
         raise UsageError(f"adapter {adapter.name} names no base model; give it with --model")
     _check_output(output, overwrite=overwrite)
     base = _find_base(name, named_by_adapter=model is None)
     _refuse_inputs(output, [base, adapter])
-    merged, tokenizer = _merged(adapter, base)
+    merged, tokenizer = _merged(adapter, base, limits)
     _store(merged, tokenizer, output)
 
 
@@ -43,9 +50,10 @@ def _find_base(name: str, *, named_by_adapter: bool) -> Path:
         raise
 
 
-def _merged(adapter: Path, base: Path) -> tuple[Any, Any]:
+def _merged(adapter: Path, base: Path, limits: AdapterLimits) -> tuple[Any, Any]:
     import torch
 
+    from gossamer.adapters.budget import Budget
     from gossamer.adapters.merge import merge_into
     from gossamer.basemodel.fingerprint import fingerprint
     from gossamer.basemodel.load import load_config, load_model, load_tokenizer
@@ -55,7 +63,8 @@ def _merged(adapter: Path, base: Path) -> tuple[Any, Any]:
     dtype = getattr(load_config(base), "dtype", None) or torch.float32
     print(f"loading {base}", file=sys.stderr)
     model = load_model(base, dtype=dtype)
-    count = merge_into(model, adapter, base_fingerprint=fingerprint(base))
+    budget = Budget(limits=limits)
+    count = merge_into(model, adapter, base_fingerprint=fingerprint(base), budget=budget)
     print(f"merged {adapter.name} into {count} layers", file=sys.stderr)
     return model, tokenizer
 

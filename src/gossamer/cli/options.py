@@ -40,6 +40,8 @@ class Options(Generic[S]):
         group = parser.add_argument_group(self.title)
         for name, info in self.settings.model_fields.items():
             kind, is_many = _kind(info.annotation)
+            if isinstance(kind, type) and issubclass(kind, Settings):
+                continue  # has options of its own
             arguments = _arguments(kind, is_many)
             if name in self.metavars:
                 arguments["metavar"] = self.metavars[name]

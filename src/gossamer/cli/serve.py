@@ -22,12 +22,16 @@ import os
 import shlex
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from gossamer.adapters.limits import AdapterLimits
 from gossamer.cli.options import Options
 from gossamer.serving.http.settings import HttpSettings
 from gossamer.serving.interface import EngineInterface
 from gossamer.serving.settings import ServeSettings
+
+if TYPE_CHECKING:
+    from gossamer.serving.http.signals import SignalWatch
 
 KEY_VARIABLE = "GOSSAMER_API_KEY"
 _SHOWN_NAMES = 8
@@ -40,6 +44,7 @@ ENGINE = Options(
     metavars={"model": "NAME", "adapters": "DIR", "memory_gib": "GiB", "host_cache_gib": "GiB"},
     word="model",
 )
+LIMITS = Options(AdapterLimits, title="reading adapters that nobody vouches for")
 HTTP = Options(
     HttpSettings,
     title="HTTP",
@@ -57,13 +62,21 @@ HTTP = Options(
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """One option for each setting of the engine and of the HTTP server."""
     ENGINE.add_to(parser)
+    LIMITS.add_to(parser)
     HTTP.add_to(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Serve until a signal comes."""
+    from gossamer.serving.http.signals import SignalWatch
+
+    with SignalWatch(until_exit=True) as watch:
+        return _run(args, watch)
+
+
+def _run(args: argparse.Namespace, watch: "SignalWatch") -> int:
     started = time.monotonic()
-    engine_settings = ENGINE.read(args)
+    engine_settings = ENGINE.read(args, adapter_limits=LIMITS.read(args))
     http_settings = HTTP.read(args, **_keys_from_environment())
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
 
@@ -86,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
             needs_key = http_settings.needs_key
             _announce(url(listener), engine, time.monotonic() - started, needs_key=needs_key)
 
-        run_server(engine, http_settings, listener, announce)
+        run_server(engine, http_settings, listener, announce, watch)
     return 0
 
 

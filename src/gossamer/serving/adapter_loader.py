@@ -4,7 +4,9 @@ from pathlib import Path
 
 from torch import Tensor
 
+from gossamer.adapters.budget import Budget
 from gossamer.adapters.intervention import InterventionAdapter
+from gossamer.adapters.limits import AdapterLimits
 from gossamer.adapters.load import Adapter, BaseShape, load_adapter
 from gossamer.adapters.prefix import PrefixAdapter
 from gossamer.serving.adapter_entry import AdapterEntry
@@ -18,18 +20,33 @@ class AdapterLoader:
     """Reads adapters and writes them into blocks."""
 
     def __init__(
-        self, runner: Runner, base: BaseShape, packer: Packer, pool: Tensor, base_fingerprint: str
-    ) -> None:  # fmt: skip
+        self,
+        runner: Runner,
+        base: BaseShape,
+        packer: Packer,
+        pool: Tensor,
+        base_fingerprint: str,
+        limits: AdapterLimits,
+    ) -> None:
+        """`limits`: what is read of an adapter at most; what `pool` cannot hold is not read."""
         self._runner = runner
         self._base = base
         self._pool = pool
         self._base_fingerprint = base_fingerprint
         self._packer = packer
+        self._budget = Budget(
+            limits=limits, pool_bytes=pool.numel(), low_rank_width=packer.low_rank_width
+        )
 
     def load(self, entry: AdapterEntry) -> Loaded:
         """Read and check the adapter's files."""
         path: Path = entry.path
-        adapter = load_adapter(path, base=self._base, base_fingerprint=self._base_fingerprint)
+        adapter = load_adapter(
+            path,
+            base=self._base,
+            base_fingerprint=self._base_fingerprint,
+            budget=self._budget,
+        )
         rows = self._packer.pack(adapter)
         return Loaded(
             rows=rows,

@@ -3,12 +3,16 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Real
 
-from gossamer.errors import GossamerError, RequestError, UnsupportedAdapterError, cut
+from gossamer.errors import GossamerError, RequestError, ServingError, UnsupportedAdapterError, cut
 from gossamer.serving.adapter_entry import AdapterEntry, AdapterState
 
 MAX_PARTS = 8
 """Adapters of one request."""
+
+SMALLEST, LARGEST = 2.0**-126, (2 - 2.0**-23) * 2.0**127
+"""Sizes of weights other than 0: what float32 holds with all its digits."""
 
 COMBINABLE = ("low-rank", "sparse")
 """Kinds that add something to a layer's output, so that a weighted sum of them is exact."""
@@ -107,6 +111,15 @@ AnyAdapter = AdapterEntry | Blend
 """What a request may name."""
 
 
+def not_finite(adapter: AnyAdapter | None) -> GossamerError:
+    """Why a request with `adapter` ends whose output is no number: weights that are too large are
+    the request's fault."""
+    what = "the model's output for this request is not a finite number"
+    if isinstance(adapter, Blend):
+        return RequestError(f"model '{adapter.name}': {what}; use smaller weights", param="model")
+    return ServingError(what)
+
+
 def parse_blend(name: str) -> list[tuple[str, float]] | None:
     """(adapter, weight) of each part of `name`; None if it is a single plain name.
 
@@ -144,7 +157,15 @@ def adapters_in(name: str) -> tuple[str, ...]:
 
 def blend_name(weights: Mapping[str, float]) -> str:
     """How a request names adapters with these weights."""
-    return "+".join(f"{name}:{weight!r}" for name, weight in weights.items())
+    return "+".join(f"{name}:{_plain(weight)!r}" for name, weight in weights.items())
+
+
+def _plain(weight: float) -> float:
+    """Without a type of NumPy's, which `repr` would name."""
+    try:
+        return float(weight) if isinstance(weight, Real) else weight
+    except OverflowError:  # a whole number that is refused when it is parsed
+        return weight
 
 
 def _weight(name: str, text: str) -> float:
@@ -152,8 +173,14 @@ def _weight(name: str, text: str) -> float:
         weight = float(text)
     except ValueError:
         weight = math.nan
-    if not math.isfinite(weight):
-        raise _wrong(name, f"'{cut(text)}' is not a weight")
+    if math.isnan(weight):
+        raise _wrong(name, f"'{text[:50]}' is not a weight")
+    if weight and not SMALLEST <= abs(weight) <= LARGEST:
+        raise _wrong(
+            name,
+            f"the weight {text[:50]} cannot be computed with; use 0, or a number of "
+            f"{SMALLEST:.2g} to {LARGEST:.2g} with either sign",
+        )
     return weight
 
 

@@ -37,6 +37,7 @@ def build_engine(settings: ServeSettings, limits_of: LimitsOf = unlimited) -> "E
 
     from gossamer.basemodel.fingerprint import fingerprint
     from gossamer.basemodel.load import load_config, load_model, load_tokenizer
+    from gossamer.basemodel.special_ids import end_token_ids
     from gossamer.basemodel.support import check_supported
     from gossamer.kernels.select import choose_backend
     from gossamer.serving import attach, engine
@@ -73,6 +74,7 @@ def build_engine(settings: ServeSettings, limits_of: LimitsOf = unlimited) -> "E
     check_supported(config, for_serving=True)
     tokenizer = load_tokenizer(folder)
     model = load_model(folder, dtype=torch.float32, device=settings.device)
+    eos_token_ids = end_token_ids(model, tokenizer)
 
     # Counted before layers are replaced and packed.
     base_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
@@ -94,7 +96,7 @@ def build_engine(settings: ServeSettings, limits_of: LimitsOf = unlimited) -> "E
         int8=settings.adapter_rows == "int8",
     )
     base_id = fingerprint(folder)
-    loader = AdapterLoader(runner, base, packer, pool_memory, base_id)
+    loader = AdapterLoader(runner, base, packer, pool_memory, base_id, settings.adapter_limits)
     adapters = AdapterStore(
         AdapterFolder(*settings.adapters),
         pool,
@@ -127,7 +129,8 @@ def build_engine(settings: ServeSettings, limits_of: LimitsOf = unlimited) -> "E
     return engine.Engine(
         model_name=model_name,
         tokenizer=tokenizer,
-        eos_token_ids=_eos_token_ids(model, tokenizer),
+        special_tokens=settings.special_tokens,
+        eos_token_ids=eos_token_ids,
         runner=runner,
         builder=builder,
         pool=pool,
@@ -215,9 +218,3 @@ def _max_context(settings: ServeSettings, config: Any) -> int:
 
 def _model_name(given: str, folder: Path) -> str:
     return folder.resolve().name if Path(given).is_dir() else given
-
-
-def _eos_token_ids(model: Any, tokenizer: Any) -> frozenset[int]:
-    found = model.generation_config.eos_token_id
-    ids = found if isinstance(found, list) else [found]
-    return frozenset(i for i in [*ids, tokenizer.eos_token_id] if i is not None)

@@ -24,10 +24,11 @@ from gossamer.serving.adapter_looks import AdapterLooks
 from gossamer.serving.adapter_store import AdapterStore
 from gossamer.serving.batch import BatchBuilder
 from gossamer.serving.bell import Bell
-from gossamer.serving.blend import AnyAdapter, Blend
+from gossamer.serving.blend import AnyAdapter, not_finite
 from gossamer.serving.block_pool import BlockPool
 from gossamer.serving.door import Door
 from gossamer.serving.engine_stats import Counts, recount, stats_of
+from gossamer.serving.futures import guard
 from gossamer.serving.generation import Generation, Receiver
 from gossamer.serving.hot_merge import HotMerger
 from gossamer.serving.interface import AdapterStatus, EngineStats
@@ -60,6 +61,7 @@ class Engine:
         *,
         model_name: str,
         tokenizer: Any,
+        special_tokens: str,
         eos_token_ids: frozenset[int],
         runner: Runner,
         builder: BatchBuilder,
@@ -74,6 +76,7 @@ class Engine:
     ) -> None:
         self.model_name = model_name
         self.tokenizer = tokenizer
+        self.special_tokens = special_tokens
         self.max_context = limits.max_context
         self._eos_token_ids = eos_token_ids
         self._runner = runner
@@ -245,11 +248,11 @@ class Engine:
         """The last events: no request that came in stays without an answer."""
         self._close_door()
         for message in self._bell.close():
-            _guard(message)
-        _guard(self._control.close)
+            guard(message)
+        guard(self._control.close)
         for sequence in (*self._generations, *self._arriving):
             if failure is None:
-                _guard(partial(self._finish, sequence, "cancelled"))
+                guard(partial(self._finish, sequence, "cancelled"))
             # What the scheduler holds may be in disorder.
             self._end(sequence, failure or EngineStoppedError(_FAILED))
 
@@ -263,7 +266,7 @@ class Engine:
         """Do what can be done now; False if only a message can bring more to do."""
         try:
             for message in self._bell.take():
-                _guard(message)
+                guard(message)
             self._adapters.collect_loads()
             self._control.turn()
             if self._merger is not None:
@@ -313,7 +316,7 @@ class Engine:
 
     def _accept(self, sequence: Sequence, choice: Choice | None) -> None:
         if choice is None:
-            self._fail([sequence], _not_finite(sequence))
+            self._fail([sequence], not_finite(sequence.adapter))
             return
         try:
             self._scheduler.record_token(sequence)
@@ -384,22 +387,5 @@ class Engine:
         if generation is not None:
             self._by_id.pop(sequence.request.request_id, None)
             self._counts.finished[reason] += 1
-            _guard(lambda: self._door.leave(sequence.tenant))
+            guard(lambda: self._door.leave(sequence.tenant))
         return generation
-
-
-def _guard(call: Callable[[], None]) -> None:
-    """One message or answer that fails reaches nobody else's."""
-    try:
-        call()
-    except Exception:
-        log.exception("a call on the engine's thread has failed")
-
-
-def _not_finite(sequence: Sequence) -> GossamerError:
-    what = "the model's output for this request is not a finite number"
-    if isinstance(sequence.adapter, Blend):
-        return RequestError(
-            f"model '{sequence.adapter.name}': {what}; use smaller weights", param="model"
-        )
-    return ServingError(what)

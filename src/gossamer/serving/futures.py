@@ -1,6 +1,7 @@
-"""Ending futures whose holders may have cancelled or ended them, or whose callbacks fail."""
+"""Calls and futures of others, whose faults must not reach the thread that serves everyone."""
 
 import logging
+from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from typing import Any
 
@@ -21,3 +22,11 @@ def settle(
     except BaseException:
         # Of a callback: `Future` itself passes on what is no `Exception`.
         log.exception("the receiver of a result has failed")
+
+
+def guard(call: Callable[[], None]) -> None:
+    """Call `call`; what it raises is logged."""
+    try:
+        call()
+    except Exception:
+        log.exception("a call on the engine's thread has failed")

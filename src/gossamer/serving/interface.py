@@ -116,7 +116,9 @@ class EngineInterface(Protocol):
     model_name: str
     """Name of the base model, as clients give it in `model`."""
     tokenizer: Any
-    """The base model's Hugging Face tokenizer (use it for encoding and the chat template)."""
+    """The base model's Hugging Face tokenizer (`prompts.PromptEncoder` encodes with it)."""
+    special_tokens: str
+    """Where their text stands for them (`ServeSettings.special_tokens`)."""
     max_context: int
     """Prompt and new tokens of one request at most."""
 

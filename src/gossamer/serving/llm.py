@@ -21,6 +21,7 @@ from gossamer.serving.messages import (
     TokenLogprob,
     Tokens,
 )
+from gossamer.serving.prompts import PromptEncoder
 
 Prompt = str | Sequence[int]
 Adapter = str | Mapping[str, float]
@@ -52,6 +53,7 @@ class LLM:
         # A list of prompts is one call, however long: nothing here is refused for its number.
         given = {"model": str(model), "adapters": folder, "max_waiting": sys.maxsize, **settings}
         self.engine = build_engine(ServeSettings.parse(given, where="LLM"))
+        self._encoder = PromptEncoder(self.engine.tokenizer, self.engine.special_tokens)
         self._numbers = itertools.count(1)
 
     def generate(
@@ -89,12 +91,7 @@ class LLM:
         require_chat_template(self.engine.tokenizer)
         one = bool(conversations) and isinstance(conversations[0], Mapping)
         several = [conversations] if one else list(conversations)
-        prompts = [
-            self.engine.tokenizer.apply_chat_template(
-                list(messages), add_generation_prompt=True, tokenize=True, return_dict=False
-            )
-            for messages in several
-        ]
+        prompts = [self._encoder.chat(messages, add_generation_prompt=True) for messages in several]
         return self.generate(prompts, adapter=adapter, sampling=sampling)
 
     def close(self) -> None:
@@ -108,7 +105,7 @@ class LLM:
         self.close()
 
     def _encode(self, prompt: Prompt) -> tuple[int, ...]:
-        return tuple(self.engine.tokenizer(prompt).input_ids if isinstance(prompt, str) else prompt)
+        return self._encoder.prompt(prompt) if isinstance(prompt, str) else tuple(prompt)
 
     def _run(
         self,

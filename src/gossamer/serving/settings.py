@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
+from gossamer.adapters.limits import AdapterLimits
 from gossamer.settings import Settings
 
 
@@ -28,6 +29,11 @@ class ServeSettings(Settings):
     share_prefixes: bool = False
     """Let tenants use keys and values of each other's prompts. It saves work where many send the
     same long beginning, and lets each find out whether another has sent a text that it guesses."""
+    special_tokens: Literal["template", "prompts", "everywhere"] = "prompts"
+    """Where the text of a special token (such as <|im_end|>) stands for the token: in the chat
+    template only; also in plain prompts (of /v1/completions), which are all that the model gets; or
+    everywhere, in the messages of a chat too, whose writers can then end their turn and open
+    another's."""
     max_context: int | None = Field(default=None, ge=2)
     """Prompt and new tokens of a request at most; unset: what the model was made for."""
     max_running: int = Field(default=64, ge=1)
@@ -52,6 +58,8 @@ class ServeSettings(Settings):
     adapter_rows: Literal["as-saved", "int8"] = "as-saved"
     """How adapter weights rest in memory: as-saved (bfloat16 stays, others become float32; exact)
     or int8 (a quarter of float32 and faster; answers may differ from the trained model's)."""
+    adapter_limits: AdapterLimits = AdapterLimits()
+    """What is read of an adapter at most."""
     merge_hot: bool = False
     """Merge a low-rank adapter that owns nine tenths of recent tokens into a copy of the base
     weights, so that its tokens need no work of their own. Costs as much memory again as the linear

@@ -41,6 +41,7 @@ class FakeEngine:
     """Gives each running request a token every `delay` seconds."""
 
     model_name = "tiny"
+    special_tokens = "prompts"
 
     def __init__(
         self,

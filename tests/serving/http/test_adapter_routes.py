@@ -39,6 +39,7 @@ def call(make_engine, ask):
 def test_serving_11_only_administrators_reach_the_adapters(call, method, path, body):
     reply = call(method, path, body, settings=HttpSettings(), headers={})
     assert reply.status_code == 403
+    assert "and start the server with --keys" in reply.text
     assert "administrator's key" in reply.json()["error"]["message"]
     assert call(method, path, body, headers={}).status_code == 401
     assert call.engine.controls == []

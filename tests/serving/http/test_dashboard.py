@@ -51,7 +51,20 @@ def test_every_metric_of_the_dashboard_exists(make_engine, monkeypatch):
         for target in panel["targets"]:
             (name, *_) = re.findall(r"gossamer_\w+", target["expr"])
             for label in re.findall(r"{{(\w+)}}", target["legendFormat"]):
-                assert label in names[name], f"{name} has no label {label}"
+                assert label in names[name] | {"instance"}, f"{name} has no label {label}"
+
+
+def test_any_interval_of_scraping_fills_the_panels_and_servers_can_be_told_apart():
+    board = json.loads(DASHBOARD.read_text())
+    assert [each["name"] for each in board["templating"]["list"]] == ["source", "job", "instance"]
+    for panel in board["panels"]:
+        for target in panel["targets"]:
+            text, legend = target["expr"], target["legendFormat"]
+            assert re.findall(r"\[([^]]*)\]", text) == ["$__rate_interval"] * text.count("rate(")
+            chosen = text.count('{job=~"$job", instance=~"$instance"')
+            assert chosen == len(re.findall(r"gossamer_\w+", text))
+            is_sum = text.startswith(("sum(", "histogram_quantile("))
+            assert is_sum or "{{instance}}" in legend
 
 
 def test_places_of_panels_do_not_overlap():

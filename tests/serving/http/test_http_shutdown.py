@@ -5,7 +5,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -16,10 +16,10 @@ BODY = {"model": "tiny", "prompt": "a", "max_tokens": 10}
 
 
 @contextmanager
-def serving(*, delay=0.0, drain_seconds=10.0):
+def serving(*, delay=0.0, drain_seconds=10.0, hanging=()):
     """A process that serves; yields it and its address."""
     process = subprocess.Popen(
-        [sys.executable, str(SCRIPT), str(delay), str(drain_seconds)],
+        [sys.executable, str(SCRIPT), str(delay), str(drain_seconds), *hanging],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -100,4 +100,50 @@ def test_idle_server_ends_soon_although_a_client_is_connected():
         started = time.monotonic()
         process.terminate()
         assert process.wait(10) == 0
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 8
+
+
+@pytest.mark.parametrize(
+    ("hanging", "told"),
+    [
+        ("loop", "something hangs"),
+        ("engine", "the engine did not stop in time"),
+        ("route", "something hangs"),
+        ("exit", "something hangs"),
+    ],
+)
+def test_a_signal_ends_the_process_whatever_hangs(hanging, told):
+    with serving(drain_seconds=0.2, hanging=[hanging]) as (process, url):
+        if hanging == "route":
+            threading.Thread(target=give_up, args=(f"{url}/v1/models",)).start()
+        if hanging in ("loop", "route"):
+            assert process.stdout.readline() == "hangs\n"
+        process.terminate()
+        assert process.wait(30) == 128 + signal.SIGTERM
+        assert told in process.stderr.read()
+
+
+def give_up(url):
+    with suppress(httpx.HTTPError):
+        httpx.get(url, timeout=5)
+
+
+@pytest.mark.parametrize("signals", [[signal.SIGTERM], [signal.SIGINT], [signal.SIGINT] * 2])
+def test_a_signal_ends_a_start_that_hangs(signals):
+    with serving(hanging=["start"]) as (process, line):
+        assert line == "hangs"
+        for sent in signals:
+            process.send_signal(sent)
+            time.sleep(0.1)
+        assert process.wait(30) in (128 + signals[0], 1, -signal.SIGINT)
+
+
+def test_a_second_signal_ends_the_process_although_the_loop_hangs():
+    with serving(hanging=["loop"]) as (process, _):
+        assert process.stdout.readline() == "hangs\n"
+        process.terminate()
+        time.sleep(0.1)
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 128 + signal.SIGINT
+        assert "second signal" in process.stderr.read()

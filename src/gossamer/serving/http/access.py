@@ -7,6 +7,7 @@ from starlette.requests import Request
 
 from gossamer.errors import UnknownModelError, cut, unknown_name_message
 from gossamer.serving.blend import adapters_in
+from gossamer.serving.http.context import Context
 from gossamer.serving.http.errors import ApiError
 from gossamer.serving.interface import AdapterStatus
 from gossamer.serving.keys import Caller
@@ -51,9 +52,11 @@ def unknown_model(
 def require_admin(http: Request) -> None:
     """Raise `ApiError` 403 unless the caller's key is an administrator's."""
     if not caller_of(http).is_admin:
+        settings = Context.of(http).settings
+        start = "" if settings.keys is not None else " and start the server with --keys keys.yaml"
         raise ApiError(
             403,
             f"{cut(http.url.path)} needs an administrator's key; make one with "
-            "'gossamer keys add NAME --admin'",
+            f"'gossamer keys add NAME --admin'{start}",
             code="admin_key_required",
         )

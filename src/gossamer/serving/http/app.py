@@ -4,9 +4,11 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI, Request, Response
+from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import Match
 
 from gossamer.errors import GossamerError, cut
 from gossamer.serving.http.catalogue import Catalogue
@@ -34,7 +36,12 @@ def create_app(engine: EngineInterface, settings: HttpSettings) -> FastAPI:
         engine=engine,
         settings=settings,
         metrics=Metrics(engine),
-        encoder=Encoder(engine.tokenizer, engine.model_name, engine.max_context),
+        encoder=Encoder(
+            engine.tokenizer,
+            engine.model_name,
+            engine.max_context,
+            special_tokens=engine.special_tokens,
+        ),
         threads=FairThreads("gossamer-requests"),
         doorstep=Doorstep(engine, settings.max_bodies_bytes),
         catalogue=Catalogue(engine),
@@ -53,10 +60,19 @@ def create_app(engine: EngineInterface, settings: HttpSettings) -> FastAPI:
     app = FastAPI(title="Gossamer", lifespan=lifespan, openapi_url=None)
     app.state.context = context
     for routes in (chat, completions, models, adapters, operation):
+        _answer_head(routes.router)
         app.include_router(routes.router)
     _map_errors(app)
     _surround(app, context)
     return app
+
+
+def _answer_head(router: APIRouter) -> None:
+    """What can be got can be asked for without its body, as those who check whether a server is up
+    do."""
+    for route in router.routes:
+        if isinstance(route, APIRoute) and "GET" in route.methods:
+            route.methods.add("HEAD")
 
 
 def _surround(app: FastAPI, context: Context) -> None:
@@ -96,13 +112,22 @@ async def _nobody_there(http: Request, error: Exception) -> Response:
     return Response(status_code=CLIENT_GONE)
 
 
+def _is_route(http: Request, path: str) -> bool:
+    scope = {**http.scope, "path": path}
+    return any(route.matches(scope)[0] is not Match.NONE for route in http.app.routes)
+
+
 async def _routing_error(http: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code == 404:
         message = f"no such route: {cut(http.method)} {cut(http.url.path)}"
+        if _is_route(http, f"/v1{http.url.path}"):
+            message += f"; did you mean {cut(f'/v1{http.url.path}')}?"
         return ApiError(404, message, code="unknown_route").response()
     if error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "another method")
         message = f"{cut(http.url.path)} does not take {cut(http.method)}; use {allowed}"
+        if http.method == "OPTIONS" and not Context.of(http).settings.cors_origins:
+            message += ". For web pages of another origin, serve with --cors-origin and that origin"
         return ApiError(405, message, code="wrong_method", headers=error.headers).response()
     return ApiError(error.status_code, str(error.detail), headers=error.headers).response()

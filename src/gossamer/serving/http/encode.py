@@ -9,6 +9,7 @@ from gossamer.serving.http.errors import ApiError
 from gossamer.serving.http.inputs import Prompt
 from gossamer.serving.http.schema import ChatBody, CompletionBody
 from gossamer.serving.http.sizes import too_long
+from gossamer.serving.prompts import PromptEncoder
 
 TokenIds = tuple[int, ...]
 Turn = Callable[[], list[TokenIds]]
@@ -24,8 +25,11 @@ class Encoder:
     """A tokenizer. `chat` and `prompts` give the turns in which to encode a call, each a piece of
     work for a thread, none of which takes much longer than the longest text."""
 
-    def __init__(self, tokenizer: Any, model_name: str, max_context: int) -> None:
+    def __init__(
+        self, tokenizer: Any, model_name: str, max_context: int, *, special_tokens: str
+    ) -> None:
         self._tokenizer = tokenizer
+        self._encoder = PromptEncoder(tokenizer, special_tokens)
         self._model_name = model_name
         self._max_context = max_context
         # The first call may set truncation and padding inside the tokenizer, which must not happen
@@ -64,7 +68,7 @@ class Encoder:
 
     def _prompt(self, prompt: Prompt) -> TokenIds:
         if isinstance(prompt, str):
-            return tuple(self._tokenizer(prompt, verbose=False)["input_ids"])
+            return self._encoder.prompt(prompt)
         return prompt
 
     @cached_property
@@ -97,13 +101,10 @@ class Encoder:
         if body.add_generation_prompt is not None:
             add_header = body.add_generation_prompt
         try:
-            token_ids = self._tokenizer.apply_chat_template(
+            return self._encoder.chat(
                 [message.as_dict() for message in body.messages],
-                tokenize=True,
-                return_dict=False,
                 add_generation_prompt=add_header,
                 continue_final_message=is_continued,
-                tokenizer_kwargs={"verbose": False},
             )
         except (TemplateError, ValueError) as error:
             raise ApiError(
@@ -112,7 +113,6 @@ class Encoder:
                 code="invalid_value",
                 param="messages",
             ) from None
-        return tuple(token_ids)
 
 
 def _has_unbounded_token(tokenizer: Any) -> bool:

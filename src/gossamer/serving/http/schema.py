@@ -45,6 +45,8 @@ class GenerationBody(BaseModel):
         strict=True, frozen=True, extra="forbid", arbitrary_types_allowed=True
     )
     unsupported: ClassVar[dict[str, fields.Neutral]]
+    elsewhere: ClassVar[tuple[str, str, str]]
+    """The other route's field for what is said, that route, and the field of this one."""
 
     model: str = Field(min_length=1, max_length=MAX_MODEL)
     stream: bool = False
@@ -89,6 +91,7 @@ class GenerationBody(BaseModel):
 
         Takes time that grows with the size of its texts.
         """
+        cls._check_route(values)
         check_sizes(values, limits)
         kept = fields.keep_supported(values, cls.model_fields, cls.unsupported)
         try:
@@ -98,6 +101,14 @@ class GenerationBody(BaseModel):
         body.check()
         check_choices(body.num_prompts * body.n, limits.max_choices)
         return body
+
+    @classmethod
+    def _check_route(cls, values: dict[str, Any]) -> None:
+        """Raise `ApiError` 400 for what was meant for the other route."""
+        other, route, own = cls.elsewhere
+        if values.get(other) is not None and own not in values:
+            message = f"'{other}' is for {route}; send it there, or send '{own}'"
+            raise ApiError(400, message, code="unknown_parameter", param=other)
 
     def check(self) -> None:
         """Rules that involve several fields; raise `ApiError` 400."""
@@ -116,6 +127,7 @@ class ChatBody(GenerationBody):
     """POST /v1/chat/completions."""
 
     unsupported = fields.CHAT
+    elsewhere = ("prompt", "/v1/completions", "messages")
 
     messages: Annotated[tuple[Message, ...], BeforeValidator(parse_messages)]
     max_completion_tokens: int | None = Field(None, ge=1)
@@ -158,6 +170,7 @@ class CompletionBody(GenerationBody):
     """POST /v1/completions."""
 
     unsupported = fields.COMPLETION
+    elsewhere = ("messages", "/v1/chat/completions", "prompt")
 
     prompt: Annotated[tuple[Prompt, ...], BeforeValidator(parse_prompts)]
     max_tokens: int | None = Field(16, ge=1)

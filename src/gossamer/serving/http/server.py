@@ -1,11 +1,10 @@
 """Run the app on a socket until a signal comes; then drain."""
 
 import asyncio
-import os
 import socket
-import sys
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from types import FrameType
 
 import uvicorn
@@ -15,6 +14,7 @@ from gossamer.serving.http.bind import bind_error
 from gossamer.serving.http.connections import Connections, limit_of_connections
 from gossamer.serving.http.protocol import guarded
 from gossamer.serving.http.settings import HttpSettings
+from gossamer.serving.http.signals import SignalWatch, end_now
 from gossamer.serving.interface import EngineInterface
 
 GRACE_SECONDS = 5
@@ -22,7 +22,7 @@ GRACE_SECONDS = 5
 
 
 class Server(uvicorn.Server):
-    """One signal drains, the second ends the process at once."""
+    """One signal drains; `SignalWatch` ends the process at a second one, or if something hangs."""
 
     def __init__(
         self,
@@ -43,6 +43,8 @@ class Server(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 ws="none",
+                # Another loop would take the place where `SignalWatch` learns of signals.
+                loop="asyncio",
                 timeout_keep_alive=settings.keep_alive,  # type: ignore[arg-type]
                 h11_max_incomplete_event_size=settings.max_header_kib * 1024,
                 timeout_graceful_shutdown=int(settings.drain_seconds) + GRACE_SECONDS,
@@ -53,12 +55,14 @@ class Server(uvicorn.Server):
         self._on_ready = on_ready
         self.is_draining = False
         """Whether the engine has been told to shut down."""
+        self.signal: int | None = None
+        """That ended it."""
+        self.engine_hangs = False
+        """Whether the engine has not shut down in time."""
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """First signal: leave the main loop. uvicorn's own would raise the signal again later."""
-        if self.should_exit:
-            print("gossamer: stopped at once by a second signal", file=sys.stderr, flush=True)
-            os._exit(128 + sig)
+        self.signal = self.signal or sig
         self.should_exit = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -86,7 +90,7 @@ class Server(uvicorn.Server):
             async with asyncio.timeout(GRACE_SECONDS):
                 await drained.wait()
         except TimeoutError:
-            print("gossamer: the engine did not stop in time", file=sys.stderr, flush=True)
+            self.engine_hangs = True
 
 
 def run_server(
@@ -94,15 +98,23 @@ def run_server(
     settings: HttpSettings,
     listener: socket.socket,
     on_ready: Callable[[], None] = lambda: None,
+    watch: SignalWatch | None = None,
 ) -> None:
     """Serve on a bound socket until SIGTERM or SIGINT; the engine is shut down in any case.
 
+    The process ends some seconds after the time to drain even if something hangs: then with 128
+    and the signal's number as its status, as after a second signal. `watch` watches already.
+
     Raises `ServingError` if another program has begun to listen on the same port meanwhile.
     """
-    server = Server(engine, settings, on_ready)
-    try:
-        server.run(sockets=[listener])
-    finally:
-        if not server.is_draining:
-            engine.shutdown()
-        listener.close()
+    with nullcontext(watch) if watch is not None else SignalWatch() as watch:
+        server = Server(engine, settings, on_ready)
+        watch.serve(settings.drain_seconds + 2.4 * GRACE_SECONDS)
+        try:
+            server.run(sockets=[listener])
+        finally:
+            if not server.is_draining:
+                engine.shutdown()
+            listener.close()
+        if server.engine_hangs:
+            end_now(128 + (server.signal or 0), "the engine did not stop in time")

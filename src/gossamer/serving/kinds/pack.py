@@ -122,6 +122,8 @@ class Packer:
         self._linears = linears
         self._layout = layout
         self._rows = RowPacker(module_ids, layout.block_bytes, int8=int8)
+        self.low_rank_width = 1 if int8 else None
+        """Bytes of an element of low-rank rows, if not as saved."""
 
     def pack(self, adapter: Adapter) -> HostAdapter:
         """`adapter` as it will lie in blocks.

@@ -8,7 +8,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from gossamer.adapters.limits import MOST_PLACES
 from gossamer.adapters.sparse import Blocks, Delta, Entries
+from gossamer.errors import AdapterFormatError
 from gossamer.kernels.sparse_delta import SparseTable
 from gossamer.serving.kinds.vectors import VectorPart, pack_vectors
 
@@ -72,9 +74,9 @@ def pack_sparse(
         vectors=pack_vectors(data, _joined(each.width for each in found), block_bytes),
         first=first,
         count=count,
-        row=_joined(each.row for each in found).astype(np.int32),
-        column=_joined(each.column for each in found).astype(np.int32),
-        length=_joined(each.length for each in found).astype(np.int32),
+        row=_narrow(_joined(each.row for each in found)),
+        column=_narrow(_joined(each.column for each in found)),
+        length=_narrow(_joined(each.length for each in found)),
         half=half,
     )
 
@@ -93,25 +95,24 @@ def _of_entries(delta: Entries, longest: int, half: bool) -> Segments:
     data = np.empty(int(width.sum()), dtype=np.int32)
     low = np.cumsum(width) - width
     data[_spread(low, value_width)] = values
-    data[_spread(low + value_width, length)] = columns
+    data[_spread(low + value_width, length)] = _narrow(columns)
     column = np.full(len(begins), -1, dtype=np.int64)
     return Segments(row=rows[begins], column=column, length=length, width=width, data=data)
 
 
 def _of_blocks(delta: Blocks, longest: int, half: bool) -> Segments:
-    row, column, length = [], [], []
-    for first_row, first_column, height, width in delta.places.tolist():
-        for i in range(height):
-            for low in range(0, width, longest):
-                row.append(first_row + i)
-                column.append(first_column + low)
-                length.append(min(longest, width - low))
-    lengths = np.array(length, dtype=np.int64)
-    data, widths = _elements(delta.values, lengths, half)
+    first_row, first_column, height, width = delta.places.numpy().T
+    # Each row of a block, cut into pieces of at most `longest`.
+    pieces = -(-width // longest)
+    count = height * pieces
+    block = np.repeat(np.arange(len(count)), count)
+    row, piece = np.divmod(_spread(np.zeros_like(count), count), pieces[block])
+    length = np.minimum(longest, width[block] - piece * longest)
+    data, widths = _elements(delta.values, length, half)
     return Segments(
-        row=np.array(row, dtype=np.int64),
-        column=np.array(column, dtype=np.int64),
-        length=lengths,
+        row=first_row[block] + row,
+        column=first_column[block] + piece * longest,
+        length=length,
         width=widths,
         data=data,
     )
@@ -128,6 +129,19 @@ def _elements(
     low = 2 * (np.cumsum(width) - width)
     halves[_spread(low, length)] = values.contiguous().view(torch.int16).numpy()
     return halves.view(np.int32), width
+
+
+def _narrow(numbers: LongArray) -> npt.NDArray[np.int32]:
+    """As the kernels count. A number that wrapped around would make them write elsewhere.
+
+    Raises `AdapterFormatError` for one that 32 bits cannot hold, or below -1.
+    """
+    if len(numbers) and not (numbers.min() >= -1 and numbers.max() < MOST_PLACES):
+        raise AdapterFormatError(
+            f"a sparse change reaches from {numbers.min()} to {numbers.max()}; rows and columns "
+            "must lie between 0 and 2^31 - 1"
+        )
+    return numbers.astype(np.int32)
 
 
 def _within_groups(groups: LongArray) -> LongArray:

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from gossamer.durable import write_whole
+
 
 class ProgressFile:
     """Batches in the order in which they were done; without a path they are only remembered."""
@@ -41,4 +43,4 @@ class ProgressFile:
             self.seconds += line["seconds"]
         if len(whole) < len(lines) or (lines and not lines[-1].endswith("\n")):
             # The last line was cut off by a kill; what follows must not be glued to it.
-            path.write_text("".join(whole), encoding="utf-8")
+            write_whole(path, "".join(whole))
