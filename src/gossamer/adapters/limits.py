@@ -38,4 +38,5 @@ class AdapterLimits(Settings):
     max_block_rows: int = Field(default=4_194_304, ge=1)
     """Rows of all blocks of a sparse adapter (SMT) at most."""
     max_read_seconds: float = Field(default=120.0, gt=0)
-    """Seconds that reading an adapter's weights may take."""
+    """Seconds that reading an adapter's weights may take; one whose disk hangs is given up half a
+    minute later."""

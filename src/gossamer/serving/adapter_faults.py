@@ -45,7 +45,8 @@ def give_up(entry: AdapterEntry, error: GossamerError) -> None:
 def too_slow() -> AdapterReadError:
     """That reading has taken longer than it may."""
     return AdapterReadError(
-        "reading the adapter takes too long: the disk hangs or is slow; try again later"
+        "reading the adapter takes longer than max_read_seconds: the disk hangs or is slow; try "
+        "again later"
     )
 
 

@@ -4,6 +4,7 @@ All methods run on the engine's thread but `look_up`, `anticipate` and `statuses
 may call.
 """
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -30,11 +31,6 @@ MAX_PINNED = 0.5
 """Of the pool: pinned adapters may take no more, or nothing could be computed beside them."""
 
 
-READ_SECONDS = 150.0
-"""Reading an adapter that takes longer is given up: more than a slow disk may take, since one that
-hangs does not even come back to look at the clock."""
-
-
 class AdapterStore:
     """All adapters that can be named and where each of them is."""
 
@@ -50,7 +46,7 @@ class AdapterStore:
         at_once_bytes: int = 0,
         host_bytes: int = 0,
         prefixes: PrefixCache | None = None,
-        read_seconds: float = READ_SECONDS,
+        read_seconds: float = math.inf,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`wake` is called on another thread whenever an adapter has been read or copied.

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 __all__ = ["ServeSettings", "build_engine"]
 
 _GIB = 1024**3
+_HANG_SECONDS = 30.0
+"""Beyond max_read_seconds, which a reading notices itself unless the disk hangs."""
 _AT_ONCE_BYTES = 16 * 1024**2
 """Copied in some four milliseconds, where a request whose adapter is copied beside a step waits for
 the whole of it."""
@@ -104,6 +106,7 @@ def build_engine(settings: ServeSettings, limits_of: LimitsOf = unlimited) -> "E
         bell.ring,
         copies=DaemonThreads("gossamer-copies", most=1),
         at_once_bytes=_AT_ONCE_BYTES,
+        read_seconds=settings.adapter_limits.max_read_seconds + _HANG_SECONDS,
         host_bytes=_host_bytes(settings, num_blocks * layout.block_bytes),
         prefixes=PrefixCache(
             pool,
