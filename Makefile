@@ -15,7 +15,7 @@ TORCH_INDEX ?=
 # is installed into anew.
 STAMP := .venv/.gossamer-$(shell { pwd; cat pyproject.toml constraints.txt; } | cksum | cut -d' ' -f1)
 
-.PHONY: help demo test test-slow bench lint format docs clean
+.PHONY: help demo test test-slow fuzz bench lint format docs clean
 
 help:  ## Show this list.
 	@grep -E '^[a-z-]+:.*  ## ' Makefile | sed -E 's/^([a-z-]+):.*  ## /\1\t/' | expand -t 12
@@ -28,6 +28,14 @@ test: $(STAMP)  ## Run the tests (minutes; no network).
 
 test-slow: $(STAMP)  ## Run the tests that need the real SmolLM2 model or much time.
 	@$(PY) -m pytest -m slow
+
+# atheris is for this target alone, so it is no dependency and lies beside what it finds.
+FUZZ_SECONDS ?= 180
+FUZZ_PACKAGES := build/fuzz/packages
+fuzz: $(STAMP)  ## Fuzz the readers of adapters, guided by coverage (FUZZ_SECONDS=180).
+	@[ -d $(FUZZ_PACKAGES)/atheris ] || $(PY) -m pip install --quiet --no-deps \
+		--target $(FUZZ_PACKAGES) atheris==3.0.0
+	@PYTHONPATH=$(FUZZ_PACKAGES) $(PY) tests/fuzz/coverage_guided.py -max_total_time=$(FUZZ_SECONDS)
 
 bench: $(STAMP)  ## Measure decoding with many adapters against PEFT and transformers.
 	@$(PY) benchmarks/decode.py

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from drafts import CONFIG, ITEM_BYTES, WEIGHTS, Draft, Piece, lay_out
-from mutate_json import NUMBERS, TEXTS, Raw, hostile_value, mutate, thaw, to_text
+from mutate_json import NUMBERS, TEXTS, Raw, hostile_value, many, mutate, thaw, to_text
 from mutate_tensors import change_tensor, damage, lie
 
 PATTERNS = [
@@ -31,7 +31,15 @@ FIELDS = {
     "peft_type": TYPES,
     "r": [0, -1, 1, 2, 3.0, True, "8", 2**31, 10**30],
     "lora_alpha": [0, -3, 1e308, -1e308, 1e39, 1e-300, 10**400, Raw("NaN"), "16", 0.1],
-    "target_modules": ["all-linear", [], ["v_proj"] * 50_000, ["("], "(", {"q_proj": 1}, [1, "a"]],
+    "target_modules": [
+        "all-linear",
+        [],
+        many('"v_proj"', 50_000),
+        ["("],
+        "(",
+        {"q_proj": 1},
+        [1, "a"],
+    ],
     "use_rslora": [True, 1, "true"],
     "use_dora": [True, False, 1, "yes"],
     "bias": ["all", "lora_only", "none", "nobody"],

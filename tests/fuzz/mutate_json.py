@@ -5,6 +5,7 @@ import json
 import random
 from typing import Any
 
+_quoted = json.encoder.encode_basestring_ascii
 LARGEST = 1 << 16
 """Characters of a long text, or items of a long list; callers may pass other sizes."""
 
@@ -28,10 +29,14 @@ def to_text(tree: Any) -> str:
     """A tree as JSON; lone halves of characters become escapes, as ASCII."""
     if isinstance(tree, Raw):
         return str(tree)
+    if isinstance(tree, str):
+        return _quoted(tree)
+    if type(tree) is int:
+        return repr(tree)
     if isinstance(tree, Pairs):
-        return "{" + ",".join(f"{json.dumps(k)}:{to_text(v)}" for k, v in tree) + "}"
+        return "{" + ",".join([f"{_quoted(k)}:{to_text(v)}" for k, v in tree]) + "}"
     if isinstance(tree, list):
-        return "[" + ",".join(map(to_text, tree)) + "]"
+        return "[" + ",".join([to_text(item) for item in tree]) + "]"
     return json.dumps(tree)
 
 
