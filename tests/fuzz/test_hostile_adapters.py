@@ -30,7 +30,7 @@ def _at_length(quick, long):
     return pytest.mark.parametrize("count", [quick, pytest.param(long, marks=pytest.mark.slow)])
 
 
-@_at_length(1200, 100_000)
+@_at_length(600, 100_000)
 def test_any_files_are_read_or_refused(rig, tmp_path, count):
     before, ends = peak_mib(), Counter()
     for seed in seeds(count):
@@ -61,7 +61,7 @@ def _read(rig, case, folder):
     return "read"
 
 
-@_at_length(180, 20_000)
+@_at_length(120, 20_000)
 def test_neighbours_in_the_batch_answer_as_alone(rig, count):
     ends, done = Counter(), 0
     cases = (hostile_adapter(rig.goods, seed) for seed in seeds(count, "2"))

@@ -41,7 +41,7 @@ def errors():
     logging.getLogger("gossamer").removeHandler(handler)
 
 
-@pytest.mark.parametrize("count", [500, pytest.param(30_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [300, pytest.param(30_000, marks=pytest.mark.slow)])
 def test_every_body_gets_an_answer_or_an_error_of_its_own(engine, errors, count):
     app = create_app(engine, HttpSettings(max_body_mib=0.5, max_choices=8))
     statuses = asyncio.run(_run(app, engine.model_name, errors, count))
