@@ -49,7 +49,7 @@ class Ends:
         self._submit = engine.submit
         engine.submit = self._count  # type: ignore[method-assign]
 
-    def _count(self, request: Request, on_event: Callable[[Event], None]) -> None:
+    def _count(self, request: Request, on_event: Callable[[Event], None], *more: Any) -> None:
         name = request.request_id
 
         def count(event: Event) -> None:
@@ -60,7 +60,7 @@ class Ends:
 
         self.open.add(name)
         try:
-            self._submit(request, count)
+            self._submit(request, count, *more)
         except BaseException:
             self.open.discard(name)
             raise
