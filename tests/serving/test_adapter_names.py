@@ -261,3 +261,38 @@ def test_many_unknown_names_have_the_folders_looked_at_once(tmp_path, monkeypatc
         with pytest.raises(UnknownModelError):
             folder.look_up(f"nobody-{number}")
     assert len(looks) == 1
+
+
+def test_a_folder_with_the_base_models_name_is_passed_over(tmp_path, caplog):
+    for name in ("tiny", "poet"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "adapter_config.json").write_text("{}")
+    folder = AdapterFolder(tmp_path, base="tiny")
+    assert folder.names() == folder.names() == ["poet"]
+    assert caplog.text.count("that is the base model's") == 1
+    assert folder.path("tiny") is None
+    with pytest.raises(UnknownModelError, match="known: poet, tiny"):
+        folder.look_up("gpt-4o")
+
+
+def test_a_disk_that_finds_other_spellings_opens_no_other_names(tmp_path, monkeypatch):
+    """An access list knows the folder by the name that it has."""
+    root = tmp_path / "shelf"
+    for name in ("private", "other"):
+        (root / name).mkdir(parents=True)
+        (root / name / "adapter_config.json").write_text("{}")
+    stat = os.stat
+
+    def stat_whatever_case(path, *args, **options):
+        # As vfat, NTFS and the disks of macOS do.
+        head, sign, tail = os.fspath(path).partition("/shelf/")
+        return stat(head + sign + tail.lower(), *args, **options)
+
+    monkeypatch.setattr(os, "stat", stat_whatever_case)
+    folder = AdapterFolder(root)
+    assert folder.path("private") == root / "private"
+    for name in ("Private", "PRIVATE", "privatE"):
+        assert folder.path(name) is None
+    (root / "late").mkdir()
+    (root / "late" / "adapter_config.json").write_text("{}")
+    assert folder.path("late") == root / "late"

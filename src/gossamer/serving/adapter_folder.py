@@ -42,14 +42,17 @@ def is_plain(name: str) -> bool:
 class AdapterFolder:
     """Sub-folders of `roots` that hold an adapter, under their own names; or the roots themselves.
 
-    Of two with the same name the one in the earlier root counts. A folder that is not `is_plain` is
-    passed over, which the log tells once.
+    Of two with the same name the one in the earlier root counts. A folder that is not `is_plain`,
+    or has the base model's name, is passed over, which the log tells once.
     """
 
-    def __init__(self, *roots: Path | None) -> None:
+    def __init__(self, *roots: Path | None, base: str | None = None) -> None:
+        """`base` is the base model's name."""
         self.roots = tuple(root for root in roots if root is not None)
+        self._base = base
         self._told: set[str] = set()
         self._listed: tuple[float, list[str]] = (-math.inf, [])
+        self._spellings: dict[Path, frozenset[str]] = {}
 
     def names(self) -> list[str]:
         """Names of all adapters now. Raises `AdapterReadError`."""
@@ -71,9 +74,24 @@ class AdapterFolder:
 
     def path(self, name: str) -> Path | None:
         """Where the adapter `name` lies; None if there is none."""
-        if not is_plain(name):
+        if not is_plain(name) or name == self._base:
             return None
-        return next((path for root in self.roots if (path := _path_in(root, name))), None)
+        found = ((root, _path_in(root, name)) for root in self.roots)
+        return next((path for root, path in found if path and self._is_spelt(root, path)), None)
+
+    def _is_spelt(self, root: Path, path: Path) -> bool:
+        """Whether the folder is called so to the letter. Raises `AdapterReadError`.
+
+        Some disks find a folder under other spellings too (upper case, accents), by which it would
+        pass the access list of somebody who may not use it.
+        """
+        if path == root or path.name in self._spellings.get(root, ()):
+            return True
+        try:
+            self._spellings[root] = frozenset(os.listdir(root))
+        except OSError as error:
+            raise _unreadable(path.name, error) from None
+        return path.name in self._spellings[root]
 
     def _known(self) -> list[str]:
         """Names for suggestions. Many unknown ones in a row must not each have all folders looked
@@ -85,18 +103,20 @@ class AdapterFolder:
             except GossamerError:  # that a name is unknown can be told without
                 names = []
             self._listed = time.monotonic(), names
-        return names
+        return names if self._base is None else [self._base, *names]
 
     def _is_served(self, name: str) -> bool:
-        if is_plain(name):
+        if is_plain(name) and name != self._base:
             return True
         if name not in self._told and len(self._told) < _MAX_TOLD:
             self._told.add(name)
+            why = "that is the base model's"
+            if name != self._base:
+                why = f"use at most {MAX_NAME} printable characters other than / \\ + :"
             log.warning(
-                "the adapter folder %s is not served under such a name; use at most %d printable "
-                "characters other than / \\ + :",
+                "the adapter folder %s is not served under such a name; %s",
                 ascii(name[:MAX_NAME]),
-                MAX_NAME,
+                why,
             )
         return False
 

@@ -45,13 +45,21 @@ def _check_events(text: str) -> None:
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
             if depth > MAX_DEPTH:
-                line = event.start_mark.line + 1
-                raise yaml.YAMLError(f"line {line} is nested more than {MAX_DEPTH} levels deep")
+                raise yaml.YAMLError(
+                    f"line {_line(event)} is nested more than {MAX_DEPTH} levels deep"
+                )
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
         elif isinstance(event, yaml.ScalarEvent) and len(event.value) > MAX_SCALAR:
-            line = event.start_mark.line + 1
-            raise yaml.YAMLError(f"line {line} holds a value of more than {MAX_SCALAR} characters")
+            raise yaml.YAMLError(
+                f"line {_line(event)} holds a value of more than {MAX_SCALAR} characters"
+            )
+
+
+def _line(event: yaml.Event) -> int:
+    mark = event.start_mark
+    assert mark is not None
+    return mark.line + 1
 
 
 def _count(node: yaml.Node, known: dict[int, int]) -> int:

@@ -89,6 +89,7 @@ def build_engine(settings: ServeSettings, limits_of: LimitsOf = unlimited) -> "E
     builder = BatchBuilder(block_tokens=layout.block_tokens, num_workers=torch.get_num_threads())
     warm_up(runner, builder)
     bell = Bell()
+    model_name = _model_name(settings.model, folder)
     base = attach.base_shape(config, runner.modules)
     packer = Packer(
         base,
@@ -100,7 +101,7 @@ def build_engine(settings: ServeSettings, limits_of: LimitsOf = unlimited) -> "E
     base_id = fingerprint(folder)
     loader = AdapterLoader(runner, base, packer, pool_memory, base_id, settings.adapter_limits)
     adapters = AdapterStore(
-        AdapterFolder(*settings.adapters),
+        AdapterFolder(*settings.adapters, base=model_name),
         pool,
         loader,
         bell.ring,
@@ -128,7 +129,6 @@ def build_engine(settings: ServeSettings, limits_of: LimitsOf = unlimited) -> "E
     )
     promise = FirstTokenPolicy(slo=settings.first_token_slo)
     scheduler = Scheduler(pool, adapters, limits, promise=promise, limits_of=limits_of)
-    model_name = _model_name(settings.model, folder)
     return engine.Engine(
         model_name=model_name,
         tokenizer=tokenizer,

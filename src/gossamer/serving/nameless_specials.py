@@ -50,7 +50,9 @@ class NamelessSpecials:
                 self.names[token.content] = name
             self._tokenizer.add_tokens([_renamed(token, name)])
             # Whatever it is numbered here, it is the same token.
-            self._ids[self._tokenizer.token_to_id(name)] = id_
+            own = self._tokenizer.token_to_id(name)
+            assert own is not None
+            self._ids[own] = id_
 
     def encode(self, text: str, *, is_whole: bool = False) -> tuple[int, ...]:
         """`is_whole`: with what the tokenizer puts around every text.
