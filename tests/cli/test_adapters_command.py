@@ -36,6 +36,17 @@ def test_list(adapters, capsys):
     assert poet.split()[:6] == ["poet", "low-rank", "lora", "8", "q_proj", "v_proj"]
 
 
+@pytest.mark.parametrize("action", ["inspect", "merge"])
+def test_limits_of_reading_are_options(adapters, tmp_path, capsys, tiny_model, action):
+    command = ["adapters", action, str(adapters / "poet"), "--max-tensors", "5"]
+    if action == "merge":
+        command += ["--output", str(tmp_path / "merged"), "--model", str(tiny_model)]
+    assert main(command) == 1
+    assert "12 tensors, more than the 5 of max_tensors" in error_line(capsys)
+    assert main(["adapters", "list", str(adapters), "--max-patterns", "-1"]) == 2
+    assert "--max-patterns = -1" in error_line(capsys)
+
+
 def test_one_broken_adapter_does_not_hide_the_others(adapters, capsys):
     (adapters / "poet" / "adapter_model.safetensors").write_bytes(b"short")
     assert main(["adapters", "list", str(adapters)]) == 0

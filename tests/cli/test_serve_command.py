@@ -52,6 +52,7 @@ def test_busy_port_is_told_before_the_model_is_loaded(capsys):
         (["--max-running", "0"], "--max-running = 0"),
         (["--api-key", " "], "API key"),
         (["--max-body-mib", "0"], "--max-body-mib = 0.0"),
+        (["--max-header-mib", "101"], "--max-header-mib = 101.0"),
     ],
 )
 def test_impossible_option(capsys, options, part):

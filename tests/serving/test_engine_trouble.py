@@ -6,6 +6,7 @@ import time
 
 from engine_case import ask, ask_tokens, check_idle, refusal, slow_down, standing_still
 
+from gossamer.adapters.safetensors_file import OpenSafetensors
 from gossamer.errors import (
     EngineStoppedError,
     GossamerError,
@@ -162,6 +163,28 @@ def test_weights_so_large_that_nothing_finite_comes_out(make_engine, tiny_model,
     # Nothing of it stays in the blocks that others get.
     assert ask(engine, max_tokens=20).wait().finish_reason == "length"
     check_idle(engine)
+
+
+def test_an_adapter_that_asks_for_too_much_is_refused_before_it_is_read(
+    make_engine, tiny_model, tmp_path, monkeypatch
+):
+    make_lora(tmp_path / "wide", tiny_model, rank=4)
+    make_lora(tmp_path / "high", tiny_model, rank=300)
+    make_lora(tmp_path / "small", tiny_model, rank=4, targets=("q_proj",))
+    engine = make_engine(tmp_path, adapter_limits={"max_tensors": 30}, num_blocks=40)
+    read, sizes = OpenSafetensors.read, []
+    monkeypatch.setattr(
+        OpenSafetensors, "read", lambda file: sizes.append(file.header.numel) or read(file)
+    )
+    final = ask(engine, adapter="wide").wait()
+    assert "42 tensors, more than the 30 of max_tensors" in str(final.error)
+    assert ask(engine, adapter="small", max_tokens=2).wait().finish_reason == "length"
+    assert len(sizes) == 1
+    check_idle(engine)
+    other = make_engine(tmp_path, num_blocks=40)
+    final = ask(other, adapter="high").wait()
+    assert "bytes at least and the pool has 491,520; serve with more --mem" in str(final.error)
+    assert len(sizes) == 1
 
 
 def test_a_receiver_may_call_the_engine_back(make_engine):
