@@ -90,7 +90,7 @@ class LLM:
 
         require_chat_template(self.engine.tokenizer)
         one = bool(conversations) and isinstance(conversations[0], Mapping)
-        several = [conversations] if one else list(conversations)
+        several: list[Any] = [conversations] if one else list(conversations)
         prompts = [self._encoder.chat(messages, add_generation_prompt=True) for messages in several]
         return self.generate(prompts, adapter=adapter, sampling=sampling)
 

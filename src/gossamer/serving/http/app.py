@@ -71,7 +71,7 @@ def _answer_head(router: APIRouter) -> None:
     """What can be got can be asked for without its body, as those who check whether a server is up
     do."""
     for route in router.routes:
-        if isinstance(route, APIRoute) and "GET" in route.methods:
+        if isinstance(route, APIRoute) and route.methods and "GET" in route.methods:
             route.methods.add("HEAD")
 
 
