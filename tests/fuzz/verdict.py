@@ -43,12 +43,21 @@ def _problem_of_stream(text: str) -> str | None:
         return f"a stream that is none: {error}"
     if not chunks:
         return "an empty stream"
-    return "a stream that ends with an error" if any("error" in chunk for chunk in chunks) else None
+    # What is wrong with an adapter's numbers may come to light after some tokens.
+    if any("error" in chunk for chunk in chunks[:-1]):
+        return "a stream that goes on after an error"
+    last = chunks[-1].get("error")
+    return None if last is None or last["type"] != "server_error" else "an error of the server"
 
 
 def events(text: str) -> list[str]:
     """What each event of a whole stream carries; raises `ValueError` for anything else."""
     lines = text.split("\n\n")
-    if lines[-2:] != ["data: [DONE]", ""] or not all(e.startswith("data: ") for e in lines[:-1]):
+    if lines.pop() or not all(line.startswith("data: ") for line in lines):
         raise ValueError(lines[-2:])
-    return [line.removeprefix("data: ") for line in lines[:-2]]
+    found = [line.removeprefix("data: ") for line in lines]
+    if found[-1:] == ["[DONE]"]:
+        return found[:-1]
+    if not found or '"error"' not in found[-1]:
+        raise ValueError(found[-1:])
+    return found

@@ -8,6 +8,7 @@ from engine_case import ask, ask_tokens, check_idle, refusal, slow_down, standin
 
 from gossamer.adapters.safetensors_file import OpenSafetensors
 from gossamer.errors import (
+    AdapterFormatError,
     EngineStoppedError,
     GossamerError,
     OverloadedError,
@@ -159,6 +160,9 @@ def test_weights_so_large_that_nothing_finite_comes_out(make_engine, tiny_model,
     final = ask(engine, adapter="vast").wait()
     assert isinstance(final, Failed)
     assert "not a finite number" in str(final.error)
+    # The adapter's fault, not the server's.
+    assert isinstance(final.error, AdapterFormatError)
+    assert "vast" in str(final.error)
     assert other.wait().finish_reason == "length"
     # Nothing of it stays in the blocks that others get.
     assert ask(engine, max_tokens=20).wait().finish_reason == "length"

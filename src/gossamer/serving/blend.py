@@ -5,7 +5,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Real
 
-from gossamer.errors import GossamerError, RequestError, ServingError, UnsupportedAdapterError, cut
+from gossamer.errors import (
+    AdapterFormatError,
+    GossamerError,
+    RequestError,
+    ServingError,
+    UnsupportedAdapterError,
+    cut,
+)
 from gossamer.serving.adapter_entry import AdapterEntry, AdapterState
 
 MAX_PARTS = 8
@@ -113,10 +120,14 @@ AnyAdapter = AdapterEntry | Blend
 
 def not_finite(adapter: AnyAdapter | None) -> GossamerError:
     """Why a request with `adapter` ends whose output is no number: weights that are too large are
-    the request's fault."""
+    the request's fault, numbers that are too large the adapter's."""
     what = "the model's output for this request is not a finite number"
     if isinstance(adapter, Blend):
         return RequestError(f"model '{adapter.name}': {what}; use smaller weights", param="model")
+    if adapter is not None:
+        return AdapterFormatError(
+            f"adapter {adapter.name}: {what}; numbers in the adapter are too large, train it again"
+        )
     return ServingError(what)
 
 
