@@ -18,6 +18,9 @@ def letters(text: str, **options) -> dict[str, list[int]]:
     return {"input_ids": list(text.encode())}
 
 
+letters.all_special_tokens = letters.all_special_ids = ()
+
+
 def hang(*args, **named):
     """As a disk that does not answer."""
     print("hangs", flush=True)
