@@ -40,7 +40,7 @@ def main() -> None:
         if hanging == "engine":
             engine.shutdown = hang
         if hanging == "route":
-            engine.adapters = hang
+            engine.adapter = hang
         with bind(settings.host, settings.port) as listener:
 
             def ready():

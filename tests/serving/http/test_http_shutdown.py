@@ -115,7 +115,7 @@ def test_idle_server_ends_soon_although_a_client_is_connected():
 def test_a_signal_ends_the_process_whatever_hangs(hanging, told):
     with serving(drain_seconds=0.2, hanging=[hanging]) as (process, url):
         if hanging == "route":
-            threading.Thread(target=give_up, args=(f"{url}/v1/models",)).start()
+            threading.Thread(target=give_up, args=(f"{url}/v1/models/pirate",)).start()
         if hanging in ("loop", "route"):
             assert process.stdout.readline() == "hangs\n"
         process.terminate()
