@@ -46,6 +46,8 @@ class FakeLoader:
         self._folder = folder
         self._num_bytes = num_bytes
         self.errors = {}
+        self.virtual = {}
+        """Adapters of which the model computes so many virtual tokens, instead of copying rows."""
         self.placed = []
 
     def load(self, entry):
@@ -58,6 +60,9 @@ class FakeLoader:
             num_bytes=self._num_bytes,
             rank=1,
             digest=f"{entry.name}@{version}",
+            kind="prefix" if entry.name in self.virtual else "low-rank",
+            num_virtual_tokens=self.virtual.get(entry.name, 0),
+            is_copied=entry.name not in self.virtual,
         )
 
     def place(self, rows, blocks):
@@ -185,7 +190,7 @@ class World:
         self.audit(plan)
         for part in plan:
             sequence = part.sequence
-            is_due = part.count == sequence.num_to_compute
+            is_due = part.count == sequence.num_to_compute and sequence.prefix_of is None
             self.scheduler.computed(part)
             if is_due:
                 sequence.token_ids.append(8)
@@ -214,7 +219,14 @@ class World:
         assert len(set(planned)) == len(planned)
         assert len(scheduler.running) <= limits.max_running
         assert not set(scheduler.running) & set(scheduler.waiting)
-        assert set(planned) <= set(scheduler.running)
+        fills = [part for part in plan if part.sequence.prefix_of is not None]
+        assert len(fills) <= 1
+        assert {s for s in planned if s.prefix_of is None} <= set(scheduler.running)
+        for part in fills:
+            entry = part.sequence.prefix_of
+            assert entry in self.store.placing
+            assert part.sequence.blocks == entry.blocks
+            assert part.sequence.num_computed + part.count <= entry.num_virtual_tokens
         for part in plan:
             room = len(part.sequence.blocks) * limits.block_tokens
             assert part.sequence.num_computed + part.count <= room

@@ -4,10 +4,10 @@ import random
 from dataclasses import replace
 
 import pytest
-from engine_case import ask, check_idle, start
+from engine_case import ask, check_idle, standing_still, start
 from kinds_case import GREEDY, NAMES, Kinds, answers
 
-from gossamer.errors import RequestError
+from gossamer.errors import RequestError, UnsupportedAdapterError
 from gossamer.serving.llm import LLM
 from gossamer.serving.messages import Finished
 
@@ -149,6 +149,64 @@ def test_virtual_tokens_count_towards_the_context(kinds):
         asked = replace(UNTIL_FULL, max_tokens=17)
         with pytest.raises(RequestError, match=r"18 virtual.*leaves 46 of .* 64; .*30 \+ 17"):
             llm.generate([prompt], adapter="p-tuning", sampling=asked)
+
+
+def test_virtual_tokens_that_leave_no_room_for_a_prompt_are_refused(kinds):
+    family = kinds("llama")
+    with served(family, max_context=20) as llm:
+        (least,) = llm.generate([[5]], adapter="p-tuning", sampling=UNTIL_FULL)
+        assert len(least.token_ids) == 1
+    with served(family, max_context=19) as llm:
+        for name in ("p-tuning", "prefix-21"):
+            with pytest.raises(
+                UnsupportedAdapterError,
+                match=r"num_virtual_tokens=\d\d; .* of 19 \(max_context\) there may be 17",
+            ):
+                llm.generate([[5]], adapter=name, sampling=UNTIL_FULL)
+
+
+def test_virtual_tokens_are_computed_in_chunks_beside_other_requests(kinds):
+    """Nothing is computed outside of steps, and no step is larger than others may be."""
+    family = kinds("llama")
+    engine = start(family.model, family.adapters, max_batch_tokens=16)
+    run, steps = engine._runner.run, []
+
+    def watch(batch):
+        steps.append((batch.token_ids.shape[1], batch.virtual and len(batch.virtual[1])))
+        return run(batch)
+
+    engine._runner.run = watch
+    with standing_still(engine):
+        stream = ask(engine, max_tokens=60)
+        waiting = ask(engine, adapter="p-tuning", max_tokens=2)
+    assert waiting.wait().finish_reason == stream.wait().finish_reason == "length"
+    assert max(size for size, _ in steps) <= 16
+    virtual = [count for _, count in steps if count]
+    assert sum(virtual) == 18
+    assert len(virtual) >= 3
+    check_idle(engine)
+    engine.shutdown()
+
+
+def test_a_step_with_virtual_tokens_that_fails_ends_their_adapters_requests(kinds):
+    family = kinds("llama")
+    engine = start(family.model, family.adapters)
+    run = engine._runner.run
+
+    def fail(batch):
+        if batch.virtual:
+            raise MemoryError("none left")
+        return run(batch)
+
+    engine._runner.run = fail
+    failed = ask(engine, adapter="prompt").wait()
+    assert "adapter prompt cannot be placed now: no memory is left; try again" in str(failed.error)
+    assert isinstance(ask(engine, adapter="prefix").wait(), Finished), "its states are given"
+    check_idle(engine)
+    engine._runner.run = run
+    assert isinstance(ask(engine, adapter="prompt").wait(), Finished)
+    check_idle(engine)
+    engine.shutdown()
 
 
 def test_serving_12_check_2_base_only_requests_do_not_feel_adapters_of_any_kind(kinds):

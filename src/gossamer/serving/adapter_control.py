@@ -131,7 +131,7 @@ class AdapterControl:
 
     def turn(self) -> None:
         """Go on with loads that wait for a file, a copy or memory."""
-        for name in self._store.take_lost_pins():
+        for name in self._store.pins.take_lost():
             self._pin_again(name)
         for job in list(self._jobs):
             try:
@@ -194,7 +194,7 @@ class AdapterControl:
     def _is_pinnable(self, job: _Job) -> bool:
         """Whether its adapter is in the pool; it is brought there. Raises `CapacityError`."""
         entry = job.entry
-        self._store.check_pin(entry, instead_of=job.former)
+        self._store.pins.check(entry, instead_of=job.former)
         if entry.state is AdapterState.HOST:
             if not (self._store.can_acquire(entry) and self._store.bring(entry)):
                 return False

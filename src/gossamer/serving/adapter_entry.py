@@ -24,7 +24,7 @@ class AdapterState(enum.Enum):
     HOST = "host"
     """Read and checked; its rows are in host memory."""
     PLACING = "placing"
-    """Its rows are being copied into its blocks in the background."""
+    """Its rows are being copied into its blocks in the background, or computed in steps."""
     RESIDENT = "resident"
     """Its rows are in the pool."""
     REFUSED = "refused"
@@ -71,7 +71,8 @@ class AdapterEntry:
     table: Any = None
     """Finds the rows in the pool (state RESIDENT)."""
     is_copied: bool = True
-    """Whether placing it is but a copy, which may be done in the background."""
+    """Whether placing it is but a copy, which may be done in the background; else the base model
+    computes it in steps."""
     edited: tuple[int, int] | None = None
     """Of an intervention: how many of the first and last positions of a prompt it edits."""
     read_seconds: float = 0.0

@@ -9,11 +9,11 @@ from gossamer.adapters.intervention import InterventionAdapter
 from gossamer.adapters.limits import AdapterLimits
 from gossamer.adapters.load import Adapter, BaseShape, load_adapter
 from gossamer.adapters.prefix import PrefixAdapter
+from gossamer.errors import UnsupportedAdapterError
 from gossamer.serving.adapter_entry import AdapterEntry
 from gossamer.serving.adapter_reader import Loaded
 from gossamer.serving.kinds.pack import HostAdapter, Packer
 from gossamer.serving.kinds.resident import Resident
-from gossamer.serving.runner import Runner
 
 
 class AdapterLoader:
@@ -21,15 +21,16 @@ class AdapterLoader:
 
     def __init__(
         self,
-        runner: Runner,
         base: BaseShape,
         packer: Packer,
         pool: Tensor,
         base_fingerprint: str,
         limits: AdapterLimits,
+        max_context: int,
     ) -> None:
-        """`limits`: what is read of an adapter at most; what `pool` cannot hold is not read."""
-        self._runner = runner
+        """`limits`: what is read of an adapter at most; what `pool` cannot hold is not read, and
+        what leaves no room in `max_context` positions is refused."""
+        self._max_context = max_context
         self._base = base
         self._pool = pool
         self._base_fingerprint = base_fingerprint
@@ -47,6 +48,8 @@ class AdapterLoader:
             base_fingerprint=self._base_fingerprint,
             budget=self._budget,
         )
+        num_virtual = adapter.num_tokens if isinstance(adapter, PrefixAdapter) else 0
+        self._require_context(adapter.name, num_virtual)
         rows = self._packer.pack(adapter)
         return Loaded(
             rows=rows,
@@ -55,15 +58,24 @@ class AdapterLoader:
             rank=adapter.max_rank,
             digest=adapter.digest,
             kind=adapter.kind,
-            num_virtual_tokens=adapter.num_tokens if isinstance(adapter, PrefixAdapter) else 0,
+            num_virtual_tokens=num_virtual,
             edited=_edited(adapter),
-            # A prefix is computed by the model, which only the engine's thread may use.
-            is_copied=rows.prefix is None,
+            is_copied=rows.virtual_tokens is None,
         )
 
     def place(self, rows: HostAdapter, blocks: list[int]) -> Resident:
         """Copy an adapter into blocks."""
-        return rows.place(self._pool, blocks, self._runner)
+        return rows.place(self._pool, blocks)
+
+    def _require_context(self, name: str, num_virtual: int) -> None:
+        """Raise `UnsupportedAdapterError` for virtual tokens that leave no room for a prompt."""
+        most = self._max_context - 2
+        if num_virtual > most:
+            raise UnsupportedAdapterError(
+                f"adapter {name} has num_virtual_tokens={num_virtual}; in the context length of "
+                f"{self._max_context} (max_context) there may be {max(0, most)}, so that a prompt "
+                "and an answer fit behind them"
+            )
 
 
 def _edited(adapter: Adapter) -> tuple[int, int] | None:

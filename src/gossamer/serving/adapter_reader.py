@@ -33,7 +33,7 @@ class Loaded:
     edited: tuple[int, int] | None = None
     """First and last positions of a prompt that an intervention edits."""
     is_copied: bool = True
-    """Whether `place` only copies, and may run on another thread than the model."""
+    """Whether `place` makes it whole; else the model must have computed it into its blocks."""
     seconds: float = 0.0
     """That reading and checking took."""
 

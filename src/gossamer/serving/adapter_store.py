@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Executor
 
-from gossamer.errors import CapacityError, GossamerError, UnknownModelError
+from gossamer.errors import GossamerError, UnknownModelError
 from gossamer.serving.adapter_entry import AdapterEntry, AdapterState
 from gossamer.serving.adapter_faults import too_slow
 from gossamer.serving.adapter_names import AdapterNames, Folder
@@ -21,14 +21,12 @@ from gossamer.serving.block_pool import BlockPool
 from gossamer.serving.daemon_threads import DaemonThreads
 from gossamer.serving.interface import AdapterStatus
 from gossamer.serving.memory.host_cache import HostCache
+from gossamer.serving.memory.pins import Pins
 from gossamer.serving.memory.prefix_cache import PrefixCache
 from gossamer.serving.memory.reclaim import Reclaimer
 from gossamer.serving.memory.residency import Residency
 
 __all__ = ["AdapterStore", "Loaded", "Loader"]
-
-MAX_PINNED = 0.5
-"""Of the pool: pinned adapters may take no more, or nothing could be computed beside them."""
 
 
 class AdapterStore:
@@ -76,11 +74,7 @@ class AdapterStore:
         self._draining: dict[AdapterEntry, list[Callable[[], None]]] = {}
         self.hits: Counter[str] = Counter(resident=0, host=0, disk=0)
         """Requests by where their adapter was when they came."""
-        self.num_pinned_blocks = 0
-        self.num_pin_changes = 0
-        """Times that an adapter was pinned or no longer; what fits beside them may have changed."""
-        self._pinned: dict[AdapterEntry, None] = {}
-        self._lost_pins: list[str] = []
+        self.pins = Pins(pool.num_blocks, self.names.is_current)
 
     # From any thread.
 
@@ -170,11 +164,9 @@ class AdapterStore:
                 self.names.forget(entry)
             self._remove_if_done(entry)
         for entry in self._residency.collect():
-            if entry.state in (AdapterState.REFUSED, AdapterState.UNREADABLE):
-                # Not its files' fault: who asks for it next has it tried again.
-                self.names.forget(entry)
+            self._placing_ended(entry)
+        for entry in self.pins.unpin_superseded():
             self._remove_if_done(entry)
-        self._unpin_superseded()
 
     def drop_unneeded_rows(self) -> None:
         """Keep the host cache within its bound; rows that a waiting request needs stay."""
@@ -192,7 +184,8 @@ class AdapterStore:
         return adapter.blocks_to_load <= room
 
     def bring(self, adapter: AnyAdapter) -> bool:
-        """Begin to copy what is missing of `adapter` in the background. Ask `can_acquire` first.
+        """Begin to copy what is missing of `adapter` in the background, or to compute it. Ask
+        `can_acquire` first.
 
         True if `acquire` need not wait: nothing is missing, or only what it places at once.
         """
@@ -204,6 +197,21 @@ class AdapterStore:
                 self._residency.start(entry)
                 self.host.touch(entry)
         return all(entry.state is not AdapterState.PLACING for entry in adapter.parts)
+
+    @property
+    def computing(self) -> list[AdapterEntry]:
+        """Adapters that `bring` has begun and the model is to compute, the first one first."""
+        return self._residency.computing
+
+    def end_computing(self, entry: AdapterEntry, error: Exception | None = None) -> None:
+        """The model has computed all of `entry`, or could not."""
+        self._residency.end_computing(entry, error)
+        self._placing_ended(entry)
+
+    def stop_computing(self, entry: AdapterEntry) -> None:
+        """Do without what was computed of `entry`, since no request waits for it."""
+        self._residency.stop_computing(entry)
+        self._remove_if_done(entry)
 
     def prefetch(self, adapter: AnyAdapter, floor: int) -> None:
         """Begin to copy what was read of `adapter`, if that leaves `floor` blocks free."""
@@ -289,55 +297,24 @@ class AdapterStore:
         `done` is called when the last of them has. Raises `UnknownModelError`.
         """
         entry = self.names.take(name)
-        self.pin(entry, pinned=False)
+        self.pins.set(entry, pinned=False)
         entry.draining = True
         self._draining.setdefault(entry, []).append(done)
         self._remove_if_done(entry)
 
     def pin(self, entry: AdapterEntry, *, pinned: bool) -> None:
-        """Keep a resident adapter in the pool, or no longer.
+        """Keep a resident adapter in the pool, or no longer; see `Pins.set`."""
+        self.pins.set(entry, pinned=pinned)
 
-        Raises `CapacityError` if too little memory would be left for anything else.
-        """
-        if pinned == entry.pinned:
-            return
-        if pinned:
-            self.check_pin(entry)
-        own = entry.num_blocks or 0
-        entry.pinned = pinned
-        self.num_pinned_blocks += own if pinned else -own
-        self.num_pin_changes += 1
-        if pinned:
-            self._pinned[entry] = None
-        else:
-            del self._pinned[entry]
-
-    def check_pin(self, entry: AdapterEntry, *, instead_of: AdapterEntry | None = None) -> None:
-        """Raise what `pin` would raise, if `instead_of` were pinned no longer."""
-        own, pinned = entry.num_blocks or 0, self.num_pinned_blocks
-        if instead_of is not None and instead_of.pinned:
-            pinned -= instead_of.num_blocks or 0
-        if not entry.pinned and pinned + own > MAX_PINNED * self._pool.num_blocks:
-            raise CapacityError(
-                f"adapter {entry.name} takes {own} blocks, and {pinned} of "
-                f"{self._pool.num_blocks} are pinned already; at most half of them may be"
-            )
-
-    def take_lost_pins(self) -> list[str]:
-        """Names whose pinned version was superseded since the last call: what they mean now should
-        be pinned instead."""
-        lost, self._lost_pins = self._lost_pins, []
-        return lost
+    @property
+    def num_pinned_blocks(self) -> int:
+        """Blocks of all pinned adapters."""
+        return self.pins.num_blocks
 
     def supersede(self, former: AdapterEntry, entry: AdapterEntry) -> None:
         """Let the name of both mean `entry`; accepted requests end with `former`."""
         self.names.switch(entry)
         self._remove_if_done(former)
-
-    def num_pinned_beside(self, adapter: AnyAdapter) -> int:
-        """Blocks of pinned adapters other than `adapter`."""
-        own = sum(entry.num_blocks or 0 for entry in adapter.parts if entry.pinned)
-        return self.num_pinned_blocks - own
 
     def audit(self) -> None:
         """Every block that an adapter has is its own, and no removed one has any."""
@@ -345,9 +322,7 @@ class AdapterStore:
         for entry in (*self._residency.resident, *self._residency.placing):
             assert len(entry.blocks) == entry.num_blocks
             assert all(self._pool.owner_of(block) is entry for block in entry.blocks)
-        pinned = [entry for entry in self._residency.resident if entry.pinned]
-        assert set(pinned) == self._pinned.keys()
-        assert sum(len(entry.blocks) for entry in pinned) == self.num_pinned_blocks
+        self.pins.audit(self.resident)
 
     def _place(self, entry: AdapterEntry) -> None:
         assert entry.num_blocks is not None
@@ -362,13 +337,19 @@ class AdapterStore:
         if not self.host.max_bytes:
             self.host.drop(entry)
 
+    def _placing_ended(self, entry: AdapterEntry) -> None:
+        if entry.state in (AdapterState.REFUSED, AdapterState.UNREADABLE):
+            # Not its files' fault: who asks for it next has it tried again.
+            self.names.forget(entry)
+        self._remove_if_done(entry)
+
     def _remove_if_done(self, entry: AdapterEntry) -> None:
         busy = (AdapterState.LOADING, AdapterState.PLACING, AdapterState.REMOVED)
         if entry.requests or entry.users or entry.state in busy:
             return
         if not entry.draining and self.names.is_current(entry):
             return
-        self.pin(entry, pinned=False)
+        self.pins.set(entry, pinned=False)
         if entry.state is AdapterState.RESIDENT:
             self._reclaimer.evict(entry)
         self.host.drop(entry)
@@ -379,13 +360,6 @@ class AdapterStore:
             entry.state = AdapterState.REMOVED
             for done in self._draining.pop(entry, ()):
                 done()
-
-    def _unpin_superseded(self) -> None:
-        """The name of a pinned adapter means other files now, or none: nobody could unpin it."""
-        for entry in [each for each in self._pinned if not self.names.is_current(each)]:
-            self.pin(entry, pinned=False)
-            self._lost_pins.append(entry.name)
-            self._remove_if_done(entry)
 
     def _touch(self, entry: AdapterEntry) -> None:
         self._uses += 1

@@ -1,6 +1,7 @@
 """The arrays of one step, built once and shared by all layers."""
 
 from collections.abc import Mapping
+from collections.abc import Sequence as List
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,6 +14,7 @@ from gossamer.kernels.gain import GainBatch
 from gossamer.kernels.grouped_lora import LoraBatch
 from gossamer.kernels.hidden_edit import EditBatch
 from gossamer.kernels.paged_attention import AttentionBatch
+from gossamer.kernels.paged_attention.batch import IntArray
 from gossamer.kernels.runs import balance
 from gossamer.kernels.sparse_delta import SparseBatch
 from gossamer.serving.adapter_batch import AdapterBatch, AdapterBatchBuilder
@@ -32,6 +34,9 @@ class StepBatch:
 
     token_ids: Tensor  # [1, T] int64
     positions: Tensor  # [1, T] int64, virtual tokens in front counted
+    virtual: tuple[int, Tensor] | None = None
+    """The first of the tokens that are given by embeddings [n, hidden], and these; their
+    `token_ids` mean nothing."""
     attention: AttentionBatch
     has_adapters: bool
     """False: nothing is done to any linear layer; the plain path."""
@@ -62,7 +67,11 @@ class BatchBuilder:
         step = sorted(step, key=lambda p: slots[p.sequence.adapter] if p.sequence.adapter else -1)
         counts = [part.count for part in step]
         starts = np.cumsum([0, *counts])
-        due = [i for i, part in enumerate(step) if part.count == part.sequence.num_to_compute]
+        due = [
+            i
+            for i, part in enumerate(step)
+            if part.count == part.sequence.num_to_compute and part.sequence.prefix_of is None
+        ]
         token_ids = [
             token
             for part in step
@@ -77,6 +86,7 @@ class BatchBuilder:
         return StepBatch(
             token_ids=torch.tensor([token_ids], dtype=torch.int64),
             positions=torch.from_numpy(positions)[None],
+            virtual=_virtual(step, first),
             attention=attention,
             has_adapters=any(each is not None for each in (doing.lora, doing.gain, doing.sparse)),
             lora=doing.lora,
@@ -98,16 +108,14 @@ class BatchBuilder:
         first = np.array([part.sequence.num_computed for part in step], dtype=np.int32)
         sequence = np.repeat(np.arange(len(step), dtype=np.int32), counts)
         within = np.arange(starts[-1], dtype=np.int32) - starts[:-1].astype(np.int32)[sequence]
-        tables, virtual = _block_tables(step)
-        # A prefix fills the end of its blocks, so a sequence may begin within the first one.
-        before = -(-virtual // self._block_tokens) * self._block_tokens
-        positions = before[sequence] + first[sequence] + within
+        tables, own, start = _block_tables(step, self._block_tokens)
+        positions = own[sequence] + first[sequence] + within
         is_long = np.array([count >= LONG_CHUNK for count in counts])
         short = np.nonzero(~is_long[sequence])[0].astype(np.int32)
         order, bounds = balance((positions[short] + 8).tolist(), self._num_workers)
         attention = AttentionBatch(
             positions=positions,
-            sequence_start=before - virtual,
+            sequence_start=start,
             token_sequence=sequence,
             token_block=tables[sequence, positions // self._block_tokens],
             token_index=positions % self._block_tokens,
@@ -121,20 +129,37 @@ class BatchBuilder:
         return (positions - attention.sequence_start[sequence]).astype(np.int64), attention
 
 
-def _block_tables(
-    step: list[Scheduled],
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
-    """Blocks of each sequence [S, longest], those of a prefix first; virtual tokens of each [S]."""
-    blocks = []
-    virtual = np.zeros(len(step), dtype=np.int32)
+def _block_tables(step: list[Scheduled], block_tokens: int) -> tuple[IntArray, IntArray, IntArray]:
+    """Blocks of each sequence [S, longest], those of a prefix first; the places in them [S] where
+    its own tokens begin, and where all that it looks at does."""
+    blocks: list[List[int]] = []
+    own = np.zeros(len(step), dtype=np.int32)
+    start = np.zeros(len(step), dtype=np.int32)
     for number, part in enumerate(step):
-        prefix = _prefix_of(part.sequence)
-        blocks.append([*(prefix.blocks if prefix else ()), *part.sequence.blocks])
-        virtual[number] = prefix.num_tokens if prefix else 0
+        sequence = part.sequence
+        if (prefix := _prefix_of(sequence)) is not None:
+            # It fills the end of its blocks, so a sequence may begin within the first one.
+            blocks.append([*prefix.blocks, *sequence.blocks])
+            own[number] = len(prefix.blocks) * block_tokens
+            start[number] = own[number] - prefix.num_tokens
+        else:
+            blocks.append(sequence.blocks)
+            if sequence.prefix_of is not None:
+                own[number] = len(sequence.blocks) * block_tokens - len(sequence.token_ids)
+                start[number] = own[number]
     tables = np.zeros((len(step), max(map(len, blocks))), dtype=np.int32)
-    for row, own in zip(tables, blocks, strict=True):
-        row[: len(own)] = own
-    return tables, virtual
+    for row, found in zip(tables, blocks, strict=True):
+        row[: len(found)] = found
+    return tables, own, start
+
+
+def _virtual(step: list[Scheduled], first: list[int]) -> tuple[int, Tensor] | None:
+    """The chunk of a prefix that is computed, if one is: its first token, and the embeddings."""
+    for part, place in zip(step, first, strict=True):
+        if (entry := part.sequence.prefix_of) is not None:
+            begin = part.sequence.num_computed
+            return place, entry.rows.virtual_tokens[begin : begin + part.count]
+    return None
 
 
 def _prefix_of(sequence: Sequence) -> PrefixTable | None:
@@ -142,34 +167,3 @@ def _prefix_of(sequence: Sequence) -> PrefixTable | None:
         return None
     resident: Resident = sequence.adapter.parts[0].table
     return resident.prefix
-
-
-def prefix_batch(num_tokens: int, blocks: list[int], block_tokens: int) -> StepBatch:
-    """A batch that computes the virtual tokens of a prefix into the ends of `blocks`."""
-    first = len(blocks) * block_tokens - num_tokens
-    slots = np.arange(first, first + num_tokens, dtype=np.int32)
-    table = np.array([blocks], dtype=np.int32)
-    is_long = num_tokens >= LONG_CHUNK
-    short = np.arange(0 if is_long else num_tokens, dtype=np.int32)
-    return StepBatch(
-        token_ids=torch.zeros(1, 0, dtype=torch.int64),
-        positions=torch.arange(num_tokens)[None],
-        attention=AttentionBatch(
-            positions=slots,
-            sequence_start=np.array([first], dtype=np.int32),
-            token_sequence=np.zeros(num_tokens, dtype=np.int32),
-            token_block=table[0, slots // block_tokens],
-            token_index=slots % block_tokens,
-            block_tables=table,
-            short_tokens=short,
-            short_bounds=np.array([0, len(short)], dtype=np.int32),
-            long_chunks=((0, num_tokens, 0),) if is_long else (),
-        ),
-        has_adapters=False,
-        lora=None,
-        gain=None,
-        sparse=None,
-        edits=None,
-        sampled=[],
-        logit_rows=torch.zeros(0, dtype=torch.int64),
-    )

@@ -99,7 +99,10 @@ def build_engine(settings: ServeSettings, limits_of: LimitsOf = unlimited) -> "E
         int8=settings.adapter_rows == "int8",
     )
     base_id = fingerprint(folder)
-    loader = AdapterLoader(runner, base, packer, pool_memory, base_id, settings.adapter_limits)
+    max_context = _max_context(settings, config)
+    loader = AdapterLoader(
+        base, packer, pool_memory, base_id, settings.adapter_limits, max_context
+    )
     adapters = AdapterStore(
         AdapterFolder(*settings.adapters, base=model_name),
         pool,
@@ -119,7 +122,7 @@ def build_engine(settings: ServeSettings, limits_of: LimitsOf = unlimited) -> "E
     )
     limits = SchedulerLimits(
         block_tokens=layout.block_tokens,
-        max_context=_max_context(settings, config),
+        max_context=max_context,
         max_batch_tokens=settings.max_batch_tokens,
         max_running=settings.max_running,
         expected_new_tokens=settings.expected_new_tokens,
@@ -140,7 +143,7 @@ def build_engine(settings: ServeSettings, limits_of: LimitsOf = unlimited) -> "E
         adapters=adapters,
         scheduler=scheduler,
         limits=EngineLimits(
-            max_context=_max_context(settings, config),
+            max_context=max_context,
             vocab_size=config.vocab_size,
             block_tokens=layout.block_tokens,
             block_bytes=layout.block_bytes,

@@ -296,10 +296,10 @@ class Engine:
             logits = self._runner.run(batch)
             computed = time.monotonic()
             choices = sample(logits, [self._generations[s].sampling for s in batch.sampled])
-        except Exception:
+        except Exception as error:
             # No memory, say. The requests of this step end; the others go on.
             log.exception("a step has failed")
-            self._fail([part.sequence for part in step])
+            self._fail(self._scheduler.failed(step, error))
             return
         ended = time.monotonic()
         self._figures.observe(adapters_of(step), (started, built, computed, ended))
@@ -308,7 +308,7 @@ class Engine:
         self._counts.generated_tokens += sum(choice is not None for choice in choices)
         for part in step:
             sequence = part.sequence
-            if not (part.count == 1 and sequence.is_decoding):
+            if sequence.prefix_of is None and not (part.count == 1 and sequence.is_decoding):
                 self._counts.prompt_tokens += part.count
             self._scheduler.computed(part)
         for sequence, choice in zip(batch.sampled, choices, strict=True):

@@ -20,8 +20,9 @@ from gossamer.serving.scheduling.fairness import (
     prompt_charge,
 )
 from gossamer.serving.scheduling.forecast import Forecast, Load
-from gossamer.serving.scheduling.never_fits import has_all_it_can, quota_refusal, refusal
+from gossamer.serving.scheduling.never_fits import take_stock
 from gossamer.serving.scheduling.prefetch import by_slack
+from gossamer.serving.scheduling.prefix_fills import PrefixFills, chunk_of_fill
 from gossamer.serving.scheduling.read_ahead import LOAD_AHEAD, read_ahead
 from gossamer.serving.scheduling.resident_quota import ResidentQuota
 from gossamer.serving.scheduling.room import Room
@@ -68,6 +69,7 @@ class Scheduler:
         self.counters = VirtualCounters(limits_of)
         self.accounts = Accounts(promise.slo)
         self.forecast = Forecast()
+        self._fills = PrefixFills(adapters)
         self._deadlines = Deadlines(promise, self.forecast, clock)
         # What a block of a prefix is worth is the time to compute it again.
         adapters.prefixes.seconds_per_token = lambda: self.forecast.seconds_per_prompt_token
@@ -106,19 +108,26 @@ class Scheduler:
         step: list[Scheduled] = []
         before = self.num_preemptions
         self.wants_turn = False
-        for sequence in in_turn(self.running, budget):
+        fill = self._fills.next()
+        turns = [fill, *self.running] if fill is not None else self.running
+        for sequence in in_turn(turns, budget):
             if budget == 0:
                 break
-            if self.num_preemptions > before and sequence not in self.running:
+            if sequence is fill:
+                count = chunk_of_fill(sequence.num_to_compute, budget)
+            elif self.num_preemptions > before and sequence not in self.running:
                 continue
-            count = min(sequence.num_to_compute, budget)
-            if self._grow(sequence, count):
-                step.append(Scheduled(sequence, count))
-                budget -= count
+            else:
+                count = min(sequence.num_to_compute, budget)
+                if not self._grow(sequence, count):
+                    continue
+            step.append(Scheduled(sequence, count))
+            budget -= count
         if self.num_preemptions > before:
-            step = [part for part in step if part.sequence in self.running]
+            step = [p for p in step if p.sequence is fill or p.sequence in self.running]
         step += self._admit(budget)
-        self.wants_turn = not step and (self.wants_turn or self.num_preemptions > before)
+        has_news = self.wants_turn or self.num_preemptions > before or self._adapters.computing
+        self.wants_turn = not step and bool(has_news)
         self._step += 1
         for part in step:
             self._account(part)
@@ -131,8 +140,22 @@ class Scheduler:
 
     def computed(self, part: Scheduled) -> None:
         """The tokens of a step's part were computed; its next token is not taken in yet."""
-        part.sequence.num_computed += part.count
-        self._adapters.prefixes.computed(part.sequence)
+        sequence = part.sequence
+        sequence.num_computed += part.count
+        if sequence.prefix_of is not None:
+            self._fills.computed(sequence)
+        else:
+            self._adapters.prefixes.computed(sequence)
+
+    def failed(self, step: list[Scheduled], error: Exception) -> list[Sequence]:
+        """`step` could not be computed; the requests in it, which are to be ended.
+
+        The adapter of which it was to compute a prefix is refused.
+        """
+        for part in step:
+            if part.sequence.prefix_of is not None:
+                self._fills.failed(part.sequence, error)
+        return [part.sequence for part in step if part.sequence.prefix_of is None]
 
     def record_token(self, sequence: Sequence) -> None:
         """`sequence` is about to get its next token."""
@@ -146,20 +169,9 @@ class Scheduler:
 
         None: it was put back, and has as many tokens already as it can get; it asked for no number.
         """
-        refused: list[tuple[Sequence, GossamerError | None]] = []
-        quota = ResidentQuota(self.running, self._limits_of).quota
-        for sequence in self.waiting:
-            allowed = quota(sequence.tenant)
-            if sequence.judged_in == self._circumstances(sequence, allowed):
-                continue
-            limits = self._limits
-            error = refusal(
-                sequence, self._adapters, self._pool, limits.block_tokens, limits.max_context
-            )
-            error = error or quota_refusal(sequence, allowed)
-            sequence.judged_in = self._circumstances(sequence, allowed)
-            if error is not None or has_all_it_can(sequence):
-                refused.append((sequence, error))
+        refused = take_stock(
+            self.waiting, self._adapters, self._pool, self._limits, self._limits_of
+        )
         for sequence, _ in refused:
             self._leave_queue(sequence)
         late = self._deadlines.hopeless(self.waiting, self._load)
@@ -186,8 +198,9 @@ class Scheduler:
                     break
                 continue
             if self._can_admit(sequence):
-                if sequence.adapter is not None and not self._adapters.bring(sequence.adapter):
-                    # Its adapter is being copied, which those behind it do not make slower.
+                if not self._bring_adapter(sequence):
+                    # Its adapter is being copied, which those behind it do not make slower, or
+                    # computed, in steps that it shares with them.
                     self._room = None
                     if _is_kept_free_for(sequence):
                         break
@@ -246,13 +259,26 @@ class Scheduler:
             )
         return self._room.fits(sequence)
 
+    def _bring_adapter(self, sequence: Sequence) -> bool:
+        """Whether its adapter is there, or is placed at once when it starts; else it is begun, at
+        the cost of the tenant whose request came to need it first."""
+        adapter = sequence.adapter
+        if adapter is None:
+            return True
+        missing = [part for part in adapter.parts if part.state is AdapterState.HOST]
+        is_near = self._adapters.bring(adapter)
+        for part in missing:
+            if part.state is AdapterState.PLACING:
+                self.counters.charge(sequence.tenant, load_charge(part))
+        return is_near
+
     def _start(self, sequence: Sequence, budget: int) -> int:
         """Let `sequence` run; returns how much of it to compute now.
 
         0: its adapter cannot be placed, and it waits to be refused for that.
         """
-        adapter = sequence.adapter
-        is_new = adapter is not None and adapter.state is not AdapterState.RESIDENT
+        parts = sequence.adapter.parts if sequence.adapter is not None else ()
+        missing = [part for part in parts if part.state is not AdapterState.RESIDENT]
         if not self._take_what_it_shares(sequence):
             self._running_changed()
             self.wants_turn = True
@@ -262,8 +288,8 @@ class Scheduler:
         self.running.append(sequence)
         self.counters.depart(sequence.tenant)
         self._running_changed()
-        if adapter is not None and is_new:
-            self.counters.charge(sequence.tenant, load_charge(adapter))
+        for part in missing:
+            self.counters.charge(sequence.tenant, load_charge(part))
         if sequence.admitted is None:
             sequence.admitted = self._clock()
             self._deadlines.started(sequence)
@@ -304,23 +330,18 @@ class Scheduler:
     def _account(self, part: Scheduled) -> None:
         sequence = part.sequence
         sequence.last_step = self._step
-        if part.count == sequence.num_to_compute:
+        if part.count == sequence.num_to_compute and sequence.prefix_of is None:
             # A token comes of it.
             charge = output_charge(sequence.adapter, self._limits.base_bytes)
             self.counters.charge(sequence.tenant, charge)
-
-    def _circumstances(
-        self, sequence: Sequence, quota: int | None
-    ) -> tuple[AdapterState | None, int, int | None]:
-        state = sequence.adapter.state if sequence.adapter is not None else None
-        return state, self._adapters.num_pin_changes, quota
 
     def _load(self) -> Load:
         decoding = sum(s.is_decoding for s in self.running)
         is_full = self._met_misfit
         free = 0 if is_full else self._limits.max_running - len(self.running)
+        left = sum(s.num_to_compute for s in self.running if not s.is_decoding)
         return Load(
-            prompt_tokens_left=sum(s.num_to_compute for s in self.running if not s.is_decoding),
+            prompt_tokens_left=left + self._fills.num_left,
             chunk=self._limits.max_batch_tokens - decoding,
             free_places=free,
             places=len(self.running) if is_full else self._limits.max_running,

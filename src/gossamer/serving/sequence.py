@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass, field
 
-from gossamer.serving.adapter_entry import AdapterState
+from gossamer.serving.adapter_entry import AdapterEntry, AdapterState
 from gossamer.serving.blend import AnyAdapter
 from gossamer.serving.messages import Request
 
@@ -38,6 +38,9 @@ class Sequence:
     """Blocks that were offered to the prefix cache since it was admitted."""
     num_cached: int = 0
     """Tokens of the prompt that were not computed, since the prefix cache had them."""
+    prefix_of: AdapterEntry | None = None
+    """The adapter whose virtual tokens these are (`token_ids` says only how many): they lie at the
+    ends of `blocks`, which are the adapter's. None: it is somebody's request."""
     judged_in: tuple[AdapterState | None, int, int | None] | None = None
     """The state of its adapter, how often pins had changed, and its tenant's quota, when it was
     last asked whether it can ever run."""

@@ -266,7 +266,7 @@ def test_a_pinned_version_that_is_superseded_is_freed_and_its_name_told():
         world.pin("a")
         world.step()
         assert world.store.num_pinned_blocks == 8
-        assert world.store.take_lost_pins() == (["a"] if version else [])
+        assert world.store.pins.take_lost() == (["a"] if version else [])
         world.audit([])
     world.store.pin(world.store.look_up("a"), pinned=False)
     assert world.store.num_pinned_blocks == 0

@@ -21,7 +21,7 @@ from gossamer.serving.base_linear import BaseLinear
 from gossamer.serving.kinds.edit import pack_edits
 from gossamer.serving.kinds.gain import GainPart, dora_gains, pack_gains
 from gossamer.serving.kinds.prefix import PrefixPart
-from gossamer.serving.kinds.resident import PrefixTable, Resident
+from gossamer.serving.kinds.resident import Resident
 from gossamer.serving.kinds.sparse import pack_sparse
 from gossamer.serving.row_packer import RowPacker
 
@@ -43,13 +43,6 @@ class PlacedPart(Part, Protocol):
 
     def place(self, pool: Tensor, blocks: list[int]) -> Any:
         """Copy into `blocks` of the pool's bytes; returns the table that finds it there."""
-
-
-class PrefixWriter(Protocol):
-    """Fills blocks with the keys and values of virtual tokens."""
-
-    def write_prefix(self, adapter: PrefixAdapter, blocks: Sequence[int]) -> None:
-        """Right-aligned: the last virtual token is the last of the last block."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,33 +72,30 @@ class HostAdapter:
 
     parts: dict[str, PlacedPart]
     """By the field of `Resident` that they become."""
-    prefix: PrefixPart | None = None
-
-    @property
-    def _all(self) -> list[Part]:
-        return [*self.parts.values(), *([self.prefix] if self.prefix is not None else [])]
 
     @property
     def num_blocks(self) -> int:
         """Blocks that it takes: each part begins a block of its own."""
-        return sum(part.num_blocks for part in self._all)
+        return sum(part.num_blocks for part in self.parts.values())
 
     @property
     def num_bytes(self) -> int:
         """What it weighs; what blocks waste at their ends is not counted."""
-        return sum(part.num_bytes for part in self._all)
+        return sum(part.num_bytes for part in self.parts.values())
 
-    def place(self, pool: Tensor, blocks: Sequence[int], writer: PrefixWriter) -> Resident:
-        """Copy everything into `blocks`."""
+    @property
+    def virtual_tokens(self) -> Tensor | None:
+        """Embeddings [tokens, hidden] that the base model is to compute, if it is such a prefix."""
+        prefix = self.parts.get("prefix")
+        return prefix.adapter.embeddings if isinstance(prefix, PrefixPart) else None
+
+    def place(self, pool: Tensor, blocks: Sequence[int]) -> Resident:
+        """Copy everything into `blocks`; what the base model computes must be there already."""
         tables: dict[str, Any] = {}
         left = list(blocks)
         for field, part in self.parts.items():
             tables[field] = part.place(pool, left[: part.num_blocks])
             left = left[part.num_blocks :]
-        if self.prefix is not None:
-            writer.write_prefix(self.prefix.adapter, left)
-            count = self.prefix.adapter.num_tokens
-            tables["prefix"] = PrefixTable(blocks=tuple(left), num_tokens=count)
         return Resident(**tables)
 
 
@@ -132,12 +122,7 @@ class Packer:
         """
         block_bytes = self._layout.block_bytes
         if isinstance(adapter, PrefixAdapter):
-            part = PrefixPart(
-                adapter=adapter,
-                block_tokens=self._layout.block_tokens,
-                token_bytes=block_bytes // self._layout.block_tokens,
-            )
-            return HostAdapter(parts={}, prefix=part)
+            return HostAdapter(parts={"prefix": PrefixPart(adapter=adapter, layout=self._layout)})
         if isinstance(adapter, LowRankAdapter):
             return HostAdapter(parts={"lora": self._lora(adapter.factors)})
         if isinstance(adapter, DoraAdapter):

@@ -40,21 +40,29 @@ class Residency:
         self._at_once_bytes = self._at_once_left = at_once_bytes
         self.resident: dict[AdapterEntry, None] = {}
         self._placing: dict[AdapterEntry, Future[tuple[Any, float]]] = {}
+        self._computing: dict[AdapterEntry, float] = {}
         self.num_loads = 0
         self.num_evictions = 0
 
     @property
     def placing(self) -> Collection[AdapterEntry]:
-        """Entries whose rows are being copied; their blocks are taken already."""
-        return self._placing.keys()
+        """Entries whose rows are being copied or computed; their blocks are taken already."""
+        return [*self._placing, *self._computing]
+
+    @property
+    def computing(self) -> list[AdapterEntry]:
+        """Those of them that the model computes, in the order in which they were begun."""
+        return list(self._computing)
 
     def can_copy(self, entry: AdapterEntry) -> bool:
         """Whether `start` can place it in the background."""
         return self._copies is not None and entry.is_copied
 
     def should_wait(self, entry: AdapterEntry) -> bool:
-        """Whether `start` is better than `place`: a step would take notice of the copying."""
-        return self.can_copy(entry) and (entry.num_bytes or 0) > self._at_once_left
+        """Whether `start` is better than `place`, as a step would take notice of the copying, or
+        needed, as steps compute it."""
+        is_large = (entry.num_bytes or 0) > self._at_once_left
+        return not entry.is_copied or (self.can_copy(entry) and is_large)
 
     def place(self, entry: AdapterEntry) -> None:
         """Place it now, into free blocks. Raises a `GossamerError` and refuses it."""
@@ -67,11 +75,17 @@ class Residency:
         self._settle(entry, table, seconds)
 
     def start(self, entry: AdapterEntry) -> None:
-        """Begin to place it, into free blocks; nobody may drop its rows meanwhile."""
-        assert self._copies is not None
+        """Begin to place it, into free blocks; nobody may drop its rows meanwhile.
+
+        What is not copied is the caller's to compute, until `end_computing` or `stop_computing`.
+        """
         assert entry.state is AdapterState.HOST
         entry.blocks = self._take(entry)
         entry.state = AdapterState.PLACING
+        if not entry.is_copied:
+            self._computing[entry] = self._clock()
+            return
+        assert self._copies is not None
         future = self._copies.submit(self._copy, entry.rows, entry.blocks)
         self._placing[entry] = future
         future.add_done_callback(lambda _: self._wake())
@@ -89,6 +103,25 @@ class Residency:
                 continue
             self._settle(entry, table, seconds)
         return [entry for entry, _ in done]
+
+    def end_computing(self, entry: AdapterEntry, error: Exception | None = None) -> None:
+        """The model has computed what belongs into its blocks: resident. Or failed: refused."""
+        seconds = self._clock() - self._computing.pop(entry)
+        if error is not None:
+            self._refuse(entry, error)
+            return
+        try:
+            table, _ = self._copy(entry.rows, entry.blocks)
+        except Exception as failure:
+            self._refuse(entry, failure)
+        else:
+            self._settle(entry, table, seconds)
+
+    def stop_computing(self, entry: AdapterEntry) -> None:
+        """Nobody waits for it any more."""
+        del self._computing[entry]
+        self._pool.give(entry.blocks, entry)
+        entry.blocks, entry.state = [], AdapterState.HOST
 
     def evict(self, entry: AdapterEntry) -> None:
         """Give its blocks back."""

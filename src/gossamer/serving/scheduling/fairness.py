@@ -8,6 +8,7 @@ who wait, so that nobody saves up credit. Whoever wants service gets all that ot
 
 from collections import Counter
 
+from gossamer.serving.adapter_entry import AdapterEntry
 from gossamer.serving.blend import AnyAdapter
 from gossamer.serving.scheduling.tenants import LimitsOf, unlimited
 from gossamer.serving.sequence import Sequence
@@ -65,9 +66,11 @@ def output_charge(adapter: AnyAdapter | None, base_bytes: int) -> float:
     return OUTPUT_CHARGE * (1 + adapter_share(adapter, base_bytes))
 
 
-def load_charge(adapter: AnyAdapter) -> float:
-    """For bringing `adapter` into the pool."""
-    return (adapter.num_bytes or 0) / LOAD_BYTES_PER_TOKEN
+def load_charge(entry: AdapterEntry) -> float:
+    """For bringing `entry` into the pool: copying it, or computing its virtual tokens."""
+    if not entry.is_copied:
+        return PROMPT_CHARGE * entry.num_virtual_tokens
+    return (entry.num_bytes or 0) / LOAD_BYTES_PER_TOKEN
 
 
 def adapter_share(adapter: AnyAdapter | None, base_bytes: int) -> float:

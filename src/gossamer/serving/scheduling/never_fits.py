@@ -1,10 +1,50 @@
 """Why a waiting request can never run, or can run no more, if that is so."""
 
+from collections.abc import Iterable
+
 from gossamer.errors import CapacityError, GossamerError, RequestError
 from gossamer.serving.adapter_entry import AdapterState
 from gossamer.serving.adapter_store import AdapterStore
 from gossamer.serving.block_pool import BlockPool
+from gossamer.serving.scheduling.step import SchedulerLimits
+from gossamer.serving.scheduling.tenants import LimitsOf
 from gossamer.serving.sequence import Sequence
+
+Circumstances = tuple[AdapterState | None, int, int | None]
+"""What the answer depends on: the state of the adapter, how often pins have changed, and the
+tenant's quota."""
+
+
+def take_stock(
+    waiting: Iterable[Sequence],
+    adapters: AdapterStore,
+    pool: BlockPool,
+    limits: SchedulerLimits,
+    limits_of: LimitsOf,
+) -> list[tuple[Sequence, GossamerError | None]]:
+    """Those of `waiting` that can never run, each with the reason.
+
+    None: it was put back, and has as many tokens already as it can get; it asked for no number.
+    """
+    found: list[tuple[Sequence, GossamerError | None]] = []
+    quotas: dict[str, int | None] = {}
+    for sequence in waiting:
+        if sequence.tenant not in quotas:
+            quotas[sequence.tenant] = limits_of(sequence.tenant).resident_bytes
+        quota = quotas[sequence.tenant]
+        if sequence.judged_in == _circumstances(sequence, adapters, quota):
+            continue
+        error = refusal(sequence, adapters, pool, limits.block_tokens, limits.max_context)
+        error = error or quota_refusal(sequence, quota)
+        sequence.judged_in = _circumstances(sequence, adapters, quota)
+        if error is not None or has_all_it_can(sequence):
+            found.append((sequence, error))
+    return found
+
+
+def _circumstances(sequence: Sequence, adapters: AdapterStore, quota: int | None) -> Circumstances:
+    state = sequence.adapter.state if sequence.adapter is not None else None
+    return state, adapters.pins.num_changes, quota
 
 
 def refusal(
@@ -38,7 +78,7 @@ def refusal(
         left = max_context - adapter.num_virtual_tokens
         if (too_long := _context_refusal(sequence, left, max_context)) is not None:
             return too_long
-    taken = adapter.num_blocks + adapters.num_pinned_beside(adapter)
+    taken = adapter.num_blocks + adapters.pins.beside(adapter)
     room = max(0, pool.num_blocks - taken) * block_tokens
     if _fits(sequence, room):
         return None

@@ -19,19 +19,18 @@ class ResidentQuota:
         self._used: dict[str, set[AdapterEntry]] = {}
         self._quotas: dict[str, int | None] = {}
 
-    def quota(self, tenant: str) -> int | None:
-        """Bytes that `tenant` may use; None: any number."""
-        if tenant not in self._quotas:
-            self._quotas[tenant] = self._limits_of(tenant).resident_bytes
-        return self._quotas[tenant]
-
     def forbids(self, sequence: Sequence) -> bool:
         """Whether `sequence` has to wait for other requests of its tenant to end."""
         adapter = sequence.adapter
-        if adapter is None or (quota := self.quota(sequence.tenant)) is None:
+        if adapter is None or (quota := self._quota(sequence.tenant)) is None:
             return False
         used = self._in_use(sequence.tenant)
         return sum(entry.num_bytes or 0 for entry in used.union(adapter.parts)) > quota
+
+    def _quota(self, tenant: str) -> int | None:
+        if tenant not in self._quotas:
+            self._quotas[tenant] = self._limits_of(tenant).resident_bytes
+        return self._quotas[tenant]
 
     def _in_use(self, tenant: str) -> set[AdapterEntry]:
         if tenant not in self._used:

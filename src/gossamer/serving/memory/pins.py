@@ -1,0 +1,76 @@
+"""Adapters that are kept in the pool, whether or not anybody uses them."""
+
+from collections.abc import Callable
+
+from gossamer.errors import CapacityError
+from gossamer.serving.adapter_entry import AdapterEntry
+from gossamer.serving.blend import AnyAdapter
+
+MAX_PINNED = 0.5
+"""Of the pool: pinned adapters may take no more, or nothing could be computed beside them."""
+
+
+class Pins:
+    """Who is pinned. A pin is a name's: a version that the name means no more does not stay so."""
+
+    def __init__(self, pool_blocks: int, is_current: Callable[[AdapterEntry], bool]) -> None:
+        self._pool_blocks = pool_blocks
+        self._is_current = is_current
+        self._pinned: dict[AdapterEntry, None] = {}
+        self._lost: list[str] = []
+        self.num_blocks = 0
+        """Of all pinned adapters."""
+        self.num_changes = 0
+        """Times that an adapter was pinned or no longer; what fits beside them may have changed."""
+
+    def set(self, entry: AdapterEntry, *, pinned: bool) -> None:
+        """Keep `entry`, which is resident, or no longer. Raises what `check` raises."""
+        if pinned == entry.pinned:
+            return
+        if pinned:
+            self.check(entry)
+        entry.pinned = pinned
+        self.num_changes += 1
+        if pinned:
+            self._pinned[entry] = None
+            self.num_blocks += entry.num_blocks or 0
+        else:
+            del self._pinned[entry]
+            self.num_blocks -= entry.num_blocks or 0
+
+    def check(self, entry: AdapterEntry, *, instead_of: AdapterEntry | None = None) -> None:
+        """Raise `CapacityError` if too little memory would be left for anything else; `instead_of`
+        would be pinned no longer."""
+        own, others = entry.num_blocks or 0, self.num_blocks
+        if instead_of is not None and instead_of.pinned:
+            others -= instead_of.num_blocks or 0
+        if not entry.pinned and others + own > MAX_PINNED * self._pool_blocks:
+            raise CapacityError(
+                f"adapter {entry.name} takes {own} blocks, and {others} of "
+                f"{self._pool_blocks} are pinned already; at most half of them may be"
+            )
+
+    def beside(self, adapter: AnyAdapter) -> int:
+        """Blocks of pinned adapters other than `adapter`."""
+        own = sum(entry.num_blocks or 0 for entry in adapter.parts if entry.pinned)
+        return self.num_blocks - own
+
+    def unpin_superseded(self) -> list[AdapterEntry]:
+        """Those whose names mean other files now, or none: nobody could unpin them."""
+        found = [entry for entry in self._pinned if not self._is_current(entry)]
+        for entry in found:
+            self.set(entry, pinned=False)
+            self._lost.append(entry.name)
+        return found
+
+    def take_lost(self) -> list[str]:
+        """Names whose pinned version was superseded since the last call: what they mean now should
+        be pinned instead."""
+        lost, self._lost = self._lost, []
+        return lost
+
+    def audit(self, resident: list[AdapterEntry]) -> None:
+        """Who is pinned is in the pool, and counted."""
+        pinned = [entry for entry in resident if entry.pinned]
+        assert set(pinned) == self._pinned.keys()
+        assert sum(len(entry.blocks) for entry in pinned) == self.num_blocks
