@@ -135,6 +135,9 @@ class World:
         self.scheduler = Scheduler(self.pool, self.store, self.limits, **(policy or {}))
         self.done = []
         self.refused = []
+        self.failed = []
+        self.held = tuple
+        """Called for the entries that something else than requests counts as in use."""
         self._count = 0
 
     def _ring(self):
@@ -178,8 +181,8 @@ class World:
         self.scheduler.add(sequence)
         return sequence
 
-    def step(self):
-        """Plan, check the plan, and pretend to compute it. Returns the plan."""
+    def step(self, failure=None):
+        """Plan, check the plan, and pretend to compute it, or to fail to. Returns the plan."""
         self.store.collect_loads()
         for sequence, error in self.scheduler.take_refused():
             if error is not None:
@@ -188,6 +191,11 @@ class World:
                 self.done.append(sequence)
         plan = self.scheduler.plan()
         self.audit(plan)
+        if failure is not None:
+            for sequence in self.scheduler.failed(plan, failure):
+                self.scheduler.remove(sequence)
+                self.failed.append(sequence)
+            return plan
         for part in plan:
             sequence = part.sequence
             is_due = part.count == sequence.num_to_compute and sequence.prefix_of is None
@@ -245,7 +253,7 @@ class World:
         owned += sum(len(e.blocks) for e in (*self.store.resident, *self.store.placing))
         assert owned + self.pool.num_free == self.pool.num_blocks
         users = _entries(scheduler.running)
-        requests = users + _entries(scheduler.waiting)
+        requests = users + _entries(scheduler.waiting) + Counter(self.held())
         for entry in self.store.resident:
             assert entry.users == users[entry]
             assert entry.requests == requests[entry]

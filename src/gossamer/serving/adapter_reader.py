@@ -72,7 +72,7 @@ class AdapterReader:
         self._hanging: set[Path] = set()
         """Places whose reading was given up and goes on all the same."""
         # Held while an entry goes from early to loading, or begins either.
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._early: dict[AdapterEntry, Future[Loaded]] = {}
         self._early_bytes = early_bytes
         self.seconds = Histogram(LOAD_BOUNDS)

@@ -41,9 +41,9 @@ class Sequence:
     prefix_of: AdapterEntry | None = None
     """The adapter whose virtual tokens these are (`token_ids` says only how many): they lie at the
     ends of `blocks`, which are the adapter's. None: it is somebody's request."""
-    judged_in: tuple[AdapterState | None, int, int | None] | None = None
-    """The state of its adapter, how often pins had changed, and its tenant's quota, when it was
-    last asked whether it can ever run."""
+    judged_in: tuple[AdapterState | None, int | None, int, int | None] | None = None
+    """The circumstances (`never_fits.Circumstances`) in which it was last asked whether it can ever
+    run."""
 
     @property
     def tenant(self) -> str:

@@ -130,3 +130,19 @@ def test_who_was_overtaken_often_keeps_the_room_for_his_adapter_while_it_is_copi
     assert waiting in [part.sequence for part in world.step()]
     world.steps()
     assert {waiting, *small} == set(world.done)
+
+
+def test_a_mixture_too_large_for_its_quota_is_refused_however_its_sizes_become_known():
+    """Others have its parts read, and evicted, while it is not the time to read them for it."""
+    policy = {
+        "limits_of": lambda t: TenantLimits(resident_bytes=100) if t == "small" else NO_LIMITS
+    }
+    world = World(60, {"a": 5, "b": 5}, adapter_bytes=100, policy=policy, max_running=1)
+    world.add(4, 2, "b")
+    world.steps()
+    world.store.reclaim(60)
+    world.add(4, 30, "a")
+    mixture = world.add(4, 2, "a:1+b:1", tenant="small")
+    world.steps()
+    assert [sequence for sequence, _ in world.refused] == [mixture]
+    assert "takes 200 bytes" in str(world.refused[0][1])

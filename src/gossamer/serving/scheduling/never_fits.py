@@ -10,9 +10,9 @@ from gossamer.serving.scheduling.step import SchedulerLimits
 from gossamer.serving.scheduling.tenants import LimitsOf
 from gossamer.serving.sequence import Sequence
 
-Circumstances = tuple[AdapterState | None, int, int | None]
-"""What the answer depends on: the state of the adapter, how often pins have changed, and the
-tenant's quota."""
+Circumstances = tuple[AdapterState | None, int | None, int, int | None]
+"""What the answer depends on: the adapter's state and size, how often pins have changed, and the
+tenant's quota. A mixture's size may become known while its state stays: others have parts of it."""
 
 
 def take_stock(
@@ -43,8 +43,10 @@ def take_stock(
 
 
 def _circumstances(sequence: Sequence, adapters: AdapterStore, quota: int | None) -> Circumstances:
-    state = sequence.adapter.state if sequence.adapter is not None else None
-    return state, adapters.pins.num_changes, quota
+    adapter = sequence.adapter
+    if adapter is None:
+        return None, None, adapters.pins.num_changes, quota
+    return adapter.state, adapter.num_bytes, adapters.pins.num_changes, quota
 
 
 def refusal(

@@ -36,7 +36,9 @@ def _in_nobodys_way(waiting: Iterable[Sequence], quota: ResidentQuota) -> Iterat
     would take the places of other tenants."""
     held_back: Counter[str] = Counter()
     for sequence in waiting:
-        if quota.forbids(sequence):
+        adapter = sequence.adapter
+        is_known = adapter is not None and adapter.num_bytes is not None
+        if is_known and quota.forbids(sequence):
             held_back[sequence.tenant] += 1
         elif held_back[sequence.tenant] < LOAD_AHEAD:
             yield sequence
