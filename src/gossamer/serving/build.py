@@ -100,9 +100,7 @@ def build_engine(settings: ServeSettings, limits_of: LimitsOf = unlimited) -> "E
     )
     base_id = fingerprint(folder)
     max_context = _max_context(settings, config)
-    loader = AdapterLoader(
-        base, packer, pool_memory, base_id, settings.adapter_limits, max_context
-    )
+    loader = AdapterLoader(base, packer, pool_memory, base_id, settings.adapter_limits, max_context)
     adapters = AdapterStore(
         AdapterFolder(*settings.adapters, base=model_name),
         pool,
