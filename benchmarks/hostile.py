@@ -229,6 +229,7 @@ class Run:
             "adapter_loads": last["adapter_loads"],
             "adapter_evictions": last["adapter_evictions"],
             "threads": last["threads"],
+            "adapters_by_state": last["adapters_by_state"],
             "problems": problems,
         }
 

@@ -17,6 +17,9 @@ ITEM_BYTES = {
 }  # fmt: skip
 
 
+MOST_BYTES = 1 << 24
+
+
 @dataclass
 class Piece:
     """One tensor: what the header says of it, and its bytes."""
@@ -32,10 +35,15 @@ class Piece:
         return len(self.data) // ITEM_BYTES[self.dtype]
 
     def resized(self, shape: list[int]) -> "Piece":
-        """The same of another shape; the bytes are repeated or cut to fill it."""
+        """The same of another shape; the bytes are repeated or cut to fill it.
+
+        Itself, if that would take more than `MOST_BYTES`: changes upon changes grow without end.
+        """
         size = ITEM_BYTES[self.dtype]
         for extent in shape:
             size *= extent
+        if size > MOST_BYTES:
+            return self
         data = (self.data or b"\0" * 8) * (size // max(1, len(self.data)) + 1)
         return Piece(self.name, self.dtype, shape, data[:size])
 

@@ -125,7 +125,8 @@ def _longer(draft: Draft, piece: Piece, rng: random.Random) -> str:
     new = rng.choice([1, 2, old * 2, 64, 200, 700])
     for each in draft.pieces:
         shape = [new if extent == old else extent for extent in each.shape]
-        each.shape, each.data = shape, each.resized(shape).data
+        new_piece = each.resized(shape)
+        each.shape, each.data = new_piece.shape, new_piece.data
     for pair in draft.config:
         if type(pair[1]) is int and pair[1] == old:
             pair[1] = new
