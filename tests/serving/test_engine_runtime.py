@@ -290,6 +290,19 @@ def test_a_pin_holds_for_the_name_when_other_files_come_to_lie_under_it(make_eng
     check_idle(engine)
 
 
+def test_who_unpins_a_name_does_so_for_files_that_were_changed_meanwhile(make_engine, shelf):
+    engine = make_engine(shelf, num_blocks=60)
+    engine.load_adapter("x", "shelf/one", pin=True).result(WAIT)
+    weights = "adapter_model.safetensors"
+    shutil.copy(shelf / "shelf" / "two" / weights, shelf / "shelf" / "one" / weights)
+    assert engine.pin_adapter("x", pinned=False).result(WAIT).pinned is False
+    for _ in range(3):
+        ask_tokens(engine, "x")
+    assert [each.pinned for each in engine.adapters()] == [False]
+    assert engine._adapters.num_pinned_blocks == 0
+    check_idle(engine)
+
+
 def test_a_pin_that_its_successor_cannot_take_over_is_logged(make_engine, shelf, caplog):
     engine = make_engine(shelf, num_blocks=60)
     engine.load_adapter("x", "shelf/one", pin=True).result(WAIT)

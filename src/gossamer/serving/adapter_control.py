@@ -24,7 +24,7 @@ from gossamer.serving.interface import AdapterStatus
 log = logging.getLogger(__name__)
 
 
-@dataclass(eq=False, frozen=True, slots=True)
+@dataclass(eq=False, slots=True)
 class _Job:
     """A load that goes on; `entry` counts it as a request, so that nothing drops it."""
 
@@ -157,7 +157,11 @@ class AdapterControl:
         if pinned:
             self._start(_Job(entry, True, future))
         else:
-            self._store.pin(entry, pinned=False)
+            # The last call counts, also where other files are about to take the pin over.
+            for job in self._jobs:
+                if job.entry.name == entry.name:
+                    job.pins = False
+            self._store.unpin(entry.name)
             settle(future, status_of(entry))
 
     def _pin_again(self, name: str) -> None:

@@ -183,6 +183,13 @@ class AdapterStore:
         room = self._pool.num_free + self.num_reclaimable(sparing=adapter)
         return adapter.blocks_to_load <= room
 
+    def takes_steps(self, adapter: AnyAdapter) -> bool:
+        """Whether `bring` would begin what takes some steps, where it has been read."""
+        return any(
+            entry.state is AdapterState.HOST and self._residency.should_wait(entry)
+            for entry in adapter.parts
+        )
+
     def bring(self, adapter: AnyAdapter) -> bool:
         """Begin to copy what is missing of `adapter` in the background, or to compute it. Ask
         `can_acquire` first.
@@ -297,7 +304,7 @@ class AdapterStore:
         `done` is called when the last of them has. Raises `UnknownModelError`.
         """
         entry = self.names.take(name)
-        self.pins.set(entry, pinned=False)
+        self.unpin(name)
         entry.draining = True
         self._draining.setdefault(entry, []).append(done)
         self._remove_if_done(entry)
@@ -305,6 +312,11 @@ class AdapterStore:
     def pin(self, entry: AdapterEntry, *, pinned: bool) -> None:
         """Keep a resident adapter in the pool, or no longer; see `Pins.set`."""
         self.pins.set(entry, pinned=pinned)
+
+    def unpin(self, name: str) -> None:
+        """Keep no version of `name` in the pool for its own sake."""
+        for entry in self.pins.release(name):
+            self._remove_if_done(entry)
 
     @property
     def num_pinned_blocks(self) -> int:

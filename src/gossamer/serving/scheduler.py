@@ -21,6 +21,7 @@ from gossamer.serving.scheduling.fairness import (
 )
 from gossamer.serving.scheduling.forecast import Forecast, Load
 from gossamer.serving.scheduling.never_fits import take_stock
+from gossamer.serving.scheduling.next_up import NextUp
 from gossamer.serving.scheduling.prefetch import by_slack
 from gossamer.serving.scheduling.prefix_fills import PrefixFills, chunk_of_fill
 from gossamer.serving.scheduling.read_ahead import LOAD_AHEAD, read_ahead
@@ -70,6 +71,7 @@ class Scheduler:
         self.accounts = Accounts(promise.slo)
         self.forecast = Forecast()
         self._fills = PrefixFills(adapters)
+        self._next_up = NextUp(adapters, pool, self.waiting)
         self._deadlines = Deadlines(promise, self.forecast, clock)
         # What a block of a prefix is worth is the time to compute it again.
         adapters.prefixes.seconds_per_token = lambda: self.forecast.seconds_per_prompt_token
@@ -188,7 +190,8 @@ class Scheduler:
         self._running_changed()
         walk = Walk(self.waiting, self.counters, self._deadlines.newest_first, self._favoured)
         read_ahead(walk, self._adapters, self._quota, self.num_read_ahead)
-        for sequence in walk if self._has_room(budget) else ():
+        order = self._next_up.in_order(walk, nobody_runs=not self.running)
+        for sequence in order if self._has_room(budget) else ():
             if not self._has_room(budget) or len(overtaken) == MAX_MISFITS:
                 break
             if _is_unread(sequence.adapter) or self._quota.forbids(sequence):
@@ -198,9 +201,13 @@ class Scheduler:
                     break
                 continue
             if self._can_admit(sequence):
+                nobody_runs = not self.running
+                if not self._next_up.may_bring(sequence, nobody_runs=nobody_runs):
+                    continue
                 if not self._bring_adapter(sequence):
                     # Its adapter is being copied, which those behind it do not make slower, or
                     # computed, in steps that it shares with them.
+                    self._next_up.begun(sequence, nobody_runs=nobody_runs)
                     self._room = None
                     if _is_kept_free_for(sequence):
                         break

@@ -290,6 +290,18 @@ def test_a_pinned_version_in_use_stays_until_its_requests_have_ended():
     assert world.pool.num_free == 40
 
 
+def test_an_unpin_holds_for_every_version_of_the_name():
+    world = World(40, {"a": 8})
+    former = world.pin("a")
+    world.folder.versions["a"] += 1
+    world.store.look_up("a")
+    world.store.unpin("a")
+    world.step()
+    assert not former.pinned
+    assert world.store.pins.take_lost() == []
+    assert world.pool.num_free == 40
+
+
 def test_a_pinned_adapter_whose_files_are_gone_is_let_go():
     world = World(40, {"a": 8})
     former = world.pin("a")

@@ -146,3 +146,20 @@ def test_a_mixture_too_large_for_its_quota_is_refused_however_its_sizes_become_k
     world.steps()
     assert [sequence for sequence, _ in world.refused] == [mixture]
     assert "takes 200 bytes" in str(world.refused[0][1])
+
+
+@pytest.mark.parametrize("computed", [False, True])
+def test_adapters_do_not_put_each_other_out_before_anybody_starts(computed):
+    """Two adapters that do not fit together with a prompt, and nobody runs: whoever was charged for
+    his adapter stands behind the other when it has come."""
+    sizes = {"a": 14, "b": 14}
+    world = World(27, sizes, adapter_bytes=10**8, store={"copies": "manual", "host_bytes": 10**9})
+    if computed:
+        world.loader.virtual = {"a": 56, "b": 56}
+    waiting = [world.add(32, 2, name, tenant=name) for name in ("a", "b", "a", "b")]
+    for _ in range(100):
+        world.threads.run()
+        world.step()
+        world.copies.run()
+    assert set(waiting) == set(world.done)
+    assert world.store.num_loads <= 4

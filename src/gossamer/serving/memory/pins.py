@@ -38,6 +38,14 @@ class Pins:
             del self._pinned[entry]
             self.num_blocks -= entry.num_blocks or 0
 
+    def release(self, name: str) -> list[AdapterEntry]:
+        """No version of `name` is to be pinned any more; those that were."""
+        found = [entry for entry in self._pinned if entry.name == name]
+        for entry in found:
+            self.set(entry, pinned=False)
+        self._lost = [lost for lost in self._lost if lost != name]
+        return found
+
     def check(self, entry: AdapterEntry, *, instead_of: AdapterEntry | None = None) -> None:
         """Raise `CapacityError` if too little memory would be left for anything else; `instead_of`
         would be pinned no longer."""
