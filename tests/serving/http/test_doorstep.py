@@ -123,20 +123,25 @@ def test_a_refused_call_is_not_read(make_engine, ask, tokenizer, monkeypatch):
     assert calls == [("",)]  # the encoder's own, at the start
 
 
-def test_a_call_counts_while_it_is_encoded(make_engine, tokenizer, monkeypatch):
-    engine, gate, begun = make_engine(), threading.Event(), threading.Event()
-    asked = []
-    engine.refuse_entry = lambda *counts: asked.append(counts)
+def _slow(tokenizer, begun, gate):
+    """The tokenizer's call, which for the text "slow" waits for the gate."""
     original = type(tokenizer).__call__
 
-    def slow(self, text, **options):
+    def encode(self, text, **options):
         if text == "slow":
             begun.set()
             assert gate.wait(PATIENCE)
         return original(self, text, **options)
 
+    return encode
+
+
+def test_a_call_counts_while_it_is_encoded(make_engine, tokenizer, monkeypatch):
+    engine, gate, begun = make_engine(), threading.Event(), threading.Event()
+    asked = []
+    engine.refuse_entry = lambda *counts: asked.append(counts)
     with live(engine) as address:
-        monkeypatch.setattr(type(tokenizer), "__call__", slow)
+        monkeypatch.setattr(type(tokenizer), "__call__", _slow(tokenizer, begun, gate))
         first = threading.Thread(
             target=call, args=(address, "POST", PLAIN, {**BODY, "prompt": "slow"})
         )
@@ -153,16 +158,8 @@ def test_a_call_that_is_left_while_it_is_encoded_is_not_submitted(
     make_engine, tokenizer, monkeypatch
 ):
     engine, gate, begun = make_engine(), threading.Event(), threading.Event()
-    original = type(tokenizer).__call__
-
-    def slow(self, text, **options):
-        if text == "slow":
-            begun.set()
-            assert gate.wait(PATIENCE)
-        return original(self, text, **options)
-
     with live(engine) as address:
-        monkeypatch.setattr(type(tokenizer), "__call__", slow)
+        monkeypatch.setattr(type(tokenizer), "__call__", _slow(tokenizer, begun, gate))
         with connected(address) as client:
             send(client, "POST", PLAIN, json.dumps({**BODY, "prompt": "slow"}).encode())
             assert begun.wait(PATIENCE)
