@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import socket
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -20,6 +21,11 @@ from gossamer.serving.interface import EngineInterface
 
 GRACE_SECONDS = 5
 """Beyond the engine's time to drain: for answers to reach their clients."""
+
+TURN_SECONDS = 0.0001
+"""So long a thread may keep Python's lock that others wait for. A step of the engine gives it up
+hundreds of times, at each operation on tensors, and gets it back a turn later while another thread
+computes in Python: with Python's own 5 ms a step would take seconds beside one busy thread."""
 
 
 class Server(uvicorn.Server):
@@ -60,6 +66,7 @@ class Server(uvicorn.Server):
         """That ended it."""
         self.engine_hangs = False
         """Whether the engine has not shut down in time."""
+        self._usual_turn = sys.getswitchinterval()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """First signal: leave the main loop. uvicorn's own would raise the signal again later."""
@@ -72,6 +79,7 @@ class Server(uvicorn.Server):
         # holds every thread up for a quarter of a second, again and again.
         gc.collect()
         gc.freeze()
+        sys.setswitchinterval(TURN_SECONDS)
         try:
             await super().startup(sockets)
         except OSError as error:
@@ -82,6 +90,7 @@ class Server(uvicorn.Server):
         """Stop accepting; let the engine end its requests in time; close what remains."""
         self.is_draining = True
         gc.unfreeze()
+        sys.setswitchinterval(self._usual_turn)
         drained = asyncio.Event()
         loop = asyncio.get_running_loop()
 
