@@ -52,6 +52,11 @@ def read_whole(path: Path, most: int) -> bytes:
     return b"".join(parts)
 
 
+def is_passing(error: OSError) -> bool:
+    """Whether the system failed, rather than that no file is there."""
+    return error.errno is not None and error.errno not in _OF_THE_PATH
+
+
 def unreadable(path: Path, error: OSError) -> AdapterError:
     """The error for a file that cannot be read: for good, or now."""
     what = f"cannot read {path}: {error.strerror}"

@@ -8,9 +8,9 @@ next request makes a new one and tries again.
 import logging
 import os
 
+from gossamer.adapters.files import is_passing
 from gossamer.errors import AdapterFormatError, AdapterReadError, GossamerError
 from gossamer.serving.adapter_entry import AdapterEntry, AdapterState
-from gossamer.serving.adapter_folder import is_passing
 
 log = logging.getLogger(__name__)
 

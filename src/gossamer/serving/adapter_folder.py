@@ -1,6 +1,5 @@
 """The adapters of some folders, by name. Looks at names and times of files only."""
 
-import errno
 import logging
 import math
 import os
@@ -9,6 +8,7 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from gossamer.adapters.files import is_passing
 from gossamer.errors import AdapterReadError, GossamerError, UnknownModelError, unknown_name_message
 from gossamer.serving.adapter_entry import AdapterEntry, Signature
 
@@ -21,9 +21,6 @@ KNOWN_SECONDS = 2.0
 MAX_NAME = 200
 """Characters of an adapter's name."""
 
-_NOT_THERE = frozenset(
-    {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL, errno.EISDIR}
-)
 _MAX_TOLD = 1000
 
 
@@ -154,11 +151,6 @@ def signature(path: Path) -> Signature:
         if name == WEIGHTS[0]:
             break
     return tuple(found)
-
-
-def is_passing(error: OSError) -> bool:
-    """Whether the system failed, rather than that no file is there."""
-    return error.errno is not None and error.errno not in _NOT_THERE
 
 
 def is_file(path: str) -> bool:
