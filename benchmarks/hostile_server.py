@@ -11,12 +11,11 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from gossamer.serving.build import build_engine
-from gossamer.serving.engine import Engine
-from gossamer.serving.http.bind import bind, url
-from gossamer.serving.http.server import Server
+from gossamer.serving.core.messages import Event, Request, Tokens
+from gossamer.serving.engine.build import build_engine
+from gossamer.serving.engine.engine import Engine
 from gossamer.serving.http.settings import HttpSettings
-from gossamer.serving.messages import Event, Request, Tokens
+from gossamer.serving.http.transport.server import Server, bind, url
 from gossamer.serving.settings import ServeSettings
 
 IDLE_SECONDS = 60

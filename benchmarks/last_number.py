@@ -12,9 +12,9 @@ import time
 from pathlib import Path
 
 from common import describe_machine
+from gossamer.serving.core.messages import SamplingParams
 from gossamer.serving.llm import LLM
-from gossamer.serving.messages import SamplingParams
-from gossamer.training.evaluation.replies import last_number_is
+from gossamer.training.evaluation.tasks import last_number_is
 
 
 def main() -> None:

@@ -27,10 +27,10 @@ from safetensors.torch import save_file
 
 from common import describe_machine, linear_shapes
 from gossamer.basemodel.find import resolve
+from gossamer.serving.core.messages import Event, Finished, Request, SamplingParams, Tokens
 from gossamer.serving.llm import LLM
-from gossamer.serving.messages import Event, Finished, Request, SamplingParams, Tokens
-from gossamer.serving.outcomes import percentile
-from gossamer.serving.workload import Workload
+from gossamer.serving.loadtest.workload import Workload
+from gossamer.serving.simulation.outcomes import percentile
 
 RANKS = (8, 16, 32, 64)
 TARGETS = ["q_proj", "v_proj"]
@@ -104,7 +104,7 @@ def write_adapters(root: Path, model: Path, count: int) -> int:
 
 def token_bytes(model: Path) -> int:
     """Keys and values of one token."""
-    from gossamer.serving.capacity import base_sizes
+    from gossamer.serving.runner.model_shape import base_sizes
 
     return base_sizes(model).token_bytes
 

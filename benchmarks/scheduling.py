@@ -18,11 +18,11 @@ from pathlib import Path
 import matplotlib
 
 from common import describe_machine
-from gossamer.serving.outcomes import Outcome, Summary, percentile, summarize
-from gossamer.serving.scheduling.deadlines import FirstTokenPolicy
+from gossamer.serving.loadtest.workload import Workload
+from gossamer.serving.scheduler.deadlines import FirstTokenPolicy
+from gossamer.serving.simulation.outcomes import Outcome, Summary, percentile, summarize
 from gossamer.serving.simulation.simulator import Machine, Replay, Simulator
 from gossamer.serving.simulation.step_model import StepModel
-from gossamer.serving.workload import Workload
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

@@ -26,7 +26,7 @@ import httpx
 
 from common import describe_machine, random_adapters, random_prompts
 from gossamer.basemodel.find import resolve
-from gossamer.serving.loadtest.summary import latency
+from gossamer.serving.loadtest.outcomes import latency
 from side_by_side_client import Answer, ask_all
 from side_by_side_facts import agreement, facts
 from side_by_side_servers import Gossamer, LlamaCpp, Server, Weights

@@ -19,9 +19,9 @@ from matplotlib.figure import Figure
 
 from common import describe_machine
 from gossamer.serving.llm import LLM
-from gossamer.training.curve import smooth
-from gossamer.training.events import Listener
-from gossamer.training.result import RunResult
+from gossamer.training.outputs.listener import Listener
+from gossamer.training.outputs.loss_curve import smooth
+from gossamer.training.outputs.metrics import RunResult
 from gossamer.training.run import tune
 from last_number import score
 

@@ -165,14 +165,14 @@ def test_threads_are_never_more_than_usable_processors(monkeypatch):
 def test_a_server_in_a_container_takes_its_defaults_from_the_container(tiny_model, monkeypatch):
     import torch
 
-    from gossamer.serving.build import build_engine
+    from gossamer.serving.engine.build import build_engine
     from gossamer.serving.settings import ServeSettings
 
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
         monkeypatch.setattr("gossamer.machine.usable_cpus", lambda: 1)
-        monkeypatch.setattr("gossamer.serving.build.usable_memory", lambda: 8 * MIB)
+        monkeypatch.setattr("gossamer.serving.engine.build.usable_memory", lambda: 8 * MIB)
         engine = build_engine(ServeSettings(model=str(tiny_model), backend="reference"))
         try:
             stats = engine.stats()

@@ -11,21 +11,19 @@ from pydantic.fields import FieldInfo
 from generator.markdown import one_line, table
 from generator.settings import type_name
 from generator.sources import attribute_docs
-from gossamer.serving.http import (
-    adapter_bodies,
-    body,
-    fields,
-    inputs,
-    memory_metrics,
-    metrics,
-    schema,
-    sizes,
-    tenant_metrics,
-)
-from gossamer.serving.http.routes import adapters, chat, completions, models, operation
-from gossamer.serving.http.schema import ChatBody, CompletionBody, GenerationBody
+from gossamer.serving.core.messages import SamplingParams
+from gossamer.serving.http import body, memory_metrics, metrics, tenant_metrics
+from gossamer.serving.http.openai import request_schema as inputs
+from gossamer.serving.http.openai import request_schema as schema
+from gossamer.serving.http.openai import routes as chat
+from gossamer.serving.http.openai import routes as completions
+from gossamer.serving.http.openai import routes as models
+from gossamer.serving.http.openai import sizes
+from gossamer.serving.http.openai import unsupported_fields as fields
+from gossamer.serving.http.openai.request_schema import ChatBody, CompletionBody, GenerationBody
+from gossamer.serving.http.routes import adapters, operation
+from gossamer.serving.http.routes import adapters as adapter_bodies
 from gossamer.serving.http.settings import HttpSettings
-from gossamer.serving.messages import SamplingParams
 
 # What the types alone do not say.
 MEANING = {

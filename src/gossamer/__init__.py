@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gossamer.errors import GossamerError
+    from gossamer.serving.core.messages import SamplingParams
     from gossamer.serving.llm import LLM
-    from gossamer.serving.messages import SamplingParams
     from gossamer.training.comparison.compare import compare
     from gossamer.training.run import tune
 
@@ -24,7 +24,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 _HOMES = {
     "GossamerError": "gossamer.errors",
     "LLM": "gossamer.serving.llm",
-    "SamplingParams": "gossamer.serving.messages",
+    "SamplingParams": "gossamer.serving.core.messages",
     "compare": "gossamer.training.comparison.compare",
     "tune": "gossamer.training.run",
 }

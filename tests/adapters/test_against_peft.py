@@ -7,7 +7,7 @@ import torch
 from peft import LoraConfig, PeftModel, VeloraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from gossamer.adapters.low_rank import load_low_rank
+from gossamer.adapters.kinds.low_rank import load_low_rank
 from gossamer.adapters.merge import merge_into
 from gossamer.adapters.write import write_low_rank
 from gossamer.errors import UnsupportedAdapterError

@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import load_file
 
 from gossamer.adapters.inspect import digest, find_adapters, inspect
-from gossamer.adapters.low_rank import load_low_rank
+from gossamer.adapters.kinds.low_rank import load_low_rank
 from gossamer.adapters.write import bind_to_base, write_low_rank
 from gossamer.errors import AdapterFormatError, AdapterNotFoundError, UsageError
 

@@ -8,12 +8,12 @@ import torch
 from safetensors.torch import save, save_file
 
 from gossamer.adapters.base_shape import BaseShape
-from gossamer.adapters.budget import Budget
 from gossamer.adapters.config import parse_lora, read_raw
 from gossamer.adapters.inspect import inspect
-from gossamer.adapters.limits import AdapterLimits
 from gossamer.adapters.load import load_adapter
-from gossamer.adapters.safetensors_file import read_safetensors
+from gossamer.adapters.reading.budget import Budget
+from gossamer.adapters.reading.limits import AdapterLimits
+from gossamer.adapters.reading.safetensors_file import read_safetensors
 from gossamer.errors import (
     AdapterFormatError,
     AdapterReadError,

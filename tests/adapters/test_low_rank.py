@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from gossamer.adapters.config import read_config
-from gossamer.adapters.low_rank import load_low_rank
+from gossamer.adapters.kinds.low_rank import load_low_rank
 from gossamer.errors import (
     AdapterFormatError,
     AdapterNotFoundError,

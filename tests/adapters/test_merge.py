@@ -64,7 +64,7 @@ def test_a_layer_that_is_not_linear(tmp_path, tiny_model, base):
 
 
 def test_an_output_layer_tied_to_the_embedding(tmp_path, tiny_model, base):
-    from gossamer.adapters.factors import Factors
+    from gossamer.adapters.kinds.low_rank import Factors
     from gossamer.adapters.write import write_low_rank
 
     vocabulary, hidden = base.lm_head.weight.shape

@@ -10,7 +10,7 @@ import pytest
 from peft.utils.other import get_pattern_key
 
 from gossamer.adapters.config import parse_lora
-from gossamer.adapters.limits import AdapterLimits
+from gossamer.adapters.reading.limits import AdapterLimits
 from gossamer.errors import AdapterFormatError
 
 MODULES = [

@@ -11,10 +11,11 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from gossamer.adapters import identity, safetensors_file
+from gossamer.adapters import digest as identity
 from gossamer.adapters.inspect import digest
-from gossamer.adapters.safetensors_file import read_safetensors
-from gossamer.adapters.safetensors_header import DTYPES
+from gossamer.adapters.reading import safetensors_file
+from gossamer.adapters.reading.safetensors_file import read_safetensors
+from gossamer.adapters.reading.safetensors_header import DTYPES
 from gossamer.adapters.weights import read_weights, require_finite
 from gossamer.errors import AdapterFormatError, UnsupportedAdapterError
 

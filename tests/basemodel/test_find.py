@@ -6,8 +6,8 @@ import pytest
 from huggingface_hub import errors as hub
 
 from gossamer.basemodel.cache import cache_home
-from gossamer.basemodel.dtype import default_dtype
 from gossamer.basemodel.find import resolve
+from gossamer.basemodel.support import default_dtype
 from gossamer.errors import DownloadError, ModelNotFoundError, UsageError
 
 
@@ -87,6 +87,6 @@ def test_where_the_cache_is(monkeypatch, tmp_path):
 def test_number_format_follows_the_processor(monkeypatch, units):
     import torch
 
-    monkeypatch.setattr("gossamer.basemodel.dtype.cpu_has_bf16_units", lambda: units)
+    monkeypatch.setattr("gossamer.basemodel.support.cpu_has_bf16_units", lambda: units)
     assert default_dtype("cpu") == (torch.bfloat16 if units else torch.float32)
     assert default_dtype("meta") == torch.float32

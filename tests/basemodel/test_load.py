@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
-from gossamer.basemodel.fingerprint import fingerprint
+from gossamer.basemodel.files import fingerprint
 from gossamer.basemodel.load import (
     load_config,
     load_model,

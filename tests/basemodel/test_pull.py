@@ -16,7 +16,8 @@ import pytest
 import torch
 from tokenizers import pre_tokenizers
 
-from gossamer.basemodel import fetch, pull
+from gossamer.basemodel import pull
+from gossamer.basemodel import pull as fetch
 from gossamer.basemodel.catalog import CATALOG, PackagedModel
 from gossamer.basemodel.find import resolve
 from gossamer.basemodel.load import load_model, load_tokenizer

@@ -10,7 +10,7 @@ import torch
 from gossamer.basemodel.load import load_model, load_tokenizer
 from gossamer.basemodel.special_ids import end_token_ids
 from gossamer.errors import CorruptModelError
-from gossamer.serving.build import build_engine
+from gossamer.serving.engine.build import build_engine
 from gossamer.serving.settings import ServeSettings
 
 from tiny import make_tiny_model

@@ -8,8 +8,7 @@ from typing import ClassVar
 import pytest
 
 from gossamer.cli.main import main
-from gossamer.serving.loadtest.sample import Sample
-from gossamer.serving.loadtest.summary import latency, summarize
+from gossamer.serving.loadtest.outcomes import Sample, latency, summarize
 
 from tiny import make_lora
 

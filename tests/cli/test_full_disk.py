@@ -10,7 +10,7 @@ import pytest
 from gossamer.basemodel import pull
 from gossamer.cli.main import main
 from gossamer.errors import DownloadError
-from gossamer.training.checkpoint import latest_checkpoint, step_of
+from gossamer.training.outputs.checkpoint import latest_checkpoint, step_of
 
 from tiny import make_lora
 

@@ -5,7 +5,7 @@ from typing import Literal
 import pytest
 from pydantic import Field
 
-from gossamer.cli.options import Options
+from gossamer.cli._options import Options
 from gossamer.errors import SettingError
 from gossamer.settings import Settings
 

@@ -5,8 +5,8 @@ import torch
 
 from gossamer.cli.main import main
 from gossamer.serving import capacity
+from gossamer.serving.core.messages import SamplingParams
 from gossamer.serving.llm import LLM
-from gossamer.serving.messages import SamplingParams
 
 from tiny import make_lora
 

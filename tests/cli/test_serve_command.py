@@ -24,7 +24,7 @@ def no_engine(monkeypatch):
     def build_engine(settings):
         raise AssertionError("the model was loaded")
 
-    monkeypatch.setattr("gossamer.serving.build.build_engine", build_engine)
+    monkeypatch.setattr("gossamer.serving.engine.build.build_engine", build_engine)
 
 
 def one_line(capsys):

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from gossamer.cli.main import main
-from gossamer.cli.verifying import compare
+from gossamer.serving.core.messages import TokenLogprob
 from gossamer.serving.llm import Completion
-from gossamer.serving.messages import TokenLogprob
-from gossamer.training.reference_answers import ReferenceAnswer
+from gossamer.verification.references import ReferenceAnswer
+from gossamer.verification.verify import compare
 
 from tiny import make_lora
 

@@ -2,7 +2,7 @@
 
 import re
 
-from gossamer.adapters.limits import AdapterLimits
+from gossamer.adapters.reading.limits import AdapterLimits
 from gossamer.serving.http.settings import HttpSettings
 from gossamer.serving.settings import ServeSettings
 from house import ROOT

@@ -9,7 +9,7 @@ from drafts import read_draft
 from mutate_adapter import HostileAdapter
 
 from gossamer.errors import GossamerError, ServingError
-from gossamer.serving.messages import Failed
+from gossamer.serving.core.messages import Failed
 from serving.engine_case import Collector, ask, check_idle, start
 from serving.kinds_case import NAMES, Kinds
 

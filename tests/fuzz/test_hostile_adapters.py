@@ -11,7 +11,7 @@ from rig import AT_ONCE, Rig, peak_mib, refusal_of
 from seeds import seeds
 
 from gossamer.errors import GossamerError
-from gossamer.serving.adapter_entry import AdapterEntry
+from gossamer.serving.core.adapter import AdapterEntry
 
 MOST_SECONDS = 3.0
 """Of the reading thread's own time, for an adapter of a tiny model."""

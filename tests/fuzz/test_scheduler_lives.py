@@ -11,10 +11,10 @@ from collections import Counter
 import pytest
 
 from gossamer.errors import AdapterFormatError, GossamerError
-from gossamer.serving.adapter_control import AdapterControl
-from gossamer.serving.bell import Bell
-from gossamer.serving.scheduling.deadlines import FirstTokenPolicy
-from gossamer.serving.scheduling.tenants import NO_LIMITS, TenantLimits
+from gossamer.serving.core.mailbox import Bell
+from gossamer.serving.core.tenants import NO_LIMITS, TenantLimits
+from gossamer.serving.engine.adapter_control import AdapterControl
+from gossamer.serving.scheduler.deadlines import FirstTokenPolicy
 from serving.policy_fakes import World
 
 PROMPTS = [tuple(range(n, n + 160)) for n in (0, 0, 300, 600)]

@@ -18,7 +18,7 @@ from kinds_pool import (
 
 from gossamer.kernels.gain import Gain, make_batch, stack_tables
 from gossamer.kernels.runs import Run
-from gossamer.serving.kinds.gain import pack_gains
+from gossamer.serving.packing.gain import pack_gains
 
 IDS = {str(number): number for number in range(NUM_MODULES)}
 BACKENDS = ("cpu", "reference")

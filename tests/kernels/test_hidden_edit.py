@@ -7,10 +7,10 @@ import torch
 from kinds_pool import BLOCK_BYTES, Pool
 
 from gossamer.adapters.edit_positions import positions_to_edit
-from gossamer.adapters.intervention import Edit, InterventionAdapter
+from gossamer.adapters.kinds.intervention import Edit, InterventionAdapter
 from gossamer.kernels.hidden_edit import HiddenEdit, make_batch, stack_tables
 from gossamer.kernels.hidden_edit.batch import FIRST, LAST
-from gossamer.serving.kinds.edit import pack_edits
+from gossamer.serving.packing.hidden_edit import pack_edits
 
 WIDTH = 37
 NUM_LAYERS = 4

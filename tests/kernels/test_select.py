@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from gossamer.errors import SettingError, UnknownNameError
-from gossamer.kernels.select import choose_backend
+from gossamer.kernels.backend import choose_backend
 
 CPU = torch.device("cpu")
 

@@ -16,12 +16,12 @@ from kinds_pool import (
     to_runs,
 )
 
-from gossamer.adapters.sparse import Blocks, Entries
+from gossamer.adapters.kinds.sparse_delta import Blocks, Entries
 from gossamer.errors import AdapterFormatError
 from gossamer.kernels.runs import Run
 from gossamer.kernels.sparse_delta import SparseDelta, make_batch, stack_tables
 from gossamer.kernels.sparse_delta.batch import LONG, LONG_RUN, SHORT
-from gossamer.serving.kinds.sparse import pack_sparse
+from gossamer.serving.packing.sparse_delta import pack_sparse
 
 IDS = {str(number): number for number in range(NUM_MODULES)}
 BACKENDS = ("cpu", "reference")

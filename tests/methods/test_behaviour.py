@@ -22,7 +22,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 from gossamer import methods
 from gossamer.basemodel.load import load_model
 from gossamer.errors import GossamerError, SettingError
-from gossamer.training.device import count_parameters
+from gossamer.training.loop.device import count_parameters
 
 from tiny import module_shapes
 

@@ -8,8 +8,8 @@ from cases import CASES
 from safetensors.torch import load_file
 
 from gossamer import methods
-from gossamer.training.events import Listener
-from gossamer.training.metrics import read_metrics, train_records
+from gossamer.training.outputs.listener import Listener
+from gossamer.training.outputs.metrics import read_metrics, train_records
 from gossamer.training.run import tune
 
 STEPS, STOP = 4, 2

@@ -17,7 +17,7 @@ from bench import (
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
-from gossamer.adapters.low_rank import load_low_rank
+from gossamer.adapters.kinds.low_rank import load_low_rank
 from gossamer.methods.pissa.apply import FILE
 
 X = torch.randn(3, 7, 48, generator=torch.Generator().manual_seed(0))

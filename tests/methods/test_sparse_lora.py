@@ -19,7 +19,7 @@ from peft import PeftModel, get_peft_model
 from torch.nn.functional import linear
 
 from gossamer import methods
-from gossamer.adapters.sparse import load_shira
+from gossamer.adapters.kinds.sparse_delta import load_shira
 from gossamer.basemodel.load import load_model
 from gossamer.errors import SettingError
 from gossamer.methods.entries.mask import num_entries, random_entries

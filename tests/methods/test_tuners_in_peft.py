@@ -20,8 +20,8 @@ from transformers.pytorch_utils import Conv1D
 from tuner_cases import BLOCKS, CONFIGS, LINEAR, MERGED, NAMES, base, stir, tuned
 
 import gossamer.tuners
-from gossamer.adapters.intervention import load_intervention
-from gossamer.adapters.sparse import load_smt
+from gossamer.adapters.kinds.intervention import load_intervention
+from gossamer.adapters.kinds.sparse_delta import load_smt
 from gossamer.basemodel.load import load_model
 from gossamer.errors import SettingError, UnsupportedAdapterError
 from gossamer.methods.smt.layer import SmtLinear

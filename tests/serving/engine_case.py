@@ -6,8 +6,8 @@ import time
 from contextlib import contextmanager
 
 from gossamer.errors import GossamerError
-from gossamer.serving.build import build_engine
-from gossamer.serving.messages import Failed, Finished, Request, SamplingParams, Tokens
+from gossamer.serving.core.messages import Failed, Finished, Request, SamplingParams, Tokens
+from gossamer.serving.engine.build import build_engine
 from gossamer.serving.settings import ServeSettings
 
 BLOCK_BYTES = 12288

@@ -6,7 +6,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from gossamer.serving.messages import SamplingParams
+from gossamer.serving.core.messages import SamplingParams
 
 from tiny import make_lora, make_tiny_model
 

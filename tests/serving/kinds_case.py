@@ -19,7 +19,7 @@ from peft import (
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from gossamer.serving.messages import SamplingParams
+from gossamer.serving.core.messages import SamplingParams
 
 from tiny import make_tiny_model, module_shapes
 

@@ -5,13 +5,13 @@ from concurrent.futures import Future
 from pathlib import Path
 
 from gossamer.errors import UnknownModelError
-from gossamer.serving.adapter_entry import AdapterEntry
-from gossamer.serving.adapter_store import AdapterStore, Loaded
-from gossamer.serving.block_pool import BlockPool
+from gossamer.serving.core.adapter import AdapterEntry
+from gossamer.serving.core.messages import Request, SamplingParams
+from gossamer.serving.core.sequence import Sequence
+from gossamer.serving.memory.block_pool import BlockPool
 from gossamer.serving.memory.prefix_cache import PrefixCache
-from gossamer.serving.messages import Request, SamplingParams
-from gossamer.serving.scheduler import Scheduler, SchedulerLimits
-from gossamer.serving.sequence import Sequence
+from gossamer.serving.scheduler.scheduler import Scheduler, SchedulerLimits
+from gossamer.serving.store.manager import AdapterStore, Loaded
 
 
 class FakeFolder:

@@ -9,10 +9,11 @@ import pytest
 from policy_fakes import FakeFolder
 
 from gossamer.errors import AdapterReadError, UnknownModelError
-from gossamer.serving import adapter_folder, adapter_names
-from gossamer.serving.adapter_folder import AdapterFolder, signature
-from gossamer.serving.adapter_looks import AdapterLooks
-from gossamer.serving.adapter_names import AdapterNames
+from gossamer.serving.store import folder as adapter_folder
+from gossamer.serving.store import names as adapter_names
+from gossamer.serving.store.folder import AdapterFolder, signature
+from gossamer.serving.store.looks import AdapterLooks
+from gossamer.serving.store.names import AdapterNames
 
 
 def adapter(folder, config="{}", weights=b"weights"):
@@ -169,8 +170,8 @@ def test_a_failing_disk_is_not_a_missing_adapter_and_what_is_known_stays(
 
 
 def test_a_disk_that_hangs_is_waited_for_elsewhere_and_told_in_time(monkeypatch):
-    monkeypatch.setattr("gossamer.serving.adapter_looks.LOOK_SECONDS", 0.1)
-    monkeypatch.setattr("gossamer.serving.adapter_looks.LIST_SECONDS", 0.1)
+    monkeypatch.setattr("gossamer.serving.store.looks.LOOK_SECONDS", 0.1)
+    monkeypatch.setattr("gossamer.serving.store.looks.LIST_SECONDS", 0.1)
     gate = threading.Event()
     looks = AdapterLooks(lambda name: gate.wait() and name)
     try:

@@ -4,8 +4,8 @@ import pytest
 from policy_fakes import FakeFolder, FakeLoader, ManualThreads
 
 from gossamer.errors import AdapterFormatError
-from gossamer.serving.adapter_entry import AdapterState
-from gossamer.serving.adapter_reader import MOST_EARLY, AdapterReader
+from gossamer.serving.core.adapter import AdapterState
+from gossamer.serving.store.reader import MOST_EARLY, AdapterReader
 
 
 @pytest.fixture

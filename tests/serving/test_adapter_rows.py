@@ -6,12 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from gossamer.adapters.factors import Factors
-from gossamer.adapters.low_rank import LowRankAdapter, load_low_rank
+from gossamer.adapters.kinds.low_rank import Factors, LowRankAdapter, load_low_rank
 from gossamer.kernels.grouped_lora import RowFormat, stack_tables
 from gossamer.kernels.grouped_lora.reference import gather_factors
-from gossamer.serving.adapter_rows import write_rows
-from gossamer.serving.row_packer import RowPacker
+from gossamer.serving.packing.low_rank import RowPacker, write_rows
 
 from tiny import ALL_LINEAR, make_lora, module_shapes
 

@@ -18,10 +18,10 @@ from gossamer.errors import (
     GossamerError,
     UnknownModelError,
 )
-from gossamer.serving.adapter_entry import AdapterState
-from gossamer.serving.adapter_folder import AdapterFolder
-from gossamer.serving.adapter_store import AdapterStore
-from gossamer.serving.block_pool import BlockPool
+from gossamer.serving.core.adapter import AdapterState
+from gossamer.serving.memory.block_pool import BlockPool
+from gossamer.serving.store.folder import AdapterFolder
+from gossamer.serving.store.manager import AdapterStore
 
 from tiny import make_lora
 
@@ -433,7 +433,7 @@ def test_what_is_wrong_with_an_adapter_stays_so_until_its_files_change(make_stor
 
 
 def test_a_reading_that_hangs_holds_up_nobody_and_takes_one_thread(make_store, monkeypatch):
-    monkeypatch.setattr("gossamer.serving.daemon_threads.SLOW_SECONDS", 0.02)
+    monkeypatch.setattr("gossamer.serving.core.daemon_threads.SLOW_SECONDS", 0.02)
     world = make_store(read_seconds=0.1)
     gate, load, begun = threading.Event(), world.loader.load, []
 

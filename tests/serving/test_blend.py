@@ -10,15 +10,21 @@ import torch
 from engine_case import ask, check_idle, refusal, standing_still
 from kinds_case import GREEDY, Kinds, answers
 
-from gossamer.adapters.low_rank import load_low_rank
-from gossamer.adapters.sparse import load_shira
+from gossamer.adapters.kinds.low_rank import load_low_rank
+from gossamer.adapters.kinds.sparse_delta import load_shira
 from gossamer.errors import RequestError, UnknownModelError, UnsupportedAdapterError
-from gossamer.serving.adapter_entry import AdapterEntry, AdapterState
-from gossamer.serving.adapter_folder import AdapterFolder
-from gossamer.serving.adapter_names import AdapterNames
-from gossamer.serving.adapter_status import status_of_blend
-from gossamer.serving.blend import Blend, adapters_in, blend_name, parse_blend
+from gossamer.serving.core.adapter import (
+    AdapterEntry,
+    AdapterState,
+    Blend,
+    adapters_in,
+    blend_name,
+    parse_blend,
+)
+from gossamer.serving.core.stats import status_of_blend
 from gossamer.serving.llm import LLM
+from gossamer.serving.store.folder import AdapterFolder
+from gossamer.serving.store.names import AdapterNames
 
 
 @pytest.mark.parametrize(

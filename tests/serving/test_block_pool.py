@@ -4,8 +4,8 @@ import random
 
 import pytest
 
-from gossamer.serving.admission import blocks_for, peak_blocks
-from gossamer.serving.block_pool import BlockPool
+from gossamer.serving.memory.block_pool import BlockPool
+from gossamer.serving.scheduler.admission import blocks_for, peak_blocks
 
 
 def test_no_block_has_two_owners_whatever_the_order():

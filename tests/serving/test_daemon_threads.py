@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
-from gossamer.serving import daemon_threads
-from gossamer.serving.daemon_threads import DaemonThreads
+from gossamer.serving.core import daemon_threads
+from gossamer.serving.core.daemon_threads import DaemonThreads
 
 WAIT = 30
 
@@ -91,7 +91,7 @@ def test_cancelled_work_is_not_done_and_none_is_taken_after_shutdown(gate):
 def test_an_interpreter_ends_although_work_hangs():
     code = (
         "import time\n"
-        "from gossamer.serving.daemon_threads import DaemonThreads\n"
+        "from gossamer.serving.core.daemon_threads import DaemonThreads\n"
         "threads = DaemonThreads('t')\n"
         "started = threads.submit(print, 'begun', flush=True); started.result()\n"
         "threads.submit(time.sleep, 1000)\n"

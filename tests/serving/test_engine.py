@@ -17,7 +17,7 @@ from gossamer.errors import (
     UnknownModelError,
     UnsupportedAdapterError,
 )
-from gossamer.serving.messages import Failed, Finished, Request, SamplingParams
+from gossamer.serving.core.messages import Failed, Finished, Request, SamplingParams
 
 from tiny import make_lora, make_tiny_model
 

@@ -11,11 +11,11 @@ import pytest
 from engine_case import Collector, ask, check_idle, refusal, slow_down, standing_still
 
 from gossamer.errors import EngineStoppedError, GossamerError, ServingError, UnknownModelError
-from gossamer.serving import engine as engine_module
-from gossamer.serving.bell import Bell
-from gossamer.serving.futures import settle
-from gossamer.serving.generation import Receiver
-from gossamer.serving.messages import Failed, Request, SamplingParams, Tokens
+from gossamer.serving.core.futures import settle
+from gossamer.serving.core.mailbox import Bell
+from gossamer.serving.core.messages import Failed, Request, SamplingParams, Tokens
+from gossamer.serving.engine import engine as engine_module
+from gossamer.serving.engine.output import Receiver
 
 WAIT = 60
 
@@ -366,7 +366,7 @@ def test_an_interpreter_ends_although_nobody_stopped_the_engine_and_its_disk_han
     code = (
         "import sys, time\n"
         "from gossamer.serving.llm import LLM\n"
-        "from gossamer.serving.messages import SamplingParams, Request\n"
+        "from gossamer.serving.core.messages import SamplingParams, Request\n"
         f"llm = LLM({str(tiny_model)!r}, adapters={str(adapters)!r}, memory_gib=0.002,\n"
         "    backend='reference', threads=1)\n"
         "reader = llm.engine._adapters.reader\n"

@@ -8,7 +8,7 @@ from engine_case import ask, ask_tokens, check_idle, refusal, standing_still
 from safetensors.torch import load_file, save_file
 
 from gossamer.errors import UnknownModelError
-from gossamer.serving.messages import Failed
+from gossamer.serving.core.messages import Failed
 
 from tiny import make_lora
 

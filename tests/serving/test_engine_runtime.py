@@ -16,7 +16,7 @@ from gossamer.errors import (
     RequestError,
     UnknownModelError,
 )
-from gossamer.serving.scheduler import LOAD_AHEAD
+from gossamer.serving.scheduler.scheduler import LOAD_AHEAD
 
 from tiny import make_lora
 
@@ -337,7 +337,7 @@ def test_serving_12_check_9_a_slow_copy_does_not_stall_running_requests(
     make_engine, shelf, monkeypatch
 ):
     # As if the adapter were a large one.
-    monkeypatch.setattr("gossamer.serving.build._AT_ONCE_BYTES", 0)
+    monkeypatch.setattr("gossamer.serving.engine.build._AT_ONCE_BYTES", 0)
     engine = make_engine(shelf)
     gate, place = threading.Event(), engine._adapters._residency._placer.place
 

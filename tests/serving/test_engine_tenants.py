@@ -7,9 +7,9 @@ import pytest
 from engine_case import Collector, check_idle, slow_down, standing_still
 
 from gossamer.errors import OverloadedError, QuotaError
-from gossamer.serving.build import build_engine
-from gossamer.serving.messages import Failed, Request, SamplingParams
-from gossamer.serving.scheduling.tenants import NO_LIMITS, TenantLimits
+from gossamer.serving.core.messages import Failed, Request, SamplingParams
+from gossamer.serving.core.tenants import NO_LIMITS, TenantLimits
+from gossamer.serving.engine.build import build_engine
 from gossamer.serving.settings import ServeSettings
 
 

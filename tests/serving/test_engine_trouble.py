@@ -6,7 +6,7 @@ import time
 
 from engine_case import ask, ask_tokens, check_idle, refusal, slow_down, standing_still
 
-from gossamer.adapters.safetensors_file import OpenSafetensors
+from gossamer.adapters.reading.safetensors_file import OpenSafetensors
 from gossamer.errors import (
     AdapterFormatError,
     EngineStoppedError,
@@ -14,7 +14,7 @@ from gossamer.errors import (
     OverloadedError,
     ServingError,
 )
-from gossamer.serving.messages import Failed, Finished, Request, SamplingParams
+from gossamer.serving.core.messages import Failed, Finished, Request, SamplingParams
 
 from tiny import make_lora
 

@@ -6,13 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from gossamer.serving.adapter_entry import AdapterEntry, AdapterState
-from gossamer.serving.blend import Blend
-from gossamer.serving.hot_merge import HotMerger
-from gossamer.serving.messages import Request
-from gossamer.serving.scheduler import Scheduled
-from gossamer.serving.scheduling.hot_adapter import HotAdapterPolicy, HotLimits
-from gossamer.serving.sequence import Sequence
+from gossamer.serving.core.adapter import AdapterEntry, AdapterState, Blend
+from gossamer.serving.core.messages import Request
+from gossamer.serving.core.sequence import Sequence
+from gossamer.serving.scheduler.hot_merge import HotAdapterPolicy, HotLimits, HotMerger
+from gossamer.serving.scheduler.scheduler import Scheduled
 
 WINDOW = 4
 

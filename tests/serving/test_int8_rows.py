@@ -3,8 +3,8 @@
 import pytest
 
 from gossamer.errors import SettingError
+from gossamer.serving.core.messages import SamplingParams
 from gossamer.serving.llm import LLM
-from gossamer.serving.messages import SamplingParams
 
 from tiny import make_lora
 

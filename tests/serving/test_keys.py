@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from gossamer.errors import SettingError
+from gossamer.serving.core.tenants import NO_LIMITS
 from gossamer.serving.key_file import KeyFile, change_keys, read_keys
 from gossamer.serving.keys import (
     Caller,
@@ -18,7 +19,6 @@ from gossamer.serving.keys import (
     digest,
     new_key,
 )
-from gossamer.serving.scheduling.tenants import NO_LIMITS
 
 
 def add(path, tenant, **settings):

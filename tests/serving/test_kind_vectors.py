@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from gossamer.serving.kinds.vectors import join, pack_vectors
+from gossamer.serving.packing.vectors import join, pack_vectors
 
 BLOCK_BYTES = 400
 

@@ -14,7 +14,7 @@ from kinds_case import Kinds
 
 from gossamer.errors import SettingError, UnknownModelError
 from gossamer.serving.llm import LLM
-from gossamer.serving.scheduling.hot_adapter import HotAdapterPolicy, HotLimits
+from gossamer.serving.scheduler.hot_merge import HotAdapterPolicy, HotLimits
 
 from tiny import make_lora, module_shapes
 

@@ -9,9 +9,9 @@ from transformers import AutoModelForCausalLM
 
 from gossamer import methods
 from gossamer.adapters.inspect import inspect
+from gossamer.serving.core.messages import SamplingParams
 from gossamer.serving.llm import LLM
-from gossamer.serving.messages import SamplingParams
-from gossamer.training.events import Listener
+from gossamer.training.outputs.listener import Listener
 from gossamer.training.run import tune
 
 KINDS = ("low-rank", "gain", "sparse", "intervention", "prefix")

@@ -9,8 +9,8 @@ from gossamer.methods.reft.model import ReftConfig
 from gossamer.methods.smt.config import SmtSettings
 from gossamer.methods.smt.model import SmtConfig
 from gossamer.methods.smt.select import select_blocks
+from gossamer.serving.core.messages import SamplingParams
 from gossamer.serving.llm import LLM
-from gossamer.serving.messages import SamplingParams
 
 GREEDY = SamplingParams(max_tokens=12, temperature=0, ignore_eos=True)
 REFT = {

@@ -5,8 +5,8 @@ import math
 import pytest
 
 from gossamer.errors import CapacityError, RequestError
-from gossamer.serving.messages import Request, SamplingParams
-from gossamer.serving.request_checks import check_prompt, check_sampling, max_new_tokens
+from gossamer.serving.core.messages import Request, SamplingParams
+from gossamer.serving.core.validation import check_prompt, check_sampling, max_new_tokens
 
 WRONG = [
     ({"temperature": -0.1}, "temperature", "at least 0"),

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from gossamer.serving.messages import SamplingParams
-from gossamer.serving.sampler import SamplingState, sample
+from gossamer.serving.core.messages import SamplingParams
+from gossamer.serving.runner.sampler import SamplingState, sample
 
 VOCAB = 40
 

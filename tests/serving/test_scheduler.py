@@ -6,7 +6,7 @@ import pytest
 from policy_fakes import World, counts
 
 from gossamer.errors import CapacityError
-from gossamer.serving.scheduler import MAX_SKIPS
+from gossamer.serving.scheduler.scheduler import MAX_SKIPS
 
 
 def test_decodes_come_before_prompts_and_prompts_come_in_chunks():

@@ -4,8 +4,8 @@ import pytest
 from policy_fakes import World, counts
 
 from gossamer.errors import AdapterFormatError, AdapterReplacedError, CapacityError
-from gossamer.serving.adapter_entry import AdapterState
-from gossamer.serving.scheduler import LOAD_AHEAD, MAX_SKIPS
+from gossamer.serving.core.adapter import AdapterState
+from gossamer.serving.scheduler.scheduler import LOAD_AHEAD, MAX_SKIPS
 
 
 def test_an_adapter_is_read_then_placed_then_used():

@@ -7,8 +7,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from transformers import PreTrainedTokenizerFast
 
 from gossamer.errors import RequestError
-from gossamer.serving.plain_content import PlainContent
-from gossamer.serving.prompts import PromptEncoder
+from gossamer.serving.tokenization.plain_content import PlainContent
+from gossamer.serving.tokenization.prompts import PromptEncoder
 
 from tiny import CHAT_TEMPLATE, SPECIAL_TOKENS, spell, tiny_tokenizer
 

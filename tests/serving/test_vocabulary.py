@@ -4,10 +4,9 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
-from gossamer.serving.http.chat_reply import ChatReply
-from gossamer.serving.http.completion_reply import CompletionReply
-from gossamer.serving.messages import TokenLogprob, Tokens
-from gossamer.serving.vocabulary import Vocabulary, vocabulary_of
+from gossamer.serving.core.messages import TokenLogprob, Tokens
+from gossamer.serving.http.openai.responses import ChatReply, CompletionReply
+from gossamer.serving.tokenization.vocabulary import Vocabulary, vocabulary_of
 
 from tiny import byte_level_tokenizer, spell
 

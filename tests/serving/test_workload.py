@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 
 from gossamer.errors import SettingError
-from gossamer.serving.workload import Workload
+from gossamer.serving.loadtest.workload import Workload
 
 
 @pytest.mark.parametrize("cv", [0.5, 1.0, 2.0, 4.0])

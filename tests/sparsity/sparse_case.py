@@ -8,8 +8,8 @@ from torch.nn import functional as F
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from gossamer.sparsity.family import decoder_layers
+from gossamer.sparsity.frozen_linear import base_linear
 from gossamer.sparsity.layers import SparseGroup
-from gossamer.sparsity.weights import base_linear
 
 from tiny import SHAPE
 

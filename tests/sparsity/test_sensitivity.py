@@ -6,10 +6,9 @@ from sparse_case import batch, tiny_base
 
 from gossamer.errors import DataError, SettingError
 from gossamer.sparsity import SparsityPlan, sparsify
-from gossamer.sparsity.choose import choose_plan
 from gossamer.sparsity.flops import work_shape
-from gossamer.sparsity.picture import draw_plan
-from gossamer.sparsity.sensitivity import Increase, Sensitivity, sparse_loss, sweep
+from gossamer.sparsity.plot import draw_plan
+from gossamer.sparsity.search import Increase, Sensitivity, choose_plan, sparse_loss, sweep
 
 OPTIONS = SparsityPlan(start=0)
 

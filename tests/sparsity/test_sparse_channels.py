@@ -6,9 +6,9 @@ from sparse_case import batch, gradients, recorded, tiny_base, with_lora
 from torch import nn
 
 from gossamer.sparsity import SparsityPlan, sparsify
-from gossamer.sparsity.channels import HeadShape, key_scores, partners, top_channels
+from gossamer.sparsity.family import HeadShape, key_scores, partners, top_channels
+from gossamer.sparsity.frozen_linear import FrozenLinear
 from gossamer.sparsity.predictor import Factors, factorise, output_norms
-from gossamer.sparsity.weights import FrozenLinear
 
 PLAN = SparsityPlan(mlp={"0-2": 0.5}, qk={"0-2": 0.5}, vo={"0-2": 0.5}, start=0)
 

@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
-from gossamer.training.events import Listener
-from gossamer.training.metrics import read_metrics, train_records
+from gossamer.training.outputs.listener import Listener
+from gossamer.training.outputs.metrics import read_metrics, train_records
 from gossamer.training.run import tune
 
 TINY = {"rank": 4, "learning_rate": 3e-3, "batch_size": 4}

@@ -17,7 +17,7 @@ from runs import quiet_tune  # noqa: E402
 from staged import FIRST, Staged  # noqa: E402
 
 from gossamer.methods import register  # noqa: E402
-from gossamer.training.events import Listener  # noqa: E402
+from gossamer.training.outputs.listener import Listener  # noqa: E402
 
 SETTINGS = {
     "method": "staged",

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from gossamer.errors import CheckpointError
-from gossamer.training.checkpoint import (
+from gossamer.training.outputs.checkpoint import (
     latest_checkpoint,
     prune_checkpoints,
     step_of,

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from gossamer.training.curve import draw_curve, smooth
+from gossamer.training.outputs.loss_curve import draw_curve, smooth
 
 
 def test_smoothing_keeps_a_constant_and_the_first_value():

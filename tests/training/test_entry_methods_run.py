@@ -4,8 +4,8 @@ import pytest
 from runs import quiet_tune, write_rows
 
 from gossamer.training.dry_run import dry_run
-from gossamer.training.events import Listener
-from gossamer.training.metrics import read_metrics, stage_records
+from gossamer.training.outputs.listener import Listener
+from gossamer.training.outputs.metrics import read_metrics, stage_records
 from gossamer.training.settings import assemble
 
 from tiny import module_shapes

@@ -5,7 +5,7 @@ import torch
 
 from gossamer import methods
 from gossamer.methods import MethodContext
-from gossamer.training.estimate import estimate
+from gossamer.training.memory_estimate import estimate
 
 from tiny import SHAPE, module_shapes
 
@@ -69,7 +69,7 @@ def test_activations_grow_with_rows_and_shrink_with_checkpointing(tiny_model):
 def test_what_the_layers_are_said_to_keep_is_what_they_keep(tiny_model):
     """The formula against the tensors that autograd really holds on to."""
     from gossamer.basemodel.load import load_model
-    from gossamer.training.estimate import _layers
+    from gossamer.training.memory_estimate import _layers
 
     method = methods.find("lora").from_values({"rank": 1})
     context = MethodContext(

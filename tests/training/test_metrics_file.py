@@ -1,6 +1,6 @@
 """`metrics.jsonl` survives kills and resumes."""
 
-from gossamer.training.metrics import (
+from gossamer.training.outputs.metrics import (
     FILE,
     MetricsFile,
     eval_records,

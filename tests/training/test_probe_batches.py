@@ -7,7 +7,7 @@ from runs import TINY, quiet_tune, write_rows
 from gossamer.errors import SettingError
 from gossamer.methods import MethodContext
 from gossamer.methods.lora import Lora
-from gossamer.training.trainer import RunTrainer
+from gossamer.training.loop.trainer import RunTrainer
 
 
 @pytest.fixture

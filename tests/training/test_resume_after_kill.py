@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from runs import write_rows
 
-from gossamer.training.metrics import eval_records, read_metrics, train_records
+from gossamer.training.outputs.metrics import eval_records, read_metrics, train_records
 
 HERE = Path(__file__).parent
 

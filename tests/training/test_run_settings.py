@@ -4,7 +4,7 @@ import pytest
 
 from gossamer import methods
 from gossamer.errors import CheckpointError, SettingError, UnknownNameError
-from gossamer.training.record import check_continues, read_config, write_record
+from gossamer.training.outputs.run_record import check_continues, read_config, write_record
 from gossamer.training.settings import RunSettings, assemble
 
 BASE = {"model": "m", "data": "d.jsonl", "output": "o"}

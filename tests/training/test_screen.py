@@ -5,10 +5,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from gossamer.training.events import RunFacts
+from gossamer.training.outputs.listener import RunFacts
+from gossamer.training.outputs.metrics import summarize
+from gossamer.training.outputs.progress import LiveScreen, PlainScreen, duration, print_result
 from gossamer.training.plan import Plan
-from gossamer.training.result import summarize
-from gossamer.training.screen import LiveScreen, PlainScreen, duration, print_result
 
 FACTS = RunFacts(
     method="lora",

@@ -17,9 +17,14 @@ from staged import FIRST, Staged
 from gossamer.errors import CheckpointError
 from gossamer.methods import Stage, registry
 from gossamer.training.dry_run import dry_run
-from gossamer.training.events import Listener
-from gossamer.training.interrupt import RunInterrupted
-from gossamer.training.metrics import eval_records, read_metrics, stage_records, train_records
+from gossamer.training.loop.callback import RunInterrupted
+from gossamer.training.outputs.listener import Listener
+from gossamer.training.outputs.metrics import (
+    eval_records,
+    read_metrics,
+    stage_records,
+    train_records,
+)
 from gossamer.training.plan import plan_stages, rate_factor
 from gossamer.training.settings import RunSettings, assemble
 
@@ -156,7 +161,7 @@ def test_a_checkpoint_names_its_stage_and_a_stage_has_its_own_optimizer(whole):
 
 
 def test_the_curve_marks_where_a_stage_begins(whole, tmp_path, monkeypatch):
-    from gossamer.training.curve import draw_curve
+    from gossamer.training.outputs.loss_curve import draw_curve
 
     drawn = []
     monkeypatch.setattr(Axes, "axvline", lambda self, x, **_: drawn.append(x))

@@ -11,7 +11,7 @@ from transformers.models.llama import modeling_llama
 
 from gossamer.errors import GossamerError, TrainingError
 from gossamer.sparsity import SparsityPlan
-from gossamer.training.liger import check_liger, liger_kernels, use_liger
+from gossamer.training.loop.liger import check_liger, liger_kernels, use_liger
 
 from tiny import SHAPE
 
@@ -70,7 +70,7 @@ def liger(monkeypatch):
 
 
 def installed(monkeypatch, answer):
-    for where in ("gossamer.training.liger", "transformers.integrations.liger"):
+    for where in ("gossamer.training.loop.liger", "transformers.integrations.liger"):
         monkeypatch.setattr(f"{where}.is_liger_kernel_available", lambda: answer)
 
 

@@ -11,7 +11,7 @@ from runs import TINY, quiet_tune, step_losses, write_rows
 from transformers import AutoModelForCausalLM
 
 from gossamer import methods
-from gossamer.basemodel.fingerprint import fingerprint
+from gossamer.basemodel.files import fingerprint
 from gossamer.basemodel.load import load_model, load_tokenizer
 from gossamer.errors import (
     CheckpointError,
@@ -22,8 +22,8 @@ from gossamer.errors import (
     TrainingError,
 )
 from gossamer.training.data import DataSettings, load_data
-from gossamer.training.events import Listener
-from gossamer.training.metrics import eval_records, read_metrics, train_records
+from gossamer.training.outputs.listener import Listener
+from gossamer.training.outputs.metrics import eval_records, read_metrics, train_records
 
 
 @pytest.fixture(scope="module")

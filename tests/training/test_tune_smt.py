@@ -10,10 +10,10 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from gossamer.adapters.merge import merge_into
-from gossamer.basemodel.fingerprint import fingerprint
+from gossamer.basemodel.files import fingerprint
 from gossamer.errors import SettingError
 from gossamer.training.dry_run import dry_run
-from gossamer.training.metrics import read_metrics, train_records
+from gossamer.training.outputs.metrics import read_metrics, train_records
 from gossamer.training.run import collect
 
 SMT = {

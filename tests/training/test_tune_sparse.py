@@ -6,9 +6,9 @@ from runs import TINY, quiet_tune, step_losses, write_rows
 
 from gossamer import methods
 from gossamer.errors import GossamerError
-from gossamer.training.card import result_rows
-from gossamer.training.events import Listener
-from gossamer.training.metrics import read_metrics, train_records
+from gossamer.training.outputs.listener import Listener
+from gossamer.training.outputs.metrics import read_metrics, train_records
+from gossamer.training.outputs.model_card import result_rows
 
 PLAN = """\
 name: tiny

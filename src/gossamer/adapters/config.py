@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from gossamer.adapters.fields import short
-from gossamer.adapters.files import read_whole, unreadable
-from gossamer.adapters.json_text import count_values, depth, parse
-from gossamer.adapters.limits import MOST_PLACES, AdapterLimits
+from gossamer.adapters.layout import CONFIG_NAME
 from gossamer.adapters.patterns import Patterns, require_affordable
+from gossamer.adapters.reading.json_text import count_values, depth, parse
+from gossamer.adapters.reading.limits import MOST_PLACES, AdapterLimits
+from gossamer.adapters.reading.regular_file import read_whole, unreadable
 from gossamer.errors import AdapterFormatError, AdapterNotFoundError, UnsupportedAdapterError
 
-CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
 _TYPE = re.compile(r"[\w-]{1,60}")
 

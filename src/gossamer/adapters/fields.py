@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from gossamer.adapters.limits import MOST_PLACES
+from gossamer.adapters.reading.limits import MOST_PLACES
 from gossamer.errors import AdapterFormatError, UnsupportedAdapterError
 
 COMMON = frozenset(

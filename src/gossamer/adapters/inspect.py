@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gossamer.adapters.config import CONFIG_NAME, read_raw
-from gossamer.adapters.identity import digest_of
-from gossamer.adapters.limits import AdapterLimits
-from gossamer.adapters.safetensors_header import Place
+from gossamer.adapters.config import read_raw
+from gossamer.adapters.digest import digest_of
+from gossamer.adapters.layout import CONFIG_NAME
+from gossamer.adapters.reading.limits import AdapterLimits
+from gossamer.adapters.reading.safetensors_header import Place
 from gossamer.adapters.weights import open_weights, weights_path
 from gossamer.errors import AdapterNotFoundError
 

@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from gossamer.adapters.base_shape import BaseShape
-from gossamer.adapters.budget import UNBOUND, Budget
 from gossamer.adapters.config import read_raw
-from gossamer.adapters.dora import DoraAdapter, load_dora
-from gossamer.adapters.ia3 import Ia3Adapter, load_ia3
-from gossamer.adapters.intervention import InterventionAdapter, load_intervention
-from gossamer.adapters.low_rank import LowRankAdapter, load_low_rank
-from gossamer.adapters.prefix import PrefixAdapter, load_prefix
-from gossamer.adapters.sparse import SparseAdapter, load_shira, load_smt
+from gossamer.adapters.kinds.dora import DoraAdapter, load_dora
+from gossamer.adapters.kinds.ia3 import Ia3Adapter, load_ia3
+from gossamer.adapters.kinds.intervention import InterventionAdapter, load_intervention
+from gossamer.adapters.kinds.low_rank import LowRankAdapter, load_low_rank
+from gossamer.adapters.kinds.prefix import PrefixAdapter, load_prefix
+from gossamer.adapters.kinds.sparse_delta import SparseAdapter, load_shira, load_smt
+from gossamer.adapters.reading.budget import UNBOUND, Budget
 from gossamer.errors import UnsupportedAdapterError
 
 __all__ = ["Adapter", "BaseShape", "LinearAdapter", "load_adapter", "load_linear", "unsupported"]

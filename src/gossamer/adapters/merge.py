@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gossamer.adapters.budget import UNBOUND, Budget
 from gossamer.adapters.config import read_raw
-from gossamer.adapters.dora import DoraAdapter
-from gossamer.adapters.factors import Factors
-from gossamer.adapters.ia3 import Ia3Adapter
+from gossamer.adapters.kinds.dora import DoraAdapter
+from gossamer.adapters.kinds.ia3 import Ia3Adapter
+from gossamer.adapters.kinds.low_rank import Factors
+from gossamer.adapters.kinds.sparse_delta import SparseAdapter
 from gossamer.adapters.load import LinearAdapter, load_linear
-from gossamer.adapters.sparse import SparseAdapter
+from gossamer.adapters.reading.budget import UNBOUND, Budget
 from gossamer.errors import UnsupportedAdapterError, UnsupportedModelError
 
 _UNMERGEABLE = {

@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 import re2
 
 from gossamer.adapters.fields import short
-from gossamer.adapters.limits import AdapterLimits
+from gossamer.adapters.reading.limits import AdapterLimits
 from gossamer.errors import AdapterFormatError
 
 T = TypeVar("T")

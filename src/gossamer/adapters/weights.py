@@ -9,10 +9,15 @@ from pathlib import Path
 
 import torch
 
-from gossamer.adapters.config import CONFIG_NAME, WEIGHTS_NAME
-from gossamer.adapters.limits import AdapterLimits
-from gossamer.adapters.safetensors_file import OpenSafetensors, SafetensorsFile, open_safetensors
-from gossamer.adapters.safetensors_header import Header
+from gossamer.adapters.config import WEIGHTS_NAME
+from gossamer.adapters.layout import CONFIG_NAME
+from gossamer.adapters.reading.limits import AdapterLimits
+from gossamer.adapters.reading.safetensors_file import (
+    OpenSafetensors,
+    SafetensorsFile,
+    open_safetensors,
+)
+from gossamer.adapters.reading.safetensors_header import Header
 from gossamer.errors import AdapterFormatError, AdapterNotFoundError
 
 _PICKLES = ("adapter_model.bin", "adapter_model.pt", "adapter_model.pth", "adapter_model.ckpt")

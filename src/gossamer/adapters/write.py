@@ -9,12 +9,12 @@ from typing import Any, TypeVar
 import torch
 from safetensors.torch import save
 
-from gossamer.adapters.config import CONFIG_NAME, WEIGHTS_NAME, LoraSpec, parse_lora
-from gossamer.adapters.factors import Factors
-from gossamer.adapters.tensor_names import PREFIX
+from gossamer.adapters.config import WEIGHTS_NAME, LoraSpec, parse_lora
+from gossamer.adapters.kinds.low_rank import Factors
+from gossamer.adapters.layout import CONFIG_NAME, PREFIX
 from gossamer.adapters.weights import BASE_KEY, read_weights, weights_path
-from gossamer.durable import replacing_folder, write_whole
 from gossamer.errors import AdapterFormatError, UsageError
+from gossamer.files import replacing_folder, write_whole
 
 Number = TypeVar("Number", int, float)
 

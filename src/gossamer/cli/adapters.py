@@ -13,9 +13,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gossamer.adapters.limits import AdapterLimits
-from gossamer.cli.options import Options
-from gossamer.cli.tables import format_bytes, print_table
+from gossamer.adapters.reading.limits import AdapterLimits
+from gossamer.cli._options import Options
+from gossamer.cli._tables import format_bytes, print_table
 from gossamer.errors import GossamerError
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def _inspect(args: argparse.Namespace) -> int:
 
 
 def _merge(args: argparse.Namespace) -> int:
-    from gossamer.cli.merging import merge_to_folder
+    from gossamer.merging import merge_to_folder
 
     merge_to_folder(
         args.folder,

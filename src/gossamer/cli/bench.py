@@ -20,14 +20,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gossamer.cli.options import Options
+from gossamer.cli._options import Options
 from gossamer.errors import MissingExtraError, UsageError
-from gossamer.serving.loadtest.settings import ClientSettings
-from gossamer.serving.workload import Workload
+from gossamer.serving.loadtest.client import ClientSettings
+from gossamer.serving.loadtest.workload import Workload
 
 if TYPE_CHECKING:
-    from gossamer.serving.loadtest.sample import Sample
-    from gossamer.serving.loadtest.summary import Summary
+    from gossamer.serving.loadtest.outcomes import Sample, Summary
 
 KEY_VARIABLE = "GOSSAMER_API_KEY"
 WORKLOAD = Options(Workload, title="workload")
@@ -66,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
         workload = WORKLOAD.read(args, adapters=len(names))
         samples = _play(args, url, names, workload, client)
 
-    from gossamer.serving.loadtest.summary import summarize
+    from gossamer.serving.loadtest.outcomes import summarize
 
     summary = summarize(samples, client.slo)
     _print(summary, client.slo)
@@ -119,7 +118,7 @@ def _server(args: argparse.Namespace) -> Iterator[str]:
     if args.url is not None:
         yield args.url
         return
-    from gossamer.cli.child_server import child_server
+    from gossamer.serving.loadtest.child_server import child_server
 
     with child_server(args.model, args.adapter_folder) as url:
         yield url

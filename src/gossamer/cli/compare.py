@@ -56,8 +56,8 @@ def run(args: argparse.Namespace) -> int:
 
     from gossamer.training.comparison.compare import run_comparison
     from gossamer.training.comparison.process import ComparisonInterrupted
-    from gossamer.training.comparison.screen import Screen
-    from gossamer.training.comparison.table import table
+    from gossamer.training.comparison.progress import Screen
+    from gossamer.training.comparison.results import table
 
     try:
         comparison = run_comparison(settings, Screen())

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gossamer.cli.tables import print_table
+from gossamer.cli._tables import print_table
 from gossamer.errors import SettingError, UnknownNameError
 
 if TYPE_CHECKING:

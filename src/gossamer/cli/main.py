@@ -60,7 +60,7 @@ def _reported(arguments: Sequence[str]) -> int:
     except BrokenPipeError:
         raise
     except Exception as error:
-        from gossamer.durable import disk_trouble
+        from gossamer.files import disk_trouble
 
         message = disk_trouble(error)
         if message is None and isinstance(error, OSError):

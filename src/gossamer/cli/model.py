@@ -10,7 +10,7 @@ import json
 import sys
 from typing import Any
 
-from gossamer.cli.tables import format_bytes, print_table
+from gossamer.cli._tables import format_bytes, print_table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,14 +57,14 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _rows() -> list[dict[str, Any]]:
-    from gossamer.basemodel import manifest
+    from gossamer.basemodel import cache
     from gossamer.basemodel.catalog import CATALOG
     from gossamer.basemodel.pull import cached
 
     rows = []
     for alias, model in sorted(CATALOG.items()):
         folder = cached(alias)
-        found = manifest.read(folder) if folder else None
+        found = cache.read(folder) if folder else None
         rows.append(
             {
                 "name": alias,

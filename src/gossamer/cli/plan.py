@@ -9,13 +9,49 @@ each token less is room for adapters and each adapter less is room for tokens.
 
 import argparse
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gossamer.basemodel.find import require_known, resolve
-from gossamer.cli.options import add_word, one_of_word_and_option
-from gossamer.cli.tables import format_bytes, print_table
+from gossamer.cli._options import add_word, one_of_word_and_option
+from gossamer.cli._tables import format_bytes, print_table
 from gossamer.errors import SettingError
+from gossamer.files import replacing
+
+
+def draw_plan(
+    blocks_per_rank: Mapping[int, int],
+    num_blocks: int,
+    block_tokens: int,
+    path: Path,
+    *,
+    title: str,
+) -> None:
+    """How many adapters fit beside how many tokens, as the PNG `path`."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    steps = [num_blocks * i // 200 for i in range(201)]
+    tokens = [blocks * block_tokens for blocks in steps]
+    for index, (rank, blocks) in enumerate(blocks_per_rank.items()):
+        fitting = [(num_blocks - taken) // blocks for taken in steps]
+        colour = (0.12, 0.25 + 0.12 * index, 0.75 - 0.12 * index)
+        axes.step(tokens, fitting, where="post", color=colour, label=f"rank {rank}")
+    axes.set_yscale("symlog", linthresh=1)
+    axes.set_ylim(bottom=0)
+    axes.set_xlim(0, tokens[-1])
+    axes.set(xlabel="tokens of running requests", ylabel="adapters that fit (all linear layers)")
+    axes.set_title(title, parse_math=False)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    with replacing(path) as scratch:
+        figure.savefig(scratch, format="png")
+
 
 if TYPE_CHECKING:
     from gossamer.serving.capacity import BaseSizes, Cost
@@ -56,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
         raise SettingError("--model NAME is required, or NAME alone")
     require_known(args.model)
 
-    from gossamer.serving.capacity import base_sizes
+    from gossamer.serving.runner.model_shape import base_sizes
 
     sizes = base_sizes(resolve(args.model))
     block_bytes = sizes.token_bytes * args.block_tokens
@@ -77,8 +113,6 @@ def run(args: argparse.Namespace) -> int:
     costs = _costs(sizes, _WIDTHS[args.rows], args.block_tokens, block_bytes)
     _print(args, sizes, num_blocks, tokens, left, costs)
     if args.output is not None:
-        from gossamer.cli.plan_picture import draw_plan
-
         per_rank = {rank: costs[f"low-rank {rank}, all linear"].num_blocks for rank in RANKS}
         title = f"{args.model}: a pool of {args.memory:g} GiB"
         draw_plan(per_rank, num_blocks, args.block_tokens, args.output, title=title)

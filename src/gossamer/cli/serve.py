@@ -24,14 +24,14 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from gossamer.adapters.limits import AdapterLimits
-from gossamer.cli.options import Options
+from gossamer.adapters.reading.limits import AdapterLimits
+from gossamer.cli._options import Options
+from gossamer.serving.core.interface import EngineInterface
 from gossamer.serving.http.settings import HttpSettings
-from gossamer.serving.interface import EngineInterface
 from gossamer.serving.settings import ServeSettings
 
 if TYPE_CHECKING:
-    from gossamer.serving.http.signals import SignalWatch
+    from gossamer.serving.http.transport.signals import SignalWatch
 
 KEY_VARIABLE = "GOSSAMER_API_KEY"
 _SHOWN_NAMES = 8
@@ -68,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until a signal comes."""
-    from gossamer.serving.http.signals import SignalWatch
+    from gossamer.serving.http.transport.signals import SignalWatch
 
     with SignalWatch(until_exit=True) as watch:
         return _run(args, watch)
@@ -80,20 +80,20 @@ def _run(args: argparse.Namespace, watch: "SignalWatch") -> int:
     http_settings = HTTP.read(args, **_keys_from_environment())
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
 
-    from gossamer.serving.http.bind import bind, url
+    from gossamer.serving.core.tenants import unlimited
+    from gossamer.serving.http.transport.server import bind, url
     from gossamer.serving.key_file import KeyFile
-    from gossamer.serving.scheduling.tenants import unlimited
 
     limits_of = KeyFile(http_settings.keys).limits_of if http_settings.keys else unlimited
     # The port first: a busy one is told at once, and not after the model has been loaded.
     with bind(http_settings.host, http_settings.port) as listener:
         if http_settings.is_public and not http_settings.needs_key:
             _warn_of_open_door(http_settings.host)
-        from gossamer.serving.build import build_engine
+        from gossamer.serving.engine.build import build_engine
 
         engine = build_engine(engine_settings, limits_of)
 
-        from gossamer.serving.http.server import run_server
+        from gossamer.serving.http.transport.server import run_server
 
         def announce() -> None:
             needs_key = http_settings.needs_key

@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gossamer.basemodel.find import require_known
-from gossamer.cli.tables import print_table
-from gossamer.durable import write_whole
+from gossamer.cli._tables import print_table
 from gossamer.errors import UsageError
+from gossamer.files import write_whole
 from gossamer.settings import parse_assignments
 from gossamer.training.data.source import find_file
 from gossamer.training.sweep_settings import SweepSettings
 
 if TYPE_CHECKING:
-    from gossamer.training.sweep import SweepResult
+    from gossamer.training.sparsity_sweep import SweepResult
 
 _OPTIONS = ("model", "data", "target", "rows", "batch_size", "start", "seed")
 _KINDS = {"target": float, "start": float, "rows": int, "batch_size": int, "seed": int}
@@ -89,8 +89,8 @@ def _plan(args: argparse.Namespace) -> int:
     require_known(settings.model)
     find_file(settings.data)
 
-    from gossamer.sparsity.picture import draw_plan
-    from gossamer.training.sweep import find_plan
+    from gossamer.sparsity.plot import draw_plan
+    from gossamer.training.sparsity_sweep import find_plan
 
     result = find_plan(settings, _show_progress)
     output.parent.mkdir(parents=True, exist_ok=True)

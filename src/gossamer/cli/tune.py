@@ -9,7 +9,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
-from gossamer.cli.options import add_word, one_of_word_and_option, with_options
+from gossamer.cli._options import add_word, one_of_word_and_option, with_options
 from gossamer.errors import SettingError
 from gossamer.methods import find, names
 from gossamer.settings import Settings, parse_assignments
@@ -115,9 +115,9 @@ def method_help(name: str) -> str:
 
 
 def _tune(settings: RunSettings, recorded: dict[str, Any], *, resume: bool, overwrite: bool) -> int:
-    from gossamer.training.interrupt import RunInterrupted
+    from gossamer.training.loop.callback import RunInterrupted
+    from gossamer.training.outputs.progress import make_screen, print_result
     from gossamer.training.run import run as carry_out
-    from gossamer.training.screen import make_screen, print_result
 
     screen = make_screen(log_every=settings.log_every)
     try:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from gossamer.cli.verifying import Verdict
+    from gossamer.verification.verify import Verdict
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Verify and print one line per adapter and reference."""
     from gossamer.basemodel.find import resolve
-    from gossamer.cli.verifying import PROMPTS, Settings, require_same_base, verify
+    from gossamer.verification.verify import PROMPTS, Settings, require_same_base, verify
 
     base = resolve(require_same_base(args.adapters, args.model))
     settings = Settings(
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _print(verdicts: "list[Verdict]") -> None:
-    from gossamer.cli.tables import print_table
+    from gossamer.cli._tables import print_table
 
     columns = ["adapter", "kind", "against", "equal tokens", "largest difference", "verdict"]
     print_table(columns, [_cells(verdict) for verdict in verdicts if verdict.problem is None])

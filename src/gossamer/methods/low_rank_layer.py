@@ -9,8 +9,8 @@ import torch
 from peft.tuners.tuners_utils import _get_in_out_features, check_adapters_to_merge
 from torch import Tensor, nn
 
-from gossamer.adapters.factors import Factors
-from gossamer.adapters.tensor_names import PREFIX
+from gossamer.adapters.kinds.low_rank import Factors
+from gossamer.adapters.layout import PREFIX
 from gossamer.errors import UnsupportedAdapterError
 from gossamer.methods.low_rank_result import ADAPTER, float_copy, write_factors
 from gossamer.methods.method import MethodContext

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from gossamer.adapters.factors import Factors
-from gossamer.adapters.tensor_names import PREFIX
+from gossamer.adapters.kinds.low_rank import Factors
+from gossamer.adapters.layout import PREFIX
 from gossamer.adapters.write import derive_config, write_low_rank
 from gossamer.methods.method import MethodContext
 

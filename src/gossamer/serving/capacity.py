@@ -2,13 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from gossamer.adapters.base_shape import BaseShape
-from gossamer.serving.kinds.vectors import block_starts
+from gossamer.serving.packing.vectors import block_starts
 
 FLOAT = 4
 """Bytes of a float32, in which keys, values and most rows rest."""
@@ -36,36 +34,6 @@ class Cost:
     """Its own weight."""
     num_blocks: int
     """Blocks; what their ends waste is included."""
-
-
-def base_sizes(folder: Path) -> BaseSizes:
-    """Sizes of the model in `folder`; its weights are not read. Raises `BaseModelError`."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    from gossamer.basemodel.load import load_config
-    from gossamer.serving.attach import kv_shape
-
-    config: Any = load_config(folder)
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
-    output = model.get_output_embeddings()
-    num_layers, num_kv_heads, head_dim = kv_shape(config)
-    return BaseSizes(
-        shape=BaseShape(
-            linears={
-                path: (module.out_features, module.in_features)
-                for path, module in model.named_modules()
-                if isinstance(module, torch.nn.Linear) and module is not output
-            },
-            num_layers=num_layers,
-            hidden_size=config.hidden_size,
-            num_kv_heads=num_kv_heads,
-            head_dim=head_dim,
-        ),
-        num_parameters=sum(parameter.numel() for parameter in model.parameters()),
-        max_context=config.max_position_embeddings,
-    )
 
 
 def low_rank(

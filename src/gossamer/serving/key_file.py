@@ -17,12 +17,12 @@ from typing import Any
 
 import yaml
 
-from gossamer.durable import storing, write_whole
 from gossamer.errors import SettingError
+from gossamer.files import storing, write_whole
 from gossamer.serving.bounded_yaml import load_bounded
-from gossamer.serving.daemon_threads import DaemonThreads
+from gossamer.serving.core.daemon_threads import DaemonThreads
+from gossamer.serving.core.tenants import NO_LIMITS, TenantLimits
 from gossamer.serving.keys import Caller, KeyFileSettings
-from gossamer.serving.scheduling.tenants import NO_LIMITS, TenantLimits
 
 log = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ from typing import Self
 
 from pydantic import Field, field_validator, model_validator
 
-from gossamer.serving.messages import DEFAULT_TENANT
-from gossamer.serving.scheduling.tenants import TenantLimits
+from gossamer.serving.core.messages import DEFAULT_TENANT
+from gossamer.serving.core.tenants import TenantLimits
 from gossamer.settings import Settings
 
 KEY = re.compile(rb"gsm_([0-9a-f]{8})_[A-Za-z0-9_-]{43}")

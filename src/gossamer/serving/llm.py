@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from gossamer.errors import UsageError
-from gossamer.serving.blend import blend_name
-from gossamer.serving.build import ServeSettings, build_engine
-from gossamer.serving.messages import (
+from gossamer.serving.core.adapter import blend_name
+from gossamer.serving.core.messages import (
     Event,
     Failed,
     Finished,
@@ -21,7 +20,8 @@ from gossamer.serving.messages import (
     TokenLogprob,
     Tokens,
 )
-from gossamer.serving.prompts import PromptEncoder
+from gossamer.serving.engine.build import ServeSettings, build_engine
+from gossamer.serving.tokenization.prompts import PromptEncoder
 
 Prompt = str | Sequence[int]
 Adapter = str | Mapping[str, float]

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from gossamer.adapters.limits import AdapterLimits
+from gossamer.adapters.reading.limits import AdapterLimits
 from gossamer.settings import Settings
 
 

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.errors import SettingError, TrainingError
-from gossamer.sparsity.criteria import Chance, Criterion, Guess, Oracle
 from gossamer.sparsity.family import DecoderLayer, decoder_layers
 from gossamer.sparsity.flops import WorkShape, work_shape
+from gossamer.sparsity.frozen_linear import FrozenLinear, base_linear
 from gossamer.sparsity.layers import (
     Pass,
     Replaced,
@@ -25,10 +25,9 @@ from gossamer.sparsity.layers import (
     undone_on_error,
 )
 from gossamer.sparsity.plan import Shares, SparsityPlan, load_plan
-from gossamer.sparsity.predictor import Factors
-from gossamer.sparsity.predictor_files import load_or_make
+from gossamer.sparsity.predictor import Chance, Criterion, Factors, Guess, Oracle
+from gossamer.sparsity.predictor_cache import load_or_make
 from gossamer.sparsity.tokens import TokenSplit, split_tokens
-from gossamer.sparsity.weights import FrozenLinear, base_linear
 
 _PASSES_PER_STEP = 1 << 20
 _SCORED = {"gate": "gate_proj", "up": "up_proj", "q": "q_proj", "k": "k_proj", "v": "v_proj"}

@@ -9,14 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.errors import SettingError, TrainingError, UnsupportedAdapterError
-from gossamer.sparsity.branch import add_branch, fits
-from gossamer.sparsity.channels import HeadShape, key_scores, partners, top_channels
-from gossamer.sparsity.criteria import Criterion
+from gossamer.sparsity.family import HeadShape, key_scores, partners, top_channels
+from gossamer.sparsity.frozen_linear import FrozenLinear, Scratch, base_linear
 from gossamer.sparsity.plan import Shares, SparsityPlan, kept
-from gossamer.sparsity.products import GatedMlp, LinearSlice, Side
-from gossamer.sparsity.rows import RowGather
-from gossamer.sparsity.tokens import TokenSplit
-from gossamer.sparsity.weights import FrozenLinear, Scratch, base_linear
+from gossamer.sparsity.predictor import Criterion
+from gossamer.sparsity.products import GatedMlp, LinearSlice, Side, add_branch, fits
+from gossamer.sparsity.tokens import RowGather, TokenSplit
 
 
 class Pass:

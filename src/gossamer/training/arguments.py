@@ -10,8 +10,8 @@ from typing import Any
 from gossamer.basemodel.find import require_known
 from gossamer.errors import CheckpointError, SettingError
 from gossamer.training.data.source import find_file
-from gossamer.training.folder import check_free, is_run
-from gossamer.training.record import FILE, read_config
+from gossamer.training.outputs.run_folder import check_free, is_run
+from gossamer.training.outputs.run_record import FILE, read_config
 from gossamer.training.settings import RunSettings, assemble
 
 

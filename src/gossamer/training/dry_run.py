@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from gossamer.training.estimate import Estimate, estimate_stages
-from gossamer.training.folder import check_free
+from gossamer.training.memory_estimate import Estimate, estimate_stages
+from gossamer.training.outputs.run_folder import check_free
 from gossamer.training.plan import Plan, StagePlan
 from gossamer.training.prepare import Prepared, prepare
 from gossamer.training.quiet import quiet_libraries

@@ -4,20 +4,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gossamer.basemodel.files import fingerprint
 from gossamer.basemodel.find import resolve
-from gossamer.basemodel.fingerprint import fingerprint
 from gossamer.basemodel.load import load_tokenizer
 from gossamer.machine import fit_threads
 from gossamer.methods import Method, MethodContext
 from gossamer.sparsity.plan import SparsityPlan
-from gossamer.training.batches import ProbeBatches
 from gossamer.training.data import EncodedData, load_data
-from gossamer.training.device import choose_device, choose_dtype
-from gossamer.training.liger import check_liger, liger_kernels
-from gossamer.training.plan import Plan, StagePlan, make_plan, plan_stages
-from gossamer.training.record import recorded_facts
+from gossamer.training.loop.device import choose_device, choose_dtype
+from gossamer.training.loop.liger import check_liger, liger_kernels
+from gossamer.training.loop.sparse_compute import sparse_plan
+from gossamer.training.outputs.run_record import recorded_facts
+from gossamer.training.plan import Plan, ProbeBatches, StagePlan, make_plan, plan_stages
 from gossamer.training.settings import RunSettings
-from gossamer.training.sparse import sparse_plan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

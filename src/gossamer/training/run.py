@@ -5,20 +5,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gossamer.durable import disk_trouble
 from gossamer.errors import (
     GossamerError,
     StorageError,
     TrainingError,
 )
+from gossamer.files import disk_trouble
 from gossamer.training.arguments import check_resumable, collect
-from gossamer.training.build import build_model
-from gossamer.training.card import write_card
-from gossamer.training.checkpoint import latest_checkpoint, read_stage, step_of
-from gossamer.training.curve import draw_curve
-from gossamer.training.device import count_parameters, peak_memory
-from gossamer.training.events import Listener, warn
-from gossamer.training.folder import (
+from gossamer.training.loop.build import build_model
+from gossamer.training.loop.device import count_parameters, peak_memory
+from gossamer.training.loop.sparse_compute import check_same_plan
+from gossamer.training.loop.stages import check_stages, train_stages
+from gossamer.training.outputs.checkpoint import latest_checkpoint, read_stage, step_of
+from gossamer.training.outputs.listener import Listener, warn
+from gossamer.training.outputs.loss_curve import draw_curve
+from gossamer.training.outputs.metrics import RunResult, read_metrics, summarize, truncate_metrics
+from gossamer.training.outputs.model_card import write_card
+from gossamer.training.outputs.progress import make_screen
+from gossamer.training.outputs.run_folder import (
     CARD,
     CURVE,
     check_free,
@@ -26,15 +30,16 @@ from gossamer.training.folder import (
     make_folder,
     publish,
 )
-from gossamer.training.metrics import read_metrics, truncate_metrics
+from gossamer.training.outputs.run_record import (
+    FILE,
+    changed_data,
+    check_continues,
+    read_config,
+    write_record,
+)
 from gossamer.training.prepare import Prepared, prepare
 from gossamer.training.quiet import quiet_libraries
-from gossamer.training.record import FILE, changed_data, check_continues, read_config, write_record
-from gossamer.training.result import RunResult, summarize
-from gossamer.training.screen import make_screen
 from gossamer.training.settings import RunSettings
-from gossamer.training.sparse import check_same_plan
-from gossamer.training.stages import check_stages, train_stages
 
 
 def tune(

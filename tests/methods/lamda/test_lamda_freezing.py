@@ -17,7 +17,7 @@ from gossamer.methods.lamda.freezing import (
 )
 from gossamer.methods.lamda.model import LamdaConfig
 from gossamer.methods.lamda.spectrum import allocate_ranks
-from gossamer.training.events import Listener
+from gossamer.training.outputs.listener import Listener
 from gossamer.training.run import tune
 
 

@@ -15,7 +15,7 @@ from gossamer.errors import SettingError
 from gossamer.methods.lorta.layer import LortaLinear
 from gossamer.methods.lorta.model import LortaConfig
 from gossamer.methods.lorta.plan import make_plan
-from gossamer.training.events import Listener
+from gossamer.training.outputs.listener import Listener
 from gossamer.training.run import tune
 
 from tiny import make_tiny_model

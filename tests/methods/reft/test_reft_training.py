@@ -13,7 +13,7 @@ from trl import SFTConfig, SFTTrainer
 
 from gossamer.errors import UsageError
 from gossamer.methods.reft.model import ReftConfig
-from gossamer.training.events import Listener
+from gossamer.training.outputs.listener import Listener
 from gossamer.training.run import tune
 
 # TRL sets the old name of the argument itself.

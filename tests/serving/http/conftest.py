@@ -4,9 +4,9 @@ import httpx
 import pytest
 from fake_engine import FakeEngine
 
+from gossamer.serving.core.stats import AdapterStatus
 from gossamer.serving.http.app import create_app
 from gossamer.serving.http.settings import HttpSettings
-from gossamer.serving.interface import AdapterStatus
 
 from tiny import tiny_tokenizer
 

@@ -17,10 +17,9 @@ from gossamer.errors import (
     UnsupportedAdapterError,
     unknown_name_message,
 )
-from gossamer.serving.adapter_entry import AdapterEntry
-from gossamer.serving.blend import adapters_in
-from gossamer.serving.interface import AdapterStatus, EngineStats
-from gossamer.serving.messages import Event, Failed, Finished, Request, TokenLogprob, Tokens
+from gossamer.serving.core.adapter import AdapterEntry, adapters_in
+from gossamer.serving.core.messages import Event, Failed, Finished, Request, TokenLogprob, Tokens
+from gossamer.serving.core.stats import AdapterStatus, EngineStats
 
 Script = Callable[[Request], Sequence[str | GossamerError]]
 """The pieces of text that a request gives, one token each; an error ends it as failed."""

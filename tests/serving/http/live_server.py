@@ -5,10 +5,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from gossamer.serving.http.bind import bind
-from gossamer.serving.http.server import Server
+from gossamer.serving.core.interface import EngineInterface
 from gossamer.serving.http.settings import HttpSettings
-from gossamer.serving.interface import EngineInterface
+from gossamer.serving.http.transport.server import Server, bind
 
 
 @contextmanager

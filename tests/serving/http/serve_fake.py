@@ -7,10 +7,10 @@ import time
 
 from fake_engine import FakeEngine
 
-from gossamer.serving.http import server
-from gossamer.serving.http.bind import bind, url
 from gossamer.serving.http.settings import HttpSettings
-from gossamer.serving.http.signals import SignalWatch
+from gossamer.serving.http.transport import server
+from gossamer.serving.http.transport.server import bind, url
+from gossamer.serving.http.transport.signals import SignalWatch
 
 
 def letters(text: str, **options) -> dict[str, list[int]]:

@@ -8,7 +8,7 @@ import torch
 from live_server import live
 from safetensors.torch import load_file, save_file
 
-from gossamer.serving.build import build_engine
+from gossamer.serving.engine.build import build_engine
 from gossamer.serving.settings import ServeSettings
 
 from tiny import make_lora, make_tiny_model

@@ -6,9 +6,9 @@ import threading
 import pytest
 
 from gossamer.errors import AdapterReadError
+from gossamer.serving.core.stats import AdapterStatus
 from gossamer.serving.http import catalogue as module
 from gossamer.serving.http.catalogue import Catalogue
-from gossamer.serving.interface import AdapterStatus
 
 
 class Disk:

@@ -80,7 +80,7 @@ def test_stream_offsets_go_on_from_chunk_to_chunk(make_engine, complete):
 def test_minus_infinity_is_sent_as_a_number(make_engine, complete, monkeypatch):
     import fake_engine
 
-    from gossamer.serving.messages import TokenLogprob, Tokens
+    from gossamer.serving.core.messages import TokenLogprob, Tokens
 
     def tokens(request_id, piece, token_id, num_logprobs):
         logprob = TokenLogprob(token_id=1, text="a", logprob=-1.0, top=((2, "b", float("-inf")),))

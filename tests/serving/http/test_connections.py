@@ -5,7 +5,7 @@ import resource
 
 import pytest
 
-from gossamer.serving.http.connections import (
+from gossamer.serving.http.transport.connections import (
     FILES_KEPT,
     RESERVE,
     Connections,

@@ -9,13 +9,13 @@ from live_server import live
 from raw import PATIENCE, call, connected, send
 
 from gossamer.errors import QuotaError
-from gossamer.serving.door import Door
-from gossamer.serving.http.doorstep import Doorstep
+from gossamer.serving.core.messages import Request
+from gossamer.serving.core.tenants import TenantLimits
 from gossamer.serving.http.errors import ApiError
+from gossamer.serving.http.openai.doorstep import Doorstep
 from gossamer.serving.http.settings import HttpSettings
-from gossamer.serving.messages import Request
-from gossamer.serving.scheduling.accounts import Accounts
-from gossamer.serving.scheduling.tenants import TenantLimits
+from gossamer.serving.scheduler.rate_limiter import Door
+from gossamer.serving.scheduler.usage import Accounts
 
 PLAIN = "/v1/completions"
 BODY = {"model": "tiny", "prompt": "a"}
@@ -116,7 +116,7 @@ def test_a_refused_call_is_not_read(make_engine, ask, tokenizer, monkeypatch):
     engine.refuse_entry = refuse
     calls = []
     monkeypatch.setattr(type(tokenizer), "__call__", lambda self, *a, **k: calls.append(a))
-    monkeypatch.setattr("gossamer.serving.http.answer.decode", calls.append)
+    monkeypatch.setattr("gossamer.serving.http.openai.generate.decode", calls.append)
     response = ask(engine, "POST", PLAIN, json=BODY)
     assert response.status_code == 429
     assert response.headers["retry-after"] == "3"

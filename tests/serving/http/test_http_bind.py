@@ -4,9 +4,8 @@ import pytest
 from live_server import live
 
 from gossamer.errors import ServingError
-from gossamer.serving.http.bind import bind, url
-from gossamer.serving.http.server import run_server
 from gossamer.serving.http.settings import HttpSettings
+from gossamer.serving.http.transport.server import bind, run_server, url
 
 
 def test_port_in_use_is_one_clear_line():

@@ -6,8 +6,8 @@ import pytest
 
 from gossamer.cli.main import main
 from gossamer.errors import OverloadedError, QuotaError
+from gossamer.serving.core.stats import AdapterStatus, TenantStats
 from gossamer.serving.http.settings import HttpSettings
-from gossamer.serving.interface import AdapterStatus, TenantStats
 
 
 @pytest.fixture

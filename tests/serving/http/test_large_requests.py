@@ -6,12 +6,14 @@ import threading
 import pytest
 
 from gossamer.errors import MAX_CUT
-from gossamer.serving.http import answer, body
-from gossamer.serving.http.adapter_bodies import LoadBody
+from gossamer.serving.http import body
 from gossamer.serving.http.errors import ApiError
-from gossamer.serving.http.generation import Generation
-from gossamer.serving.http.routes import adapters, models
-from gossamer.serving.http.schema import ChatBody, CompletionBody
+from gossamer.serving.http.openai import generate as answer
+from gossamer.serving.http.openai import routes as models
+from gossamer.serving.http.openai.channel import Generation
+from gossamer.serving.http.openai.request_schema import ChatBody, CompletionBody
+from gossamer.serving.http.routes import adapters
+from gossamer.serving.http.routes.adapters import LoadBody
 from gossamer.serving.http.settings import HttpSettings
 
 CHAT = "/v1/chat/completions"

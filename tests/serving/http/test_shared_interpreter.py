@@ -6,7 +6,7 @@ import sys
 import pytest
 from live_server import live
 
-from gossamer.serving.http.server import TURN_SECONDS
+from gossamer.serving.http.transport.server import TURN_SECONDS
 
 
 def test_garbage_is_not_looked_for_in_what_the_server_was_made_of(make_engine):

@@ -13,7 +13,7 @@ from collections import Counter
 import pytest
 from live_server import live
 
-from gossamer.serving.build import build_engine
+from gossamer.serving.engine.build import build_engine
 from gossamer.serving.settings import ServeSettings
 
 from tiny import make_lora

@@ -4,8 +4,7 @@ import pytest
 from policy_fakes import World
 
 from gossamer.errors import CapacityError, UnknownModelError
-from gossamer.serving.adapter_entry import AdapterState
-from gossamer.serving.memory.value import HALF_LIFE, Heat, value
+from gossamer.serving.core.adapter import HALF_LIFE, AdapterState, Heat, value
 
 
 def reads(world):

@@ -4,7 +4,7 @@ import pytest
 from policy_fakes import World
 
 from gossamer.adapters.edit_positions import positions_independent_of_end, positions_to_edit
-from gossamer.serving.adapter_reader import Loaded
+from gossamer.serving.store.reader import Loaded
 
 SHARED = {"enabled": True}
 TEXT = tuple(range(100, 140))

@@ -4,8 +4,8 @@ import pytest
 from policy_fakes import World
 
 from gossamer.errors import AdapterReadError
-from gossamer.serving.adapter_entry import AdapterState
-from gossamer.serving.scheduling.tenants import NO_LIMITS
+from gossamer.serving.core.adapter import AdapterState
+from gossamer.serving.core.tenants import NO_LIMITS
 
 PROMPT = tuple(range(16))
 

@@ -6,8 +6,8 @@ from collections import Counter
 import pytest
 from policy_fakes import World
 
-from gossamer.serving.scheduling.fairness import VirtualCounters, service_gap_bound
-from gossamer.serving.scheduling.tenants import TenantLimits
+from gossamer.serving.core.tenants import TenantLimits
+from gossamer.serving.scheduler.fairness import VirtualCounters, service_gap_bound
 
 
 def keep_waiting(world, tenant, count, prompt, new, adapter=None):

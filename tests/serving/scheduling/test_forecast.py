@@ -4,8 +4,8 @@ import pytest
 from policy_fakes import World
 
 from gossamer.errors import OverloadedError
-from gossamer.serving.scheduling.deadlines import FirstTokenPolicy, Flows
-from gossamer.serving.scheduling.forecast import Forecast, Load
+from gossamer.serving.scheduler.deadlines import FirstTokenPolicy, Flows
+from gossamer.serving.scheduler.forecast import Forecast, Load
 
 
 def load(**values):

@@ -2,7 +2,7 @@
 
 import random
 
-from gossamer.serving.scheduling.hot_adapter import MAX_BARRED, HotAdapterPolicy, HotLimits
+from gossamer.serving.scheduler.hot_merge import MAX_BARRED, HotAdapterPolicy, HotLimits
 
 
 def policy(window=10):

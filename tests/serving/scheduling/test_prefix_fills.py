@@ -3,8 +3,8 @@
 import pytest
 from policy_fakes import World, counts
 
-from gossamer.serving.adapter_entry import AdapterState
-from gossamer.serving.scheduling.fairness import PROMPT_CHARGE
+from gossamer.serving.core.adapter import AdapterState
+from gossamer.serving.scheduler.fairness import PROMPT_CHARGE
 
 
 def world_of(virtual, num_blocks=200, **options):

@@ -4,11 +4,10 @@ import pytest
 from policy_fakes import World
 
 from gossamer.errors import CapacityError, EngineStoppedError, OverloadedError, QuotaError
-from gossamer.serving.door import Door
-from gossamer.serving.messages import Request
-from gossamer.serving.scheduling.accounts import Accounts
-from gossamer.serving.scheduling.quotas import Quotas
-from gossamer.serving.scheduling.tenants import NO_LIMITS, TenantLimits
+from gossamer.serving.core.messages import Request
+from gossamer.serving.core.tenants import NO_LIMITS, TenantLimits
+from gossamer.serving.scheduler.rate_limiter import Door, Quotas
+from gossamer.serving.scheduler.usage import Accounts
 
 
 class Clock:

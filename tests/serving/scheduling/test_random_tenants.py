@@ -5,8 +5,8 @@ import random
 import pytest
 from policy_fakes import World
 
-from gossamer.serving.scheduling.deadlines import FirstTokenPolicy
-from gossamer.serving.scheduling.tenants import NO_LIMITS, TenantLimits
+from gossamer.serving.core.tenants import NO_LIMITS, TenantLimits
+from gossamer.serving.scheduler.deadlines import FirstTokenPolicy
 
 
 class Clock:

@@ -3,8 +3,8 @@
 import pytest
 from policy_fakes import World
 
-from gossamer.serving.scheduling.deadlines import FirstTokenPolicy
-from gossamer.serving.scheduling.waiting import OLDEST_EVERY, start_bound
+from gossamer.serving.scheduler.deadlines import FirstTokenPolicy
+from gossamer.serving.scheduler.queue import OLDEST_EVERY, start_bound
 
 
 def started(world):

@@ -5,11 +5,11 @@ from functools import cache
 
 import pytest
 
-from gossamer.serving.outcomes import summarize
-from gossamer.serving.scheduling.deadlines import FirstTokenPolicy
+from gossamer.serving.loadtest.workload import Workload
+from gossamer.serving.scheduler.deadlines import FirstTokenPolicy
+from gossamer.serving.simulation.outcomes import summarize
 from gossamer.serving.simulation.simulator import Machine, Simulator
 from gossamer.serving.simulation.step_model import StepModel
-from gossamer.serving.workload import Workload
 
 SLO = 1.5
 RANKS = (64, 32, 16, 8)

@@ -4,9 +4,9 @@ from functools import partial
 import pytest
 
 from gossamer.training.comparison.compare import compare
+from gossamer.training.comparison.folder import read_json
 from gossamer.training.comparison.jobs import Job, carry_out
-from gossamer.training.comparison.layout import read_json
-from gossamer.training.comparison.screen import Screen
+from gossamer.training.comparison.progress import Screen
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gossamer.training.comparison.clock import Clock
+from gossamer.training.comparison.progress import Clock
 
 
 def test_nothing_is_said_before_the_first_step():

@@ -10,8 +10,8 @@ from runs import step_losses
 from gossamer.errors import TrainingError
 from gossamer.training.comparison import process
 from gossamer.training.comparison.process import ComparisonInterrupted
-from gossamer.training.comparison.screen import Screen
-from gossamer.training.interrupt import RunInterrupted
+from gossamer.training.comparison.progress import Screen
+from gossamer.training.loop.callback import RunInterrupted
 
 FAST = {"methods": "lora:learning_rate=3e-3", "budget": "steps=40"}
 RUN = "out/runs/lora-learning_rate-3e-3-seed0"

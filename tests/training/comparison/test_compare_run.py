@@ -8,8 +8,8 @@ from runs import step_losses
 
 from gossamer.errors import GossamerError, SettingError
 from gossamer.training.comparison.jobs import carry_out
-from gossamer.training.comparison.screen import Screen
-from gossamer.training.comparison.table import table
+from gossamer.training.comparison.progress import Screen
+from gossamer.training.comparison.results import table
 from gossamer.training.evaluation import Evaluation
 
 pytestmark = pytest.mark.usefixtures("here")

@@ -3,9 +3,8 @@
 import pytest
 
 from gossamer.errors import GossamerError
-from gossamer.training.comparison.budget import Budget, parse_budget
 from gossamer.training.comparison.entries import parse_entries
-from gossamer.training.comparison.settings import CompareSettings
+from gossamer.training.comparison.settings import Budget, CompareSettings, parse_budget
 
 
 def parsed(*texts):

@@ -7,7 +7,7 @@ import pytest
 
 from gossamer.methods import MethodContext, find, names
 from gossamer.training.comparison.entries import parse_entries
-from gossamer.training.comparison.size import _count, _largest, fit_size
+from gossamer.training.comparison.plan import _count, _largest, fit_size
 
 # Blocks that fit the tiny model; an encoder that leaves room for tokens.
 MORE = {"smt": ":block_size=4", "p_tuning": ":encoder_size=2"}

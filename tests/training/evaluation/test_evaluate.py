@@ -15,8 +15,7 @@ from peft import (
 from gossamer.basemodel.load import load_model, load_tokenizer
 from gossamer.training.data import DataSettings
 from gossamer.training.evaluation import EvaluationSettings, evaluate, load_eval_set
-from gossamer.training.evaluation.generate import generate_replies
-from gossamer.training.evaluation.likelihood import log_probabilities
+from gossamer.training.evaluation.predict import generate_replies, log_probabilities
 from gossamer.training.quiet import quiet_libraries
 
 PEFT = {
@@ -116,7 +115,7 @@ def test_log_probabilities_are_those_of_single_rows(model, held_out, monkeypatch
             loss = model(input_ids=ids, labels=labels).loss
         assert found == pytest.approx(-float(loss) * example.trained_tokens, rel=1e-5)
     monkeypatch.setattr(
-        "gossamer.training.evaluation.likelihood._MOST_POSITIONS", 3 * len(examples[3].input_ids)
+        "gossamer.training.evaluation.predict._MOST_POSITIONS", 3 * len(examples[3].input_ids)
     )
     batches = list(log_probabilities(model, examples))
     assert 1 < len(batches) < len(examples)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gossamer.training.evaluation.replies import (
+from gossamer.training.evaluation.tasks import (
     as_number,
     first_option,
     is_exactly,

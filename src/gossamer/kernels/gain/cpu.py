@@ -3,7 +3,7 @@
 import numpy as np
 from numba import njit, prange
 
-from gossamer.kernels.vector.cpu import FAST
+from gossamer.kernels.cpu import FAST
 
 
 @njit(cache=True, nogil=True, fastmath=FAST)

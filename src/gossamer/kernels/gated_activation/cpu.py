@@ -3,7 +3,7 @@
 import numpy as np
 from numba import njit, prange
 
-from gossamer.kernels.vector.cpu import FAST, fast_exp
+from gossamer.kernels.cpu import FAST, fast_exp
 
 
 @njit(cache=True, parallel=True, nogil=True, fastmath=FAST)

@@ -10,9 +10,9 @@ of tokens: a token's result does not depend on its neighbours.
 import numpy as np
 from numba import njit, prange
 
+from gossamer.kernels.cpu import largest
 from gossamer.kernels.tiles.expand import PANEL_LANES, make_expand, make_panel
 from gossamer.kernels.tiles.shrink import make_shrink
-from gossamer.kernels.vector.cpu import largest
 
 # Tiles of two tokens and three rows, panels of four tokens and three vectors: twelve sums, which
 # leaves four of AVX2's sixteen registers for what they are made of.

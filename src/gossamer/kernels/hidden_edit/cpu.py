@@ -3,7 +3,7 @@
 import numpy as np
 from numba import njit, prange
 
-from gossamer.kernels.vector.cpu import FAST, add_scaled, dot
+from gossamer.kernels.cpu import FAST, add_scaled, dot
 
 
 @njit(cache=True, parallel=True, nogil=True, fastmath=FAST)

@@ -8,7 +8,7 @@ position alone: its result does not change with its neighbours in the batch.
 import numpy as np
 from numba import njit, prange
 
-from gossamer.kernels.vector.cpu import FAST, add_scaled, dot, fast_exp
+from gossamer.kernels.cpu import FAST, add_scaled, dot, fast_exp
 
 float32 = np.float32
 

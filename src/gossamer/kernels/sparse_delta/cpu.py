@@ -9,9 +9,9 @@ neighbours.
 import numpy as np
 from numba import njit, prange
 
+from gossamer.kernels.cpu import FAST, largest
 from gossamer.kernels.tiles.gather import make_gather
 from gossamer.kernels.tiles.shrink import make_shrink
-from gossamer.kernels.vector.cpu import FAST, largest
 
 _FEW, _MANY = 8, 16
 _TOKENS = 4

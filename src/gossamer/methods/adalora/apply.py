@@ -7,7 +7,7 @@ import torch
 from peft import AdaLoraConfig, TaskType
 from transformers import TrainerCallback
 
-from gossamer.adapters.factors import Factors
+from gossamer.adapters.kinds.low_rank import Factors
 from gossamer.errors import SettingError
 from gossamer.methods.adalora.state import Allocation
 from gossamer.methods.low_rank_result import ADAPTER, float_copy, lora_layers

@@ -4,7 +4,7 @@ import torch
 from peft.tuners._buffer_dict import BufferDict
 from torch import Tensor, nn
 
-from gossamer.adapters.factors import Factors
+from gossamer.adapters.kinds.low_rank import Factors
 from gossamer.errors import SettingError
 from gossamer.methods.lamda.config import LamdaConfig
 from gossamer.methods.lamda.spectrum import leading_part

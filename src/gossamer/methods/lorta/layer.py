@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from gossamer.adapters.factors import Factors
+from gossamer.adapters.kinds.low_rank import Factors
 from gossamer.methods.lorta.config import LortaConfig
 from gossamer.methods.lorta.plan import Place
 from gossamer.methods.low_rank_layer import LowRankLayer

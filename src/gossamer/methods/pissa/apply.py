@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from gossamer.adapters.factors import Factors
+from gossamer.adapters.kinds.low_rank import Factors
 from gossamer.errors import SettingError
 from gossamer.methods.lora.apply import lora_config
 from gossamer.methods.lora.config import LoraSettings

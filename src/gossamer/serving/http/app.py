@@ -11,19 +11,21 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Match
 
 from gossamer.errors import GossamerError, cut
+from gossamer.serving.core.interface import EngineInterface
+from gossamer.serving.http.auth import ApiKeyCheck
 from gossamer.serving.http.catalogue import Catalogue
 from gossamer.serving.http.context import Context
-from gossamer.serving.http.doorstep import Doorstep
-from gossamer.serving.http.encode import Encoder
 from gossamer.serving.http.errors import ApiError, ClientGoneError, to_api_error
 from gossamer.serving.http.fair_threads import FairThreads
 from gossamer.serving.http.metrics import Metrics
-from gossamer.serving.http.middleware import CLIENT_GONE, ApiKeyCheck, Surround
+from gossamer.serving.http.middleware import CLIENT_GONE, Surround
+from gossamer.serving.http.openai import routes as openai
+from gossamer.serving.http.openai.doorstep import Doorstep
+from gossamer.serving.http.openai.sizes import SizeLimits
+from gossamer.serving.http.openai.tokenize import Encoder
 from gossamer.serving.http.origins import OriginCheck
-from gossamer.serving.http.routes import adapters, chat, completions, models, operation
+from gossamer.serving.http.routes import adapters, operation
 from gossamer.serving.http.settings import HttpSettings
-from gossamer.serving.http.sizes import SizeLimits
-from gossamer.serving.interface import EngineInterface
 from gossamer.serving.key_file import KeyFile
 
 
@@ -59,7 +61,7 @@ def create_app(engine: EngineInterface, settings: HttpSettings) -> FastAPI:
     # elsewhere and know nothing of bodies that are read by hand.
     app = FastAPI(title="Gossamer", lifespan=lifespan, openapi_url=None)
     app.state.context = context
-    for routes in (chat, completions, models, adapters, operation):
+    for routes in (openai, adapters, operation):
         _answer_head(routes.router)
         app.include_router(routes.router)
     _map_errors(app)

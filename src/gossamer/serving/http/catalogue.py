@@ -10,8 +10,9 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
-from gossamer.serving.daemon_threads import DaemonThreads
-from gossamer.serving.interface import AdapterStatus, EngineInterface
+from gossamer.serving.core.daemon_threads import DaemonThreads
+from gossamer.serving.core.interface import EngineInterface
+from gossamer.serving.core.stats import AdapterStatus
 
 T = TypeVar("T")
 

@@ -5,14 +5,14 @@ from typing import cast
 
 from starlette.requests import Request
 
+from gossamer.serving.core.interface import EngineInterface
 from gossamer.serving.http.catalogue import Catalogue
-from gossamer.serving.http.doorstep import Doorstep
-from gossamer.serving.http.encode import Encoder
 from gossamer.serving.http.fair_threads import FairThreads
 from gossamer.serving.http.metrics import Metrics
+from gossamer.serving.http.openai.doorstep import Doorstep
+from gossamer.serving.http.openai.sizes import SizeLimits
+from gossamer.serving.http.openai.tokenize import Encoder
 from gossamer.serving.http.settings import HttpSettings
-from gossamer.serving.http.sizes import SizeLimits
-from gossamer.serving.interface import EngineInterface
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,7 @@ from prometheus_client.core import (
     Metric,
 )
 
-from gossamer.serving.histogram import HistogramStats
-from gossamer.serving.interface import EngineStats
+from gossamer.serving.core.stats import EngineStats, HistogramStats
 
 GAUGES = (
     ("blocks_cached", "blocks_cached", "Blocks of prompts that nobody uses now; free for others"),

@@ -7,11 +7,12 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from gossamer.serving.http.connections import Connections
+from gossamer.serving.core.interface import EngineInterface
+from gossamer.serving.core.messages import Event, Tokens
+from gossamer.serving.core.stats import EngineStats
 from gossamer.serving.http.memory_metrics import adapter_metrics, memory_metrics
 from gossamer.serving.http.tenant_metrics import tenant_metrics
-from gossamer.serving.interface import EngineInterface, EngineStats
-from gossamer.serving.messages import Event, Tokens
+from gossamer.serving.http.transport.connections import Connections
 
 SHORT = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 LONG = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from gossamer.serving.interface import TenantStats
+from gossamer.serving.core.stats import TenantStats
 
 GAUGES = (
     ("tenant_requests_running", "num_running", "Requests that have a place in the batch"),

@@ -1,16 +1,35 @@
-"""One streamed completion from a server, timed."""
+"""One streamed completion from a server, timed, and the settings of a load test's client."""
 
 import json
 import random
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import httpx
+from pydantic import Field
 
-from gossamer.serving.loadtest.sample import Outcome, Sample
-from gossamer.serving.loadtest.settings import ClientSettings
-from gossamer.serving.workload import Arrival
+from gossamer.serving.loadtest.outcomes import Outcome, Sample
+from gossamer.serving.loadtest.workload import Arrival
+from gossamer.settings import Settings
+
+
+class ClientSettings(Settings):
+    """The server's peculiarities, and what counts as good service."""
+
+    prompt: Literal["tokens", "text"] = "tokens"
+    """tokens: prompts are sent as token ids, so their lengths are exact; text: as random words of
+    about that many tokens, for servers that take no ids."""
+    vocabulary: int = Field(default=32000, ge=256)
+    """Token ids are drawn below this number; it must not exceed the model's vocabulary."""
+    ignore_eos: bool = True
+    """Send `ignore_eos`, so that every answer is as long as the workload says; off for servers that
+    refuse the field."""
+    slo: float = Field(default=6.0, gt=0, allow_inf_nan=False)
+    """Seconds within which a first token counts as in time."""
+    timeout: float = Field(default=600.0, gt=0, allow_inf_nan=False)
+    """Seconds after which a request is given up."""
+
 
 _REFUSED = (429, 503)
 _WORDS = (

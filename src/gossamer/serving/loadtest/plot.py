@@ -7,8 +7,8 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from gossamer.durable import replacing
-from gossamer.serving.loadtest.sample import Sample
+from gossamer.files import replacing
+from gossamer.serving.loadtest.outcomes import Sample
 
 _IN_TIME, _LATE, _LOST, _LINE = "#1f6fb4", "#d9541a", "#444444", "#666666"
 

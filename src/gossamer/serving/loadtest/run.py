@@ -7,10 +7,9 @@ from collections.abc import Callable, Sequence
 import httpx
 
 from gossamer.errors import ServingError, UsageError
-from gossamer.serving.loadtest.client import ask
-from gossamer.serving.loadtest.sample import Sample
-from gossamer.serving.loadtest.settings import ClientSettings
-from gossamer.serving.workload import Workload
+from gossamer.serving.loadtest.client import ClientSettings, ask
+from gossamer.serving.loadtest.outcomes import Sample
+from gossamer.serving.loadtest.workload import Workload
 
 
 def served_models(url: str, api_key: str | None) -> list[str]:

@@ -1,6 +1,6 @@
 """Adapters' rows in host memory, ready to be placed without reading a file: LRU, bounded."""
 
-from gossamer.serving.adapter_entry import AdapterEntry, AdapterState
+from gossamer.serving.core.adapter import AdapterEntry, AdapterState
 
 
 class HostCache:

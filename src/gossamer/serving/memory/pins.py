@@ -3,8 +3,7 @@
 from collections.abc import Callable
 
 from gossamer.errors import CapacityError
-from gossamer.serving.adapter_entry import AdapterEntry
-from gossamer.serving.blend import AnyAdapter
+from gossamer.serving.core.adapter import AdapterEntry, AnyAdapter
 
 MAX_PINNED = 0.5
 """Of the pool: pinned adapters may take no more, or nothing could be computed beside them."""

@@ -6,9 +6,9 @@ from concurrent.futures import Executor, Future
 from typing import Any, Protocol
 
 from gossamer.errors import GossamerError
-from gossamer.serving.adapter_entry import AdapterEntry, AdapterState
-from gossamer.serving.adapter_faults import end_by
-from gossamer.serving.block_pool import BlockPool
+from gossamer.serving.core.adapter import AdapterEntry, AdapterState
+from gossamer.serving.core.adapter_faults import end_by
+from gossamer.serving.memory.block_pool import BlockPool
 
 
 class Placer(Protocol):

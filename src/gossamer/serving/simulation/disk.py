@@ -5,9 +5,9 @@ from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import Any
 
-from gossamer.serving.adapter_entry import AdapterEntry
-from gossamer.serving.adapter_folder import AdapterFolder
-from gossamer.serving.adapter_store import Loaded
+from gossamer.serving.core.adapter import AdapterEntry
+from gossamer.serving.store.folder import AdapterFolder
+from gossamer.serving.store.manager import Loaded
 
 
 class SimulatedFolder(AdapterFolder):

@@ -4,17 +4,17 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from gossamer.serving.adapter_store import AdapterStore
-from gossamer.serving.block_pool import BlockPool
-from gossamer.serving.messages import DEFAULT_TENANT, Request, SamplingParams
-from gossamer.serving.outcomes import Outcome
-from gossamer.serving.scheduler import Scheduled, Scheduler, SchedulerLimits
-from gossamer.serving.scheduling.deadlines import FirstTokenPolicy
-from gossamer.serving.scheduling.tenants import LimitsOf, unlimited
-from gossamer.serving.sequence import Sequence
+from gossamer.serving.core.messages import DEFAULT_TENANT, Request, SamplingParams
+from gossamer.serving.core.sequence import Sequence
+from gossamer.serving.core.tenants import LimitsOf, unlimited
+from gossamer.serving.loadtest.workload import Arrival
+from gossamer.serving.memory.block_pool import BlockPool
+from gossamer.serving.scheduler.deadlines import FirstTokenPolicy
+from gossamer.serving.scheduler.scheduler import Scheduled, Scheduler, SchedulerLimits
 from gossamer.serving.simulation.disk import SimulatedDisk, SimulatedFolder, SimulatedLoader
+from gossamer.serving.simulation.outcomes import Outcome
 from gossamer.serving.simulation.step_model import StepModel
-from gossamer.serving.workload import Arrival
+from gossamer.serving.store.manager import AdapterStore
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

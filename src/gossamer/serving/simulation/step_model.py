@@ -6,7 +6,7 @@ from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Self
 
-from gossamer.serving.scheduler import Scheduled
+from gossamer.serving.scheduler.scheduler import Scheduled
 
 Features = tuple[float, float, float, float, float, float]
 

@@ -6,11 +6,10 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from gossamer.durable import storing, write_whole
 from gossamer.errors import GossamerError, StorageError, TrainingError
+from gossamer.files import storing, write_whole
 from gossamer.training.comparison.entries import Entry
-from gossamer.training.comparison.jobs import Job, Kind
-from gossamer.training.comparison.layout import (
+from gossamer.training.comparison.folder import (
     BASE,
     CURVES,
     PLAN,
@@ -19,19 +18,21 @@ from gossamer.training.comparison.layout import (
     TABLE,
     JobFolder,
     Layout,
+    check_facts,
+    open_folder,
+    read_facts,
     write_json,
 )
+from gossamer.training.comparison.jobs import Job, Kind
 from gossamer.training.comparison.process import (
     ComparisonInterrupted,
     run_job,
     terminate_as_interrupt,
 )
-from gossamer.training.comparison.record import check_facts, open_folder, read_facts
-from gossamer.training.comparison.result import Comparison, EntryResult
-from gossamer.training.comparison.screen import Screen
+from gossamer.training.comparison.progress import Screen
+from gossamer.training.comparison.results import Comparison, EntryResult, document, percent
 from gossamer.training.comparison.settings import CompareSettings
-from gossamer.training.comparison.table import document, percent
-from gossamer.training.folder import make_folder
+from gossamer.training.outputs.run_folder import make_folder
 
 
 def compare(

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gossamer.machine import fit_threads
-from gossamer.training.checkpoint import FOLDER as CHECKPOINTS
-from gossamer.training.comparison.layout import JobFolder, read_json, write_json
+from gossamer.training.comparison.folder import JobFolder, read_json, write_json
 from gossamer.training.comparison.settings import CompareSettings
+from gossamer.training.outputs.checkpoint import FOLDER as CHECKPOINTS
 
 Kind = Literal["plan", "base", "time", "train"]
 Tell = Callable[[dict[str, Any]], None]
@@ -63,7 +63,7 @@ def _base(job: Job, settings: CompareSettings, folder: JobFolder, tell: Tell) ->
     from gossamer.basemodel.load import load_model
     from gossamer.training.comparison.plan import scoring_settings
     from gossamer.training.comparison.scoring import Scoring
-    from gossamer.training.device import choose_device, choose_dtype
+    from gossamer.training.loop.device import choose_device, choose_dtype
 
     run = scoring_settings(settings)
     device = choose_device(run.device)
@@ -76,9 +76,9 @@ def _base(job: Job, settings: CompareSettings, folder: JobFolder, tell: Tell) ->
 def _train(job: Job, settings: CompareSettings, folder: JobFolder, tell: Tell) -> dict[str, Any]:
     """Train, or go on with training, and score. The checkpoints go when all is done."""
     from gossamer.training.comparison.scoring import Scoring, ScoringListener
-    from gossamer.training.folder import is_run
-    from gossamer.training.metrics import read_metrics, train_records
-    from gossamer.training.record import FILE, read_config
+    from gossamer.training.outputs.metrics import read_metrics, train_records
+    from gossamer.training.outputs.run_folder import is_run
+    from gossamer.training.outputs.run_record import FILE, read_config
     from gossamer.training.run import run
 
     began = time.monotonic()
@@ -111,8 +111,8 @@ def _train(job: Job, settings: CompareSettings, folder: JobFolder, tell: Tell) -
 
 def _time(job: Job, settings: CompareSettings, folder: JobFolder, tell: Tell) -> dict[str, Any]:
     """Seconds of a step, from a short run that is thrown away."""
-    from gossamer.training.events import Listener
-    from gossamer.training.metrics import read_metrics, train_records
+    from gossamer.training.outputs.listener import Listener
+    from gossamer.training.outputs.metrics import read_metrics, train_records
     from gossamer.training.run import run
 
     scratch = folder.path / "run"

@@ -8,13 +8,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from gossamer.durable import replacing
+from gossamer.files import replacing
 from gossamer.training.comparison.entries import Entry
-from gossamer.training.comparison.layout import Layout
-from gossamer.training.comparison.result import Comparison, EntryResult, Mean
-from gossamer.training.comparison.table import score_title
-from gossamer.training.curve import smooth
-from gossamer.training.metrics import read_metrics, train_records
+from gossamer.training.comparison.folder import Layout
+from gossamer.training.comparison.results import Comparison, EntryResult, Mean, score_title
+from gossamer.training.outputs.loss_curve import smooth
+from gossamer.training.outputs.metrics import read_metrics, train_records
 
 # Told apart by people who see few colours too, with the markers.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#6a3d9a", "#555555")

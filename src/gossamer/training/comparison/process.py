@@ -12,8 +12,8 @@ from typing import IO, Any
 
 from gossamer import errors
 from gossamer.errors import GossamerError, TrainingError
+from gossamer.training.comparison.folder import JobFolder
 from gossamer.training.comparison.jobs import Job
-from gossamer.training.comparison.layout import JobFolder
 
 Event = dict[str, Any]
 _WORKER = "gossamer.training.comparison.worker"

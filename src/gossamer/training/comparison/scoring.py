@@ -8,13 +8,12 @@ import torch
 
 from gossamer.basemodel.find import resolve
 from gossamer.basemodel.load import load_tokenizer
-from gossamer.training.comparison.layout import JobFolder, read_json, write_json
+from gossamer.training.comparison.folder import JobFolder, read_json, write_json
 from gossamer.training.comparison.settings import CompareSettings
-from gossamer.training.device import peak_memory
 from gossamer.training.evaluation import evaluate, load_eval_set
-from gossamer.training.events import Listener, RunFacts
-from gossamer.training.metrics import Record
-from gossamer.training.result import RunResult
+from gossamer.training.loop.device import peak_memory
+from gossamer.training.outputs.listener import Listener, RunFacts
+from gossamer.training.outputs.metrics import Record, RunResult
 from gossamer.training.settings import RunSettings
 
 Tell = Callable[[dict[str, Any]], None]

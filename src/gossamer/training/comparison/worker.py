@@ -15,10 +15,10 @@ from typing import Any, TextIO
 
 from filelock import FileLock
 
-from gossamer.durable import disk_trouble
 from gossamer.errors import GossamerError
+from gossamer.files import disk_trouble
+from gossamer.training.comparison.folder import JobFolder, read_json
 from gossamer.training.comparison.jobs import Job, carry_out
-from gossamer.training.comparison.layout import JobFolder, read_json
 
 INTERRUPTED, FAILED = 130, 1
 # How long a worker whose parent was killed may take to end its step.

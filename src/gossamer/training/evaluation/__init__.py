@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gossamer.training.evaluation.measure import Evaluation, evaluate
-    from gossamer.training.evaluation.rows import EvalRow, EvalSet, load_eval_set
     from gossamer.training.evaluation.settings import EvaluationSettings
+    from gossamer.training.evaluation.tasks import EvalRow, EvalSet, load_eval_set
 
 __all__ = [
     "EvalRow",
@@ -27,12 +27,12 @@ __all__ = [
 
 # Where each public name lives; imported when first used, since torch takes seconds to load.
 _HOMES = {
-    "EvalRow": "gossamer.training.evaluation.rows",
-    "EvalSet": "gossamer.training.evaluation.rows",
+    "EvalRow": "gossamer.training.evaluation.tasks",
+    "EvalSet": "gossamer.training.evaluation.tasks",
     "Evaluation": "gossamer.training.evaluation.measure",
     "EvaluationSettings": "gossamer.training.evaluation.settings",
     "evaluate": "gossamer.training.evaluation.measure",
-    "load_eval_set": "gossamer.training.evaluation.rows",
+    "load_eval_set": "gossamer.training.evaluation.tasks",
 }
 
 

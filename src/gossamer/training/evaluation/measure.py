@@ -1,5 +1,6 @@
-"""Score a model on held-out rows."""
+"""Score a model on held-out rows, and remember what is done in case of an interruption."""
 
+import json
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -9,12 +10,51 @@ from typing import Any
 
 import torch
 
-from gossamer.training.evaluation import replies
-from gossamer.training.evaluation.generate import end_tokens, generate_replies
-from gossamer.training.evaluation.likelihood import log_probabilities
-from gossamer.training.evaluation.progress_file import ProgressFile
-from gossamer.training.evaluation.rows import EvalRow, EvalSet
+from gossamer.files import write_whole
+from gossamer.training.evaluation import tasks
+from gossamer.training.evaluation.predict import end_tokens, generate_replies, log_probabilities
 from gossamer.training.evaluation.settings import EvaluationSettings
+from gossamer.training.evaluation.tasks import EvalRow, EvalSet
+
+
+class ProgressFile:
+    """Batches in the order in which they were done; without a path they are only remembered."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._known: dict[str, list[Any]] = {}
+        self.seconds = 0.0
+        """Time that the batches took."""
+        if path is not None and path.exists():
+            self._read(path)
+
+    def known(self, what: str) -> list[Any]:
+        """The values of all batches of the kind `what` that the file had when it was opened."""
+        return list(self._known.get(what, []))
+
+    def add(self, what: str, values: list[Any], seconds: float) -> None:
+        """Keep a batch."""
+        self.seconds += seconds
+        if self._path is not None:
+            line = {"what": what, "values": values, "seconds": round(seconds, 4)}
+            with self._path.open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(line) + "\n")
+
+    def _read(self, path: Path) -> None:
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        whole = []
+        for text in lines:
+            try:
+                line = json.loads(text)
+            except ValueError:
+                break
+            whole.append(text if text.endswith("\n") else text + "\n")
+            self._known.setdefault(line["what"], []).extend(line["values"])
+            self.seconds += line["seconds"]
+        if len(whole) < len(lines) or (lines and not lines[-1].endswith("\n")):
+            # The last line was cut off by a kill; what follows must not be glued to it.
+            write_whole(path, "".join(whole))
+
 
 Progress = Callable[[int, int], None]
 """Called with the rows done and the rows in all; a row counts once for its loss, its reply and its
@@ -161,11 +201,11 @@ class _Work:
 
     def _is_right(self, reply: str, row: EvalRow) -> bool:
         if self._held_out.score == "last-number":
-            return replies.last_number_is(reply, row.answer)
+            return tasks.last_number_is(reply, row.answer)
         if self._held_out.score == "choice":
             options = row.option_names or self._held_out.choices
-            return replies.names_answer(reply, row.answer, options)
-        return replies.is_exactly(reply, row.answer)
+            return tasks.names_answer(reply, row.answer, options)
+        return tasks.is_exactly(reply, row.answer)
 
     def _advance(self, count: int) -> None:
         self._done += count

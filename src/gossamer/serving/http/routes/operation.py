@@ -6,7 +6,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.concurrency import run_in_threadpool
 
 from gossamer import __version__
-from gossamer.serving.http.access import require_admin
+from gossamer.serving.http.auth import require_admin
 from gossamer.serving.http.context import Context
 
 router = APIRouter()

@@ -1,0 +1,1 @@
+"""Reading files that nobody vouches for, within limits of bytes, items and time."""

@@ -1,0 +1,1 @@
+"""What all parts of the engine know: requests, sequences, adapters as numbers. No tensor."""

@@ -1,0 +1,353 @@
+"""An adapter as the scheduler sees it, and mixtures of several (`poet:0.7+pirate:0.3`)."""
+
+import enum
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from numbers import Real
+from pathlib import Path
+from typing import Any
+
+from gossamer.errors import (
+    AdapterFormatError,
+    GossamerError,
+    RequestError,
+    ServingError,
+    UnsupportedAdapterError,
+    cut,
+)
+
+HALF_LIFE = 60.0
+"""Seconds after which a past use counts half."""
+
+
+@dataclass(slots=True)
+class Heat:
+    """How often something was used lately: a count that halves every `HALF_LIFE` seconds."""
+
+    amount: float = 0.0
+    at: float = 0.0
+
+    def touch(self, now: float) -> None:
+        """One use more."""
+        self.amount = self.count(now) + 1.0
+        self.at = now
+
+    def count(self, now: float) -> float:
+        """Uses lately, the older the less."""
+        return self.amount * 2.0 ** ((self.at - now) / HALF_LIFE)
+
+    def chance(self, now: float) -> float:
+        """Probability of a use within the next `HALF_LIFE`, if uses come at random as lately.
+
+        A fading count `c` means `c ln 2` uses per half-life; that none comes has probability
+        exp(-c ln 2) = 2^-c.
+        """
+        return 1.0 - 2.0 ** -self.count(now)
+
+
+def value(chance: float, seconds_to_return: float, num_blocks: int) -> float:
+    """Seconds that a block of it is expected to save: what has the least goes first.
+
+    The size counts as in cost-aware caches (Chameleon, arXiv 2411.17741): of two things used as
+    often, the one that is quick to bring back for its size goes.
+    """
+    return chance * seconds_to_return / max(1, num_blocks)
+
+
+Signature = tuple[tuple[int, ...], ...]
+"""(inode, size, time of writing, time of change, device) of each file; the last two may be missing
+where there is no disk."""
+
+
+class AdapterState(enum.Enum):
+    """registered -> loading -> host -> placing -> resident, and back to host (or registered, when
+    the host cache has no room) by eviction; or an end: refused, replaced, unreadable, removed."""
+
+    REGISTERED = "registered"
+    """Known on disk; nothing read."""
+    LOADING = "loading"
+    """Being read and checked in the background."""
+    HOST = "host"
+    """Read and checked; its rows are in host memory."""
+    PLACING = "placing"
+    """Its rows are being copied into its blocks in the background, or computed in steps."""
+    RESIDENT = "resident"
+    """Its rows are in the pool."""
+    REFUSED = "refused"
+    """Cannot be served; `error` tells why. New files under the name make a new entry."""
+    REPLACED = "replaced"
+    """Was evicted, and other files lie in its place now: this version is lost."""
+    UNREADABLE = "unreadable"
+    """Could not be read at the time; `error` tells why. Whoever asks next makes a new entry."""
+    REMOVED = "removed"
+    """Was unloaded, and the last request that used it has ended."""
+
+
+@dataclass(eq=False, slots=True, kw_only=True)
+class AdapterEntry:
+    """One version of an adapter: the files that lay under `name` when it was looked up."""
+
+    name: str
+    path: Path
+    signature: Signature
+    """Of its files, the weights last; tells versions apart without reading them."""
+    state: AdapterState = AdapterState.REGISTERED
+    users: int = 0
+    """Running sequences; > 0 forbids eviction."""
+    requests: int = 0
+    """Accepted requests that have not ended; an unload waits for them."""
+    pinned: bool = False
+    """Never evicted, neither from the pool nor from host memory."""
+    draining: bool = False
+    """Unloaded: no new request gets it, accepted ones end with it."""
+    hits: int = 0
+    """Requests that named it."""
+    used_at: float | None = None
+    """Unix time of the last of them."""
+    heat: Heat = field(default_factory=Heat)
+    """Of its uses, for eviction."""
+    last_used: int = 0
+    """A count that grows with every use."""
+    num_blocks: int | None = None
+    """Blocks its rows take; None until read."""
+    blocks: list[int] = field(default_factory=list)
+    error: GossamerError | None = None
+    rows: Any = None
+    """Its rows, if they are in host memory (in state HOST they are)."""
+    table: Any = None
+    """Finds the rows in the pool (state RESIDENT)."""
+    is_copied: bool = True
+    """Whether placing it is but a copy, which may be done in the background; else the base model
+    computes it in steps."""
+    edited: tuple[int, int] | None = None
+    """Of an intervention: how many of the first and last positions of a prompt it edits."""
+    read_seconds: float = 0.0
+    """That reading and checking took ..."""
+    place_seconds: float = 0.0
+    """... and placing, last time."""
+    kind: str | None = None
+    """low-rank, gain, sparse, intervention or prefix; None until read."""
+    num_virtual_tokens: int = 0
+    """Positions that its prefix takes before the prompt."""
+    rank: int | None = None
+    digest: str | None = None
+    num_bytes: int | None = None
+
+    @property
+    def parts(self) -> "tuple[AdapterEntry, ...]":
+        """The adapters that a request for this one uses."""
+        return (self,)
+
+    @property
+    def uses(self) -> "tuple[tuple[AdapterEntry, float], ...]":
+        """The same, each with its weight."""
+        return ((self, 1.0),)
+
+    def is_version_of(self, other: "AdapterEntry") -> bool:
+        """Whether both are the same files in the same place."""
+        return self.signature == other.signature and self.path == other.path
+
+    @property
+    def file_bytes(self) -> int:
+        """Of its weights on disk."""
+        return self.signature[-1][1]
+
+    @property
+    def blocks_to_load(self) -> int:
+        """Blocks that it takes when it becomes resident."""
+        is_in_blocks = self.state in (AdapterState.RESIDENT, AdapterState.PLACING)
+        return 0 if is_in_blocks else self.num_blocks or 0
+
+    @property
+    def seconds_to_return(self) -> float:
+        """To have it resident again, were it evicted now; 1 ms at least (below is noise)."""
+        reading = self.read_seconds if self.rows is None else 0.0
+        return max(reading + self.place_seconds, 1e-3)
+
+
+MAX_PARTS = 8
+"""Adapters of one request."""
+
+SMALLEST, LARGEST = 2.0**-126, (2 - 2.0**-23) * 2.0**127
+"""Sizes of weights other than 0: what float32 holds with all its digits."""
+
+COMBINABLE = ("low-rank", "sparse")
+"""Kinds that add something to a layer's output, so that a weighted sum of them is exact."""
+
+# A blend is no further than the part that is least far.
+_ORDER = (
+    AdapterState.REFUSED,
+    AdapterState.REPLACED,
+    AdapterState.UNREADABLE,
+    AdapterState.REMOVED,
+    AdapterState.REGISTERED,
+    AdapterState.LOADING,
+    AdapterState.PLACING,
+    AdapterState.HOST,
+    AdapterState.RESIDENT,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Blend:
+    """Adapters with weights. Has no rows of its own: each token meets those of every part."""
+
+    parts: tuple[AdapterEntry, ...]
+    weights: tuple[float, ...]
+
+    @property
+    def uses(self) -> tuple[tuple[AdapterEntry, float], ...]:
+        """Each part with its weight."""
+        return tuple(zip(self.parts, self.weights, strict=True))
+
+    @property
+    def name(self) -> str:
+        """As requests give it."""
+        return blend_name({part.name: weight for part, weight in self.uses})
+
+    @property
+    def state(self) -> AdapterState:
+        """That of the part which is least far; refused if there is an error."""
+        if self._fault is not None:
+            return AdapterState.REFUSED
+        return min((part.state for part in self.parts), key=_ORDER.index)
+
+    @property
+    def error(self) -> GossamerError | None:
+        """The first part's that has one, or that a part is of a kind that has no weighted sum."""
+        errors = (part.error for part in self.parts if part.error is not None)
+        return self._fault or next(errors, None)
+
+    @property
+    def _fault(self) -> GossamerError | None:
+        """An error other than that a part was replaced, which looking up again may cure."""
+        for part in self.parts:
+            if part.error is not None and part.state is not AdapterState.REPLACED:
+                return part.error
+            if part.kind is not None and part.kind not in COMBINABLE:
+                return UnsupportedAdapterError(
+                    f"adapter {part.name} is of kind {part.kind}, of which there is no weighted "
+                    f"sum; only {' and '.join(COMBINABLE)} adapters can be combined"
+                )
+        return None
+
+    @property
+    def num_blocks(self) -> int | None:
+        """Of all parts; None until all are read."""
+        counts = [part.num_blocks for part in self.parts]
+        return None if None in counts else sum(count or 0 for count in counts)
+
+    @property
+    def file_bytes(self) -> int:
+        """Of all parts on disk."""
+        return sum(part.file_bytes for part in self.parts)
+
+    @property
+    def blocks_to_load(self) -> int:
+        """Blocks of the parts that are not resident."""
+        return sum(part.blocks_to_load for part in self.parts)
+
+    @property
+    def rank(self) -> int:
+        """Ranks of all parts together."""
+        return sum(part.rank or 0 for part in self.parts)
+
+    @property
+    def num_virtual_tokens(self) -> int:
+        """None of the kinds that can be combined has any."""
+        return 0
+
+    @property
+    def num_bytes(self) -> int | None:
+        """Of all parts; None until all are read."""
+        sizes = [part.num_bytes for part in self.parts]
+        return None if None in sizes else sum(size or 0 for size in sizes)
+
+
+AnyAdapter = AdapterEntry | Blend
+"""What a request may name."""
+
+
+def not_finite(adapter: AnyAdapter | None) -> GossamerError:
+    """Why a request with `adapter` ends whose output is no number: weights that are too large are
+    the request's fault, numbers that are too large the adapter's."""
+    what = "the model's output for this request is not a finite number"
+    if isinstance(adapter, Blend):
+        return RequestError(f"model '{adapter.name}': {what}; use smaller weights", param="model")
+    if adapter is not None:
+        return AdapterFormatError(
+            f"adapter {adapter.name}: {what}; numbers in the adapter are too large, train it again"
+        )
+    return ServingError(what)
+
+
+def parse_blend(name: str) -> list[tuple[str, float]] | None:
+    """(adapter, weight) of each part of `name`; None if it is a single plain name.
+
+    Parts are joined by `+`; a part is a name, or a name and a weight joined by `:`.
+
+    Raises:
+        RequestError: a weight that is no finite number, a name twice, too many parts.
+    """
+    if "+" not in name and ":" not in name:
+        return None
+    parts = []
+    for text in name.split("+"):
+        part, colon, weight = text.rpartition(":")
+        parts.append((part.strip(), _weight(name, weight)) if colon else (text.strip(), 1.0))
+    names = [part for part, _ in parts]
+    if "" in names:
+        raise _wrong(name, "an adapter's name is missing")
+    if len(set(names)) < len(names):
+        twice = next(part for part in names if names.count(part) > 1)
+        raise _wrong(name, f"'{cut(twice)}' is named twice")
+    if len(parts) > MAX_PARTS:
+        raise _wrong(name, f"{len(parts)} adapters are more than {MAX_PARTS}")
+    return parts
+
+
+def adapters_in(name: str) -> tuple[str, ...]:
+    """Names of the adapters that a request for `name` uses, which may be a mixture.
+
+    Whoever judges a request and whoever looks its adapters up both go by this, so that nobody can
+    be let in for one adapter and get another. Raises as `parse_blend`.
+    """
+    parts = parse_blend(name)
+    return (name,) if parts is None else tuple(part for part, _ in parts)
+
+
+def blend_name(weights: Mapping[str, float]) -> str:
+    """How a request names adapters with these weights."""
+    return "+".join(f"{name}:{_plain(weight)!r}" for name, weight in weights.items())
+
+
+def _plain(weight: float) -> float:
+    """Without a type of NumPy's, which `repr` would name."""
+    try:
+        return float(weight) if isinstance(weight, Real) else weight
+    except OverflowError:  # a whole number that is refused when it is parsed
+        return weight
+
+
+def _weight(name: str, text: str) -> float:
+    try:
+        weight = float(text)
+    except ValueError:
+        weight = math.nan
+    if math.isnan(weight):
+        raise _wrong(name, f"'{text[:50]}' is not a weight")
+    if weight and not SMALLEST <= abs(weight) <= LARGEST:
+        raise _wrong(
+            name,
+            f"the weight {text[:50]} cannot be computed with; use 0, or a number of "
+            f"{SMALLEST:.2g} to {LARGEST:.2g} with either sign",
+        )
+    return weight
+
+
+def _wrong(name: str, what: str) -> RequestError:
+    return RequestError(
+        f"model '{cut(name)}': {what}; write name:weight+name:weight, such as poet:0.7+pirate:0.3",
+        param="model",
+    )

@@ -1,0 +1,80 @@
+"""A request on its way: its tokens, what is computed of them, and the blocks that hold it."""
+
+import math
+from dataclasses import dataclass, field
+
+from gossamer.serving.core.adapter import AdapterEntry, AdapterState, AnyAdapter
+from gossamer.serving.core.messages import Request
+
+
+@dataclass(eq=False, slots=True, kw_only=True)
+class Sequence:
+    """One sequence. `token_ids[:num_computed]` have their keys and values in `blocks`.
+
+    A sequence whose tokens are all computed but the last one decodes; with more to compute it
+    prefills. After a preemption it starts over with the tokens it has.
+    """
+
+    request: Request
+    adapter: AnyAdapter | None
+    max_new_tokens: int
+    token_ids: list[int] = field(default_factory=list)
+    num_computed: int = 0
+    blocks: list[int] = field(default_factory=list)
+    num_skipped: int = 0
+    """How often a later request was admitted before this one while it waited."""
+    arrived: float = math.nan
+    """When it came, in seconds on the scheduler's clock."""
+    admitted: float | None = None
+    """When it first left the queue."""
+    last_step: int = -1
+    """The number of the step that computed it last."""
+    keys: list[bytes] = field(default_factory=list)
+    """Names of its first blocks in the prefix cache ..."""
+    key_root: bytes | None = None
+    """... which depend on this."""
+    num_offered: int = 0
+    """Blocks that were offered to the prefix cache since it was admitted."""
+    num_cached: int = 0
+    """Tokens of the prompt that were not computed, since the prefix cache had them."""
+    prefix_of: AdapterEntry | None = None
+    """The adapter whose virtual tokens these are (`token_ids` says only how many): they lie at the
+    ends of `blocks`, which are the adapter's. None: it is somebody's request."""
+    judged_in: tuple[AdapterState | None, int | None, int, int | None] | None = None
+    """The circumstances (`never_fits.Circumstances`) in which it was last asked whether it can ever
+    run."""
+
+    @property
+    def tenant(self) -> str:
+        """Whose request it is."""
+        return self.request.tenant
+
+    @property
+    def priority(self) -> int:
+        """Lower starts first among its tenant's."""
+        return self.request.priority
+
+    @property
+    def num_prompt(self) -> int:
+        """Tokens of the prompt."""
+        return len(self.request.prompt_token_ids)
+
+    @property
+    def num_generated(self) -> int:
+        """New tokens so far."""
+        return len(self.token_ids) - self.num_prompt
+
+    @property
+    def num_to_compute(self) -> int:
+        """Tokens without keys and values: 1 while decoding."""
+        return len(self.token_ids) - self.num_computed
+
+    @property
+    def is_decoding(self) -> bool:
+        """Whether only the last, generated token is to be computed."""
+        return self.num_to_compute == 1 and self.num_generated > 0
+
+    @property
+    def num_left(self) -> int:
+        """New tokens that may still come."""
+        return self.max_new_tokens - self.num_generated

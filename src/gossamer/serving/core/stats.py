@@ -1,0 +1,217 @@
+"""The figures of a running engine: gauges, counters, histograms, adapters and tenants."""
+
+from bisect import bisect_left
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from gossamer.serving.core.adapter import AdapterEntry, AdapterState, AnyAdapter, Blend
+
+LOAD_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+"""Seconds to read an adapter."""
+
+
+@dataclass(frozen=True, slots=True)
+class HistogramStats:
+    """A snapshot."""
+
+    bounds: tuple[float, ...]
+    counts: tuple[int, ...]
+    """Values up to each bound and above the one before; then those above all."""
+    total: float
+    """Sum of the values."""
+
+
+class Histogram:
+    """Values sorted into buckets. One thread observes; any may take a snapshot."""
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self._total = 0.0
+
+    def observe(self, value: float) -> None:
+        """Count `value`."""
+        self._counts[bisect_left(self._bounds, value)] += 1
+        self._total += value
+
+    def stats(self) -> HistogramStats:
+        """A snapshot."""
+        return HistogramStats(self._bounds, tuple(self._counts), self._total)
+
+
+ADAPTER_BOUNDS = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
+RANK_BOUNDS = (0.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0)
+PARTS = ("build", "model", "sampling")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepStats:
+    """A snapshot of sums over all steps."""
+
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PARTS, 0.0))
+    """Spent on building batches, on the model, and on choosing tokens."""
+    adapters: HistogramStats = field(default_factory=Histogram(ADAPTER_BOUNDS).stats)
+    """Distinct adapters in a step."""
+    rank: HistogramStats = field(default_factory=Histogram(RANK_BOUNDS).stats)
+    """Their ranks together."""
+
+
+class StepFigures:
+    """Counts steps; used by the engine's thread."""
+
+    def __init__(self) -> None:
+        self._seconds = dict.fromkeys(PARTS, 0.0)
+        self._adapters = Histogram(ADAPTER_BOUNDS)
+        self._rank = Histogram(RANK_BOUNDS)
+
+    def observe(self, adapters: Iterable[AnyAdapter], moments: tuple[float, ...]) -> None:
+        """A step with `adapters`; `moments`: its begin, and the end of each of `PARTS`."""
+        parts = {entry for adapter in adapters for entry in adapter.parts}
+        self._adapters.observe(len(parts))
+        self._rank.observe(sum(entry.rank or 0 for entry in parts))
+        for part, begin, end in zip(PARTS, moments, moments[1:], strict=False):
+            self._seconds[part] += end - begin
+
+    def stats(self) -> StepStats:
+        """A snapshot."""
+        return StepStats(
+            seconds=dict(self._seconds), adapters=self._adapters.stats(), rank=self._rank.stats()
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterStatus:
+    """One adapter that can be named in a request."""
+
+    name: str
+    state: str
+    """registered (on disk only), loading, host (read, not in the pool), resident, draining
+    (unloaded, and accepted requests still use it), or refused."""
+    kind: str | None = None
+    rank: int | None = None
+    """Largest rank of any module."""
+    num_bytes: int | None = None
+    """Bytes its weights take in the pool (resident) or would take (known only once read)."""
+    digest: str | None = None
+    problem: str | None = None
+    """Why it is refused."""
+    created: int = 0
+    """Unix time of its weights file."""
+    pinned: bool = False
+    """Never evicted."""
+    requests: int = 0
+    """That wait for it or run with it now."""
+    hits: int = 0
+    """Requests that named it since it was found."""
+    last_used: float | None = None
+    """Unix time of the last of them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TenantStats:
+    """One tenant's part in the engine's work since the start."""
+
+    name: str
+    num_waiting: int
+    num_running: int
+    prompt_tokens: int
+    """Of requests that were started; counted once."""
+    generated_tokens: int
+    first_tokens: int
+    """Requests that got a first token ..."""
+    in_time: int | None
+    """... and those that got it within the promised time; None where none is promised."""
+    satisfaction: float | None
+    """Sum over those requests of max(0, 1 - (seconds to first token / promised seconds)^2)."""
+    refused: dict[str, int]
+    """Requests refused with status 429 by reason: queue (full), quota, deadline."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineStats:
+    """A snapshot of gauges and counters since the start."""
+
+    num_running: int
+    num_waiting: int
+    blocks_total: int
+    blocks_free: int
+    blocks_kv: int
+    blocks_adapters: int
+    blocks_cached: int = 0
+    """That hold keys and values nobody uses now; given to whoever needs them."""
+    block_bytes: int
+    adapters_resident: int
+    adapters_by_state: dict[str, int] = field(default_factory=dict)
+    """Of all adapters that can be named; those nobody asked for yet count as registered."""
+    resident_bytes: dict[str, int] = field(default_factory=dict)
+    """Of each resident adapter."""
+    adapters_host: int = 0
+    """In the host cache; resident ones may be among them."""
+    host_bytes: int = 0
+    """That they take there."""
+    adapter_hits: dict[str, int] = field(default_factory=dict)
+    """Requests by where their adapter was when they came: resident, host or disk."""
+    adapter_read_seconds: HistogramStats = field(default_factory=Histogram(LOAD_BOUNDS).stats)
+    """To read and check an adapter."""
+    adapter_loads: int
+    adapter_evictions: int
+    preemptions: int
+    steps: int
+    prompt_tokens: int
+    """Prompt tokens computed, recomputation after preemption included."""
+    generated_tokens: int
+    finished: dict[str, int]
+    """Final events by reason: stop, length, cancelled, failed."""
+    prefix_queried_tokens: int = 0
+    """Prompt tokens of requests that were started with the prefix cache on ..."""
+    prefix_hit_tokens: int = 0
+    """... and those of them that it had."""
+    prefix_evictions: int = 0
+    """Blocks of prefixes that were given to somebody else."""
+    step: StepStats = field(default_factory=StepStats)
+    merged_adapter: str | None = None
+    """The adapter of which there is a merged copy of the base weights now."""
+    adapter_merges: int = 0
+    """Merged copies that were made."""
+    merged_steps: int = 0
+    """Steps that ran on merged weights."""
+    tenants: tuple[TenantStats, ...] = ()
+
+
+def status_of(entry: AdapterEntry) -> AdapterStatus:
+    """What is known of `entry` now."""
+    return AdapterStatus(
+        name=entry.name,
+        state=state_of(entry),
+        kind=entry.kind,
+        rank=entry.rank,
+        num_bytes=entry.num_bytes,
+        digest=entry.digest,
+        problem=str(entry.error) if entry.error is not None else None,
+        created=int(entry.signature[-1][2] // 1_000_000_000) if entry.signature else 0,
+        pinned=entry.pinned,
+        requests=entry.requests,
+        hits=entry.hits,
+        last_used=entry.used_at,
+    )
+
+
+def status_of_blend(blend: Blend, name: str) -> AdapterStatus:
+    """What is known of a mixture that is asked for as `name`; as far as its last part."""
+    parts = [status_of(part) for part in blend.parts]
+    kinds = {part.kind for part in parts}
+    return AdapterStatus(
+        name=name,
+        state="loading" if blend.state is AdapterState.PLACING else blend.state.value,
+        kind=kinds.pop() if len(kinds) == 1 else "mixture",
+        rank=blend.rank or None,
+        num_bytes=blend.num_bytes,
+        created=max(part.created for part in parts),
+    )
+
+
+def state_of(entry: AdapterEntry) -> str:
+    """Its state by name; `loading` until it is resident, whatever is done to it meanwhile."""
+    if entry.draining and entry.state is not AdapterState.REMOVED:
+        return "draining"
+    return "loading" if entry.state is AdapterState.PLACING else entry.state.value

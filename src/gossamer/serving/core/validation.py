@@ -1,0 +1,89 @@
+"""Whether a request makes sense at all. Found out before it meets its neighbours."""
+
+import math
+from dataclasses import dataclass
+
+from gossamer.errors import CapacityError, RequestError
+from gossamer.serving.core.messages import Request, SamplingParams
+
+_AT_LEAST = {"min_tokens": 0, "temperature": 0, "top_k": 0, "min_p": 0}
+_AT_MOST = {"top_p": 1, "min_p": 1}
+_FINITE = ("temperature", "top_p", "min_p", "presence_penalty", "frequency_penalty")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineLimits:
+    """What a request must keep to."""
+
+    max_context: int
+    vocab_size: int
+    block_tokens: int
+    block_bytes: int
+
+
+def check_request(request: Request, limits: EngineLimits, num_blocks: int) -> int:
+    """How many tokens `request` may get, in a pool of `num_blocks`. Raises as all that follow."""
+    check_prompt(request, max_context=limits.max_context, vocab_size=limits.vocab_size)
+    check_sampling(request.sampling)
+    capacity = num_blocks * limits.block_tokens
+    return max_new_tokens(request, max_context=limits.max_context, capacity=capacity)
+
+
+def check_prompt(request: Request, *, max_context: int, vocab_size: int) -> None:
+    """Raise `RequestError` for a prompt that is empty, too long or holds impossible tokens."""
+    tokens = request.prompt_token_ids
+    if not tokens:
+        raise RequestError("the prompt is empty", param="prompt")
+    if not 0 <= min(tokens) <= max(tokens) < vocab_size:
+        raise RequestError(f"prompt token ids must lie in 0..{vocab_size - 1}", param="prompt")
+    if len(tokens) >= max_context:
+        raise RequestError(
+            f"the prompt has {len(tokens)} tokens and the context length is {max_context}; "
+            "shorten it",
+            param="prompt",
+        )
+
+
+def check_sampling(params: SamplingParams) -> None:
+    """Raise `RequestError` that names the field, its value and the range."""
+    for field in _FINITE:
+        _require(params, field, math.isfinite(getattr(params, field)), "a finite number")
+    for field, least in _AT_LEAST.items():
+        _require(params, field, getattr(params, field) >= least, f"at least {least}")
+    for field, most in _AT_MOST.items():
+        _require(params, field, getattr(params, field) <= most, f"at most {most}")
+    _require(params, "top_p", params.top_p > 0, "more than 0")
+    _require(params, "stop", all(params.stop), "texts of at least one character")
+    if params.logprobs is not None:
+        _require(params, "logprobs", params.logprobs >= 0, "at least 0")
+    if params.max_tokens is not None:
+        _require(params, "max_tokens", params.max_tokens >= 1, "at least 1")
+        limit = f"at most max_tokens={params.max_tokens}"
+        _require(params, "min_tokens", params.min_tokens <= params.max_tokens, limit)
+
+
+def max_new_tokens(request: Request, *, max_context: int, capacity: int) -> int:
+    """How many tokens `request` may get, in a pool for `capacity` tokens.
+
+    Raises `RequestError` if it asks for more than its context length leaves, `CapacityError` for
+    more than the pool holds.
+    """
+    prompt, asked = len(request.prompt_token_ids), request.sampling.max_tokens
+    if asked is not None and prompt + asked > max_context:
+        raise RequestError(
+            f"{prompt} prompt tokens and max_tokens={asked} exceed the context length of "
+            f"{max_context}; ask for at most {max_context - prompt}",
+            param="max_tokens",
+        )
+    if prompt + (asked or 1) > capacity:
+        raise CapacityError(
+            f"{prompt} prompt tokens and {asked or 1} new ones exceed the memory for "
+            f"{capacity} tokens; ask for fewer or serve with more --memory"
+        )
+    return asked if asked is not None else min(max_context, capacity) - prompt
+
+
+def _require(params: SamplingParams, field: str, is_good: bool, wanted: str) -> None:
+    if not is_good:
+        value = getattr(params, field)
+        raise RequestError(f"{field}={value!r} must be {wanted}", param=field)

@@ -1,0 +1,1 @@
+"""The engine's loop, what it answers, and how it is put together."""

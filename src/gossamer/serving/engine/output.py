@@ -1,0 +1,232 @@
+"""One request from its first token to its final event: sampling, text, stop texts."""
+
+import codecs
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from gossamer.errors import GossamerError
+from gossamer.serving.core.messages import (
+    Event,
+    Failed,
+    Finished,
+    FinishReason,
+    TokenLogprob,
+    Tokens,
+)
+from gossamer.serving.core.sequence import Sequence
+from gossamer.serving.runner.sampler import Choice, SamplingState
+from gossamer.serving.tokenization.vocabulary import Vocabulary, vocabulary_of
+
+# Where each byte is a token, more than four of them complete no character.
+_PATIENCE = 5
+
+
+class _Pieces(Protocol):
+    """Text of tokens as soon as it is certain."""
+
+    def push(self, token: int) -> str: ...
+
+    def finish(self) -> str: ...
+
+
+class TextStream:
+    """The text of one sequence. Text that may yet become part of a stop text is held back."""
+
+    def __init__(self, tokenizer: Any, stops: tuple[str, ...]) -> None:
+        self._tokenizer = tokenizer
+        self._stops = stops
+        self._special = frozenset(tokenizer.all_special_ids)
+        vocabulary = vocabulary_of(tokenizer)
+        self._pieces: _Pieces = (
+            _ByteText(vocabulary) if vocabulary.is_concatenated else _WindowText(tokenizer)
+        )
+        self._held = ""
+        self.met_stop = False
+        """Whether a stop text has ended the text."""
+
+    def push(self, token: int, *, look_for_stops: bool = True) -> tuple[str, bool]:
+        """Add a token; returns text that is now certain, and whether a stop text was met."""
+        if token in self._special:
+            return "", False
+        piece = self._pieces.push(token)
+        if not piece:
+            return "", False
+        self._held += piece
+        return self._release(look_for_stops), self.met_stop
+
+    def finish(self, *, look_for_stops: bool = True) -> str:
+        """The rest, up to a stop text in it, once no more tokens come."""
+        if self.met_stop:
+            return ""
+        self._held += self._pieces.finish()
+        text = self._release(look_for_stops)
+        if not self.met_stop:
+            text, self._held = text + self._held, ""
+        return text
+
+    def _release(self, look_for_stops: bool) -> str:
+        if look_for_stops:
+            met = [self._held.find(stop) for stop in self._stops if stop in self._held]
+            if met:
+                text, self._held = self._held[: min(met)], ""
+                self.met_stop = True
+                return text
+        keep = self._undecided() if look_for_stops else 0
+        cut = len(self._held) - keep
+        text, self._held = self._held[:cut], self._held[cut:]
+        return text
+
+    def _undecided(self) -> int:
+        """Length of the longest tail of the held text with which a stop text begins."""
+        longest = min(max((len(s) for s in self._stops), default=1) - 1, len(self._held))
+        for length in range(longest, 0, -1):
+            tail = self._held[-length:]
+            if any(stop.startswith(tail) for stop in self._stops):
+                return length
+        return 0
+
+
+class _ByteText:
+    """Of vocabularies whose tokens are bytes: a token may end one character and begin the next."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._vocabulary = vocabulary
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def push(self, token: int) -> str:
+        return self._decoder.decode(self._vocabulary.bytes_of(token))
+
+    def finish(self) -> str:
+        return self._decoder.decode(b"", True)
+
+
+class _WindowText:
+    """Of other vocabularies, where a token's text depends on those before it: decoding starts a few
+    tokens back. Their tokens are whole characters, or a byte each."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._tokens: list[int] = []
+        self._start = 0
+        self._shown = 0
+
+    def push(self, token: int) -> str:
+        self._tokens.append(token)
+        before = self._decode(self._tokens[self._start : self._shown])
+        now = self._decode(self._tokens[self._start :])
+        pending = len(self._tokens) - self._shown
+        if now.endswith("\ufffd") and pending <= _PATIENCE:
+            # A character is incomplete.
+            return ""
+        if len(now) <= len(before):
+            # The token shows nothing; many such must not make every decoding longer.
+            if pending > _PATIENCE:
+                del self._tokens[self._shown :]
+            return ""
+        self._start, self._shown = self._shown, len(self._tokens)
+        return now[len(before) :]
+
+    def finish(self) -> str:
+        before = self._decode(self._tokens[self._start : self._shown])
+        rest = self._decode(self._tokens[self._start :])[len(before) :]
+        self._start = self._shown = len(self._tokens)
+        return rest
+
+    def _decode(self, tokens: list[int]) -> str:
+        text: str = self._tokenizer.decode(tokens, skip_special_tokens=True)
+        return text
+
+
+log = logging.getLogger(__name__)
+
+
+class Receiver:
+    """Passes events on, none after the final one. A receiver's fault is not the engine's."""
+
+    def __init__(self, on_event: Callable[[Event], None]) -> None:
+        self._on_event = on_event
+        self._has_ended = False
+
+    def __call__(self, event: Event) -> None:
+        """Tell `event`."""
+        if self._has_ended:
+            return
+        self._has_ended = not isinstance(event, Tokens)
+        try:
+            self._on_event(event)
+        except BaseException:
+            log.exception("the receiver of an event has failed")
+
+
+@dataclass(eq=False, slots=True, kw_only=True)
+class Generation:
+    """A sequence together with what turns its tokens into events."""
+
+    sequence: Sequence
+    sampling: SamplingState
+    stream: TextStream
+    eos_token_ids: frozenset[int]
+    vocabulary: Vocabulary
+    emit: Callable[[Event], None]
+
+    def accept(self, choice: Choice) -> FinishReason | None:
+        """Take the next token: tell its text, and why the request is done if it is."""
+        sequence = self.sequence
+        params = sequence.request.sampling
+        sequence.token_ids.append(choice.token_id)
+        early = sequence.num_generated < params.min_tokens
+        ended = choice.token_id in self.eos_token_ids and not params.ignore_eos
+        text, met_stop = "", False
+        if not ended:
+            text, met_stop = self.stream.push(choice.token_id, look_for_stops=not early)
+        reason: FinishReason | None = None
+        if ended or met_stop:
+            reason = "stop"
+        elif sequence.num_left <= 0:
+            reason = "length"
+        if reason is not None and not met_stop:
+            text += self.stream.finish(look_for_stops=not early)
+            if self.stream.met_stop:
+                reason = "stop"
+        self.emit(
+            Tokens(
+                request_id=sequence.request.request_id,
+                token_ids=(choice.token_id,),
+                text=text,
+                logprobs=None if choice.logprob is None else (self._logprob(choice),),
+            )
+        )
+        return reason
+
+    def finish(self, reason: FinishReason) -> None:
+        """Send the final event of a request that ran or was cancelled.
+
+        Text is still held back if it is cut between two tokens, for want of memory.
+        """
+        if reason == "length" and (rest := self.stream.finish()):
+            request_id = self.sequence.request.request_id
+            self.emit(Tokens(request_id=request_id, token_ids=(), text=rest))
+        self.emit(
+            Finished(
+                request_id=self.sequence.request.request_id,
+                finish_reason=reason,
+                prompt_tokens=self.sequence.num_prompt,
+                completion_tokens=self.sequence.num_generated,
+                cached_tokens=self.sequence.num_cached,
+            )
+        )
+
+    def fail(self, error: GossamerError) -> None:
+        """Send the final event of a request that cannot go on."""
+        self.emit(Failed(request_id=self.sequence.request.request_id, error=error))
+
+    def _logprob(self, choice: Choice) -> TokenLogprob:
+        assert choice.logprob is not None
+        return TokenLogprob(
+            token_id=choice.token_id,
+            text=self.vocabulary.text_of(choice.token_id),
+            logprob=choice.logprob,
+            top=tuple((t, self.vocabulary.text_of(t), value) for t, value in choice.top),
+        )

@@ -1,0 +1,117 @@
+"""Who calls, and what it may name. Set by the check of keys; everyone may do all without one."""
+
+import hmac
+from collections.abc import Iterable
+from typing import cast
+
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers
+from starlette.requests import Request
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from gossamer.errors import UnknownModelError, cut, unknown_name_message
+from gossamer.serving.core.adapter import adapters_in
+from gossamer.serving.core.stats import AdapterStatus
+from gossamer.serving.http.context import Context
+from gossamer.serving.http.errors import ApiError
+from gossamer.serving.key_file import KeyFile
+from gossamer.serving.keys import Caller, digest
+
+ANYONE = Caller()
+
+
+def caller_of(http: Request) -> Caller:
+    """Who has sent the call."""
+    return cast(Caller, getattr(http.state, "caller", ANYONE))
+
+
+def allowed(caller: Caller, adapters: Iterable[AdapterStatus]) -> list[AdapterStatus]:
+    """Those of `adapters` that the caller may see."""
+    return [adapter for adapter in adapters if caller.may_use(adapter.name)]
+
+
+def may_name(caller: Caller, model: str) -> bool:
+    """Whether `model`, which is not the base model's name, is the caller's to use.
+
+    What a tenant may not use does not exist for it, or names of others could be guessed. Raises
+    `RequestError` for a mixture that makes no sense.
+    """
+    return caller.adapters is None or all(map(caller.may_use, adapters_in(model)))
+
+
+def unknown_model(
+    caller: Caller, model: str, base: str, adapters: Iterable[AdapterStatus]
+) -> UnknownModelError:
+    """The error, with suggestions among what the caller may see; of a mixture, for the part that
+    is not known."""
+    names = {adapter.name for adapter in allowed(caller, adapters)}
+    missing = next((part for part in adapters_in(model) if part not in names), model)
+    if missing == base:
+        return UnknownModelError(
+            f"model '{cut(model)}': '{missing}' is the base model, to which adapters are added; "
+            "leave it out"
+        )
+    return UnknownModelError(unknown_name_message("model", missing, [base, *names]))
+
+
+def require_admin(http: Request) -> None:
+    """Raise `ApiError` 403 unless the caller's key is an administrator's."""
+    if not caller_of(http).is_admin:
+        settings = Context.of(http).settings
+        start = "" if settings.keys is not None else " and start the server with --keys keys.yaml"
+        raise ApiError(
+            403,
+            f"{cut(http.url.path)} needs an administrator's key; make one with "
+            f"'gossamer keys add NAME --admin'{start}",
+            code="admin_key_required",
+        )
+
+
+OPEN_PATHS = frozenset({"/health"})
+
+
+class ApiKeyCheck:
+    """Lets a call through only with a valid key as bearer token; `/health` is open.
+
+    Valid are `keys`, which open everything, and those of `file`, which tell the tenant. Who calls
+    is left in the state of the call.
+    """
+
+    def __init__(self, app: ASGIApp, keys: Iterable[str], file: KeyFile | None = None) -> None:
+        self._app = app
+        # Digests have one length, so that a comparison tells nothing about the keys'.
+        self._digests = [digest(key.encode()) for key in keys]
+        self._file = file
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run the call (ASGI)."""
+        if scope["type"] != "http" or scope["path"] in OPEN_PATHS:
+            await self._app(scope, receive, send)
+            return
+        caller = await self._caller(Headers(scope=scope).get("authorization", ""))
+        if caller is not None:
+            scope.setdefault("state", {})["caller"] = caller
+            await self._app(scope, receive, send)
+            return
+        refusal = ApiError(
+            401,
+            "missing or wrong API key; send the header 'Authorization: Bearer KEY'",
+            code="invalid_api_key",
+            headers={"WWW-Authenticate": "Bearer"},
+        )
+        await refusal.response()(scope, receive, send)
+
+    async def _caller(self, authorization: str) -> Caller | None:
+        scheme, _, text = authorization.partition(" ")
+        if scheme.lower() != "bearer":
+            return None
+        # Headers come decoded as Latin-1.
+        key = text.strip().encode("latin-1")
+        given = digest(key)
+        matches = [hmac.compare_digest(given, known) for known in self._digests]
+        if any(matches):
+            return Caller(is_admin=True)
+        if self._file is None:
+            return None
+        # On a thread: the file is read again if it has changed, and its disk may be slow.
+        return await run_in_threadpool(self._file.find, key)

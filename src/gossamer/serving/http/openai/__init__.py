@@ -1,0 +1,1 @@
+"""OpenAI's protocol and nothing else: fields, prompts, replies, streams."""

@@ -1,0 +1,93 @@
+"""Calls that are on their way to the engine: their bodies are read and their prompts encoded.
+
+They count before any work is done for them, against the same limits as in the engine; and the bytes
+of all bodies that are held at a time are bounded.
+"""
+
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from gossamer.serving.core.interface import EngineInterface
+from gossamer.serving.core.messages import DEFAULT_TENANT
+from gossamer.serving.http.errors import ApiError
+
+SHARE_OF_TENANT = 0.5
+"""Of the room for bodies, at most, where there are tenants."""
+
+
+class Doorstep:
+    """All such calls of one server."""
+
+    def __init__(self, engine: EngineInterface, max_bytes: int) -> None:
+        self._engine = engine
+        self._max_bytes = max_bytes
+        # Visits are entered and left on the event loop, moved on from a thread.
+        self._lock = threading.Lock()
+        self._calls: Counter[str] = Counter()
+        self._bytes: Counter[str] = Counter()
+
+    @contextmanager
+    def enter(self, tenant: str) -> Iterator["Visit"]:
+        """Count a call of `tenant` until it is submitted or given up.
+
+        Raises what the engine would raise if it came there now with a prompt of one token.
+        """
+        with self._lock:
+            total = self._calls.total()
+            self._engine.check_entry(tenant, own=self._calls[tenant], others=total)
+            self._calls[tenant] += 1
+        visit = Visit(self, tenant)
+        try:
+            yield visit
+        finally:
+            visit.move_on()
+            self._give_back(tenant, visit.num_bytes)
+
+    def leave(self, tenant: str) -> None:
+        """A call is none of the doorstep's any more."""
+        with self._lock:
+            self._calls[tenant] -= 1
+            if not self._calls[tenant]:
+                del self._calls[tenant]
+
+    def take(self, tenant: str, count: int) -> None:
+        """Hold `count` more bytes. Raises `ApiError` 503 if there is no room for them now."""
+        limit = self._max_bytes
+        own = limit if tenant == DEFAULT_TENANT else int(limit * SHARE_OF_TENANT)
+        if self._bytes.total() + count > limit or self._bytes[tenant] + count > own:
+            raise ApiError(
+                503,
+                f"the bodies of requests that are being read take {limit / 2**20:.3g} MiB already; "
+                "try again later, or serve with more --max-bodies-mib",
+                code="too_many_bodies",
+                headers={"Retry-After": "1"},
+            )
+        self._bytes[tenant] += count
+
+    def _give_back(self, tenant: str, count: int) -> None:
+        self._bytes[tenant] -= count
+        if not self._bytes[tenant]:
+            del self._bytes[tenant]
+
+
+class Visit:
+    """One call on the doorstep."""
+
+    def __init__(self, doorstep: Doorstep, tenant: str) -> None:
+        self._doorstep = doorstep
+        self.tenant = tenant
+        self.num_bytes = 0
+        self._is_here = True
+
+    def hold(self, count: int) -> None:
+        """So many bytes of its body have come."""
+        self._doorstep.take(self.tenant, count)
+        self.num_bytes += count
+
+    def move_on(self) -> None:
+        """The engine counts it from now on. From any thread, but from one at a time."""
+        if self._is_here:
+            self._is_here = False
+            self._doorstep.leave(self.tenant)

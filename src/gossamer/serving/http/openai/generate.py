@@ -1,0 +1,227 @@
+"""The way of every generating call: body, token ids, engine requests, reply or stream.
+
+Whatever grows with the size of a request is done on threads that tenants use in turn; the event
+loop only passes it on.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Generic, TypeVar
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from gossamer.errors import UnknownModelError
+from gossamer.serving.core.adapter import AnyAdapter
+from gossamer.serving.core.messages import DEFAULT_TENANT, SamplingParams, Tokens
+from gossamer.serving.core.messages import Request as EngineRequest
+from gossamer.serving.http.auth import caller_of, may_name, unknown_model
+from gossamer.serving.http.body import decode, read_body
+from gossamer.serving.http.connection import unless_gone
+from gossamer.serving.http.context import Context
+from gossamer.serving.http.json_text import json_bytes
+from gossamer.serving.http.openai.channel import Generation
+from gossamer.serving.http.openai.doorstep import Visit
+from gossamer.serving.http.openai.request_schema import MAX_SEED, GenerationBody
+from gossamer.serving.http.openai.responses import Choice, ReplyFormat, Usage
+from gossamer.serving.http.openai.sizes import check_length
+from gossamer.serving.http.openai.sse import EventStream
+from gossamer.serving.http.openai.tokenize import TokenIds, Turn
+from gossamer.serving.keys import Caller
+from gossamer.serving.tokenization.vocabulary import vocabulary_of
+
+
+def plan(
+    body: GenerationBody,
+    prompts: list[TokenIds],
+    *,
+    reply_id: str,
+    model_name: str,
+    max_context: int,
+    tenant: str = DEFAULT_TENANT,
+) -> list[EngineRequest]:
+    """Requests in the order of the choices: all of the first prompt, then of the second.
+
+    The base model's own name asks for no adapter. Raises `ApiError` 400 for a prompt that is
+    empty or leaves no room in the context.
+    """
+    for prompt in prompts:
+        check_length(len(prompt), body.new_tokens, max_context)
+    adapter = None if body.model == model_name else body.model
+    samplings = [_sampling(body, choice) for choice in range(body.n)]
+    return [
+        EngineRequest(
+            request_id=f"{reply_id}-{number * body.n + choice}",
+            prompt_token_ids=prompt,
+            adapter=adapter,
+            sampling=sampling,
+            tenant=tenant,
+            priority=body.priority,
+        )
+        for number, prompt in enumerate(prompts)
+        for choice, sampling in enumerate(samplings)
+    ]
+
+
+def _sampling(body: GenerationBody, choice: int) -> SamplingParams:
+    # Seeds count up per choice and start anew for each prompt, so that a prompt gives the same
+    # whether it is sent alone or among others. Negative ones, which OpenAI allows, wrap round.
+    seed = None if body.seed is None else (body.seed + choice) & MAX_SEED
+    return SamplingParams(
+        max_tokens=body.new_tokens,
+        min_tokens=body.min_tokens,
+        temperature=body.temperature,
+        top_p=body.top_p,
+        top_k=max(body.top_k, 0),
+        min_p=body.min_p,
+        seed=seed,
+        stop=body.stop,
+        ignore_eos=body.ignore_eos,
+        presence_penalty=body.presence_penalty,
+        frequency_penalty=body.frequency_penalty,
+        logprobs=body.num_logprobs,
+    )
+
+
+Body = TypeVar("Body", bound=GenerationBody)
+
+SHORT_REPLY = 1_000
+"""Tokens, or log-probabilities, of a reply that is quickly written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route(Generic[Body]):
+    """What one route does its own way."""
+
+    schema: type[Body]
+    reply_type: type[ReplyFormat]
+    turns: Callable[[Body], list[Turn]]
+    """The work of encoding a body; quick itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """A call that the engine works on. Holds nothing of its body, which may be large."""
+
+    generation: Generation
+    reply: ReplyFormat
+    usage: Usage
+    is_streamed: bool
+    include_usage: bool
+
+
+async def answer(http: Request, route: Route[Body]) -> Response:
+    """Answer one call, streamed or not. Errors are raised; nothing of the call is left behind."""
+    begun = await _begin(http, route)
+    return await unless_gone(http.receive, _end(http, begun))
+
+
+async def _begin(http: Request, route: Route[Body]) -> _Begun:
+    context, tenant = Context.of(http), caller_of(http).tenant
+    generation = Generation(context.engine, context.metrics.clock())
+    with context.doorstep.enter(tenant) as visit:
+        body = await read_body(http, context.settings.max_body_bytes, visit.hold)
+        try:
+            return await unless_gone(http.receive, _submit(http, route, body, visit, generation))
+        except BaseException:
+            generation.cancel()
+            raise
+
+
+async def _submit(
+    http: Request, route: Route[Body], content: bytes, visit: Visit, generation: Generation
+) -> _Begun:
+    context, caller = Context.of(http), caller_of(http)
+    engine = context.engine
+    run = partial(context.threads.run, caller.tenant)
+
+    def read() -> tuple[Body, list[Turn]]:
+        body = route.schema.parse(decode(content), context.limits)
+        return body, route.turns(body)
+
+    body, turns = await run(read)
+    adapter = await _adapter(context, caller, body.model)
+    reply = route.reply_type(
+        reply_id=route.reply_type.prefix + http.state.request_id,
+        model=body.model,
+        created=int(time.time()),
+        has_logprobs=body.num_logprobs is not None,
+        vocabulary=vocabulary_of(context.engine.tokenizer),
+    )
+
+    def submit(prompts: list[TokenIds]) -> None:
+        prompts += turns[-1]()
+        requests = plan(
+            body,
+            prompts,
+            reply_id=reply.reply_id,
+            model_name=engine.model_name,
+            max_context=engine.max_context,
+            tenant=caller.tenant,
+        )
+        visit.move_on()
+        generation.submit(requests, adapter)
+
+    prompts: list[TokenIds] = []
+    for turn in turns[:-1]:
+        prompts += await run(turn)
+    await run(partial(submit, prompts))
+    return _Begun(generation, reply, Usage(body.n), body.stream, body.include_usage)
+
+
+async def _adapter(context: Context, caller: Caller, model: str) -> AnyAdapter | None:
+    """What `model` means; raises the error with suggestions among what the caller may see."""
+    engine = context.engine
+    if model == engine.model_name:
+        return None
+    if may_name(caller, model):
+        try:
+            return await asyncio.wrap_future(engine.look_up(model))
+        except UnknownModelError:
+            # The engine's message knows nothing of the base model, and may suggest names that are
+            # not the caller's to know.
+            pass
+    adapters = await context.catalogue.statuses()
+    compose = partial(unknown_model, caller, model, engine.model_name, adapters)
+    raise await context.threads.run(caller.tenant, compose)
+
+
+async def _end(http: Request, begun: _Begun) -> Response:
+    generation = begun.generation
+    try:
+        if not begun.is_streamed:
+            return await _whole(begun)
+        # The status is sent with the first event, so a refusal can still become one.
+        await generation.first()
+    except BaseException:
+        generation.cancel()
+        raise
+    return EventStream(
+        generation,
+        begun.reply,
+        begun.usage,
+        include_usage=begun.include_usage,
+        request_id=http.state.request_id,
+    )
+
+
+async def _whole(begun: _Begun) -> Response:
+    choices = [Choice(index) for index in range(begun.generation.num_choices)]
+    async for batch in begun.generation.batches():
+        for index, event in batch:
+            if isinstance(event, Tokens):
+                choices[index].add(event)
+            else:
+                choices[index].finish_reason = event.finish_reason
+                begun.usage.add(index, event)
+    write = partial(_written, begun.reply, choices, begun.usage)
+    size = sum(choice.size for choice in choices)
+    content = write() if size <= SHORT_REPLY else await asyncio.to_thread(write)
+    return Response(content, media_type=JSONResponse.media_type)
+
+
+def _written(reply: ReplyFormat, choices: list[Choice], usage: Usage) -> bytes:
+    return json_bytes(reply.reply(choices, usage))

@@ -1,0 +1,255 @@
+"""Replies in OpenAI's shapes: chat, plain completions, and what both share."""
+
+import codecs
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from gossamer.serving.core.messages import Finished, TokenLogprob, Tokens
+from gossamer.serving.tokenization.vocabulary import Vocabulary
+
+LOWEST_LOGPROB = -9999.0
+"""Stands for minus infinity, which JSON cannot say; OpenAI's convention."""
+
+
+@dataclass(slots=True)
+class Usage:
+    """Tokens of one call; a prompt counts once however many choices it has."""
+
+    num_choices: int
+    """Choices per prompt."""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+
+    def add(self, index: int, event: Finished) -> None:
+        """Count choice `index`."""
+        if index % self.num_choices == 0:
+            self.prompt_tokens += event.prompt_tokens
+            self.cached_tokens += event.cached_tokens
+        self.completion_tokens += event.completion_tokens
+
+    def as_dict(self) -> dict[str, Any]:
+        """OpenAI's `usage`."""
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "total_tokens": self.prompt_tokens + self.completion_tokens,
+            "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
+        }
+
+
+@dataclass(slots=True)
+class Choice:
+    """All of one choice, gathered."""
+
+    index: int
+    texts: list[str] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    finish_reason: str | None = None
+
+    def add(self, event: Tokens) -> None:
+        """Append new output."""
+        self.texts.append(event.text)
+        self.logprobs.extend(event.logprobs or ())
+
+    @property
+    def size(self) -> int:
+        """Pieces of text and log-probabilities."""
+        return len(self.texts) + sum(1 + len(token.top) for token in self.logprobs)
+
+    @property
+    def text(self) -> str:
+        """The whole output."""
+        return "".join(self.texts)
+
+
+@dataclass(slots=True)
+class ReplyFormat(ABC):
+    """The shapes of one route, for one call."""
+
+    kind: ClassVar[str]
+    """`object` of a whole reply."""
+    chunk_kind: ClassVar[str]
+    """`object` of a chunk of a stream."""
+    prefix: ClassVar[str]
+    """Begin of the id."""
+
+    reply_id: str
+    model: str
+    created: int
+    has_logprobs: bool
+    vocabulary: Vocabulary
+
+    def bytes_of(self, token_id: int, text: str) -> bytes:
+        """Those of a token whose text is `text`; of a part of a character only the vocabulary knows
+        them."""
+        return self.vocabulary.bytes_of(token_id) if "\ufffd" in text else text.encode()
+
+    def reply(self, choices: list[Choice], usage: Usage) -> dict[str, Any]:
+        """A reply that is not streamed."""
+        return {
+            **self._head(self.kind),
+            "choices": [self._whole(choice) for choice in choices],
+            "usage": usage.as_dict(),
+        }
+
+    def opening(self, index: int) -> dict[str, Any] | None:
+        """The chunk before the first text of a choice, if there is one."""
+        return None
+
+    def delta(self, index: int, event: Tokens) -> dict[str, Any]:
+        """The chunk for new output."""
+        return self._chunk(self._part(index, event))
+
+    def closing(self, index: int, finish_reason: str) -> dict[str, Any]:
+        """The last chunk of a choice."""
+        return self._chunk(self._end(index, finish_reason))
+
+    def usage_chunk(self, usage: Usage) -> dict[str, Any]:
+        """The last chunk of a stream, when usage was asked for."""
+        return {**self._head(self.chunk_kind), "choices": [], "usage": usage.as_dict()}
+
+    def _head(self, kind: str) -> dict[str, Any]:
+        return {"id": self.reply_id, "object": kind, "created": self.created, "model": self.model}
+
+    def _chunk(self, choice: dict[str, Any]) -> dict[str, Any]:
+        return {**self._head(self.chunk_kind), "choices": [choice]}
+
+    @abstractmethod
+    def _whole(self, choice: Choice) -> dict[str, Any]: ...
+
+    @abstractmethod
+    def _part(self, index: int, event: Tokens) -> dict[str, Any]: ...
+
+    @abstractmethod
+    def _end(self, index: int, finish_reason: str) -> dict[str, Any]: ...
+
+
+def escaped(raw: bytes) -> str | None:
+    """How OpenAI writes a token that is no text: \\xf0\\x9f; None for one that is."""
+    try:
+        raw.decode()
+    except UnicodeDecodeError:
+        return "".join(f"\\x{byte:02x}" for byte in raw)
+    return None
+
+
+def finite(logprob: float) -> float:
+    """The log-probability in a form that JSON can say."""
+    return logprob if logprob > LOWEST_LOGPROB else LOWEST_LOGPROB
+
+
+class ChatReply(ReplyFormat):
+    """chat.completion and chat.completion.chunk."""
+
+    kind = "chat.completion"
+    chunk_kind = "chat.completion.chunk"
+    prefix = "chatcmpl-"
+
+    def opening(self, index: int) -> dict[str, Any]:
+        """Tells the role."""
+        return self._chunk(_chat_choice(index, {"role": "assistant", "content": ""}, None, None))
+
+    def _whole(self, choice: Choice) -> dict[str, Any]:
+        return {
+            "index": choice.index,
+            "message": {"role": "assistant", "content": choice.text, "refusal": None},
+            "logprobs": self._logprobs(choice.logprobs),
+            "finish_reason": choice.finish_reason,
+        }
+
+    def _part(self, index: int, event: Tokens) -> dict[str, Any]:
+        return _chat_choice(
+            index, {"content": event.text}, self._logprobs(event.logprobs or ()), None
+        )
+
+    def _end(self, index: int, finish_reason: str) -> dict[str, Any]:
+        return _chat_choice(index, {}, None, finish_reason)
+
+    def _logprobs(self, tokens: Iterable[TokenLogprob]) -> dict[str, Any] | None:
+        if not self.has_logprobs:
+            return None
+        return {"content": [self._token(token) for token in tokens], "refusal": None}
+
+    def _token(self, token: TokenLogprob) -> dict[str, Any]:
+        return {
+            **self._entry(token.token_id, token.text, token.logprob),
+            "top_logprobs": [self._entry(*each) for each in token.top],
+        }
+
+    def _entry(self, token_id: int, text: str, logprob: float) -> dict[str, Any]:
+        raw = self.bytes_of(token_id, text)
+        return {"token": escaped(raw) or text, "logprob": finite(logprob), "bytes": list(raw)}
+
+
+def _chat_choice(
+    index: int, delta: dict[str, Any], logprobs: dict[str, Any] | None, reason: str | None
+) -> dict[str, Any]:
+    return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
+
+
+@dataclass(slots=True)
+class CompletionReply(ReplyFormat):
+    """text_completion, whole and in chunks."""
+
+    kind = "text_completion"
+    chunk_kind = "text_completion"
+    prefix = "cmpl-"
+
+    offsets: dict[int, int] = field(default_factory=dict)
+    """Characters of the tokens that a choice has had so far, for `text_offset` ..."""
+    decoders: dict[int, codecs.IncrementalDecoder] = field(default_factory=dict)
+    """... and what is there of a character that is not complete."""
+
+    def _whole(self, choice: Choice) -> dict[str, Any]:
+        logprobs = self._logprobs(choice.index, choice.logprobs)
+        return _completion_choice(choice.index, choice.text, logprobs, choice.finish_reason)
+
+    def _part(self, index: int, event: Tokens) -> dict[str, Any]:
+        return _completion_choice(
+            index, event.text, self._logprobs(index, event.logprobs or ()), None
+        )
+
+    def _end(self, index: int, finish_reason: str) -> dict[str, Any]:
+        return _completion_choice(index, "", None, finish_reason)
+
+    def _logprobs(self, index: int, tokens: Iterable[TokenLogprob]) -> dict[str, Any] | None:
+        if not self.has_logprobs:
+            return None
+        result: dict[str, list[Any]] = {
+            "text_offset": [],
+            "token_logprobs": [],
+            "tokens": [],
+            "top_logprobs": [],
+        }
+        decoder = self.decoders.setdefault(index, codecs.getincrementaldecoder("utf-8")("replace"))
+        offset = self.offsets.get(index, 0)
+        for token in tokens:
+            result["text_offset"].append(offset)
+            result["token_logprobs"].append(finite(token.logprob))
+            result["tokens"].append(self._label(token.token_id, token.text))
+            result["top_logprobs"].append(self._top(token))
+            offset += len(decoder.decode(self.bytes_of(token.token_id, token.text)))
+        self.offsets[index] = offset
+        return result
+
+    def _label(self, token_id: int, text: str) -> str:
+        part = escaped(self.bytes_of(token_id, text))
+        return text if part is None else f"bytes:{part}"
+
+    def _top(self, token: TokenLogprob) -> dict[str, float]:
+        """Text to log-probability, the chosen token included; of equal texts the likeliest."""
+        entries: dict[str, float] = {}
+        chosen = (token.token_id, token.text, token.logprob)
+        for token_id, text, logprob in (*token.top, chosen):
+            label = self._label(token_id, text)
+            entries[label] = max(finite(logprob), entries.get(label, finite(logprob)))
+        return entries
+
+
+def _completion_choice(
+    index: int, text: str, logprobs: dict[str, Any] | None, reason: str | None
+) -> dict[str, Any]:
+    return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}

@@ -1,0 +1,99 @@
+"""The routes of OpenAI's API: chat, plain completions and the list of models."""
+
+from functools import partial
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+from starlette.concurrency import run_in_threadpool
+
+from gossamer.errors import UnknownModelError, cut
+from gossamer.serving.core.stats import AdapterStatus
+from gossamer.serving.http.auth import allowed, caller_of, may_name, unknown_model
+from gossamer.serving.http.context import Context
+from gossamer.serving.http.json_text import json_bytes
+from gossamer.serving.http.openai.generate import Route, answer
+from gossamer.serving.http.openai.request_schema import MAX_MODEL, ChatBody, CompletionBody
+from gossamer.serving.http.openai.responses import ChatReply, CompletionReply
+from gossamer.serving.keys import Caller
+
+router = APIRouter()
+
+
+@router.get("/v1/models")
+async def list_models(http: Request) -> Response:
+    """All names that the caller may use; adapters that cannot be served are under `refused`."""
+    context, caller = Context.of(http), caller_of(http)
+    write = partial(_written, context, caller)
+    content = await context.catalogue.rendered(("models", caller.adapters), write)
+    return Response(content, media_type=JSONResponse.media_type)
+
+
+@router.get("/v1/models/{name:path}")
+async def show_model(http: Request, name: str) -> JSONResponse:
+    """One of them, or a mixture (`a:0.7+b:0.3`): whatever a request may name. Answers with the
+    error that a request would meet."""
+    context, caller = Context.of(http), caller_of(http)
+    if name == context.engine.model_name:
+        return JSONResponse(_base(context))
+    if len(name) > MAX_MODEL:
+        raise UnknownModelError(
+            f"unknown model '{cut(name)}'; names have at most {MAX_MODEL} characters"
+        )
+    if may_name(caller, name):
+        try:
+            found = await run_in_threadpool(context.engine.adapter, name)
+            return JSONResponse(_adapter(context, found))
+        except UnknownModelError:
+            # The engine's message may suggest names that are not the caller's to know.
+            pass
+    adapters = await context.catalogue.statuses()
+    compose = partial(unknown_model, caller, name, context.engine.model_name, adapters)
+    raise await context.threads.run(caller.tenant, compose)
+
+
+def _written(context: Context, caller: Caller, found: list[AdapterStatus]) -> bytes:
+    adapters = allowed(caller, found)
+    served = [_adapter(context, adapter) for adapter in adapters if adapter.state != "refused"]
+    refused = [{"id": a.name, "problem": a.problem} for a in adapters if a.state == "refused"]
+    data = [_base(context), *served]
+    return json_bytes({"object": "list", "data": data, "refused": refused})
+
+
+def _base(context: Context) -> dict[str, Any]:
+    return {
+        **_model(context.engine.model_name, context.started),
+        "kind": "base",
+        "state": "resident",
+        "max_context": context.engine.max_context,
+    }
+
+
+def _adapter(context: Context, adapter: AdapterStatus) -> dict[str, Any]:
+    return {
+        **_model(adapter.name, adapter.created),
+        "kind": adapter.kind,
+        "state": adapter.state,
+        "parent": context.engine.model_name,
+        "rank": adapter.rank,
+        "num_bytes": adapter.num_bytes,
+        "digest": adapter.digest,
+        "max_context": context.engine.max_context,
+    }
+
+
+def _model(name: str, created: int) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": created, "owned_by": "gossamer"}
+
+
+@router.post("/v1/chat/completions")
+async def chat_completions(http: Request) -> Response:
+    """Answer a conversation."""
+    return await answer(http, Route(ChatBody, ChatReply, Context.of(http).encoder.chat))
+
+
+@router.post("/v1/completions")
+async def completions(http: Request) -> Response:
+    """Continue one prompt or several."""
+    encoder = Context.of(http).encoder
+    return await answer(http, Route(CompletionBody, CompletionReply, encoder.prompts))

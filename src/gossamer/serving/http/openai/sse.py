@@ -1,0 +1,91 @@
+"""Server-sent events."""
+
+import json
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from gossamer.serving.core.messages import Finished, Tokens
+from gossamer.serving.http.connection import unless_gone
+from gossamer.serving.http.errors import ClientGoneError, to_api_error
+from gossamer.serving.http.openai.channel import Generation
+from gossamer.serving.http.openai.responses import ReplyFormat, Usage
+
+DONE = b"data: [DONE]\n\n"
+
+
+class EventStream(Response):
+    """Sends the events of a generation as they come; cancels what is left when it ends.
+
+    A failure on the way is sent as a data event of OpenAI's error shape, without `[DONE]` after it.
+    """
+
+    media_type = "text/event-stream"
+
+    def __init__(
+        self,
+        generation: Generation,
+        reply: ReplyFormat,
+        usage: Usage,
+        *,
+        include_usage: bool,
+        request_id: str,
+    ) -> None:
+        # X-Accel-Buffering: nginx would otherwise hold the events back.
+        super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+        del self.headers["content-length"]
+        self._generation = generation
+        self._reply = reply
+        self._usage = usage
+        self._include_usage = include_usage
+        self._request_id = request_id
+        # With usage asked for, OpenAI's chunks before the last carry an empty one.
+        self._extra = {"usage": None} if include_usage else {}
+        self._opened: set[int] = set()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run the response (ASGI)."""
+        try:
+            await unless_gone(receive, self._send_all(send))
+        except ClientGoneError:
+            pass
+        finally:
+            self._generation.cancel()
+
+    async def _send_all(self, send: Send) -> None:
+        await send(
+            {"type": "http.response.start", "status": 200, "headers": self.raw_headers},
+        )
+        async for chunk in self._frames():
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _frames(self) -> AsyncIterator[bytes]:
+        try:
+            async for batch in self._generation.batches():
+                # What has come together is sent together.
+                if chunks := [chunk for event in batch for chunk in self._chunks(*event)]:
+                    yield b"".join(frame(chunk | self._extra) for chunk in chunks)
+            if self._include_usage:
+                yield frame(self._reply.usage_chunk(self._usage))
+            yield DONE
+        except Exception as error:
+            yield frame(to_api_error(error, self._request_id).body())
+
+    def _chunks(self, index: int, event: Tokens | Finished) -> Iterator[dict[str, Any]]:
+        if index not in self._opened:
+            self._opened.add(index)
+            if (opening := self._reply.opening(index)) is not None:
+                yield opening
+        if isinstance(event, Finished):
+            self._usage.add(index, event)
+            yield self._reply.closing(index, event.finish_reason)
+        elif event.text or event.logprobs:
+            yield self._reply.delta(index, event)
+
+
+def frame(data: dict[str, Any]) -> bytes:
+    """One event, as bytes."""
+    return f"data: {json.dumps(data, ensure_ascii=False, separators=(',', ':'))}\n\n".encode()

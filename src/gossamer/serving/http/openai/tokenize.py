@@ -1,0 +1,123 @@
+"""Prompts to token ids. Processor work: it is done in turns on threads, never on the loop."""
+
+from collections.abc import Callable
+from functools import cached_property, partial
+from typing import Any
+
+from gossamer.errors import cut
+from gossamer.serving.http.errors import ApiError
+from gossamer.serving.http.openai.request_schema import ChatBody, CompletionBody, Prompt
+from gossamer.serving.http.openai.sizes import too_long
+from gossamer.serving.tokenization.prompts import PromptEncoder
+
+TokenIds = tuple[int, ...]
+Turn = Callable[[], list[TokenIds]]
+
+WORTH_A_LOOK = 1_000
+"""Characters that are encoded quickly enough not to bother."""
+
+TURN_CHARACTERS = 50_000
+"""Short texts are encoded together up to so many characters, some hundredths of a second."""
+
+
+class Encoder:
+    """A tokenizer. `chat` and `prompts` give the turns in which to encode a call, each a piece of
+    work for a thread, none of which takes much longer than the longest text."""
+
+    def __init__(
+        self, tokenizer: Any, model_name: str, max_context: int, *, special_tokens: str
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._encoder = PromptEncoder(tokenizer, special_tokens)
+        self._model_name = model_name
+        self._max_context = max_context
+        # The first call may set truncation and padding inside the tokenizer, which must not happen
+        # in two threads at once; later calls only read.
+        tokenizer("", verbose=False)
+
+    def chat(self, body: ChatBody) -> list[Turn]:
+        """The conversation through the chat template, with the header of the answer to come.
+
+        Raises `ApiError` 400 for one that cannot fit the context; the turn, if there is no template
+        or it refuses the conversation.
+        """
+        names = sum(len(message.name or "") for message in body.messages)
+        self._check_characters(names + sum(len(message.content) for message in body.messages))
+        return [lambda: [self._chat(body)]]
+
+    def prompts(self, body: CompletionBody) -> list[Turn]:
+        """Texts as the tokenizer encodes them by default; token ids as they are.
+
+        Raises `ApiError` 400 for a text that cannot fit the context.
+        """
+        turns: list[list[Prompt]] = []
+        size = 0
+        for prompt in body.prompt:
+            count = len(prompt) if isinstance(prompt, str) else 0
+            self._check_characters(count)
+            if not turns or size + count > TURN_CHARACTERS:
+                turns.append([])
+                size = 0
+            turns[-1].append(prompt)
+            size += count
+        return [partial(self._prompts, prompts) for prompts in turns]
+
+    def _prompts(self, prompts: list[Prompt]) -> list[TokenIds]:
+        return [self._prompt(prompt) for prompt in prompts]
+
+    def _prompt(self, prompt: Prompt) -> TokenIds:
+        if isinstance(prompt, str):
+            return self._encoder.prompt(prompt)
+        return prompt
+
+    @cached_property
+    def _longest_token(self) -> int | None:
+        """Characters (of byte-level vocabularies: bytes) of the longest token; None if one may
+        stand for a text of any length."""
+        if _has_unbounded_token(self._tokenizer):
+            return None
+        return max(map(len, self._tokenizer.get_vocab()))
+
+    def _check_characters(self, count: int) -> None:
+        """Refuse what cannot fit without encoding it, which takes a second per megabyte."""
+        if count <= WORTH_A_LOOK or self._longest_token is None:
+            return
+        if count > self._max_context * self._longest_token:
+            raise too_long(self._max_context, f"{count} characters")
+
+    def _chat(self, body: ChatBody) -> TokenIds:
+        from jinja2 import TemplateError
+
+        if not getattr(self._tokenizer, "chat_template", None):
+            raise ApiError(
+                400,
+                f"the base model '{self._model_name}' has no chat template; use /v1/completions, "
+                "or put a chat_template.jinja into the model's folder",
+                code="no_chat_template",
+            )
+        is_continued = body.continue_final_message
+        add_header = not is_continued
+        if body.add_generation_prompt is not None:
+            add_header = body.add_generation_prompt
+        try:
+            return self._encoder.chat(
+                [message.as_dict() for message in body.messages],
+                add_generation_prompt=add_header,
+                continue_final_message=is_continued,
+            )
+        except (TemplateError, ValueError) as error:
+            raise ApiError(
+                400,
+                f"the model's chat template refuses these messages: {cut(str(error))}",
+                code="invalid_value",
+                param="messages",
+            ) from None
+
+
+def _has_unbounded_token(tokenizer: Any) -> bool:
+    """Whether an unknown word or run of unknown characters, however long, becomes one token."""
+    model: Any = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
+    kind = type(model).__name__
+    if kind == "BPE":
+        return bool(model.unk_token and model.fuse_unk and not model.byte_fallback)
+    return kind in ("WordPiece", "WordLevel") or (kind == "Unigram" and not model.byte_fallback)

@@ -1,0 +1,1 @@
+"""Sockets, connections and signals below the app."""

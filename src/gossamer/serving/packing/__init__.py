@@ -1,0 +1,1 @@
+"""Adapters of every kind as rows in the blocks of the pool."""

@@ -1,0 +1,78 @@
+"""Factors of outputs and inputs as rows in blocks; what DoRA's factors are."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gossamer.adapters.kinds.dora import DoraAdapter
+from gossamer.errors import AdapterFormatError
+from gossamer.kernels.gain import GainTable
+from gossamer.serving.packing.base_linear import BaseLinear
+from gossamer.serving.packing.vectors import VectorPart, join, pack_vectors
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GainPart(VectorPart):
+    """Factors in host memory."""
+
+    modules: list[int]
+    """Of each vector."""
+    is_input: list[bool]
+    num_modules: int
+    keeps_bias: bool
+
+    def place(self, pool: Tensor, blocks: list[int]) -> GainTable:
+        """Copy into `blocks` of the pool's bytes."""
+        offsets = np.full(self.num_modules, -1, dtype=np.int64)
+        scales_input = np.zeros(self.num_modules, dtype=np.bool_)
+        offsets[self.modules] = self.vectors.write(pool, blocks)
+        scales_input[self.modules] = self.is_input
+        return GainTable(offsets=offsets, scales_input=scales_input, keeps_bias=self.keeps_bias)
+
+
+def pack_gains(
+    outputs: Mapping[str, Tensor], inputs: Mapping[str, Tensor], module_ids: Mapping[str, int],
+    block_bytes: int, *, keeps_bias: bool,
+) -> GainPart:  # fmt: skip
+    """Lay out factors by module path; a module is in one of the two."""
+    paths = sorted({*outputs, *inputs}, key=module_ids.__getitem__)
+    data, widths = join([outputs[p] if p in outputs else inputs[p] for p in paths])
+    return GainPart(
+        vectors=pack_vectors(data, widths, block_bytes),
+        modules=[module_ids[path] for path in paths],
+        is_input=[path in inputs for path in paths],
+        num_modules=len(module_ids),
+        keeps_bias=keeps_bias,
+    )
+
+
+def dora_gains(adapter: DoraAdapter, linears: Mapping[str, BaseLinear]) -> dict[str, Tensor]:
+    """g [h_out] by module path: g_j = m_j over the length of row j of W + s B A.
+
+    The product is never formed: |W_j + s (B A)_j|^2 = |W_j|^2 + 2 s (W A^T)_j . B_j
+    + s^2 B_j (A A^T) B_j^T, where W A^T is what the base layer makes of the rows of A.
+
+    Raises:
+        AdapterFormatError: a row of W + s B A is zero.
+    """
+    gains = {}
+    for path, factors in adapter.factors.items():
+        linear = linears[path]
+        a, b = factors.a.float(), factors.b.double()
+        through = linear.product(a).double()  # [rank, h_out]
+        gram = a.double() @ a.double().T
+        squared = (
+            linear.squared_lengths()
+            + 2 * factors.scale * (through.T * b).sum(1)
+            + factors.scale**2 * ((b @ gram) * b).sum(1)
+        )
+        if not bool((squared > 0).all()):
+            raise AdapterFormatError(
+                f"adapter {adapter.name}: rows of {path} have length 0 with this adapter, which "
+                "DoRA cannot scale; train again"
+            )
+        gains[path] = (adapter.magnitudes[path].double() / squared.sqrt()).to(torch.float32)
+    return gains

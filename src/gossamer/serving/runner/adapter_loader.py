@@ -1,0 +1,84 @@
+"""Adapters of any kind from disk into the pool of a model."""
+
+from pathlib import Path
+
+from torch import Tensor
+
+from gossamer.adapters.kinds.intervention import InterventionAdapter
+from gossamer.adapters.kinds.prefix import PrefixAdapter
+from gossamer.adapters.load import Adapter, BaseShape, load_adapter
+from gossamer.adapters.reading.budget import Budget
+from gossamer.adapters.reading.limits import AdapterLimits
+from gossamer.errors import UnsupportedAdapterError
+from gossamer.serving.core.adapter import AdapterEntry
+from gossamer.serving.packing.packer import HostAdapter, Packer
+from gossamer.serving.packing.resident import Resident
+from gossamer.serving.store.reader import Loaded
+
+
+class AdapterLoader:
+    """Reads adapters and writes them into blocks."""
+
+    def __init__(
+        self,
+        base: BaseShape,
+        packer: Packer,
+        pool: Tensor,
+        base_fingerprint: str,
+        limits: AdapterLimits,
+        max_context: int,
+    ) -> None:
+        """`limits`: what is read of an adapter at most; what `pool` cannot hold is not read, and
+        what leaves no room in `max_context` positions is refused."""
+        self._max_context = max_context
+        self._base = base
+        self._pool = pool
+        self._base_fingerprint = base_fingerprint
+        self._packer = packer
+        self._budget = Budget(
+            limits=limits, pool_bytes=pool.numel(), low_rank_width=packer.low_rank_width
+        )
+
+    def load(self, entry: AdapterEntry) -> Loaded:
+        """Read and check the adapter's files."""
+        path: Path = entry.path
+        adapter = load_adapter(
+            path,
+            base=self._base,
+            base_fingerprint=self._base_fingerprint,
+            budget=self._budget,
+        )
+        num_virtual = adapter.num_tokens if isinstance(adapter, PrefixAdapter) else 0
+        self._require_context(adapter.name, num_virtual)
+        rows = self._packer.pack(adapter)
+        return Loaded(
+            rows=rows,
+            num_blocks=rows.num_blocks,
+            num_bytes=rows.num_bytes,
+            rank=adapter.max_rank,
+            digest=adapter.digest,
+            kind=adapter.kind,
+            num_virtual_tokens=num_virtual,
+            edited=_edited(adapter),
+            is_copied=rows.virtual_tokens is None,
+        )
+
+    def place(self, rows: HostAdapter, blocks: list[int]) -> Resident:
+        """Copy an adapter into blocks."""
+        return rows.place(self._pool, blocks)
+
+    def _require_context(self, name: str, num_virtual: int) -> None:
+        """Raise `UnsupportedAdapterError` for virtual tokens that leave no room for a prompt."""
+        most = self._max_context - 2
+        if num_virtual > most:
+            raise UnsupportedAdapterError(
+                f"adapter {name} has num_virtual_tokens={num_virtual}; in the context length of "
+                f"{self._max_context} (max_context) there may be {max(0, most)}, so that a prompt "
+                "and an answer fit behind them"
+            )
+
+
+def _edited(adapter: Adapter) -> tuple[int, int] | None:
+    if not isinstance(adapter, InterventionAdapter):
+        return None
+    return adapter.first_positions, adapter.last_positions

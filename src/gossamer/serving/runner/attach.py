@@ -1,0 +1,158 @@
+"""Put our linear layers and our attention into a transformers model, in place.
+
+The model's own code keeps running; no second copy of it is kept here. What a step needs is in one
+shared `StepContext`, set by the runner before the model is called.
+"""
+
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from gossamer.adapters.base_shape import BaseShape
+from gossamer.kernels.dense_linear import DenseLinear
+from gossamer.kernels.gain import Gain
+from gossamer.kernels.grouped_lora import GroupedLora
+from gossamer.kernels.hidden_edit import HiddenEdit
+from gossamer.kernels.sparse_delta import SparseDelta
+from gossamer.serving.packing.base_linear import BaseLinear
+from gossamer.serving.runner.layers import (
+    FusedLinear,
+    Operations,
+    PlainLinear,
+    SiblingLinear,
+    StepContext,
+    fuse_layers,
+)
+from gossamer.serving.runner.model_shape import kv_shape
+
+ATTENTION = "gossamer_paged"
+
+# Linear layers of one parent that read the same input are computed as one.
+_SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+
+
+@dataclass(frozen=True, slots=True)
+class AdaptedModules:
+    """The linear layers that adapters can act on."""
+
+    ids: dict[str, int] = field(default_factory=dict)
+    """By module path; consecutive within a layer."""
+    shapes: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """(h_out, h_in) by module path."""
+    linears: dict[str, BaseLinear] = field(default_factory=dict)
+    """The base layers, by module path."""
+
+
+def attach(model: Any, pool: Tensor, backend: str, context: StepContext) -> AdaptedModules:
+    """Replace the linear layers of a transformers model and select our attention.
+
+    Returns the layers that adapters can act on.
+    """
+    modules = AdaptedModules()
+    for parent_path, parent in list(model.named_modules()):
+        for siblings in _groups(parent):
+            _replace(parent_path, parent, siblings, modules, pool, backend, context)
+    fuse_layers(model, backend)
+    _edit_after_blocks(model, HiddenEdit(pool, backend), context)
+    output = model.get_output_embeddings()
+    if isinstance(output, nn.Linear):
+        model.set_output_embeddings(PlainLinear(output, backend))
+    _register_attention()
+    model.set_attn_implementation(ATTENTION)
+    for module in model.modules():
+        if hasattr(module, "layer_idx") and hasattr(module, "head_dim"):
+            module.gossamer_context = context
+    return modules
+
+
+def _groups(parent: nn.Module) -> list[tuple[str, ...]]:
+    """The linear children of `parent`, siblings together. The output layer is left alone."""
+    names = [
+        name
+        for name, child in parent.named_children()
+        if isinstance(child, nn.Linear) and name != "lm_head"
+    ]
+    groups = [group for group in _SIBLINGS if set(group) <= set(names)]
+    taken = {name for group in groups for name in group}
+    return groups + [(name,) for name in names if name not in taken]
+
+
+def _replace(
+    parent_path: str, parent: nn.Module, names: tuple[str, ...], modules: AdaptedModules,
+    pool: Tensor, backend: str, context: StepContext,
+) -> None:  # fmt: skip
+    layers = [getattr(parent, name) for name in names]
+    ids = range(len(modules.ids), len(modules.ids) + len(names))
+    dense = DenseLinear(layers, backend)
+    low = 0
+    for module_id, name, layer in zip(ids, names, layers, strict=True):
+        path = f"{parent_path}.{name}" if parent_path else name
+        modules.ids[path] = module_id
+        modules.shapes[path] = (layer.out_features, layer.in_features)
+        high = low + layer.out_features
+        modules.linears[path] = BaseLinear(dense, low, high, len(names) == 1)
+        low = high
+    operations = Operations(
+        lora=GroupedLora(pool, list(ids), dense.widths, backend),
+        gain=Gain(pool, list(ids), dense.widths, dense.bias, backend),
+        sparse=SparseDelta(pool, list(ids), dense.widths, backend),
+    )
+    fused = FusedLinear(dense, operations, context)
+    setattr(parent, names[0], fused)
+    for index, name in enumerate(names[1:], start=1):
+        setattr(parent, name, SiblingLinear(fused, index))
+
+
+def _edit_after_blocks(model: Any, edit: HiddenEdit, context: StepContext) -> None:
+    """Have the output of each decoder block edited where the step's adapters say so."""
+    for layer, block in enumerate(model.get_decoder().layers):
+        block.register_forward_hook(partial(_edit_output, edit, context, layer))
+
+
+def _edit_output(
+    edit: HiddenEdit, context: StepContext, layer: int, block: nn.Module, inputs: Any, output: Any
+) -> None:
+    if context.batch is not None and context.batch.edits is not None:
+        hidden: Tensor = output if isinstance(output, Tensor) else output[0]
+        edit.edit_(hidden[0], layer, context.batch.edits)
+
+
+def _register_attention() -> None:
+    from transformers import AttentionInterface, AttentionMaskInterface
+
+    AttentionInterface.register(ATTENTION, _attention)
+    # Our attention knows which tokens belong together; a mask would be [T, T].
+    AttentionMaskInterface.register(ATTENTION, lambda *args, **kwargs: None)
+
+
+def _attention(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: None, **kwargs: Any
+) -> tuple[Tensor, None]:
+    """As transformers calls it: [1, heads, T, head_dim] each; returns [1, T, heads, head_dim]."""
+    context: StepContext = module.gossamer_context
+    assert context.batch is not None
+    assert context.attention is not None
+    out = context.attention(
+        context.batch.attention,
+        module.layer_idx,
+        query[0].transpose(0, 1),
+        key[0].transpose(0, 1),
+        value[0].transpose(0, 1),
+        kwargs.get("scaling") or query.shape[-1] ** -0.5,
+        kwargs.get("sliding_window") or 0,
+    )
+    return out[None], None
+
+
+def base_shape(config: Any, modules: AdaptedModules) -> BaseShape:
+    """The sizes that an adapter must fit."""
+    num_layers, num_kv_heads, head_dim = kv_shape(config)
+    return BaseShape(
+        linears=modules.shapes,
+        num_layers=num_layers,
+        hidden_size=config.hidden_size,
+        num_kv_heads=num_kv_heads,
+        head_dim=head_dim,
+    )

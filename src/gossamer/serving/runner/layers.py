@@ -1,0 +1,147 @@
+"""Our layers that stand in a transformers model: linear with adapters, gated MLP, norm."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gossamer.kernels.dense_linear import DenseLinear
+from gossamer.kernels.gain import Gain
+from gossamer.kernels.gated_activation import silu_and_multiply
+from gossamer.kernels.grouped_lora import GroupedLora
+from gossamer.kernels.paged_attention import PagedAttention
+from gossamer.kernels.sparse_delta import SparseDelta
+from gossamer.serving.runner.batch import StepBatch
+
+# Root mean square norms that are weight * x / sqrt(mean(x^2) + eps), which torch has as one call.
+_NORMS = ("LlamaRMSNorm", "MistralRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm", "SmolLM3RMSNorm")
+
+
+@dataclass(slots=True)
+class StepContext:
+    """What the layers of a model look at during a step."""
+
+    batch: StepBatch | None = None
+    attention: PagedAttention | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operations:
+    """What adapters can do to a group of linear layers."""
+
+    lora: GroupedLora
+    gain: Gain
+    sparse: SparseDelta
+
+
+class FusedLinear(nn.Module):
+    """Sibling layers as one dense product, with the adapters' part added; called by the first."""
+
+    def __init__(self, dense: DenseLinear, operations: Operations, context: StepContext) -> None:
+        super().__init__()
+        self._dense = dense
+        self._operations = operations
+        self._context = context
+        self._pending: list[Tensor] = []
+        self._input: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The first sibling's part of x [1, T, h_in]; the others' parts are kept for them."""
+        y = self.joint(x)
+        if len(self._dense.widths) == 1:
+            return y
+        first, *others = torch.split(y, self._dense.widths, dim=-1)
+        self._pending, self._input = others, x
+        return first
+
+    def joint(self, x: Tensor) -> Tensor:
+        """All siblings' parts of x [1, T, h_in], side by side."""
+        batch = self._context.batch
+        if batch is None or not batch.has_adapters:
+            plain: Tensor = self._weights(batch)(x)
+            return plain
+        if batch.gain is not None:
+            x = self._operations.gain.scaled_inputs(x[0], batch.gain)[None]
+        y: Tensor = self._weights(batch)(x)
+        if batch.lora is not None:
+            self._operations.lora.add_(y[0], x[0], batch.lora)
+        if batch.sparse is not None:
+            self._operations.sparse.add_(y[0], x[0], batch.sparse)
+        if batch.gain is not None:
+            self._operations.gain.scale_outputs_(y[0], batch.gain)
+        return y
+
+    def _weights(self, batch: StepBatch | None) -> DenseLinear:
+        """The layer itself, or what the step has in its place."""
+        return self._dense if batch is None else batch.merged.get(self._dense, self._dense)
+
+    def take(self, index: int, x: Tensor) -> Tensor:
+        """The part of sibling `index` (from 1), computed when the first was called with `x`."""
+        assert x is self._input, "sibling layers were called with different inputs"
+        part = self._pending[index - 1]
+        if index == len(self._pending):
+            self._pending, self._input = [], None
+        return part
+
+
+class SiblingLinear(nn.Module):
+    """Stands where a later sibling stood."""
+
+    def __init__(self, fused: FusedLinear, index: int) -> None:
+        super().__init__()
+        # In a tuple, so that torch does not register the fused layer a second time.
+        self._fused = (fused,)
+        self._index = index
+
+    def forward(self, x: Tensor) -> Tensor:
+        """This sibling's part of x [1, T, h_in]."""
+        return self._fused[0].take(self._index, x)
+
+
+class PlainLinear(nn.Module):
+    """A linear layer that no adapter acts on (the output layer)."""
+
+    def __init__(self, linear: nn.Linear, backend: str) -> None:
+        super().__init__()
+        self._dense = DenseLinear([linear], backend)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [.., h_in] to [.., h_out]."""
+        return self._dense(x)
+
+
+class GatedMlp(nn.Module):
+    """down(silu(gate(x)) * up(x)) with the gate in one pass."""
+
+    def __init__(self, gate_up: FusedLinear, down: FusedLinear, backend: str) -> None:
+        super().__init__()
+        self._gate_up = gate_up
+        self._down = down
+        self._backend = backend
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [1, T, hidden] to [1, T, hidden]."""
+        down: Tensor = self._down(silu_and_multiply(self._gate_up.joint(x), self._backend))
+        return down
+
+
+def fuse_layers(model: Any, backend: str) -> None:
+    """Replace what is one call of ours or torch's but several in the model's code.
+
+    Same arithmetic; per layer and step this saves a dozen small operations, whose calls are a tenth
+    of the time of a small model's decoding step.
+    """
+    for path, module in list(model.named_modules()):
+        children = dict(module.named_children())
+        if set(children) == {"gate_proj", "up_proj", "down_proj", "act_fn"} and _is_silu(children):
+            mlp = GatedMlp(module.gate_proj, module.down_proj, backend)
+            model.set_submodule(path, mlp)
+        elif type(module).__name__ in _NORMS:
+            norm = nn.RMSNorm(module.weight.shape, eps=module.variance_epsilon)
+            norm.weight = module.weight
+            model.set_submodule(path, norm)
+
+
+def _is_silu(children: dict[str, nn.Module]) -> bool:
+    return type(children["act_fn"]).__name__ in ("SiLU", "SiLUActivation")

@@ -1,0 +1,77 @@
+"""Sizes of a loaded model that its pool and its adapters depend on, and the pool's memory."""
+
+import mmap
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gossamer.adapters.base_shape import BaseShape
+from gossamer.serving.capacity import BaseSizes
+
+
+def kv_shape(config: Any) -> tuple[int, int, int]:
+    """(layers, key/value heads, head width) of a model with this transformers config."""
+    heads = config.num_attention_heads
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+    return config.num_hidden_layers, getattr(config, "num_key_value_heads", heads), head_dim
+
+
+def linear_bytes(model: Any) -> int:
+    """Bytes of the linear layers that adapters can act on."""
+    output = model.get_output_embeddings()
+    return sum(
+        module.weight.numel() * module.weight.element_size()
+        for module in model.modules()
+        if isinstance(module, nn.Linear) and module is not output
+    )
+
+
+def longest_row(model: Any) -> int:
+    """Widest vector of a factor that an adapter of this model can have."""
+    output = model.get_output_embeddings()
+    return max(
+        max(module.in_features, module.out_features)
+        for module in model.modules()
+        if isinstance(module, nn.Linear) and module is not output
+    )
+
+
+def pool_memory(num_blocks: int, block_bytes: int) -> Tensor:
+    """The pool's bytes. Not touched here: memory is taken from the system when first written."""
+    if not hasattr(mmap, "MADV_HUGEPAGE"):
+        return torch.empty(num_blocks * block_bytes, dtype=torch.uint8)
+    pool = mmap.mmap(-1, num_blocks * block_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    # A step reads rows all over the pool; with small pages it would wait for address translation.
+    pool.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(pool, dtype=torch.uint8)
+
+
+def base_sizes(folder: Path) -> BaseSizes:
+    """Sizes of the model in `folder`; its weights are not read. Raises `BaseModelError`."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from gossamer.basemodel.load import load_config
+
+    config: Any = load_config(folder)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    output = model.get_output_embeddings()
+    num_layers, num_kv_heads, head_dim = kv_shape(config)
+    return BaseSizes(
+        shape=BaseShape(
+            linears={
+                path: (module.out_features, module.in_features)
+                for path, module in model.named_modules()
+                if isinstance(module, torch.nn.Linear) and module is not output
+            },
+            num_layers=num_layers,
+            hidden_size=config.hidden_size,
+            num_kv_heads=num_kv_heads,
+            head_dim=head_dim,
+        ),
+        num_parameters=sum(parameter.numel() for parameter in model.parameters()),
+        max_context=config.max_position_embeddings,
+    )

@@ -1,0 +1,59 @@
+"""One small step before the first request, so that no request waits for kernels to be compiled."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from gossamer.kernels.compile import compile_kernels
+from gossamer.kernels.grouped_lora import AdapterTable, RowFormat
+from gossamer.serving.core.adapter import AdapterEntry
+from gossamer.serving.core.messages import Request
+from gossamer.serving.core.sequence import Sequence
+from gossamer.serving.packing.resident import Resident
+from gossamer.serving.runner.batch import BatchBuilder
+from gossamer.serving.runner.model_runner import Runner
+from gossamer.serving.scheduler.scheduler import Scheduled
+
+
+def warm_up(runner: Runner, builder: BatchBuilder) -> None:
+    """Run one token with an adapter of rank 0, and the kernels of the other kinds.
+
+    Numba keeps what it compiles on disk; if it has to compile, that is told.
+    """
+    if runner.backend != "cpu":
+        _run_one_token(runner, builder)
+        return
+    from gossamer.kernels.cpu import on_compilation
+
+    with on_compilation(_tell_of_compilation):
+        compile_kernels()
+        _run_one_token(runner, builder)
+
+
+def _tell_of_compilation() -> None:
+    print(
+        "gossamer: compiling kernels for this processor; done once, half a minute or so",
+        file=sys.stderr,
+        flush=True,
+    )
+
+
+def _run_one_token(runner: Runner, builder: BatchBuilder) -> None:
+    num_modules = len(runner.modules.ids)
+    table = AdapterTable(
+        first_row=np.zeros(num_modules, dtype=np.int64),
+        rank=np.zeros(num_modules, dtype=np.int32),
+        scale=np.zeros(num_modules, dtype=np.float32),
+        offsets=np.zeros(1, dtype=np.int64),
+        row_scale=np.ones(1, dtype=np.float32),
+        format=RowFormat.FLOAT32,
+    )
+    sequence = Sequence(
+        request=Request(request_id="warm-up", prompt_token_ids=(0,)),
+        adapter=AdapterEntry(name="warm-up", path=Path(), signature=(), table=Resident(lora=table)),
+        max_new_tokens=1,
+        token_ids=[0],
+        blocks=[0],
+    )
+    runner.run(builder.build([Scheduled(sequence, 1)]))

@@ -1,0 +1,75 @@
+"""Prefixes that the model itself computes, chunk by chunk, in steps beside requests."""
+
+from gossamer.serving.core.adapter import AdapterEntry
+from gossamer.serving.core.messages import Request
+from gossamer.serving.core.sequence import Sequence
+from gossamer.serving.store.manager import AdapterStore
+
+
+class PrefixFills:
+    """Virtual tokens on their way into the blocks of their adapter, as sequences of their own.
+
+    One adapter at a time, in the order in which they were begun. A sequence that fills is nobody's
+    request: it counts not among those that run, is never put back and says nothing. The requests
+    for its adapter wait as they do for a copy; when the last of them has left, so does it.
+    """
+
+    def __init__(self, adapters: AdapterStore) -> None:
+        self._adapters = adapters
+        self._current: Sequence | None = None
+
+    @property
+    def num_left(self) -> int:
+        """Virtual tokens that are still to be computed, of all that were begun."""
+        total = sum(entry.num_virtual_tokens for entry in self._adapters.computing)
+        return total - (self._current.num_computed if self._current is not None else 0)
+
+    def next(self) -> Sequence | None:
+        """Whose turn it is."""
+        computing = self._adapters.computing
+        for entry in [entry for entry in computing if not entry.requests]:
+            self._forget(entry)
+            self._adapters.stop_computing(entry)
+            computing.remove(entry)
+        if computing and self._current is None:
+            self._current = _sequence(computing[0])
+        return self._current
+
+    def computed(self, sequence: Sequence) -> None:
+        """A chunk of `sequence` was computed."""
+        entry = sequence.prefix_of
+        assert entry is not None
+        if not sequence.num_to_compute:
+            self._forget(entry)
+            self._adapters.end_computing(entry)
+
+    def failed(self, sequence: Sequence, error: Exception) -> None:
+        """A chunk of `sequence` could not be computed; its adapter is refused."""
+        entry = sequence.prefix_of
+        assert entry is not None
+        self._forget(entry)
+        self._adapters.end_computing(entry, error)
+
+    def _forget(self, entry: AdapterEntry) -> None:
+        if self._current is not None and self._current.prefix_of is entry:
+            self._current = None
+
+
+def chunk_of_fill(left: int, budget: int) -> int:
+    """How many of `left` virtual tokens to compute where a step has room for `budget` tokens.
+
+    Half of the room: prompts, and those who wait to start, share the other half.
+    """
+    return min(left, max(1, budget // 2))
+
+
+def _sequence(entry: AdapterEntry) -> Sequence:
+    tokens = [0] * entry.num_virtual_tokens
+    return Sequence(
+        request=Request(request_id=f"prefix of {entry.name}", prompt_token_ids=tuple(tokens)),
+        adapter=None,
+        max_new_tokens=0,
+        token_ids=tokens,
+        blocks=entry.blocks,
+        prefix_of=entry,
+    )

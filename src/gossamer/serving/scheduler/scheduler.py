@@ -1,0 +1,393 @@
+"""Who runs next: decodes first, prefill in chunks, admission by memory. Pure Python, no tensors."""
+
+import math
+import time
+from collections.abc import Callable
+from itertools import islice
+
+from gossamer.errors import GossamerError
+from gossamer.serving.core.adapter import AdapterState, AnyAdapter
+from gossamer.serving.core.sequence import Sequence
+from gossamer.serving.core.tenants import LimitsOf, unlimited
+from gossamer.serving.memory.block_pool import BlockPool
+from gossamer.serving.scheduler.admission import ResidentQuota, Room, blocks_for, take_stock
+from gossamer.serving.scheduler.deadlines import Deadlines, FirstTokenPolicy
+from gossamer.serving.scheduler.fairness import (
+    VirtualCounters,
+    load_charge,
+    output_charge,
+    prompt_charge,
+)
+from gossamer.serving.scheduler.forecast import Forecast, Load
+from gossamer.serving.scheduler.next_up import NextUp
+from gossamer.serving.scheduler.order import LOAD_AHEAD, Walk, by_slack, in_turn, read_ahead
+from gossamer.serving.scheduler.prefix_fills import PrefixFills, chunk_of_fill
+from gossamer.serving.scheduler.queue import Test, WaitingQueue
+from gossamer.serving.scheduler.step import Scheduled, SchedulerLimits, adapters_of
+from gossamer.serving.scheduler.usage import Accounts
+from gossamer.serving.store.manager import AdapterStore
+
+__all__ = ["LOAD_AHEAD", "Scheduled", "Scheduler", "SchedulerLimits", "adapters_of"]
+
+MAX_SKIPS = 64
+"""A waiting request that so many later ones have overtaken, since there was no room for it, is
+overtaken no more."""
+
+MAX_MISFITS = 32
+"""After so many waiting requests that do not fit, the rest of the queue is not looked at."""
+
+
+class Scheduler:
+    """Decides each step. Owns the waiting queue, the running set and the sequences' blocks."""
+
+    def __init__(
+        self,
+        pool: BlockPool,
+        adapters: AdapterStore,
+        limits: SchedulerLimits,
+        *,
+        promise: FirstTokenPolicy | None = None,
+        limits_of: LimitsOf = unlimited,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        promise = promise or FirstTokenPolicy()
+        self._pool = pool
+        self._adapters = adapters
+        self._limits = limits
+        self._limits_of = limits_of
+        self._clock = clock
+        self.waiting = WaitingQueue()
+        self.running: list[Sequence] = []
+        """In order of admission."""
+        self.num_preemptions = 0
+        self.counters = VirtualCounters(limits_of)
+        self.accounts = Accounts(promise.slo)
+        self.forecast = Forecast()
+        self._fills = PrefixFills(adapters)
+        self._next_up = NextUp(adapters, pool, self.waiting)
+        self._deadlines = Deadlines(promise, self.forecast, clock)
+        # What a block of a prefix is worth is the time to compute it again.
+        adapters.prefixes.seconds_per_token = lambda: self.forecast.seconds_per_prompt_token
+        self.wants_turn = False
+        """Whether to go on though the last plan was empty: somebody is to be refused or started."""
+        self._step = 0
+        self._met_misfit = False
+        self._room: Room | None = None
+        self._quota = ResidentQuota(self.running, limits_of)
+
+    def add(self, sequence: Sequence) -> None:
+        """Queue a new sequence."""
+        if math.isnan(sequence.arrived):
+            sequence.arrived = self._clock()
+        self.waiting.add(sequence)
+        if sequence.adapter is not None:
+            self._adapters.hold(sequence.adapter)
+            self._adapters.count(sequence.adapter)
+        self.counters.arrive(sequence.tenant)
+        self._deadlines.arrived(sequence)
+
+    def remove(self, sequence: Sequence) -> None:
+        """Forget a sequence, wherever it is, and free what it holds; nothing if it is nowhere."""
+        if sequence in self.running:
+            self._release(sequence)
+            if sequence.admitted is not None:
+                self.forecast.record_residence(self._clock() - sequence.admitted)
+            if sequence.adapter is not None:
+                self._adapters.let_go(sequence.adapter)
+        elif sequence in self.waiting:
+            self._leave_queue(sequence)
+
+    def plan(self) -> list[Scheduled]:
+        """The next step: at most `max_batch_tokens`, one for each decoding sequence first."""
+        budget = self._limits.max_batch_tokens
+        step: list[Scheduled] = []
+        before = self.num_preemptions
+        self.wants_turn = False
+        fill = self._fills.next()
+        turns = [fill, *self.running] if fill is not None else self.running
+        for sequence in in_turn(turns, budget):
+            if budget == 0:
+                break
+            if sequence is fill:
+                count = chunk_of_fill(sequence.num_to_compute, budget)
+            elif self.num_preemptions > before and sequence not in self.running:
+                continue
+            else:
+                count = min(sequence.num_to_compute, budget)
+                if not self._grow(sequence, count):
+                    continue
+            step.append(Scheduled(sequence, count))
+            budget -= count
+        if self.num_preemptions > before:
+            step = [p for p in step if p.sequence is fill or p.sequence in self.running]
+        step += self._admit(budget)
+        has_news = self.wants_turn or self.num_preemptions > before or self._adapters.computing
+        self.wants_turn = not step and bool(has_news)
+        self._step += 1
+        for part in step:
+            self._account(part)
+        return step
+
+    def record_step(self, step: list[Scheduled], seconds: float) -> None:
+        """Learn how long `step` took, before its tokens are taken in."""
+        prompts = sum(part.count for part in step if not part.sequence.is_decoding)
+        self.forecast.record_step(prompt_tokens=prompts, seconds=seconds)
+
+    def computed(self, part: Scheduled) -> None:
+        """The tokens of a step's part were computed; its next token is not taken in yet."""
+        sequence = part.sequence
+        sequence.num_computed += part.count
+        if sequence.prefix_of is not None:
+            self._fills.computed(sequence)
+        else:
+            self._adapters.prefixes.computed(sequence)
+
+    def failed(self, step: list[Scheduled], error: Exception) -> list[Sequence]:
+        """`step` could not be computed; the requests in it, which are to be ended.
+
+        The adapter of which it was to compute a prefix is refused.
+        """
+        for part in step:
+            if part.sequence.prefix_of is not None:
+                self._fills.failed(part.sequence, error)
+        return [part.sequence for part in step if part.sequence.prefix_of is None]
+
+    def record_token(self, sequence: Sequence) -> None:
+        """`sequence` is about to get its next token."""
+        if not sequence.num_generated:
+            seconds = self._clock() - sequence.arrived
+            self.accounts.first_token(sequence.tenant, seconds)
+
+    def take_refused(self) -> list[tuple[Sequence, GossamerError | None]]:
+        """Waiting sequences that can never run, or not in time, removed from the queue, each with
+        the reason.
+
+        None: it was put back, and has as many tokens already as it can get; it asked for no number.
+        """
+        refused = take_stock(
+            self.waiting, self._adapters, self._pool, self._limits, self._limits_of
+        )
+        for sequence, _ in refused:
+            self._leave_queue(sequence)
+        late = self._deadlines.hopeless(self.waiting, self._load)
+        for sequence, _ in late:
+            self._leave_queue(sequence)
+            self.accounts.refuse(sequence.tenant, "deadline")
+        return [*refused, *late]
+
+    # Admission.
+
+    def _admit(self, budget: int) -> list[Scheduled]:
+        step: list[Scheduled] = []
+        overtaken: list[Sequence] = []
+        self._running_changed()
+        walk = Walk(self.waiting, self.counters, self._deadlines.newest_first, self._favoured)
+        read_ahead(walk, self._adapters, self._quota, self.num_read_ahead)
+        order = self._next_up.in_order(walk, nobody_runs=not self.running)
+        for sequence in order if self._has_room(budget) else ():
+            if not self._has_room(budget) or len(overtaken) == MAX_MISFITS:
+                break
+            if _is_unread(sequence.adapter) or self._quota.forbids(sequence):
+                # It waits for the disk, or for its own tenant's requests, which those behind it do
+                # not make slower.
+                if _is_kept_free_for(sequence):
+                    break
+                continue
+            if self._can_admit(sequence):
+                nobody_runs = not self.running
+                if not self._next_up.may_bring(sequence, nobody_runs=nobody_runs):
+                    continue
+                if not self._bring_adapter(sequence):
+                    # Its adapter is being copied, which those behind it do not make slower, or
+                    # computed, in steps that it shares with them.
+                    self._next_up.begun(sequence, nobody_runs=nobody_runs)
+                    self._room = None
+                    if _is_kept_free_for(sequence):
+                        break
+                    continue
+                count = self._start(sequence, budget)
+                if not count:
+                    continue
+                step.append(Scheduled(sequence, count))
+                budget -= count
+                for earlier in overtaken:
+                    earlier.num_skipped += 1
+            elif sequence.num_skipped >= MAX_SKIPS:
+                break
+            else:
+                overtaken.append(sequence)
+                walk.misfit(sequence)
+        self._met_misfit = bool(overtaken)
+        self._prefetch(walk)
+        self._adapters.drop_unneeded_rows()
+        return step
+
+    def _has_room(self, budget: int) -> bool:
+        return budget > 0 and len(self.running) < self._limits.max_running
+
+    @property
+    def num_read_ahead(self) -> int:
+        """Requests at the head of the queue whose adapters are read: those that could start now."""
+        return max(LOAD_AHEAD, self._limits.max_running - len(self.running))
+
+    def _prefetch(self, walk: Walk) -> None:
+        """Have adapters of those who wait copied into free blocks, the most urgent first."""
+        if not self._limits.prefetch:
+            return
+        # A block for each running sequence stays free: the next ones that they grow by.
+        floor = len(self.running)
+        waiting = list(islice(walk, self._limits.prefetch))
+        for adapter in by_slack(waiting, self._deadlines.slo, self._clock()):
+            self._adapters.prefetch(adapter, floor)
+
+    def _favoured(self) -> Test | None:
+        """Clustering (S-LoRA, section 4.1): a test for adapters that are in the batch already."""
+        cluster = self._limits.adapter_cluster
+        present = {s.adapter for s in self.running if s.adapter is not None}
+        if not cluster or len(present) < cluster:
+            return None
+        return lambda s: s.adapter is None or s.adapter in present
+
+    def _can_admit(self, sequence: Sequence) -> bool:
+        if self._room is None:
+            self._room = Room(
+                self.running,
+                self._pool,
+                self._adapters,
+                block_tokens=self._limits.block_tokens,
+                expected_new_tokens=self._limits.expected_new_tokens,
+            )
+        return self._room.fits(sequence)
+
+    def _bring_adapter(self, sequence: Sequence) -> bool:
+        """Whether its adapter is there, or is placed at once when it starts; else it is begun, at
+        the cost of the tenant whose request came to need it first."""
+        adapter = sequence.adapter
+        if adapter is None:
+            return True
+        missing = [part for part in adapter.parts if part.state is AdapterState.HOST]
+        is_near = self._adapters.bring(adapter)
+        for part in missing:
+            if part.state is AdapterState.PLACING:
+                self.counters.charge(sequence.tenant, load_charge(part))
+        return is_near
+
+    def _start(self, sequence: Sequence, budget: int) -> int:
+        """Let `sequence` run; returns how much of it to compute now.
+
+        0: its adapter cannot be placed, and it waits to be refused for that.
+        """
+        parts = sequence.adapter.parts if sequence.adapter is not None else ()
+        missing = [part for part in parts if part.state is not AdapterState.RESIDENT]
+        if not self._take_what_it_shares(sequence):
+            self._running_changed()
+            self.wants_turn = True
+            return 0
+        # From here on it is in one place, and `remove` gives back all it has, whatever fails.
+        self.waiting.admit(sequence)
+        self.running.append(sequence)
+        self.counters.depart(sequence.tenant)
+        self._running_changed()
+        for part in missing:
+            self.counters.charge(sequence.tenant, load_charge(part))
+        if sequence.admitted is None:
+            sequence.admitted = self._clock()
+            self._deadlines.started(sequence)
+            self.counters.charge(sequence.tenant, prompt_charge(sequence, self._limits.base_bytes))
+            self.accounts.of(sequence.tenant).prompt_tokens += sequence.num_prompt
+        count = min(sequence.num_to_compute, budget)
+        # The whole prompt's blocks at once: a prefill, once begun, is not stopped for memory.
+        grown = self._grow(sequence, sequence.num_to_compute)
+        assert grown, "admission promised the blocks"
+        return count
+
+    def _take_what_it_shares(self, sequence: Sequence) -> bool:
+        """Blocks of its prompt's begin, and its adapter's rows; False, and neither, if these cannot
+        be placed."""
+        # Before anything is reclaimed: what it can share must not be.
+        self._adapters.prefixes.start(sequence)
+        if sequence.adapter is None:
+            return True
+        try:
+            self._adapters.acquire(sequence.adapter)
+        except GossamerError:
+            self._adapters.prefixes.release(sequence)
+            sequence.num_computed = 0
+            return False
+        return True
+
+    def _running_changed(self) -> None:
+        self._room = None
+        self._quota = ResidentQuota(self.running, self._limits_of)
+
+    def _leave_queue(self, sequence: Sequence) -> None:
+        """One that ends without starting."""
+        self.waiting.remove(sequence)
+        self.counters.depart(sequence.tenant)
+        if sequence.adapter is not None:
+            self._adapters.let_go(sequence.adapter)
+
+    def _account(self, part: Scheduled) -> None:
+        sequence = part.sequence
+        sequence.last_step = self._step
+        if part.count == sequence.num_to_compute and sequence.prefix_of is None:
+            # A token comes of it.
+            charge = output_charge(sequence.adapter, self._limits.base_bytes)
+            self.counters.charge(sequence.tenant, charge)
+
+    def _load(self) -> Load:
+        decoding = sum(s.is_decoding for s in self.running)
+        is_full = self._met_misfit
+        free = 0 if is_full else self._limits.max_running - len(self.running)
+        left = sum(s.num_to_compute for s in self.running if not s.is_decoding)
+        return Load(
+            prompt_tokens_left=left + self._fills.num_left,
+            chunk=self._limits.max_batch_tokens - decoding,
+            free_places=free,
+            places=len(self.running) if is_full else self._limits.max_running,
+        )
+
+    # Memory of running sequences.
+
+    def _grow(self, sequence: Sequence, count: int) -> bool:
+        """Give `sequence` blocks for `count` more tokens, at the cost of idle adapters first.
+
+        Where that is not enough the youngest running sequences are put back into the queue to be
+        computed again later; False if `sequence` itself was the youngest.
+        """
+        needed = self._blocks(sequence.num_computed + count) - len(sequence.blocks)
+        while needed > 0 and not self._adapters.reclaim(needed):
+            youngest = self.running[-1]
+            self._preempt(youngest)
+            if youngest is sequence:
+                return False
+        if needed > 0:
+            sequence.blocks += self._pool.take(needed, sequence)
+        return True
+
+    def _preempt(self, sequence: Sequence) -> None:
+        self._release(sequence)
+        sequence.num_computed = 0
+        self.waiting.put_back(sequence)
+        self.counters.arrive(sequence.tenant)
+        self.num_preemptions += 1
+
+    def _release(self, sequence: Sequence) -> None:
+        self.running.remove(sequence)
+        self._adapters.prefixes.release(sequence)
+        if sequence.adapter is not None:
+            self._adapters.release(sequence.adapter)
+
+    def _blocks(self, num_tokens: int) -> int:
+        return blocks_for(num_tokens, self._limits.block_tokens)
+
+
+def _is_unread(adapter: AnyAdapter | None) -> bool:
+    unread = (AdapterState.REGISTERED, AdapterState.LOADING, AdapterState.PLACING)
+    return adapter is not None and adapter.state in unread
+
+
+def _is_kept_free_for(sequence: Sequence) -> bool:
+    """Whether nobody may start meanwhile: overtaken often, it has memory for its adapter now."""
+    is_placing = sequence.adapter is not None and sequence.adapter.state is AdapterState.PLACING
+    return is_placing and sequence.num_skipped >= MAX_SKIPS

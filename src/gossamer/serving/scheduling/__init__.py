@@ -1,1 +1,0 @@
-"""The scheduler's decisions, one idea per file: turns, fairness, order, deadlines, quotas."""

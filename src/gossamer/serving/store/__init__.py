@@ -1,0 +1,1 @@
+"""Adapters by name: found in folders, read in the background, kept in host memory."""

@@ -1,0 +1,149 @@
+"""Conversations whose texts hold the text of special tokens, encoded so that it stays text.
+
+The template is rendered with signs in place of what looks like a special token in a message. What
+is left of special tokens then is the template's own, and gets the names under which alone a copy of
+the tokenizer knows them. So the whole is encoded at once, and the token ids are those of every
+other conversation, blanks and merges at the borders included.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+from gossamer.serving.tokenization.nameless_specials import NamelessSpecials
+
+_SIGNS = range(0xF0000, 0xFFFFE)
+"""Characters for private use."""
+
+_NOT_FROM_PEOPLE = frozenset({"role", "type"})
+"""Keys of a message whose values are words of the interface."""
+
+_SHORTEST_END = 2
+"""A text that ends (or begins) with so many characters of a special token's begin (or end) might be
+completed by what the template puts beside it."""
+
+
+class PlainContent:
+    """Encodes texts as text, whatever they look like. Any thread may ask."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        added = getattr(tokenizer, "added_tokens_decoder", {})
+        self._tokens = {token.content: id_ for id_, token in added.items() if token.special}
+        for text, id_ in zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True):
+            self._tokens.setdefault(text, id_)
+        longest_first = sorted(filter(None, self._tokens), key=len, reverse=True)
+        self._pattern = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+        self._begins = {t[:n] for t in longest_first for n in range(_SHORTEST_END, len(t))}
+        self._ends = {t[-n:] for t in longest_first for n in range(_SHORTEST_END, len(t))}
+        self._longest = max(map(len, longest_first), default=0)
+
+    def is_touched(self, value: Any) -> bool:
+        """Whether a text in `value` (a text, a message, or a list) is more than text to the
+        tokenizer, or might become it."""
+        return any(
+            self._pattern.search(text) or any(self._cuts(text)) or self._is_normalized_to_one(text)
+            for text in _texts(value)
+        )
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """All of it as text, with what the tokenizer puts around every text."""
+        self._copy.encode(text)
+        return self._copy.encode(text, is_whole=True)
+
+    def chat(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> tuple[int, ...]:
+        """Through the chat template; `options` are those of `apply_chat_template`."""
+        copy = self._copy
+        written = "".join(_texts(messages))
+        sign = next(chr(code) for code in _SIGNS if chr(code) not in written)
+        hidden: list[str] = []
+
+        def hide(text: str) -> str:
+            hidden.append(text)
+            return f"{sign}{len(hidden) - 1}{sign}"
+
+        marked = [_replaced(message, lambda text: self._marked(text, hide)) for message in messages]
+        rendered = self._tokenizer.apply_chat_template(marked, tokenize=False, **options)
+        rendered = self._pattern.sub(lambda found: copy.names[found[0]], rendered)
+        rendered = re.sub(f"{sign}([0-9]+){sign}", lambda found: hidden[int(found[1])], rendered)
+        return copy.encode(rendered)
+
+    @cached_property
+    def _copy(self) -> NamelessSpecials:
+        return NamelessSpecials(self._tokenizer, self._tokens)
+
+    def _marked(self, text: str, hide: Callable[[str], str]) -> str:
+        begin = len(text) - len(text.lstrip())
+        end = max(begin, len(text.rstrip()))
+        head, tail = self._cuts(text)
+        if head + tail > end - begin:
+            head, tail = end - begin, 0
+        middle = self._pattern.sub(lambda found: hide(found[0]), text[begin + head : end - tail])
+        return "".join(
+            (
+                text[:begin],
+                hide(text[begin : begin + head]) if head else "",
+                middle,
+                hide(text[end - tail : end]) if tail else "",
+                text[end:],
+            )
+        )
+
+    def _cuts(self, text: str) -> tuple[int, int]:
+        """Characters at begin and end, but for blanks, that a neighbour could complete."""
+        body = text.strip()
+        lengths = range(min(self._longest, len(body)), _SHORTEST_END - 1, -1)
+        head = next((n for n in lengths if body[:n] in self._ends), 0)
+        tail = next((n for n in lengths if body[-n:] in self._begins), 0)
+        return head, tail
+
+    def _is_normalized_to_one(self, text: str) -> bool:
+        """Of some tokenizers, special tokens are looked for after other spellings were made one."""
+        if self._normalizer is None:
+            return False
+        found = self._normalized_pattern.search(self._normalizer.normalize_str(text))
+        return found is not None
+
+    @cached_property
+    def _normalizer(self) -> Any:
+        added = getattr(self._tokenizer, "added_tokens_decoder", {}).values()
+        is_used = any(token.special and token.normalized for token in added)
+        return self._backend.normalizer if is_used and self._backend is not None else None
+
+    @cached_property
+    def _normalized_pattern(self) -> re.Pattern[str]:
+        # Without the blank that some put before every text.
+        texts = [self._normalizer.normalize_str(text).lstrip(" \u2581") for text in self._tokens]
+        return re.compile("|".join(re.escape(text) for text in texts if text) or r"(?!)")
+
+    @property
+    def _backend(self) -> Any:
+        return getattr(self._tokenizer, "backend_tokenizer", None)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """What people have written in a message, or in a list of them."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, each in value.items():
+            if key not in _NOT_FROM_PEOPLE:
+                yield from _texts(each)
+    elif isinstance(value, Sequence):
+        for each in value:
+            yield from _texts(each)
+
+
+def _replaced(value: Any, change: Callable[[str], str]) -> Any:
+    """A copy with `change` applied to each of these texts."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {
+            key: each if key in _NOT_FROM_PEOPLE else _replaced(each, change)
+            for key, each in value.items()
+        }
+    if isinstance(value, Sequence):
+        return [_replaced(each, change) for each in value]
+    return value

@@ -1,0 +1,67 @@
+"""A plan as a picture: what each layer drops, and how much it minds."""
+
+from pathlib import Path
+from typing import Any
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from gossamer.files import replacing
+from gossamer.sparsity.plan import SparsityPlan
+from gossamer.sparsity.search import Sensitivity
+
+_COLOURS = {"mlp": "#1f6fb4", "attention": "#d9541a"}
+_GROUPS = {"mlp": "MLP", "attention": "attention"}
+
+
+def draw_plan(
+    plan: SparsityPlan, layers: int, path: Path, *, sensitivity: Sensitivity | None = None
+) -> None:
+    """Draw `plan` to the PNG `path`; above it the loss increases that it was chosen by."""
+    rows = 1 if sensitivity is None else 2
+    figure = Figure(figsize=(8, 3 * rows), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(rows, 1, sharex=True, squeeze=False)[:, 0]
+    if sensitivity is not None:
+        _draw_increases(panels[0], sensitivity)
+    _draw_shares(panels[-1], plan, layers)
+    panels[0].set_title(f"sparsity plan {plan.name}".strip(), parse_math=False)
+    for panel in panels:
+        panel.grid(alpha=0.25)
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.legend(frameon=False, fontsize="small", ncols=3)
+    with replacing(path) as scratch:
+        figure.savefig(scratch, format="png")
+
+
+def _draw_increases(axes: Any, sensitivity: Sensitivity) -> None:
+    for group, colour in _COLOURS.items():
+        shares = sorted({i.share for i in sensitivity.increases if i.group == group})
+        for number, share in enumerate(shares):
+            points = [i for i in sensitivity.increases if (i.group, i.share) == (group, share)]
+            axes.plot(
+                [point.layer for point in points],
+                [point.loss for point in points],
+                color=colour,
+                alpha=(number + 1) / len(shares),
+                marker=".",
+                linewidth=1,
+                label=f"{_GROUPS[group]}, {share:.0%} dropped",
+            )
+    axes.axhline(0, color="black", linewidth=0.5)
+    axes.set_ylabel("loss increase, one layer alone")
+
+
+def _draw_shares(axes: Any, plan: SparsityPlan, layers: int) -> None:
+    shares = plan.all_shares(layers)
+    numbers = range(layers)
+    bars = {
+        "MLP": ([s.mlp for s in shares], _COLOURS["mlp"], -0.25),
+        "query, key": ([s.qk for s in shares], _COLOURS["attention"], 0.05),
+        "value, output": ([s.vo for s in shares], "#f0b08f", 0.3),
+    }
+    for label, (values, colour, offset) in bars.items():
+        axes.bar([n + offset for n in numbers], values, width=0.25, color=colour, label=label)
+    axes.set(xlabel="layer", ylabel="share of channels dropped", ylim=(0, 1.18))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))

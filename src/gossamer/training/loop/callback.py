@@ -1,0 +1,189 @@
+"""What a run sees and does inside the trainer's loop; Ctrl-C and SIGTERM among it."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from gossamer.sparsity.callback import SparseComputeCallback
+from gossamer.training.loop.trainer import RunTrainer
+from gossamer.training.outputs.listener import Listener
+from gossamer.training.outputs.metrics import MetricsFile, Record
+from gossamer.training.plan import StagePlan
+from gossamer.training.settings import RunSettings
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class RunInterrupted(KeyboardInterrupt):
+    """The run was stopped by a signal; what it had learnt is in `checkpoint`."""
+
+    def __init__(self, output: Path, checkpoint: Path | None) -> None:
+        super().__init__(f"interrupted; go on with: gossamer tune --output {output} --resume")
+        self.output = output
+        self.checkpoint = checkpoint
+
+
+class StopRequest:
+    """Set by the first signal; read by the run after each step."""
+
+    def __init__(self) -> None:
+        self.wanted = False
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if self.wanted:
+            raise KeyboardInterrupt
+        self.wanted = True
+        # Not print: the signal may have come in the middle of one.
+        with suppress(OSError):
+            os.write(2, b"\nstopping after this step; once more stops at once\n")
+
+
+@contextmanager
+def stop_on_signal() -> Iterator[StopRequest]:
+    """Catch the signals inside; outside the main thread, where none arrive, do nothing."""
+    request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
+    before = {number: signal.signal(number, request) for number in SIGNALS}
+    try:
+        yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class RunCallback(TrainerCallback):
+    """Writes a line per step, decides when to evaluate, save and stop."""
+
+    def __init__(
+        self,
+        trainer: RunTrainer,
+        settings: RunSettings,
+        metrics: MetricsFile,
+        listener: Listener,
+        stop: StopRequest,
+        stages: Sequence[StagePlan],
+        *,
+        sparse: SparseComputeCallback | None = None,
+    ) -> None:
+        self._trainer = trainer
+        self._total_steps = stages[-1].end
+        self._staged = len(stages) > 1
+        self._settings = settings
+        self._metrics = metrics
+        self._listener = listener
+        self._stop = stop
+        self._sparse = sparse
+        self._began = 0.0
+        self._seconds = 0.0
+        self.interrupted = False
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,
+    ) -> None:
+        begins = state.global_step == self._trainer.stage.start
+        if begins and self._has_eval_rows() and self._settings.eval_at_start:
+            self._trainer.evaluate()
+
+    def on_step_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,
+    ) -> None:
+        self._trainer.step_tokens = self._trainer.step_trained_tokens = 0
+        self._began = time.perf_counter()
+
+    def on_step_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,
+    ) -> None:
+        self._seconds = time.perf_counter() - self._began
+        step, settings = state.global_step, self._settings
+        # Of the stage; the next one goes on from the checkpoint written here.
+        last = step >= state.max_steps
+        every = settings.eval_every
+        if self._has_eval_rows() and (last or (every is not None and step % every == 0)):
+            control.should_evaluate = True
+        if last or step % settings.save_every == 0:
+            control.should_save = True
+        if self._stop.wanted and step < self._total_steps:
+            self.interrupted = True
+            control.should_save = control.should_training_stop = True
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if logs is None or "loss" not in logs:
+            return
+        record: Record = {
+            **self._place(state),
+            "loss": logs["loss"],
+            "learning_rate": logs["learning_rate"],
+            "grad_norm": logs["grad_norm"],
+            "tokens": self._trainer.step_tokens,
+            "trained_tokens": self._trainer.step_trained_tokens,
+            "tokens_per_second": round(self._trainer.step_tokens / self._seconds, 2),
+            "seconds": round(self._seconds, 4),
+        }
+        if self._sparse is not None and self._sparse.handle is not None:
+            record["work_kept"] = round(self._sparse.handle.step_work_kept, 4)
+        self._metrics.write(record)
+        self._listener.step(record)
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if metrics is None:
+            return
+        record: Record = {
+            **self._place(state),
+            "eval_loss": metrics["eval_loss"],
+            "eval_tokens": metrics["eval_tokens"],
+            "seconds": round(metrics["eval_seconds"], 4),
+        }
+        self._metrics.write(record)
+        self._listener.evaluated(record)
+
+    def on_save(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,
+    ) -> None:
+        self._listener.saved(self._trainer.last_checkpoint)
+
+    def _place(self, state: TrainerState) -> Record:
+        stage = {"stage": self._trainer.stage.name} if self._staged else {}
+        return {"step": state.global_step, **stage}
+
+    def _has_eval_rows(self) -> bool:
+        return bool(self._trainer.eval_rows)

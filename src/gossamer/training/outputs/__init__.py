@@ -1,0 +1,1 @@
+"""What a run leaves: checkpoints, metrics, record, card, curve."""

@@ -1,0 +1,58 @@
+"""What a run tells while it goes on; the screen shows it, tests listen to it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gossamer.training.outputs.metrics import Record, RunResult
+from gossamer.training.plan import Plan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFacts:
+    """What is known once data and model are loaded."""
+
+    method: str
+    model: str
+    plan: Plan
+    data_lines: list[str]
+    trainable: int
+    """Parameters that learn."""
+    total: int
+    """All parameters, the learning ones included."""
+    dtype: str
+    device: str
+    learning_rate: float
+    eval_rows: int
+    resumed_from: int
+    """Step of the checkpoint that the run goes on from; 0: from the start."""
+
+
+class Listener:
+    """Hears of the events of a run; does nothing with them."""
+
+    def note(self, text: str) -> None:
+        """Something the user should read once."""
+
+    def started(self, facts: RunFacts) -> None:
+        """The first step is about to begin."""
+
+    def step(self, record: Record) -> None:
+        """A step is done."""
+
+    def evaluated(self, record: Record) -> None:
+        """The held-out rows have been scored."""
+
+    def saved(self, folder: Path) -> None:
+        """A checkpoint is complete."""
+
+    def trained(self, model: Any, result: RunResult) -> None:
+        """The last step is done and saved; the result is about to be written."""
+
+    def closed(self) -> None:
+        """Nothing more will come; always called, whatever happened."""
+
+
+def warn(listener: Listener, text: Any) -> None:
+    """A note that something is odd, though not wrong enough to stop."""
+    listener.note(f"warning: {text}")

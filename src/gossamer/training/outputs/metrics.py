@@ -1,0 +1,168 @@
+"""`metrics.jsonl`, a line per step and per evaluation, and the result that sums it up."""
+
+import json
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from gossamer.files import write_whole
+
+FILE = "metrics.jsonl"
+
+Record = dict[str, Any]
+"""A line. Of a step: step, loss, learning_rate, grad_norm, tokens, trained_tokens, seconds,
+tokens_per_second; with sparse compute, work_kept. Of an evaluation: step, eval_loss, eval_tokens,
+seconds. In a run of several stages all have the name of their `stage` too, and there is a line as
+each stage begins: step (those before it), stage, stage_steps, learning_rate, trainable, and what
+the method reports."""
+
+
+class MetricsFile:
+    """Appends lines; each is on its way to the disk when `write` returns."""
+
+    def __init__(self, output: Path) -> None:
+        self._path = output / FILE
+        self._stream = self._path.open("a", encoding="utf-8")
+
+    def write(self, record: Record) -> None:
+        self._stream.write(json.dumps(record) + "\n")
+        self._stream.flush()
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+def read_metrics(output: Path) -> list[Record]:
+    """All complete lines, in order; a line cut off by a kill is left out."""
+    path = output / FILE
+    if not path.exists():
+        return []
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            continue
+    return records
+
+
+def truncate_metrics(output: Path, step: int, *, later_stages: Collection[str] = ()) -> None:
+    """Drop all lines after `step`, and of later stages, so that a resumed run writes none twice."""
+    records = [
+        record
+        for record in read_metrics(output)
+        if record["step"] <= step and record.get("stage") not in later_stages
+    ]
+    write_whole(output / FILE, "".join(json.dumps(r) + "\n" for r in records))
+
+
+def train_records(records: list[Record]) -> list[Record]:
+    """Those of steps."""
+    return [record for record in records if "loss" in record]
+
+
+def stage_records(records: list[Record]) -> list[Record]:
+    """Those of the beginnings of stages; none in a run of one stage."""
+    return [record for record in records if "stage_steps" in record]
+
+
+def eval_records(records: list[Record]) -> list[Record]:
+    """Those of evaluations."""
+    return [record for record in records if "eval_loss" in record]
+
+
+def sparse_figures(steps: list[Record]) -> dict[str, float | None]:
+    """Share of work kept, and median seconds of dense and sparse steps, from the run's metrics."""
+    known = [record for record in steps if "work_kept" in record]
+    dense = [record["seconds"] for record in known if record["work_kept"] == 1.0]
+    sparse = [record["seconds"] for record in known if record["work_kept"] < 1.0]
+    tokens = sum(record["tokens"] for record in known)
+    kept = sum(record["work_kept"] * record["tokens"] for record in known)
+    return {
+        "work_kept": round(kept / tokens, 4) if tokens else None,
+        "dense_step_seconds": round(median(dense), 4) if dense and known else None,
+        "sparse_step_seconds": round(median(sparse), 4) if sparse else None,
+    }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunResult:
+    """A finished run, interruptions included in all figures."""
+
+    output: Path
+    """The adapter (or, by `full`, the model) and everything about it."""
+    steps: int
+    losses: list[float]
+    """Training loss of each step: mean over its trained tokens."""
+    train_loss: float
+    """Mean loss of the last tenth of the steps."""
+    eval_loss_before: float | None
+    """Loss on the held-out rows before the first step; None: not evaluated."""
+    eval_loss: float | None
+    """The same after the last step."""
+    trainable: int
+    total: int
+    seconds: float
+    """Time in training steps; loading, evaluation and saving not included."""
+    tokens: int
+    """Tokens trained on, padding not included."""
+    tokens_per_second: float
+    peak_memory: int
+    """Bytes: the most the process held, on the GPU if it trained there (since the last resume)."""
+    stages: list[Record] = field(default_factory=list)
+    """Of a run of several stages, each stage's name, first step, steps, learning rate, trainable
+    parameters and what the method reports of it; `trainable` is that of the last."""
+
+    work_kept: float | None = None
+    """With sparse compute: operations of all steps as a share of dense ones, by the model of
+    FLOPs (embeddings and head not counted)."""
+    dense_step_seconds: float | None = None
+    """With sparse compute: median time of a step of the dense start, if there was one."""
+    sparse_step_seconds: float | None = None
+    """The same of the sparse steps."""
+
+    @property
+    def trainable_share(self) -> float:
+        """Trainable parameters as a share of all."""
+        return self.trainable / self.total
+
+    def as_record(self) -> dict[str, Any]:
+        """Plain values for `run.yaml`; the single losses are in `metrics.jsonl`."""
+        values = asdict(self)
+        del values["output"], values["losses"]
+        return values
+
+
+def summarize(
+    output: Path, records: list[Record], *, trainable: int, total: int, peak_memory: int
+) -> RunResult:
+    """The result of a run from its metrics; there is at least one step."""
+    steps, evals = train_records(records), eval_records(records)
+    losses = [float(record["loss"]) for record in steps]
+    tail = losses[-max(1, len(losses) // 10) :]
+    before = [record["eval_loss"] for record in evals if record["step"] == 0]
+    after = [record["eval_loss"] for record in evals if record["step"] == steps[-1]["step"]]
+    seconds = sum(record["seconds"] for record in steps)
+    tokens = sum(record["tokens"] for record in steps)
+    return RunResult(
+        output=output,
+        steps=len(steps),
+        losses=losses,
+        train_loss=sum(tail) / len(tail),
+        eval_loss_before=before[-1] if before else None,
+        eval_loss=after[-1] if after else None,
+        trainable=trainable,
+        total=total,
+        seconds=round(seconds, 2),
+        tokens=tokens,
+        tokens_per_second=round(tokens / seconds, 1),
+        peak_memory=peak_memory,
+        **sparse_figures(steps),
+        stages=[_without_mappings(record) for record in stage_records(records)],
+    )
+
+
+def _without_mappings(record: Record) -> Record:
+    return {name: value for name, value in record.items() if not isinstance(value, dict)}

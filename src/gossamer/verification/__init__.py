@@ -1,0 +1,1 @@
+"""Proof that the server answers as the trained models do."""

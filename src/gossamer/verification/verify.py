@@ -1,0 +1,239 @@
+"""Compare what the server answers with what the trained model answers; `gossamer verify`'s work."""
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gossamer.errors import UnsupportedAdapterError, UsageError
+
+if TYPE_CHECKING:
+    from gossamer.serving.llm import Completion
+    from gossamer.verification.references import ReferenceAnswer
+
+TOP = 20
+"""Most likely tokens of each step whose log-probabilities are compared."""
+
+PROMPTS = (
+    "The capital of France is",
+    "Tom has 3 apples and buys 4 more. How many apples does he have now? Answer:",
+    "Hi",
+    "Write one sentence about the sea, then one about the mountains, and end with a question. "
+    "Do not use the letter z, and do not repeat a word more than twice.",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """One adapter against one reference."""
+
+    adapter: str
+    kind: str
+    reference: str
+    """"merged", "PEFT" or "transformers" (the base alone)."""
+    equal_tokens: int
+    """Tokens up to the first difference of each answer ..."""
+    tokens: int
+    """... of so many."""
+    largest_difference: float
+    """Of a log-probability, over steps with the same context and the 20 likeliest tokens."""
+    ties: int
+    """Answers that part where the reference holds two tokens for equally likely."""
+    passed: bool
+    problem: str | None = None
+    """Why there is nothing to compare."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What to run."""
+
+    prompts: Sequence[str]
+    new_tokens: int
+    tolerance: float
+    """Largest difference of a log-probability that counts as rounding."""
+    memory_gib: float | None
+    adapter_rows: str
+
+
+def verify(
+    base: Path, adapters: Sequence[Path], settings: Settings, tell: Callable[[str], None]
+) -> list[Verdict]:
+    """Serve all adapters and the base in one batch, then ask each reference the same prompts.
+
+    Raises `AdapterError` for an adapter that cannot be served, `BaseModelError` for the base.
+    """
+    from gossamer.adapters.inspect import inspect
+
+    kinds = [inspect(folder).kind for folder in adapters]
+    names = _names(adapters)
+    tell(f"serving {len(names)} adapters and the base in one batch")
+    prompts, served = _serve(base, dict(zip(names, adapters, strict=True)), settings)
+    verdicts = _against_base(base, prompts, served[None], settings, tell)
+    for name, folder, kind in zip(names, adapters, kinds, strict=True):
+        for reference, load in _references(base, folder).items():
+            tell(f"{name}: {reference}")
+            verdicts += _judge(name, kind, reference, load, prompts, served[name], settings)
+    return verdicts
+
+
+def _against_base(
+    base: Path,
+    prompts: Sequence[Sequence[int]],
+    served: "Sequence[Completion]",
+    settings: Settings,
+    tell: Callable[[str], None],
+) -> list[Verdict]:
+    from gossamer.verification.references import base_model
+
+    tell("base: transformers")
+    return _judge(
+        "(base)", "-", "transformers", partial(base_model, base), prompts, served, settings
+    )
+
+
+def _references(base: Path, adapter: Path) -> dict[str, Callable[[], Any]]:
+    from gossamer.verification.references import merged_model, peft_model
+
+    return {
+        "merged": partial(merged_model, base, adapter),
+        "PEFT": partial(peft_model, base, adapter),
+    }
+
+
+def _judge(
+    name: str,
+    kind: str,
+    reference: str,
+    load: Callable[[], Any],
+    prompts: Sequence[Sequence[int]],
+    served: "Sequence[Completion]",
+    settings: Settings,
+) -> list[Verdict]:
+    """One verdict; one without figures where the reference cannot hold this adapter."""
+    from gossamer.verification.references import greedy
+
+    try:
+        answers = greedy(load(), prompts, settings.new_tokens)
+    except UnsupportedAdapterError as error:
+        return [
+            Verdict(
+                adapter=name, kind=kind, reference=reference, equal_tokens=0, tokens=0,
+                largest_difference=0.0, ties=0, passed=True, problem=str(error),
+            )
+        ]  # fmt: skip
+    parts = [
+        compare(ours, theirs, settings.tolerance)
+        for ours, theirs in zip(served, answers, strict=True)
+    ]
+    largest = max(part.largest_difference for part in parts)
+    return [
+        Verdict(
+            adapter=name,
+            kind=kind,
+            reference=reference,
+            equal_tokens=sum(part.equal_tokens for part in parts),
+            tokens=settings.new_tokens * len(parts),
+            largest_difference=largest,
+            ties=sum(part.is_tie for part in parts),
+            passed=largest <= settings.tolerance
+            and all(part.is_tie or part.equal_tokens == settings.new_tokens for part in parts),
+        )
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One answer against one reference answer."""
+
+    equal_tokens: int
+    largest_difference: float
+    is_tie: bool
+
+
+def compare(ours: "Completion", theirs: "ReferenceAnswer", tolerance: float) -> Comparison:
+    """Tokens until the two part; log-probabilities as long as the context is the same."""
+    assert ours.logprobs is not None
+    equal, largest = 0, 0.0
+    for step, chosen in enumerate(ours.logprobs):
+        expected = theirs.logprobs[step]
+        for token, _, logprob in (*chosen.top, (chosen.token_id, "", chosen.logprob)):
+            largest = max(largest, abs(logprob - float(expected[token])))
+        if chosen.token_id != theirs.token_ids[step]:
+            margin = float(expected[theirs.token_ids[step]] - expected[chosen.token_id])
+            return Comparison(equal, largest, margin <= tolerance)
+        equal += 1
+    return Comparison(equal, largest, False)
+
+
+def _serve(
+    base: Path, adapters: dict[str, Path], settings: Settings
+) -> "tuple[list[list[int]], dict[str | None, list[Completion]]]":
+    """Token ids of the prompts, and the answers by adapter (None: the base)."""
+    from gossamer.serving.core.messages import SamplingParams
+    from gossamer.serving.llm import LLM
+
+    sampling = SamplingParams(
+        max_tokens=settings.new_tokens, temperature=0, ignore_eos=True, logprobs=TOP
+    )
+    names: list[str | None] = [None, *adapters]
+    with (
+        _in_one_folder(adapters) as folder,
+        LLM(
+            str(base),
+            adapters=folder,
+            memory_gib=settings.memory_gib,
+            adapter_rows=settings.adapter_rows,
+        ) as llm,
+    ):
+        prompts = [list(llm.engine.tokenizer(text).input_ids) for text in settings.prompts]
+        asked = [(prompt, name) for prompt in prompts for name in names]
+        completions = llm.generate(
+            [prompt for prompt, _ in asked],
+            adapter=[name for _, name in asked],
+            sampling=sampling,
+        )
+    served: dict[str | None, list[Completion]] = {name: [] for name in names}
+    for (_, name), completion in zip(asked, completions, strict=True):
+        served[name].append(completion)
+    return prompts, served
+
+
+@contextmanager
+def _in_one_folder(adapters: dict[str, Path]) -> Iterator[Path]:
+    """Adapters from anywhere as neighbours, as the server expects them."""
+    with tempfile.TemporaryDirectory(prefix="gossamer-verify-") as scratch:
+        for name, folder in adapters.items():
+            (Path(scratch) / name).symlink_to(folder.resolve(), target_is_directory=True)
+        yield Path(scratch)
+
+
+def _names(adapters: Sequence[Path]) -> list[str]:
+    """The folders' own names; a number is added to one that occurs again."""
+    if not adapters:
+        raise UsageError("name at least one adapter folder")
+    names: list[str] = []
+    for folder in adapters:
+        name = folder.resolve().name
+        taken = sum(other == name or other.startswith(f"{name}~") for other in names)
+        names.append(f"{name}~{taken + 1}" if taken else name)
+    return names
+
+
+def require_same_base(adapters: Sequence[Path], model: str | None) -> str:
+    """The base model's name: `model`, or the one that all the adapters' configs name.
+
+    Raises `UsageError` if there is none or several.
+    """
+    from gossamer.adapters.config import read_raw
+
+    if model is not None:
+        return model
+    found = {str(read_raw(folder).get("base_model_name_or_path") or "") for folder in adapters}
+    if len(found) != 1 or "" in found:
+        listed = ", ".join(sorted(found - {""})) or "none"
+        raise UsageError(f"the adapters' configs name these bases: {listed}; give --model")
+    return found.pop()
