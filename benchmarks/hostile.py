@@ -26,7 +26,7 @@ from typing import Any
 import httpx
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / "tests" / "fuzz"), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT / "tests" / "fuzz"), str(ROOT / "tests" / "helpers")]
 
 from drafts import Draft, read_draft  # noqa: E402
 from mutate_adapter import hostile_adapter  # noqa: E402
@@ -50,7 +50,7 @@ def main() -> None:
     """Run, report, and exit with 1 if anything is wrong."""
     args = _arguments()
     # Not above, or the processes that are started would load PEFT too.
-    from serving.kinds_case import NAMES, Kinds
+    from kinds_case import NAMES, Kinds
 
     with tempfile.TemporaryDirectory(prefix="hostile-") as scratch:
         kinds = Kinds(Path(scratch))

@@ -2,10 +2,11 @@
 
 import re
 
+from house import ROOT
+
 from gossamer.adapters.reading.limits import AdapterLimits
 from gossamer.serving.http.settings import HttpSettings
 from gossamer.serving.settings import ServeSettings
-from house import ROOT
 
 ROW = re.compile(r"^\| .+ \| ([\d,.]+)[^|]* \| `--([a-z-]+)` \|$", re.M)
 

@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "fuzz")]
+sys.path[:0] = [str(ROOT / "tests" / "helpers"), str(ROOT / "tests" / "fuzz")]
 
 import atheris  # noqa: E402
 import torch  # noqa: E402
@@ -26,11 +26,11 @@ with atheris.instrument_imports(include=["gossamer.adapters"], enable_loader_ove
     from gossamer.adapters.load import load_adapter
 
 from drafts import CONFIG, WEIGHTS, Draft, lay_out, read_draft  # noqa: E402
+from kinds_case import NAMES, Kinds  # noqa: E402
 from mutate_adapter import FIELDS, PATTERNS  # noqa: E402
 from mutate_json import mutate, thaw, to_text  # noqa: E402
 
 from gossamer.errors import GossamerError  # noqa: E402
-from serving.kinds_case import NAMES, Kinds  # noqa: E402
 
 PARTS = 3
 MOST_SECONDS = 5

@@ -6,12 +6,12 @@ import shutil
 from pathlib import Path
 
 from drafts import read_draft
+from engine_case import Collector, ask, check_idle, start
+from kinds_case import NAMES, Kinds
 from mutate_adapter import HostileAdapter
 
 from gossamer.errors import GossamerError, ServingError
 from gossamer.serving.core.messages import Failed
-from serving.engine_case import Collector, ask, check_idle, start
-from serving.kinds_case import NAMES, Kinds
 
 LONGEST_MESSAGE = 1000
 PROMPTS = ([5, 6, 7, 8, 9], list(range(40, 100)))

@@ -8,6 +8,7 @@ from collections import Counter
 
 import httpx
 import pytest
+from engine_case import check_idle, start
 from mutate_body import hostile_body
 from rig import ErrorLog
 from seeds import seeds
@@ -15,7 +16,6 @@ from verdict import events, problem_of
 
 from gossamer.serving.http.app import create_app
 from gossamer.serving.http.settings import HttpSettings
-from serving.engine_case import check_idle, start
 
 from tiny import make_lora
 

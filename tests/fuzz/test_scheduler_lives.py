@@ -9,13 +9,13 @@ import random
 from collections import Counter
 
 import pytest
+from policy_fakes import World
 
 from gossamer.errors import AdapterFormatError, GossamerError
 from gossamer.serving.core.mailbox import Bell
 from gossamer.serving.core.tenants import NO_LIMITS, TenantLimits
 from gossamer.serving.engine.adapter_control import AdapterControl
 from gossamer.serving.scheduler.deadlines import FirstTokenPolicy
-from serving.policy_fakes import World
 
 PROMPTS = [tuple(range(n, n + 160)) for n in (0, 0, 300, 600)]
 VIRTUAL = {"p": 11, "q": 30}

@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 from bench import IDS, LABELS, base_folder, logits
+from house import PACKAGE, Source, imported_sources
 from peft import PeftConfig, PeftModel, convert_to_lora, get_peft_model
 from peft.helpers import disable_input_dtype_casting
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
@@ -27,7 +28,6 @@ from gossamer.errors import SettingError, UnsupportedAdapterError
 from gossamer.methods.smt.layer import SmtLinear
 from gossamer.methods.tuner_config import REQUIRES
 from gossamer.tuners import LamdaConfig, LortaConfig, ReftConfig, SmtConfig
-from house import PACKAGE, Source, imported_sources
 
 
 def saved(model, folder):

@@ -29,6 +29,7 @@ from gossamer.training.plan import plan_stages, rate_factor
 from gossamer.training.settings import RunSettings, assemble
 
 HERE = Path(__file__).parent
+HELPERS = HERE.parents[1] / "helpers"
 STEPS = 12
 SETTINGS = {
     "method": "staged",
@@ -198,9 +199,7 @@ def test_kills_around_the_boundary_change_nothing(tiny_model, rows, tmp_path):
         [sys.executable, HERE / "stage_kill_worker.py", tiny_model, rows, output],
         env={
             **os.environ,
-            "PYTHONPATH": os.pathsep.join(
-                [str(HERE), str(HERE.parent), os.environ.get("PYTHONPATH", "")]
-            ),
+            "PYTHONPATH": os.pathsep.join([str(HELPERS), os.environ.get("PYTHONPATH", "")]),
             "OMP_NUM_THREADS": "1",
         },
         capture_output=True,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "src" / "gossamer"
 
 
@@ -33,6 +33,11 @@ class Source:
     def folder(self) -> str:
         """Its folder as a dotted name, for example `gossamer.serving.http`."""
         return ".".join(self.path.parent.relative_to(PACKAGE.parent).parts)
+
+    @property
+    def module(self) -> str:
+        """Its dotted name, for example `gossamer.serving.http.app`."""
+        return f"{self.folder}.{self.path.stem}".removesuffix(".__init__")
 
     @cached_property
     def tree(self) -> ast.Module:

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-SCRIPT = Path(__file__).with_name("serve_fake.py")
+SCRIPT = Path(__file__).parents[3] / "helpers" / "serve_fake.py"
 BODY = {"model": "tiny", "prompt": "a", "max_tokens": 10}
 
 

@@ -11,6 +11,7 @@ from runs import write_rows
 from gossamer.training.outputs.metrics import eval_records, read_metrics, train_records
 
 HERE = Path(__file__).parent
+HELPERS = HERE.parents[1] / "helpers"
 
 
 def losses(folder):
@@ -32,7 +33,7 @@ def check(tiny_model, tmp_path, *, kills, seed):
             str(kills),
             str(seed),
         ],
-        env={**os.environ, "PYTHONPATH": f"{HERE}:{HERE.parent}", "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PYTHONPATH": str(HELPERS), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=600,

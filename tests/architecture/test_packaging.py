@@ -5,7 +5,6 @@ import subprocess
 import tomllib
 
 import pytest
-
 from house import ROOT, tracked_files
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

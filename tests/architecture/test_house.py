@@ -9,7 +9,6 @@ from graphlib import TopologicalSorter
 from importlib import import_module
 
 import pytest
-
 from house import PACKAGE, ROOT, Source, folders, imported_sources, sources, tracked_files
 
 BOTTOM = {"errors", "files", "machine", "settings"}
@@ -48,7 +47,13 @@ HOMES = {
     "triton": r"(.*/)?triton_kernels\.py$",
 }
 # Decisions over integers and dataclasses: their tests need no tensors.
-PURE_FOLDERS = ("serving/core", "serving/memory", "serving/scheduler", "serving/simulation")
+PURE_FOLDERS = (
+    "serving/core",
+    "serving/memory",
+    "serving/store",
+    "serving/scheduler",
+    "serving/simulation",
+)
 TENSOR_PACKAGES = {"torch", "numpy", "numba", "transformers"}
 MAX_LINES = 400
 LONG_FILE_REASON = "Longer than most files because"
