@@ -18,8 +18,8 @@ from common import describe_machine
 from gossamer.kernels.dense_linear import DenseLinear
 from gossamer.kernels.gated_activation import silu_and_multiply
 from gossamer.kernels.grouped_lora import (
-    AdapterTable,
     GroupedLora,
+    LoraTable,
     RowFormat,
     make_batch,
     stack_tables,
@@ -87,7 +87,7 @@ def lora(num_adapters: int, count: int) -> tuple[Work, Work]:
     starts = np.cumsum([0, *widths[:-1]])
     tables = stack_tables(
         [
-            AdapterTable(
+            LoraTable(
                 first_row=np.array([0, 2 * RANK]),
                 rank=np.full(2, RANK, dtype=np.int32),
                 scale=np.ones(2, dtype=np.float32),

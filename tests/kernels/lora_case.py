@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from gossamer.kernels.grouped_lora import (
-    AdapterTable,
     GroupedLora,
+    LoraTable,
     RowFormat,
     make_batch,
     stack_tables,
@@ -28,7 +28,7 @@ class Adapter:
 
     factors: dict
     """(A [r, h_in], B transposed [r, h_out], scale) by module id."""
-    table: AdapterTable
+    table: LoraTable
 
 
 class Pool:
@@ -67,7 +67,7 @@ class Pool:
                 used += len(row)
             a, b_t = a.double() * a_scale[:, None], b_t.double() * b_scale[:, None]
             factors[module] = (a, b_t, float(scales[module]))
-        table = AdapterTable(
+        table = LoraTable(
             first_row=first_row,
             rank=rank,
             scale=scales,

@@ -8,7 +8,7 @@ from torch import nn
 from gossamer.sparsity import SparsityPlan, sparsify
 from gossamer.sparsity.family import HeadShape, key_scores, partners, top_channels
 from gossamer.sparsity.frozen_linear import FrozenLinear
-from gossamer.sparsity.predictor import Factors, factorise, output_norms
+from gossamer.sparsity.predictor import PredictorFactors, factorise, output_norms
 
 PLAN = SparsityPlan(mlp={"0-2": 0.5}, qk={"0-2": 0.5}, vo={"0-2": 0.5}, start=0)
 
@@ -46,7 +46,9 @@ def test_factors_are_those_of_the_svd(rank, shape):
 
 def test_output_norms_are_those_of_the_outputs():
     x = torch.randn(50, 12, dtype=torch.float64)
-    factors = Factors(torch.randn(12, 3).double(), torch.randn(3, 20).double(), torch.randn(20))
+    factors = PredictorFactors(
+        torch.randn(12, 3).double(), torch.randn(3, 20).double(), torch.randn(20)
+    )
     expected = (x @ factors.down @ factors.up + factors.bias.double()).norm(dim=0)
     torch.testing.assert_close(output_norms(x, factors).double(), expected, rtol=1e-5, atol=1e-5)
 

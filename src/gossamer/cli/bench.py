@@ -26,7 +26,7 @@ from gossamer.serving.loadtest.client import ClientSettings
 from gossamer.serving.loadtest.workload import Workload
 
 if TYPE_CHECKING:
-    from gossamer.serving.loadtest.outcomes import Sample, Summary
+    from gossamer.serving.loadtest.outcomes import LoadTestSummary, Sample
 
 KEY_VARIABLE = "GOSSAMER_API_KEY"
 WORKLOAD = Options(Workload, title="workload")
@@ -129,12 +129,12 @@ def _check_output(output: Path | None) -> None:
         raise UsageError(f"--output {output} is in use; give an empty or a new folder")
 
 
-def _print(summary: "Summary", slo: float) -> None:
+def _print(summary: "LoadTestSummary", slo: float) -> None:
     for name, value in table(summary, slo):
         print(f"{name:<28}{value}")
 
 
-def table(summary: "Summary", slo: float) -> list[tuple[str, str]]:
+def table(summary: "LoadTestSummary", slo: float) -> list[tuple[str, str]]:
     """Names and values for people."""
     rows = [
         ("requests", f"{summary.requests} to {summary.models} models in {summary.seconds:.1f} s"),
@@ -168,7 +168,7 @@ def _write(
     workload: Workload,
     client: ClientSettings,
     samples: "list[Sample]",
-    summary: "Summary",
+    summary: "LoadTestSummary",
 ) -> None:
     from gossamer.serving.loadtest.plot import draw
 

@@ -10,8 +10,8 @@ import torch
 from gossamer.kernels import gain, hidden_edit, sparse_delta
 from gossamer.kernels.gated_activation import silu_and_multiply
 from gossamer.kernels.grouped_lora import (
-    AdapterTable,
     GroupedLora,
+    LoraTable,
     RowFormat,
     make_batch,
     stack_tables,
@@ -36,7 +36,7 @@ def compile_kernels() -> None:
 
 
 def _lora(pool: torch.Tensor) -> None:
-    table = AdapterTable(
+    table = LoraTable(
         first_row=np.zeros(1, dtype=np.int64),
         rank=np.ones(1, dtype=np.int32),
         scale=np.ones(1, dtype=np.float32),

@@ -25,7 +25,7 @@ from gossamer.sparsity.layers import (
     undone_on_error,
 )
 from gossamer.sparsity.plan import Shares, SparsityPlan, load_plan
-from gossamer.sparsity.predictor import Chance, Criterion, Factors, Guess, Oracle
+from gossamer.sparsity.predictor import Chance, Criterion, Guess, Oracle, PredictorFactors
 from gossamer.sparsity.predictor_cache import load_or_make
 from gossamer.sparsity.tokens import TokenSplit, split_tokens
 
@@ -52,7 +52,7 @@ def sparsify(
     total_steps: int | None = None,
     digest: str | None = None,
     cache: Path | None = None,
-    guesses: dict[str, Factors] | None = None,
+    guesses: dict[str, PredictorFactors] | None = None,
     note: Callable[[str], None] | None = None,
 ) -> "SparseCompute":
     """Let `model` compute by `plan` in passes that train; returns the handle that undoes it.
@@ -98,7 +98,7 @@ class SparseCompute:
         total_steps: int | None,
         digest: str | None,
         cache: Path | None,
-        guesses: dict[str, Factors],
+        guesses: dict[str, PredictorFactors],
         note: Callable[[str], None],
     ) -> None:
         if getattr(model, "_gossamer_sparse", None) is not None:
@@ -120,7 +120,7 @@ class SparseCompute:
         layers = decoder_layers(model)
         shares = plan.all_shares(len(layers))
         linears = _scored_linears(layers, shares)
-        factors: dict[str, Factors] = {}
+        factors: dict[str, PredictorFactors] = {}
         if plan.criterion == "svd":
             new = {name: linear for name, linear in linears.items() if name not in guesses}
             made = load_or_make(new, rank=plan.rank, digest=digest, folder=cache, note=note)
@@ -189,7 +189,7 @@ class SparseCompute:
         layer: DecoderLayer,
         shares: Shares,
         linears: dict[str, FrozenLinear],
-        factors: dict[str, Factors],
+        factors: dict[str, PredictorFactors],
     ) -> None:
         criterion = self._criterion(number, linears, factors)
         if shares.qk or shares.vo:
@@ -218,7 +218,7 @@ class SparseCompute:
             )
 
     def _criterion(
-        self, number: int, linears: dict[str, FrozenLinear], factors: dict[str, Factors]
+        self, number: int, linears: dict[str, FrozenLinear], factors: dict[str, PredictorFactors]
     ) -> Criterion:
         own = {name: f"{number}.{name}" for name in _SCORED}
         if self.plan.criterion == "svd":

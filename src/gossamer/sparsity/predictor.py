@@ -14,7 +14,7 @@ from gossamer.sparsity.tokens import product
 
 
 @dataclass(frozen=True, slots=True)
-class Factors:
+class PredictorFactors:
     """A low-rank stand-in of one linear layer: x W^T is about x `down` `up`."""
 
     down: Tensor
@@ -29,7 +29,7 @@ class Factors:
         return sum(t.numel() * t.element_size() for t in (self.down, self.up))
 
 
-def factorise(linear: FrozenLinear, rank: int, dtype: torch.dtype) -> Factors:
+def factorise(linear: FrozenLinear, rank: int, dtype: torch.dtype) -> PredictorFactors:
     """The best stand-in of `rank` (or less, for a smaller matrix), from the SVD in float32.
 
     W^T = U S V^T; down = U[:, :r] sqrt(S), up = sqrt(S) V^T[:r].
@@ -38,7 +38,7 @@ def factorise(linear: FrozenLinear, rank: int, dtype: torch.dtype) -> Factors:
     rank = min(rank, *weight.shape)
     left, values, right = _leading(weight, rank)
     root = values.sqrt()
-    return Factors(
+    return PredictorFactors(
         down=(left * root).to(dtype).contiguous(),
         up=(root[:, None] * right).to(dtype).contiguous(),
         bias=linear.bias(dtype),
@@ -62,7 +62,7 @@ def _leading(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
     return left.float(), singular.float(), vectors.t().float()
 
 
-def output_norms(x: Tensor, factors: Factors) -> Tensor:
+def output_norms(x: Tensor, factors: PredictorFactors) -> Tensor:
     """[out]: the L2 norm over the rows of `x` [n, in] of each guessed output, in float32.
 
     With z = x down, norm_c^2 = b_c^T (z^T z) b_c: the guessed outputs themselves are never formed.
@@ -75,7 +75,7 @@ def output_norms(x: Tensor, factors: Factors) -> Tensor:
     return ((z.t() @ z @ up) * up).sum(0).clamp(min=0).sqrt()
 
 
-def gated_norms(x: Tensor, gate: Factors, up: Factors) -> Tensor:
+def gated_norms(x: Tensor, gate: PredictorFactors, up: PredictorFactors) -> Tensor:
     """[f]: the L2 norm over the rows of `x` [n, in] of each guessed SiLU(gate) * up, in float32."""
     g, u = (_guess(x, factors) for factors in (gate, up))
     return (F.silu(g) * u).float().norm(dim=0)
@@ -93,7 +93,7 @@ def mean_rows(x: Tensor, real: Tensor | None) -> Tensor:
     return torch.bmm(weights[:, None], x).squeeze(1)
 
 
-def _guess(x: Tensor, factors: Factors) -> Tensor:
+def _guess(x: Tensor, factors: PredictorFactors) -> Tensor:
     out = x.to(factors.down.dtype) @ factors.down @ factors.up
     return out if factors.bias is None else out + factors.bias
 
@@ -116,7 +116,7 @@ class Criterion(ABC):
 class Guess(Criterion):
     """Norms guessed through products of low rank."""
 
-    def __init__(self, factors: dict[str, Factors], *, mean_tokens: bool) -> None:
+    def __init__(self, factors: dict[str, PredictorFactors], *, mean_tokens: bool) -> None:
         self._factors = factors
         self._mean_tokens = mean_tokens
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gossamer.files import replacing
 from gossamer.sparsity.frozen_linear import FrozenLinear
-from gossamer.sparsity.predictor import Factors, factorise
+from gossamer.sparsity.predictor import PredictorFactors, factorise
 
 _SAMPLES = 64
 
@@ -42,7 +42,7 @@ def load_or_make(
     digest: str | None,
     folder: Path | None,
     note: Callable[[str], None],
-) -> dict[str, Factors]:
+) -> dict[str, PredictorFactors]:
     """Factors of all `linears` by name; from the cache `folder` if they are there and whole.
 
     A damaged file is named through `note` and written anew. None: no cache.
@@ -61,7 +61,7 @@ def load_or_make(
 
 def _read(
     path: Path, linears: Mapping[str, FrozenLinear], note: Callable[[str], None]
-) -> dict[str, Factors] | None:
+) -> dict[str, PredictorFactors] | None:
     try:
         with safe_open(path, framework="pt") as stream:
             recorded = (stream.metadata() or {}).get("sha256")
@@ -74,7 +74,7 @@ def _read(
         note(f"sparse compute: {path} is damaged; it is made anew")
         return None
     return {
-        name: Factors(
+        name: PredictorFactors(
             down=tensors[f"{name}.down"].to(linear.device),
             up=tensors[f"{name}.up"].to(linear.device),
             bias=linear.bias(linear.dtype),
@@ -83,7 +83,9 @@ def _read(
     }
 
 
-def _write(path: Path, factors: Mapping[str, Factors], note: Callable[[str], None]) -> None:
+def _write(
+    path: Path, factors: Mapping[str, PredictorFactors], note: Callable[[str], None]
+) -> None:
     """All or nothing; a cache that cannot be written costs time, nothing else."""
     tensors: dict[str, Tensor] = {}
     for name, factor in factors.items():

@@ -14,7 +14,7 @@ from gossamer.sparsity.apply import sparsify
 from gossamer.sparsity.family import decoder_layers
 from gossamer.sparsity.flops import WorkShape
 from gossamer.sparsity.plan import Shares, SparsityPlan, by_layers
-from gossamer.sparsity.predictor import Factors
+from gossamer.sparsity.predictor import PredictorFactors
 
 Batch = dict[str, Tensor]
 
@@ -132,7 +132,7 @@ def sweep(
         shares = [("mlp", share) for share in mlp_shares]
         shares += [("attention", share) for share in attention_shares]
         count = model.config.get_text_config().num_hidden_layers
-        guesses: dict[str, Factors] = {}
+        guesses: dict[str, PredictorFactors] = {}
         found = []
         for layer in range(count):
             for group, share in shares:
@@ -161,7 +161,7 @@ def sparse_loss(model: Any, batches: Sequence[Batch], plan: SparsityPlan) -> flo
 
 
 def _loss_under(
-    model: Any, halfway: list[Halfway], plan: SparsityPlan, guesses: dict[str, Factors]
+    model: Any, halfway: list[Halfway], plan: SparsityPlan, guesses: dict[str, PredictorFactors]
 ) -> float:
     total, count = 0.0, 0
     with sparsify(model, plan.updated({"start": 0}), guesses=guesses) as handle:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from gossamer.training.memory_estimate import Estimate, estimate_stages
 from gossamer.training.outputs.run_folder import check_free
-from gossamer.training.plan import Plan, StagePlan
+from gossamer.training.plan import RunPlan, StagePlan
 from gossamer.training.prepare import Prepared, prepare
 from gossamer.training.quiet import quiet_libraries
 from gossamer.training.settings import RunSettings
@@ -16,7 +16,7 @@ class DryRun:
     """The course of a run that was not carried out."""
 
     settings: RunSettings
-    plan: Plan
+    plan: RunPlan
     data_lines: list[str]
     train_tokens: int
     """Tokens of the training rows, each counted once."""

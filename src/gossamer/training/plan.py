@@ -15,7 +15,7 @@ from gossamer.training.settings import RunSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class RunPlan:
     """The course of a run."""
 
     num_rows: int
@@ -33,7 +33,7 @@ class Plan:
         return self.num_samples / self.num_rows
 
 
-def make_plan(settings: RunSettings, num_rows: int) -> Plan:
+def make_plan(settings: RunSettings, num_rows: int) -> RunPlan:
     """The plan for `num_rows` training rows (at least one)."""
     rows_per_step = settings.batch_size * settings.gradient_accumulation
     if settings.max_steps is not None:
@@ -42,7 +42,7 @@ def make_plan(settings: RunSettings, num_rows: int) -> Plan:
     else:
         num_samples = max(1, round(settings.epochs * num_rows))
         steps = math.ceil(num_samples / rows_per_step)
-    return Plan(
+    return RunPlan(
         num_rows=num_rows,
         steps=steps,
         rows_per_step=rows_per_step,
@@ -105,7 +105,7 @@ class RowOrder(Sampler[int]):
     begins with the rows of a shorter one.
     """
 
-    def __init__(self, plan: Plan, seed: int) -> None:
+    def __init__(self, plan: RunPlan, seed: int) -> None:
         self._plan = plan
         self._seed = seed
 
@@ -121,7 +121,7 @@ class RowOrder(Sampler[int]):
             left -= len(order)
 
 
-def rate_factor(step: int, *, plan: Plan | StagePlan, scheduler: str) -> float:
+def rate_factor(step: int, *, plan: RunPlan | StagePlan, scheduler: str) -> float:
     """What the peak learning rate is multiplied by in the step that follows `step` of the plan.
 
     Never zero: neither the first nor the last step is wasted.
@@ -150,7 +150,7 @@ class ProbeBatches:
         rows: list[Example],
         tokenizer: Any,
         settings: RunSettings,
-        plan: Plan,
+        plan: RunPlan,
         *,
         device: str,
     ) -> None:

@@ -15,7 +15,7 @@ from gossamer.training.loop.device import choose_device, choose_dtype
 from gossamer.training.loop.liger import check_liger, liger_kernels
 from gossamer.training.loop.sparse_compute import sparse_plan
 from gossamer.training.outputs.run_record import recorded_facts
-from gossamer.training.plan import Plan, ProbeBatches, StagePlan, make_plan, plan_stages
+from gossamer.training.plan import ProbeBatches, RunPlan, StagePlan, make_plan, plan_stages
 from gossamer.training.settings import RunSettings
 
 
@@ -29,7 +29,7 @@ class Prepared:
     context: MethodContext
     tokenizer: Any
     data: EncodedData
-    plan: Plan
+    plan: RunPlan
     sparse: SparsityPlan | None
     """How little of the base is computed; None: all of it."""
     liger: dict[str, bool] | None
@@ -83,7 +83,7 @@ def prepare(settings: RunSettings) -> Prepared:
 
 
 def _context(
-    settings: RunSettings, folder: Path, plan: Plan, probe: ProbeBatches, *, device: str
+    settings: RunSettings, folder: Path, plan: RunPlan, probe: ProbeBatches, *, device: str
 ) -> MethodContext:
     return MethodContext(
         model_name=settings.model,

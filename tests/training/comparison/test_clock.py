@@ -2,11 +2,11 @@
 
 import pytest
 
-from gossamer.training.comparison.progress import Clock
+from gossamer.training.comparison.progress import RemainingTime
 
 
 def test_nothing_is_said_before_the_first_step():
-    clock = Clock(2, scoring=10)
+    clock = RemainingTime(2, scoring=10)
     clock.begin()
     assert clock.left_of_run() is None
     clock.started(10, 0)
@@ -15,7 +15,7 @@ def test_nothing_is_said_before_the_first_step():
 
 
 def test_a_run_is_its_steps_and_its_scoring():
-    clock = Clock(3, scoring=10)
+    clock = RemainingTime(3, scoring=10)
     clock.begin()
     clock.started(10, 0)
     clock.step(1, 2.0)
@@ -27,7 +27,7 @@ def test_a_run_is_its_steps_and_its_scoring():
 
 
 def test_finished_runs_tell_how_long_others_take():
-    clock = Clock(4, scoring=10)
+    clock = RemainingTime(4, scoring=10)
     clock.begin()
     clock.end(100)
     clock.begin()
@@ -39,7 +39,7 @@ def test_finished_runs_tell_how_long_others_take():
 
 
 def test_a_resumed_run_counts_only_what_is_left():
-    clock = Clock(1, scoring=0)
+    clock = RemainingTime(1, scoring=0)
     clock.begin()
     clock.started(10, 8)
     clock.step(9, 3.0)

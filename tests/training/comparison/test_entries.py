@@ -4,7 +4,7 @@ import pytest
 
 from gossamer.errors import GossamerError
 from gossamer.training.comparison.entries import parse_entries
-from gossamer.training.comparison.settings import Budget, CompareSettings, parse_budget
+from gossamer.training.comparison.settings import CompareSettings, ComparisonBudget, parse_budget
 
 
 def parsed(*texts):
@@ -76,11 +76,11 @@ def test_folders_of_entries_differ_and_are_plain_names():
 @pytest.mark.parametrize(
     ("texts", "budget"),
     [
-        ([], Budget()),
-        (["params=500k"], Budget(params=500_000)),
-        (["params=2.5M", "steps=100"], Budget(params=2_500_000, steps=100)),
-        (["minutes=1.5"], Budget(minutes=1.5)),
-        (["steps=7,params=10"], Budget(steps=7, params=10)),
+        ([], ComparisonBudget()),
+        (["params=500k"], ComparisonBudget(params=500_000)),
+        (["params=2.5M", "steps=100"], ComparisonBudget(params=2_500_000, steps=100)),
+        (["minutes=1.5"], ComparisonBudget(minutes=1.5)),
+        (["steps=7,params=10"], ComparisonBudget(steps=7, params=10)),
     ],
 )
 def test_budgets(texts, budget):

@@ -8,12 +8,12 @@ from rich.console import Console
 from gossamer.training.outputs.listener import RunFacts
 from gossamer.training.outputs.metrics import summarize
 from gossamer.training.outputs.progress import LiveScreen, PlainScreen, duration, print_result
-from gossamer.training.plan import Plan
+from gossamer.training.plan import RunPlan
 
 FACTS = RunFacts(
     method="lora",
     model="a-model",
-    plan=Plan(num_rows=100, steps=50, rows_per_step=8, num_samples=400, warmup_steps=2),
+    plan=RunPlan(num_rows=100, steps=50, rows_per_step=8, num_samples=400, warmup_steps=2),
     data_lines=["rows.jsonl: 100 of 100 rows, format text"],
     trainable=1_000,
     total=50_000,

@@ -28,7 +28,7 @@ class GainTable:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tables:
+class GainTables:
     """The tables of the adapters of a step, U of them, side by side."""
 
     offsets: LongArray  # [U, M]
@@ -40,19 +40,19 @@ class Tables:
 class GainBatch:
     """Which tokens of the batch meet which adapter."""
 
-    tables: Tables
+    tables: GainTables
     chunks: Chunks
 
 
-def stack_tables(adapters: Sequence[GainTable]) -> Tables:
+def stack_tables(adapters: Sequence[GainTable]) -> GainTables:
     """Put the tables of the adapters of a step side by side."""
-    return Tables(
+    return GainTables(
         offsets=np.stack([a.offsets for a in adapters]),
         scales_input=np.stack([a.scales_input for a in adapters]),
         keeps_bias=np.array([a.keeps_bias for a in adapters]),
     )
 
 
-def make_batch(tables: Tables, runs: Sequence[Run], num_workers: int) -> GainBatch:
+def make_batch(tables: GainTables, runs: Sequence[Run], num_workers: int) -> GainBatch:
     """Describe a step with these runs; each token is in one run at most."""
     return GainBatch(tables=tables, chunks=cut(runs, CHUNK, num_workers, lambda slot, count: count))

@@ -12,14 +12,14 @@ from torch import Tensor
 
 from gossamer.kernels.grouped_lora import reference
 from gossamer.kernels.grouped_lora.batch import (
-    AdapterTable,
     LoraBatch,
+    LoraTable,
     RowFormat,
     make_batch,
     stack_tables,
 )
 
-__all__ = ["AdapterTable", "GroupedLora", "LoraBatch", "RowFormat", "make_batch", "stack_tables"]
+__all__ = ["GroupedLora", "LoraBatch", "LoraTable", "RowFormat", "make_batch", "stack_tables"]
 
 
 class GroupedLora:

@@ -35,7 +35,7 @@ class RowFormat(IntEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AdapterTable:
+class LoraTable:
     """Where the rows of one resident adapter lie.
 
     A row is a vector of one factor: row j of A (width h_in) or row j of B transposed (width h_out).
@@ -56,7 +56,7 @@ class AdapterTable:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tables:
+class LoraTables:
     """The tables of the adapters of a step, U of them, side by side."""
 
     first_row: LongArray  # [U, M] into offsets
@@ -71,14 +71,14 @@ class Tables:
 class LoraBatch:
     """Which tokens of the batch meet which adapter. Tokens of one adapter are contiguous."""
 
-    tables: Tables
+    tables: LoraTables
     chunks: Chunks
 
 
-def stack_tables(adapters: Sequence[AdapterTable]) -> Tables:
+def stack_tables(adapters: Sequence[LoraTable]) -> LoraTables:
     """Put the tables of the adapters of a step side by side."""
     shift = np.cumsum([0] + [len(a.offsets) for a in adapters[:-1]])
-    return Tables(
+    return LoraTables(
         first_row=np.stack([a.first_row + s for a, s in zip(adapters, shift, strict=True)]),
         rank=np.stack([a.rank for a in adapters]),
         scale=np.stack([a.scale for a in adapters]),
@@ -88,7 +88,7 @@ def stack_tables(adapters: Sequence[AdapterTable]) -> Tables:
     )
 
 
-def make_batch(tables: Tables, runs: Sequence[Run], num_workers: int) -> LoraBatch:
+def make_batch(tables: LoraTables, runs: Sequence[Run], num_workers: int) -> LoraBatch:
     """Describe a step with these runs; runs over the same tokens follow each other."""
     total_rank = tables.rank.sum(axis=1).tolist()
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from gossamer.kernels.grouped_lora.batch import LoraBatch, RowFormat, Tables
+from gossamer.kernels.grouped_lora.batch import LoraBatch, LoraTables, RowFormat
 
 
 def add_lora(
@@ -30,7 +30,7 @@ def add_lora(
 
 
 def gather_factors(
-    tables: Tables, pool: Tensor, slot: int, module: int, h_in: int, h_out: int
+    tables: LoraTables, pool: Tensor, slot: int, module: int, h_in: int, h_out: int
 ) -> tuple[Tensor, Tensor]:
     """A [rank, h_in] and B transposed [rank, h_out] of one module, copied from the pool."""
     rank = int(tables.rank[slot, module])

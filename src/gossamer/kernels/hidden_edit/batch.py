@@ -33,7 +33,7 @@ class EditTable:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tables:
+class EditTables:
     """The tables of the adapters of a step, U of them, side by side."""
 
     first_row: LongArray  # [U, L, 2]
@@ -45,23 +45,23 @@ class Tables:
 class EditBatch:
     """Which tokens of the batch are edited, E of them, and by which edit."""
 
-    tables: Tables
+    tables: EditTables
     token: IntArray  # [E] place in the batch
     slot: IntArray  # [E] which adapter of `tables`
     group: IntArray  # [E] FIRST or LAST
 
 
-def stack_tables(adapters: Sequence[EditTable]) -> Tables:
+def stack_tables(adapters: Sequence[EditTable]) -> EditTables:
     """Put the tables of the adapters of a step side by side."""
     shift = np.cumsum([0] + [len(a.offsets) for a in adapters[:-1]])
-    return Tables(
+    return EditTables(
         first_row=np.stack([a.first_row + s for a, s in zip(adapters, shift, strict=True)]),
         rank=np.stack([a.rank for a in adapters]),
         offsets=np.concatenate([a.offsets for a in adapters]),
     )
 
 
-def make_batch(tables: Tables, edits: Sequence[tuple[int, int, int]]) -> EditBatch:
+def make_batch(tables: EditTables, edits: Sequence[tuple[int, int, int]]) -> EditBatch:
     """Describe a step whose `edits` are (token, slot, group); each token once at most."""
     columns = np.array(edits, dtype=np.int32).reshape(-1, 3)
     token, slot, group = np.ascontiguousarray(columns.T)

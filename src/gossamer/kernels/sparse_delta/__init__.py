@@ -16,7 +16,7 @@ from gossamer.kernels.sparse_delta import reference
 from gossamer.kernels.sparse_delta.batch import (
     SparseBatch,
     SparseTable,
-    Tables,
+    SparseTables,
     make_batch,
     stack_tables,
 )
@@ -50,7 +50,7 @@ class SparseDelta:
             if len(chunks):
                 self._add(y, x, batch.tables, chunks)
 
-    def _add(self, y: Tensor, x: Tensor, tables: Tables, chunks: Chunks) -> None:
+    def _add(self, y: Tensor, x: Tensor, tables: SparseTables, chunks: Chunks) -> None:
         # Imported late: Numba is slow to load and a process may never need it.
         from gossamer.kernels.sparse_delta import cpu
 

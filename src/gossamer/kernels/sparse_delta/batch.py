@@ -39,7 +39,7 @@ class SparseTable:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tables:
+class SparseTables:
     """The tables of the adapters of a step, U of them, side by side."""
 
     first: LongArray  # [U, M]
@@ -56,15 +56,15 @@ class Tables:
 class SparseBatch:
     """Which tokens of the batch meet which adapter."""
 
-    tables: Tables
+    tables: SparseTables
     short: Chunks
     long: Chunks
 
 
-def stack_tables(adapters: Sequence[SparseTable]) -> Tables:
+def stack_tables(adapters: Sequence[SparseTable]) -> SparseTables:
     """Put the tables of the adapters of a step side by side."""
     shift = np.cumsum([0] + [len(a.row) for a in adapters[:-1]])
-    return Tables(
+    return SparseTables(
         first=np.stack([a.first + s for a, s in zip(adapters, shift, strict=True)]),
         count=np.stack([a.count for a in adapters]),
         half=np.array([a.half for a in adapters]),
@@ -76,7 +76,7 @@ def stack_tables(adapters: Sequence[SparseTable]) -> Tables:
     )
 
 
-def make_batch(tables: Tables, runs: Sequence[Run], num_workers: int) -> SparseBatch:
+def make_batch(tables: SparseTables, runs: Sequence[Run], num_workers: int) -> SparseBatch:
     """Describe a step with these runs; runs over the same tokens follow each other."""
 
     def cost(slot: int, count: int) -> float:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from gossamer.kernels.sparse_delta.batch import SparseBatch, Tables
+from gossamer.kernels.sparse_delta.batch import SparseBatch, SparseTables
 
 
 def add_sparse(
@@ -29,7 +29,7 @@ def add_sparse(
 
 
 def gather_delta(
-    tables: Tables, pool: Tensor, slot: int, module: int, h_out: int, h_in: int
+    tables: SparseTables, pool: Tensor, slot: int, module: int, h_out: int, h_in: int
 ) -> Tensor:
     """The change of one module as a dense [h_out, h_in], float32."""
     delta = torch.zeros(h_out, h_in)

@@ -32,7 +32,7 @@ from gossamer.serving.engine.stats import Counts, recount, stats_of
 from gossamer.serving.memory.block_pool import BlockPool
 from gossamer.serving.runner.batch import BatchBuilder
 from gossamer.serving.runner.model_runner import Runner
-from gossamer.serving.runner.sampler import Choice, SamplingState, sample
+from gossamer.serving.runner.sampler import SampledToken, SamplingState, sample
 from gossamer.serving.scheduler.hot_merge import HotMerger
 from gossamer.serving.scheduler.rate_limiter import Door
 from gossamer.serving.scheduler.scheduler import Scheduled, Scheduler, adapters_of
@@ -312,7 +312,7 @@ class Engine:
         for sequence, choice in zip(batch.sampled, choices, strict=True):
             self._accept(sequence, choice)
 
-    def _accept(self, sequence: Sequence, choice: Choice | None) -> None:
+    def _accept(self, sequence: Sequence, choice: SampledToken | None) -> None:
         if choice is None:
             self._fail([sequence], not_finite(sequence.adapter))
             return

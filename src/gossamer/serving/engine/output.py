@@ -16,7 +16,7 @@ from gossamer.serving.core.messages import (
     Tokens,
 )
 from gossamer.serving.core.sequence import Sequence
-from gossamer.serving.runner.sampler import Choice, SamplingState
+from gossamer.serving.runner.sampler import SampledToken, SamplingState
 from gossamer.serving.tokenization.vocabulary import Vocabulary, vocabulary_of
 
 # Where each byte is a token, more than four of them complete no character.
@@ -171,7 +171,7 @@ class Generation:
     vocabulary: Vocabulary
     emit: Callable[[Event], None]
 
-    def accept(self, choice: Choice) -> FinishReason | None:
+    def accept(self, choice: SampledToken) -> FinishReason | None:
         """Take the next token: tell its text, and why the request is done if it is."""
         sequence = self.sequence
         params = sequence.request.sampling
@@ -222,7 +222,7 @@ class Generation:
         """Send the final event of a request that cannot go on."""
         self.emit(Failed(request_id=self.sequence.request.request_id, error=error))
 
-    def _logprob(self, choice: Choice) -> TokenLogprob:
+    def _logprob(self, choice: SampledToken) -> TokenLogprob:
         assert choice.logprob is not None
         return TokenLogprob(
             token_id=choice.token_id,

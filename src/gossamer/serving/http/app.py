@@ -18,11 +18,11 @@ from gossamer.serving.http.context import Context
 from gossamer.serving.http.errors import ApiError, ClientGoneError, to_api_error
 from gossamer.serving.http.fair_threads import FairThreads
 from gossamer.serving.http.metrics import Metrics
-from gossamer.serving.http.middleware import CLIENT_GONE, Surround
+from gossamer.serving.http.middleware import CLIENT_GONE, RequestContextMiddleware
 from gossamer.serving.http.openai import routes as openai
 from gossamer.serving.http.openai.doorstep import Doorstep
 from gossamer.serving.http.openai.sizes import SizeLimits
-from gossamer.serving.http.openai.tokenize import Encoder
+from gossamer.serving.http.openai.tokenize import RequestEncoder
 from gossamer.serving.http.origins import OriginCheck
 from gossamer.serving.http.routes import adapters, operation
 from gossamer.serving.http.settings import HttpSettings
@@ -38,7 +38,7 @@ def create_app(engine: EngineInterface, settings: HttpSettings) -> FastAPI:
         engine=engine,
         settings=settings,
         metrics=Metrics(engine),
-        encoder=Encoder(
+        encoder=RequestEncoder(
             engine.tokenizer,
             engine.model_name,
             engine.max_context,
@@ -95,7 +95,7 @@ def _surround(app: FastAPI, context: Context) -> None:
             allow_headers=["*"],
             expose_headers=["X-Request-Id", "Retry-After"],
         )
-    app.add_middleware(Surround, metrics=context.metrics)
+    app.add_middleware(RequestContextMiddleware, metrics=context.metrics)
 
 
 def _map_errors(app: FastAPI) -> None:

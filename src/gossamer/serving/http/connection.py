@@ -11,7 +11,7 @@ from gossamer.serving.http.errors import ClientGoneError
 T = TypeVar("T")
 
 
-async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
+async def run_unless_disconnected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
     """The result of `work`; raise `ClientGoneError` if the client closes the connection first.
 
     The body of the request must have been read. `work` is cancelled, and has ended, whenever this

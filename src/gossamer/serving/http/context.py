@@ -11,7 +11,7 @@ from gossamer.serving.http.fair_threads import FairThreads
 from gossamer.serving.http.metrics import Metrics
 from gossamer.serving.http.openai.doorstep import Doorstep
 from gossamer.serving.http.openai.sizes import SizeLimits
-from gossamer.serving.http.openai.tokenize import Encoder
+from gossamer.serving.http.openai.tokenize import RequestEncoder
 from gossamer.serving.http.settings import HttpSettings
 
 
@@ -22,7 +22,7 @@ class Context:
     engine: EngineInterface
     settings: HttpSettings
     metrics: Metrics
-    encoder: Encoder
+    encoder: RequestEncoder
     threads: FairThreads
     doorstep: Doorstep
     catalogue: Catalogue

@@ -89,9 +89,9 @@ class Metrics:
         """Show the connections of the server."""
         self.registry.register(ConnectionCollector(connections))
 
-    def clock(self) -> "Clock":
+    def call_timer(self) -> "CallTimer":
         """A stopwatch for one call; it starts now."""
-        return Clock(self)
+        return CallTimer(self)
 
     def count(self, method: str, route: str | None, status: int) -> None:
         """Count an answer; `route` is the template of a route, None where there is none."""
@@ -106,7 +106,7 @@ class Metrics:
         return generate_latest(self.registry)
 
 
-class Clock:
+class CallTimer:
     """Times of the choices of one call, for the histograms."""
 
     def __init__(self, metrics: Metrics) -> None:

@@ -11,7 +11,7 @@ from gossamer.serving.http.metrics import Metrics
 CLIENT_GONE = 499
 
 
-class Surround:
+class RequestContextMiddleware:
     """Gives each call an id (header X-Request-Id), counts it, and answers 500 to surprises."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:

@@ -46,7 +46,7 @@ class Latency:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Summary:
+class LoadTestSummary:
     """Of all requests of a load test."""
 
     requests: int
@@ -76,14 +76,14 @@ class Summary:
     request that did not finish."""
 
 
-def summarize(samples: Sequence[Sample], slo: float) -> Summary:
+def summarize(samples: Sequence[Sample], slo: float) -> LoadTestSummary:
     """The figures; `samples` must not be empty."""
     done = [sample for sample in samples if sample.outcome == "finished"]
     seconds = max(sample.end for sample in samples)
     firsts = [first for sample in done if (first := sample.first_token_seconds) is not None]
     output = sum(sample.output_tokens for sample in done)
     prompts = sum(sample.prompt_tokens for sample in done)
-    return Summary(
+    return LoadTestSummary(
         requests=len(samples),
         finished=len(done),
         refused=sum(sample.outcome == "refused" for sample in samples),

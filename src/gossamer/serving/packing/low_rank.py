@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gossamer.adapters.kinds.low_rank import Factors, Pair, Pairing, StoredFactors
 from gossamer.adapters.reading.safetensors_header import MOST_HEADERS, Place
-from gossamer.kernels.grouped_lora import AdapterTable, RowFormat
+from gossamer.kernels.grouped_lora import LoraTable, RowFormat
 from gossamer.kernels.transpose import move_matrices
 from gossamer.serving.packing.vectors import VectorLayout, Vectors, lay_out_vectors
 
@@ -103,9 +103,9 @@ def lay_out(
     )
 
 
-def write_rows(rows: HostRows, pool: Tensor, blocks: Sequence[int]) -> AdapterTable:
+def write_rows(rows: HostRows, pool: Tensor, blocks: Sequence[int]) -> LoraTable:
     """Copy `rows` into their `blocks` of the pool's bytes; returns the table that finds them."""
-    return AdapterTable(
+    return LoraTable(
         first_row=rows.layout.first_row,
         rank=rows.layout.rank,
         scale=rows.layout.scale,

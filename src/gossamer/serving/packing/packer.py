@@ -13,7 +13,7 @@ from gossamer.adapters.kinds.low_rank import Factors, LowRankAdapter
 from gossamer.adapters.kinds.prefix import PrefixAdapter
 from gossamer.adapters.load import Adapter, BaseShape
 from gossamer.errors import UnsupportedAdapterError
-from gossamer.kernels.grouped_lora import AdapterTable
+from gossamer.kernels.grouped_lora import LoraTable
 from gossamer.kernels.paged_attention import KvLayout
 from gossamer.serving.packing.base_linear import BaseLinear
 from gossamer.serving.packing.gain import GainPart, dora_gains, pack_gains
@@ -58,7 +58,7 @@ class LoraPart:
         """What they weigh."""
         return self.rows.num_bytes
 
-    def place(self, pool: Tensor, blocks: list[int]) -> AdapterTable:
+    def place(self, pool: Tensor, blocks: list[int]) -> LoraTable:
         """Copy into `blocks` of the pool's bytes."""
         return write_rows(self.rows, pool, blocks)
 

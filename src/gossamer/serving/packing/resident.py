@@ -6,7 +6,7 @@ from torch import Tensor
 
 from gossamer.adapters.kinds.prefix import PrefixAdapter
 from gossamer.kernels.gain import GainTable
-from gossamer.kernels.grouped_lora import AdapterTable
+from gossamer.kernels.grouped_lora import LoraTable
 from gossamer.kernels.hidden_edit import EditTable
 from gossamer.kernels.paged_attention import KvLayout
 from gossamer.kernels.sparse_delta import SparseTable
@@ -25,7 +25,7 @@ class PrefixTable:
 class Resident:
     """What an adapter does; None for what it does not."""
 
-    lora: AdapterTable | None = None
+    lora: LoraTable | None = None
     gain: GainTable | None = None
     sparse: SparseTable | None = None
     edit: EditTable | None = None

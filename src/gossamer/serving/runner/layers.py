@@ -111,7 +111,7 @@ class PlainLinear(nn.Module):
         return self._dense(x)
 
 
-class GatedMlp(nn.Module):
+class FusedGatedMlp(nn.Module):
     """down(silu(gate(x)) * up(x)) with the gate in one pass."""
 
     def __init__(self, gate_up: FusedLinear, down: FusedLinear, backend: str) -> None:
@@ -135,7 +135,7 @@ def fuse_layers(model: Any, backend: str) -> None:
     for path, module in list(model.named_modules()):
         children = dict(module.named_children())
         if set(children) == {"gate_proj", "up_proj", "down_proj", "act_fn"} and _is_silu(children):
-            mlp = GatedMlp(module.gate_proj, module.down_proj, backend)
+            mlp = FusedGatedMlp(module.gate_proj, module.down_proj, backend)
             model.set_submodule(path, mlp)
         elif type(module).__name__ in _NORMS:
             norm = nn.RMSNorm(module.weight.shape, eps=module.variance_epsilon)

@@ -39,7 +39,7 @@ class SamplingState:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class SampledToken:
     """A chosen token; its log-probability and the most likely ones where asked for."""
 
     token_id: int
@@ -48,7 +48,7 @@ class Choice:
 
 
 @torch.inference_mode()
-def sample(logits: Tensor, states: Sequence[SamplingState]) -> list[Choice | None]:
+def sample(logits: Tensor, states: Sequence[SamplingState]) -> list[SampledToken | None]:
     """Choose the next token of each row of `logits` [n, vocabulary], float32, and remember it.
 
     None for a row whose largest value is no finite number: nothing can be chosen from it.
@@ -64,7 +64,7 @@ def sample(logits: Tensor, states: Sequence[SamplingState]) -> list[Choice | Non
     # Not a number counts as the largest value.
     best = torch.argmax(logits, dim=-1, keepdim=True)
     peaks = logits.gather(1, best)[:, 0].tolist()
-    choices: list[Choice | None] = []
+    choices: list[SampledToken | None] = []
     for row, (state, greedy, peak) in enumerate(
         zip(states, best[:, 0].tolist(), peaks, strict=True)
     ):
@@ -124,11 +124,11 @@ def _mass(values: Tensor, total: Tensor) -> float:
     return float((values - total).exp().sum())
 
 
-def _describe(token: int, logprobs: Tensor | None, num_top: int | None) -> Choice:
+def _describe(token: int, logprobs: Tensor | None, num_top: int | None) -> SampledToken:
     if logprobs is None:
-        return Choice(token)
+        return SampledToken(token)
     top: tuple[tuple[int, float], ...] = ()
     if num_top:
         values, tokens = torch.topk(logprobs, min(num_top, len(logprobs)))
         top = tuple(zip(tokens.tolist(), values.tolist(), strict=True))
-    return Choice(token, float(logprobs[token]), top)
+    return SampledToken(token, float(logprobs[token]), top)

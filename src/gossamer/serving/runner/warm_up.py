@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from gossamer.kernels.compile import compile_kernels
-from gossamer.kernels.grouped_lora import AdapterTable, RowFormat
+from gossamer.kernels.grouped_lora import LoraTable, RowFormat
 from gossamer.serving.core.adapter import AdapterEntry
 from gossamer.serving.core.messages import Request
 from gossamer.serving.core.sequence import Sequence
@@ -41,7 +41,7 @@ def _tell_of_compilation() -> None:
 
 def _run_one_token(runner: Runner, builder: BatchBuilder) -> None:
     num_modules = len(runner.modules.ids)
-    table = AdapterTable(
+    table = LoraTable(
         first_row=np.zeros(num_modules, dtype=np.int64),
         rank=np.zeros(num_modules, dtype=np.int32),
         scale=np.zeros(num_modules, dtype=np.float32),

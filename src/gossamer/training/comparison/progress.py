@@ -11,7 +11,7 @@ from gossamer.training.outputs.progress import duration
 _RECENT = 20
 
 
-class Clock:
+class RemainingTime:
     """Seconds left of a job and of the whole comparison; None while nothing is known yet.
 
     `jobs` is the number of runs in all, `scoring` the seconds that scoring the base model took:
@@ -94,7 +94,7 @@ class Screen:
     def __init__(self, *, show: bool = True, console: Console | None = None) -> None:
         self._console = console or Console(quiet=not show)
         self._status = self._console.status("") if self._console.is_terminal else None
-        self._clock = Clock(0, scoring=0.0)
+        self._clock = RemainingTime(0, scoring=0.0)
         self._title = ""
         self._loss: float | None = None
         self._shown_at = 0.0
@@ -106,7 +106,7 @@ class Screen:
 
     def jobs(self, count: int, *, scoring: float) -> None:
         """So many runs are to come; scoring the base model took so many seconds."""
-        self._clock = Clock(count, scoring=scoring)
+        self._clock = RemainingTime(count, scoring=scoring)
 
     def begin(self, title: str) -> None:
         """A job begins."""

@@ -21,7 +21,7 @@ _NUMBER = re.compile(r"(\d+(?:\.\d+)?)([kmb]?)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Budget:
+class ComparisonBudget:
     """None: no limit of that kind."""
 
     params: int | None = None
@@ -32,7 +32,7 @@ class Budget:
     """Training time of each run; each takes as many steps as fit by its own measured speed."""
 
 
-def parse_budget(texts: Sequence[str]) -> Budget:
+def parse_budget(texts: Sequence[str]) -> ComparisonBudget:
     """The budget that `texts` (`["params=500k", "steps=100"]`) spell; raises `SettingError`."""
     found: dict[str, float] = {}
     for part in (part for text in texts for part in re.split(r"[,\s]+", text) if part):
@@ -47,7 +47,7 @@ def parse_budget(texts: Sequence[str]) -> Budget:
     if "steps" in found and "minutes" in found:
         raise SettingError("--budget: give either steps or minutes, not both")
     counts = {kind: int(found[kind]) for kind in ("params", "steps") if kind in found}
-    return Budget(**counts, minutes=found.get("minutes"))
+    return ComparisonBudget(**counts, minutes=found.get("minutes"))
 
 
 def _amount(kind: str, text: str) -> float:
@@ -134,7 +134,7 @@ class CompareSettings(EvaluationSettings):
         """The methods to compare; empty: only the base model is scored."""
         return parse_entries(self.methods)
 
-    def limits(self) -> Budget:
+    def limits(self) -> ComparisonBudget:
         """The budget."""
         return parse_budget(self.budget)
 
@@ -177,7 +177,7 @@ class CompareSettings(EvaluationSettings):
         )
 
 
-def _check_run_setting(key: str, limits: Budget) -> None:
+def _check_run_setting(key: str, limits: ComparisonBudget) -> None:
     if key in _GOVERNED:
         raise SettingError(f"--set {key}: a comparison sets it itself; use {_GOVERNED[key]}")
     if key not in RunSettings.model_fields:

@@ -1,6 +1,7 @@
 """One raw row to what it says, or the reason why it cannot be used.
 
-The result is one of three samples: a `Conversation`, a `Pair` of strings, or a `Passage` of text.
+The result is one of three samples: a `Conversation`, a `PromptCompletion` of two strings, or a
+`Passage` of text.
 """
 
 import json
@@ -24,7 +25,7 @@ class Conversation:
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class PromptCompletion:
     """A prompt and its completion; as plain text, `glue` stands between them."""
 
     prompt: str
@@ -39,7 +40,7 @@ class Passage:
     text: str
 
 
-Sample = Conversation | Pair | Passage
+Sample = Conversation | PromptCompletion | Passage
 
 
 def check_row(values: dict[str, Any], fmt: str) -> Sample:
@@ -67,7 +68,7 @@ def _check_pair(values: dict[str, Any]) -> Sample:
     if isinstance(prompt, list) != isinstance(completion, list):
         raise RowProblem("'prompt' and 'completion' must both be strings or both lists of messages")
     if not isinstance(prompt, list):
-        return Pair(_prompt("prompt", prompt), _text("completion", completion))
+        return PromptCompletion(_prompt("prompt", prompt), _text("completion", completion))
     context, answer = _messages("prompt", prompt), _messages("completion", completion)
     _require_answer("completion", answer)
     if answer[0]["role"] != "assistant":
@@ -80,7 +81,7 @@ def _check_instruction(values: dict[str, Any]) -> Sample:
     extra = values.get("input")
     if extra is not None and _string("input", extra).strip():
         prompt = f"{prompt}\n\n{extra}"
-    return Pair(prompt, _text("output", values["output"]), glue="\n\n")
+    return PromptCompletion(prompt, _text("output", values["output"]), glue="\n\n")
 
 
 def _check_text(values: dict[str, Any]) -> Sample:

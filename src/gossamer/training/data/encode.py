@@ -28,7 +28,7 @@ class Example:
         return len(self.labels) - self.labels.count(NO_LOSS)
 
 
-class Encoder:
+class ExampleEncoder:
     """Turns rendered rows into examples with one tokenizer."""
 
     def __init__(self, tokenizer: Any) -> None:

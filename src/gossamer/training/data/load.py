@@ -9,7 +9,7 @@ from typing import Any
 
 from gossamer.errors import DataError
 from gossamer.training.data.check import check_row
-from gossamer.training.data.encode import Encoder, Example, cut
+from gossamer.training.data.encode import Example, ExampleEncoder, cut
 from gossamer.training.data.formats import detect_format, ignored_columns
 from gossamer.training.data.render import Rendered, Renderer, require_template
 from gossamer.training.data.report import DataReport, EncodedData
@@ -79,7 +79,7 @@ def _load(
         max_length=settings.max_length,
         ignored_columns=tuple(ignored_columns(columns, fmt)),
     )
-    return _encoded(rendered, Encoder(tokenizer), report)
+    return _encoded(rendered, ExampleEncoder(tokenizer), report)
 
 
 def _readable(rows: Iterable[Row | BadRow], tally: _Tally) -> tuple[list[Row], int]:
@@ -115,7 +115,7 @@ def _rendered(rows: list[Row], fmt: str, renderer: Renderer, tally: _Tally) -> l
 
 
 def _encoded(
-    rendered: list[Rendered], encoder: Encoder, report: DataReport
+    rendered: list[Rendered], encoder: ExampleEncoder, report: DataReport
 ) -> tuple[list[Example], DataReport]:
     """Examples cut to the maximum length, those with nothing to learn left out, and the counts."""
     kept: list[Example] = []

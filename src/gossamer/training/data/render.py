@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gossamer.errors import UnsupportedModelError
-from gossamer.training.data.check import Conversation, Message, Pair, Passage, Sample
+from gossamer.training.data.check import Conversation, Message, Passage, PromptCompletion, Sample
 from gossamer.training.data.rows import RowProblem
 from gossamer.training.data.settings import DataSettings
 
@@ -54,12 +54,12 @@ class Renderer:
         """
         if isinstance(sample, Passage):
             return self._plain(Piece(sample.text, True))
-        if isinstance(sample, Pair) and not self._templated:
+        if isinstance(sample, PromptCompletion) and not self._templated:
             prompt = Piece(sample.prompt + sample.glue, self._train_all)
             return self._plain(prompt, Piece(sample.completion, True))
         if not self._templated:
             raise RowProblem("a list of messages needs the chat template (chat_template=true)")
-        if isinstance(sample, Pair):
+        if isinstance(sample, PromptCompletion):
             sample = Conversation(
                 [
                     {"role": "user", "content": sample.prompt},

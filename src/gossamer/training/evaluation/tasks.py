@@ -9,7 +9,7 @@ from typing import Any
 
 from gossamer.errors import DataError
 from gossamer.training.data.check import Sample, check_row
-from gossamer.training.data.encode import NO_LOSS, Encoder, Example, cut
+from gossamer.training.data.encode import NO_LOSS, Example, ExampleEncoder, cut
 from gossamer.training.data.formats import detect_format
 from gossamer.training.data.render import Renderer, require_template
 from gossamer.training.data.rows import BadRow, Row, RowProblem, Source
@@ -137,7 +137,7 @@ class _Reader:
         self._format = fmt
         self._max_length = data.max_length
         self._renderer = Renderer(tokenizer, data)
-        self._encoder = Encoder(tokenizer)
+        self._encoder = ExampleEncoder(tokenizer)
         self.truncated = 0
 
     def read(self, row: Row) -> EvalRow:

@@ -13,7 +13,7 @@ from gossamer.methods import Method, MethodContext
 from gossamer.training.data import EncodedData, Example
 from gossamer.training.loop.liger import use_liger
 from gossamer.training.loop.trainer import RunTrainer
-from gossamer.training.plan import Plan, StagePlan, collator
+from gossamer.training.plan import RunPlan, StagePlan, collator
 from gossamer.training.settings import RunSettings
 
 
@@ -46,7 +46,7 @@ def build_trainer(
     settings: RunSettings,
     method: Method[Any],
     context: MethodContext,
-    plan: Plan,
+    plan: RunPlan,
     stage: StagePlan,
     callbacks: Sequence[Any] = (),
 ) -> RunTrainer:

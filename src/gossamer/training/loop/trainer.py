@@ -23,7 +23,7 @@ from gossamer.training.outputs.checkpoint import (
     write_checkpoint,
     write_stage,
 )
-from gossamer.training.plan import Plan, RowOrder, StagePlan, rate_factor
+from gossamer.training.plan import RowOrder, RunPlan, StagePlan, rate_factor
 from gossamer.training.settings import RunSettings
 
 
@@ -60,7 +60,7 @@ class RunTrainer(SFTTrainer):
         settings: RunSettings,
         method: Method[Any],
         context: MethodContext,
-        plan: Plan,
+        plan: RunPlan,
         stage: StagePlan,
         eval_rows: list[Example],
         **options: Any,

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from gossamer.training.outputs.metrics import Record, RunResult
-from gossamer.training.plan import Plan
+from gossamer.training.plan import RunPlan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,7 +14,7 @@ class RunFacts:
 
     method: str
     model: str
-    plan: Plan
+    plan: RunPlan
     data_lines: list[str]
     trainable: int
     """Parameters that learn."""

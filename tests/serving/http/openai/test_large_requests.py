@@ -10,7 +10,7 @@ from gossamer.serving.http import body
 from gossamer.serving.http.errors import ApiError
 from gossamer.serving.http.openai import generate as answer
 from gossamer.serving.http.openai import routes as models
-from gossamer.serving.http.openai.channel import Generation
+from gossamer.serving.http.openai.channel import Channel
 from gossamer.serving.http.openai.request_schema import ChatBody, CompletionBody
 from gossamer.serving.http.routes import adapters
 from gossamer.serving.http.routes.adapters import LoadBody
@@ -47,7 +47,7 @@ def off_the_loop(monkeypatch):
     watch(adapters, "decode")
     watch(models, "_written")
     watch(adapters, "_written")
-    watch(Generation, "submit")
+    watch(Channel, "submit")
     return seen
 
 

@@ -15,21 +15,21 @@ from gossamer.errors import EngineStoppedError
 from gossamer.serving.core.adapter import AnyAdapter
 from gossamer.serving.core.interface import EngineInterface
 from gossamer.serving.core.messages import Event, Failed, Finished, Request, Tokens
-from gossamer.serving.http.metrics import Clock
+from gossamer.serving.http.metrics import CallTimer
 
 Batch = list[tuple[int, Tokens | Finished]]
 
 
-class Generation:
+class Channel:
     """Use from one task of one event loop: `submit` on some thread, then `batches`, and `cancel` in
     the end.
 
     `cancel` reaches the engine once for every request that has not ended, and only then.
     """
 
-    def __init__(self, engine: EngineInterface, clock: Clock) -> None:
+    def __init__(self, engine: EngineInterface, timer: CallTimer) -> None:
         self._engine = engine
-        self._clock = clock
+        self._timer = timer
         self._ids: list[str] = []
         # Held while a request is submitted, so that none slips in behind a cancel.
         self._lock = threading.Lock()
@@ -95,7 +95,7 @@ class Generation:
         index, event, moment = self._inbox.popleft()
         if not isinstance(event, Tokens):
             self._open.discard(index)
-        self._clock.saw(index, event, moment)
+        self._timer.saw(index, event, moment)
         return index, _raise_unless_good(event)
 
     def _post(self, index: int, event: Event) -> None:

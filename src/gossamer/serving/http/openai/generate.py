@@ -20,10 +20,10 @@ from gossamer.serving.core.messages import DEFAULT_TENANT, SamplingParams, Token
 from gossamer.serving.core.messages import Request as EngineRequest
 from gossamer.serving.http.auth import caller_of, may_name, unknown_model
 from gossamer.serving.http.body import decode, read_body
-from gossamer.serving.http.connection import unless_gone
+from gossamer.serving.http.connection import run_unless_disconnected
 from gossamer.serving.http.context import Context
 from gossamer.serving.http.json_text import json_bytes
-from gossamer.serving.http.openai.channel import Generation
+from gossamer.serving.http.openai.channel import Channel
 from gossamer.serving.http.openai.doorstep import Visit
 from gossamer.serving.http.openai.request_schema import MAX_SEED, GenerationBody
 from gossamer.serving.http.openai.responses import Choice, ReplyFormat, Usage
@@ -106,7 +106,7 @@ class Route(Generic[Body]):
 class _Begun:
     """A call that the engine works on. Holds nothing of its body, which may be large."""
 
-    generation: Generation
+    channel: Channel
     reply: ReplyFormat
     usage: Usage
     is_streamed: bool
@@ -116,23 +116,25 @@ class _Begun:
 async def answer(http: Request, route: Route[Body]) -> Response:
     """Answer one call, streamed or not. Errors are raised; nothing of the call is left behind."""
     begun = await _begin(http, route)
-    return await unless_gone(http.receive, _end(http, begun))
+    return await run_unless_disconnected(http.receive, _end(http, begun))
 
 
 async def _begin(http: Request, route: Route[Body]) -> _Begun:
     context, tenant = Context.of(http), caller_of(http).tenant
-    generation = Generation(context.engine, context.metrics.clock())
+    channel = Channel(context.engine, context.metrics.call_timer())
     with context.doorstep.enter(tenant) as visit:
         body = await read_body(http, context.settings.max_body_bytes, visit.hold)
         try:
-            return await unless_gone(http.receive, _submit(http, route, body, visit, generation))
+            return await run_unless_disconnected(
+                http.receive, _submit(http, route, body, visit, channel)
+            )
         except BaseException:
-            generation.cancel()
+            channel.cancel()
             raise
 
 
 async def _submit(
-    http: Request, route: Route[Body], content: bytes, visit: Visit, generation: Generation
+    http: Request, route: Route[Body], content: bytes, visit: Visit, channel: Channel
 ) -> _Begun:
     context, caller = Context.of(http), caller_of(http)
     engine = context.engine
@@ -163,13 +165,13 @@ async def _submit(
             tenant=caller.tenant,
         )
         visit.move_on()
-        generation.submit(requests, adapter)
+        channel.submit(requests, adapter)
 
     prompts: list[TokenIds] = []
     for turn in turns[:-1]:
         prompts += await run(turn)
     await run(partial(submit, prompts))
-    return _Begun(generation, reply, Usage(body.n), body.stream, body.include_usage)
+    return _Begun(channel, reply, Usage(body.n), body.stream, body.include_usage)
 
 
 async def _adapter(context: Context, caller: Caller, model: str) -> AnyAdapter | None:
@@ -190,17 +192,17 @@ async def _adapter(context: Context, caller: Caller, model: str) -> AnyAdapter |
 
 
 async def _end(http: Request, begun: _Begun) -> Response:
-    generation = begun.generation
+    channel = begun.channel
     try:
         if not begun.is_streamed:
             return await _whole(begun)
         # The status is sent with the first event, so a refusal can still become one.
-        await generation.first()
+        await channel.first()
     except BaseException:
-        generation.cancel()
+        channel.cancel()
         raise
     return EventStream(
-        generation,
+        channel,
         begun.reply,
         begun.usage,
         include_usage=begun.include_usage,
@@ -209,8 +211,8 @@ async def _end(http: Request, begun: _Begun) -> Response:
 
 
 async def _whole(begun: _Begun) -> Response:
-    choices = [Choice(index) for index in range(begun.generation.num_choices)]
-    async for batch in begun.generation.batches():
+    choices = [Choice(index) for index in range(begun.channel.num_choices)]
+    async for batch in begun.channel.batches():
         for index, event in batch:
             if isinstance(event, Tokens):
                 choices[index].add(event)

@@ -8,16 +8,16 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from gossamer.serving.core.messages import Finished, Tokens
-from gossamer.serving.http.connection import unless_gone
+from gossamer.serving.http.connection import run_unless_disconnected
 from gossamer.serving.http.errors import ClientGoneError, to_api_error
-from gossamer.serving.http.openai.channel import Generation
+from gossamer.serving.http.openai.channel import Channel
 from gossamer.serving.http.openai.responses import ReplyFormat, Usage
 
 DONE = b"data: [DONE]\n\n"
 
 
 class EventStream(Response):
-    """Sends the events of a generation as they come; cancels what is left when it ends.
+    """Sends the events of a channel as they come; cancels what is left when it ends.
 
     A failure on the way is sent as a data event of OpenAI's error shape, without `[DONE]` after it.
     """
@@ -26,7 +26,7 @@ class EventStream(Response):
 
     def __init__(
         self,
-        generation: Generation,
+        channel: Channel,
         reply: ReplyFormat,
         usage: Usage,
         *,
@@ -36,7 +36,7 @@ class EventStream(Response):
         # X-Accel-Buffering: nginx would otherwise hold the events back.
         super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
-        self._generation = generation
+        self._channel = channel
         self._reply = reply
         self._usage = usage
         self._include_usage = include_usage
@@ -48,11 +48,11 @@ class EventStream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the response (ASGI)."""
         try:
-            await unless_gone(receive, self._send_all(send))
+            await run_unless_disconnected(receive, self._send_all(send))
         except ClientGoneError:
             pass
         finally:
-            self._generation.cancel()
+            self._channel.cancel()
 
     async def _send_all(self, send: Send) -> None:
         await send(
@@ -64,7 +64,7 @@ class EventStream(Response):
 
     async def _frames(self) -> AsyncIterator[bytes]:
         try:
-            async for batch in self._generation.batches():
+            async for batch in self._channel.batches():
                 # What has come together is sent together.
                 if chunks := [chunk for event in batch for chunk in self._chunks(*event)]:
                     yield b"".join(frame(chunk | self._extra) for chunk in chunks)

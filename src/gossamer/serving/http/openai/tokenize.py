@@ -20,7 +20,7 @@ TURN_CHARACTERS = 50_000
 """Short texts are encoded together up to so many characters, some hundredths of a second."""
 
 
-class Encoder:
+class RequestEncoder:
     """A tokenizer. `chat` and `prompts` give the turns in which to encode a call, each a piece of
     work for a thread, none of which takes much longer than the longest text."""
 

@@ -14,7 +14,7 @@ from gossamer.errors import cut
 from gossamer.serving.core.stats import AdapterStatus
 from gossamer.serving.http.auth import caller_of, require_admin
 from gossamer.serving.http.body import decode, read_body
-from gossamer.serving.http.connection import unless_gone
+from gossamer.serving.http.connection import run_unless_disconnected
 from gossamer.serving.http.context import Context
 from gossamer.serving.http.errors import ApiError
 from gossamer.serving.http.json_text import json_bytes
@@ -175,7 +175,7 @@ async def _result(http: Request, future: "Future[T]") -> T:
         return await asyncio.shield(asyncio.wrap_future(future))
 
     try:
-        return await unless_gone(http.receive, work())
+        return await run_unless_disconnected(http.receive, work())
     finally:
         Context.of(http).catalogue.forget()
 
