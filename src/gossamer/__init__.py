@@ -5,6 +5,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    __version__: str
     from gossamer.errors import GossamerError
     from gossamer.serving.core.messages import SamplingParams
     from gossamer.serving.llm import LLM
@@ -12,8 +13,6 @@ if TYPE_CHECKING:
     from gossamer.training.run import tune
 
 __all__ = ["LLM", "GossamerError", "SamplingParams", "compare", "tune"]
-
-__version__ = "0.1.0"
 
 # OpenMP's threads spin at every barrier, which starves whoever shares the processor: beside two
 # busy processes a training step on two cores took 45 to 60 s, and 20 s without it. Alone on the
@@ -31,6 +30,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return import_module("gossamer.version").VERSION
     if name not in _HOMES:
         raise AttributeError(f"module 'gossamer' has no attribute '{name}'")
     return getattr(import_module(_HOMES[name]), name)

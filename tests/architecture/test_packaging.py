@@ -5,7 +5,9 @@ import subprocess
 import tomllib
 
 import pytest
-from house import ROOT, tracked_files
+from house import ROOT, sources, tracked_files
+
+from gossamer.version import VERSION
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 PINS = dict(
@@ -18,6 +20,14 @@ def test_every_dependency_is_pinned_in_the_constraints():
     names = [re.match(r"[\w-]+", need)[0].lower().replace("_", "-") for need in needs()]
     # Triton and Liger have no wheels for all systems; nothing of the tests needs them.
     assert {name for name in names if name not in PINS} <= {"triton", "liger-kernel"}
+
+
+def test_the_version_is_written_once():
+    import gossamer
+
+    assert gossamer.__version__ == VERSION == PROJECT["version"]
+    written = [s.name for s in sources() if f'"{PROJECT["version"]}"' in s.path.read_text()]
+    assert not written
 
 
 def needs():

@@ -11,7 +11,6 @@ from contextlib import suppress
 from importlib import import_module
 from types import ModuleType
 
-from gossamer import __version__
 from gossamer.cli.words import unknown_command
 from gossamer.errors import GossamerError
 
@@ -78,7 +77,9 @@ def _run(arguments: Sequence[str]) -> int:
             return 0
         name, rest = rest[0], ["--help"]
     if name in ("-V", "--version", "version"):
-        print(f"gossamer {__version__}")
+        from gossamer.version import VERSION
+
+        print(f"gossamer {VERSION}")
         return 0
     if name not in COMMANDS:
         return _report(unknown_command(name, COMMANDS), exit_code=2)

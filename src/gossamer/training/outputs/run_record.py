@@ -10,10 +10,10 @@ from typing import Any
 
 import yaml
 
-from gossamer import __version__
 from gossamer.errors import CheckpointError, SettingError
 from gossamer.files import write_whole
 from gossamer.training.settings import RunSettings
+from gossamer.version import VERSION
 
 FILE = "run.yaml"
 _SECTIONS = ("recorded", "result")
@@ -43,7 +43,7 @@ def recorded_facts(settings: RunSettings, *, base_fingerprint: str, **more: Any)
         "base_fingerprint": base_fingerprint,
         "data_sha256": {name: _sha256(Path(name)) for name in files if _is_file(name)},
         **{name: value for name, value in more.items() if value is not None},
-        "versions": {"gossamer": __version__, "python": platform.python_version(), **_versions()},
+        "versions": {"gossamer": VERSION, "python": platform.python_version(), **_versions()},
     }
 
 

@@ -5,9 +5,9 @@ from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.concurrency import run_in_threadpool
 
-from gossamer import __version__
 from gossamer.serving.http.auth import require_admin
 from gossamer.serving.http.context import Context
+from gossamer.version import VERSION
 
 router = APIRouter()
 
@@ -32,4 +32,4 @@ async def metrics(http: Request) -> Response:
 @router.get("/version")
 async def version() -> JSONResponse:
     """The version of Gossamer."""
-    return JSONResponse({"version": __version__})
+    return JSONResponse({"version": VERSION})
