@@ -73,7 +73,7 @@ def _count(engine: Engine, ends: Ends) -> dict[str, Any]:
         time.sleep(0.01)
     counted: Future[str] = Future()
     # On the engine's thread, so that nothing moves meanwhile.
-    engine._bell.ring(lambda: counted.set_result(_lost(engine)))
+    engine._mailbox.post(lambda: counted.set_result(_lost(engine)))
     lost = "the engine does not answer"
     with contextlib.suppress(TimeoutError):
         lost = counted.result(timeout=IDLE_SECONDS)

@@ -159,7 +159,7 @@ class Soak:
         self._futures.clear()
         # On the engine's thread, so that nothing moves meanwhile.
         counted: Future[None] = Future()
-        self._llm.engine._bell.ring(lambda: self._recount(counted))
+        self._llm.engine._mailbox.post(lambda: self._recount(counted))
         counted.result(timeout=60)
 
     def _recount(self, counted: "Future[None]") -> None:

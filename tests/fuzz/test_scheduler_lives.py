@@ -1,8 +1,9 @@
 """Whatever happens in whatever order, pins and all: everyone has one end, and no block is lost.
 
 A world without tensors is driven as the engine drives the real one: turn after turn while there
-is something to do, then asleep until the bell rings. Nothing is set right before the end: what is
-pinned stays pinned, quotas stay as low as they are, and what cannot be placed still cannot be.
+is something to do, then asleep until something is posted. Nothing is set right before the end:
+what is pinned stays pinned, quotas stay as low as they are, and what cannot be placed still
+cannot be.
 """
 
 import random
@@ -12,7 +13,7 @@ import pytest
 from policy_fakes import World
 
 from gossamer.errors import AdapterFormatError, GossamerError
-from gossamer.serving.core.mailbox import Bell
+from gossamer.serving.core.mailbox import Mailbox
 from gossamer.serving.core.tenants import NO_LIMITS, TenantLimits
 from gossamer.serving.engine.adapter_control import AdapterControl
 from gossamer.serving.scheduler.deadlines import FirstTokenPolicy
@@ -28,11 +29,11 @@ class BellWorld(World):
     """One that rings as the engine's own does when something was read or copied."""
 
     def __init__(self, *args, **options):
-        self.bell = Bell()
+        self.mailbox = Mailbox()
         super().__init__(*args, **options)
 
     def _ring(self):
-        self.bell.ring()
+        self.mailbox.post()
 
 
 class Life:
@@ -43,8 +44,8 @@ class Life:
         self.now = 0.0
         self.limits = {"t1": TenantLimits(resident_bytes=250)}
         self.world = self._world(rng)
-        self.bell = self.world.bell
-        self.control = AdapterControl(self.world.store, self.bell, (), "base")
+        self.mailbox = self.world.mailbox
+        self.control = AdapterControl(self.world.store, self.mailbox, (), "base")
         self.world.held = lambda: [job.entry for job in self.control._jobs]
         self.busy = False
         self.added, self.cancelled, self.futures = [], [], []
@@ -96,16 +97,16 @@ class Life:
 
     def turn(self, error=None):
         """One turn; whether the next one follows by itself."""
-        for message in self.bell.take():
+        for message in self.mailbox.take():
             message()
         self.world.store.collect_loads()
         self.control.turn()
         plan = self.world.step(error)
         self.now += 0.01 * bool(plan)
-        self.busy = bool(plan) or self.world.scheduler.wants_turn
+        self.busy = bool(plan) or self.world.scheduler.wants_step
 
     def may_turn(self):
-        return self.busy or self.bell._rung
+        return self.busy or self.mailbox.has_news
 
     # What happens to it.
 
@@ -128,7 +129,7 @@ class Life:
             return
         sequence.max_new_tokens = min(sequence.max_new_tokens, most)
         self.added.append(sequence)
-        self.bell.ring()
+        self.mailbox.post()
 
     def cancel(self):
         scheduler = self.world.scheduler
@@ -137,7 +138,7 @@ class Life:
             victim = self.rng.choice(alive)
             scheduler.remove(victim)
             self.cancelled.append(victim)
-            self.bell.ring()
+            self.mailbox.post()
 
     def replace(self):
         self.world.folder.versions[self.rng.choice(NAMES)] += 1
@@ -225,7 +226,7 @@ class Life:
         before = len(self.world.done)
         for _ in range(100):
             self.added.append(self.world.add(0, 2, prompt=(7, 8)))
-            self.bell.ring()
+            self.mailbox.post()
             self.run_out()
         assert len(self.world.done) == before + 100
 
@@ -234,7 +235,7 @@ class Life:
         for name in NAMES:
             self.control.pin(name, pinned=False)
         # Of those whose files are gone the engine learns in its next turn.
-        self.bell.ring()
+        self.mailbox.post()
         self.run_out()
         assert world.store.num_pinned_blocks == 0, "pinned without a name"
         world.store.reclaim(world.pool.num_blocks)

@@ -35,7 +35,7 @@ def standing_still(engine):
         inside.set()
         assert go_on.wait(30)
 
-    engine._bell.ring(wait)
+    engine._mailbox.post(wait)
     assert inside.wait(30)
     yield
     go_on.set()
@@ -116,7 +116,7 @@ def check_idle(engine):
     # A last request brings the engine's own recount about, which comes before it sleeps again.
     ask(engine, max_tokens=1).wait()
     for _ in range(500):
-        if not engine._generations and not engine._bell._rung:
+        if not engine._generations and not engine._mailbox.has_news:
             break
         time.sleep(0.01)
     stats = engine.stats()

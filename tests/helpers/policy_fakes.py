@@ -11,7 +11,7 @@ from gossamer.serving.core.sequence import Sequence
 from gossamer.serving.memory.block_pool import BlockPool
 from gossamer.serving.memory.prefix_cache import PrefixCache
 from gossamer.serving.scheduler.scheduler import Scheduler, SchedulerLimits
-from gossamer.serving.store.manager import AdapterStore, Loaded
+from gossamer.serving.store.manager import AdapterManager, Loaded
 
 
 class FakeFolder:
@@ -114,7 +114,7 @@ class World:
         self.threads, self.copies = ManualThreads(), ManualThreads()
         prefixes = {"enabled": False, **(prefixes or {})}
         self.prefixes = PrefixCache(self.pool, limits.get("block_tokens", 4), **prefixes)
-        self.store = AdapterStore(
+        self.store = AdapterManager(
             self.folder,
             self.pool,
             self.loader,
@@ -146,7 +146,7 @@ class World:
     def pin(self, name):
         """Pin `name`, placing it first, as those who run the server do; its entry."""
         entry = self.store.look_up(name)
-        self.store.hold(entry)
+        self.store.add_ref(entry)
         self.store.start_load(entry)
         self.threads.run()
         self.store.collect_loads()
@@ -154,7 +154,7 @@ class World:
         self.store.acquire(entry)
         self.store.release(entry)
         self.store.pin(entry, pinned=True)
-        self.store.let_go(entry)
+        self.store.drop_ref(entry)
         return entry
 
     def add(
@@ -184,7 +184,7 @@ class World:
     def step(self, failure=None):
         """Plan, check the plan, and pretend to compute it, or to fail to. Returns the plan."""
         self.store.collect_loads()
-        for sequence, error in self.scheduler.take_refused():
+        for sequence, error in self.scheduler.pop_refused():
             if error is not None:
                 self.refused.append((sequence, error))
             else:
@@ -212,7 +212,7 @@ class World:
         for _ in range(limit):
             self.threads.run()
             self.copies.run()
-            goes_on = self.step() or self.scheduler.wants_turn
+            goes_on = self.step() or self.scheduler.wants_step
             if not goes_on and not (self.threads.jobs or self.copies.jobs):
                 return
         raise AssertionError(f"not done after {limit} steps")

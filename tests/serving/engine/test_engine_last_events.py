@@ -12,7 +12,7 @@ from engine_case import Collector, ask, check_idle, refusal, slow_down, standing
 
 from gossamer.errors import EngineStoppedError, GossamerError, ServingError, UnknownModelError
 from gossamer.serving.core.futures import settle
-from gossamer.serving.core.mailbox import Bell
+from gossamer.serving.core.mailbox import Mailbox
 from gossamer.serving.core.messages import Failed, Request, SamplingParams, Tokens
 from gossamer.serving.engine import engine as engine_module
 from gossamer.serving.engine.output import Receiver
@@ -31,10 +31,10 @@ def test_a_message_that_raises_takes_no_other_with_it(make_engine):
     engine = make_engine()
     running = ask(engine, max_tokens=60)
     with standing_still(engine):
-        engine._bell.ring(fail)
+        engine._mailbox.post(fail)
         later = ask(engine)
         pinned = engine.pin_adapter("r4", pinned=True)
-        engine._bell.ring(fail)
+        engine._mailbox.post(fail)
     assert later.wait().finish_reason == "length"
     assert running.wait().finish_reason == "length"
     assert pinned.result(WAIT).pinned
@@ -192,14 +192,14 @@ def test_a_request_that_cannot_be_queued_ends_alone(make_engine):
 
 def test_tokens_that_cannot_be_counted_end_their_request_only(make_engine):
     engine = make_engine()
-    spend = engine._door.spend
+    spend = engine._rate_limiter.spend
 
     def fail_for_one(tenant, tokens):
         spend(tenant, tokens)
         if tenant == "bad":
             fail()
 
-    engine._door.spend = fail_for_one
+    engine._rate_limiter.spend = fail_for_one
     bad = Collector()
     good = ask(engine)
     request = Request(
@@ -225,7 +225,7 @@ def test_an_engine_that_dies_ends_what_it_had_not_seen_and_calls_too(make_engine
 
     running = ask(engine, max_tokens=300)
     with standing_still(engine):
-        engine._bell.ring(die)
+        engine._mailbox.post(die)
         unseen = ask(engine)
         call = engine.pin_adapter("r4", pinned=True)
     for one in (running, unseen):
@@ -272,12 +272,12 @@ def test_a_call_that_comes_between_the_open_door_and_the_end_is_refused(make_eng
 
 
 def test_a_closed_bell_takes_no_message():
-    bell = Bell()
-    bell.ring(fail)
-    assert bell.close() == [fail]
+    mailbox = Mailbox()
+    mailbox.post(fail)
+    assert mailbox.close() == [fail]
     with pytest.raises(EngineStoppedError):
-        bell.ring(fail)
-    bell.ring()
+        mailbox.post(fail)
+    mailbox.post()
 
 
 @pytest.mark.parametrize("hangs", ["step", "receiver"])

@@ -61,7 +61,7 @@ def test_a_late_cancel_hits_no_later_request_of_the_same_id(make_engine):
     waiting = engine._by_id["same"]
     assert inside.wait(10)
     # As if it had been sent a moment before the end.
-    engine._bell.ring(lambda: engine._cancel(waiting))
+    engine._mailbox.post(lambda: engine._cancel(waiting))
     events = []
     engine.submit(first, events.append)
     held.set()

@@ -103,7 +103,7 @@ def test_an_evicted_adapter_gives_up_the_prefixes_of_every_tenant():
     for tenant in ("alice", "bob"):
         run(world, TEXT[:20], "a", tenant=tenant)
     (entry,) = world.store.resident
-    world.store._reclaimer.evict(entry)
+    world.store._evictor.evict(entry)
     assert world.prefixes.least_value(0.0) == 0.0, "they go before all others"
     world.prefixes.drop([world.prefixes.root(entry.digest)])
     assert world.prefixes.num_blocks == 0
@@ -191,7 +191,7 @@ def test_serving_5_prefixes_of_evicted_adapters_go_first():
     run(world, TEXT[:20], "b")
     run(world, TEXT[:20])
     (entry,) = world.store.resident
-    world.store._reclaimer.evict(entry)
+    world.store._evictor.evict(entry)
     assert run(world, TEXT[:20]) == 16
     free = world.pool.num_free
     world.store.reclaim(free + 5)

@@ -24,7 +24,7 @@ def test_a_placement_that_fails_ends_its_adapters_requests_only(caches, copies):
     world = World(60, {"a": 5}, prefixes={"enabled": caches}, store={"copies": copies})
     first = world.add(0, 1, "a", prompt=PROMPT)
     world.steps()
-    world.store._reclaimer.evict(world.store.look_up("a"))
+    world.store._evictor.evict(world.store.look_up("a"))
     place, world.loader.place = world.loader.place, no_memory
     bystanders = [world.add(4, 50), world.add(0, 3, prompt=PROMPT)]
     victims = [world.add(0, 1, "a", prompt=PROMPT) for _ in range(2)]
@@ -62,10 +62,10 @@ def test_the_engine_is_told_to_go_on_where_only_a_refusal_is_left():
     world.step()
     world.threads.run()
     assert world.step() == []
-    assert world.scheduler.wants_turn
+    assert world.scheduler.wants_step
     assert world.step() == []
     assert len(world.refused) == 1
-    assert not world.scheduler.wants_turn
+    assert not world.scheduler.wants_step
 
 
 def test_the_engine_is_told_to_go_on_where_all_that_ran_was_put_back():
@@ -77,10 +77,10 @@ def test_the_engine_is_told_to_go_on_where_all_that_ran_was_put_back():
         if not world.step():
             break
     assert world.scheduler.num_preemptions == 1
-    assert world.scheduler.wants_turn
+    assert world.scheduler.wants_step
     world.step()
     assert [sequence for sequence, _ in world.refused] == [alone]
-    assert not world.scheduler.wants_turn
+    assert not world.scheduler.wants_step
     assert entry.pinned
 
 

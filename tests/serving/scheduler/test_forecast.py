@@ -73,7 +73,7 @@ def test_who_cannot_be_in_time_is_refused_on_arrival_with_a_hint():
     assert "the first token would come" in str(error)
     assert "promises 2 s" in str(error)
     assert fits in served.scheduler.running
-    assert served.scheduler.accounts.of("default").refused["deadline"] == 1
+    assert served.scheduler.usage.of("default").refused["deadline"] == 1
 
 
 def test_the_queue_ahead_counts():

@@ -10,7 +10,7 @@ from gossamer.serving.core.adapter import AdapterEntry, AdapterState, Blend
 from gossamer.serving.core.messages import Request
 from gossamer.serving.core.sequence import Sequence
 from gossamer.serving.scheduler.hot_merge import HotAdapterPolicy, HotLimits, HotMerger
-from gossamer.serving.scheduler.scheduler import Scheduled
+from gossamer.serving.scheduler.scheduler import ScheduledChunk
 
 WINDOW = 4
 
@@ -59,7 +59,7 @@ def step(*parts):
         request = Request(request_id="", prompt_token_ids=(1,) * count)
         tokens = [1] * count
         sequence = Sequence(request=request, adapter=entry, max_new_tokens=1, token_ids=tokens)
-        found.append(Scheduled(sequence, count))
+        found.append(ScheduledChunk(sequence, count))
     return found
 
 

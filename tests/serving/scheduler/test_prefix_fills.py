@@ -25,7 +25,7 @@ def begin(world, **options):
     world.step()
     world.threads.run()
     assert world.step() == []
-    assert world.scheduler.wants_turn, "the engine must not sleep before the first chunk"
+    assert world.scheduler.wants_step, "the engine must not sleep before the first chunk"
     assert sequence.adapter.state is AdapterState.PLACING
     return sequence
 
@@ -105,7 +105,7 @@ def test_nobody_left_to_wait_ends_it_and_frees_its_blocks():
     assert fill_of(world.step()) == 16
     world.scheduler.remove(sequence)
     assert world.step() == []
-    assert not world.scheduler.wants_turn
+    assert not world.scheduler.wants_step
     assert world.pool.num_free == 200
     assert sequence.adapter.state is not AdapterState.PLACING
     # Begun again, it is computed from its first token.

@@ -1,4 +1,4 @@
-"""Quotas: requests at a time, tokens a minute, bytes of adapters; and the door as a whole."""
+"""Quotas: requests at a time, tokens a minute, bytes of adapters; and the whole rate limiter."""
 
 import pytest
 from policy_fakes import World
@@ -6,8 +6,8 @@ from policy_fakes import World
 from gossamer.errors import CapacityError, EngineStoppedError, OverloadedError, QuotaError
 from gossamer.serving.core.messages import Request
 from gossamer.serving.core.tenants import NO_LIMITS, TenantLimits
-from gossamer.serving.scheduler.rate_limiter import Door, Quotas
-from gossamer.serving.scheduler.usage import Accounts
+from gossamer.serving.scheduler.rate_limiter import Quotas, RateLimiter
+from gossamer.serving.scheduler.usage import TenantUsage
 
 
 class Clock:
@@ -52,50 +52,50 @@ def refusal(call, *arguments):
 
 def test_requests_at_a_time(clock):
     book = quotas(clock, max_in_flight=2)
-    book.enter("a", 1)
-    book.enter("a", 1)
-    assert "2 requests in flight and may have 2" in str(refusal(book.enter, "a", 1))
-    book.enter("b", 1)
+    book.admit("a", 1)
+    book.admit("a", 1)
+    assert "2 requests in flight and may have 2" in str(refusal(book.admit, "a", 1))
+    book.admit("b", 1)
     book.leave("a")
-    book.enter("a", 1)
+    book.admit("a", 1)
     assert book.in_flight("a") == 2
 
 
 def test_tokens_a_minute_grow_back_and_new_tokens_count(clock):
     book = quotas(clock, tokens_per_minute=600)
-    book.enter("a", 400)
+    book.admit("a", 400)
     book.spend("a", 150)
-    error = refusal(book.enter, "a", 100)
+    error = refusal(book.admit, "a", 100)
     # 50 are left, 50 short, 10 grow in a second.
     assert error.retry_after == pytest.approx(5)
     clock.now = 4.9
-    refusal(book.enter, "a", 100)
+    refusal(book.admit, "a", 100)
     clock.now = 5.0
-    book.enter("a", 100)
+    book.admit("a", 100)
     clock.now = 1000.0
-    book.enter("a", 600)
-    refusal(book.enter, "a", 1)
+    book.admit("a", 600)
+    refusal(book.admit, "a", 1)
 
 
 def test_what_was_generated_beyond_the_limit_is_owed(clock):
     book = quotas(clock, tokens_per_minute=60)
-    book.enter("a", 10)
+    book.admit("a", 10)
     book.spend("a", 110)
-    assert refusal(book.enter, "a", 1).retry_after == pytest.approx(61)
+    assert refusal(book.admit, "a", 1).retry_after == pytest.approx(61)
 
 
 def test_a_prompt_longer_than_a_minutes_tokens_may_still_come(clock):
     book = quotas(clock, tokens_per_minute=60)
-    book.enter("a", 500)
-    assert refusal(book.enter, "a", 1).retry_after == pytest.approx(441)
+    book.admit("a", 500)
+    assert refusal(book.admit, "a", 1).retry_after == pytest.approx(441)
 
 
 def test_a_refused_request_has_used_nothing(clock):
     book = quotas(clock, max_in_flight=1, tokens_per_minute=100)
-    book.enter("a", 50)
-    refusal(book.enter, "a", 50)
+    book.admit("a", 50)
+    refusal(book.admit, "a", 50)
     book.leave("a")
-    book.enter("a", 50)
+    book.admit("a", 50)
 
 
 def request(tenant="default"):
@@ -103,44 +103,44 @@ def request(tenant="default"):
 
 
 def test_one_tenants_flood_does_not_shut_others_out(clock):
-    accounts = Accounts(None)
-    door = Door(4, accounts, clock=clock)
+    usage = TenantUsage(None)
+    rate_limiter = RateLimiter(4, usage, clock=clock)
     for waiting in range(4):
-        door.enter(request("flood"), waiting)
+        rate_limiter.admit(request("flood"), waiting)
     with pytest.raises(OverloadedError):
-        door.enter(request("flood"), 4)
-    door.enter(request("quiet"), 4)
-    door.enter(request("quiet"), 5)
+        rate_limiter.admit(request("flood"), 4)
+    rate_limiter.admit(request("quiet"), 4)
+    rate_limiter.admit(request("quiet"), 5)
     with pytest.raises(OverloadedError):
-        door.enter(request("quiet"), 6)
-    assert accounts.of("flood").refused == {"queue": 1}
-    assert accounts.of("quiet").refused == {"queue": 1}
+        rate_limiter.admit(request("quiet"), 6)
+    assert usage.of("flood").refused == {"queue": 1}
+    assert usage.of("quiet").refused == {"queue": 1}
 
 
 def test_a_lone_tenant_meets_the_end_of_the_queue(clock):
-    door = Door(2, Accounts(None), clock=clock)
-    door.enter(request(), 0)
-    door.enter(request(), 1)
+    rate_limiter = RateLimiter(2, TenantUsage(None), clock=clock)
+    rate_limiter.admit(request(), 0)
+    rate_limiter.admit(request(), 1)
     with pytest.raises(OverloadedError, match="2 requests are waiting"):
-        door.enter(request(), 2)
+        rate_limiter.admit(request(), 2)
 
 
 def test_the_hint_follows_the_pace_at_which_requests_end(clock):
-    door = Door(3, Accounts(None), clock=clock)
+    rate_limiter = RateLimiter(3, TenantUsage(None), clock=clock)
     for end in range(1, 6):
-        door.enter(request(), 0)
+        rate_limiter.admit(request(), 0)
         clock.now = 2.0 * end
-        door.leave("default")
+        rate_limiter.leave("default")
     with pytest.raises(OverloadedError) as caught:
-        door.enter(request(), 3)
+        rate_limiter.admit(request(), 3)
     assert caught.value.retry_after == pytest.approx(6)
 
 
 def test_a_closed_door(clock):
-    door = Door(3, Accounts(None), clock=clock)
-    door.is_open = False
+    rate_limiter = RateLimiter(3, TenantUsage(None), clock=clock)
+    rate_limiter.close()
     with pytest.raises(EngineStoppedError):
-        door.enter(request(), 0)
+        rate_limiter.admit(request(), 0)
 
 
 # Bytes of adapters.

@@ -35,8 +35,8 @@ def reader(loader, threads, wakes):
 
 def test_what_was_read_early_is_not_read_again(reader, folder, threads):
     entry = folder.look_up("a")
-    reader.anticipate(entry)
-    reader.anticipate(entry)
+    reader.prefetch_read(entry)
+    reader.prefetch_read(entry)
     entry.requests = 1
     threads.run()
     assert reader.collect() == []
@@ -49,7 +49,7 @@ def test_what_was_read_early_is_not_read_again(reader, folder, threads):
 
 def test_an_early_reading_that_is_under_way_is_waited_for(reader, folder, threads, wakes):
     entry = folder.look_up("a")
-    reader.anticipate(entry)
+    reader.prefetch_read(entry)
     reader.start(entry)
     assert reader.collect() == []
     assert not wakes
@@ -61,7 +61,7 @@ def test_an_early_reading_that_is_under_way_is_waited_for(reader, folder, thread
 def test_whoever_takes_what_was_read_is_woken_to_collect_it(reader, folder, threads, wakes):
     entry = folder.look_up("a")
     entry.requests = 1
-    reader.anticipate(entry)
+    reader.prefetch_read(entry)
     threads.run()
     reader.collect()
     wakes.clear()
@@ -71,7 +71,7 @@ def test_whoever_takes_what_was_read_is_woken_to_collect_it(reader, folder, thre
 
 def test_a_request_that_has_come_adopts_what_was_read_for_it(reader, folder, threads):
     entry, other = folder.look_up("a"), folder.look_up("b")
-    reader.anticipate(entry)
+    reader.prefetch_read(entry)
     reader.adopt(entry)
     reader.adopt(other)
     assert (entry.state, other.state) == (AdapterState.LOADING, AdapterState.REGISTERED)
@@ -81,7 +81,7 @@ def test_a_request_that_has_come_adopts_what_was_read_for_it(reader, folder, thr
 
 def test_what_was_unloaded_meanwhile_stays_so(reader, folder, threads):
     entry = folder.look_up("a")
-    reader.anticipate(entry)
+    reader.prefetch_read(entry)
     entry.state, entry.requests = AdapterState.REMOVED, 1
     reader.adopt(entry)
     reader.start(entry)
@@ -94,11 +94,11 @@ def test_what_was_unloaded_meanwhile_stays_so(reader, folder, threads):
 def test_no_more_than_a_few_and_none_twice(reader, folder, threads):
     entries = [folder.look_up(name) for name in "abcdefgh"]
     for entry in entries:
-        reader.anticipate(entry)
+        reader.prefetch_read(entry)
     assert len(threads.jobs) == MOST_EARLY
     for entry in entries:
         reader.start(entry)
-        reader.anticipate(entry)
+        reader.prefetch_read(entry)
     assert len(threads.jobs) == len(entries)
     threads.run()
     assert reader.collect() == entries
@@ -108,19 +108,19 @@ def test_no_more_than_a_few_and_none_twice(reader, folder, threads):
 def test_small_ones_may_be_more(loader, folder, threads, early_bytes):
     reader = AdapterReader(loader, threads, lambda: None, num_blocks=9, early_bytes=early_bytes)
     for name in "abcdefgh":
-        reader.anticipate(folder.look_up(name))
+        reader.prefetch_read(folder.look_up(name))
     assert len(threads.jobs) == early_bytes
 
 
 def test_a_request_that_does_not_come_leaves_nothing_behind(reader, folder, threads, loader):
     for name in "abcdefgh":
-        reader.anticipate(folder.look_up(name))
+        reader.prefetch_read(folder.look_up(name))
         assert len(threads.jobs) == 1, "those before still count"
         threads.run()
         assert reader.collect() == []
     loader.errors["a"] = AdapterFormatError("broken")
     last = folder.look_up("a")
-    reader.anticipate(last)
+    reader.prefetch_read(last)
     threads.run()
     assert reader.collect() == []
     assert last.state is AdapterState.REGISTERED
@@ -130,7 +130,7 @@ def test_an_error_met_early_is_the_adapters(reader, folder, threads, loader):
     loader.errors["a"] = AdapterFormatError("broken")
     entry = folder.look_up("a")
     entry.requests = 1
-    reader.anticipate(entry)
+    reader.prefetch_read(entry)
     threads.run()
     reader.collect()
     reader.start(entry)

@@ -21,7 +21,7 @@ from gossamer.errors import (
 from gossamer.serving.core.adapter import AdapterState
 from gossamer.serving.memory.block_pool import BlockPool
 from gossamer.serving.store.folder import AdapterFolder
-from gossamer.serving.store.manager import AdapterStore
+from gossamer.serving.store.manager import AdapterManager
 
 from tiny import make_lora
 
@@ -132,7 +132,7 @@ class Store:
         self.pool = BlockPool(num_blocks)
         self.loader = loader(self.folder)
         self.woken = threading.Event()
-        self.store = AdapterStore(self.folder, self.pool, self.loader, self.woken.set, **options)
+        self.store = AdapterManager(self.folder, self.pool, self.loader, self.woken.set, **options)
 
     def read(self, *names):
         """Look up and read; returns the entries."""
@@ -382,7 +382,7 @@ def test_created_is_the_time_of_the_weights(tmp_path, tiny_model):
     folder = make_lora(tmp_path / "adapters" / "a", tiny_model, rank=1)
     os.utime(folder / "adapter_model.safetensors", (1_000_000, 1_234_567))
     os.utime(folder / "adapter_config.json", (1_000_000, 2_000_000))
-    store = AdapterStore(
+    store = AdapterManager(
         AdapterFolder(tmp_path / "adapters"), BlockPool(1), FakeLoader(FakeFolder({})), lambda: None
     )
     (status,) = store.statuses()
@@ -450,7 +450,7 @@ def test_a_reading_that_hangs_holds_up_nobody_and_takes_one_thread(make_store, m
     assert "hangs or is slow" in str(entry.error)
     # Those who ask meanwhile are told at once, and no other thread is lost.
     again = world.store.look_up("a")
-    world.store.anticipate(again)
+    world.store.prefetch_read(again)
     world.store.start_load(again)
     assert again.state is AdapterState.UNREADABLE
     assert begun.count("a") == 1

@@ -41,7 +41,7 @@ class Sequence:
     """The adapter whose virtual tokens these are (`token_ids` says only how many): they lie at the
     ends of `blocks`, which are the adapter's. None: it is somebody's request."""
     judged_in: tuple[AdapterState | None, int | None, int, int | None] | None = None
-    """The circumstances (`never_fits.Circumstances`) in which it was last asked whether it can ever
+    """The circumstances (`admission.Circumstances`) in which it was last asked whether it can ever
     run."""
 
     @property

@@ -14,10 +14,10 @@ from typing import Any
 from gossamer.errors import EngineStoppedError, GossamerError, RequestError, ServingError
 from gossamer.serving.core.adapter import AdapterEntry, AdapterState
 from gossamer.serving.core.futures import settle
-from gossamer.serving.core.mailbox import Bell
+from gossamer.serving.core.mailbox import Mailbox
 from gossamer.serving.core.stats import AdapterStatus, status_of
 from gossamer.serving.store.folder import find_allowed
-from gossamer.serving.store.manager import AdapterStore
+from gossamer.serving.store.manager import AdapterManager
 from gossamer.serving.store.names import check_name
 
 log = logging.getLogger(__name__)
@@ -38,11 +38,11 @@ class AdapterControl:
     """What those who run the server may do with adapters. Calls from any thread return at once."""
 
     def __init__(
-        self, store: AdapterStore, bell: Bell, roots: Iterable[Path], base_name: str
+        self, store: AdapterManager, mailbox: Mailbox, roots: Iterable[Path], base_name: str
     ) -> None:
         """`roots` are the folders from which adapters may be loaded."""
         self._store = store
-        self._bell = bell
+        self._mailbox = mailbox
         self._roots = tuple(roots)
         self._base_name = base_name
         self._jobs: list[_Job] = []
@@ -108,7 +108,7 @@ class AdapterControl:
         self._open.add(future)
         future.add_done_callback(self._open.discard)
         try:
-            self._bell.ring(message)
+            self._mailbox.post(message)
         except EngineStoppedError:
             self._open.discard(future)
             raise
@@ -175,7 +175,7 @@ class AdapterControl:
 
     def _start(self, job: _Job) -> None:
         self._jobs.append(job)
-        self._store.hold(job.entry)
+        self._store.add_ref(job.entry)
         self._store.start_load(job.entry)
 
     def _is_done(self, job: _Job) -> bool:
@@ -199,7 +199,7 @@ class AdapterControl:
         entry = job.entry
         self._store.pins.check(entry, instead_of=job.former)
         if entry.state is AdapterState.HOST:
-            if not (self._store.can_acquire(entry) and self._store.bring(entry)):
+            if not (self._store.can_acquire(entry) and self._store.start_copy(entry)):
                 return False
             self._store.acquire(entry)
             self._store.release(entry)
@@ -222,7 +222,7 @@ class AdapterControl:
         if self._latest.get(job.entry.name) is job:
             del self._latest[job.entry.name]
         try:
-            self._store.let_go(job.entry)
+            self._store.drop_ref(job.entry)
         finally:
             settle(job.future, status_of(job.entry), error=error)
 

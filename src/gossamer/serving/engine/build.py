@@ -43,7 +43,7 @@ def build_engine(settings: ServeSettings, limits_of: LimitsOf = unlimited) -> "E
     from gossamer.basemodel.support import check_supported
     from gossamer.kernels.backend import choose_backend
     from gossamer.serving.core.daemon_threads import DaemonThreads
-    from gossamer.serving.core.mailbox import Bell
+    from gossamer.serving.core.mailbox import Mailbox
     from gossamer.serving.core.validation import EngineLimits
     from gossamer.serving.engine import engine
     from gossamer.serving.engine.adapter_control import AdapterControl
@@ -59,10 +59,10 @@ def build_engine(settings: ServeSettings, limits_of: LimitsOf = unlimited) -> "E
     from gossamer.serving.runner.model_shape import pool_memory as new_pool_memory
     from gossamer.serving.runner.warm_up import warm_up
     from gossamer.serving.scheduler.hot_merge import HotMerger
-    from gossamer.serving.scheduler.rate_limiter import Door
+    from gossamer.serving.scheduler.rate_limiter import RateLimiter
     from gossamer.serving.scheduler.scheduler import Scheduler, SchedulerLimits
     from gossamer.serving.store.folder import AdapterFolder
-    from gossamer.serving.store.manager import AdapterStore
+    from gossamer.serving.store.manager import AdapterManager
 
     if settings.dtype != "float32":
         raise SettingError(f"dtype '{settings.dtype}' is not supported yet; use float32")
@@ -91,7 +91,7 @@ def build_engine(settings: ServeSettings, limits_of: LimitsOf = unlimited) -> "E
     runner = Runner(model, pool_memory, layout, backend)
     builder = BatchBuilder(block_tokens=layout.block_tokens, num_workers=torch.get_num_threads())
     warm_up(runner, builder)
-    bell = Bell()
+    mailbox = Mailbox()
     model_name = _model_name(settings.model, folder)
     base = base_shape(config, runner.modules)
     packer = Packer(
@@ -104,11 +104,11 @@ def build_engine(settings: ServeSettings, limits_of: LimitsOf = unlimited) -> "E
     base_id = fingerprint(folder)
     max_context = _max_context(settings, config)
     loader = AdapterLoader(base, packer, pool_memory, base_id, settings.adapter_limits, max_context)
-    adapters = AdapterStore(
+    adapters = AdapterManager(
         AdapterFolder(*settings.adapters, base=model_name),
         pool,
         loader,
-        bell.ring,
+        mailbox.post,
         copies=DaemonThreads("gossamer-copies", most=1),
         at_once_bytes=_AT_ONCE_BYTES,
         read_seconds=settings.adapter_limits.max_read_seconds + _HANG_SECONDS,
@@ -149,9 +149,9 @@ def build_engine(settings: ServeSettings, limits_of: LimitsOf = unlimited) -> "E
             block_tokens=layout.block_tokens,
             block_bytes=layout.block_bytes,
         ),
-        bell=bell,
-        door=Door(settings.max_waiting, scheduler.accounts, limits_of),
-        control=AdapterControl(adapters, bell, settings.adapters, model_name),
+        mailbox=mailbox,
+        rate_limiter=RateLimiter(settings.max_waiting, scheduler.usage, limits_of),
+        control=AdapterControl(adapters, mailbox, settings.adapters, model_name),
         merger=HotMerger(LayerMerger(loader, runner.modules)) if settings.merge_hot else None,
     )
 

@@ -21,7 +21,7 @@ from gossamer.errors import (
 )
 from gossamer.serving.core.adapter import AnyAdapter, not_finite
 from gossamer.serving.core.futures import guard
-from gossamer.serving.core.mailbox import Bell
+from gossamer.serving.core.mailbox import Mailbox
 from gossamer.serving.core.messages import Event, FinishReason, Request
 from gossamer.serving.core.sequence import Sequence
 from gossamer.serving.core.stats import AdapterStatus, EngineStats, StepFigures
@@ -34,10 +34,10 @@ from gossamer.serving.runner.batch import BatchBuilder
 from gossamer.serving.runner.model_runner import Runner
 from gossamer.serving.runner.sampler import SampledToken, SamplingState, sample
 from gossamer.serving.scheduler.hot_merge import HotMerger
-from gossamer.serving.scheduler.rate_limiter import Door
-from gossamer.serving.scheduler.scheduler import Scheduled, Scheduler, adapters_of
+from gossamer.serving.scheduler.rate_limiter import RateLimiter
+from gossamer.serving.scheduler.scheduler import ScheduledChunk, Scheduler, adapters_of
 from gossamer.serving.store.looks import AdapterLooks
-from gossamer.serving.store.manager import AdapterStore
+from gossamer.serving.store.manager import AdapterManager
 from gossamer.serving.tokenization.vocabulary import vocabulary_of
 
 log = logging.getLogger(__name__)
@@ -64,11 +64,11 @@ class Engine:
         runner: Runner,
         builder: BatchBuilder,
         pool: BlockPool,
-        adapters: AdapterStore,
+        adapters: AdapterManager,
         scheduler: Scheduler,
         limits: EngineLimits,
-        bell: Bell,
-        door: Door,
+        mailbox: Mailbox,
+        rate_limiter: RateLimiter,
         control: AdapterControl,
         merger: HotMerger | None = None,
     ) -> None:
@@ -83,8 +83,8 @@ class Engine:
         self._adapters = adapters
         self._scheduler = scheduler
         self._limits = limits
-        self._bell = bell
-        self._door = door
+        self._mailbox = mailbox
+        self._rate_limiter = rate_limiter
         self._control = control
         self._looks = AdapterLooks(adapters.look_up)
         self._figures = StepFigures()
@@ -111,7 +111,7 @@ class Engine:
     def check_entry(self, tenant: str, *, own: int, others: int) -> None:
         """See `EngineInterface.check_entry`."""
         with self._lock:
-            self._door.check(tenant, own=own, num_waiting=self._num_waiting + others)
+            self._rate_limiter.check(tenant, own=own, num_waiting=self._num_waiting + others)
 
     def submit(
         self,
@@ -134,12 +134,12 @@ class Engine:
         with self._lock:
             if request.request_id in self._by_id:
                 raise RequestError(f"request id '{request.request_id}' is in use")
-            self._door.enter(request, self._num_waiting)
+            self._rate_limiter.admit(request, self._num_waiting)
             self._by_id[request.request_id] = sequence
             self._arriving[sequence] = generation
-            self._bell.ring(lambda: self._enqueue(sequence))
+            self._mailbox.post(lambda: self._enqueue(sequence))
             if sequence.adapter is not None and self._num_waiting <= self._scheduler.num_read_ahead:
-                self._adapters.anticipate(sequence.adapter)
+                self._adapters.prefetch_read(sequence.adapter)
 
     def cancel(self, request_id: str) -> None:
         """See `EngineInterface.cancel`."""
@@ -147,7 +147,7 @@ class Engine:
             sequence = self._by_id.get(request_id)
             if sequence is not None:
                 with suppress(EngineStoppedError):  # it is ended with all others just now
-                    self._bell.ring(lambda: self._cancel(sequence))
+                    self._mailbox.post(lambda: self._cancel(sequence))
 
     def adapters(self) -> list[AdapterStatus]:
         """See `EngineInterface.adapters`."""
@@ -176,7 +176,7 @@ class Engine:
 
     def healthy(self) -> bool:
         """See `EngineInterface.healthy`."""
-        return self._door.is_open and self._thread.is_alive()
+        return self._rate_limiter.is_open and self._thread.is_alive()
 
     def stats(self) -> EngineStats:
         """See `EngineInterface.stats`."""
@@ -200,7 +200,7 @@ class Engine:
         deadline = time.monotonic() + drain_seconds
         while self._by_id and self._thread.is_alive() and time.monotonic() < deadline:
             time.sleep(0.02)
-        self._bell.stop()
+        self._mailbox.stop()
         if threading.current_thread() is self._thread:
             return  # Called by a receiver: the thread ends when that has returned.
         self._thread.join(stop_seconds)
@@ -226,14 +226,14 @@ class Engine:
 
     def _close_door(self) -> None:
         with self._lock:
-            self._door.is_open = False
+            self._rate_limiter.close()
 
     # On the engine's thread.
 
     def _loop(self) -> None:
         failure: EngineStoppedError | None = None
         try:
-            while self._bell.wait(busy=self._turn()):
+            while self._mailbox.wait(busy=self._turn()):
                 if self._is_broken:
                     raise RuntimeError("the scheduler is in disorder")
         except BaseException:
@@ -245,7 +245,7 @@ class Engine:
     def _end_all(self, failure: EngineStoppedError | None) -> None:
         """The last events: no request that came in stays without an answer."""
         self._close_door()
-        for message in self._bell.close():
+        for message in self._mailbox.close():
             guard(message)
         guard(self._control.close)
         for sequence in (*self._generations, *self._arriving):
@@ -263,13 +263,13 @@ class Engine:
     def _turn(self) -> bool:
         """Do what can be done now; False if only a message can bring more to do."""
         try:
-            for message in self._bell.take():
+            for message in self._mailbox.take():
                 guard(message)
             self._adapters.collect_loads()
             self._control.turn()
             if self._merger is not None:
                 self._merger.follow()
-            for sequence, error in self._scheduler.take_refused():
+            for sequence, error in self._scheduler.pop_refused():
                 if error is not None:
                     self._end(sequence, error)
                 else:
@@ -279,13 +279,13 @@ class Engine:
                 self._run(step)
             elif not self._generations:
                 self._recount()
-            return bool(step) or self._scheduler.wants_turn or self._is_broken
+            return bool(step) or self._scheduler.wants_step or self._is_broken
         except Exception:
             log.exception("a turn of the engine has failed")
             self._fail(list(self._generations))
             return self._is_broken
 
-    def _run(self, step: list[Scheduled]) -> None:
+    def _run(self, step: list[ScheduledChunk]) -> None:
         started = time.monotonic()
         try:
             merged = self._merger.choose(step) if self._merger is not None else None
@@ -318,7 +318,7 @@ class Engine:
             return
         try:
             self._scheduler.record_token(sequence)
-            self._door.spend(sequence.tenant, 1)
+            self._rate_limiter.spend(sequence.tenant, 1)
             reason = self._generations[sequence].accept(choice)
         except Exception:
             log.exception("a token could not be taken")
@@ -385,5 +385,5 @@ class Engine:
         if generation is not None:
             self._by_id.pop(sequence.request.request_id, None)
             self._counts.finished[reason] += 1
-            guard(lambda: self._door.leave(sequence.tenant))
+            guard(lambda: self._rate_limiter.leave(sequence.tenant))
         return generation

@@ -9,7 +9,7 @@ from gossamer.serving.core.stats import EngineStats, StepStats, TenantStats
 from gossamer.serving.memory.block_pool import BlockPool
 from gossamer.serving.scheduler.hot_merge import HotMerger
 from gossamer.serving.scheduler.scheduler import Scheduler
-from gossamer.serving.store.manager import AdapterStore
+from gossamer.serving.store.manager import AdapterManager
 
 
 @dataclass(slots=True)
@@ -25,7 +25,7 @@ class Counts:
 
 
 def stats_of(
-    adapters: AdapterStore,
+    adapters: AdapterManager,
     scheduler: Scheduler,
     pool: BlockPool,
     merger: HotMerger | None,
@@ -80,10 +80,10 @@ def _tenants(
 ) -> tuple[TenantStats, ...]:
     in_flight = Counter(sequence.tenant for sequence in open_requests)
     computed = Counter(sequence.tenant for sequence in running)
-    return scheduler.accounts.stats(in_flight - computed, computed)
+    return scheduler.usage.stats(in_flight - computed, computed)
 
 
-def recount(adapters: AdapterStore, pool: BlockPool) -> None:
+def recount(adapters: AdapterManager, pool: BlockPool) -> None:
     """With no request left, every block is free or holds rows of a resident adapter."""
     pool.audit()
     adapters.audit()

@@ -8,7 +8,7 @@ from gossamer.serving.memory.prefix_cache import PrefixCache
 from gossamer.serving.memory.residency import Residency
 
 
-class Reclaimer:
+class Evictor:
     """Weighs idle adapters and idle blocks of prefixes against each other.
 
     In order: blocks of prefixes whose adapter is not resident; adapters that cannot be asked for

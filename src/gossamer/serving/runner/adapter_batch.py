@@ -14,9 +14,9 @@ from gossamer.kernels.runs import Run, Stack
 from gossamer.kernels.sparse_delta import SparseBatch
 from gossamer.serving.core.adapter import AdapterEntry
 from gossamer.serving.packing.resident import Resident
-from gossamer.serving.scheduler.scheduler import Scheduled
+from gossamer.serving.scheduler.scheduler import ScheduledChunk
 
-Part = tuple[Scheduled, int, list[tuple[Resident, float]]]
+Part = tuple[ScheduledChunk, int, list[tuple[Resident, float]]]
 """A sequence's part of the batch, its first token, and the adapters it meets with their weights."""
 
 
@@ -41,7 +41,7 @@ class AdapterBatchBuilder:
         self._edits = Stack(hidden_edit.stack_tables)
 
     def build(
-        self, step: Sequence[Scheduled], starts: Sequence[int], hot: AdapterEntry | None = None
+        self, step: Sequence[ScheduledChunk], starts: Sequence[int], hot: AdapterEntry | None = None
     ) -> AdapterBatch:
         """`step` in the order of the batch; starts: the first token of each part.
 
@@ -80,7 +80,7 @@ class AdapterBatchBuilder:
         return hidden_edit.make_batch(self._edits(list(tables.values())), edits)
 
 
-def _edited(part: Scheduled, table: EditTable) -> Iterator[tuple[int, int]]:
+def _edited(part: ScheduledChunk, table: EditTable) -> Iterator[tuple[int, int]]:
     """(place in the part, group) of each token of the prompt that is edited.
 
     Positions are those of the prompt whatever its chunks; generated tokens are never edited, not
@@ -127,7 +127,7 @@ def _continue(fresh: list[Run], last: list[Run]) -> bool:
     return last[0].first + last[0].size == fresh[0].first
 
 
-def _residents(part: Scheduled, hot: AdapterEntry | None) -> list[tuple[Resident, float]]:
+def _residents(part: ScheduledChunk, hot: AdapterEntry | None) -> list[tuple[Resident, float]]:
     """What the tokens of `part` meet, with weights.
 
     Weights with the hot adapter in them give each token that adapter once; what it should have of

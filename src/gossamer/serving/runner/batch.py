@@ -21,7 +21,7 @@ from gossamer.serving.core.sequence import Sequence
 from gossamer.serving.packing.resident import PrefixTable, Resident
 from gossamer.serving.runner.adapter_batch import AdapterBatch, AdapterBatchBuilder
 from gossamer.serving.scheduler.hot_merge import Merged
-from gossamer.serving.scheduler.scheduler import Scheduled, adapters_of
+from gossamer.serving.scheduler.scheduler import ScheduledChunk, adapters_of
 
 LONG_CHUNK = 16
 """Prefill chunks of at least so many tokens take torch's fused attention, shorter ones our kernel
@@ -59,7 +59,7 @@ class BatchBuilder:
         self._num_workers = num_workers
         self._adapters = AdapterBatchBuilder(num_workers)
 
-    def build(self, step: list[Scheduled], merged: Merged | None = None) -> StepBatch:
+    def build(self, step: list[ScheduledChunk], merged: Merged | None = None) -> StepBatch:
         """The arrays of `step`, to be run on the base weights or on the `merged` ones."""
         adapters = adapters_of(step)
         slots = {adapter: slot for slot, adapter in enumerate(adapters)}
@@ -100,7 +100,7 @@ class BatchBuilder:
 
     def _attention(
         self,
-        step: list[Scheduled],
+        step: list[ScheduledChunk],
         counts: list[int],
         starts: npt.NDArray[np.int64],
     ) -> tuple[npt.NDArray[np.int64], AttentionBatch]:
@@ -129,7 +129,9 @@ class BatchBuilder:
         return (positions - attention.sequence_start[sequence]).astype(np.int64), attention
 
 
-def _block_tables(step: list[Scheduled], block_tokens: int) -> tuple[IntArray, IntArray, IntArray]:
+def _block_tables(
+    step: list[ScheduledChunk], block_tokens: int
+) -> tuple[IntArray, IntArray, IntArray]:
     """Blocks of each sequence [S, longest], those of a prefix first; the places in them [S] where
     its own tokens begin, and where all that it looks at does."""
     blocks: list[List[int]] = []
@@ -153,7 +155,7 @@ def _block_tables(step: list[Scheduled], block_tokens: int) -> tuple[IntArray, I
     return tables, own, start
 
 
-def _virtual(step: list[Scheduled], first: list[int]) -> tuple[int, Tensor] | None:
+def _virtual(step: list[ScheduledChunk], first: list[int]) -> tuple[int, Tensor] | None:
     """The chunk of a prefix that is computed, if one is: its first token, and the embeddings."""
     for part, place in zip(step, first, strict=True):
         if (entry := part.sequence.prefix_of) is not None:

@@ -13,7 +13,7 @@ from gossamer.serving.core.sequence import Sequence
 from gossamer.serving.packing.resident import Resident
 from gossamer.serving.runner.batch import BatchBuilder
 from gossamer.serving.runner.model_runner import Runner
-from gossamer.serving.scheduler.scheduler import Scheduled
+from gossamer.serving.scheduler.scheduler import ScheduledChunk
 
 
 def warm_up(runner: Runner, builder: BatchBuilder) -> None:
@@ -56,4 +56,4 @@ def _run_one_token(runner: Runner, builder: BatchBuilder) -> None:
         token_ids=[0],
         blocks=[0],
     )
-    runner.run(builder.build([Scheduled(sequence, 1)]))
+    runner.run(builder.build([ScheduledChunk(sequence, 1)]))

@@ -9,7 +9,7 @@ from gossamer.serving.core.sequence import Sequence
 from gossamer.serving.core.tenants import LimitsOf
 from gossamer.serving.memory.block_pool import BlockPool
 from gossamer.serving.scheduler.step import SchedulerLimits
-from gossamer.serving.store.manager import AdapterStore
+from gossamer.serving.store.manager import AdapterManager
 
 Circumstances = tuple[AdapterState | None, int | None, int, int | None]
 """What the answer depends on: the adapter's state and size, how often pins have changed, and the
@@ -18,7 +18,7 @@ tenant's quota. A mixture's size may become known while its state stays: others 
 
 def take_stock(
     waiting: Iterable[Sequence],
-    adapters: AdapterStore,
+    adapters: AdapterManager,
     pool: BlockPool,
     limits: SchedulerLimits,
     limits_of: LimitsOf,
@@ -43,7 +43,9 @@ def take_stock(
     return found
 
 
-def _circumstances(sequence: Sequence, adapters: AdapterStore, quota: int | None) -> Circumstances:
+def _circumstances(
+    sequence: Sequence, adapters: AdapterManager, quota: int | None
+) -> Circumstances:
     adapter = sequence.adapter
     if adapter is None:
         return None, None, adapters.pins.num_changes, quota
@@ -52,7 +54,7 @@ def _circumstances(sequence: Sequence, adapters: AdapterStore, quota: int | None
 
 def refusal(
     sequence: Sequence,
-    adapters: AdapterStore,
+    adapters: AdapterManager,
     pool: BlockPool,
     block_tokens: int,
     max_context: int | None = None,
@@ -69,7 +71,7 @@ def refusal(
     if adapter.state is AdapterState.REPLACED and not sequence.num_generated:
         # Nothing was said yet with the version that is lost: the present one will do.
         try:
-            adapter = adapters.exchange(adapter, adapters.look_up(adapter.name))
+            adapter = adapters.swap_ref(adapter, adapters.look_up(adapter.name))
             sequence.adapter = adapter
         except GossamerError as error:
             return error
@@ -110,7 +112,7 @@ def _fits(sequence: Sequence, room: int) -> bool:
 
 
 def _beside_pinned(
-    sequence: Sequence, adapters: AdapterStore, pool: BlockPool, block_tokens: int
+    sequence: Sequence, adapters: AdapterManager, pool: BlockPool, block_tokens: int
 ) -> GossamerError | None:
     """That a request of the base model does not fit beside pinned adapters."""
     if not adapters.num_pinned_blocks:
@@ -183,7 +185,7 @@ class Room:
         self,
         running: Iterable[Sequence],
         pool: BlockPool,
-        adapters: AdapterStore,
+        adapters: AdapterManager,
         *,
         block_tokens: int,
         expected_new_tokens: int,
@@ -194,7 +196,7 @@ class Room:
         self._free = pool.num_free + adapters.num_reclaimable()
         self._expected = [self._held_and_to_come(sequence) for sequence in running]
         self._held = sum(len(sequence.blocks) for sequence in running)
-        self._misfits: list[tuple[int, int, int]] = []
+        self._rejected: list[tuple[int, int, int]] = []
 
     def fits(self, sequence: Sequence) -> bool:
         """Whether `sequence` may start now and, as far as is known, run to its end."""
@@ -211,12 +213,12 @@ class Room:
         held, to_come = self._held_and_to_come(sequence)
         # What a running sequence holds anyway costs nothing.
         held -= self._adapters.prefixes.num_hits_in_use(sequence) * self._block_tokens
-        for misfit in self._misfits:
-            if adapter_blocks >= misfit[0] and held >= misfit[1] and to_come >= misfit[2]:
+        for other in self._rejected:
+            if adapter_blocks >= other[0] and held >= other[1] and to_come >= other[2]:
                 return False
         if self._has_room(adapter_blocks, held, to_come):
             return True
-        self._misfits.append((adapter_blocks, held, to_come))
+        self._rejected.append((adapter_blocks, held, to_come))
         return False
 
     def _has_room(self, adapter_blocks: int, held: int, to_come: int) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 
 from gossamer.serving.core.adapter import AdapterEntry, AdapterState
 from gossamer.serving.core.daemon_threads import DaemonThreads
-from gossamer.serving.scheduler.scheduler import Scheduled
+from gossamer.serving.scheduler.scheduler import ScheduledChunk
 
 MAX_BARRED = 16
 """Adapters remembered as those that could not be merged."""
@@ -159,7 +159,7 @@ class HotMerger:
         if isinstance(wanted, AdapterEntry) and self._merged is None and self._work is None:
             self._begin(wanted)
 
-    def choose(self, step: Sequence[Scheduled]) -> Merged | None:
+    def choose(self, step: Sequence[ScheduledChunk]) -> Merged | None:
         """The weights for `step`; None: the original ones.
 
         Merged weights save the hot adapter's tokens their shrink and expand, and cost all others
@@ -206,7 +206,7 @@ class HotMerger:
             self.num_merges += 1
 
 
-def _tokens(step: Sequence[Scheduled]) -> tuple["Counter[Any]", int]:
+def _tokens(step: Sequence[ScheduledChunk]) -> tuple["Counter[Any]", int]:
     """Tokens of each adapter that can be merged, and of the step."""
     tokens: Counter[Any] = Counter()
     for part in step:

@@ -12,7 +12,7 @@ from gossamer.serving.core.adapter import AdapterState
 from gossamer.serving.core.sequence import Sequence
 from gossamer.serving.memory.block_pool import BlockPool
 from gossamer.serving.scheduler.queue import WaitingQueue
-from gossamer.serving.store.manager import AdapterStore
+from gossamer.serving.store.manager import AdapterManager
 
 _NEAR = (AdapterState.HOST, AdapterState.PLACING, AdapterState.RESIDENT)
 
@@ -20,7 +20,7 @@ _NEAR = (AdapterState.HOST, AdapterState.PLACING, AdapterState.RESIDENT)
 class NextUp:
     """Remembers the request whose adapter was begun while nobody ran."""
 
-    def __init__(self, adapters: AdapterStore, pool: BlockPool, waiting: WaitingQueue) -> None:
+    def __init__(self, adapters: AdapterManager, pool: BlockPool, waiting: WaitingQueue) -> None:
         self._adapters = adapters
         self._pool = pool
         self._waiting = waiting
@@ -44,7 +44,7 @@ class NextUp:
             return False
         return sequence.adapter.state in _NEAR
 
-    def may_bring(self, sequence: Sequence, *, nobody_runs: bool) -> bool:
+    def may_start_copy(self, sequence: Sequence, *, nobody_runs: bool) -> bool:
         """Whether the adapter of `sequence` may be brought now, at the cost of what is idle.
 
         One that is placed at once, whose request therefore starts, may be, and one that fits beside

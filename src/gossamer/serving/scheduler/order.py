@@ -10,14 +10,14 @@ from gossamer.serving.core.sequence import Sequence
 from gossamer.serving.scheduler.admission import ResidentQuota
 from gossamer.serving.scheduler.fairness import VirtualCounters
 from gossamer.serving.scheduler.queue import Test, WaitingQueue
-from gossamer.serving.store.manager import AdapterStore
+from gossamer.serving.store.manager import AdapterManager
 
-MAX_MISFITS_OF_TENANT = 8
+MAX_REJECTED_OF_TENANT = 8
 """After so many requests of a tenant that do not fit, its others are passed over for those of
 other tenants."""
 
 
-class Walk:
+class AdmissionOrder:
     """Those that had begun before they were put back first; then tenants by their counters.
 
     The consumer may take a request it was given out of the queue (it starts) or leave it there. As
@@ -35,11 +35,11 @@ class Walk:
         self._counters = counters
         self._newest_first = newest_first
         self._favoured = favoured
-        self._misfits: dict[str, int] = {}
+        self._rejected: dict[str, int] = {}
 
-    def misfit(self, sequence: Sequence) -> None:
+    def count_rejected(self, sequence: Sequence) -> None:
         """Count one of its tenant that does not fit now."""
-        self._misfits[sequence.tenant] = self._misfits.get(sequence.tenant, 0) + 1
+        self._rejected[sequence.tenant] = self._rejected.get(sequence.tenant, 0) + 1
 
     def __iter__(self) -> Iterator[Sequence]:
         yield from list(self._waiting.begun)
@@ -69,7 +69,7 @@ class Walk:
         queue = self._waiting.tenants.get(tenant)
         if queue is None:
             return iter(())
-        if not is_alone and self._misfits.get(tenant, 0) >= MAX_MISFITS_OF_TENANT:
+        if not is_alone and self._rejected.get(tenant, 0) >= MAX_REJECTED_OF_TENANT:
             return iter(())
         if tenant not in ways:
             ways[tenant] = queue.in_order(
@@ -78,7 +78,7 @@ class Walk:
         return ways[tenant]
 
 
-def in_turn(running: Iterable[Sequence], budget: int) -> list[Sequence]:
+def step_order(running: Iterable[Sequence], budget: int) -> list[Sequence]:
     """`running` (in order of admission) in the order in which they take from the budget of tokens.
 
     Sequences that decode come first and take a token each; prompts share what is left, the oldest
@@ -93,7 +93,7 @@ def in_turn(running: Iterable[Sequence], budget: int) -> list[Sequence]:
     return sorted(ordered, key=lambda s: s.last_step)
 
 
-def by_slack(waiting: Iterable[Sequence], slo: float | None, now: float) -> list[AnyAdapter]:
+def prefetch_order(waiting: Iterable[Sequence], slo: float | None, now: float) -> list[AnyAdapter]:
     """The distinct adapters of `waiting`, least slack first; as they come without a promise.
 
     Slack: seconds left of the promised `slo` to the first token, less those that copying takes.
@@ -113,7 +113,7 @@ their size."""
 
 
 def read_ahead(
-    waiting: Iterable[Sequence], adapters: AdapterStore, quota: ResidentQuota, most: int
+    waiting: Iterable[Sequence], adapters: AdapterManager, quota: ResidentQuota, most: int
 ) -> None:
     """Have the adapters of the first `most` of `waiting` read in the background, as far as there is
     memory for them."""

@@ -3,7 +3,7 @@
 from gossamer.serving.core.adapter import AdapterEntry
 from gossamer.serving.core.messages import Request
 from gossamer.serving.core.sequence import Sequence
-from gossamer.serving.store.manager import AdapterStore
+from gossamer.serving.store.manager import AdapterManager
 
 
 class PrefixFills:
@@ -14,7 +14,7 @@ class PrefixFills:
     for its adapter wait as they do for a copy; when the last of them has left, so does it.
     """
 
-    def __init__(self, adapters: AdapterStore) -> None:
+    def __init__(self, adapters: AdapterManager) -> None:
         self._adapters = adapters
         self._current: Sequence | None = None
 

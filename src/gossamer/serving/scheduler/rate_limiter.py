@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from gossamer.errors import EngineStoppedError, OverloadedError, QuotaError
 from gossamer.serving.core.messages import Request
 from gossamer.serving.core.tenants import LimitsOf, TenantLimits, unlimited
-from gossamer.serving.scheduler.usage import Accounts
+from gossamer.serving.scheduler.usage import TenantUsage
 
 
 @dataclass(slots=True)
@@ -31,7 +31,7 @@ class Quotas:
         self._in_flight: Counter[str] = Counter()
         self._buckets: dict[str, _Bucket] = {}
 
-    def enter(self, tenant: str, prompt_tokens: int) -> None:
+    def admit(self, tenant: str, prompt_tokens: int) -> None:
         """Count a request in; raise `QuotaError`, and count nothing, if it is one too many.
 
         A prompt longer than a minute's tokens waits for a full minute's worth and is then owed.
@@ -105,34 +105,43 @@ class Quotas:
         return bucket
 
 
-class Door:
-    """Judges requests when they come. `enter` is called under the engine's lock."""
+class RateLimiter:
+    """Judges requests when they come. `admit` is called under the engine's lock."""
 
     def __init__(
         self,
         max_waiting: int,
-        accounts: Accounts,
+        usage: TenantUsage,
         limits_of: LimitsOf = unlimited,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._max_waiting = max_waiting
-        self._accounts = accounts
+        self._usage = usage
         self._clock = clock
         self._quotas = Quotas(limits_of, clock)
         self._left: deque[float] = deque(maxlen=32)
-        self.is_open = True
+        self._is_open = True
 
-    def enter(self, request: Request, num_waiting: int) -> None:
+    @property
+    def is_open(self) -> bool:
+        """Whether requests are let in at all."""
+        return self._is_open
+
+    def close(self) -> None:
+        """Let no more requests in."""
+        self._is_open = False
+
+    def admit(self, request: Request, num_waiting: int) -> None:
         """Count `request` in, with `num_waiting` in the queue already.
 
         Raises `EngineStoppedError`, `OverloadedError` or `QuotaError`, and counts nothing then.
         """
         self._check_queue(request.tenant, 0, num_waiting)
         with self._refusals_of(request.tenant):
-            self._quotas.enter(request.tenant, len(request.prompt_token_ids))
+            self._quotas.admit(request.tenant, len(request.prompt_token_ids))
 
     def check(self, tenant: str, *, own: int, num_waiting: int) -> None:
-        """Raise what `enter` would raise for a small request, with `own` more of the tenant on
+        """Raise what `admit` would raise for a small request, with `own` more of the tenant on
         their way, which are among the `num_waiting`."""
         self._check_queue(tenant, own, num_waiting)
         with self._refusals_of(tenant):
@@ -141,7 +150,7 @@ class Door:
     def spend(self, tenant: str, tokens: int) -> None:
         """New tokens of `tenant` have been generated."""
         self._quotas.spend(tenant, tokens)
-        self._accounts.of(tenant).generated_tokens += tokens
+        self._usage.of(tenant).generated_tokens += tokens
 
     def leave(self, tenant: str) -> None:
         """A request of `tenant` has ended."""
@@ -149,10 +158,10 @@ class Door:
         self._quotas.leave(tenant)
 
     def _check_queue(self, tenant: str, own: int, num_waiting: int) -> None:
-        if not self.is_open:
+        if not self._is_open:
             raise EngineStoppedError("the server is shutting down")
         if num_waiting >= self._max_waiting and not self._is_below_share(tenant, own):
-            self._accounts.refuse(tenant, "queue")
+            self._usage.refuse(tenant, "queue")
             raise OverloadedError(
                 f"{num_waiting} requests are waiting already; try again later",
                 retry_after=self._seconds_for(num_waiting),
@@ -163,7 +172,7 @@ class Door:
         try:
             yield
         except QuotaError:
-            self._accounts.refuse(tenant, "quota")
+            self._usage.refuse(tenant, "quota")
             raise
 
     def _is_below_share(self, tenant: str, own: int) -> bool:

@@ -20,20 +20,26 @@ from gossamer.serving.scheduler.fairness import (
 )
 from gossamer.serving.scheduler.forecast import Forecast, Load
 from gossamer.serving.scheduler.next_up import NextUp
-from gossamer.serving.scheduler.order import LOAD_AHEAD, Walk, by_slack, in_turn, read_ahead
+from gossamer.serving.scheduler.order import (
+    LOAD_AHEAD,
+    AdmissionOrder,
+    prefetch_order,
+    read_ahead,
+    step_order,
+)
 from gossamer.serving.scheduler.prefix_fills import PrefixFills, chunk_of_fill
 from gossamer.serving.scheduler.queue import Test, WaitingQueue
-from gossamer.serving.scheduler.step import Scheduled, SchedulerLimits, adapters_of
-from gossamer.serving.scheduler.usage import Accounts
-from gossamer.serving.store.manager import AdapterStore
+from gossamer.serving.scheduler.step import ScheduledChunk, SchedulerLimits, adapters_of
+from gossamer.serving.scheduler.usage import TenantUsage
+from gossamer.serving.store.manager import AdapterManager
 
-__all__ = ["LOAD_AHEAD", "Scheduled", "Scheduler", "SchedulerLimits", "adapters_of"]
+__all__ = ["LOAD_AHEAD", "ScheduledChunk", "Scheduler", "SchedulerLimits", "adapters_of"]
 
 MAX_SKIPS = 64
 """A waiting request that so many later ones have overtaken, since there was no room for it, is
 overtaken no more."""
 
-MAX_MISFITS = 32
+MAX_REJECTED = 32
 """After so many waiting requests that do not fit, the rest of the queue is not looked at."""
 
 
@@ -43,7 +49,7 @@ class Scheduler:
     def __init__(
         self,
         pool: BlockPool,
-        adapters: AdapterStore,
+        adapters: AdapterManager,
         limits: SchedulerLimits,
         *,
         promise: FirstTokenPolicy | None = None,
@@ -61,17 +67,17 @@ class Scheduler:
         """In order of admission."""
         self.num_preemptions = 0
         self.counters = VirtualCounters(limits_of)
-        self.accounts = Accounts(promise.slo)
+        self.usage = TenantUsage(promise.slo)
         self.forecast = Forecast()
         self._fills = PrefixFills(adapters)
         self._next_up = NextUp(adapters, pool, self.waiting)
         self._deadlines = Deadlines(promise, self.forecast, clock)
         # What a block of a prefix is worth is the time to compute it again.
         adapters.prefixes.seconds_per_token = lambda: self.forecast.seconds_per_prompt_token
-        self.wants_turn = False
+        self.wants_step = False
         """Whether to go on though the last plan was empty: somebody is to be refused or started."""
         self._step = 0
-        self._met_misfit = False
+        self._met_rejection = False
         self._room: Room | None = None
         self._quota = ResidentQuota(self.running, limits_of)
 
@@ -81,7 +87,7 @@ class Scheduler:
             sequence.arrived = self._clock()
         self.waiting.add(sequence)
         if sequence.adapter is not None:
-            self._adapters.hold(sequence.adapter)
+            self._adapters.add_ref(sequence.adapter)
             self._adapters.count(sequence.adapter)
         self.counters.arrive(sequence.tenant)
         self._deadlines.arrived(sequence)
@@ -93,19 +99,19 @@ class Scheduler:
             if sequence.admitted is not None:
                 self.forecast.record_residence(self._clock() - sequence.admitted)
             if sequence.adapter is not None:
-                self._adapters.let_go(sequence.adapter)
+                self._adapters.drop_ref(sequence.adapter)
         elif sequence in self.waiting:
             self._leave_queue(sequence)
 
-    def plan(self) -> list[Scheduled]:
+    def plan(self) -> list[ScheduledChunk]:
         """The next step: at most `max_batch_tokens`, one for each decoding sequence first."""
         budget = self._limits.max_batch_tokens
-        step: list[Scheduled] = []
+        step: list[ScheduledChunk] = []
         before = self.num_preemptions
-        self.wants_turn = False
+        self.wants_step = False
         fill = self._fills.next()
         turns = [fill, *self.running] if fill is not None else self.running
-        for sequence in in_turn(turns, budget):
+        for sequence in step_order(turns, budget):
             if budget == 0:
                 break
             if sequence is fill:
@@ -116,24 +122,24 @@ class Scheduler:
                 count = min(sequence.num_to_compute, budget)
                 if not self._grow(sequence, count):
                     continue
-            step.append(Scheduled(sequence, count))
+            step.append(ScheduledChunk(sequence, count))
             budget -= count
         if self.num_preemptions > before:
             step = [p for p in step if p.sequence is fill or p.sequence in self.running]
         step += self._admit(budget)
-        has_news = self.wants_turn or self.num_preemptions > before or self._adapters.computing
-        self.wants_turn = not step and bool(has_news)
+        has_news = self.wants_step or self.num_preemptions > before or self._adapters.computing
+        self.wants_step = not step and bool(has_news)
         self._step += 1
         for part in step:
             self._account(part)
         return step
 
-    def record_step(self, step: list[Scheduled], seconds: float) -> None:
+    def record_step(self, step: list[ScheduledChunk], seconds: float) -> None:
         """Learn how long `step` took, before its tokens are taken in."""
         prompts = sum(part.count for part in step if not part.sequence.is_decoding)
         self.forecast.record_step(prompt_tokens=prompts, seconds=seconds)
 
-    def computed(self, part: Scheduled) -> None:
+    def computed(self, part: ScheduledChunk) -> None:
         """The tokens of a step's part were computed; its next token is not taken in yet."""
         sequence = part.sequence
         sequence.num_computed += part.count
@@ -142,7 +148,7 @@ class Scheduler:
         else:
             self._adapters.prefixes.computed(sequence)
 
-    def failed(self, step: list[Scheduled], error: Exception) -> list[Sequence]:
+    def failed(self, step: list[ScheduledChunk], error: Exception) -> list[Sequence]:
         """`step` could not be computed; the requests in it, which are to be ended.
 
         The adapter of which it was to compute a prefix is refused.
@@ -156,9 +162,9 @@ class Scheduler:
         """`sequence` is about to get its next token."""
         if not sequence.num_generated:
             seconds = self._clock() - sequence.arrived
-            self.accounts.first_token(sequence.tenant, seconds)
+            self.usage.first_token(sequence.tenant, seconds)
 
-    def take_refused(self) -> list[tuple[Sequence, GossamerError | None]]:
+    def pop_refused(self) -> list[tuple[Sequence, GossamerError | None]]:
         """Waiting sequences that can never run, or not in time, removed from the queue, each with
         the reason.
 
@@ -172,20 +178,22 @@ class Scheduler:
         late = self._deadlines.hopeless(self.waiting, self._load)
         for sequence, _ in late:
             self._leave_queue(sequence)
-            self.accounts.refuse(sequence.tenant, "deadline")
+            self.usage.refuse(sequence.tenant, "deadline")
         return [*refused, *late]
 
     # Admission.
 
-    def _admit(self, budget: int) -> list[Scheduled]:
-        step: list[Scheduled] = []
+    def _admit(self, budget: int) -> list[ScheduledChunk]:
+        step: list[ScheduledChunk] = []
         overtaken: list[Sequence] = []
         self._running_changed()
-        walk = Walk(self.waiting, self.counters, self._deadlines.newest_first, self._favoured)
+        walk = AdmissionOrder(
+            self.waiting, self.counters, self._deadlines.newest_first, self._favoured
+        )
         read_ahead(walk, self._adapters, self._quota, self.num_read_ahead)
         order = self._next_up.in_order(walk, nobody_runs=not self.running)
         for sequence in order if self._has_room(budget) else ():
-            if not self._has_room(budget) or len(overtaken) == MAX_MISFITS:
+            if not self._has_room(budget) or len(overtaken) == MAX_REJECTED:
                 break
             if _is_unread(sequence.adapter) or self._quota.forbids(sequence):
                 # It waits for the disk, or for its own tenant's requests, which those behind it do
@@ -195,9 +203,9 @@ class Scheduler:
                 continue
             if self._can_admit(sequence):
                 nobody_runs = not self.running
-                if not self._next_up.may_bring(sequence, nobody_runs=nobody_runs):
+                if not self._next_up.may_start_copy(sequence, nobody_runs=nobody_runs):
                     continue
-                if not self._bring_adapter(sequence):
+                if not self._start_copy(sequence):
                     # Its adapter is being copied, which those behind it do not make slower, or
                     # computed, in steps that it shares with them.
                     self._next_up.begun(sequence, nobody_runs=nobody_runs)
@@ -208,7 +216,7 @@ class Scheduler:
                 count = self._start(sequence, budget)
                 if not count:
                     continue
-                step.append(Scheduled(sequence, count))
+                step.append(ScheduledChunk(sequence, count))
                 budget -= count
                 for earlier in overtaken:
                     earlier.num_skipped += 1
@@ -216,8 +224,8 @@ class Scheduler:
                 break
             else:
                 overtaken.append(sequence)
-                walk.misfit(sequence)
-        self._met_misfit = bool(overtaken)
+                walk.count_rejected(sequence)
+        self._met_rejection = bool(overtaken)
         self._prefetch(walk)
         self._adapters.drop_unneeded_rows()
         return step
@@ -230,14 +238,14 @@ class Scheduler:
         """Requests at the head of the queue whose adapters are read: those that could start now."""
         return max(LOAD_AHEAD, self._limits.max_running - len(self.running))
 
-    def _prefetch(self, walk: Walk) -> None:
+    def _prefetch(self, walk: AdmissionOrder) -> None:
         """Have adapters of those who wait copied into free blocks, the most urgent first."""
         if not self._limits.prefetch:
             return
         # A block for each running sequence stays free: the next ones that they grow by.
         floor = len(self.running)
         waiting = list(islice(walk, self._limits.prefetch))
-        for adapter in by_slack(waiting, self._deadlines.slo, self._clock()):
+        for adapter in prefetch_order(waiting, self._deadlines.slo, self._clock()):
             self._adapters.prefetch(adapter, floor)
 
     def _favoured(self) -> Test | None:
@@ -259,14 +267,14 @@ class Scheduler:
             )
         return self._room.fits(sequence)
 
-    def _bring_adapter(self, sequence: Sequence) -> bool:
+    def _start_copy(self, sequence: Sequence) -> bool:
         """Whether its adapter is there, or is placed at once when it starts; else it is begun, at
         the cost of the tenant whose request came to need it first."""
         adapter = sequence.adapter
         if adapter is None:
             return True
         missing = [part for part in adapter.parts if part.state is AdapterState.HOST]
-        is_near = self._adapters.bring(adapter)
+        is_near = self._adapters.start_copy(adapter)
         for part in missing:
             if part.state is AdapterState.PLACING:
                 self.counters.charge(sequence.tenant, load_charge(part))
@@ -281,7 +289,7 @@ class Scheduler:
         missing = [part for part in parts if part.state is not AdapterState.RESIDENT]
         if not self._take_what_it_shares(sequence):
             self._running_changed()
-            self.wants_turn = True
+            self.wants_step = True
             return 0
         # From here on it is in one place, and `remove` gives back all it has, whatever fails.
         self.waiting.admit(sequence)
@@ -294,7 +302,7 @@ class Scheduler:
             sequence.admitted = self._clock()
             self._deadlines.started(sequence)
             self.counters.charge(sequence.tenant, prompt_charge(sequence, self._limits.base_bytes))
-            self.accounts.of(sequence.tenant).prompt_tokens += sequence.num_prompt
+            self.usage.of(sequence.tenant).prompt_tokens += sequence.num_prompt
         count = min(sequence.num_to_compute, budget)
         # The whole prompt's blocks at once: a prefill, once begun, is not stopped for memory.
         grown = self._grow(sequence, sequence.num_to_compute)
@@ -325,9 +333,9 @@ class Scheduler:
         self.waiting.remove(sequence)
         self.counters.depart(sequence.tenant)
         if sequence.adapter is not None:
-            self._adapters.let_go(sequence.adapter)
+            self._adapters.drop_ref(sequence.adapter)
 
-    def _account(self, part: Scheduled) -> None:
+    def _account(self, part: ScheduledChunk) -> None:
         sequence = part.sequence
         sequence.last_step = self._step
         if part.count == sequence.num_to_compute and sequence.prefix_of is None:
@@ -337,7 +345,7 @@ class Scheduler:
 
     def _load(self) -> Load:
         decoding = sum(s.is_decoding for s in self.running)
-        is_full = self._met_misfit
+        is_full = self._met_rejection
         free = 0 if is_full else self._limits.max_running - len(self.running)
         left = sum(s.num_to_compute for s in self.running if not s.is_decoding)
         return Load(

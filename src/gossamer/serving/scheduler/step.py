@@ -30,14 +30,14 @@ class SchedulerLimits:
 
 
 @dataclass(frozen=True, slots=True)
-class Scheduled:
+class ScheduledChunk:
     """A sequence's part in a step: compute `count` tokens from `num_computed` on."""
 
     sequence: Sequence
     count: int
 
 
-def adapters_of(step: list[Scheduled]) -> list[AnyAdapter]:
+def adapters_of(step: list[ScheduledChunk]) -> list[AnyAdapter]:
     """The distinct adapters of a step, in order of appearance."""
     found = {part.sequence.adapter: None for part in step if part.sequence.adapter is not None}
     return list(found)

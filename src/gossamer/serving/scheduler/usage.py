@@ -11,7 +11,7 @@ REFUSALS: tuple[Refusal, ...] = ("queue", "quota", "deadline")
 
 
 @dataclass(slots=True)
-class _Account:
+class _TenantCounts:
     prompt_tokens: int = 0
     generated_tokens: int = 0
     first_tokens: int = 0
@@ -20,24 +20,24 @@ class _Account:
     refused: Counter[str] = field(default_factory=Counter)
 
 
-class Accounts:
-    """Counts by tenant. One thread writes tokens, the holder of the engine's door refusals."""
+class TenantUsage:
+    """Counts by tenant. One thread writes tokens, the holder of the engine's lock refusals."""
 
     def __init__(self, slo: float | None) -> None:
         self._slo = slo
-        self._accounts: dict[str, _Account] = {}
+        self._counts: dict[str, _TenantCounts] = {}
 
-    def of(self, tenant: str) -> _Account:
+    def of(self, tenant: str) -> _TenantCounts:
         """Made when first asked for."""
-        return self._accounts.setdefault(tenant, _Account())
+        return self._counts.setdefault(tenant, _TenantCounts())
 
     def first_token(self, tenant: str, seconds: float) -> None:
         """The first token of a request came `seconds` after the request."""
-        account = self.of(tenant)
-        account.first_tokens += 1
+        counts = self.of(tenant)
+        counts.first_tokens += 1
         if self._slo is not None:
-            account.in_time += seconds < self._slo
-            account.satisfaction += satisfaction(seconds, self._slo)
+            counts.in_time += seconds < self._slo
+            counts.satisfaction += satisfaction(seconds, self._slo)
 
     def refuse(self, tenant: str, why: Refusal) -> None:
         """A request of `tenant` was refused."""
@@ -50,14 +50,14 @@ class Accounts:
                 name=name,
                 num_waiting=waiting[name],
                 num_running=running[name],
-                prompt_tokens=account.prompt_tokens,
-                generated_tokens=account.generated_tokens,
-                first_tokens=account.first_tokens,
-                in_time=account.in_time if self._slo is not None else None,
-                satisfaction=account.satisfaction if self._slo is not None else None,
-                refused={why: account.refused[why] for why in REFUSALS},
+                prompt_tokens=counts.prompt_tokens,
+                generated_tokens=counts.generated_tokens,
+                first_tokens=counts.first_tokens,
+                in_time=counts.in_time if self._slo is not None else None,
+                satisfaction=counts.satisfaction if self._slo is not None else None,
+                refused={why: counts.refused[why] for why in REFUSALS},
             )
-            for name, account in list(self._accounts.items())
+            for name, counts in list(self._counts.items())
         )
 
 

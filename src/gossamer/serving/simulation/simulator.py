@@ -10,11 +10,11 @@ from gossamer.serving.core.tenants import LimitsOf, unlimited
 from gossamer.serving.loadtest.workload import Arrival
 from gossamer.serving.memory.block_pool import BlockPool
 from gossamer.serving.scheduler.deadlines import FirstTokenPolicy
-from gossamer.serving.scheduler.scheduler import Scheduled, Scheduler, SchedulerLimits
+from gossamer.serving.scheduler.scheduler import ScheduledChunk, Scheduler, SchedulerLimits
 from gossamer.serving.simulation.disk import SimulatedDisk, SimulatedFolder, SimulatedLoader
 from gossamer.serving.simulation.outcomes import Outcome
 from gossamer.serving.simulation.step_model import StepModel
-from gossamer.serving.store.manager import AdapterStore
+from gossamer.serving.store.manager import AdapterManager
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +69,7 @@ class Simulator:
         self._ranks = ranks
         self._disk = SimulatedDisk(self._clock, machine.load_bytes_per_second)
         self._pool = BlockPool(machine.num_blocks)
-        self._store = AdapterStore(
+        self._store = AdapterManager(
             SimulatedFolder(ranks),
             self._pool,
             SimulatedLoader(ranks, machine.bytes_per_rank, machine.block_bytes),
@@ -108,12 +108,12 @@ class Simulator:
                 self._arrive(arrival, tenant_of(arrival) if tenant_of else DEFAULT_TENANT)
             self._disk.turn()
             self._store.collect_loads()
-            for sequence, _ in self.scheduler.take_refused():
+            for sequence, _ in self.scheduler.pop_refused():
                 self._outcomes.pop(sequence).refused = True
             step = self.scheduler.plan()
             if step:
                 self._compute(step)
-            if step or self.scheduler.wants_turn:
+            if step or self.scheduler.wants_step:
                 continue
             events = [arrivals[0].time] if arrivals else []
             if self._disk.next_end is not None:
@@ -150,7 +150,7 @@ class Simulator:
         self._outcomes[sequence] = outcome
         self.scheduler.add(sequence)
 
-    def _compute(self, step: list[Scheduled]) -> None:
+    def _compute(self, step: list[ScheduledChunk]) -> None:
         seconds = self._machine.step.seconds(step)
         self.now += seconds
         self.scheduler.record_step(step, seconds)

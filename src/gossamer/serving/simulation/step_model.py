@@ -6,7 +6,7 @@ from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Self
 
-from gossamer.serving.scheduler.scheduler import Scheduled
+from gossamer.serving.scheduler.scheduler import ScheduledChunk
 
 Features = tuple[float, float, float, float, float, float]
 
@@ -28,7 +28,7 @@ class StepModel:
     any_adapter: float
     """For having adapters at all."""
 
-    def seconds(self, step: Items[Scheduled]) -> float:
+    def seconds(self, step: Items[ScheduledChunk]) -> float:
         """How long `step` takes, as it is planned."""
         pairs = zip(astuple(self), features(step), strict=True)
         return sum(coefficient * feature for coefficient, feature in pairs)
@@ -43,7 +43,7 @@ class StepModel:
         path.write_text(json.dumps({**notes, "coefficients": asdict(self)}, indent=2) + "\n")
 
 
-def features(step: Items[Scheduled]) -> Features:
+def features(step: Items[ScheduledChunk]) -> Features:
     """What the coefficients are multiplied with, in their order."""
     prompts = decodes = context = 0
     adapters = set()

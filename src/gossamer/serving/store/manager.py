@@ -1,7 +1,7 @@
 """Adapters between disk and pool: read in the background, placed in blocks, evicted when idle.
 
-All methods run on the engine's thread but `look_up`, `anticipate` and `statuses`, which any thread
-may call.
+All methods run on the engine's thread but `look_up`, `prefetch_read` and `statuses`, which any
+thread may call.
 """
 
 import math
@@ -16,7 +16,7 @@ from gossamer.serving.core.adapter_faults import too_slow
 from gossamer.serving.core.daemon_threads import DaemonThreads
 from gossamer.serving.core.stats import AdapterStatus, state_of, status_of, status_of_blend
 from gossamer.serving.memory.block_pool import BlockPool
-from gossamer.serving.memory.eviction import Reclaimer
+from gossamer.serving.memory.eviction import Evictor
 from gossamer.serving.memory.host_cache import HostCache
 from gossamer.serving.memory.pins import Pins
 from gossamer.serving.memory.prefix_cache import PrefixCache
@@ -24,10 +24,10 @@ from gossamer.serving.memory.residency import Residency
 from gossamer.serving.store.names import AdapterNames, Folder
 from gossamer.serving.store.reader import AdapterReader, Loaded, Loader
 
-__all__ = ["AdapterStore", "Loaded", "Loader"]
+__all__ = ["AdapterManager", "Loaded", "Loader"]
 
 
-class AdapterStore:
+class AdapterManager:
     """All adapters that can be named and where each of them is."""
 
     def __init__(
@@ -65,9 +65,7 @@ class AdapterStore:
             loader, self._threads, wake, pool.num_blocks, clock, early_bytes=host_bytes // 4
         )
         self._residency = Residency(pool, loader, wake, copies, clock, at_once_bytes)
-        self._reclaimer = Reclaimer(
-            pool, self._residency, self.prefixes, self.names.is_current, clock
-        )
+        self._evictor = Evictor(pool, self._residency, self.prefixes, self.names.is_current, clock)
         self._uses = 0
         self._draining: dict[AdapterEntry, list[Callable[[], None]]] = {}
         self.hits: Counter[str] = Counter(resident=0, host=0, disk=0)
@@ -80,10 +78,10 @@ class AdapterStore:
         """See `AdapterNames.look_up`."""
         return self.names.look_up(name)
 
-    def anticipate(self, adapter: AnyAdapter) -> None:
+    def prefetch_read(self, adapter: AnyAdapter) -> None:
         """Begin to read `adapter` for a request that is on its way to the engine's thread."""
         for entry in adapter.parts:
-            self.reader.anticipate(entry)
+            self.reader.prefetch_read(entry)
 
     def statuses(self) -> list[AdapterStatus]:
         """All adapters that can be named now, and those that are on their way out."""
@@ -113,7 +111,7 @@ class AdapterStore:
 
     # Requests.
 
-    def hold(self, adapter: AnyAdapter) -> None:
+    def add_ref(self, adapter: AnyAdapter) -> None:
         """A request for `adapter` was accepted."""
         for entry in adapter.parts:
             entry.requests += 1
@@ -128,7 +126,7 @@ class AdapterStore:
             is_near = entry.state in (AdapterState.HOST, AdapterState.PLACING)
             self.hits["resident" if is_resident else "host" if is_near else "disk"] += 1
 
-    def let_go(self, adapter: AnyAdapter) -> None:
+    def drop_ref(self, adapter: AnyAdapter) -> None:
         """A request for `adapter` has ended.
 
         One that was unloaded, or replaced by other files, is removed with its last request.
@@ -138,10 +136,10 @@ class AdapterStore:
             entry.requests -= 1
             self._remove_if_done(entry)
 
-    def exchange(self, former: AnyAdapter, adapter: AnyAdapter) -> AnyAdapter:
+    def swap_ref(self, former: AnyAdapter, adapter: AnyAdapter) -> AnyAdapter:
         """A request for `former` takes `adapter` instead; returns it."""
-        self.hold(adapter)
-        self.let_go(former)
+        self.add_ref(adapter)
+        self.drop_ref(former)
         return adapter
 
     # Loading.
@@ -188,7 +186,7 @@ class AdapterStore:
             for entry in adapter.parts
         )
 
-    def bring(self, adapter: AnyAdapter) -> bool:
+    def start_copy(self, adapter: AnyAdapter) -> bool:
         """Begin to copy what is missing of `adapter` in the background, or to compute it. Ask
         `can_acquire` first.
 
@@ -197,7 +195,7 @@ class AdapterStore:
         for entry in adapter.parts:
             if entry.state is AdapterState.HOST and self._residency.should_wait(entry):
                 assert entry.num_blocks is not None
-                freed = self._reclaimer.reclaim(entry.num_blocks, adapter.parts)
+                freed = self._evictor.reclaim(entry.num_blocks, adapter.parts)
                 assert freed, "can_acquire was not asked"
                 self._residency.start(entry)
                 self.host.touch(entry)
@@ -257,11 +255,11 @@ class AdapterStore:
 
     def num_reclaimable(self, *, sparing: AnyAdapter | None = None) -> int:
         """Blocks of adapters and prefixes that nobody uses, `sparing` not counted."""
-        return self._reclaimer.num_reclaimable(sparing.parts if sparing is not None else ())
+        return self._evictor.num_reclaimable(sparing.parts if sparing is not None else ())
 
     def reclaim(self, count: int, *, sparing: AnyAdapter | None = None) -> bool:
         """Put out what is idle, the least valuable first, until `count` blocks are free."""
-        return self._reclaimer.reclaim(count, sparing.parts if sparing is not None else ())
+        return self._evictor.reclaim(count, sparing.parts if sparing is not None else ())
 
     def close(self) -> None:
         """Stop the loading threads."""
@@ -361,7 +359,7 @@ class AdapterStore:
             return
         self.pins.set(entry, pinned=False)
         if entry.state is AdapterState.RESIDENT:
-            self._reclaimer.evict(entry)
+            self._evictor.evict(entry)
         self.host.drop(entry)
         if entry.digest is not None:
             self.prefixes.drop([self.prefixes.root(entry.digest)])

@@ -80,7 +80,7 @@ class AdapterReader:
     def __len__(self) -> int:
         return len(self._loading)
 
-    def anticipate(self, entry: AdapterEntry) -> None:
+    def prefetch_read(self, entry: AdapterEntry) -> None:
         """Begin to read `entry` for a request that is on its way to the engine's thread.
 
         From any thread: the engine looks only between two steps, and a request that comes in the

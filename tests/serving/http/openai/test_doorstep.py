@@ -14,15 +14,15 @@ from gossamer.serving.core.tenants import TenantLimits
 from gossamer.serving.http.errors import ApiError
 from gossamer.serving.http.openai.doorstep import Doorstep
 from gossamer.serving.http.settings import HttpSettings
-from gossamer.serving.scheduler.rate_limiter import Door
-from gossamer.serving.scheduler.usage import Accounts
+from gossamer.serving.scheduler.rate_limiter import RateLimiter
+from gossamer.serving.scheduler.usage import TenantUsage
 
 PLAIN = "/v1/completions"
 BODY = {"model": "tiny", "prompt": "a"}
 
 
 class Gate:
-    """An engine's door that says what it was asked."""
+    """An engine's entry that says what it was asked."""
 
     def __init__(self):
         self.asked = []
@@ -80,8 +80,8 @@ def test_a_body_fits_the_room_for_all():
         HttpSettings(max_body_mib=8, max_bodies_mib=15)
 
 
-def door(limits, max_waiting=10):
-    return Door(max_waiting, Accounts(None), lambda tenant: limits, clock=lambda: 0.0)
+def rate_limiter(limits, max_waiting=10):
+    return RateLimiter(max_waiting, TenantUsage(None), lambda tenant: limits, clock=lambda: 0.0)
 
 
 def request(tenant, tokens):
@@ -89,8 +89,8 @@ def request(tenant, tokens):
 
 
 def test_the_engine_counts_what_is_on_its_way():
-    gate = door(TenantLimits(max_in_flight=2))
-    gate.enter(request("a", 1), 0)
+    gate = rate_limiter(TenantLimits(max_in_flight=2))
+    gate.admit(request("a", 1), 0)
     gate.check("a", own=0, num_waiting=1)
     with pytest.raises(QuotaError, match="2 requests in flight"):
         gate.check("a", own=1, num_waiting=2)
@@ -100,9 +100,9 @@ def test_the_engine_counts_what_is_on_its_way():
 
 
 def test_who_has_used_up_its_tokens_is_told_before_encoding():
-    gate = door(TenantLimits(tokens_per_minute=10))
+    gate = rate_limiter(TenantLimits(tokens_per_minute=10))
     gate.check("a", own=0, num_waiting=0)
-    gate.enter(request("a", 10), 0)
+    gate.admit(request("a", 10), 0)
     with pytest.raises(QuotaError, match="10 tokens per minute"):
         gate.check("a", own=0, num_waiting=1)
 
