@@ -102,6 +102,11 @@ def _file_of(name: str) -> Path:
     raise AssertionError(f"no file for {name}")
 
 
+def class_nodes(source: Source) -> list[ast.ClassDef]:
+    """The classes that stand at the top of a file."""
+    return [node for node in source.tree.body if isinstance(node, ast.ClassDef)]
+
+
 def folders() -> list[Path]:
     """All folders of the package that hold Python files."""
     return sorted({path.parent for path in PACKAGE.rglob("*.py")})

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from gossamer.kernels.dense_linear import DenseLinear
+from gossamer.kernels.dense_linear import DenseLinear, reference
 
 SHAPES = [(48, 64), (37, 19), (576, 192), (1, 1), (100, 48)]
 
@@ -21,6 +21,9 @@ def test_packed_is_plain(h_in, h_out, bias):
             want = layer.double()(x.double())
             assert (dense(x).double() - want).abs().max() < 1e-5
             layer.float()
+            assert torch.allclose(
+                dense(x), reference.linear(x, layer.weight, layer.bias), atol=1e-5
+            )
 
 
 def test_several_layers_side_by_side_some_with_bias():

@@ -80,7 +80,7 @@ def test_any_tokens_of_any_adapters(adapters, backend, seed):
             assert torch.equal(got, hidden)
 
 
-def test_lora_family_5_8_check_3_weights_equal_to_the_projection_are_the_identity():
+def test_weights_equal_to_the_projection_are_the_identity():
     generator = torch.Generator().manual_seed(1)
     rotate = torch.randn(4, WIDTH, generator=generator)
     same = {0: Edit(rotate, rotate.clone(), torch.zeros(4))}
@@ -103,7 +103,7 @@ def test_edits_that_both_groups_share_are_stored_once(adapters):
     assert part.num_bytes == 2 * (2 * 5 * row + 4 * 5)
 
 
-def test_lora_family_5_8_check_6_no_position_of_a_short_prompt_is_edited_twice():
+def test_no_position_of_a_short_prompt_is_edited_twice():
     for n in range(1, 20):
         first, last = positions_to_edit(n, 7, 7)
         assert first + last == min(n, 14)

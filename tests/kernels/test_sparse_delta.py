@@ -140,7 +140,7 @@ def test_a_tokens_bits_do_not_depend_on_its_neighbours():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_serving_12_check_6_bytes_are_what_values_and_columns_weigh(dtype):
+def test_bytes_are_what_values_and_columns_weigh(dtype):
     """float32 entries 8 bytes, bfloat16 ones 6 (rows of odd length are padded to 4), no zeros."""
     generator = torch.Generator().manual_seed(0)
     case = entries(WIDTHS[1], 300, generator, dtype)

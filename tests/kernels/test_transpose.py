@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from gossamer.kernels.transpose import move_matrices
+from gossamer.kernels.transpose import move_matrices, reference
 
 SIZES = [(1, 1), (7, 5), (8, 8), (9, 16), (16, 9), (13, 64), (64, 13), (576, 8), (1, 24), (24, 1)]
 
@@ -19,6 +19,9 @@ def test_every_element_goes_to_its_place_and_none_beside_it(rows, columns, dtype
     move_matrices(source, np.array([[0, 16, rows, columns]]), target)
     moved = target[16:-16].reshape(columns, rows)
     assert (moved == source.reshape(rows, columns).T).all()
+    stated = np.full_like(target, 77)
+    reference.move_matrices(source, np.array([[0, 16, rows, columns]]), stated)
+    assert (target == stated).all()
     assert (target[:16] == 77).all()
     assert (target[-16:] == 77).all()
 
@@ -30,6 +33,9 @@ def test_many_matrices_change_their_order():
     move_matrices(source, moves, target)
     expected = [source[18:], source[12:18], source[:12].reshape(3, 4).T.reshape(-1)]
     assert (target == np.concatenate(expected)).all()
+    stated = np.zeros_like(source)
+    reference.move_matrices(source, moves, stated)
+    assert (target == stated).all()
 
 
 @pytest.mark.parametrize("move", [[-1, 0, 1, 1], [0, 0, 3, 3], [5, 0, 1, 4], [0, 5, 1, 4]])

@@ -26,24 +26,24 @@ def dense(w, a, b, magnitude, s, *, detach):
     return (magnitude / (norm.detach() if detach else norm))[:, None] * v
 
 
-def test_lora_family_4_9_check_1_starts_as_the_base():
+def test_starts_as_the_base():
     layer = double_layer("dora")
     assert torch.allclose(layer(X), layer.get_base_layer()(X), rtol=0, atol=1e-12)
 
 
-def test_lora_family_4_9_check_2_rows_have_the_magnitude():
+def test_rows_have_the_magnitude():
     layer, w, _, _, magnitude, _ = trained()
     layer.merge()
     assert torch.allclose(w.norm(dim=1), magnitude, rtol=0, atol=1e-6)
 
 
-def test_lora_family_4_9_check_3_the_cheap_form_is_the_dense_one():
+def test_the_cheap_form_is_the_dense_one():
     layer, *parts = trained()
     expected = X @ dense(*parts, detach=True).T
     assert torch.allclose(layer(X), expected, rtol=0, atol=1e-12)
 
 
-def test_lora_family_4_9_check_4_gradients_with_the_norm_held():
+def test_gradients_are_those_with_the_norm_held():
     layer, w, a, b, magnitude, s = trained()
     upstream = torch.randn(
         3, 7, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
@@ -61,14 +61,14 @@ def test_lora_family_4_9_check_4_gradients_with_the_norm_held():
     assert ((v.grad * v).sum(dim=1).abs() < 1e-9).all()
 
 
-def test_lora_family_4_9_check_5_count(tmp_path):
+def test_it_has_one_magnitude_a_row_more_than_lora(tmp_path):
     wide = make_tiny_model(tmp_path, hidden_size=64, num_attention_heads=8, head_dim=64)
     config = AutoConfig.from_pretrained(wide)
     one = {"target_modules": ["q_proj"], "layers": [0], "rank": 8}
     assert counted("dora", config, **one) == 4_608 + 512
 
 
-def test_lora_family_4_9_check_6_gradient_of_the_magnitude():
+def test_the_gradient_of_the_magnitude_is_the_projected_one():
     layer, w, a, b, magnitude, s = trained()
     layer(X).square().sum().backward()
     v = (w + s * b @ a).detach()

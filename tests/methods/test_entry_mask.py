@@ -16,7 +16,7 @@ def masks(seed, density=0.01):
 
 
 @pytest.mark.parametrize("density", [0.01, 0.1, 0.4])
-def test_lora_family_8_8_check_1_density_and_the_same_mask_for_all(density):
+def test_a_mask_has_the_density_and_is_the_same_for_all(density):
     drawn = masks(3, density)
     for name, index in drawn.items():
         size = SHAPES[name][0] * SHAPES[name][1]

@@ -22,12 +22,12 @@ def wide(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", LORAS)
-def test_lora_family_1_8_check_1_starts_as_the_base(name):
+def test_starts_as_the_base(name):
     layer = double_layer(name)
     assert torch.equal(layer(X), layer.get_base_layer()(X))
 
 
-def test_lora_family_1_8_check_2_counts(wide):
+def test_lora_has_as_many_weights_as_the_ranks_say(wide):
     config = AutoConfig.from_pretrained(wide)
     assert module_shapes(wide)["model.layers.0.self_attn.q_proj"] == (512, 64)
     one = {"target_modules": ["q_proj"], "layers": [0], "rank": 8}
@@ -37,7 +37,7 @@ def test_lora_family_1_8_check_2_counts(wide):
 
 
 @pytest.mark.parametrize("name", LORAS)
-def test_lora_family_1_8_check_3_merging_is_exact(name):
+def test_merging_is_exact(name):
     layer = double_layer(name)
     random_factors(layer)
     base = layer.get_base_layer().weight.detach().clone()
@@ -48,7 +48,7 @@ def test_lora_family_1_8_check_3_merging_is_exact(name):
     assert (layer.get_base_layer().weight - base).abs().max() < 1e-6
 
 
-def test_lora_family_1_8_check_4_only_b_moves_in_the_first_step():
+def test_only_b_moves_in_the_first_step():
     layer = double_layer("lora")
     a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
     start = a.detach().clone()
@@ -61,7 +61,7 @@ def test_lora_family_1_8_check_4_only_b_moves_in_the_first_step():
     assert b.any()
 
 
-def test_lora_family_1_8_check_5_the_update_has_the_rank():
+def test_the_update_has_the_rank():
     layer = double_layer("lora", rank=3)
     random_factors(layer)
     base = layer.get_base_layer().weight.detach().clone()
@@ -71,7 +71,7 @@ def test_lora_family_1_8_check_5_the_update_has_the_rank():
     assert (values[3:] < 1e-6 * values[0]).all()
 
 
-def test_lora_family_1_8_check_6_alpha_doubles_the_update_and_the_base_stays():
+def test_alpha_doubles_the_update_and_the_base_stays():
     changes = []
     for alpha in (8, 16):
         layer = double_layer("lora", alpha=alpha)
@@ -89,13 +89,13 @@ def test_lora_family_1_8_check_6_alpha_doubles_the_update_and_the_base_stays():
     assert all(torch.equal(p, bytes_before[n]) for n, p in frozen.items())
 
 
-def test_lora_family_2_check_1_scale():
+def test_rslora_scales_by_the_root_of_the_rank():
     settings = {"rank": 64, "alpha": 16}
     assert double_layer("rslora", **settings).scaling["default"] == 2.0
     assert double_layer("lora", **settings).scaling["default"] == 0.25
 
 
-def test_lora_family_2_check_2_rank_1_is_lora():
+def test_rslora_of_rank_1_is_lora():
     outputs = []
     for name in LORAS:
         layer = double_layer(name, rank=1, alpha=4)
@@ -104,7 +104,7 @@ def test_lora_family_2_check_2_rank_1_is_lora():
     assert torch.equal(*outputs)
 
 
-def test_lora_family_2_check_3_size_of_the_update_by_rank():
+def test_the_update_of_rslora_keeps_its_size_as_ranks_grow():
     generator = torch.Generator().manual_seed(0)
     k, ranks = 4096, [4, 32, 512]
     x = torch.randn(64, k, generator=generator)
@@ -143,7 +143,7 @@ def test_a_second_merge_is_no_change():
     assert torch.equal(layer.get_base_layer().weight, once)
 
 
-def test_shira_lora_family_6_check_masked_entries_only():
+def test_shira_changes_masked_entries_only():
     """Off the mask every bit stays, weight decay and momentum on; subtracting restores the base."""
     _, model, _ = build("shira")
     before = {n: p.detach().clone() for n, p in model.named_parameters() if not p.requires_grad}
@@ -202,7 +202,7 @@ def test_shira_masks_differ_between_layers():
     assert not torch.equal(k, v)
 
 
-def test_lora_family_6_check_counts():
+def test_other_methods_have_as_many_weights_as_published():
     """The published counts of the baselines."""
     medium = AutoConfig.for_model(
         "llama",
@@ -222,7 +222,7 @@ def test_lora_family_6_check_counts():
     assert counted("bitfit", roberta) == 12 * (4 * 768 + 3_072 + 768) + 768
 
 
-def test_lora_family_6_check_a_fresh_bottleneck_changes_nothing():
+def test_a_fresh_bottleneck_changes_nothing():
     for name in ("houlsby", "pfeiffer"):
         _, model, _ = build(name)
         start = logits(model)

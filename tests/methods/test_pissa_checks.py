@@ -34,13 +34,13 @@ def decomposed(rank=4, **settings):
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("alpha", [4, 10])
-def test_lora_family_9_6_check_1_starts_as_the_base(name, alpha):
+def test_starts_as_the_base(name, alpha):
     method, model, where = build(name, alpha=alpha)
     difference = (logits(model) - logits(fresh_base(method, where))).abs().max()
     assert difference < 1e-5 * logits(model).abs().max()
 
 
-def test_lora_family_9_6_check_2_best_approximation_and_residual():
+def test_factors_are_the_best_approximation_and_the_base_keeps_the_rest():
     layer, base, a, b, s = decomposed()
     u, values, v = torch.linalg.svd(base)
     best = u[:, :4] * values[:4] @ v[:4]
@@ -49,14 +49,14 @@ def test_lora_family_9_6_check_2_best_approximation_and_residual():
     assert torch.isclose(residual.norm() ** 2, (values[4:] ** 2).sum(), rtol=1e-5)
 
 
-def test_lora_family_9_6_check_3_factors_share_the_singular_values():
+def test_factors_share_the_singular_values():
     _, base, a, b, s = decomposed()
     expected = torch.diag(torch.linalg.svdvals(base)[:4] / s)
     assert torch.allclose(b.T @ b, expected, atol=1e-5)
     assert torch.allclose(a @ a.T, expected, atol=1e-5)
 
 
-def test_lora_family_9_6_check_4_both_factors_learn_from_the_first_step():
+def test_both_factors_learn_from_the_first_step():
     layer, *_ = decomposed()
     layer(X).square().sum().backward()
     assert layer.lora_A["default"].weight.grad.norm() > 1e-3
@@ -64,7 +64,7 @@ def test_lora_family_9_6_check_4_both_factors_learn_from_the_first_step():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_lora_family_9_6_check_5_the_result_is_lora_of_twice_the_rank(name, tmp_path):
+def test_the_result_is_lora_of_twice_the_rank(name, tmp_path):
     method, model, where = build(name, rank=3, alpha=8)
     still = exported(method, model, where, tmp_path)
     # Nothing learnt: the two halves cancel.
@@ -80,7 +80,7 @@ def test_lora_family_9_6_check_5_the_result_is_lora_of_twice_the_rank(name, tmp_
     assert difference < 1e-5 * logits(model).abs().max()
 
 
-def test_lora_family_9_6_check_6_costs_what_lora_costs():
+def test_costs_what_lora_costs():
     config = AutoConfig.from_pretrained(base_folder("llama"))
     assert counted("pissa", config, rank=4) == counted("lora", config, rank=4)
 

@@ -22,7 +22,7 @@ def normal(count):
     return torch.randn(count, generator=torch.Generator().manual_seed(0))
 
 
-def test_lora_family_3_8_check_1_the_levels_and_how_they_come_about():
+def test_the_levels_and_how_they_come_about():
     offset = (1 - 1 / 30 + 1 - 1 / 32) / 2
     quantiles = Normal(0.0, 1.0).icdf
     positive = quantiles(torch.linspace(offset, 0.5, 9))[:-1]
@@ -38,7 +38,7 @@ def test_lora_family_3_8_check_1_the_levels_and_how_they_come_about():
     assert back[largest] == weights[largest]
 
 
-def test_lora_family_3_8_check_2_how_wrong_a_weight_can_be():
+def test_how_wrong_a_weight_can_be():
     weights = normal(2**18)
     back = bnb.dequantize_4bit(*quantize(weights))
     scale = weights.reshape(-1, BLOCK).abs().amax(dim=1, keepdim=True)
@@ -51,7 +51,7 @@ def test_lora_family_3_8_check_2_how_wrong_a_weight_can_be():
     assert torch.allclose(nearest * scale, back.reshape(-1, BLOCK), atol=1e-5)
 
 
-def test_lora_family_3_8_check_3_bits_per_weight():
+def test_a_weight_takes_as_many_bits_as_the_paper_says():
     count = 4 * 16_384
     codes, state = quantize(normal(count), double=True)
     sizes = [t.numel() * t.element_size() for t in (codes, state.absmax, state.state2.absmax)]
@@ -59,7 +59,7 @@ def test_lora_family_3_8_check_3_bits_per_weight():
     assert 8 * sum(sizes) / count == pytest.approx(4.127, abs=1e-3)
 
 
-def test_lora_family_3_3_double_quantisation():
+def test_double_quantisation_stores_the_scales_in_8_bits():
     """The block constants: their mean taken off, then eight bits in blocks of 256."""
     weights = normal(2 * 16_384)
     _, plain = quantize(weights)
@@ -72,7 +72,7 @@ def test_lora_family_3_3_double_quantisation():
     assert (again - plain.absmax).abs().max() < 0.02 * largest.max()
 
 
-def test_lora_family_3_8_check_4_the_four_bits_stay():
+def test_the_four_bits_stay():
     _, model, _ = build("qlora")
     packed = {n: p for n, p in model.named_parameters() if type(p).__name__ == "Params4bit"}
     before = {n: p.detach().clone() for n, p in packed.items()}
@@ -87,7 +87,7 @@ def test_lora_family_3_8_check_4_the_four_bits_stay():
 
 
 @pytest.mark.parametrize("double", [False, True])
-def test_lora_family_3_8_check_5_starts_as_the_dequantised_base(double):
+def test_starts_as_the_dequantised_base(double):
     _, model, _ = build("qlora", double_quant=double)
     rounded = base_model(base_folder("llama"))
     with torch.no_grad():
@@ -101,7 +101,7 @@ def test_lora_family_3_8_check_5_starts_as_the_dequantised_base(double):
     assert not torch.allclose(start, logits(base_model(base_folder("llama"))), atol=1e-2)
 
 
-def test_lora_family_3_8_check_6_rounding_twice_is_rounding_once():
+def test_rounding_twice_is_rounding_once():
     codes, state = quantize(normal(2**14))
     again, _ = quantize(bnb.dequantize_4bit(codes, state))
     assert torch.equal(again, codes)

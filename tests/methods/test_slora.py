@@ -65,7 +65,7 @@ class TestSparseStage:
         assert counts == sum(num_entries(s, 0.2) for s in module_shapes(tiny_model).values())
         assert all("slora_values" in name for name in learning(model))
 
-    def test_lora_family_8_8_check_2_nothing_off_the_mask_moves(self, tiny_model):
+    def test_nothing_off_the_mask_moves(self, tiny_model):
         """Momentum and decay on, five steps; then merged."""
         _, model, _ = build("slora", tiny_model, **DENSE)
         optimizer = torch.optim.AdamW(learning(model).values(), lr=1e-2, weight_decay=0.1)
@@ -138,7 +138,7 @@ class TestPriming:
 
     @pytest.mark.parametrize("scale", [0.5, 2.0])
     @pytest.mark.parametrize("shape", [(48, 64), (64, 48), (100, 48), (40, 40)])
-    def test_lora_family_8_8_check_3_the_error_is_the_tail(self, shape, scale):
+    def test_the_error_is_the_tail(self, shape, scale):
         index, values = random_update(shape, 0.2)
         delta = dense(index, values, shape)
         singular = torch.linalg.svdvals(delta)
@@ -155,7 +155,7 @@ class TestPriming:
             assert torch.allclose(primed.b.t() @ primed.b, balance, atol=1e-9)
             assert torch.allclose(primed.a @ primed.a.t(), balance, atol=1e-9)
 
-    def test_lora_family_8_8_check_3_at_full_rank_nothing_is_lost(self):
+    def test_at_full_rank_nothing_is_lost(self):
         # Five columns hold entries: the update has rank 5.
         index = torch.tensor([[i for i in range(30) for _ in range(5)], [3, 8, 11, 20, 39] * 30])
         values = torch.randn(150, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -170,7 +170,7 @@ class TestPriming:
         primed = prime_factors(index, 0 * values, (30, 40), rank=4, scale=2.0)
         assert (len(primed.a), primed.retained) == (0, 0)
 
-    def test_lora_family_8_8_check_6_noise_keeps_a_twentieth_of_its_energy(self):
+    def test_noise_keeps_a_twentieth_of_its_energy(self):
         index, values = random_update((768, 768), 0.01)
         primed = prime_factors(index, values, (768, 768), rank=8, scale=2.0)
         assert primed.retained == pytest.approx(0.05, abs=0.01)
@@ -224,7 +224,7 @@ class TestLowRankStage:
         _, model, before, _ = staged(rank=48)
         assert torch.allclose(logits(model), before, atol=1e-4)
 
-    def test_lora_family_8_8_check_4_with_the_residual_kept_nothing_is_lost(self, staged):
+    def test_with_the_residual_kept_nothing_is_lost(self, staged):
         _, lossy, before, _ = staged()
         assert not torch.allclose(logits(lossy), before, atol=1e-2)
         _, model, before, _ = staged(keep_residual=True)
@@ -308,7 +308,7 @@ class TestTraffic:
     # DistilBERT and ALBERT-base: blocks of width 768 and MLPs of 3072.
     BLOCK = [(768, 768)] * 4 + [(3072, 768), (768, 3072)]
 
-    def test_lora_family_8_6_bytes_of_the_sparse_stage(self):
+    def test_the_sparse_stage_sends_as_many_bytes_as_the_paper_says(self):
         distilbert, albert = self.BLOCK * 6, self.BLOCK
         assert bitmap_bytes(distilbert) == 42_467_328 // 8
         assert SEED_BYTES == 8
@@ -318,13 +318,13 @@ class TestTraffic:
         roberta = self.BLOCK * 12
         assert sparse_round_bytes(roberta, 0.01) == pytest.approx(3.40e6, rel=0.002)
 
-    def test_lora_family_8_6_bytes_of_the_low_rank_stage(self):
+    def test_the_low_rank_stage_sends_as_many_bytes_as_the_paper_says(self):
         attention = [(768, 768)] * 2
         assert low_rank_round_bytes(attention * 6, 8) == 4 * 147_456
         assert low_rank_round_bytes(attention, 8) == 4 * 24_576
         assert low_rank_round_bytes(attention, 8, head=100) == 4 * (24_576 + 100)
 
-    def test_lora_family_8_8_check_5_all_rounds_both_ways(self):
+    def test_all_rounds_both_ways(self):
         shapes = [(768, 768)] * 12
         sparse, low = sparse_round_bytes(shapes, 0.01, head=10), 4 * (8 * 12 * 1536 + 10)
         assert total_bytes(

@@ -38,14 +38,14 @@ def backward(layer, inputs=X):
     return output, x.grad, layer.lora_A["default"].weight.grad, layer.lora_B["default"].weight.grad
 
 
-def test_sparse_family_4_7_check_1_output_and_input_gradient_are_exact():
+def test_output_and_input_gradient_are_exact():
     velora, lora = (backward(layer) for layer in pair())
     for part in (0, 1, 3):
         assert torch.allclose(velora[part], lora[part], rtol=0, atol=1e-12)
     assert not torch.allclose(velora[2], lora[2], atol=1e-3)
 
 
-def test_sparse_family_4_7_check_2_the_gradient_is_projected_group_by_group():
+def test_the_gradient_is_projected_group_by_group():
     velora, lora = pair()
     _, _, found, _ = backward(velora)
     _, _, exact, _ = backward(lora)
@@ -54,12 +54,12 @@ def test_sparse_family_4_7_check_2_the_gradient_is_projected_group_by_group():
     assert torch.allclose(found, 0.5 * exact @ projection, rtol=0, atol=1e-12)
 
 
-def test_sparse_family_4_7_check_3_groups_of_one_are_exact():
+def test_groups_of_one_are_exact():
     velora, lora = pair(groups=48, gradient_scale=1.0)
     assert torch.allclose(backward(velora)[2], backward(lora)[2], rtol=0, atol=1e-12)
 
 
-def test_sparse_family_4_7_check_4_inputs_along_the_direction_are_exact():
+def test_inputs_along_the_direction_are_exact():
     velora, lora = pair(gradient_scale=1.0)
     direction = torch.linspace(0.2, 1, SIZE, dtype=torch.float64)
     lengths = torch.rand(3, 7, GROUPS, 1, dtype=torch.float64)
@@ -68,7 +68,7 @@ def test_sparse_family_4_7_check_4_inputs_along_the_direction_are_exact():
     assert torch.allclose(backward(velora, inputs)[2], backward(lora, inputs)[2], rtol=1e-6)
 
 
-def test_sparse_family_4_7_check_5_what_is_kept_for_the_backward_pass():
+def test_what_is_kept_for_the_backward_pass():
     """D / M numbers a token instead of D, with nothing else in need of the input."""
     kept = []
     for layer in pair():
@@ -92,7 +92,7 @@ def test_sparse_family_4_7_check_5_what_is_kept_for_the_backward_pass():
     assert kept[1] == tokens * (48 + rank)
 
 
-def test_sparse_family_4_7_check_6_the_direction_is_of_the_first_batch(tmp_path):
+def test_the_direction_is_of_the_first_batch(tmp_path):
     layer, _ = pair()
     assert not layer.lora_velora_embed["default"].any()
     layer(X)
@@ -108,7 +108,7 @@ def directions(model):
     return {n: b.clone() for n, b in model.named_buffers() if "lora_velora_embed" in n}
 
 
-def test_sparse_family_4_7_check_6_a_checkpoint_keeps_the_direction(tmp_path):
+def test_a_checkpoint_keeps_the_direction(tmp_path):
     """PEFT alone would choose it anew in the first batch after loading."""
     method, model, where = build("velora")
     gradients(model)

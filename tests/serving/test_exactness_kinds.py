@@ -40,7 +40,7 @@ def served(family, **settings):
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2"])
-def test_serving_12_check_1_and_12_one_batch_of_all_kinds(kinds, family):
+def test_one_batch_of_all_kinds_says_what_each_reference_says(kinds, family):
     """qwen2 has biases, which DoRA leaves alone and IA3 scales."""
     family = kinds(family)
     with served(family) as llm:
@@ -56,7 +56,7 @@ def test_serving_12_check_1_and_12_one_batch_of_all_kinds(kinds, family):
     }
 
 
-def test_serving_12_check_12_each_kind_alone(kinds):
+def test_each_kind_alone_says_what_its_reference_says(kinds):
     family = kinds("llama")
     with served(family) as llm:
         for request in family.requests[: len(NAMES) + 1]:
@@ -67,7 +67,7 @@ def test_serving_12_check_12_each_kind_alone(kinds):
 
 
 def check_sizes(family, sizes):
-    """serving 12, check 6: each kind is charged what it weighs."""
+    """Each kind is charged what it weighs."""
     shapes = module_shapes(family.model)
     outputs = sum(h_out for h_out, _ in shapes.values())
     both = outputs + sum(h_in for _, h_in in shapes.values())
@@ -91,13 +91,13 @@ def check_sizes(family, sizes):
     ],
     ids=str,
 )
-def test_serving_12_check_3_other_chunk_sizes_and_kernels(kinds, settings):
+def test_other_chunk_sizes_and_kernels_change_no_answer(kinds, settings):
     family = kinds("qwen2")
     with served(family, **settings) as llm:
         family.check_all(answers(llm, family.requests))
 
 
-def test_serving_12_check_3_shuffled_arrival(kinds):
+def test_shuffled_arrival_changes_no_answer(kinds):
     family = kinds("llama")
     requests = list(family.requests)
     random.Random(0).shuffle(requests)
@@ -118,7 +118,7 @@ def test_memory_so_small_that_adapters_come_and_go_and_sequences_start_over(kind
     assert stats.preemptions > 0
 
 
-def test_serving_12_check_4_no_block_is_lost_whatever_is_cancelled(kinds):
+def test_no_block_is_lost_whatever_is_cancelled(kinds):
     """Requests of all kinds in a small pool, many cancelled at any moment; the engine recounts."""
     family = kinds("llama")
     rng = random.Random(1)
@@ -209,7 +209,7 @@ def test_a_step_with_virtual_tokens_that_fails_ends_their_adapters_requests(kind
     engine.shutdown()
 
 
-def test_serving_12_check_2_base_only_requests_do_not_feel_adapters_of_any_kind(kinds):
+def test_base_only_requests_do_not_feel_adapters_of_any_kind(kinds):
     """The same tokens and the same log-probabilities, bit for bit, as without any adapter."""
     family = kinds("llama")
     base = [request for request in family.requests if request[1] is None]

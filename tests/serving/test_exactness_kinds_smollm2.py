@@ -40,7 +40,7 @@ def requests(family):
     ]
 
 
-def test_serving_12_check_12_one_batch_of_all_kinds_on_the_real_model(family, requests):
+def test_one_batch_of_all_kinds_on_the_real_model(family, requests):
     with LLM(
         str(family.model), adapters=family.adapters, memory_gib=1.0, max_batch_tokens=33
     ) as llm:

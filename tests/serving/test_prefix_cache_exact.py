@@ -45,7 +45,7 @@ def answer(family, *, prefix_cache, together, **settings):
     return [done[str(request)] for request in requests], stats.prefix_hit_tokens
 
 
-def test_serving_13_2_shared_prefixes_change_not_a_bit_where_chunks_take_one_way(family):
+def test_shared_prefixes_change_not_a_bit_where_chunks_take_one_way(family):
     settings = {"max_batch_tokens": SHORT_CHUNKS}
     shared, hits = answer(family, prefix_cache=True, together=False, **settings)
     alone, none = answer(family, prefix_cache=False, together=False, **settings)
@@ -56,7 +56,7 @@ def test_serving_13_2_shared_prefixes_change_not_a_bit_where_chunks_take_one_way
         assert [t.logprob for t in one.logprobs] == [t.logprob for t in other.logprobs]
 
 
-def test_serving_13_2_every_kind_says_what_its_reference_says_with_shared_prefixes(family):
+def test_every_kind_says_what_its_reference_says_with_shared_prefixes(family):
     for together in (True, False):
         completions, hits = answer(family, prefix_cache=True, together=together)
         for completion in completions:

@@ -15,7 +15,7 @@ PLAN = SparsityPlan(mlp={"0-2": 0.5}, qk={"0-2": 0.5}, vo={"0-2": 0.5}, start=0)
 
 @pytest.mark.parametrize("family", ["llama", "qwen2"])
 @pytest.mark.parametrize("padding", ["left", "none"])
-def test_sparse_family_2_9_check_3_full_rank_is_the_oracle(family, padding, monkeypatch):
+def test_full_rank_is_the_oracle(family, padding, monkeypatch):
     model, inputs = with_lora(tiny_base(family)), batch(padding=padding)
     sets = []
     for criterion in ("oracle", "svd"):
@@ -53,7 +53,7 @@ def test_output_norms_are_those_of_the_outputs():
     torch.testing.assert_close(output_norms(x, factors).double(), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_sparse_family_2_9_check_5_partners_of_grouped_heads():
+def test_partners_of_grouped_heads_are_the_heads_that_share_keys():
     heads = HeadShape(query_heads=8, key_heads=2, head_dim=16)
     planted = torch.tensor([3, 7, 18, 31])
     queries, keys = torch.ones(128), torch.ones(32)
@@ -71,7 +71,7 @@ def test_sparse_family_2_9_check_5_partners_of_grouped_heads():
     torch.testing.assert_close(scores, queries.view(4, 32).mean(0) * keys)
 
 
-def test_sparse_family_2_9_check_5_in_a_model(monkeypatch):
+def test_partners_of_grouped_heads_are_kept_in_a_model(monkeypatch):
     model = with_lora(tiny_base())
     with recorded(monkeypatch) as found, sparsify(model, PLAN):
         gradients(model, batch())
@@ -88,7 +88,7 @@ def test_sparse_family_2_9_check_5_in_a_model(monkeypatch):
             assert torch.equal(index["o_proj"], index["v_proj"])
 
 
-def test_sparse_family_2_9_check_6_size_of_the_guesses_of_llama3_8b():
+def test_size_of_the_guesses_of_llama3_8b():
     def size(inputs, outputs):
         return 2 * 8 * (inputs + outputs)
 

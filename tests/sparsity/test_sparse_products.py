@@ -32,7 +32,7 @@ def assert_same(one, other, tolerance):
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-6)])
 @pytest.mark.parametrize("off", ["no shares", "before the start", "all tokens learnt"])
-def test_sparse_family_2_9_check_1_off_is_dense(off, dtype, tolerance):
+def test_off_is_dense(off, dtype, tolerance):
     model = with_lora(tiny_base(dtype=dtype), [*ATTENTION, "up_proj"])
     inputs = batch(padding="none" if off == "all tokens learnt" else "right")
     if off == "all tokens learnt":
@@ -59,9 +59,7 @@ def test_sparse_family_2_9_check_1_off_is_dense(off, dtype, tolerance):
 )
 @pytest.mark.parametrize("targets", [ATTENTION, ATTENTION + MLP, ["q_proj", "up_proj"]], ids=len)
 @pytest.mark.parametrize("padding", ["left", "right"])
-def test_sparse_family_2_9_check_2_equals_masked_dense(
-    family, shape, targets, padding, monkeypatch
-):
+def test_equals_masked_dense(family, shape, targets, padding, monkeypatch):
     model = with_lora(tiny_base(family, **shape), targets)
     inputs = batch(padding=padding)
     # The embeddings learn too, so that gradients of the layers' inputs are compared.

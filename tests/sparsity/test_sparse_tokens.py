@@ -44,7 +44,7 @@ def test_rows_without_labels_are_context():
 
 @pytest.mark.parametrize("span", ["batch", "sample"])
 @pytest.mark.parametrize("targets", [ATTENTION, ATTENTION + MLP], ids=len)
-def test_sparse_family_2_9_check_4_output_tokens_are_dense_at_a_layer(targets, span):
+def test_output_tokens_are_dense_at_a_layer(targets, span):
     model = with_lora(tiny_base(), targets)
     inputs, layer = batch(), model.get_base_model().model.layers[1]
     plan = PLAN.updated({"span": span})

@@ -43,7 +43,7 @@ def shape_of(name, adapter_weights=0):
 
 
 @pytest.mark.parametrize("name", RATIOS)
-def test_sparse_family_2_9_check_6_flops_of_published_plans(name):
+def test_flops_of_published_plans(name):
     model = name.rsplit("-", 1)[0]
     length, outputs, expected = RATIOS[name]
     shape = shape_of(model)
@@ -53,7 +53,7 @@ def test_sparse_family_2_9_check_6_flops_of_published_plans(name):
 
 
 @pytest.mark.parametrize("name", ADAPTERS)
-def test_sparse_family_2_9_check_6_adapter_weights(name):
+def test_adapter_weights_of_published_plans(name):
     assert lora_weights(shape_of(name), 32, mlp=False) == ADAPTERS[name]
 
 
@@ -78,7 +78,7 @@ def test_sparse_family_2_9_check_6_adapter_weights(name):
         (1024, 0.75, 256),
     ],
 )
-def test_sparse_family_2_9_check_6_kept_channels(channels, share, count):
+def test_kept_channels_are_the_share_rounded(channels, share, count):
     assert kept(channels, share) == count
 
 

@@ -21,7 +21,7 @@ from gossamer.training.outputs.listener import Listener
 from gossamer.training.run import tune
 
 
-def test_sparse_family_5_6_check_4_schedule():
+def test_the_schedule_of_freezing():
     at = [frozen_columns(64, step, 1000, 0.3) for step in (0, 150, 299, 300, 301, 1000)]
     assert at == [0, 32, 63, 64, 64, 64]
     assert [frozen_columns(8, step, 10, 0.3) for step in range(5)] == [0, 2, 5, 8, 8]
@@ -36,7 +36,7 @@ OPTIMIZERS = {
 
 
 @pytest.mark.parametrize("kind", OPTIMIZERS)
-def test_sparse_family_5_6_check_3_frozen_columns_stay_bit_identical(kind):
+def test_frozen_columns_stay_bit_identical(kind):
     made = layer(dtype=torch.float32)
     optimizer = OPTIMIZERS[kind]([p for p in made.parameters() if p.requires_grad])
     inputs, target = torch.randn(9, 14), torch.randn(9, 20)

@@ -11,7 +11,7 @@ from gossamer.methods.lamda.model import LamdaConfig
 from gossamer.methods.lamda.spectrum import leading_part
 
 
-def test_sparse_family_5_6_check_1_it_starts_as_the_pretrained_model(tiny_model):
+def test_it_starts_as_the_pretrained_model(tiny_model):
     ids = tokens()
     assert torch.equal(
         lamda(tiny_model)(input_ids=ids).logits, load(tiny_model)(input_ids=ids).logits
@@ -39,7 +39,7 @@ def test_the_fast_singular_vectors_span_the_same_space():
     assert torch.equal(again, u)
 
 
-def test_sparse_family_5_6_check_2_counts():
+def test_it_has_as_many_weights_as_the_paper_says():
     made = layer(out=20, into=14, rank=6)
 
     def learning():
@@ -65,7 +65,7 @@ def test_the_count_of_a_matrix_of_4096():
 
 
 @pytest.mark.parametrize("frozen", [0, 2, 6])
-def test_sparse_family_5_6_check_5_gradients_equal_dense_autograd(frozen):
+def test_gradients_equal_dense_autograd(frozen):
     made = disturb(layer())
     freeze_columns(made, "default", frozen)
     inputs = torch.randn(3, 5, 14, dtype=torch.float64, requires_grad=True)
@@ -100,7 +100,7 @@ def test_the_wide_input_is_not_kept_for_the_backward_pass():
     assert (7, 6) in {shape for _, shape in kept}
 
 
-def test_sparse_family_5_6_check_6_merging_equals_not_merging(tiny_model):
+def test_merging_equals_not_merging(tiny_model):
     model = disturb(lamda(tiny_model, alpha=3.0)).eval()
     for made, name in lamda_layers(model):
         freeze_columns(made, name, 2)

@@ -69,7 +69,7 @@ def published(factors, layer, kind, scale):
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "mistral"])
-def test_sparse_family_6_6_check_1_it_starts_as_the_base(family, tmp_path):
+def test_it_starts_as_the_base(family, tmp_path):
     folder = make_tiny_model(tmp_path / family, model_type=family)
     model, ids = lorta(folder, trained=False), tokens()
     assert torch.equal(model(input_ids=ids).logits, load(folder)(input_ids=ids).logits)
@@ -77,7 +77,7 @@ def test_sparse_family_6_6_check_1_it_starts_as_the_base(family, tmp_path):
     assert all(getattr(model.base_model, t)["default"].any() for t in TABLES if t != "lorta_B")
 
 
-def test_sparse_family_6_6_check_2_cheap_forward_equals_the_whole_update(square):
+def test_cheap_forward_equals_the_whole_update(square):
     model = lorta(square, alpha=3.0).double()
     own, kinds = factors(model), ["q_proj", "k_proj", "v_proj", "o_proj"]
     inputs = torch.randn(7, 48, dtype=torch.float64)
@@ -93,7 +93,7 @@ def test_sparse_family_6_6_check_2_cheap_forward_equals_the_whole_update(square)
     ("hidden", "heads", "blocks", "rank", "expected"),
     [(4096, 32, 32, 64, 274_688), (5120, 40, 40, 64, 341_248), (4096, 32, 32, 1, 4_292)],
 )
-def test_sparse_family_6_6_check_3_counts(hidden, heads, blocks, rank, expected):
+def test_it_has_as_many_weights_as_the_paper_says(hidden, heads, blocks, rank, expected):
     assert learning(hidden, heads, heads, blocks, rank) == expected
     assert expected == rank * (hidden + hidden // heads + heads + 4 + blocks)
 
@@ -112,7 +112,7 @@ def learning(hidden, heads, kv_heads, blocks, rank):
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
-def test_sparse_family_6_6_check_4_merging_equals_not_merging(tiny_model):
+def test_merging_equals_not_merging(tiny_model):
     model, ids = lorta(tiny_model).eval(), tokens()
     before = model(input_ids=ids).logits
     with model.disable_adapter():
@@ -124,13 +124,13 @@ def test_sparse_family_6_6_check_4_merging_equals_not_merging(tiny_model):
     assert torch.allclose(model.merge_and_unload()(input_ids=ids).logits, before, atol=1e-5)
 
 
-def test_sparse_family_6_6_check_5_rank_of_each_change(square):
+def test_each_change_has_the_rank(square):
     for module in layers(lorta(square)).values():
         change = module.get_delta_weight("default").detach().double()
         assert torch.linalg.matrix_rank(change, rtol=1e-5) <= 5
 
 
-def test_sparse_family_6_6_check_6_gradients_equal_autograd_through_the_tensor(square):
+def test_gradients_equal_autograd_through_the_tensor(square):
     model = lorta(square, alpha=3.0).double()
     torch.manual_seed(3)
     inputs, seeds = {}, {}

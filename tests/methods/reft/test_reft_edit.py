@@ -12,7 +12,7 @@ from gossamer.methods.reft.model import ReftConfig
 from gossamer.methods.reft.orthonormal import polar, random_rows, restore_orthonormal, tangent
 
 
-def test_lora_family_5_8_check_1_the_edit_acts_in_the_subspace_only():
+def test_the_edit_acts_in_the_subspace_only():
     torch.manual_seed(0)
     rotate = polar(random_rows(4, 24).double())
     weight, bias = torch.randn(4, 24).double(), torch.randn(4).double()
@@ -43,7 +43,7 @@ def test_the_layer_computes_the_published_equations(tiny_model):
 
 
 @pytest.mark.parametrize("fused", [False, True])
-def test_lora_family_5_8_check_2_rows_stay_orthonormal_over_100_steps(fused, tiny_model):
+def test_rows_stay_orthonormal_over_100_steps(fused, tiny_model):
     model = reft(tiny_model)
     learnt = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(learnt, lr=3e-2, weight_decay=0.1, fused=fused)
@@ -64,7 +64,7 @@ def test_lora_family_5_8_check_2_rows_stay_orthonormal_over_100_steps(fused, tin
     assert all((a - b).abs().max() > 0.01 for a, b in zip(start, rotations(model), strict=True))
 
 
-def test_lora_family_5_8_check_3_identity_start_is_exactly_the_base(tiny_model):
+def test_identity_start_is_exactly_the_base(tiny_model):
     ids = tokens()
     base = load(tiny_model).eval()(input_ids=ids).logits
     assert not torch.allclose(reft(tiny_model)(input_ids=ids).logits, base, atol=1e-2)
@@ -86,7 +86,7 @@ def test_lora_family_5_8_check_3_identity_start_is_exactly_the_base(tiny_model):
         (8, 4096, 32, False, 2 * 2_097_408),
     ],
 )
-def test_lora_family_5_8_check_5_counts(rank, width, layers, tied, expected):
+def test_an_edit_has_as_many_weights_as_the_paper_says(rank, width, layers, tied, expected):
     shape = {
         "hidden_size": width,
         "intermediate_size": 8,

@@ -24,7 +24,7 @@ def positions_of(mask):
 
 
 @torch.no_grad()
-def test_lora_family_5_8_check_6_decoding_with_a_cache_equals_full_recomputation(tiny_model):
+def test_decoding_with_a_cache_equals_full_recomputation(tiny_model):
     model = reft(tiny_model)
     ids, mask = padded()
     more = tokens(rows=2, length=5, seed=9)

@@ -28,7 +28,7 @@ def test_unequal_groups_shrink_by_halves_too():
     assert last.tolist() == [3, 5, 9]
 
 
-def test_lora_family_5_8_check_6_short_prompts_edit_no_token_twice():
+def test_short_prompts_edit_no_token_twice():
     mask = torch.ones(1, 5, dtype=torch.long)
     found = edit_positions(mask, prompt_lengths(mask), past=0, first=7, last=7)
     assert found.first.tolist() == [0, 1]
@@ -80,7 +80,7 @@ def test_in_training_the_prompt_is_edited_and_the_answer_not(tiny_model):
     assert columns == [[0, 1, 11, 12, 13], [4, 5, 11, 12, 13], [0, 1, 6, 7, 8]]
 
 
-def test_lora_family_5_8_check_4_other_positions_keep_every_bit(tiny_model):
+def test_other_positions_keep_every_bit(tiny_model):
     ids = tokens()
     model = reft(tiny_model, layers=[1], first_positions=0, last_positions=2)
     after, logits = outputs_of_blocks(model, input_ids=ids)

@@ -53,7 +53,7 @@ PATHS = pytest.mark.parametrize("path", [by_products, on_any_base])
 
 
 @PATHS
-def test_sparse_family_1_8_check_1_starts_as_the_base_with_the_dense_input_gradient(path):
+def test_starts_as_the_base_with_the_dense_input_gradient(path):
     x, weight, bias, values, g = case(scale=0.0)
     out = path(x, weight, bias, values)
     assert torch.equal(out, F.linear(x, weight, bias))
@@ -83,7 +83,7 @@ def test_autograd_agrees_with_finite_differences():
 
 
 @PATHS
-def test_sparse_family_1_8_check_2_block_gradients_and_their_sum_over_micro_batches(path):
+def test_block_gradients_and_their_sum_over_micro_batches(path):
     x, weight, bias, values, g = case()
     path(x, weight, bias, values).backward(g)
     joint = values.grad.clone()
@@ -124,7 +124,7 @@ def train(model, parameters, steps, **options):
     return optimizer
 
 
-def test_sparse_family_1_8_check_3_frozen_entries_stay_bit_identical():
+def test_frozen_entries_stay_bit_identical():
     before = TwoLayers().state_dict()
     model = adapted({"one": BLOCKS})
     learning = [p for p in model.parameters() if p.requires_grad]
@@ -139,7 +139,7 @@ def test_sparse_family_1_8_check_3_frozen_entries_stay_bit_identical():
     assert torch.equal(merged["two.weight"], before["two.weight"])
 
 
-def test_sparse_family_1_8_check_4_all_blocks_train_as_the_dense_matrices():
+def test_all_blocks_train_as_the_dense_matrices():
     blocks = {"one": cut((10, 14), 4), "two": cut((6, 10), 4)}
     model = adapted(blocks, autocast_adapter_dtype=False)
     train(model, [p for p in model.parameters() if p.requires_grad], 10, weight_decay=0.0)
@@ -152,7 +152,7 @@ def test_sparse_family_1_8_check_4_all_blocks_train_as_the_dense_matrices():
         assert torch.allclose(trained, reference, atol=1e-10, rtol=0)
 
 
-def test_sparse_family_1_8_check_5_counts_of_weights_states_and_kept_columns():
+def test_counts_of_weights_states_and_kept_columns():
     layer = nn.Linear(256 * 4, 256 * 3, bias=False)
     layer.requires_grad_(False)
     blocks = [Block(0, 256, 256, 256), Block(512, 256, 256, 256), Block(256, 768, 256, 256)]

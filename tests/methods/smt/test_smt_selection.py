@@ -56,7 +56,7 @@ def test_scores_are_what_their_names_say():
         assert torch.allclose(block_scores(gradient, 8, name), torch.stack(scores)), name
 
 
-def test_sparse_family_1_8_check_6_planted_blocks_are_found():
+def test_planted_blocks_are_found():
     noise = {"a": 1e-3 * torch.randn(32, 48), "b": 1e-3 * torch.randn(16, 48)}
     planted = {"a": [Block(8, 16, 8, 8), Block(24, 40, 8, 8)], "b": [Block(0, 0, 8, 8)]}
     for path, blocks in planted.items():
@@ -66,7 +66,7 @@ def test_sparse_family_1_8_check_6_planted_blocks_are_found():
         assert pick(noise, 3, criterion=criterion) == planted, criterion
 
 
-def test_sparse_family_1_8_check_6_a_checkerboard_is_seen_by_abs_mean_alone():
+def test_a_checkerboard_is_seen_by_abs_mean_alone():
     gradient = 1e-3 * torch.randn(32, 48, generator=torch.Generator().manual_seed(0))
     signs = (-1.0) ** torch.arange(8)
     gradient[8:16, 16:24] = 5.0 * signs[:, None] * signs[None, :]

@@ -33,7 +33,7 @@ def a_layer(share=1.0, *, bias=True, threshold="magnitude", seed=0):
     return linear.requires_grad_(False), SparseGradLinear(linear, basis, plain(count, threshold))
 
 
-def test_sparse_family_3_7_check_1_the_basis_changes_nothing():
+def test_the_basis_changes_nothing():
     x, weight, u, v, g = case()
     inside = v.T @ weight @ u.T
     assert torch.allclose(v @ inside @ u, weight, atol=1e-12, rtol=0)
@@ -44,14 +44,14 @@ def test_sparse_family_3_7_check_1_the_basis_changes_nothing():
     assert torch.allclose(x.grad, g @ weight, atol=1e-12, rtol=0)
 
 
-def test_sparse_family_3_7_check_1_in_float32():
+def test_the_basis_changes_little_in_float32():
     linear, layer = a_layer()
     x = torch.randn(TOKENS, IN)
     assert torch.allclose(layer(x), linear(x), rtol=1e-4, atol=1e-5)
     assert torch.allclose(layer.dense_weight(), linear.weight, rtol=1e-4, atol=1e-5)
 
 
-def test_sparse_family_3_7_check_2_the_gradient_is_the_transformed_one():
+def test_the_gradient_is_the_transformed_one():
     x, weight, u, v, g = case()
     seen = []
 
@@ -65,7 +65,7 @@ def test_sparse_family_3_7_check_2_the_gradient_is_the_transformed_one():
     assert torch.allclose(seen[0], v.T @ dense @ u.T, atol=1e-12, rtol=0)
 
 
-def test_sparse_family_3_7_check_2_all_entries_and_sgd_are_dense_sgd():
+def test_all_entries_and_sgd_are_dense_sgd():
     linear, layer = a_layer()
     linear.weight.requires_grad_(True)
     generator = torch.Generator().manual_seed(3)
@@ -82,7 +82,7 @@ def test_sparse_family_3_7_check_2_all_entries_and_sgd_are_dense_sgd():
     assert torch.allclose(layer.dense_weight(), linear.weight, atol=1e-5)
 
 
-def test_sparse_family_3_7_check_3_exactly_the_largest_entries_stay():
+def test_exactly_the_largest_entries_stay():
     generator = torch.Generator().manual_seed(0)
     for rows, count in [(40, 1), (40, 12), (40, 1200), (900, 270), (900, 26999)]:
         gradient = torch.randn(rows, 30, generator=generator)
@@ -113,7 +113,7 @@ def planted(slices=20):
         yield left @ core @ right.T
 
 
-def test_sparse_family_3_7_check_4_the_basis_is_orthogonal_and_gathers_the_gradient():
+def test_the_basis_is_orthogonal_and_gathers_the_gradient():
     modes = GradientModes(OUT, IN, torch.device("cpu"))
     for gradient in planted():
         modes.add(gradient)
@@ -136,7 +136,7 @@ def test_the_basis_is_that_of_the_stacked_gradients():
     assert torch.allclose((left[:, :2].T @ found[:, :2]).abs(), torch.eye(2).double(), atol=1e-4)
 
 
-def test_sparse_family_3_7_check_5_entries_never_chosen_stay_bit_identical():
+def test_entries_never_chosen_stay_bit_identical():
     _, layer = a_layer(share=0.05)
     before, touched = layer.weight.detach().clone(), torch.zeros(OUT * IN, dtype=torch.bool)
     optimizer = SparseGradAdam(layer, lr=1e-2, weight_decay=0.5)

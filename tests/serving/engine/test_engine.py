@@ -97,7 +97,7 @@ def test_min_tokens_keeps_end_of_text_away(make_engine):
     engine = make_engine()
     engine._eos_token_ids = frozenset(range(3, 200))
     one = ask(engine, max_tokens=9, min_tokens=6, ignore_eos=False)
-    assert one.wait().completion_tokens >= 7 or one.wait().finish_reason == "length"
+    assert one.wait().completion_tokens >= 7
     assert not set(one.tokens[:6]) & engine._eos_token_ids
 
 

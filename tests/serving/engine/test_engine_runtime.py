@@ -57,7 +57,7 @@ def test_several_roots(make_engine, shelf, tiny_model, tmp_path):
     assert ask_tokens(both, "b")
 
 
-def test_serving_11_paths_outside_the_roots_are_refused(make_engine, shelf, tiny_model, tmp_path):
+def test_paths_outside_the_roots_are_refused(make_engine, shelf, tiny_model, tmp_path):
     secret = make_lora(tmp_path / "secret", tiny_model, rank=4)
     (shelf / "link").symlink_to(secret)
     os.makedirs(shelf / "half")
@@ -83,7 +83,8 @@ def test_serving_11_paths_outside_the_roots_are_refused(make_engine, shelf, tiny
     for path in bad:
         with pytest.raises((RequestError, AdapterNotFoundError)) as caught:
             engine.load_adapter("x", path)
-        assert "secret" not in str(caught.value) or "secret" in path
+        # The message repeats what was asked for, and says nothing of what lies there.
+        assert "secret" not in str(caught.value).replace(path, "")
         assert "\n" not in str(caught.value)
     with pytest.raises(AdapterNotFoundError):
         engine.load_adapter("x", "shelf")
@@ -211,7 +212,7 @@ def test_the_engine_goes_on_while_a_disk_hangs_that_a_call_must_look_at(make_eng
         thread.join(WAIT)
 
 
-def test_serving_12_check_9_unload_during_generation(make_engine, shelf):
+def test_an_unload_during_generation_waits_for_it(make_engine, shelf):
     """Running requests end with the old weights, new ones get 404, and the name can come back."""
     engine = make_engine(shelf)
     engine.load_adapter("x", "shelf/one").result(WAIT)
@@ -333,9 +334,7 @@ def test_an_answer_cut_for_want_of_memory_ends_with_length_and_all_its_text(make
     check_idle(engine)
 
 
-def test_serving_12_check_9_a_slow_copy_does_not_stall_running_requests(
-    make_engine, shelf, monkeypatch
-):
+def test_a_slow_copy_does_not_stall_running_requests(make_engine, shelf, monkeypatch):
     # As if the adapter were a large one.
     monkeypatch.setattr("gossamer.serving.engine.build._AT_ONCE_BYTES", 0)
     engine = make_engine(shelf)

@@ -72,7 +72,7 @@ def test_generated_tokens_use_up_the_minute(make_limited):
     assert 5 < caught.value.retry_after < 60
 
 
-def test_serving_5_another_tenant_overtakes_a_flood(make_limited):
+def test_another_tenant_overtakes_a_flood(make_limited):
     engine = make_limited(max_running=4)
     with standing_still(engine):
         flood = [send(engine, "flood", new=8) for _ in range(40)]
@@ -96,7 +96,7 @@ def test_priority_reorders_a_tenants_own_queue(make_limited):
         collector.wait()
 
 
-def test_serving_5_overload_with_a_promise_keeps_it_for_those_who_are_admitted(make_limited):
+def test_overload_with_a_promise_keeps_it_for_those_who_are_admitted(make_limited):
     """Margins are wide: a step is made to take 20 ms, whatever the machine does beside."""
     engine = make_limited(max_running=4, first_token_slo=1.5)
     slow_down(engine, 0.02)

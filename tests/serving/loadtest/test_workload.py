@@ -12,7 +12,7 @@ from gossamer.serving.loadtest.workload import Workload
 
 
 @pytest.mark.parametrize("cv", [0.5, 1.0, 2.0, 4.0])
-def test_serving_10_gaps_have_the_mean_and_the_burstiness(cv):
+def test_gaps_have_the_mean_and_the_burstiness(cv):
     count = 40_000
     trace = Workload(rate=5.0, cv=cv, duration=count / 5, seed=2).trace()
     assert len(trace) == count
@@ -28,7 +28,7 @@ def test_serving_10_gaps_have_the_mean_and_the_burstiness(cv):
     ("popularity", "alpha"),
     [("power", a) for a in (0.1, 0.3, 0.6, 1.0)] + [("zipf", 0.8), ("zipf", 1.5)],
 )
-def test_serving_10_adapters_are_as_popular_as_they_should_be(popularity, alpha):
+def test_adapters_are_as_popular_as_they_should_be(popularity, alpha):
     workload = Workload(
         adapters=50, popularity=popularity, alpha=alpha, rate=1000, duration=40, seed=1
     )

@@ -82,7 +82,7 @@ def test_replaced_files_free_the_former_rows_and_blocks_at_once():
 # Slow copies.
 
 
-def test_serving_12_check_9_a_slow_copy_stalls_nobody_and_nobody_uses_it_early():
+def test_a_slow_copy_stalls_nobody_and_nobody_uses_it_early():
     """The order of events, with a copy that ends when the test says so."""
     world = World(100, {"slow": 5, "quick": 5}, store={"copies": "manual"})
     run(world, "quick")
@@ -155,7 +155,7 @@ def test_a_copy_that_fails_gives_its_blocks_back_and_ends_only_its_requests():
     assert world.pool.num_free == 40
 
 
-def test_serving_14_4_prefetch_takes_free_blocks_only():
+def test_prefetch_takes_free_blocks_only():
     world = World(
         26, {"a": 8, "b": 8, "c": 8}, store={"copies": "manual"}, prefetch=8, max_running=1
     )
@@ -328,7 +328,7 @@ def test_requests_that_no_longer_fit_beside_a_pin_are_told_so():
 # Unloading.
 
 
-def test_serving_12_check_9_unload_waits_and_accepted_requests_end_with_the_old_weights():
+def test_unload_waits_and_accepted_requests_end_with_the_old_weights():
     world = World(60, {"a": 5}, max_running=1)
     running = world.add(4, 10, "a")
     world.step()

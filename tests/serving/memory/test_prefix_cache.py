@@ -119,7 +119,7 @@ def test_adapters_and_the_base_model_share_nothing():
     assert [run(world, TEXT, name) for name in (None, "a", "b", "a:0.5+b:0.5")] == [36] * 4
 
 
-def test_serving_12_check_9_a_reloaded_name_never_finds_keys_of_the_former_weights():
+def test_a_reloaded_name_never_finds_keys_of_the_former_weights():
     world = World(60, {"a": 5}, prefixes=SHARED)
     run(world, TEXT, "a")
     assert run(world, TEXT, "a") == 36
@@ -186,7 +186,7 @@ def test_the_end_of_a_prompt_goes_before_its_begin():
     assert run(world, TEXT) == 24
 
 
-def test_serving_5_prefixes_of_evicted_adapters_go_first():
+def test_prefixes_of_evicted_adapters_go_first():
     world = World(40, {"a": 5, "b": 5}, prefixes=SHARED)
     run(world, TEXT[:20], "b")
     run(world, TEXT[:20])

@@ -123,7 +123,7 @@ def live(seed, operations):
     return life
 
 
-def test_serving_12_check_4_ten_thousand_random_operations_with_an_audit_after_each():
+def test_ten_thousand_random_operations_with_an_audit_after_each():
     lives = [live(seed, 1000) for seed in range(10)]
     worlds = [life.world for life in lives]
     # Every kind of trouble was met.
@@ -136,6 +136,6 @@ def test_serving_12_check_4_ten_thousand_random_operations_with_an_audit_after_e
 
 
 @pytest.mark.slow
-def test_serving_12_check_4_many_more():
+def test_many_more_random_operations_with_an_audit_after_each():
     for seed in range(100, 140):
         live(seed, 2000)

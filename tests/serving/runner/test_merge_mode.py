@@ -82,7 +82,7 @@ def watch(engine):
 
 
 @pytest.mark.parametrize("settings", [{}, {"backend": "reference"}], ids=str)
-def test_serving_12_check_3_hot_mixed_and_cold_again(family, settings):
+def test_answers_stay_the_same_hot_mixed_and_cold_again(family, settings):
     """Every adapter of the suite, and base-only ones, while one is merged and not."""
     requests = majority(family, HOT)
     with served(family, **settings) as llm:

@@ -65,7 +65,7 @@ def pace(replay):
 
 
 @pytest.mark.parametrize("cv", [1.0, 4.0, 8.0])
-def test_serving_10_newest_first_beats_order_of_arrival_and_refusing_beats_both(cv):
+def test_newest_first_beats_order_of_arrival_and_refusing_beats_both(cv):
     fifo, lifo, abort = (replayed(policy, cv=cv) for policy in POLICIES)
     assert fifo[1].attainment < 0.8 * lifo[1].attainment
     assert lifo[1].attainment <= abort[1].attainment
@@ -76,7 +76,7 @@ def test_serving_10_newest_first_beats_order_of_arrival_and_refusing_beats_both(
 
 
 @pytest.mark.parametrize("cv", [1.0, 4.0])
-def test_serving_5_who_is_admitted_under_overload_is_in_time(cv):
+def test_who_is_admitted_under_overload_is_in_time(cv):
     _, fifo = replayed("fifo", cv=cv, rate=10.0)
     _, abort = replayed("abort", cv=cv, rate=10.0)
     assert fifo.attainment_of_admitted < 0.4
@@ -112,7 +112,7 @@ def test_clustering_lowers_the_distinct_adapters_of_a_step():
     assert summary.finished == summary.requests
 
 
-def test_serving_10_a_decode_never_waits_longer_than_a_chunk_of_prompts():
+def test_a_decode_never_waits_longer_than_a_chunk_of_prompts():
     replay, _ = replayed(machine=replace(MACHINE, max_batch_tokens=256))
     # The dearest step: 256 tokens, of which at most 32 decode, all ranks, all memory.
     dearest = MACHINE.step
@@ -127,7 +127,7 @@ def test_serving_10_a_decode_never_waits_longer_than_a_chunk_of_prompts():
     assert 0 < replay.longest_gap <= longest
 
 
-def test_serving_5_a_flood_by_one_tenant_leaves_anothers_first_token_bounded():
+def test_a_flood_by_one_tenant_leaves_anothers_first_token_bounded():
     """Every eighth request is the quiet tenant's; the others are twice what the machine can do."""
     workload = Workload(adapters=20, rate=16.0, duration=40, max_prompt=127, max_output=127)
     waits = {}

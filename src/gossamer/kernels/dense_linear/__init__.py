@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
+from gossamer.kernels.dense_linear import reference
 from gossamer.kernels.dense_linear.cpu import can_pack, pack, packed_linear
 
 __all__ = ["DenseLinear"]
@@ -35,7 +35,7 @@ class DenseLinear(nn.Module):
         """x [.., h_in] to a new tensor [.., sum of widths]."""
         if self._packed:
             return packed_linear(x, self.weight, self.bias)
-        return functional.linear(x, self.weight, self.bias)
+        return reference.linear(x, self.weight, self.bias)
 
     def plus(self, updates: Sequence[tuple[int, Tensor]]) -> "DenseLinear":
         """A copy with weights of its own: each update [n, h_in] added from its first row on."""

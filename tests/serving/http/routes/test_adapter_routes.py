@@ -36,7 +36,7 @@ def call(make_engine, ask):
 
 
 @pytest.mark.parametrize(("method", "path", "body"), ROUTES)
-def test_serving_11_only_administrators_reach_the_adapters(call, method, path, body):
+def test_only_administrators_reach_the_adapters(call, method, path, body):
     reply = call(method, path, body, settings=HttpSettings(), headers={})
     assert reply.status_code == 403
     assert "and start the server with --keys" in reply.text

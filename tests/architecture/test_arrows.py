@@ -1,0 +1,88 @@
+"""Who may import whom: the rooms of the package, and the third-party packages' homes."""
+
+import re
+from graphlib import TopologicalSorter
+
+import pytest
+from house import PACKAGE, Source, folders, sources
+
+BOTTOM = {"errors", "files", "machine", "settings", "version"}
+# Which rooms each room may import. What is missing here is forbidden.
+ARROWS: dict[str, set[str]] = {
+    "errors": set(),
+    "files": {"errors"},
+    "machine": set(),
+    "__main__": {"cli"},
+    "settings": {"errors"},
+    "version": set(),
+    "basemodel": BOTTOM,
+    "adapters": BOTTOM,
+    "kernels": BOTTOM,
+    "methods": BOTTOM | {"adapters", "kernels"},
+    "tuners": {"methods"},
+    "sparsity": BOTTOM | {"adapters", "kernels"},
+    "training": BOTTOM | {"adapters", "basemodel", "kernels", "methods", "sparsity"},
+    "serving": BOTTOM | {"adapters", "basemodel", "kernels"},
+    "merging": BOTTOM | {"adapters", "basemodel"},
+    "verification": BOTTOM | {"adapters", "basemodel", "methods", "serving", "training"},
+    "cli": BOTTOM
+    | {"adapters", "basemodel", "methods", "serving", "sparsity", "training", "verification"},
+}
+# Where a third-party package may be imported: a pattern on the path below src/gossamer.
+HOMES = {
+    "peft": r"(methods|training|verification)/",
+    "trl": r"(methods|training)/",
+    "datasets": r"(methods|training)/",
+    "fastapi": r"serving/http/",
+    "uvicorn": r"serving/http/",
+    "starlette": r"serving/http/",
+    "prometheus_client": r"serving/http/",
+    "numba": r"(.*/)?cpu\.py$|kernels/tiles/",
+    "llvmlite": r"(.*/)?cpu\.py$|kernels/tiles/",
+    "re2": r"adapters/patterns\.py$",
+    "triton": r"(.*/)?triton_kernels\.py$",
+}
+
+
+def _rooms_of(source: Source) -> set[str]:
+    parts = (name.split(".") for name in source.imports)
+    rooms = {p[1] for p in parts if p[0] == "gossamer" and len(p) > 1}
+    return {room for room in rooms if (PACKAGE / room).is_dir() or room in BOTTOM}
+
+
+def test_rooms_import_only_what_the_arrows_allow():
+    wrong = [
+        f"{source.name} imports {room}"
+        for source in sources()
+        if source.room  # the package's own __init__ only names the public names
+        for room in _rooms_of(source) - ARROWS.get(source.room, set()) - {source.room}
+    ]
+    assert not wrong, wrong
+
+
+def test_every_room_has_its_arrows():
+    rooms = {path.name for path in folders() if path.parent == PACKAGE}
+    assert rooms <= ARROWS.keys(), f"no arrows for {rooms - ARROWS.keys()}"
+    list(TopologicalSorter(ARROWS).static_order())
+
+
+@pytest.mark.parametrize("package", HOMES)
+def test_third_party_packages_stay_in_their_rooms(package):
+    wrong = [
+        source.name
+        for source in sources()
+        if any(name.split(".")[0] == package for name in source.imports)
+        and not re.match(HOMES[package], source.name)
+    ]
+    assert not wrong, f"{package} is imported by {wrong}"
+
+
+def test_only_the_serve_command_reaches_http():
+    wrong = [
+        source.name
+        for source in sources()
+        if any(name.startswith("gossamer.serving.http") for name in source.imports)
+        and not source.name.startswith("serving/http/")
+        and source.name != "cli/serve.py"
+    ]
+    assert not wrong, wrong
