@@ -21,7 +21,7 @@ console = Console(width=None if sys.stdout.isatty() else 120)
 
 
 def main() -> int:
-    """Run the demo; 0 if every step went well."""
+    """Run the demo and return 0 if every step went well."""
     start = time.perf_counter()
     try:
         _tour(OUTPUT)
@@ -65,7 +65,7 @@ def _tour(output: Path) -> None:
 
 
 def _ask(url: str, names: list[str]) -> tuple[Round, Round, Round]:
-    """All at once on the cold server, the same again, and one question alone."""
+    """Ask all questions at once on the cold server, then again, then one question alone."""
     first = ask_together(url, names, QUESTIONS, MAX_TOKENS)
     warm = ask_together(url, names, QUESTIONS, MAX_TOKENS)
     return first, warm, ask_together(url, [MODEL], QUESTIONS[:1], MAX_TOKENS)

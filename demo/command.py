@@ -17,14 +17,14 @@ class DemoError(Exception):
 
 @dataclass(frozen=True)
 class Usage:
-    """What one child process took."""
+    """The time and memory that one child process took."""
 
     seconds: float
     peak_bytes: int
 
 
 def shown(arguments: Sequence[str]) -> str:
-    """The command as a person would type it."""
+    """Format the command as a person would type it."""
     return "gossamer " + shlex.join(arguments)
 
 

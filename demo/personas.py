@@ -1,4 +1,4 @@
-"""Who is tuned, on which topics, how, and what everybody is asked."""
+"""The personas that are tuned, their topics and methods, and the questions that all are asked."""
 
 from dataclasses import dataclass, field
 

@@ -32,7 +32,7 @@ class Served:
     first: Round
     """All questions, asked of a server that had not yet loaded an adapter."""
     warm: Round
-    """The same again."""
+    """The same questions, asked again of the warm server."""
     alone: Round
     """A single question to the base model."""
     usage: Usage
@@ -97,7 +97,7 @@ def serving(served: Served) -> Table:
 
 
 def what_next(output: Path, picture: Path) -> str:
-    """Where everything is, and how to go on by hand."""
+    """Say where everything is, and how to go on by hand."""
     serve = shown(["serve", "--model", MODEL, "--adapters", str(output / "adapters")])
     return "\n".join(
         [

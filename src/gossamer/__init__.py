@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LLM", "GossamerError", "SamplingParams", "compare", "tune"]
 
-# OpenMP's threads spin at every barrier, which starves whoever shares the processor: beside two
+# OpenMP's threads spin at every barrier, which starves others on the processor: beside two
 # busy processes a training step on two cores took 45 to 60 s, and 20 s without it. Alone on the
 # machine it costs nothing (a decode step took 107 ms both ways). Read when torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

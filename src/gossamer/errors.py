@@ -88,7 +88,7 @@ class BaseModelError(GossamerError):
 
 
 class ModelNotFoundError(BaseModelError):
-    """No such alias, folder or hub id."""
+    """A base model whose alias, folder or hub id does not exist."""
 
 
 class UnsupportedModelError(BaseModelError):
@@ -100,7 +100,7 @@ class CorruptModelError(BaseModelError):
 
 
 class DownloadError(BaseModelError):
-    """Fetching a model failed."""
+    """A base model that could not be fetched."""
 
 
 class AdapterError(GossamerError):
@@ -108,7 +108,7 @@ class AdapterError(GossamerError):
 
 
 class AdapterNotFoundError(AdapterError):
-    """No such adapter folder."""
+    """An adapter folder that does not exist."""
 
 
 class AdapterFormatError(AdapterError):
@@ -155,7 +155,7 @@ class UnknownModelError(ServingError):
 
 
 class CapacityError(ServingError):
-    """Does not fit in the block pool, even with nothing else in it."""
+    """A request or adapter that does not fit in the block pool, even with nothing else in it."""
 
 
 class OverloadedError(ServingError):
@@ -179,13 +179,13 @@ class EngineStoppedError(ServingError):
 
 
 MAX_CUT = 200
-"""Characters of somebody else's text that a message repeats."""
+"""The most characters of somebody else's text that a message repeats."""
 
 MAX_MESSAGE = 2000
-"""Characters of a message, whatever it repeats."""
+"""The most characters of a message, whatever it repeats."""
 
 MAX_LISTED = 20
-"""Known names that a message lists."""
+"""The most known names that a message lists."""
 
 MAX_COMPARED = 500
 """Known names among which the nearest to an unknown one is looked for: comparing costs more than
@@ -193,12 +193,12 @@ all else that is done with a name."""
 
 
 def cut(text: str, length: int = MAX_CUT) -> str:
-    """`text`, cut to a length fit for a message: what users send may be of any size."""
+    """Cut `text` to a length fit for a message: what users send may be of any size."""
     return text if len(text) <= length else text[: length - 3] + "..."
 
 
 def one_line(text: str, length: int = MAX_MESSAGE) -> str:
-    """`text` as a terminal and a log can show it: the names and values in it are others' work.
+    """Make `text` safe for a terminal and a log: the names and values in it are others' work.
 
     Line ends and other characters that print nothing become escapes; of a text that is longer than
     `length` the middle is left out, since the remedy stands at the end.
@@ -215,7 +215,7 @@ def _without_middle(text: str, length: int) -> str:
 
 
 def unknown_name_message(what: str, name: str, known: Iterable[str]) -> str:
-    """One line that says `name` does not exist and names the nearest (or all) known names.
+    """Say in one line that `name` does not exist, and name the nearest (or all) known names.
 
     However long `name` is and however many there are: what it costs is bounded.
     """
@@ -229,7 +229,7 @@ def unknown_name_message(what: str, name: str, known: Iterable[str]) -> str:
 
 
 def _alike(name: str, names: list[str]) -> list[str]:
-    """Those of many names that begin like `name`, as the nearest mostly does."""
+    """Pick the names that begin like `name`, as the nearest one mostly does."""
     if len(names) > MAX_COMPARED:
         names = [each for each in names if each[:2] == name[:2]] or names
     return names[:MAX_COMPARED]

@@ -1,7 +1,7 @@
-"""Writing what must survive a kill, a full disk and a power loss.
+"""Writes files and folders that must survive a kill, a full disk and a power loss.
 
 A file or folder is written beside its place, put on the disk (fsync), renamed, and then the rename
-is put on the disk. So whoever looks sees the former content or the new one, whole, also after the
+is put on the disk. So a reader sees the former content or the new one, whole, also after the
 power went. An error of the disk is never swallowed: what was there before stays, and the caller
 must not remove older copies.
 """
@@ -18,7 +18,7 @@ from pathlib import Path
 from gossamer.errors import GossamerError, StorageError
 
 _CANNOT_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
-"""What file systems answer that know no fsync (of folders, mostly); there the rename's order has to
+"""Errors of file systems that know no fsync (of folders, mostly); there the rename's order has to
 do. Every other error means that the content may not be on the disk."""
 
 _REMEDIES = {
@@ -163,7 +163,7 @@ def _number(error: BaseException) -> int:
 
 
 def _is_cut_off(error: BaseException) -> bool:
-    """torch writes by itself too, and tells no number: at the end the file is too short."""
+    """Whether a file of torch is too short at its end: torch tells no error number for that."""
     return isinstance(error, RuntimeError) and "inline_container.cc" in str(error)
 
 

@@ -61,10 +61,10 @@ class _Group:
 
     folder: Path
     unified: bool
-    """Whether it is of version 2, where one tree has all controllers."""
+    """Whether the group is of version 2, where one tree has all controllers."""
 
     def cpu_quota(self) -> float | None:
-        """Processors' worth of time in each period; None: no limit."""
+        """The processors' worth of time in each period; None: no limit."""
         if self.unified:
             quota, period = [*self._words("cpu.max"), "", ""][:2]
         else:
@@ -75,7 +75,7 @@ class _Group:
         return int(quota) / int(period)
 
     def memory_left(self) -> int | None:
-        """Bytes up to its limit; None: no limit."""
+        """Bytes that the group may still take up to its limit; None: no limit."""
         names = ("memory.max", "memory.high") if self.unified else ("memory.limit_in_bytes",)
         limits = [int(word) for name in names if (word := self._word(name)).isdigit()]
         used = self._word("memory.current" if self.unified else "memory.usage_in_bytes")

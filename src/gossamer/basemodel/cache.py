@@ -1,4 +1,4 @@
-"""Where fetched models lie on this machine, and the manifest that says what each one holds."""
+"""Places of fetched models on this machine, and the manifest that says what each one holds."""
 
 import hashlib
 import json
@@ -67,7 +67,7 @@ def write(folder: Path, *, alias: str, source: dict[str, Any]) -> Manifest:
 
 
 def read(folder: Path) -> Manifest | None:
-    """The manifest of `folder`; None if there is none or it cannot be read."""
+    """Return the manifest of `folder`; None if there is none or it cannot be read."""
     try:
         content = json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))
         return Manifest(
@@ -78,7 +78,7 @@ def read(folder: Path) -> Manifest | None:
 
 
 def find_damage(folder: Path, manifest: Manifest, *, full: bool = False) -> str | None:
-    """What differs from the manifest, in words; None if nothing does.
+    """Say in words what differs from the manifest; None if nothing does.
 
     Compares sizes only (instant), or all bytes when `full` (about a second per GB).
     """

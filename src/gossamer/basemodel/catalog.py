@@ -36,4 +36,4 @@ SMOLLM2_135M = PackagedModel(
 )
 
 CATALOG: Mapping[str, PackagedModel] = {SMOLLM2_135M.alias: SMOLLM2_135M}
-"""All of them, by alias."""
+"""All packaged models, by alias."""

@@ -13,7 +13,7 @@ _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.tx
 
 
 def read_config_json(folder: Path) -> dict[str, Any]:
-    """Content of `config.json`.
+    """Return the content of `config.json`.
 
     Raises:
         ModelNotFoundError: no such folder.

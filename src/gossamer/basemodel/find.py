@@ -1,4 +1,4 @@
-"""From the name that a user gives to a folder with a model: known names, folders, the hub."""
+"""Find the folder of a model by the name that a user gives: a known name, a folder, a hub id."""
 
 import re
 from pathlib import Path
@@ -78,7 +78,7 @@ def resolve(name_or_path: str | Path, *, revision: str | None = None) -> Path:
 
 
 def fetch(name: str, *, revision: str | None = None) -> Path:
-    """Like `resolve` for a name of the catalog or the hub; a cached copy is checked in full."""
+    """Fetch a model by its name in the catalog or the hub; a cached copy is checked in full."""
     if name in CATALOG:
         _refuse_revision(name, revision)
         return pull(name, verify=True)

@@ -147,7 +147,7 @@ def pull(alias: str, *, verify: bool = False) -> Path:
 
     The folder appears by one rename when everything in it is written, so whatever interrupts the
     pull leaves nothing that counts as a model. Of several processes one fetches, the rest wait.
-    With `verify`, all bytes of a cached copy are checked and a damaged copy is fetched anew.
+    With `verify`, all bytes of a cached copy are checked and a damaged copy is fetched again.
 
     Raises:
         ModelNotFoundError: there is no such alias.

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """No progress bars and only errors from transformers inside; what was set before comes back."""
+    """Silence transformers inside: no progress bars, only errors; earlier settings come back."""
     from transformers.utils import logging
 
     verbosity = logging.get_verbosity()

@@ -34,7 +34,7 @@ def end_token_ids(model: Any, tokenizer: Any) -> frozenset[int]:
 
 
 def _width(model: Any) -> int:
-    """Of the logits; may be more than the tokenizer's vocabulary."""
+    """The number of logits per token; may be more than the tokenizer's vocabulary."""
     head = model.get_output_embeddings()
     return int(head.weight.shape[0] if head is not None else model.config.vocab_size)
 
@@ -57,7 +57,7 @@ def _ids(source: str, field: str, value: Any, *, width: int) -> list[int]:
 
 
 def _check_added(tokenizer: Any, width: int) -> None:
-    """Tokens that the tokenizer adds to every text."""
+    """Check the tokens that the tokenizer adds to every text."""
     beyond = [i for i in tokenizer("").input_ids if not 0 <= i < width]
     if beyond:
         raise CorruptModelError(

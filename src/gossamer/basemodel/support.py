@@ -1,4 +1,4 @@
-"""Which base models can be tuned or served, and which number format suits a device."""
+"""Says which base models can be tuned or served, and which number format suits a device."""
 
 import platform
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ _BATCH_DEPENDENT_ROPE = ("dynamic", "longrope")
 
 
 def check_supported(config: Any, *, for_serving: bool) -> None:
-    """Check a transformers config.
+    """Check that a transformers config is of a supported family.
 
     Any causal language model may be tuned; serving knows `SERVED_FAMILIES`.
 
@@ -69,7 +69,7 @@ if TYPE_CHECKING:
 
 
 def default_dtype(device: "str | torch.device" = "cpu") -> "torch.dtype":
-    """bf16 where the device computes in it, else fp32.
+    """The number format for a device: bf16 where it computes in it, else fp32.
 
     A CPU without bf16 units emulates them: a training step was measured 25 to 40 times slower
     than in fp32, although torch accepts the request without complaint.

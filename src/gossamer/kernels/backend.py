@@ -1,4 +1,4 @@
-"""Which backend computes. One asked for by name fails aloud; a choice of our own is explained."""
+"""Chooses the backend that computes; one asked for by name is an error where it cannot run."""
 
 import torch
 

@@ -31,7 +31,7 @@ def on_compilation(tell: Callable[[], None]) -> Iterator[None]:
         def on_end(self, ended: Any) -> None:
             pass
 
-    # The event comes after Numba has looked for the kernel on disk in vain.
+    # The event comes after Numba has looked for the kernel on disk and not found it.
     with event.install_listener("numba:compile", Listener()):
         yield
 

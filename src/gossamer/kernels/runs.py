@@ -1,4 +1,7 @@
-"""Runs: tokens of a step that meet the same adapter, side by side; cut into chunks for threads."""
+"""Runs: tokens of a step that meet the same adapter, side by side; cut into chunks for threads.
+
+Punica and S-LoRA call a run a segment (SGMV); here segments are pieces of a sparse change.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,9 +21,9 @@ class Run(NamedTuple):
     first: int
     size: int
     slot: int
-    """Which of the adapters of the step."""
+    """The adapter's number among those of the step."""
     weight: float = 1.0
-    """Factor of what the adapter adds."""
+    """The factor of what the adapter adds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -35,12 +35,12 @@ _SCORED = {"gate": "gate_proj", "up": "up_proj", "q": "q_proj", "k": "k_proj", "
 
 @dataclass(slots=True)
 class Tally:
-    """What forward passes with gradients have seen."""
+    """Counts of what forward passes with gradients have computed."""
 
     tokens: int = 0
-    """All tokens, padding included."""
+    """The number of tokens, padding included."""
     sparse_tokens: int = 0
-    """Those that computed sparsely."""
+    """The number of tokens that computed sparsely."""
     token_lengths: int = 0
     """The sum over tokens of the length of their row."""
 
@@ -67,7 +67,7 @@ def sparsify(
         total_steps: optimizer steps of the run, of which `start` may be a share.
         digest: identity of the base weights, for the cache.
         guesses: those of an earlier call for the same base; new ones are added to it.
-        cache: folder in which guesses are kept; None: they are made anew.
+        cache: folder in which guesses are kept; None: they are made again each time.
         note: is told of damaged or unwritable cache files; by default a line on standard error.
 
     Raises:
@@ -105,11 +105,11 @@ class SparseCompute:
             raise SettingError("sparsify: the model computes sparsely already; undo() that first")
         self.plan = plan
         self.enabled = True
-        """False: everything is dense until it is True again."""
+        """Whether layers may compute sparsely; while False, everything is dense."""
         self.tally = Tally()
-        """Of all passes."""
+        """The counts of all passes."""
         self.step_tally = Tally()
-        """Of the passes since `set_step`."""
+        """The counts of the passes since `set_step`."""
         self._first_sparse_step = plan.first_sparse_step(total_steps)
         self._model = model
         self._pass = Pass()
@@ -127,7 +127,7 @@ class SparseCompute:
             guesses.update(made)
             factors = {name: guesses[name] for name in linears}
         self.predictor_bytes = sum(factor.num_bytes for factor in factors.values())
-        """Bytes of the guesses."""
+        """The bytes that the factors of the guesses take."""
         with undone_on_error(self._replaced):
             for number, (layer, share) in enumerate(zip(layers, shares, strict=True)):
                 self._attach(number, layer, share, linears, factors)
@@ -161,7 +161,7 @@ class SparseCompute:
 
     @cached_property
     def work_shape(self) -> WorkShape:
-        """Sizes for the model of FLOPs."""
+        """The sizes from which the model of FLOPs computes."""
         return work_shape(self._model)
 
     @property
@@ -171,7 +171,7 @@ class SparseCompute:
 
     @property
     def step_work_kept(self) -> float:
-        """The same of the passes since `set_step`."""
+        """Share of the dense work that the passes since `set_step` took, by the model of FLOPs."""
         return self._kept(self.step_tally)
 
     def _kept(self, tally: Tally) -> float:

@@ -31,7 +31,7 @@ class SparseComputeCallback(TrainerCallback):
     ) -> None:
         self.plan = plan if isinstance(plan, SparsityPlan) else load_plan(plan)
         self.handle: SparseCompute | None = None
-        """While training: the model under the plan."""
+        """The model under the plan, while training; else None."""
         self._options: dict[str, Any] = {"digest": digest, "cache": cache, "note": note}
         self._total_steps = total_steps
 

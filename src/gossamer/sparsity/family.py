@@ -1,4 +1,4 @@
-"""Which models can compute sparsely, where their layers are, and which channels go together."""
+"""Says which models can compute sparsely, where their layers are, which channels go together."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +12,7 @@ from gossamer.sparsity.plan import kept
 
 @dataclass(frozen=True, slots=True)
 class HeadShape:
-    """How attention lays out its channels: heads one after another, `head_dim` channels each."""
+    """The layout of attention's channels: heads one after another, `head_dim` channels each."""
 
     query_heads: int
     key_heads: int

@@ -1,4 +1,4 @@
-"""How much of the floating-point work of training remains under a plan.
+"""Computes how much of the floating-point work of training remains under a plan.
 
 Per token and layer, a multiply-add counted as two: a frozen linear layer with P weights costs 2 P
 forward and 2 P for the gradient of its input, an adapter's weights 6 each, causal attention
@@ -24,21 +24,21 @@ class WorkShape:
     query_channels: int
     key_channels: int
     adapter_weights: int
-    """Weights of the adapter that learns, of all layers together."""
+    """The number of weights of the adapter that learns, of all layers together."""
 
     @property
     def mlp_weights(self) -> int:
-        """Of gate, up and down of one layer."""
+        """The number of weights of gate, up and down in one layer."""
         return 3 * self.hidden * self.intermediate
 
     @property
     def qk_weights(self) -> int:
-        """Of q and k of one layer."""
+        """The number of weights of q and k in one layer."""
         return self.hidden * (self.query_channels + self.key_channels)
 
     @property
     def vo_weights(self) -> int:
-        """Of v and o of one layer."""
+        """The number of weights of v and o in one layer."""
         return self.hidden * (self.query_channels + self.key_channels)
 
     def dense_work(self, length: float) -> float:

@@ -9,7 +9,7 @@ from gossamer.errors import UnsupportedAdapterError, UnsupportedModelError
 
 
 def dequantized(weight: Any) -> Tensor:
-    """[out, in]: the whole weight in its original type."""
+    """The whole weight [out, in] in its original type."""
     from bitsandbytes.functional import dequantize_4bit
 
     _check_layout(weight)
@@ -17,7 +17,10 @@ def dequantized(weight: Any) -> Tensor:
 
 
 def dequantized_rows(weight: Any, index: Tensor) -> Tensor:
-    """[k, in]: some rows; only they are dequantised where quantisation blocks do not cross rows."""
+    """Some rows [k, in] of the weight.
+
+    Only they are dequantised where quantisation blocks do not cross rows.
+    """
     from bitsandbytes.functional import QuantState, dequantize_4bit
 
     _check_layout(weight)
@@ -148,11 +151,11 @@ class FrozenLinear:
         return self.linear.weight.dtype
 
     def weight(self, dtype: torch.dtype) -> Tensor:
-        """[out, in]."""
+        """The whole weight [out, in]."""
         return self._dense().to(dtype)
 
     def rows(self, index: Tensor, dtype: torch.dtype) -> Tensor:
-        """[k, in]: the weights of the outputs `index`."""
+        """The weights [k, in] of the outputs `index`."""
         if self.is_four_bit:
             return dequantized_rows(self.linear.weight, index).to(dtype)
         weight = self.linear.weight.detach()
@@ -160,13 +163,13 @@ class FrozenLinear:
         return torch.index_select(weight, 0, index, out=out).to(dtype)
 
     def columns(self, index: Tensor, dtype: torch.dtype) -> Tensor:
-        """[out, k]: the weights of the inputs `index`."""
+        """The weights [out, k] of the inputs `index`."""
         weight = self._dense()
         out = self._scratch.take(self.out_features, index.numel(), weight)
         return torch.index_select(weight, 1, index, out=out).to(dtype)
 
     def bias(self, dtype: torch.dtype, index: Tensor | None = None) -> Tensor | None:
-        """[out], or [k] of the outputs `index`; None if the layer has none."""
+        """The bias [out], or [k] of the outputs `index`; None if the layer has none."""
         bias = self.linear.bias
         if bias is None:
             return None

@@ -18,13 +18,13 @@ from gossamer.sparsity.tokens import RowGather, TokenSplit
 
 
 class Pass:
-    """What all layers share during a forward pass."""
+    """The state that all layers share during a forward pass."""
 
     def __init__(self) -> None:
         self.split: TokenSplit | None = None
-        """Tokens of the pass; None: everything is dense."""
+        """The split of the pass's tokens; None: everything is dense."""
         self.moment = 0
-        """Number of the sparse pass since the start of the run."""
+        """The number of sparse passes since the start of the run."""
         self.gather = RowGather()
         self.scratch = Scratch()
 
@@ -147,7 +147,7 @@ class SparseGroup(ABC):
 
 
 class SparseAttention(SparseGroup):
-    """q, k, v with few outputs, o with few inputs."""
+    """Attention that computes few outputs of q, k and v and reads few inputs of o."""
 
     def __init__(
         self,
@@ -194,7 +194,7 @@ class SparseAttention(SparseGroup):
 
 
 class SparseMlp(SparseGroup):
-    """gate and up with few outputs, down with few inputs."""
+    """An MLP that computes few outputs of gate and up and reads few inputs of down."""
 
     def __init__(
         self,
@@ -248,7 +248,7 @@ class SparseMlp(SparseGroup):
 
 
 def outside_graphs(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function`, run as it is between the graphs that torch.compile makes of the rest."""
+    """Keep `function` out of the graphs that torch.compile makes of the rest."""
     disable: Any = torch.compiler.disable
     return disable(function)
 

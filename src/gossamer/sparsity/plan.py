@@ -1,4 +1,4 @@
-"""A plan: which layers compute with how few channels, for which tokens, from which step."""
+"""A plan says which layers compute with how few channels, for which tokens, from which step."""
 
 import os
 import re
@@ -26,11 +26,11 @@ class Shares:
     """The shares of channels that one decoder layer drops."""
 
     mlp: float = 0.0
-    """Of the MLP's intermediate channels."""
+    """Share of the MLP's intermediate channels."""
     qk: float = 0.0
-    """Of the query and key channels."""
+    """Share of the query and key channels."""
     vo: float = 0.0
-    """Of the value channels and their partners at the input of the output projection."""
+    """Share of the value channels and their partners at the input of the output projection."""
 
     @property
     def any(self) -> bool:
@@ -41,7 +41,7 @@ class SparsityPlan(Settings):
     """What to drop, where and when. Layers are counted from 0, as in `{"3-30": 0.9, "31": 0.5}`."""
 
     name: str = ""
-    """A name for tables."""
+    """A name for the plan, shown in tables."""
 
     num_layers: Annotated[int, Field(ge=1)] | None = None
     """Decoder layers of the model that the plan is for; another model is refused. Unset: any."""
@@ -70,7 +70,7 @@ class SparsityPlan(Settings):
     dense product; to judge the guess), or by chance (to judge the choice)."""
 
     rank: Annotated[int, Field(ge=1)] = 8
-    """Rank of the guess."""
+    """The rank of the guess."""
 
     mean_tokens: bool = True
     """Whether the MLP's guess looks at the mean of each row's tokens, as published, or at each."""
@@ -84,7 +84,7 @@ class SparsityPlan(Settings):
     published code; only for comparison with its results."""
 
     seed: int = 0
-    """Of the random criterion."""
+    """The seed of the random criterion."""
 
     @model_validator(mode="before")
     @classmethod
@@ -115,7 +115,7 @@ class SparsityPlan(Settings):
         return Shares(**{group: _expand(getattr(self, group)).get(layer, 0.0) for group in GROUPS})
 
     def all_shares(self, num_layers: int) -> list[Shares]:
-        """What each layer drops; raises `SettingError` if the plan is not for so many layers."""
+        """What each layer drops; `SettingError` if the plan is for another number of layers."""
         label = f"plan '{self.name}'" if self.name else "plan"
         if self.num_layers not in (None, num_layers):
             raise SettingError(
@@ -154,7 +154,7 @@ def kept(channels: int, share: float) -> int:
 
 
 def by_layers(shares: list[float]) -> ByLayers:
-    """`[0, .9, .9, 0]` as `{"1-2": 0.9}`."""
+    """Group layers of equal share: `[0, .9, .9, 0]` becomes `{"1-2": 0.9}`."""
     result: ByLayers = {}
     start = 0
     for layer in range(1, len(shares) + 1):

@@ -1,4 +1,4 @@
-"""A plan as a picture: what each layer drops, and how much it minds."""
+"""Draws a plan: what each layer drops, and how much that costs in loss."""
 
 from pathlib import Path
 from typing import Any

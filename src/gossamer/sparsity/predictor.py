@@ -1,4 +1,4 @@
-"""How a layer's channels are chosen for a batch: by a cheap guess, by truth or by chance."""
+"""Chooses a layer's channels for a batch: by a cheap guess, by their true norms or by chance."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -18,11 +18,11 @@ class PredictorFactors:
     """A low-rank stand-in of one linear layer: x W^T is about x `down` `up`."""
 
     down: Tensor
-    """[in, r]"""
+    """The factor [in, r] that inputs meet first."""
     up: Tensor
-    """[r, out]"""
+    """The factor [r, out] that gives the outputs."""
     bias: Tensor | None = None
-    """[out], the layer's own."""
+    """The layer's own bias [out]."""
 
     @property
     def num_bytes(self) -> int:
@@ -63,7 +63,7 @@ def _leading(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def output_norms(x: Tensor, factors: PredictorFactors) -> Tensor:
-    """[out]: the L2 norm over the rows of `x` [n, in] of each guessed output, in float32.
+    """The L2 norm over the rows of `x` [n, in] of each guessed output: [out], float32.
 
     With z = x down, norm_c^2 = b_c^T (z^T z) b_c: the guessed outputs themselves are never formed.
     """
@@ -76,13 +76,13 @@ def output_norms(x: Tensor, factors: PredictorFactors) -> Tensor:
 
 
 def gated_norms(x: Tensor, gate: PredictorFactors, up: PredictorFactors) -> Tensor:
-    """[f]: the L2 norm over the rows of `x` [n, in] of each guessed SiLU(gate) * up, in float32."""
+    """The L2 norm over the rows of `x` [n, in] of each guessed SiLU(gate) * up: [f], float32."""
     g, u = (_guess(x, factors) for factors in (gate, up))
     return (F.silu(g) * u).float().norm(dim=0)
 
 
 def mean_rows(x: Tensor, real: Tensor | None) -> Tensor:
-    """[batch, n]: the mean over the tokens of each row of `x` [batch, length, n], padding left out.
+    """The mean [batch, n] over the tokens of each row of `x` [batch, length, n], padding left out.
 
     `real` [batch, length] is True at tokens that are not padding.
     """
@@ -106,11 +106,11 @@ class Criterion(ABC):
 
     @abstractmethod
     def mlp(self, x: Tensor, real: Tensor | None) -> Tensor:
-        """[f]: scores of the MLP's channels for its input [batch, length, d]."""
+        """Scores [f] of the MLP's channels for its input [batch, length, d]."""
 
     @abstractmethod
     def outputs(self, name: Projection, x: Tensor, real: Tensor | None) -> Tensor:
-        """[out]: norms of the outputs of q, k or v for the attention's input [batch, length, d]."""
+        """Norms [out] of the outputs of q, k or v for the attention's input [batch, length, d]."""
 
 
 class Guess(Criterion):
@@ -129,7 +129,7 @@ class Guess(Criterion):
 
 
 class Oracle(Criterion):
-    """True norms: costs the dense products that sparsity is meant to save."""
+    """Scores by true norms: costs the dense products that sparsity is meant to save."""
 
     def __init__(self, linears: dict[str, FrozenLinear]) -> None:
         self._linears = linears
@@ -154,7 +154,7 @@ class Chance(Criterion):
         self._linears = linears
         self._seed = seed
         self.moment = 0
-        """Number of the forward pass."""
+        """The number of the forward pass."""
 
     def mlp(self, x: Tensor, real: Tensor | None) -> Tensor:
         return self._draw("gate", x)

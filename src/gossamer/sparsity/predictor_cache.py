@@ -18,7 +18,7 @@ _SAMPLES = 64
 
 
 def weights_key(linears: Mapping[str, FrozenLinear], *, rank: int, digest: str | None) -> str:
-    """What the factors depend on, as hex: the base model's digest, rank, and samples of weights.
+    """A hash of what the factors depend on: the base model's digest, rank, and samples of weights.
 
     The samples tell apart what one base model may become: other number formats, and methods that
     change the frozen weights at the start, as PiSSA does.
@@ -45,7 +45,7 @@ def load_or_make(
 ) -> dict[str, PredictorFactors]:
     """Factors of all `linears` by name; from the cache `folder` if they are there and whole.
 
-    A damaged file is named through `note` and written anew. None: no cache.
+    A damaged file is named through `note` and written again. None: no cache.
     """
     path = None
     if folder is not None and linears:
@@ -86,7 +86,7 @@ def _read(
 def _write(
     path: Path, factors: Mapping[str, PredictorFactors], note: Callable[[str], None]
 ) -> None:
-    """All or nothing; a cache that cannot be written costs time, nothing else."""
+    """Write the factors, all or nothing; a cache that cannot be written costs only time."""
     tensors: dict[str, Tensor] = {}
     for name, factor in factors.items():
         tensors[f"{name}.down"] = factor.down.cpu()

@@ -22,11 +22,11 @@ from gossamer.sparsity.tokens import (
 )
 
 Side = Literal["outputs", "inputs"]
-"""Which channels of a linear layer an index set is about."""
+"""The channels of a linear layer that an index set names: its outputs or its inputs."""
 
 
 def compute_dtype(x: Tensor, linear: FrozenLinear) -> torch.dtype:
-    """Autocast's type where it is on, else the layer's own."""
+    """The type to compute in: autocast's where it is on, else the layer's own."""
     kind = x.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else linear.dtype
 
@@ -158,7 +158,7 @@ def fits(module: Any, x: Tensor) -> bool:
 
 
 def add_branch(module: Any, x: Tensor, out: Tensor) -> Tensor:
-    """`out`, the base's fresh outputs for `x`, plus those of the adapter of `module`."""
+    """Add the outputs of `module`'s adapter to `out`, the base's fresh outputs for `x`."""
     name = module.active_adapters[0]
     down, up = module.lora_A[name].weight, module.lora_B[name].weight
     product: Any = LoraBranch.apply
@@ -166,7 +166,7 @@ def add_branch(module: Any, x: Tensor, out: Tensor) -> Tensor:
 
 
 class LoraBranch(torch.autograd.Function):
-    """out + scaling * x A^T B^T, in place of `out`; A [r, in], B [out, r]."""
+    """Adds scaling * x A^T B^T to `out`, in place; A [r, in], B [out, r]."""
 
     @staticmethod
     def forward(

@@ -1,4 +1,4 @@
-"""Find a plan: measure how much each layer minds losing channels, then spend operations best."""
+"""Find a plan: measure what losing channels costs in each layer, then spend operations best."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -34,7 +34,7 @@ class Halfway:
 
     @property
     def learnt(self) -> int:
-        """Number of tokens that the loss is a mean over."""
+        """The number of tokens that the loss is a mean over."""
         return int((self.batch["labels"][:, 1:] != -100).sum())
 
     def loss(self) -> float:
@@ -50,12 +50,12 @@ class Halfway:
         return float(F.cross_entropy(scores.float(), labels[chosen]))
 
     def advance(self) -> None:
-        """Compute the next layer."""
+        """Compute the next layer densely."""
         self._hidden = self._layers[self._done](self._hidden, **self._options[self._done])
         self._done += 1
 
     def _inputs(self) -> tuple[Tensor, list[dict[str, Any]]]:
-        """The first layer's input, and the options of each: sliding windows have other masks."""
+        """The first layer's input, and each layer's options: sliding windows have other masks."""
         first: list[Tensor] = []
         options: list[dict[str, Any]] = []
 
@@ -83,13 +83,13 @@ def total_loss(halfway: list[Halfway]) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Increase:
-    """What one choice for one layer costs."""
+    """The cost of one choice for one layer."""
 
     layer: int
     group: str
     """ "mlp" or "attention" (queries, keys, values and the output projection together)."""
     share: float
-    """Of channels dropped."""
+    """Share of channels that are dropped."""
     loss: float
     """Increase of the mean loss per learnt token, in nats; may be below zero by chance."""
 
@@ -175,7 +175,7 @@ def _loss_under(
 
 @contextmanager
 def evaluating(model: Any) -> Iterator[None]:
-    """Inside, `model` is in evaluation mode."""
+    """Put `model` into evaluation mode inside."""
     training = model.training
     model.eval()
     try:
@@ -247,7 +247,7 @@ def _knapsack(
 ) -> list[Increase]:
     """One choice or none per group, saving at least `needed`, at the least summed loss."""
     infinity = float("inf")
-    # best[saved] = least loss that saves so many grid units or more.
+    # best[saved] = least loss that saves that number of grid units or more.
     best = [0.0] + [infinity] * _GRID
     taken: list[list[int]] = []
     for group in groups:
@@ -276,7 +276,7 @@ def _knapsack(
 
 
 def _tidy(plan: SparsityPlan, layers: int) -> SparsityPlan:
-    """Neighbouring layers of the same share as one range."""
+    """Join neighbouring layers of the same share into one range."""
     shares = [plan.shares(layer) for layer in range(layers)]
     ranges = {
         group: by_layers([getattr(share, group) for share in shares])

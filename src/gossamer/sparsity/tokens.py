@@ -1,4 +1,4 @@
-"""Which tokens of a batch compute sparsely, and gathering and putting back their rows."""
+"""Says which tokens of a batch compute sparsely, gathers their rows and puts them back."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -16,11 +16,11 @@ class TokenSplit:
     batch: int
     length: int
     sparse: Tensor
-    """[n] row numbers, ascending."""
+    """Row numbers [n] of sparse tokens, ascending."""
     dense: Tensor
-    """[batch * length - n] the others, ascending."""
+    """Row numbers [batch * length - n] of the other tokens, ascending."""
     real: Tensor | None
-    """[batch, length] bool: not padding; None if there is none."""
+    """A mask [batch, length] that is True outside padding; None if there is no padding."""
 
     @property
     def all_sparse(self) -> bool:
@@ -65,7 +65,7 @@ def split_tokens(
 
 
 def _between_first_and_last(learnt: Tensor) -> Tensor:
-    """[n, length] bool: at or after the first True of the row, and at or before the last."""
+    """A mask [n, length] of places from the first True of each row to the last."""
     counts = learnt.int()
     begun = counts.cumsum(1) > 0
     not_over = counts.flip(1).cumsum(1).flip(1) > 0
@@ -82,7 +82,7 @@ class RowGather:
         self._last: tuple[Tensor, TokenSplit, Tensor, Tensor] | None = None
 
     def __call__(self, x: Tensor, split: TokenSplit) -> tuple[Tensor, Tensor]:
-        """`x` [batch, length, n] as its sparse rows and its dense rows [.., n]."""
+        """Gather from `x` [batch, length, n] its sparse rows and its dense rows [.., n]."""
         if self._last is None or self._last[0] is not x or self._last[1] is not split:
             self._last = (x, split, *take_rows(x.detach(), split))
         return self._last[2], self._last[3]
@@ -100,7 +100,7 @@ def take_rows(x: Tensor, split: TokenSplit) -> tuple[Tensor, Tensor]:
 
 
 def join_rows(sparse: Tensor, dense: Tensor | None, split: TokenSplit) -> Tensor:
-    """The inverse: [batch, length, n]. `dense` may be None if there are no dense rows."""
+    """Undo `take_rows`: [batch, length, n]. `dense` may be None if there are no dense rows."""
     shape = (split.batch, split.length, sparse.shape[-1])
     if dense is None or split.all_sparse:
         # No view in autograd's eyes, so that adapters may add to it in place.
@@ -113,7 +113,7 @@ def join_rows(sparse: Tensor, dense: Tensor | None, split: TokenSplit) -> Tensor
 
 
 def spread_columns(values: Tensor, index: Tensor, width: int) -> Tensor:
-    """[n, width]: zeros, but the columns `index` [k] of `values` [n, k]."""
+    """Put `values` [n, k] into the columns `index` [k] of zeros [n, width]."""
     out = values.new_zeros(values.shape[0], width)
     return out.scatter_(1, index.expand(values.shape[0], -1), values)
 

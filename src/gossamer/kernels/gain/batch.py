@@ -12,24 +12,24 @@ LongArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 
 CHUNK = 8
-"""Tokens of a unit of work."""
+"""The number of tokens of one unit of work."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GainTable:
-    """Where the factors of one resident adapter lie, float32; M modules of the whole model."""
+    """Places of one resident adapter's factors, float32; M modules of the whole model."""
 
     offsets: LongArray
-    """[M] offset in the pool in elements; -1: the module has none."""
+    """Shape [M]: offset in the pool in elements; -1: the module has none."""
     scales_input: BoolArray
-    """[M] the factors are of the module's inputs."""
+    """Shape [M]: whether the factors scale the module's inputs, not its outputs."""
     keeps_bias: bool
-    """Factors of outputs do not scale the bias (DoRA)."""
+    """Whether factors of outputs leave the bias as it is (DoRA)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GainTables:
-    """The tables of the adapters of a step, U of them, side by side."""
+    """The tables of a step's U adapters, side by side."""
 
     offsets: LongArray  # [U, M]
     scales_input: BoolArray  # [U, M]
@@ -38,7 +38,7 @@ class GainTables:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GainBatch:
-    """Which tokens of the batch meet which adapter."""
+    """Maps the tokens of a batch to the adapters whose factors scale them."""
 
     tables: GainTables
     chunks: Chunks

@@ -14,14 +14,13 @@ IntArray = npt.NDArray[np.int32]
 LongArray = npt.NDArray[np.int64]
 
 SHORTEST_CHUNK, LONGEST_CHUNK = 8, 32
-"""Runs are cut into chunks of at most so many tokens: short ones where there are few tokens, so
-that all threads have a share, and long ones where there are many, so that rows are read once for
-more of them."""
+"""The bounds of the tokens in a chunk of a run: short ones where there are few tokens, so that all
+threads have a share, and long ones where there are many, so that rows are read once for more."""
 _CHUNKS_PER_WORKER = 8
 
 
 class RowFormat(IntEnum):
-    """How the rows of an adapter rest in the pool."""
+    """The format of an adapter's rows in the pool."""
 
     FLOAT32 = 0
     BFLOAT16 = 1
@@ -36,28 +35,28 @@ class RowFormat(IntEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoraTable:
-    """Where the rows of one resident adapter lie.
+    """Places of one resident adapter's rows in the pool.
 
     A row is a vector of one factor: row j of A (width h_in) or row j of B transposed (width h_out).
     The rows of module m are `offsets[first_row[m] :][: 2 * rank[m]]`, first those of A.
     """
 
     first_row: LongArray
-    """[M] index into `offsets` of the first row of each module; M modules of the whole model."""
+    """Shape [M]: index into `offsets` of each module's first row; M modules of the whole model."""
     rank: IntArray
-    """[M]; 0: the adapter leaves the module alone."""
+    """Shape [M]: rank of each module; 0: the adapter leaves the module alone."""
     scale: npt.NDArray[np.float32]
-    """[M]"""
+    """Shape [M]: factor of each module's product."""
     offsets: LongArray
-    """[rows] offset in the pool of each row, in elements of its own width."""
+    """Shape [rows]: offset in the pool of each row, in elements of its own width."""
     row_scale: npt.NDArray[np.float32]
-    """[rows] what the elements of each row are multiplied by; 1 unless `format` is INT8."""
+    """Shape [rows]: what the elements of each row are multiplied by; 1 unless `format` is INT8."""
     format: RowFormat
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoraTables:
-    """The tables of the adapters of a step, U of them, side by side."""
+    """The tables of a step's U adapters, side by side."""
 
     first_row: LongArray  # [U, M] into offsets
     rank: IntArray  # [U, M]
@@ -69,7 +68,7 @@ class LoraTables:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoraBatch:
-    """Which tokens of the batch meet which adapter. Tokens of one adapter are contiguous."""
+    """Maps the tokens of a batch to their adapters; tokens of one adapter are contiguous."""
 
     tables: LoraTables
     chunks: Chunks
@@ -103,7 +102,7 @@ def make_batch(tables: LoraTables, runs: Sequence[Run], num_workers: int) -> Lor
 
 
 def chunk_length(num_tokens: int, num_workers: int) -> int:
-    """Tokens of a chunk, so that each worker has several; a multiple of what the kernel takes at
-    a time."""
+    """The tokens of a chunk, chosen so that each worker gets several chunks; a multiple of what the
+    kernel takes at a time."""
     fair = num_tokens // (_CHUNKS_PER_WORKER * num_workers) // 4 * 4
     return min(max(fair, SHORTEST_CHUNK), LONGEST_CHUNK)

@@ -71,7 +71,7 @@ def _shrink_pairs(x, low, high, pool, starts, v):
 
 @njit(cache=True, nogil=True)
 def _shrink_one(x, token, pool, starts, v, at):
-    """Into v, from its element `at` on."""
+    """Write the product of one row into v, from its element `at` on."""
     width, rank = x.shape[1], starts.shape[0]
     place = token * width
     j = 0

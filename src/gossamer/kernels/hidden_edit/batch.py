@@ -10,31 +10,32 @@ IntArray = npt.NDArray[np.int32]
 LongArray = npt.NDArray[np.int64]
 
 FIRST, LAST = 0, 1
-"""The two groups of positions."""
+"""The two groups of positions that are edited: a prompt's first tokens and its last ones."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EditTable:
-    """Where the edits of one resident adapter lie, float32; L decoder blocks of the whole model.
+    """Places of one resident adapter's edits, float32; L decoder blocks of the whole model.
 
     The rows of an edit are `offsets[first_row[l, group] :][: 2 * rank + 1]`: those of A [rank, d],
     those of R [rank, d], and b [rank].
     """
 
     first_row: LongArray
-    """[L, 2] index into `offsets`."""
+    """Shape [L, 2]: index into `offsets` of an edit's first row."""
     rank: IntArray
-    """[L, 2]; 0: no edit."""
+    """Shape [L, 2]: rank of each edit; 0: no edit."""
     offsets: LongArray
-    """[rows] place in the pool, in elements."""
+    """Shape [rows]: place of each row in the pool, in elements."""
     first_positions: int
-    """Of a prompt."""
+    """How many tokens at the start of a prompt are edited."""
     last_positions: int
+    """How many tokens at the end of a prompt are edited."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EditTables:
-    """The tables of the adapters of a step, U of them, side by side."""
+    """The tables of a step's U adapters, side by side."""
 
     first_row: LongArray  # [U, L, 2]
     rank: IntArray  # [U, L, 2]
@@ -43,7 +44,7 @@ class EditTables:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EditBatch:
-    """Which tokens of the batch are edited, E of them, and by which edit."""
+    """The E tokens of a batch that are edited, each with its edit."""
 
     tables: EditTables
     token: IntArray  # [E] place in the batch

@@ -22,12 +22,12 @@ class KvLayout:
 
     @property
     def shape(self) -> tuple[int, int, int, int, int]:
-        """Shape of one block."""
+        """The shape of one block as an array."""
         return (self.num_layers, 2, self.num_kv_heads, self.block_tokens, self.head_dim)
 
     @property
     def block_bytes(self) -> int:
-        """Bytes of one block."""
+        """The number of bytes in one block."""
         return int(np.prod(self.shape)) * self.dtype.itemsize
 
     def view(self, pool: Tensor) -> Tensor:
@@ -37,7 +37,7 @@ class KvLayout:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttentionBatch:
-    """Where the tokens of a step belong: T tokens of S sequences, each sequence contiguous."""
+    """Maps the T tokens of a step to their S sequences and blocks; each sequence is contiguous."""
 
     positions: IntArray  # [T] place in the sequence's blocks, counted from their beginning
     sequence_start: IntArray  # [S] first place that is part of the sequence; 0 but for prefixes
@@ -48,4 +48,4 @@ class AttentionBatch:
     short_tokens: IntArray  # [D] tokens computed one by one (decodes, short chunks)
     short_bounds: IntArray  # [workers + 1] short tokens of each worker: equal cost
     long_chunks: tuple[tuple[int, int, int], ...]
-    """(first token, tokens, sequence) of the prefill chunks that take matrix products."""
+    """The prefill chunks that take matrix products, each as (first token, tokens, sequence)."""

@@ -11,18 +11,18 @@ from gossamer.kernels.runs import Chunks, IntArray, Run, cut
 LongArray = npt.NDArray[np.int64]
 
 SHORT = 8
-"""Runs are cut into chunks of at most so many tokens, so that threads can share them ..."""
+"""The most tokens in a chunk of an ordinary run: few, so that threads can share a run."""
 
 LONG_RUN = 64
-"""... but those of at least so many tokens into chunks of LONG: entries are read once for more of
-them."""
+"""Runs from this number of tokens on are cut into chunks of LONG: entries are read less often."""
 
 LONG = 64
+"""The most tokens in a chunk of a long run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SparseTable:
-    """Where the entries of one resident adapter lie, as segments: entries of one output row.
+    """Places of one resident adapter's entries, as segments: entries of one output row.
 
     A segment is contiguous in the pool: its values, then (unless its columns are consecutive) its
     columns as int32. Values are float32, or bfloat16 padded to whole 4 bytes.
@@ -35,12 +35,12 @@ class SparseTable:
     length: IntArray  # [S] entries
     offset: LongArray  # [S] place in the pool, in 4-byte elements
     half: bool
-    """Values are bfloat16."""
+    """Whether values are bfloat16."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SparseTables:
-    """The tables of the adapters of a step, U of them, side by side."""
+    """The tables of a step's U adapters, side by side."""
 
     first: LongArray  # [U, M]
     count: LongArray  # [U, M]
@@ -54,7 +54,7 @@ class SparseTables:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SparseBatch:
-    """Which tokens of the batch meet which adapter."""
+    """Maps the tokens of a batch to the adapters whose changes they meet."""
 
     tables: SparseTables
     short: Chunks

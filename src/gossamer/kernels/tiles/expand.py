@@ -28,7 +28,7 @@ from gossamer.kernels.tiles.instructions import (
 )
 
 PANEL_LANES = 8
-"""A register of AVX2."""
+"""The floats of a panel's vector: one register of AVX2."""
 
 _FETCHED = 64
 """How many elements ahead in a row a panel asks for."""

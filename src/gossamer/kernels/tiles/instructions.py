@@ -8,11 +8,11 @@ from numba import types
 from numba.core import cgutils
 
 LANES = 16
-"""Floats of a vector: two registers of AVX2, so that two sums run side by side."""
+"""The floats of a vector: two registers of AVX2, so that two sums run side by side."""
 
 FLOAT, INT32, INT64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
 STORED = {types.float32: FLOAT, types.uint16: ir.IntType(16), types.int8: ir.IntType(8)}
-"""How elements of rows rest: float32, bfloat16 (which numpy knows as uint16 only), int8."""
+"""The formats of rows' elements: float32, bfloat16 (which numpy knows as uint16 only), int8."""
 
 
 def wide(scalar, lanes):
@@ -21,7 +21,7 @@ def wide(scalar, lanes):
 
 
 def data(context, builder, array_type, array):
-    """Where the elements of a contiguous array begin."""
+    """The address of a contiguous array's first element."""
     return context.make_array(array_type)(context, builder, array).data
 
 
@@ -37,7 +37,7 @@ def load(builder, where, kind, scalar):
 
 
 def load_widened(builder, where, stored, lanes):
-    """`lanes` elements that rest as `stored`, as float32."""
+    """Load `lanes` elements of the format `stored` as float32."""
     value = load(builder, where, wide(stored, lanes), stored)
     if stored is FLOAT:
         return value
@@ -49,7 +49,7 @@ def load_widened(builder, where, stored, lanes):
 
 
 def store(builder, value, where):
-    """Of float32 values."""
+    """Store float32 values in place."""
     builder.store(value, builder.bitcast(where, value.type.as_pointer()), align=4)
 
 
@@ -70,7 +70,7 @@ def multiply_add(builder, a, b, c):
 
 
 def tree_sum(builder, vector):
-    """Of the lanes of a vector: halves added until one is left."""
+    """The sum of a vector's lanes: halves are added until one is left."""
     width = vector.type.count
     while width > 1:
         half = width // 2

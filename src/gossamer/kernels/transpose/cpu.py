@@ -75,7 +75,7 @@ def transpose(source, rows, columns, target):
 
 @njit(cache=True, nogil=True)
 def move_matrices(source, moves, target):
-    """See the package; flat int16 or int32 arrays."""
+    """Copy matrices as `transpose.move_matrices` says, between flat int16 or int32 arrays."""
     for i in range(len(moves)):
         start, to, rows, columns = moves[i]
         size = rows * columns
