@@ -34,7 +34,7 @@ def rows(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def _no_pictures(monkeypatch):
     # Half of such a short run's time, and tested elsewhere.
-    monkeypatch.setattr("gossamer.training.run.draw_curve", lambda *args, **options: None)
+    monkeypatch.setattr("gossamer.training.run.draw_loss_curve", lambda *args, **options: None)
 
 
 @pytest.mark.parametrize("name", methods.names())

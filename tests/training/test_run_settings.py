@@ -4,7 +4,7 @@ import pytest
 
 from gossamer import methods
 from gossamer.errors import CheckpointError, SettingError, UnknownNameError
-from gossamer.training.outputs.run_record import check_continues, read_config, write_record
+from gossamer.training.outputs.run_record import check_continues, read_config, write_run_record
 from gossamer.training.settings import RunSettings, assemble
 
 BASE = {"model": "m", "data": "d.jsonl", "output": "o"}
@@ -65,7 +65,7 @@ def test_what_is_missing_is_named():
 
 def test_the_record_reads_back_as_the_same_settings(tmp_path):
     settings = assemble({}, BASE, {"learning_rate": 3e-4, "rank": 3, "eval_split": 0.25})
-    write_record(tmp_path, settings, {"versions": {}}, {"steps": 3})
+    write_run_record(tmp_path, settings, {"versions": {}}, {"steps": 3})
     values, sections = read_config(tmp_path / "run.yaml")
     assert RunSettings.parse(values) == settings
     assert sections == {"recorded": {"versions": {}}, "result": {"steps": 3}}

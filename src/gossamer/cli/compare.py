@@ -56,11 +56,11 @@ def run(args: argparse.Namespace) -> int:
 
     from gossamer.training.comparison.compare import run_comparison
     from gossamer.training.comparison.process import ComparisonInterrupted
-    from gossamer.training.comparison.progress import Screen
+    from gossamer.training.comparison.progress import ComparisonProgress
     from gossamer.training.comparison.results import table
 
     try:
-        comparison = run_comparison(settings, Screen())
+        comparison = run_comparison(settings, ComparisonProgress())
     except ComparisonInterrupted as stopped:
         print(stopped)
         return 130

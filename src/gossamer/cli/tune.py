@@ -116,10 +116,10 @@ def method_help(name: str) -> str:
 
 def _tune(settings: RunSettings, recorded: dict[str, Any], *, resume: bool, overwrite: bool) -> int:
     from gossamer.training.loop.callback import RunInterrupted
-    from gossamer.training.outputs.progress import make_screen, print_result
+    from gossamer.training.outputs.progress import make_progress, print_result
     from gossamer.training.run import run as carry_out
 
-    screen = make_screen(log_every=settings.log_every)
+    screen = make_progress(log_every=settings.log_every)
     try:
         result = carry_out(
             settings, resume=resume, overwrite=overwrite, listener=screen, repeats=recorded

@@ -1,6 +1,6 @@
-"""From what the user gave to the settings of a run, and what can be refused before anything heavy.
+"""Turns what the user gave into the settings of a run, and refuses early what can be refused.
 
-torch, TRL and PEFT take seconds to load; whoever mistyped a name should not wait for them.
+torch, TRL and PEFT take seconds to load; a mistyped name is to be told before that.
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ def collect(
     *,
     resume: bool,
 ) -> tuple[RunSettings, dict[str, Any]]:
-    """Settings, and what the config file recorded of the run that it belongs to."""
+    """Collect the settings, and what the config file recorded of the run that it belongs to."""
     output = options.get("output")
     if config is None and resume:
         if output is None:

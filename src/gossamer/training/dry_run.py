@@ -1,4 +1,4 @@
-"""What a run would do, without doing it."""
+"""Reports what a run would do, without doing it."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +23,12 @@ class DryRun:
     eval_rows: int
     stages: tuple[StagePlan, ...]
     memory: list[Estimate]
-    """Of each stage."""
+    """The estimated memory of each stage."""
     preview: str
     """The first row as the model sees it, what is learnt of it marked."""
 
     def lines(self) -> list[str]:
-        """The report, a line each."""
+        """Return the report as lines."""
         plan, last = self.plan, self.memory[-1]
         memory = max(self.memory, key=lambda estimate: estimate.total)
         share = last.trainable / last.total_parameters

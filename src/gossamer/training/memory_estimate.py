@@ -1,4 +1,4 @@
-"""How much memory a run will need, without loading the model."""
+"""Estimates how much memory a run will need, without loading the model."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -18,15 +18,15 @@ _NF4_BYTES = 0.516
 # What is in use and what the process takes differ by what the allocator keeps and cannot reuse.
 # Measured on a CPU (glibc); the GPU's is an assumption.
 _ALLOCATOR = {"cpu": 1.75, "cuda": 1.2}
-# TRL's fused head works on tiles of so many positions and vocabulary entries; on a CPU it makes
-# about so many copies of a tile, on a GPU one.
+# TRL's fused head works on tiles of [positions, vocabulary entries]; on a CPU it makes about eight
+# copies of a tile, on a GPU one.
 _TILE = (4096, 32768)
 _TILE_COPIES = {"cpu": 8, "cuda": 1}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """Bytes, by what they are for."""
+    """Estimated bytes, by what they are for."""
 
     weights: int
     gradients: int
@@ -34,17 +34,17 @@ class Estimate:
     activations: int
     process: int
     trainable: int
-    """Parameters that learn."""
+    """The number of parameters that learn."""
     total_parameters: int
 
     @property
     def total(self) -> int:
-        """All bytes together."""
+        """The sum of all bytes."""
         return self.weights + self.gradients + self.optimizer + self.activations + self.process
 
 
 def estimate(method: Method[Any], context: MethodContext, **rows: int) -> Estimate:
-    """That of the stage which needs most; arguments as of `estimate_stages`."""
+    """Estimate the stage that needs most memory; the arguments are those of `estimate_stages`."""
     return max(estimate_stages(method, context, **rows), key=lambda stage: stage.total)
 
 
@@ -56,7 +56,7 @@ def estimate_stages(
     longest_row: int,
     most_trained: int,
 ) -> list[Estimate]:
-    """Peak memory of a training step on the largest batch that may come, stage by stage.
+    """Estimate the peak memory of a training step on the largest batch that may come, by stage.
 
     That is `batch_size` rows of `longest_row` tokens, of which `most_trained` are learnt each.
     Estimate over measured peak of the process, SmolLM2-135M, float32, CPU, half the tokens learnt:

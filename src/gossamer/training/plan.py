@@ -1,4 +1,4 @@
-"""How many steps a run takes, and which rows each step sees. Pure arithmetic and a seed."""
+"""Plans how many steps a run takes and which rows each step sees: pure arithmetic and a seed."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -19,13 +19,13 @@ class RunPlan:
     """The course of a run."""
 
     num_rows: int
-    """Training rows."""
+    """The number of training rows."""
     steps: int
-    """Optimizer steps."""
+    """The number of optimizer steps."""
     rows_per_step: int
-    """Rows of a step; the last step of a run measured in epochs may have fewer."""
+    """The rows of a step; the last step of a run measured in epochs may have fewer."""
     num_samples: int
-    """Rows seen in all, repetitions included."""
+    """The rows seen in all, repetitions included."""
     warmup_steps: int
 
     @property
@@ -34,7 +34,7 @@ class RunPlan:
 
 
 def make_plan(settings: RunSettings, num_rows: int) -> RunPlan:
-    """The plan for `num_rows` training rows (at least one)."""
+    """Make the plan for `num_rows` training rows (at least one)."""
     rows_per_step = settings.batch_size * settings.gradient_accumulation
     if settings.max_steps is not None:
         steps = settings.max_steps
@@ -58,22 +58,22 @@ class StagePlan:
     index: int
     name: str
     start: int
-    """Steps of the run before its first."""
+    """The steps of the run before the stage's first."""
     steps: int
     learning_rate: float
-    """Peak."""
+    """The peak learning rate of the stage."""
     warmup_steps: int
 
     @property
     def end(self) -> int:
-        """Steps of the run up to its last."""
+        """The steps of the run up to the stage's last."""
         return self.start + self.steps
 
 
 def plan_stages(
     stages: Sequence[Stage], settings: RunSettings, *, total: int
 ) -> tuple[StagePlan, ...]:
-    """The course of each of a method's `stages`; `settings` have their learning rate chosen.
+    """Plan each of a method's `stages`; `settings` have their learning rate chosen.
 
     Raises `ValueError` if they do not make up the run's `total` steps: a mistake in the method.
     """
@@ -122,7 +122,7 @@ class RowOrder(Sampler[int]):
 
 
 def rate_factor(step: int, *, plan: RunPlan | StagePlan, scheduler: str) -> float:
-    """What the peak learning rate is multiplied by in the step that follows `step` of the plan.
+    """The factor of the peak learning rate in the step that follows `step` of the plan.
 
     Never zero: neither the first nor the last step is wasted.
     """
@@ -136,14 +136,14 @@ def rate_factor(step: int, *, plan: RunPlan | StagePlan, scheduler: str) -> floa
 
 
 def collator(tokenizer: Any) -> Any:
-    """Makes of examples a batch: padded on the right, the padding masked."""
+    """A collator that makes a batch of examples: padded on the right, the padding masked."""
     from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
     return DataCollatorForLanguageModeling(pad_token_id=_pad_token(tokenizer))
 
 
 class ProbeBatches:
-    """`MethodContext.probe_batches` of a run: what its trainer will see first."""
+    """Gives a run's `MethodContext.probe_batches`: what its trainer will see first."""
 
     def __init__(
         self,

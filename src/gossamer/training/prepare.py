@@ -1,4 +1,4 @@
-"""Everything a run needs before its model is loaded; also all that a dry run looks at."""
+"""Prepares everything a run needs before its model is loaded; a dry run looks at the same."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,19 +24,19 @@ class Prepared:
     """A run that is about to begin."""
 
     settings: RunSettings
-    """With nothing left to choose: learning rate, dtype and device are those used."""
+    """The settings with nothing left to choose: learning rate, dtype and device are those used."""
     method: Method[Any]
     context: MethodContext
     tokenizer: Any
     data: EncodedData
     plan: RunPlan
     sparse: SparsityPlan | None
-    """How little of the base is computed; None: all of it."""
+    """The plan by which part of the base is computed; None: all of it."""
     liger: dict[str, bool] | None
-    """Liger's kernels, and whether each is used; None: none is."""
+    """The names of Liger's kernels, and whether each is used; None: none is."""
     stages: tuple[StagePlan, ...]
     recorded: dict[str, Any]
-    """What `run.yaml` records beside the settings."""
+    """The facts that `run.yaml` records beside the settings."""
 
 
 def prepare(settings: RunSettings) -> Prepared:

@@ -14,7 +14,7 @@ _MODULES = r"(trl|peft|transformers|accelerate|datasets|bitsandbytes|torch|huggi
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Inside, only errors of the training libraries are shown. Warnings of Gossamer pass."""
+    """Show only errors of the training libraries inside. Warnings of Gossamer pass."""
     from datasets.utils import disable_progress_bars, enable_progress_bars
 
     levels = {name: logging.getLogger(name).level for name in _LOGGERS}

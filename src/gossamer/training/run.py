@@ -1,4 +1,4 @@
-"""A training run from settings to run folder; `tune` is the Python call."""
+"""Carries out a training run from settings to run folder; `tune` is the Python call."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -18,16 +18,16 @@ from gossamer.training.loop.sparse_compute import check_same_plan
 from gossamer.training.loop.stages import check_stages, train_stages
 from gossamer.training.outputs.checkpoint import latest_checkpoint, read_stage, step_of
 from gossamer.training.outputs.listener import Listener, warn
-from gossamer.training.outputs.loss_curve import draw_curve
+from gossamer.training.outputs.loss_curve import draw_loss_curve
 from gossamer.training.outputs.metrics import RunResult, read_metrics, summarize, truncate_metrics
-from gossamer.training.outputs.model_card import write_card
-from gossamer.training.outputs.progress import make_screen
+from gossamer.training.outputs.model_card import write_model_card
+from gossamer.training.outputs.progress import make_progress
 from gossamer.training.outputs.run_folder import (
-    CARD,
-    CURVE,
+    LOSS_CURVE,
+    MODEL_CARD,
     check_free,
     clear_run,
-    make_folder,
+    make_run_folder,
     publish,
 )
 from gossamer.training.outputs.run_record import (
@@ -35,7 +35,7 @@ from gossamer.training.outputs.run_record import (
     changed_data,
     check_continues,
     read_config,
-    write_record,
+    write_run_record,
 )
 from gossamer.training.prepare import Prepared, prepare
 from gossamer.training.quiet import quiet_libraries
@@ -67,7 +67,7 @@ def tune(
     """
     options = {"model": model, "data": data, "output": output, "method": method}
     run_settings, recorded = collect(config, options, settings, resume=resume)
-    listener = listener or make_screen(log_every=run_settings.log_every)
+    listener = listener or make_progress(log_every=run_settings.log_every)
     try:
         return run(
             run_settings,
@@ -88,7 +88,10 @@ def run(
     listener: Listener,
     repeats: Mapping[str, Any] | None = None,
 ) -> RunResult:
-    """Carry out `settings`; see `tune`. `repeats`: facts of the run that is being repeated."""
+    """Carry out the run of `settings`; see `tune`.
+
+    `repeats`: facts of the run that is being repeated.
+    """
     output = Path(settings.output)
     if resume:
         check_resumable(output)
@@ -110,25 +113,25 @@ def run(
 
 
 def _carry_out(prepared: Prepared, *, resume: bool, listener: Listener) -> RunResult:
-    """Everything that can be refused comes before the folder is touched."""
+    """Carry out the run; all that can be refused comes before the folder is touched."""
     output = Path(prepared.settings.output)
     checkpoint = None
     if resume:
         prepared, checkpoint = _continued(prepared, output)
     model = build_model(prepared.method, prepared.context, prepared.liger)
     if not resume:
-        make_folder(output)
+        make_run_folder(output)
         clear_run(output)
     elif checkpoint is None:
         listener.note(f"{output} has no checkpoint yet: starting from the first step")
     _forget_later_lines(prepared, checkpoint)
-    write_record(output, prepared.settings, prepared.recorded)
+    write_run_record(output, prepared.settings, prepared.recorded)
     model = train_stages(prepared, model, checkpoint, listener)
     return _finish(prepared, model, listener)
 
 
 def _forget_later_lines(prepared: Prepared, checkpoint: Path | None) -> None:
-    """Leave in the metrics what was written up to `checkpoint`."""
+    """Drop from the metrics what was written after `checkpoint`."""
     output = Path(prepared.settings.output)
     if checkpoint is None:
         truncate_metrics(output, -1)
@@ -138,7 +141,7 @@ def _forget_later_lines(prepared: Prepared, checkpoint: Path | None) -> None:
 
 
 def _continued(prepared: Prepared, output: Path) -> tuple[Prepared, Path | None]:
-    """The run that is in `output`, if `prepared` goes on with it, and its last checkpoint."""
+    """Find the run in `output`, if `prepared` goes on with it, and its last checkpoint."""
     values, sections = read_config(output / FILE)
     before = RunSettings.parse(values, where=str(output / FILE))
     recorded = sections.get("recorded", {})
@@ -155,7 +158,7 @@ def _continued(prepared: Prepared, output: Path) -> tuple[Prepared, Path | None]
 
 
 def _finish(prepared: Prepared, model: Any, listener: Listener) -> RunResult:
-    """Curve, card, adapter, record, in this order: the record tells that all is there."""
+    """Write curve, card, adapter and record, in this order: the record tells that all is there."""
     output = Path(prepared.settings.output)
     records = read_metrics(output)
     trainable, total = count_parameters(model)
@@ -167,12 +170,14 @@ def _finish(prepared: Prepared, model: Any, listener: Listener) -> RunResult:
         peak_memory=peak_memory(prepared.context.device),
     )
     listener.trained(model, result)
-    draw_curve(
-        records, output / CURVE, title=f"{prepared.method.name} on {prepared.settings.model}"
+    draw_loss_curve(
+        records, output / LOSS_CURVE, title=f"{prepared.method.name} on {prepared.settings.model}"
     )
-    write_card(output / CARD, prepared.settings, prepared.recorded, result, prepared.method)
+    write_model_card(
+        output / MODEL_CARD, prepared.settings, prepared.recorded, result, prepared.method
+    )
     files = publish(output, lambda folder: prepared.method.export(model, folder, prepared.context))
-    write_record(
+    write_run_record(
         output, prepared.settings, prepared.recorded, {**result.as_record(), "files": files}
     )
     return result

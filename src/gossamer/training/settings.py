@@ -1,4 +1,4 @@
-"""Everything that defines a run, and how a config file, options and assignments make it up."""
+"""The settings that define a run, and how a config file, options and assignments make them up."""
 
 from collections.abc import Mapping
 from os import PathLike
@@ -106,14 +106,14 @@ class RunSettings(DataSettings):
         return values
 
     def build_method(self) -> Method[Any]:
-        """The method with its settings; raises `UnknownNameError` or `SettingError`."""
+        """Build the method with its settings; raises `UnknownNameError` or `SettingError`."""
         return find(self.method).from_values(self.method_settings)
 
 
 def assemble(
     config: Mapping[str, Any], options: Mapping[str, Any], assignments: Mapping[str, Any]
 ) -> RunSettings:
-    """Settings from a config file, overridden by options, overridden by assignments.
+    """Read settings from a config file, overridden by options, overridden by assignments.
 
     Options that are None count as not given. Assignments are `{name: value}` where the name is a
     setting of the run, of its data or of its method. If the chosen method is not the config's, the

@@ -1,4 +1,4 @@
-"""A sparsity plan for a model and data: sweep, choice, check of the whole."""
+"""Finds a sparsity plan for a model and data: sweep, choice, check of the whole."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,12 +31,12 @@ from gossamer.training.sweep_settings import SweepSettings
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SweepResult:
-    """A plan and what speaks for it."""
+    """A plan and the figures that speak for it."""
 
     plan: SparsityPlan
     sensitivity: Sensitivity
     plan_loss: float
-    """Loss with all of the plan at once, which is not the sum of its parts."""
+    """The loss with all of the plan at once, which is not the sum of its parts."""
     uniform_loss: float | None
     """Loss with the same operations saved by equal shares in all layers; None: not possible."""
     work_kept: float
@@ -127,7 +127,7 @@ def _batches(
 
 
 def _tokens(batches: list[Batch], span: Literal["batch", "sample"]) -> tuple[float, float]:
-    """Mean length of a token's row, and the share of tokens that compute sparsely."""
+    """Compute the mean length of a token's row, and the share of tokens that compute sparsely."""
     tokens = sparse = lengths = 0
     for batch in batches:
         rows, length = batch["labels"].shape

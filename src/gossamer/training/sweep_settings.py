@@ -1,4 +1,4 @@
-"""How a sparsity plan is found: its settings alone, so that a help text loads nothing heavy."""
+"""The settings by which a sparsity plan is found, alone, so that help loads nothing heavy."""
 
 from typing import Annotated, Literal
 
@@ -11,7 +11,7 @@ Share = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
 
 
 class SweepSettings(DataSettings):
-    """How a sparsity plan is found."""
+    """The settings by which a sparsity plan is found."""
 
     model: str
     """Base model: an alias such as smollm2-135m, a folder, or a hub id."""
@@ -42,7 +42,7 @@ class SweepSettings(DataSettings):
     """Rank of the LoRA on all linear layers that is counted with the operations."""
 
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    """Chooses the rows."""
+    """The seed that chooses the rows."""
 
     dtype: DtypeName = "auto"
     """Compute type: auto, float32 or bfloat16."""

@@ -6,7 +6,7 @@ import pytest
 from gossamer.training.comparison.compare import compare
 from gossamer.training.comparison.folder import read_json
 from gossamer.training.comparison.jobs import Job, carry_out
-from gossamer.training.comparison.progress import Screen
+from gossamer.training.comparison.progress import ComparisonProgress
 
 
 @pytest.fixture(scope="session")
@@ -53,6 +53,6 @@ def small(tiny_model, sums, tmp_path):
         train, held_out = sums
         held_out = settings.pop("eval", held_out)
         run = partial(compare, tiny_model, train, held_out, tmp_path / output, methods=methods)
-        return run(screen=screen or Screen(show=False), **{**defaults, **settings})
+        return run(screen=screen or ComparisonProgress(show=False), **{**defaults, **settings})
 
     return call

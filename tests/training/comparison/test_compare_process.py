@@ -10,14 +10,14 @@ from runs import step_losses
 from gossamer.errors import TrainingError
 from gossamer.training.comparison import process
 from gossamer.training.comparison.process import ComparisonInterrupted
-from gossamer.training.comparison.progress import Screen
+from gossamer.training.comparison.progress import ComparisonProgress
 from gossamer.training.loop.callback import RunInterrupted
 
 FAST = {"methods": "lora:learning_rate=3e-3", "budget": "steps=40"}
 RUN = "out/runs/lora-learning_rate-3e-3-seed0"
 
 
-class AtStep(Screen):
+class AtStep(ComparisonProgress):
     """Does something at the third step."""
 
     def __init__(self, act):

@@ -8,7 +8,7 @@ from runs import step_losses
 
 from gossamer.errors import GossamerError, SettingError
 from gossamer.training.comparison.jobs import carry_out
-from gossamer.training.comparison.progress import Screen
+from gossamer.training.comparison.progress import ComparisonProgress
 from gossamer.training.comparison.results import table
 from gossamer.training.evaluation import Evaluation
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("here")
 FAST = "learning_rate=3e-3"
 
 
-class Log(Screen):
+class Log(ComparisonProgress):
     """Keeps what would be shown, and can stop like Ctrl-C after some events of a kind."""
 
     def __init__(self, stop_after=None):

@@ -162,11 +162,11 @@ def test_a_checkpoint_names_its_stage_and_a_stage_has_its_own_optimizer(whole):
 
 
 def test_the_curve_marks_where_a_stage_begins(whole, tmp_path, monkeypatch):
-    from gossamer.training.outputs.loss_curve import draw_curve
+    from gossamer.training.outputs.loss_curve import draw_loss_curve
 
     drawn = []
     monkeypatch.setattr(Axes, "axvline", lambda self, x, **_: drawn.append(x))
-    draw_curve(read_metrics(whole[0]), tmp_path / "curve.png", title="t")
+    draw_loss_curve(read_metrics(whole[0]), tmp_path / "curve.png", title="t")
     assert drawn == [FIRST + 0.5]
 
 

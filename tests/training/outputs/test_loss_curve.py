@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from gossamer.training.outputs.loss_curve import draw_curve, smooth
+from gossamer.training.outputs.loss_curve import draw_loss_curve, smooth
 
 
 def test_smoothing_keeps_a_constant_and_the_first_value():
@@ -27,7 +27,7 @@ def test_the_picture_is_a_png_of_fair_size(tmp_path, steps):
     records = [{"step": 0, "eval_loss": 3.0}]
     records += [{"step": s, "loss": 3.0 / s} for s in range(1, steps + 1)]
     path = tmp_path / "curve.png"
-    draw_curve(records, path, title="$a title$ with \\frac and _")
+    draw_loss_curve(records, path, title="$a title$ with \\frac and _")
     content = path.read_bytes()
     assert content.startswith(b"\x89PNG\r\n\x1a\n")
     width, height = struct.unpack(">II", content[16:24])

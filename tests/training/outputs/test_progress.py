@@ -7,7 +7,7 @@ from rich.console import Console
 
 from gossamer.training.outputs.listener import RunFacts
 from gossamer.training.outputs.metrics import summarize
-from gossamer.training.outputs.progress import LiveScreen, PlainScreen, duration, print_result
+from gossamer.training.outputs.progress import LiveProgress, PlainProgress, duration, print_result
 from gossamer.training.plan import RunPlan
 
 FACTS = RunFacts(
@@ -30,7 +30,7 @@ def record(step, loss=1.5):
 
 
 def test_plain_lines_come_every_so_often_with_rate_and_remaining_time(capsys):
-    screen = PlainScreen(log_every=20)
+    screen = PlainProgress(log_every=20)
     screen.started(FACTS)
     for step in range(1, 51):
         screen.step(record(step))
@@ -49,7 +49,7 @@ def test_plain_lines_come_every_so_often_with_rate_and_remaining_time(capsys):
 
 def test_the_live_line_shows_step_loss_and_rate_and_leaves_no_trace():
     stream = io.StringIO()
-    screen = LiveScreen(Console(file=stream, force_terminal=True, width=100))
+    screen = LiveProgress(Console(file=stream, force_terminal=True, width=100))
     screen.started(FACTS)
     screen.step(record(7, loss=2.125))
     screen.evaluated({"step": 7, "eval_loss": 1.25})
@@ -63,7 +63,7 @@ def test_the_live_line_shows_step_loss_and_rate_and_leaves_no_trace():
 
 
 def test_a_screen_may_be_closed_before_it_started_and_twice():
-    screen = LiveScreen(Console(file=io.StringIO(), force_terminal=True))
+    screen = LiveProgress(Console(file=io.StringIO(), force_terminal=True))
     screen.closed()
     screen.closed()
 

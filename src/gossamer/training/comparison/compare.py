@@ -1,4 +1,4 @@
-"""A comparison from settings to table and plots; `compare` is the Python call."""
+"""Runs a comparison from settings to table and plots; `compare` is the Python call."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,10 +29,10 @@ from gossamer.training.comparison.process import (
     run_job,
     terminate_as_interrupt,
 )
-from gossamer.training.comparison.progress import Screen
+from gossamer.training.comparison.progress import ComparisonProgress
 from gossamer.training.comparison.results import Comparison, EntryResult, document, percent
 from gossamer.training.comparison.settings import CompareSettings
-from gossamer.training.outputs.run_folder import make_folder
+from gossamer.training.outputs.run_folder import make_run_folder
 
 
 def compare(
@@ -42,7 +42,7 @@ def compare(
     output: str | Path,
     *,
     methods: str | Sequence[str],
-    screen: Screen | None = None,
+    screen: ComparisonProgress | None = None,
     **settings: Any,
 ) -> Comparison:
     """Train `model` on `data` with several `methods` and score the results on the rows of `eval`.
@@ -50,8 +50,8 @@ def compare(
     The same as the command: `compare("smollm2-135m", "train.jsonl", "test.jsonl", "out",
     methods=["lora:rank=8", "full"], budget="steps=100", seeds=[0, 1])`. `settings` are those of a
     comparison by name. A run that fails is recorded with its reason, and the others go on. Asked
-    again with the same settings, it goes on with what is missing. `Screen(show=False)` shows
-    nothing.
+    again with the same settings, it goes on with what is missing. The progress display
+    `ComparisonProgress(show=False)` shows nothing.
 
     Raises a `GossamerError` with one clear line for what concerns all methods, and
     `ComparisonInterrupted` (a `KeyboardInterrupt`) when stopped by Ctrl-C or SIGTERM.
@@ -59,15 +59,16 @@ def compare(
     names = [methods] if isinstance(methods, str) else list(methods)
     values = {"model": model, "data": data, "eval": eval, "output": output, "methods": names}
     return run_comparison(
-        CompareSettings.parse({**values, **settings}, where="compare"), screen or Screen()
+        CompareSettings.parse({**values, **settings}, where="compare"),
+        screen or ComparisonProgress(),
     )
 
 
-def run_comparison(settings: CompareSettings, screen: Screen) -> Comparison:
-    """Carry out `settings`; see `compare`."""
+def run_comparison(settings: CompareSettings, screen: ComparisonProgress) -> Comparison:
+    """Carry out the comparison of `settings`; see `compare`."""
     settings.check()
     root = Path(settings.output)
-    make_folder(root)
+    make_run_folder(root)
     lock = FileLock(root / ".lock")
     try:
         lock.acquire(timeout=0)
@@ -87,9 +88,11 @@ def run_comparison(settings: CompareSettings, screen: Screen) -> Comparison:
 
 
 class _Comparison:
-    """One job after another; what is done already is only read."""
+    """A comparison in progress: one job after another; what is done already is only read."""
 
-    def __init__(self, settings: CompareSettings, layout: Layout, screen: Screen) -> None:
+    def __init__(
+        self, settings: CompareSettings, layout: Layout, screen: ComparisonProgress
+    ) -> None:
         self._settings, self._layout, self._screen = settings, layout, screen
         self._entries = settings.entries()
         self._seeds = settings.seeds
@@ -167,7 +170,7 @@ class _Comparison:
         self._screen.end(_scored(outcome["evaluation"]), seconds)
 
     def _steps_in_time(self, entry: Entry, method_settings: dict[str, Any]) -> int | None:
-        """Steps that fit the budget's minutes by this method's speed; None: no such budget."""
+        """The steps that fit the budget's minutes by this method's speed; None: no such budget."""
         minutes = self._settings.limits().minutes
         if minutes is None:
             return None
@@ -211,7 +214,7 @@ class _Comparison:
         )
 
     def _write(self, comparison: Comparison) -> None:
-        """Results, plots, table, in this order."""
+        """Write results, plots and table, in this order."""
         from gossamer.training.comparison.plots import draw_curves, draw_scores
 
         root = self._layout.root

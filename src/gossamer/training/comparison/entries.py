@@ -1,4 +1,4 @@
-"""`--methods`: `lora dora:rank=8,alpha=16` to entries.
+"""Parses `--methods`, such as `lora dora:rank=8,alpha=16`, into entries.
 
 Entries are separated by spaces or commas. An entry is a method's name, or `NAME:SETTING=VALUE`,
 after which commas may add further `SETTING=VALUE`. A part with no `=` begins an entry, and so does
@@ -24,10 +24,10 @@ _OPEN, _CLOSE = "([{", ")]}"
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A method with settings."""
+    """One entry of `--methods`: a method with settings."""
 
     label: str
-    """As the user wrote it: `lora:rank=4`."""
+    """The entry as the user wrote it: `lora:rank=4`."""
     method: str
     given: dict[str, Any]
     """Settings of the method that the entry names."""
@@ -75,7 +75,7 @@ def parse_entries(texts: Sequence[str]) -> list[Entry]:
 
 
 def _groups(text: str) -> list[tuple[str, list[str]]]:
-    """(name, its `SETTING=VALUE`s) of each entry in one argument."""
+    """Split one argument into entries: (name, its `SETTING=VALUE`s)."""
     groups: list[tuple[str, list[str]]] = []
     for part in _parts(text):
         name, colon, rest = part.partition(":")
@@ -93,7 +93,7 @@ def _groups(text: str) -> list[tuple[str, list[str]]]:
 
 
 def _parts(text: str) -> list[str]:
-    """`text` cut at commas and spaces that are outside brackets and quotes."""
+    """Cut `text` at commas and spaces that are outside brackets and quotes."""
     parts, depth, quote = [""], 0, ""
     for letter in text:
         if quote:

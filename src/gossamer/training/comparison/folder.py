@@ -21,7 +21,7 @@ _OUTCOME, _JOB, _FAILURE = "outcome.json", "job.json", "failure.json"
 
 
 class JobFolder:
-    """What one process is told and leaves behind, in `OUTPUT/jobs/NAME`."""
+    """The folder `OUTPUT/jobs/NAME`: what one process is told and what it leaves behind."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -29,17 +29,17 @@ class JobFolder:
         self.log = path / "log.txt"
         self.lock = path / ".lock"
         self.progress = path / "progress.jsonl"
-        """Batches of the evaluation that are done."""
+        """The file with the batches of the evaluation that are done."""
         self.evaluation = path / "evaluation.json"
         self.memory = path / "memory.json"
-        """Peak memory of training, noted before the evaluation begins."""
+        """The file with training's peak memory, noted before the evaluation begins."""
 
     def outcome(self) -> dict[str, Any] | None:
-        """What came out; None: not finished."""
+        """Return what the job produced; None if it is not finished."""
         return read_json(self.path / _OUTCOME)
 
     def finish(self, outcome: dict[str, Any]) -> None:
-        """Note what came out."""
+        """Record what the job produced."""
         write_json(self.path / _OUTCOME, outcome)
         (self.path / _FAILURE).unlink(missing_ok=True)
 
@@ -48,18 +48,18 @@ class JobFolder:
         (self.path / _OUTCOME).unlink(missing_ok=True)
 
     def failure(self) -> str | None:
-        """Why it failed; None: it did not."""
+        """Return why the job failed; None if it did not."""
         found = read_json(self.path / _FAILURE)
         return None if found is None else str(found["reason"])
 
     def fail(self, reason: str) -> None:
-        """Note why it failed."""
+        """Record why the job failed."""
         self.path.mkdir(parents=True, exist_ok=True)
         write_json(self.path / _FAILURE, {"reason": reason})
 
 
 class Layout:
-    """Paths below the folder `root` of a comparison."""
+    """The paths below the folder `root` of a comparison."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -77,7 +77,7 @@ class Layout:
         return self.job(f"{entry.folder}-timing")
 
     def run(self, entry: Entry, seed: int) -> Path:
-        """The run folder, with the adapter."""
+        """The run folder of a job, with the adapter."""
         return self.root / "runs" / f"{entry.folder}-seed{seed}"
 
 
@@ -150,7 +150,7 @@ def check_facts(root: Path, settings: CompareSettings, facts: dict[str, Any]) ->
 
 
 def read_facts(root: Path) -> dict[str, Any]:
-    """What the first plan found."""
+    """Read what the first plan found."""
     return (_read(root) or {}).get("facts") or {}
 
 

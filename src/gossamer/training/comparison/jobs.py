@@ -1,4 +1,4 @@
-"""What a process of a comparison does. Each job is named by its kind."""
+"""The work of a comparison's processes; each job is named by its kind."""
 
 import shutil
 import statistics
@@ -20,27 +20,27 @@ TIMED_STEPS = 6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """What a worker is told."""
+    """The order that a worker gets."""
 
     kind: Kind
     settings: dict[str, Any]
-    """Those of the comparison."""
+    """The comparison's settings."""
     label: str = ""
-    """The entry."""
+    """The label of the entry to train."""
     seed: int = 0
     run_folder: str = ""
     method_settings: dict[str, Any] | None = None
     steps: int | None = None
-    """None: as many as the settings say."""
+    """Optimizer steps; None: as many as the settings say."""
 
     def write(self, folder: JobFolder) -> None:
-        """Put it where its worker reads it."""
+        """Write the job where its worker reads it."""
         folder.path.mkdir(parents=True, exist_ok=True)
         write_json(folder.job, asdict(self))
 
 
 def carry_out(job: Job, folder: JobFolder, tell: Tell) -> dict[str, Any]:
-    """Do `job`; returns what came out. Raises what `tune` raises."""
+    """Do `job` and return its result. Raises what `tune` raises."""
     from gossamer.training.quiet import quiet_libraries
 
     settings = CompareSettings.parse(job.settings, where="comparison")
@@ -56,7 +56,7 @@ def _plan(job: Job, settings: CompareSettings, folder: JobFolder, tell: Tell) ->
 
 
 def _base(job: Job, settings: CompareSettings, folder: JobFolder, tell: Tell) -> dict[str, Any]:
-    """The base model's own score."""
+    """Score the base model itself."""
     import torch
 
     from gossamer.basemodel.find import resolve
@@ -110,7 +110,7 @@ def _train(job: Job, settings: CompareSettings, folder: JobFolder, tell: Tell) -
 
 
 def _time(job: Job, settings: CompareSettings, folder: JobFolder, tell: Tell) -> dict[str, Any]:
-    """Seconds of a step, from a short run that is thrown away."""
+    """Measure the seconds of a step in a short run that is thrown away."""
     from gossamer.training.outputs.listener import Listener
     from gossamer.training.outputs.metrics import read_metrics, train_records
     from gossamer.training.run import run

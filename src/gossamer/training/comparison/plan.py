@@ -1,4 +1,4 @@
-"""All that a comparison decides before anything heavy: data, entries, sizes."""
+"""Decides all that a comparison can before anything heavy: data, entries, sizes."""
 
 import math
 from collections.abc import Callable
@@ -22,11 +22,11 @@ from gossamer.training.prepare import prepare
 from gossamer.training.settings import RunSettings
 
 _FIGURES = 3
-"""Significant figures of a size that is a share."""
+"""The significant figures of a size that is a share."""
 
 
 def fit_size(method: Method[Any], entry: Entry, context: MethodContext, budget: int) -> Any:
-    """All settings of `method`, its size such that at most `budget` parameters learn.
+    """Return all settings of `method`, its size such that at most `budget` parameters learn.
 
     Counted on the model's structure, without weights. Raises `SettingError` if the method has no
     size, if the entry fixes it, or if even the smallest is above the budget.
@@ -102,7 +102,7 @@ def _largest_share(count: Callable[[float], float], budget: int) -> float | None
 
 
 def make_comparison_plan(settings: CompareSettings) -> dict[str, Any]:
-    """What the comparison will do: `facts` of model and data, and `entries` by label.
+    """Plan what the comparison will do: `facts` of model and data, and `entries` by label.
 
     An entry is `{"method_settings": {...}}`, or `{"refused": reason}` if this base model or this
     machine does not allow it. Raises a `GossamerError` for what concerns all entries.

@@ -1,4 +1,4 @@
-"""`scores.png` and `curves.png`: what each method brings, against what it costs."""
+"""Draws `scores.png` and `curves.png`: what each method brings, against what it costs."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +26,7 @@ _PANELS: tuple[tuple[str, str, Callable[[EntryResult], Mean | None], float], ...
 
 
 def draw_scores(comparison: Comparison, path: Path) -> None:
-    """The score against trained parameters, memory and time, side by side."""
+    """Draw the score against trained parameters, memory and time, side by side."""
     figure = _figure(12, 4.6)
     panels = figure.subplots(1, len(_PANELS), sharey=True)
     base = comparison.base["value"]
@@ -50,7 +50,7 @@ def draw_scores(comparison: Comparison, path: Path) -> None:
 
 
 def draw_curves(comparison: Comparison, layout: Layout, entries: list[Entry], path: Path) -> None:
-    """Smoothed training losses of all runs, by step and by time."""
+    """Draw the smoothed training losses of all runs, by step and by time."""
     figure = _figure(12, 4.6)
     by_step, by_time = figure.subplots(1, 2, sharey=True)
     for number, entry in enumerate(entries):

@@ -1,4 +1,4 @@
-"""Start the process of a job, hear what it tells, stop it."""
+"""Starts the process of a job, hears what it reports, and stops it."""
 
 import json
 import signal
@@ -28,7 +28,7 @@ class ComparisonInterrupted(KeyboardInterrupt):
 
 
 def run_job(job: Job, folder: JobFolder, hear: Callable[[Event], None]) -> dict[str, Any]:
-    """Do `job` in a process of its own, unless it is done already; returns what came out.
+    """Do `job` in a process of its own, unless it is done already; returns its result.
 
     Raises the `GossamerError` that the process met, or `TrainingError` if it died without a word.
     On Ctrl-C the process is asked to finish its step and save; on a second one it is killed.
@@ -65,7 +65,7 @@ def run_job(job: Job, folder: JobFolder, hear: Callable[[Event], None]) -> dict[
 
 @contextmanager
 def terminate_as_interrupt() -> Iterator[None]:
-    """Inside, SIGTERM acts like Ctrl-C; outside the main thread nothing changes."""
+    """Let SIGTERM act like Ctrl-C inside; outside the main thread nothing changes."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt

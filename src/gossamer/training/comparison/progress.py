@@ -12,7 +12,7 @@ _RECENT = 20
 
 
 class RemainingTime:
-    """Seconds left of a job and of the whole comparison; None while nothing is known yet.
+    """Estimates the seconds left of a job and of the comparison; None while nothing is known yet.
 
     `jobs` is the number of runs in all, `scoring` the seconds that scoring the base model took:
     until a run is finished, the best guess for scoring any other model.
@@ -28,27 +28,27 @@ class RemainingTime:
         self._share_scored = 0.0
 
     def begin(self) -> None:
-        """A run begins."""
+        """Note that a run begins."""
         self._steps = self._step = 0
         self._recent.clear()
         self._share_scored = 0.0
 
     def started(self, steps: int, at: int) -> None:
-        """It has `steps` steps, `at` of which are done."""
+        """Note that the run has `steps` steps, `at` of which are done."""
         self._steps, self._step = steps, at
 
     def step(self, step: int, seconds: float) -> None:
-        """Step number `step` took so many seconds."""
+        """Note that step number `step` took `seconds`."""
         self._step = step
         self._recent.append(seconds)
 
     def scored(self, done: int, total: int) -> None:
-        """So many of the rows are scored."""
+        """Note that `done` of `total` rows are scored."""
         self._step = self._steps
         self._share_scored = done / max(total, 1)
 
     def end(self, seconds: float | None) -> None:
-        """The run is over; `seconds` it took in all, None if it failed or nobody knows."""
+        """Note that the run is over; `seconds` it took in all, None if it failed or is unknown."""
         if seconds is None:
             self._elsewhere += 1
         else:
@@ -71,7 +71,7 @@ class RemainingTime:
         return now + max(others, 0) * whole
 
     def _training(self) -> float | None:
-        """Seconds of all steps of the run that goes on."""
+        """The seconds that all steps of the present run take."""
         if self._recent:
             return self._steps * sum(self._recent) / len(self._recent)
         return 0.0 if self._steps and self._step >= self._steps else None
@@ -85,11 +85,11 @@ class RemainingTime:
 
 
 _EVERY_SECONDS = 15.0
-"""Between plain lines."""
+"""The seconds between plain lines."""
 
 
-class Screen:
-    """Hears of jobs and shows them; `Screen(show=False)` shows nothing."""
+class ComparisonProgress:
+    """Shows the progress of jobs; `ComparisonProgress(show=False)` shows nothing."""
 
     def __init__(self, *, show: bool = True, console: Console | None = None) -> None:
         self._console = console or Console(quiet=not show)
@@ -100,27 +100,27 @@ class Screen:
         self._shown_at = 0.0
 
     def note(self, text: str) -> None:
-        """A line that stays."""
+        """Print a line that stays."""
         # Text of users and files: no markup, no colours guessed.
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def jobs(self, count: int, *, scoring: float) -> None:
-        """So many runs are to come; scoring the base model took so many seconds."""
+        """Note that `count` runs are to come and scoring the base model took `scoring` seconds."""
         self._clock = RemainingTime(count, scoring=scoring)
 
     def begin(self, title: str) -> None:
-        """A job begins."""
+        """Show that a job begins."""
         self._title, self._loss = title, None
         self._clock.begin()
         self._show(f"{title}: starting")
 
     def end(self, text: str, seconds: float | None = None) -> None:
-        """The job is over; `seconds` it took, None if it failed or was done before."""
+        """Show that the job is over; `seconds` it took, None if it failed or was done before."""
         self._clock.end(seconds)
         self.note(f"{self._title}: {text}")
 
     def hear(self, event: dict[str, Any]) -> None:
-        """Progress of the job, as its process tells it."""
+        """Show the progress that the job's process reports."""
         kind = event["event"]
         if kind == "note":
             self.note(f"{self._title}: {event['text']}")
@@ -135,7 +135,7 @@ class Screen:
             self._update(f"scoring {event['done']}/{event['of']}")
 
     def closed(self) -> None:
-        """Nothing more will come."""
+        """Stop showing: nothing more will come."""
         if self._status is not None:
             self._status.stop()
 

@@ -17,7 +17,7 @@ class Mean:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Mean":
-        """Mean and spread of at least one value."""
+        """Compute the mean and spread of at least one value."""
         spread = statistics.stdev(values) if len(values) > 1 else None
         return cls(value=statistics.fmean(values), spread=spread)
 
@@ -35,7 +35,7 @@ class EntryResult:
 
     @property
     def score(self) -> Mean | None:
-        """The score; None without a finished run."""
+        """The mean score; None without a finished run."""
         return self._mean(lambda run: run["evaluation"]["value"])
 
     @property
@@ -52,17 +52,17 @@ class EntryResult:
 
     @property
     def trainable(self) -> Mean | None:
-        """Parameters that learn."""
+        """The number of parameters that learn."""
         return self._mean(lambda run: run["trainable"])
 
     @property
     def peak_memory(self) -> Mean | None:
-        """Bytes: the most that the process of the training held."""
+        """The most bytes that the process of the training held."""
         return self._mean(lambda run: run["peak_memory"])
 
     @property
     def seconds(self) -> Mean | None:
-        """Time in training steps."""
+        """The time spent in training steps."""
         return self._mean(lambda run: run["seconds"])
 
     @property
@@ -81,12 +81,12 @@ class Comparison:
 
     output: Path
     score: str
-    """loss, exact, last-number or choice."""
+    """The kind of score: loss, exact, last-number or choice."""
     base: dict[str, Any]
     """The evaluation of the base model."""
     entries: list[EntryResult]
     facts: dict[str, Any]
-    """Rows, steps, versions, hashes of data and base model."""
+    """Facts of the comparison: rows, steps, versions, hashes of data and base model."""
     settings: dict[str, Any]
 
     @property
@@ -95,7 +95,7 @@ class Comparison:
         return any(entry.failures for entry in self.entries)
 
     def as_record(self) -> dict[str, Any]:
-        """Plain values for `results.json`."""
+        """Return plain values for `results.json`."""
         figures = ("score", "loss", "trainable", "peak_memory", "seconds", "step_seconds")
         return {
             "score": self.score,
@@ -129,12 +129,12 @@ _TITLES = {
 
 
 def score_title(score: str) -> str:
-    """What the score is called in the table and the plots."""
+    """The name of the score in the table and the plots."""
     return _TITLES[score]
 
 
 def table(comparison: Comparison) -> str:
-    """Rows for the base model and each entry, and the reasons of failures below."""
+    """Write the table: a row for the base model and each entry, reasons of failures below."""
     shares = comparison.score in _SHARES
     likelihood = comparison.base["likeliest"] is not None
     columns = ["method", *([score_title(comparison.score)] if shares else [])]
@@ -154,7 +154,7 @@ def table(comparison: Comparison) -> str:
 
 
 def document(comparison: Comparison) -> str:
-    """The table with what it was made of."""
+    """Write the document: the table with what it was made of."""
     facts, settings = comparison.facts, comparison.settings
     seeds = settings["seeds"]
     spread = "; mean ± standard deviation between seeds" if len(seeds) > 1 else ""
@@ -187,7 +187,7 @@ def document(comparison: Comparison) -> str:
 
 
 def percent(share: float | None, digits: int = 1) -> str:
-    """`21.8 %`."""
+    """Format a share as `21.8 %`."""
     return "" if share is None else f"{100 * share:.{digits}f} %"
 
 

@@ -1,4 +1,4 @@
-"""Scoring inside a worker: the base model, or a run's model at the moment it is trained."""
+"""Scores models inside a worker: the base model, or a run's model as soon as it is trained."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -30,7 +30,7 @@ class Scoring:
         self._held_out = load_eval_set(settings.eval, settings, run, self._tokenizer)
 
     def score(self, model: Any, dtype: str) -> dict[str, Any]:
-        """What `model` scores, which is also noted in the job's folder."""
+        """Score `model`, and record the result in the job's folder."""
         found = evaluate(
             model,
             self._tokenizer,

@@ -1,4 +1,4 @@
-"""All that defines a comparison, its budget included."""
+"""The settings that define a comparison, its budget included."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ _NUMBER = re.compile(r"(\d+(?:\.\d+)?)([kmb]?)", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComparisonBudget:
-    """None: no limit of that kind."""
+    """The budget of a comparison; a field that is None sets no limit of its kind."""
 
     params: int | None = None
     """Trained parameters of each method; each takes the nearest size below."""
@@ -33,7 +33,7 @@ class ComparisonBudget:
 
 
 def parse_budget(texts: Sequence[str]) -> ComparisonBudget:
-    """The budget that `texts` (`["params=500k", "steps=100"]`) spell; raises `SettingError`."""
+    """Parse a budget such as `["params=500k", "steps=100"]`; raises `SettingError`."""
     found: dict[str, float] = {}
     for part in (part for text in texts for part in re.split(r"[,\s]+", text) if part):
         kind, sign, value = part.partition("=")
@@ -135,7 +135,7 @@ class CompareSettings(EvaluationSettings):
         return parse_entries(self.methods)
 
     def limits(self) -> ComparisonBudget:
-        """The budget."""
+        """The budget, parsed."""
         return parse_budget(self.budget)
 
     def check(self) -> None:

@@ -26,7 +26,7 @@ _PATIENCE = 600.0
 
 
 class Teller:
-    """Writes events; if nobody reads them any more, asks the run to save and stop."""
+    """Writes events; once the reader has gone, asks the run to save and stop."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -44,7 +44,7 @@ class Teller:
 
 
 def main(folder: Path) -> int:
-    """Do the job in `folder`; returns the exit code."""
+    """Do the job in `folder` and return the exit code."""
     tell = Teller(os.fdopen(os.dup(1), "w", encoding="utf-8"))
     with redirect_stdout(sys.stderr):
         try:

@@ -1,4 +1,4 @@
-"""One raw row to what it says, or the reason why it cannot be used.
+"""Checks one raw row: gives the sample that it says, or the reason why it cannot be used.
 
 The result is one of three samples: a `Conversation`, a `PromptCompletion` of two strings, or a
 `Passage` of text.
@@ -44,7 +44,7 @@ Sample = Conversation | PromptCompletion | Passage
 
 
 def check_row(values: dict[str, Any], fmt: str) -> Sample:
-    """What a row of format `fmt` says. Raises `RowProblem`."""
+    """Read the sample of a row of format `fmt`. Raises `RowProblem`."""
     for column in missing_columns(values, fmt):
         near = near_column(column, values)
         has = ", ".join(repr(name) for name in values) or "nothing"

@@ -1,4 +1,4 @@
-"""Rendered rows to token ids and labels."""
+"""Encodes rendered rows as token ids and labels."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class Example:
 
     @property
     def trained_tokens(self) -> int:
-        """How many labels count in the loss."""
+        """The number of labels that count in the loss."""
         return len(self.labels) - self.labels.count(NO_LOSS)
 
 
@@ -37,7 +37,7 @@ class ExampleEncoder:
         self._start = _start_tokens(tokenizer)
 
     def encode(self, rows: Sequence[Rendered]) -> list[Example]:
-        """Examples of `rows`, in order and at full length.
+        """Encode `rows` as examples, in order and at full length.
 
         Context pieces get the tokens that they get alone, as in serving; a token never spans the
         border of a prompt and its completion. Raises `UnsupportedModelError` if an end-of-turn

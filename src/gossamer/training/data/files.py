@@ -89,7 +89,7 @@ def _read_text(name: str, path: Path) -> str:
 
 
 def _open_json(name: str, path: Path) -> Source:
-    """An array of objects; objects one after the other, a line each, are taken too."""
+    """Read an array of objects; objects one after the other, a line each, are taken too."""
     text = _read_text(name, path)
     try:
         content = json.loads(text)
@@ -172,4 +172,4 @@ READERS: dict[str, Callable[[str, Path], Source]] = {
     ".csv": _open_csv,
     ".parquet": _open_parquet,
 }
-"""How to open a file, by its ending in lower case."""
+"""The function that opens a file, by the file's ending in lower case."""

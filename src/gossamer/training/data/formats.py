@@ -1,4 +1,4 @@
-"""Which of the four formats rows have, told by the names of their columns."""
+"""Detects which of the four formats rows have, by the names of their columns."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -27,7 +27,7 @@ _OTHER_WORDS = {
 
 
 def detect_format(columns: Iterable[str], wanted: str, name: str) -> str:
-    """The format of rows with `columns`: `wanted`, or told by them if that is "auto".
+    """Return the format of rows with `columns`: `wanted`, or if that is "auto", the detected one.
 
     Raises `DataError` if the columns fit none or several, with those found and those accepted.
     """

@@ -1,4 +1,4 @@
-"""Load training data: read, check, render, encode, hold rows out."""
+"""Loads training data: reads, checks, renders and encodes rows, and holds some out."""
 
 import random
 from collections.abc import Iterable
@@ -38,7 +38,7 @@ def load_data(settings: DataSettings, tokenizer: Any, *, seed: int) -> EncodedDa
 
 @dataclass
 class _Tally:
-    """Bad rows so far; the first raises unless they are to be skipped."""
+    """Counts bad rows; the first raises unless they are to be skipped."""
 
     source: Source
     skip: bool
@@ -117,7 +117,7 @@ def _rendered(rows: list[Row], fmt: str, renderer: Renderer, tally: _Tally) -> l
 def _encoded(
     rendered: list[Rendered], encoder: ExampleEncoder, report: DataReport
 ) -> tuple[list[Example], DataReport]:
-    """Examples cut to the maximum length, those with nothing to learn left out, and the counts."""
+    """Cut examples to the maximum length, leave out those with nothing to learn, and count."""
     kept: list[Example] = []
     longest = truncated = dropped = 0
     for start in range(0, len(rendered), _BATCH_ROWS):
@@ -148,7 +148,7 @@ def _encoded(
 def _split(
     examples: list[Example], wanted: float, seed: int, name: str
 ) -> tuple[list[Example], list[Example]]:
-    """(train, held out), both in the order of the file; `wanted` is a share or a count."""
+    """Split rows into (train, held out), in the file's order; `wanted` is a share or a count."""
     total = len(examples)
     count = int(wanted) if wanted >= 1 else round(total * wanted)
     if wanted:

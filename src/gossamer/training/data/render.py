@@ -1,4 +1,4 @@
-"""A sample to pieces of text, each either context or trained on.
+"""Renders a sample as pieces of text, each either context or trained on.
 
 What the model will have seen when it is asked at serving time is a piece of its own, so that the
 tokens of a prompt are the same in training and in serving.
@@ -28,9 +28,9 @@ class Rendered:
 
     pieces: tuple[Piece, ...]
     plain: bool
-    """Not from a chat template: begins with the tokens that the tokenizer puts before any text."""
+    """Whether no chat template was used: then the tokenizer's first tokens come before the text."""
     closed: bool
-    """The text itself ends with an end-of-turn token; otherwise one is added and trained on."""
+    """Whether the text ends with an end-of-turn token; if not, one is added and trained on."""
 
 
 class _UnstableTemplate(RowProblem):
@@ -47,7 +47,7 @@ class Renderer:
         self._end = _end_of_turn(tokenizer)
 
     def render(self, sample: Sample) -> Rendered:
-        """The text of `sample` in pieces.
+        """Render the text of `sample` in pieces.
 
         Raises `RowProblem` if the chat template refuses the row or renders the start of the
         conversation otherwise than the whole, `UnsupportedModelError` if the template is broken.
@@ -103,7 +103,7 @@ class Renderer:
         return Rendered(tuple(p for p in pieces if p.text), plain=False, closed=closed)
 
     def _turn(self, messages: list[Message], index: int, whole: str) -> tuple[int, int]:
-        """Where in `whole` the assistant turn `index` begins, after its header, and ends."""
+        """Find where in `whole` the assistant turn `index` begins, after its header, and ends."""
         if index == 0:
             raise RowProblem("messages[0] is an assistant turn; a user turn must come first")
         before = self._apply(messages[:index], ask=True)

@@ -1,4 +1,4 @@
-"""What loading gives: the examples, and what there is to tell about them."""
+"""The result of loading: the examples, and what there is to tell about them."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,7 +8,7 @@ from gossamer.training.data.encode import NO_LOSS, Example
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataReport:
-    """What was found in one source of rows. Token counts are after cutting, dropped rows aside."""
+    """Counts of one source of rows. Token counts are after cutting, dropped rows aside."""
 
     source: str
     format: str

@@ -24,7 +24,7 @@ class DataSettings(Settings):
     max_length: int = Field(default=1024, ge=2)
     """Longest row in tokens; longer rows are cut at the end, and counted."""
     max_rows: int | None = Field(default=None, ge=1)
-    """Read only so many rows of `data`, from its start."""
+    """Read at most this many rows of `data`, from its start."""
     train_on: Literal["completion", "all"] = "completion"
     """Which tokens count in the loss: those of the completion (each assistant turn of a
     conversation), or all. Rows of plain text always count in full."""

@@ -1,4 +1,4 @@
-"""From what the user named to a stream of raw rows: a local file or a data set of the hub."""
+"""Opens the raw rows that the user named: a local file or a data set of the hub."""
 
 import re
 from difflib import get_close_matches
@@ -115,6 +115,6 @@ def _data_files(folder: Path) -> list[str]:
 
 
 def accepted_endings() -> str:
-    """`.jsonl, .json, .csv or .parquet`."""
+    """List the accepted endings: `.jsonl, .json, .csv or .parquet`."""
     *most, last = READERS
     return f"{', '.join(most)} or {last}"

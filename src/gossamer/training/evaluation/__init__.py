@@ -1,4 +1,4 @@
-"""How good a model is on held-out rows: loss, and the share of replies that are right.
+"""Measures a model on held-out rows: loss, and the share of replies that are right.
 
 settings     which score, how many rows, how long replies may be
 rows         a file of rows to prompts, tokens to be scored, answers and options

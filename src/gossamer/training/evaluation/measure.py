@@ -1,4 +1,4 @@
-"""Score a model on held-out rows, and remember what is done in case of an interruption."""
+"""Scores a model on held-out rows, and remembers what is done in case of an interruption."""
 
 import json
 import time
@@ -18,13 +18,13 @@ from gossamer.training.evaluation.tasks import EvalRow, EvalSet
 
 
 class ProgressFile:
-    """Batches in the order in which they were done; without a path they are only remembered."""
+    """A file of batches in the order in which they were done; without a path, only in memory."""
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
         self._known: dict[str, list[Any]] = {}
         self.seconds = 0.0
-        """Time that the batches took."""
+        """The time that the batches took."""
         if path is not None and path.exists():
             self._read(path)
 
@@ -33,7 +33,7 @@ class ProgressFile:
         return list(self._known.get(what, []))
 
     def add(self, what: str, values: list[Any], seconds: float) -> None:
-        """Keep a batch."""
+        """Keep a batch that is done."""
         self.seconds += seconds
         if self._path is not None:
             line = {"what": what, "values": values, "seconds": round(seconds, 4)}
@@ -57,20 +57,20 @@ class ProgressFile:
 
 
 Progress = Callable[[int, int], None]
-"""Called with the rows done and the rows in all; a row counts once for its loss, its reply and its
-options each."""
+"""A function that is called with the rows done and the rows in all; a row counts once for its loss,
+its reply and its options each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """What came out."""
+    """The result of an evaluation."""
 
     score: str
-    """loss, exact, last-number or choice."""
+    """The kind of score: loss, exact, last-number or choice."""
     value: float
     """The loss, or the share of rows whose reply is right."""
     right: int | None
-    """Rows whose reply is right; None if the score is the loss."""
+    """The number of rows whose reply is right; None if the score is the loss."""
     rows: int
     loss: float
     """Mean loss in nats over the tokens of all replies that training would learn from."""
@@ -79,10 +79,10 @@ class Evaluation:
     unfinished: int
     """Replies that were cut at max_new_tokens."""
     seconds: float
-    """Time spent here, interrupted attempts included as far as their batches were kept."""
+    """The time spent here, interrupted attempts included as far as their batches were kept."""
 
     def as_record(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return plain values for a JSON file."""
         return asdict(self)
 
 

@@ -1,4 +1,4 @@
-"""What a model answers and how likely it finds an answer, whatever method has trained it."""
+"""Asks a model for answers and how likely it finds an answer, whatever method has trained it."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -48,7 +48,7 @@ def _has_soft_prompt(model: Any) -> bool:
 
 
 def _groups(prompts: Sequence[Sequence[int]], *, padded: bool) -> list[list[int]]:
-    """Numbers of the prompts that may be generated from together."""
+    """Group the numbers of prompts that may be generated from together."""
     if padded:
         return [list(range(len(prompts)))]
     by_length: dict[int, list[int]] = {}
@@ -87,7 +87,7 @@ def _greedy(ends: Sequence[int], max_new_tokens: int) -> GenerationConfig:
 
 @contextmanager
 def _only_greedy(model: Any, config: GenerationConfig) -> Iterator[None]:
-    """Inside, the model's own wishes (a temperature, a penalty) are out of the way.
+    """Put the model's own settings (a temperature, a penalty) out of the way inside.
 
     transformers fills what a generation config leaves open from the model's own.
     """
@@ -113,7 +113,7 @@ _MOST_POSITIONS = 2048
 
 
 def log_probabilities(model: Any, examples: Sequence[Example]) -> Iterator[list[float]]:
-    """Sum over an example's labelled tokens of log p(token | what stands before it), in nats.
+    """The sum over an example's labelled tokens of log p(token | what stands before it), in nats.
 
     Yields the sums of one batch after another; a batch holds as many neighbours as fit.
     """

@@ -1,4 +1,4 @@
-"""What is measured on the held-out rows."""
+"""The settings of what is measured on the held-out rows."""
 
 from typing import Annotated, Literal
 
@@ -11,7 +11,7 @@ ScoreName = Literal["loss", "exact", "last-number", "choice"]
 
 
 class EvaluationSettings(Settings):
-    """How a model is scored. The loss on the rows is always measured as well."""
+    """The settings of how a model is scored. The loss on the rows is always measured as well."""
 
     score: Literal["auto", "loss", "exact", "last-number", "choice"] = "auto"
     """What counts: exact (the reply is the answer), last-number (the last number in the reply is
@@ -20,7 +20,7 @@ class EvaluationSettings(Settings):
     if there are options or few different answers, exact for other answers, loss without answers."""
 
     eval_rows: PositiveInt | None = None
-    """Score only so many of the held-out rows, always the same ones, drawn from the whole file."""
+    """Score at most this many held-out rows, always the same ones, drawn from the whole file."""
 
     max_new_tokens: PositiveInt = 256
     """Longest reply in tokens; longer ones are cut, and scored as they are."""

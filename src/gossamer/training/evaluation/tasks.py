@@ -90,7 +90,7 @@ class EvalRow:
 
 @dataclass(frozen=True, slots=True)
 class EvalSet:
-    """The rows to score, in the order of the file, and how."""
+    """The rows to score, in the order of the file, and how to score them."""
 
     rows: list[EvalRow]
     score: ScoreName
@@ -188,7 +188,7 @@ def _readable(source: Source) -> list[Row]:
 
 
 def _drawn(rows: list[Row], count: int | None) -> list[Row]:
-    """`count` rows from the whole file, in its order; the same at every call."""
+    """Draw `count` rows from the whole file, in its order; the same at every call."""
     if count is None or count >= len(rows):
         return rows
     return [rows[index] for index in sorted(random.Random(0).sample(range(len(rows)), count))]

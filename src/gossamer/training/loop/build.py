@@ -1,4 +1,4 @@
-"""Model, method and trainer of a run, put together."""
+"""Puts together the model, method and trainer of a run."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""What a run sees and does inside the trainer's loop; Ctrl-C and SIGTERM among it."""
+"""Acts inside the trainer's loop: metrics, evaluation, checkpoints, Ctrl-C and SIGTERM."""
 
 import os
 import signal
@@ -32,7 +32,7 @@ class RunInterrupted(KeyboardInterrupt):
 
 
 class StopRequest:
-    """Set by the first signal; read by the run after each step."""
+    """A request to stop: set by the first signal, read by the run after each step."""
 
     def __init__(self) -> None:
         self.wanted = False

@@ -1,4 +1,4 @@
-"""Where a run computes, and in which number format."""
+"""Chooses where a run computes, and in which number format."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from gossamer.errors import SettingError
 
 
 def choose_device(wanted: str) -> str:
-    """ "cpu" or "cuda:0"; raises `SettingError` if a GPU is wanted and there is none."""
+    """Choose "cpu" or "cuda:0"; raises `SettingError` if a GPU is wanted and there is none."""
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
     if wanted == "cuda":
@@ -20,21 +20,21 @@ def choose_device(wanted: str) -> str:
 
 
 def choose_dtype(wanted: str, device: str) -> str:
-    """ "float32" or "bfloat16"."""
+    """Choose "float32" or "bfloat16"."""
     if wanted == "auto":
         return str(default_dtype(device)).removeprefix("torch.")
     return wanted
 
 
 def peak_memory(device: str) -> int:
-    """Bytes: the most this process held so far on `device` (on a CPU: resident memory)."""
+    """The most bytes this process held so far on `device` (on a CPU: resident memory)."""
     if torch.device(device).type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     return process_peak()
 
 
 def process_peak() -> int:
-    """Bytes: the largest resident memory of this process so far."""
+    """The largest resident memory of this process so far, in bytes."""
     import resource
     import sys
 
@@ -43,7 +43,7 @@ def process_peak() -> int:
 
 
 def count_parameters(model: Any) -> tuple[int, int]:
-    """(trainable, all) parameters; packed 4-bit weights count as what they stand for."""
+    """Count (trainable, all) parameters; packed 4-bit weights count as what they stand for."""
     trainable = total = 0
     for parameter in model.parameters():
         count = parameter.numel()

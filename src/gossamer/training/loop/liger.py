@@ -72,5 +72,5 @@ def use_liger(model: Any, kernels: dict[str, bool]) -> None:
 
 
 def _forwards(model: Any) -> list[Any]:
-    """What the modules compute by, where it is not their class's."""
+    """The forward functions of modules that are not their class's own."""
     return [vars(module).get("forward") for module in model.modules()]

@@ -39,7 +39,7 @@ def sparse_plan(
 def sparse_callback(
     plan: SparsityPlan | None, context: MethodContext, listener: Listener
 ) -> SparseComputeCallback | None:
-    """What makes the trainer of a stage compute by `plan`."""
+    """The callback that makes the trainer of a stage compute by `plan`."""
     if plan is None:
         return None
     return SparseComputeCallback(
@@ -52,7 +52,7 @@ def sparse_callback(
 
 
 def predictor_folder() -> Path:
-    """Where guesses of channels are kept, one file per base model."""
+    """The folder where guesses of channels are kept, one file per base model."""
     return cache_home() / "sparsity"
 
 

@@ -1,4 +1,4 @@
-"""The stages of a run, a trainer each: from the prepared model to the trained one.
+"""Trains the stages of a run, a trainer each: from the prepared model to the trained one.
 
 A stage ends with a checkpoint and the next one goes on from it, in a run that nothing disturbs as
 in one that is resumed; so the two are the same.
@@ -27,7 +27,7 @@ from gossamer.training.settings import RunSettings
 def train_stages(
     prepared: Prepared, model: Any, checkpoint: Path | None, listener: Listener
 ) -> Any:
-    """The model of the last stage, trained; `model` is that of the first, as it was prepared.
+    """Train all stages and return the last one's model; `model` is the first one's, as prepared.
 
     Goes on from `checkpoint` if there is one. Raises `RunInterrupted` after a signal.
     """
@@ -55,7 +55,7 @@ def train_stages(
 
 
 def enter(prepared: Prepared, model: Any, stage: StagePlan) -> Any:
-    """The model of `stage` made of that of the stage before; by chance only as the seed says."""
+    """Make the model of `stage` from the one before; by chance only as the seed says."""
     set_seed(prepared.context.seed)
     return prepared.method.enter_stage(model, stage.index, prepared.context)
 
@@ -91,7 +91,7 @@ def _train_stage(
     listener: Listener,
     stop: StopRequest,
 ) -> tuple[Any, Path]:
-    """The trained model and the checkpoint after the last step."""
+    """Train one stage: the trained model, and the checkpoint after the last step."""
     settings = prepared.settings
     sparse = sparse_callback(prepared.sparse, prepared.context, listener)
     trainer = build_trainer(
@@ -112,7 +112,7 @@ def _train_stage(
     trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
     if callback.interrupted:
         raise RunInterrupted(Path(settings.output), trainer.last_checkpoint)
-    # The next trainer wraps the model's forward for autocast anew.
+    # The next trainer wraps the model's forward for autocast again.
     model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
     last = trainer.last_checkpoint
     # Trainer and callbacks refer to each other; the optimizer's state is to go now.

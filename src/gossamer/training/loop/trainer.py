@@ -29,10 +29,10 @@ from gossamer.training.settings import RunSettings
 
 @contextmanager
 def trained_tokens_only() -> Iterator[None]:
-    """Inside, TRL's fused loss multiplies only the positions with a label by the output head.
+    """Let TRL's fused loss multiply only the positions with a label by the output head.
 
     By itself it does so where Triton runs, and scores all positions elsewhere, padding included,
-    for the sake of accelerators that compile anew for each shape. On a CPU that is only waste: the
+    for the sake of accelerators that compile again for each shape. On a CPU that is only waste: the
     head of a small model with a large vocabulary is a third of the step. The losses are the same.
     """
     before = utils._use_triton
@@ -77,7 +77,7 @@ class RunTrainer(SFTTrainer):
         super().__init__(**options)
 
     def _send_telemetry(self) -> None:
-        """Nothing is reported to anyone."""
+        """Report nothing to anyone."""
 
     def _get_train_sampler(self, train_dataset: Any = None) -> RowOrder:
         return RowOrder(self._plan, self._settings.seed)
@@ -179,7 +179,7 @@ class RunTrainer(SFTTrainer):
         self.state.save_to_json(str(folder / "trainer_state.json"))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        """The run has built the model from the checkpoint."""
+        """Do nothing: the run has built the model from the checkpoint."""
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         # A stage begins with a new optimizer.

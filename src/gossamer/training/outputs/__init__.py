@@ -1,1 +1,1 @@
-"""What a run leaves: checkpoints, metrics, record, card, curve."""
+"""The files that a run leaves: checkpoints, metrics, run record, model card, loss curve."""

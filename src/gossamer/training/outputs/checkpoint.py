@@ -1,4 +1,4 @@
-"""Checkpoints on disk: whole or absent, oldest removed first.
+"""Keeps checkpoints on disk: whole or absent, oldest removed first.
 
 A checkpoint `OUTPUT/checkpoints/step-N/` is written under a name that starts with a dot, flushed to
 the disk and renamed; so a folder of the right name is complete, whenever the process was killed or
@@ -38,7 +38,7 @@ def write_checkpoint(output: Path, step: int, fill: Callable[[Path], None]) -> P
         (scratch / _MANIFEST).write_text(json.dumps(sizes, indent=1))
         flush_all(scratch)
     except Exception:
-        # A full disk must not stay full of what nobody can use.
+        # A full disk must not stay full of what cannot be used.
         shutil.rmtree(scratch, ignore_errors=True)
         raise
     final = root / f"step-{step}"
@@ -91,7 +91,7 @@ def read_stage(checkpoint: Path) -> int:
 
 @contextmanager
 def as_checkpoint_error(checkpoint: Path) -> Iterator[None]:
-    """Any error inside means that the checkpoint cannot be loaded, and is told like that."""
+    """Turn any error inside into one that says that the checkpoint cannot be loaded."""
     try:
         yield
     except Exception as error:

@@ -1,4 +1,4 @@
-"""What a run tells while it goes on; the screen shows it, tests listen to it."""
+"""The events of a run; a progress display shows them, tests listen to them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,29 +10,29 @@ from gossamer.training.plan import RunPlan
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunFacts:
-    """What is known once data and model are loaded."""
+    """The facts that are known once data and model are loaded."""
 
     method: str
     model: str
     plan: RunPlan
     data_lines: list[str]
     trainable: int
-    """Parameters that learn."""
+    """The number of parameters that learn."""
     total: int
-    """All parameters, the learning ones included."""
+    """The number of all parameters, the learning ones included."""
     dtype: str
     device: str
     learning_rate: float
     eval_rows: int
     resumed_from: int
-    """Step of the checkpoint that the run goes on from; 0: from the start."""
+    """The step of the checkpoint that the run goes on from; 0: from the start."""
 
 
 class Listener:
     """Hears of the events of a run; does nothing with them."""
 
     def note(self, text: str) -> None:
-        """Something the user should read once."""
+        """The user should read `text` once."""
 
     def started(self, facts: RunFacts) -> None:
         """The first step is about to begin."""
@@ -50,9 +50,9 @@ class Listener:
         """The last step is done and saved; the result is about to be written."""
 
     def closed(self) -> None:
-        """Nothing more will come; always called, whatever happened."""
+        """The run is over and tells nothing more; always called, whatever happened."""
 
 
 def warn(listener: Listener, text: Any) -> None:
-    """A note that something is odd, though not wrong enough to stop."""
+    """Note that something is odd, though not wrong enough to stop."""
     listener.note(f"warning: {text}")

@@ -1,4 +1,4 @@
-"""`curve.png`: the losses of a run."""
+"""Draws `curve.png`: the losses of a run."""
 
 from itertools import accumulate, groupby
 from pathlib import Path
@@ -15,7 +15,7 @@ _TRAIN, _EVAL, _STAGE = "#1f6fb4", "#d9541a", "#666666"
 
 
 def smooth(values: list[float]) -> list[float]:
-    """Exponential moving average over about a twentieth of the values, without a lag at the start.
+    """An exponential moving average over about a twentieth of the values, with no lag at first.
 
     y_t = sum_i d^(t-i) x_i / sum_i d^(t-i).
     """
@@ -25,7 +25,7 @@ def smooth(values: list[float]) -> list[float]:
     return [total / weight for total, weight in zip(sums, weights, strict=True)]
 
 
-def draw_curve(records: list[Record], path: Path, *, title: str) -> None:
+def draw_loss_curve(records: list[Record], path: Path, *, title: str) -> None:
     """Draw training loss (thin: each step, thick: smoothed) and evaluations to the PNG `path`."""
     figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
@@ -51,13 +51,13 @@ def draw_curve(records: list[Record], path: Path, *, title: str) -> None:
 
 
 def _smooth_stages(train: list[Record]) -> list[float]:
-    """Smoothed stage by stage: what one has learnt is not carried over into the next."""
+    """Smooth stage by stage: what one has learnt is not carried over into the next."""
     stages = groupby(train, key=lambda record: record.get("stage"))
     return [value for _, stage in stages for value in smooth([r["loss"] for r in stage])]
 
 
 def _mark_stages(axes: Any, stages: list[Record]) -> None:
-    """A line where each stage begins, the first excepted, and the names of all."""
+    """Draw a line where each stage begins, the first excepted, and the names of all."""
     for stage in stages:
         if stage["step"] > 0:
             axes.axvline(stage["step"] + 0.5, color=_STAGE, linewidth=1, linestyle="--")

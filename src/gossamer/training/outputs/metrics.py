@@ -12,11 +12,14 @@ from gossamer.files import write_whole
 FILE = "metrics.jsonl"
 
 Record = dict[str, Any]
-"""A line. Of a step: step, loss, learning_rate, grad_norm, tokens, trained_tokens, seconds,
+"""A line of `metrics.jsonl`.
+
+Of a step: step, loss, learning_rate, grad_norm, tokens, trained_tokens, seconds,
 tokens_per_second; with sparse compute, work_kept. Of an evaluation: step, eval_loss, eval_tokens,
 seconds. In a run of several stages all have the name of their `stage` too, and there is a line as
 each stage begins: step (those before it), stage, stage_steps, learning_rate, trainable, and what
-the method reports."""
+the method reports.
+"""
 
 
 class MetricsFile:
@@ -35,7 +38,7 @@ class MetricsFile:
 
 
 def read_metrics(output: Path) -> list[Record]:
-    """All complete lines, in order; a line cut off by a kill is left out."""
+    """Read all complete lines, in order; a line cut off by a kill is left out."""
     path = output / FILE
     if not path.exists():
         return []
@@ -59,22 +62,22 @@ def truncate_metrics(output: Path, step: int, *, later_stages: Collection[str] =
 
 
 def train_records(records: list[Record]) -> list[Record]:
-    """Those of steps."""
+    """The records of steps."""
     return [record for record in records if "loss" in record]
 
 
 def stage_records(records: list[Record]) -> list[Record]:
-    """Those of the beginnings of stages; none in a run of one stage."""
+    """The records of the beginnings of stages; none in a run of one stage."""
     return [record for record in records if "stage_steps" in record]
 
 
 def eval_records(records: list[Record]) -> list[Record]:
-    """Those of evaluations."""
+    """The records of evaluations."""
     return [record for record in records if "eval_loss" in record]
 
 
 def sparse_figures(steps: list[Record]) -> dict[str, float | None]:
-    """Share of work kept, and median seconds of dense and sparse steps, from the run's metrics."""
+    """The share of work kept, and median seconds of dense and sparse steps, from the metrics."""
     known = [record for record in steps if "work_kept" in record]
     dense = [record["seconds"] for record in known if record["work_kept"] == 1.0]
     sparse = [record["seconds"] for record in known if record["work_kept"] < 1.0]
@@ -101,7 +104,7 @@ class RunResult:
     eval_loss_before: float | None
     """Loss on the held-out rows before the first step; None: not evaluated."""
     eval_loss: float | None
-    """The same after the last step."""
+    """Loss on the held-out rows after the last step."""
     trainable: int
     total: int
     seconds: float
@@ -110,10 +113,10 @@ class RunResult:
     """Tokens trained on, padding not included."""
     tokens_per_second: float
     peak_memory: int
-    """Bytes: the most the process held, on the GPU if it trained there (since the last resume)."""
+    """The most bytes the process held, on the GPU if it trained there (since the last resume)."""
     stages: list[Record] = field(default_factory=list)
-    """Of a run of several stages, each stage's name, first step, steps, learning rate, trainable
-    parameters and what the method reports of it; `trainable` is that of the last."""
+    """Stages of a run that has several: each one's name, first step, steps, learning rate,
+    trainable parameters and what the method reports of it; `trainable` is that of the last."""
 
     work_kept: float | None = None
     """With sparse compute: operations of all steps as a share of dense ones, by the model of
@@ -121,7 +124,7 @@ class RunResult:
     dense_step_seconds: float | None = None
     """With sparse compute: median time of a step of the dense start, if there was one."""
     sparse_step_seconds: float | None = None
-    """The same of the sparse steps."""
+    """With sparse compute: median time of a sparse step."""
 
     @property
     def trainable_share(self) -> float:
@@ -129,7 +132,7 @@ class RunResult:
         return self.trainable / self.total
 
     def as_record(self) -> dict[str, Any]:
-        """Plain values for `run.yaml`; the single losses are in `metrics.jsonl`."""
+        """Return plain values for `run.yaml`; the single losses are in `metrics.jsonl`."""
         values = asdict(self)
         del values["output"], values["losses"]
         return values
@@ -138,7 +141,7 @@ class RunResult:
 def summarize(
     output: Path, records: list[Record], *, trainable: int, total: int, peak_memory: int
 ) -> RunResult:
-    """The result of a run from its metrics; there is at least one step."""
+    """Compute the result of a run from its metrics; there is at least one step."""
     steps, evals = train_records(records), eval_records(records)
     losses = [float(record["loss"]) for record in steps]
     tail = losses[-max(1, len(losses) // 10) :]

@@ -1,4 +1,4 @@
-"""`README.md` of a run folder: what the adapter is, how it was made, how to use it."""
+"""Writes the model card, `README.md`: what the adapter is, how it was made, how to use it."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,14 +12,14 @@ from gossamer.training.outputs.metrics import Record, RunResult
 from gossamer.training.settings import RunSettings
 
 
-def write_card(
+def write_model_card(
     path: Path,
     settings: RunSettings,
     recorded: Mapping[str, Any],
     result: RunResult,
     method: Method[Any],
 ) -> None:
-    """Write the card, all or nothing."""
+    """Write the model card, all or nothing."""
     head = {"base_model": settings.model, "library_name": "peft", "tags": [method.name, "gossamer"]}
     if method.kind == "model":
         head["library_name"] = "transformers"
@@ -37,7 +37,7 @@ def write_card(
 
 
 def result_rows(result: RunResult) -> list[tuple[str, str]]:
-    """The end table of a run: what was measured, as text."""
+    """The rows of the table at the end of a run: what was measured, as text."""
     rows = [
         ("trainable parameters", f"{result.trainable:,} ({result.trainable_share:.2%} of all)"),
         ("steps", f"{result.steps:,}"),
@@ -57,7 +57,7 @@ def result_rows(result: RunResult) -> list[tuple[str, str]]:
 
 
 def _stage_rows(stage: Record) -> list[tuple[str, str]]:
-    """A row for the stage, and one for each figure that the method reports of it."""
+    """Return a row for the stage, and one for each figure that the method reports of it."""
     own = ("step", "stage", "stage_steps", "learning_rate", "trainable")
     first, steps = stage["step"] + 1, stage["stage_steps"]
     text = (

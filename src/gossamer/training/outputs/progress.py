@@ -1,4 +1,4 @@
-"""The progress of a run on the screen: a live bar on a terminal, plain lines elsewhere."""
+"""Shows the progress of a run: a live bar on a terminal, plain lines elsewhere."""
 
 import sys
 from collections import deque
@@ -13,13 +13,13 @@ from gossamer.training.outputs.metrics import Record, RunResult
 from gossamer.training.outputs.model_card import result_rows
 
 
-def make_screen(*, log_every: int) -> Listener:
-    """The screen that suits standard output."""
-    return LiveScreen() if sys.stdout.isatty() else PlainScreen(log_every)
+def make_progress(*, log_every: int) -> Listener:
+    """Make the progress display that suits standard output."""
+    return LiveProgress() if sys.stdout.isatty() else PlainProgress(log_every)
 
 
-class PlainScreen(Listener):
-    """A line every `log_every` steps."""
+class PlainProgress(Listener):
+    """Prints a line every `log_every` steps."""
 
     def __init__(self, log_every: int) -> None:
         self._log_every = log_every
@@ -56,8 +56,8 @@ class PlainScreen(Listener):
         print(text, flush=True)
 
 
-class LiveScreen(Listener):
-    """One line that is redrawn, with what is worth keeping printed above it."""
+class LiveProgress(Listener):
+    """Redraws one line, and prints above it what is worth keeping."""
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console()
@@ -105,7 +105,7 @@ class LiveScreen(Listener):
 
 
 def start_lines(facts: RunFacts) -> list[str]:
-    """What is worth knowing before the first step."""
+    """Say what is worth knowing before the first step."""
     plan = facts.plan
     share = facts.trainable / facts.total
     lines = [
@@ -122,7 +122,7 @@ def start_lines(facts: RunFacts) -> list[str]:
 
 
 def print_result(result: RunResult, console: Console | None = None) -> None:
-    """The table at the end of a run."""
+    """Print the table at the end of a run."""
     table = Table(show_header=False, box=None, pad_edge=False)
     for name, value in result_rows(result):
         table.add_row(name, value)
@@ -132,7 +132,7 @@ def print_result(result: RunResult, console: Console | None = None) -> None:
 
 
 def duration(seconds: float) -> str:
-    """ "42 s", "3 min 20 s", "2 h 05 min"."""
+    """Format seconds as "42 s", "3 min 20 s", "2 h 05 min"."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

@@ -9,11 +9,11 @@ from gossamer.errors import SettingError
 from gossamer.files import replace_file, storing
 from gossamer.training.outputs import checkpoint, metrics, run_record
 
-CARD = "README.md"
-CURVE = "curve.png"
-# What makes a folder an adapter, or a model, for whoever looks into it: removed first, put last.
+MODEL_CARD = "README.md"
+LOSS_CURVE = "curve.png"
+# What makes a folder an adapter, or a model, to those who look into it: removed first, put last.
 _MARKS = ("adapter_config.json", "config.json")
-_OWN_FILES = (metrics.FILE, CURVE, CARD, "adapter_model.safetensors")
+_OWN_FILES = (metrics.FILE, LOSS_CURVE, MODEL_CARD, "adapter_model.safetensors")
 
 
 def is_run(output: Path) -> bool:
@@ -49,7 +49,7 @@ def clear_run(output: Path) -> None:
     (output / run_record.FILE).unlink()
 
 
-def make_folder(output: Path) -> None:
+def make_run_folder(output: Path) -> None:
     """Create `output`; raises `StorageError` where that is impossible."""
     with storing(f"cannot write to --output {output}"):
         output.mkdir(parents=True, exist_ok=True)

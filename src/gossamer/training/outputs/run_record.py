@@ -1,4 +1,4 @@
-"""`run.yaml`: the settings of a run and what it took, enough to repeat it or to resume it."""
+"""The run record, `run.yaml`: settings and figures of a run, enough to repeat or resume it."""
 
 import hashlib
 import platform
@@ -33,7 +33,7 @@ _FREE_TO_CHANGE = {"output", "save_every", "save_total_limit", "log_every"}
 
 
 def recorded_facts(settings: RunSettings, *, base_fingerprint: str, **more: Any) -> dict[str, Any]:
-    """What the settings do not say: versions, hashes of the data files, the base's fingerprint.
+    """Facts beside the settings: versions, hashes of the data files, the base's fingerprint.
 
     `more` is recorded too, but what is None.
     """
@@ -47,13 +47,13 @@ def recorded_facts(settings: RunSettings, *, base_fingerprint: str, **more: Any)
     }
 
 
-def write_record(
+def write_run_record(
     output: Path,
     settings: RunSettings,
     recorded: Mapping[str, Any],
     result: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write `run.yaml`, all or nothing. `result` is what came out; a run that has one is over."""
+    """Write `run.yaml`, all or nothing. A run that has a `result` is over."""
     values = settings.model_dump(mode="json")
     first = {name: values[name] for name in ("model", "method", "data", "output")}
     content = {**first, **values, "recorded": dict(recorded)}
@@ -64,7 +64,7 @@ def write_record(
 
 
 def read_config(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A config file as (settings, the sections that a run adds); raises `SettingError`."""
+    """Read a config file as (settings, the sections that a run adds); raises `SettingError`."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -82,7 +82,7 @@ def read_config(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def changed_data(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Data files whose content is not the recorded one, where both are known."""
+    """Find data files whose content is not the recorded one, where both are known."""
     before, after = recorded.get("data_sha256", {}), now["data_sha256"]
     return [name for name, digest in after.items() if before.get(name, digest) != digest]
 
@@ -120,7 +120,7 @@ def check_continues(
 
 
 def _check_longer(before: RunSettings, after: RunSettings) -> None:
-    """More steps are the same run only if the rate at a step does not depend on their number."""
+    """Check a longer run: it is the same only if rates do not depend on the number of steps."""
     old, new = before.max_steps, after.max_steps
     if old is None or new is None or new < old:
         raise CheckpointError(f"cannot resume with max_steps={new}: the run has {old}")
