@@ -1,1 +1,1 @@
-"""The reference pages, one module each with `page() -> str`."""
+"""The pages that the code writes, one module each with `page() -> str`."""

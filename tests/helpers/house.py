@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "src" / "gossamer"
 
@@ -116,5 +114,7 @@ def tracked_files() -> list[Path]:
     """Files under version control that exist; skips the test where there is no git."""
     listing = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
     if listing.returncode != 0:
+        import pytest  # not above: the pages are generated where there may be none
+
         pytest.skip("not a git checkout")
     return [path for line in listing.stdout.splitlines() if (path := ROOT / line).is_file()]

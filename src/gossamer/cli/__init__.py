@@ -1,0 +1,1 @@
+"""The commands of `gossamer`: one file each, which parses and prints."""
