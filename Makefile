@@ -15,7 +15,7 @@ TORCH_INDEX ?=
 # is installed into anew.
 STAMP := .venv/.gossamer-$(shell { pwd; cat pyproject.toml constraints.txt; } | cksum | cut -d' ' -f1)
 
-.PHONY: help demo test test-slow fuzz bench lint format docs clean
+.PHONY: help demo test test-slow coverage fuzz bench lint format docs docs-check clean
 
 help:  ## Show this list.
 	@grep -E '^[a-z-]+:.*  ## ' Makefile | sed -E 's/^([a-z-]+):.*  ## /\1\t/' | expand -t 12
@@ -28,6 +28,11 @@ test: $(STAMP)  ## Run the tests (minutes; no network).
 
 test-slow: $(STAMP)  ## Run the tests that need the real SmolLM2 model or much time.
 	@$(PY) -m pytest -m slow
+
+coverage: $(STAMP)  ## Run the tests and list the lines of the package that none of them reaches.
+	@$(PY) -m pytest -n logical --maxprocesses 8 --dist loadfile --cov=gossamer \
+		--cov-report=term:skip-covered --cov-report=html:build/coverage
+	@echo "build/coverage/index.html"
 
 # atheris is for this target alone, so it is no dependency and lies beside what it finds.
 FUZZ_SECONDS ?= 180
@@ -54,6 +59,10 @@ docs: $(STAMP)  ## Generate the reference pages and build the site into site/.
 	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet --strict
 	@echo "site/index.html"
 
+docs-check: $(STAMP)  ## Check that the reference is up to date and that the site builds.
+	@$(PY) docs/generate.py --check
+	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet --strict
+
 clean:  ## Remove what the targets made, apart from .venv.
 	@rm -rf site demo-run build dist .pytest_cache .mypy_cache .ruff_cache src/*.egg-info
 	@find src tests demo docs benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -75,7 +84,7 @@ $(STAMP):
 		echo "No NVIDIA GPU found: with TORCH_INDEX=..., some gigabytes of CUDA libraries need not be fetched (README, Install)"; \
 	fi
 	@echo "Installing the packages that constraints.txt pins (some minutes)"
-	@$(PY) -m pip install -c constraints.txt -e '.[demo,dev,docs,qlora]' 2>&1 | tee .venv/install.log | awk ' \
+	@$(PY) -m pip install -c constraints.txt -e '.[tune,demo,dev,docs,qlora]' 2>&1 | tee .venv/install.log | awk ' \
 		/^Collecting / { printf "."; fflush() } \
 		/Downloading .* MB\)$$/ { size = $$(NF - 1); sub(/\(/, "", size); \
 			if (size + 0 > 40) { printf "\n%s\n", $$0; fflush() } } \

@@ -28,10 +28,15 @@ _HOMES = {
     "tune": "gossamer.training.run",
 }
 
+_TUNING = ("compare", "tune")
+"""Names that the base install does not offer."""
+
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
         return import_module("gossamer.version").VERSION
     if name not in _HOMES:
         raise AttributeError(f"module 'gossamer' has no attribute '{name}'")
+    if name in _TUNING:
+        import_module("gossamer.extras").require(f"gossamer.{name}", "tune")
     return getattr(import_module(_HOMES[name]), name)

@@ -5,8 +5,10 @@ import subprocess
 import tomllib
 
 import pytest
+import yaml
 from house import ROOT, sources, tracked_files
 
+from gossamer.extras import EXTRAS
 from gossamer.version import VERSION
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -33,6 +35,21 @@ def test_the_version_is_written_once():
 def needs():
     extras = PROJECT["optional-dependencies"].values()
     return [*PROJECT["dependencies"], *(need for extra in extras for need in extra)]
+
+
+def test_the_code_knows_what_each_extra_brings():
+    for extra, names in EXTRAS.items():
+        brought = [re.match(r"[\w-]+", need)[0] for need in PROJECT["optional-dependencies"][extra]]
+        assert sorted(names) == brought
+
+
+def test_commits_and_pull_requests_are_checked_by_the_same_targets():
+    wanted = re.findall(r"^make ([\w-]+)$", (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
+    assert "test" in wanted
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
+    assert [hook["entry"] for hook in hooks] == [f"make {target}" for target in wanted]
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "checks.yml").read_text())
+    assert workflow["jobs"]["checks"]["steps"][-1] == {"run": ".ci/run"}
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/guides/first-run.md"])

@@ -7,6 +7,7 @@ from gossamer.cli.main import main
 from gossamer.serving import capacity
 from gossamer.serving.core.messages import SamplingParams
 from gossamer.serving.llm import LLM
+from gossamer.serving.runner.model_shape import base_sizes
 
 from tiny import make_lora
 
@@ -20,7 +21,7 @@ def plan(*arguments):
 
 @pytest.fixture(scope="module")
 def sizes(tiny_model):
-    return capacity.base_sizes(tiny_model)
+    return base_sizes(tiny_model)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """`gossamer verify`: served answers against merged models and PEFT."""
 
 import json
+import sys
 
 import pytest
 import torch
@@ -65,6 +66,32 @@ def test_bases_that_differ_are_asked_for(capsys, adapters, tmp_path):
     )
     assert main(["verify", str(path), str(other)]) == 2
     assert "give --model" in capsys.readouterr().err
+
+
+def test_without_peft_only_merged_models_are_asked(capsys, tiny_model, adapters, monkeypatch):
+    monkeypatch.setitem(sys.modules, "peft", None)
+    code, out, err = verify(capsys, tiny_model, adapters / "one" / "same", "--json")
+    assert code == 0
+    assert {v["reference"] for v in json.loads(out)} == {"transformers", "merged"}
+    assert "PEFT is not installed" in err
+
+
+def test_what_only_peft_can_judge_asks_for_it(capsys, tiny_model, tmp_path, monkeypatch):
+    make_prompt(tmp_path / "prompt", tiny_model)
+    monkeypatch.setitem(sys.modules, "peft", None)
+    code, out, err = verify(capsys, tiny_model, tmp_path / "prompt")
+    assert (code, out) == (2, "")
+    assert "prompt, which cannot be merged, needs PEFT" in err
+    assert "pip install -e '.[tune]'" in err
+
+
+def make_prompt(folder, base):
+    from peft import PromptTuningConfig, TaskType, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(base)
+    config = PromptTuningConfig(task_type=TaskType.CAUSAL_LM, num_virtual_tokens=3)
+    get_peft_model(model, config).save_pretrained(folder)
 
 
 def test_a_path_that_is_no_adapter(capsys, tiny_model, tmp_path):

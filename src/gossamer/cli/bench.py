@@ -16,12 +16,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gossamer.cli._options import Options
-from gossamer.errors import MissingExtraError, UsageError
+from gossamer.errors import UsageError
+from gossamer.extras import require
 from gossamer.serving.loadtest.client import ClientSettings
 from gossamer.serving.loadtest.workload import Workload
 
@@ -54,8 +54,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Play the workload; exit code 1 if nothing finished."""
-    if find_spec("httpx") is None:
-        raise MissingExtraError.of("bench", "httpx", "bench")
     if args.adapter_folder is not None and args.url is not None:
         raise UsageError("--adapter-folder is for --model; a running server has its own adapters")
     client = CLIENT.read(args)
@@ -125,7 +123,10 @@ def _server(args: argparse.Namespace) -> Iterator[str]:
 
 
 def _check_output(output: Path | None) -> None:
-    if output is not None and output.exists() and (not output.is_dir() or any(output.iterdir())):
+    if output is None:
+        return
+    require("--output", "plot")
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UsageError(f"--output {output} is in use; give an empty or a new folder")
 
 

@@ -11,6 +11,7 @@ from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
 from gossamer.errors import SettingError
+from gossamer.extras import require
 from gossamer.settings import parse_assignments
 from gossamer.training.comparison.settings import CompareSettings
 
@@ -43,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
+    require("compare", "tune")
     given = {
         n: v for n in CompareSettings.model_fields if (v := getattr(args, n, None)) is not None
     }

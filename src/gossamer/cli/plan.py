@@ -17,6 +17,7 @@ from gossamer.basemodel.find import require_known, resolve
 from gossamer.cli._options import add_word, one_of_word_and_option
 from gossamer.cli._tables import format_bytes, print_table
 from gossamer.errors import SettingError
+from gossamer.extras import require
 from gossamer.files import replacing
 
 
@@ -128,7 +129,10 @@ def _check(args: argparse.Namespace) -> None:
     ):
         if value is not None and not value > least:
             raise SettingError(f"{name} {value:g} is not above {least:g}")
-    if args.output is not None and not args.output.absolute().parent.is_dir():
+    if args.output is None:
+        return
+    require("--output", "plot")
+    if not args.output.absolute().parent.is_dir():
         raise SettingError(f"--output {args.output}: the folder does not exist")
 
 

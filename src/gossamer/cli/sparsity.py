@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from gossamer.basemodel.find import require_known
 from gossamer.cli._tables import print_table
 from gossamer.errors import UsageError
+from gossamer.extras import require
 from gossamer.files import write_whole
 from gossamer.settings import parse_assignments
 from gossamer.training.data.source import find_file
@@ -76,6 +77,7 @@ def _add_sweep_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _plan(args: argparse.Namespace) -> int:
+    require("sparsity plan", "tune")
     output: Path = args.output
     if output.suffix not in (".yaml", ".yml"):
         raise UsageError(f"--output {output} must end in .yaml")

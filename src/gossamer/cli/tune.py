@@ -11,6 +11,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from gossamer.cli._options import add_word, one_of_word_and_option, with_options
 from gossamer.errors import SettingError
+from gossamer.extras import require
 from gossamer.methods import find, names
 from gossamer.settings import Settings, parse_assignments
 from gossamer.training.arguments import check_names, collect
@@ -71,6 +72,7 @@ def run(args: argparse.Namespace) -> int:
     if args.help_method is not None:
         print(method_help(args.help_method))
         return 0
+    require("tune", "tune")
     settings, recorded = _collected(args)
     # Before torch, TRL and PEFT are loaded, which takes seconds.
     overwrite = args.overwrite or args.dry_run

@@ -5,10 +5,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gossamer.errors import UnsupportedAdapterError, UsageError
+from gossamer.errors import MissingExtraError, UnsupportedAdapterError, UsageError
 
 if TYPE_CHECKING:
     from gossamer.serving.llm import Completion
@@ -64,7 +65,8 @@ def verify(
 ) -> list[Verdict]:
     """Serve all adapters and the base in one batch, then ask each reference the same prompts.
 
-    Raises `AdapterError` for an adapter that cannot be served, `BaseModelError` for the base.
+    Raises `AdapterError` for an adapter that cannot be served, `BaseModelError` for the base, and
+    `MissingExtraError` for an adapter that PEFT alone could judge where PEFT is not installed.
     """
     from gossamer.adapters.inspect import inspect
 
@@ -74,10 +76,20 @@ def verify(
     prompts, served = _serve(base, dict(zip(names, adapters, strict=True)), settings)
     verdicts = _against_base(base, prompts, served[None], settings, tell)
     for name, folder, kind in zip(names, adapters, kinds, strict=True):
+        found: list[Verdict] = []
         for reference, load in _references(base, folder).items():
             tell(f"{name}: {reference}")
-            verdicts += _judge(name, kind, reference, load, prompts, served[name], settings)
+            found += _judge(name, kind, reference, load, prompts, served[name], settings)
+        if not _has_peft() and all(verdict.problem for verdict in found):
+            raise MissingExtraError.of(f"{name}, which cannot be merged,", "PEFT", "tune")
+        verdicts += found
+    if not _has_peft():
+        tell("PEFT is not installed: compared with merged models only")
     return verdicts
+
+
+def _has_peft() -> bool:
+    return find_spec("peft") is not None
 
 
 def _against_base(
@@ -98,10 +110,8 @@ def _against_base(
 def _references(base: Path, adapter: Path) -> dict[str, Callable[[], Any]]:
     from gossamer.verification.references import merged_model, peft_model
 
-    return {
-        "merged": partial(merged_model, base, adapter),
-        "PEFT": partial(peft_model, base, adapter),
-    }
+    merged = {"merged": partial(merged_model, base, adapter)}
+    return merged | ({"PEFT": partial(peft_model, base, adapter)} if _has_peft() else {})
 
 
 def _judge(

@@ -1,0 +1,21 @@
+"""Packages that only some commands need, and the one line that says how to install them."""
+
+from importlib.util import find_spec
+
+from gossamer.errors import MissingExtraError
+
+EXTRAS = {
+    "tune": ("accelerate", "datasets", "matplotlib", "peft", "trl"),
+    "plot": ("matplotlib",),
+}
+"""Names to import, by the group of packages in `pyproject.toml` that brings them."""
+
+
+def require(what: str, extra: str) -> None:
+    """Raise `MissingExtraError` if a package of `extra`, which `what` needs, is not installed.
+
+    Nothing is imported, so that the answer comes at once.
+    """
+    missing = [name for name in EXTRAS[extra] if find_spec(name) is None]
+    if missing:
+        raise MissingExtraError.of(what, ", ".join(missing), extra)
