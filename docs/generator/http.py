@@ -132,7 +132,7 @@ def _adapter_body(kind: type[BaseModel]) -> Iterator[str]:
         (f"`{name}`", f"`{type_name(info.annotation)}`", _default(info), docs.get(name, ""))
         for name, info in kind.model_fields.items()
     ]
-    yield f"### {kind.__doc__}".rstrip(".")
+    yield "### " + str(kind.__doc__).removeprefix("The body of ").rstrip(".")
     yield table(["field", "type", "default", "meaning"], rows)
 
 

@@ -1,4 +1,4 @@
-"""The app: routes, errors, middleware."""
+"""Makes the app: routes, errors, middleware."""
 
 import time
 from collections.abc import AsyncIterator
@@ -30,7 +30,7 @@ from gossamer.serving.key_file import KeyFile
 
 
 def create_app(engine: EngineInterface, settings: HttpSettings) -> FastAPI:
-    """An app over a running engine, which the caller shuts down when the app has ended.
+    """Make an app over a running engine, which the caller shuts down when the app has ended.
 
     Raises `SettingError` for a key file that cannot be used.
     """
@@ -70,8 +70,7 @@ def create_app(engine: EngineInterface, settings: HttpSettings) -> FastAPI:
 
 
 def _answer_head(router: APIRouter) -> None:
-    """What can be got can be asked for without its body, as those who check whether a server is up
-    do."""
+    """Answer HEAD wherever GET is answered, as checks of whether a server is up use it."""
     for route in router.routes:
         if isinstance(route, APIRoute) and route.methods and "GET" in route.methods:
             route.methods.add("HEAD")

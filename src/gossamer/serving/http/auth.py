@@ -1,4 +1,4 @@
-"""Who calls, and what it may name. Set by the check of keys; everyone may do all without one."""
+"""The caller of a request and what it may name. Set by the key check; without keys, anything."""
 
 import hmac
 from collections.abc import Iterable
@@ -21,17 +21,17 @@ ANYONE = Caller()
 
 
 def caller_of(http: Request) -> Caller:
-    """Who has sent the call."""
+    """Return the caller of a request."""
     return cast(Caller, getattr(http.state, "caller", ANYONE))
 
 
 def allowed(caller: Caller, adapters: Iterable[AdapterStatus]) -> list[AdapterStatus]:
-    """Those of `adapters` that the caller may see."""
+    """Pick those of `adapters` that the caller may see."""
     return [adapter for adapter in adapters if caller.may_use(adapter.name)]
 
 
 def may_name(caller: Caller, model: str) -> bool:
-    """Whether `model`, which is not the base model's name, is the caller's to use.
+    """Whether the caller may use `model`, which is not the base model's name.
 
     What a tenant may not use does not exist for it, or names of others could be guessed. Raises
     `RequestError` for a mixture that makes no sense.
@@ -42,8 +42,8 @@ def may_name(caller: Caller, model: str) -> bool:
 def unknown_model(
     caller: Caller, model: str, base: str, adapters: Iterable[AdapterStatus]
 ) -> UnknownModelError:
-    """The error, with suggestions among what the caller may see; of a mixture, for the part that
-    is not known."""
+    """The error for an unknown model, with suggestions among what the caller may see; for a
+    mixture, it names the unknown part."""
     names = {adapter.name for adapter in allowed(caller, adapters)}
     missing = next((part for part in adapters_in(model) if part not in names), model)
     if missing == base:

@@ -12,16 +12,18 @@ from gossamer.errors import cut
 from gossamer.serving.http.errors import ApiError, ClientGoneError
 
 DRAIN_FACTOR = 4
-"""Of a body that is too large, so many times the limit is still taken in and thrown away: a client
+"""A body that is too large is still read and thrown away up to this multiple of the limit: a client
 that is busy sending would not see the answer."""
 
 MAX_VALUES = 1_000_000
+"""The most values in a body."""
+
 MAX_CONTAINERS = 100_000
-"""Values, and of them lists, objects and their fields. A list of numbers is decoded quickly; a
-million of small lists takes most of a second, in one call that lets no other thread run."""
+"""The most lists, objects and fields of objects in a body. A list of numbers is decoded quickly; a
+million small lists take most of a second, in one call that lets no other thread run."""
 
 LOOK_EVERY = 20_000
-"""Texts of a body, after so many of which it is seen whether it has too many parts already."""
+"""The number of texts in a body after which its parts are counted again against the limits."""
 
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 
@@ -29,7 +31,7 @@ _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 async def read_body(
     http: Request, max_bytes: int, hold: Callable[[int], None] = lambda count: None
 ) -> bytes:
-    """The bytes of a body that is to be JSON; `hold` is told of each part as it comes.
+    """Read the bytes of a body that is to be JSON; `hold` is told of each part as it comes.
 
     Raises `ApiError` 415 (not said to be JSON), 413 (too large), `ClientGoneError`, or what `hold`
     raises.
@@ -60,7 +62,7 @@ async def read_body(
 
 
 def decode(body: bytes) -> dict[str, Any]:
-    """The object in `body`. Takes time that grows with its size.
+    """Decode the object in `body`. Takes time that grows with its size.
 
     Raises `ApiError` 400 for what is not JSON, is no object, or has too many parts.
     """

@@ -1,4 +1,4 @@
-"""The adapters as they were a moment ago.
+"""A catalogue of the adapters as they were a moment ago.
 
 Looking at thousands of folders takes a good part of a second, and a list of them that long is a
 megabyte. One look serves all who ask meanwhile, and for a while after it that grows with what it
@@ -17,14 +17,14 @@ from gossamer.serving.core.stats import AdapterStatus
 T = TypeVar("T")
 
 FRESH = 10.0
-"""A list is used again for so many times the time that it took to make."""
+"""A list is used again for this multiple of the time that it took to make."""
 
 MAX_RENDERED = 16
-"""Forms of the list that are kept, one for each set of adapters that some tenant may see."""
+"""The most forms of the list that are kept, one for each set of adapters that a tenant may see."""
 
 
 class Catalogue:
-    """Used on one event loop; looks on a thread of its own, since a disk may hang."""
+    """Lists the adapters on one event loop; looks on a thread of its own, since a disk may hang."""
 
     def __init__(self, engine: EngineInterface) -> None:
         self._engine = engine
@@ -35,18 +35,18 @@ class Catalogue:
         self._looking: asyncio.Task[list[AdapterStatus]] | None = None
 
     async def statuses(self) -> list[AdapterStatus]:
-        """All that can be named, refused ones included. Raises `AdapterReadError`."""
+        """All adapters that can be named, refused ones included. Raises `AdapterReadError`."""
         if time.monotonic() < self._good_until:
             return self._statuses
         if self._looking is None:
             self._looking = asyncio.ensure_future(self._look())
             # Retrieved even if all who asked have left.
             self._looking.add_done_callback(lambda task: task.cancelled() or task.exception())
-        # Whoever leaves must not end it for the others.
+        # A caller that leaves must not end it for the others.
         return await asyncio.shield(self._looking)
 
     async def rendered(self, key: object, render: Callable[[list[AdapterStatus]], T]) -> T:
-        """`render` of all that can be named, made once for each `key`."""
+        """Apply `render` to all adapters that can be named, once for each `key`."""
         statuses = await self.statuses()
         if statuses is not self._statuses:
             return await self._run(render, statuses)
@@ -58,7 +58,7 @@ class Catalogue:
         return cast(T, self._rendered[key])
 
     def forget(self) -> None:
-        """Something has been changed through this server: look anew when somebody asks."""
+        """Look again at the next question: something has been changed through this server."""
         self._good_until = 0.0
         self._looking = None
 

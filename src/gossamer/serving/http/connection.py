@@ -1,4 +1,4 @@
-"""Work for a client, given up as soon as the client has gone."""
+"""Gives up the work for a client as soon as the client has gone."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 async def run_unless_disconnected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`; raise `ClientGoneError` if the client closes the connection first.
+    """Run `work`; raise `ClientGoneError` if the client closes the connection first.
 
     The body of the request must have been read. `work` is cancelled, and has ended, whenever this
     raises.

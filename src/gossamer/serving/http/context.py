@@ -1,4 +1,4 @@
-"""What the routes of one app share."""
+"""The objects that the routes of one app share."""
 
 from dataclasses import dataclass
 from typing import cast
@@ -17,7 +17,7 @@ from gossamer.serving.http.settings import HttpSettings
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """Made by `create_app`, found by the routes."""
+    """The shared objects of one app: made by `create_app`, found by the routes."""
 
     engine: EngineInterface
     settings: HttpSettings
@@ -28,9 +28,9 @@ class Context:
     catalogue: Catalogue
     limits: SizeLimits
     started: int
-    """Unix time."""
+    """The Unix time at which the app was made."""
 
     @staticmethod
     def of(http: Request) -> "Context":
-        """The context of the app that serves `http`."""
+        """Return the context of the app that serves `http`."""
         return cast(Context, http.app.state.context)

@@ -43,7 +43,7 @@ STATUS: tuple[tuple[type[GossamerError], int, str], ...] = (
     (EngineStoppedError, 503, "engine_stopped"),
     (GossamerError, 500, "internal_error"),
 )
-"""Class, status, code; the first that matches counts."""
+"""The status and code of each class of errors; the first class that matches counts."""
 
 TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
@@ -68,7 +68,7 @@ class ApiError(Exception):
         self.headers = dict(headers or {})
 
     def body(self) -> dict[str, Any]:
-        """`{"error": {...}}`, as OpenAI's clients expect it."""
+        """Build `{"error": {...}}`, as OpenAI's clients expect it."""
         default = "server_error" if self.status >= 500 else "invalid_request_error"
         return {
             "error": {
@@ -80,16 +80,16 @@ class ApiError(Exception):
         }
 
     def response(self) -> JSONResponse:
-        """The whole answer."""
+        """Build the whole answer."""
         return JSONResponse(self.body(), status_code=self.status, headers=self.headers)
 
 
 class ClientGoneError(Exception):
-    """The client has closed its connection; nobody reads an answer."""
+    """The client has closed its connection and reads no answer."""
 
 
 def to_api_error(error: Exception, request_id: str) -> ApiError:
-    """The answer for any exception. What nobody expected is logged under `request_id`."""
+    """Build the answer for any exception; an unexpected one is logged under `request_id`."""
     if isinstance(error, ApiError):
         return error
     if not isinstance(error, GossamerError):

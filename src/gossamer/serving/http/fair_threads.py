@@ -1,4 +1,4 @@
-"""A few threads that tenants use in turn. Whatever grows with a request's size is done there."""
+"""A few threads that tenants use in turn; whatever grows with a request's size is done there."""
 
 import asyncio
 from collections import Counter, deque
@@ -11,13 +11,13 @@ T = TypeVar("T")
 
 WORKERS = 3
 PER_TENANT = 2
-"""Threads that one tenant has at a time: the third is always for somebody else."""
+"""The threads that one tenant has at a time: the third is always for another tenant."""
 
 _Job = tuple["asyncio.Future[Any]", Callable[[], Any]]
 
 
 class FairThreads:
-    """Each tenant that waits gets one piece of work done, then the next tenant does.
+    """Runs one piece of work for each waiting tenant in turn.
 
     So how long one waits depends on how many others there are and how long a piece takes, and not
     on how much somebody else has sent. Used on one event loop only.
@@ -32,14 +32,14 @@ class FairThreads:
         self._waiting: dict[str, deque[_Job]] = {}
 
     async def run(self, tenant: str, work: Callable[[], T]) -> T:
-        """The result of `work`, or its error. If cancelled, work that has begun goes on unheard."""
+        """Run `work` and return its result. If cancelled, work that has begun goes on unheard."""
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(tenant, deque()).append((future, work))
         self._begin()
         return await future
 
     def close(self) -> None:
-        """End the threads, without waiting for work that nobody waits for."""
+        """End the threads, without waiting for work whose caller has gone."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _begin(self) -> None:
@@ -66,7 +66,7 @@ class FairThreads:
             del self._running[tenant]
         error = None if done.cancelled() else done.exception()
         if future.done():
-            pass  # whoever asked has left
+            pass  # the caller has left
         elif done.cancelled():
             future.cancel()
         elif error is not None:

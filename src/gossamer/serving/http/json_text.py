@@ -1,15 +1,15 @@
-"""Large replies as JSON, in small steps: `json.dumps` of all at once lets no other thread run."""
+"""Writes large replies as JSON in small steps: one `json.dumps` would let no other thread run."""
 
 import json
 from collections.abc import Iterator
 from typing import Any
 
 STEP = 64
-"""Entries of a list that are written in one call."""
+"""The entries of a list that are written in one call."""
 
 
 def json_bytes(value: Any) -> bytes:
-    """`value` as Starlette would write it."""
+    """Write `value` as Starlette would."""
     return "".join(_pieces(value)).encode()
 
 

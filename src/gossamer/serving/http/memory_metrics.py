@@ -12,7 +12,7 @@ from prometheus_client.core import (
 from gossamer.serving.core.stats import EngineStats, HistogramStats
 
 GAUGES = (
-    ("blocks_cached", "blocks_cached", "Blocks of prompts that nobody uses now; free for others"),
+    ("blocks_cached", "blocks_cached", "Blocks of prompts that are not in use; free for others"),
     ("host_adapters", "adapters_host", "Adapters whose weights are in the host cache"),
     ("host_bytes", "host_bytes", "Bytes of adapter weights in the host cache"),
 )
@@ -36,7 +36,7 @@ STATES = ("registered", "loading", "host", "resident", "draining", "refused")
 
 
 def memory_metrics(stats: EngineStats) -> Iterable[Metric]:
-    """A family for each."""
+    """Make a family for each figure."""
     for name, field, text in GAUGES:
         yield GaugeMetricFamily(f"gossamer_{name}", text, value=getattr(stats, field))
     for name, field, text in COUNTERS:
@@ -49,7 +49,7 @@ def memory_metrics(stats: EngineStats) -> Iterable[Metric]:
 
 
 def adapter_metrics(stats: EngineStats) -> Iterable[Metric]:
-    """How many are where, and the size of each resident one."""
+    """Count the adapters by state, and give the size of each resident one."""
     # States without adapters are shown as 0, so that graphs do not break off.
     tally = dict.fromkeys(STATES, 0)
     by_state = GaugeMetricFamily("gossamer_adapters", "Adapters by state", labels=["state"])

@@ -1,4 +1,4 @@
-"""What `/metrics` shows, in Prometheus' text format: a registry per app, nothing global."""
+"""The figures of `/metrics`, in Prometheus' text format: a registry per app, nothing global."""
 
 import time
 from collections.abc import Iterable
@@ -28,7 +28,7 @@ GAUGES = (
 )
 COUNTERS = (
     ("adapter_loads", "adapter_loads", "Adapters read into the pool"),
-    ("adapter_evictions", "adapter_evictions", "Adapters put out of the pool"),
+    ("adapter_evictions", "adapter_evictions", "Adapters evicted from the pool"),
     ("adapter_merges", "adapter_merges", "Copies of the base weights made with an adapter merged"),
     ("steps_merged", "merged_steps", "Steps that ran on merged weights"),
     ("preemptions", "preemptions", "Requests put back for want of blocks"),
@@ -50,8 +50,8 @@ CONNECTIONS_CUT = (
 )
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-"""Told apart in the count of calls. A client may send any other word, and each would be a time
-series that stays."""
+"""The methods that the count of calls tells apart. A client may send any other word, and each would
+be a time series that stays."""
 
 
 class Metrics:
@@ -90,7 +90,7 @@ class Metrics:
         self.registry.register(ConnectionCollector(connections))
 
     def call_timer(self) -> "CallTimer":
-        """A stopwatch for one call; it starts now."""
+        """Make a stopwatch for one call; it starts now."""
         return CallTimer(self)
 
     def count(self, method: str, route: str | None, status: int) -> None:
@@ -102,12 +102,12 @@ class Metrics:
         self.http_requests.labels(method, route, str(status)).inc()
 
     def text(self) -> bytes:
-        """The exposition."""
+        """Write all figures in Prometheus' text format."""
         return generate_latest(self.registry)
 
 
 class CallTimer:
-    """Times of the choices of one call, for the histograms."""
+    """Times the choices of one call, for the histograms."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
@@ -115,7 +115,7 @@ class CallTimer:
         self._last: dict[int, float] = {}
 
     def saw(self, index: int, event: Event, moment: float) -> None:
-        """Choice `index` had `event` at `moment` (of `time.perf_counter`)."""
+        """Note that choice `index` had `event` at `moment` (of `time.perf_counter`)."""
         if not isinstance(event, Tokens):
             self._metrics.end_to_end.observe(moment - self._start)
             return
@@ -130,17 +130,17 @@ class CallTimer:
 
 
 class ConnectionCollector(Collector):
-    """Connections of the server, read when somebody asks."""
+    """Collects the connections of the server, read at each scrape."""
 
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing: all is told by `collect`."""
+        """Describe nothing: all is told by `collect`."""
         return []
 
     def collect(self) -> Iterable[Metric]:
-        """The number of open ones, and of those that the server closed."""
+        """Give the number of open connections, and of those that the server closed."""
         yield GaugeMetricFamily(*CONNECTIONS, value=len(self._connections))
         family = CounterMetricFamily(*CONNECTIONS_CUT, labels=["reason"])
         for reason, count in self._connections.cuts.items():
@@ -149,17 +149,17 @@ class ConnectionCollector(Collector):
 
 
 class EngineCollector(Collector):
-    """Gauges and counters of the engine, read when somebody asks."""
+    """Collects gauges and counters of the engine, read at each scrape."""
 
     def __init__(self, engine: EngineInterface) -> None:
         self._engine = engine
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing: otherwise registering would already ask the engine."""
+        """Describe nothing: otherwise registering would already ask the engine."""
         return []
 
     def collect(self) -> Iterable[Metric]:
-        """Everything, from one snapshot."""
+        """Give all figures, from one snapshot."""
         stats = self._engine.stats()
         yield GaugeMetricFamily(
             "gossamer_engine_healthy",

@@ -1,4 +1,4 @@
-"""What surrounds every call: id, count, API key, an answer to surprises. Plain ASGI."""
+"""Surrounds every call: gives it an id, counts it, answers surprises. Plain ASGI."""
 
 import uuid
 

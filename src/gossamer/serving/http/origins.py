@@ -1,4 +1,4 @@
-"""What a server without keys asks of a call: that no web page of somebody else's has caused it.
+"""Checks that no foreign web page has caused a call to a server without keys.
 
 A browser sends requests of any page to any address, this machine's included. It tells where a
 page comes from (`Origin`, `Sec-Fetch-Site`), and under which name the server was reached (`Host`):

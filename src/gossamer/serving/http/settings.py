@@ -28,7 +28,7 @@ class HttpSettings(Settings):
     this machine's own name and numerical addresses; '*' is any. It keeps web pages out that make
     their own name point here."""
     drain_seconds: float = Field(30.0, ge=0)
-    """After SIGTERM or Ctrl-C, running requests may go on for so long."""
+    """Seconds that running requests may go on after SIGTERM or Ctrl-C."""
     max_connections: int = Field(1000, ge=1)
     """Most connections at a time, within what `ulimit -n` allows; beyond it the one whose client
     has kept the server waiting longest is closed for a new one, and if all are at work new ones

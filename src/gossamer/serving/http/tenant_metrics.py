@@ -32,7 +32,7 @@ REFUSED = (
 
 
 def tenant_metrics(tenants: Iterable[TenantStats]) -> Iterable[Metric]:
-    """A family for each figure, with a sample for each tenant."""
+    """Make a family for each figure, with a sample for each tenant."""
     tenants = list(tenants)
     for name, field, text in GAUGES:
         gauge = GaugeMetricFamily(f"gossamer_{name}", text, labels=["tenant"])

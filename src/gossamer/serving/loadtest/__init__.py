@@ -1,1 +1,1 @@
-"""Load on an OpenAI-compatible server, ours or another, and what its users felt."""
+"""Puts load on an OpenAI-compatible server, ours or another, and measures what users felt."""

@@ -1,4 +1,4 @@
-"""A `gossamer serve` of our own for the time of a test."""
+"""Runs a `gossamer serve` of our own for the time of a test."""
 
 import re
 import signal
@@ -15,7 +15,7 @@ from gossamer.errors import ServingError
 
 _READY = re.compile(r"ready at (\S+) ")
 _PATIENCE = 600.0
-"""Seconds in which the server must be ready; the first start ever compiles kernels."""
+"""The seconds in which the server must be ready; the first start ever compiles kernels."""
 
 
 @contextmanager

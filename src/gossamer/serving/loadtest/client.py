@@ -1,4 +1,4 @@
-"""One streamed completion from a server, timed, and the settings of a load test's client."""
+"""Asks a server for one streamed completion and times it; holds the client's settings."""
 
 import json
 import random
@@ -15,7 +15,7 @@ from gossamer.settings import Settings
 
 
 class ClientSettings(Settings):
-    """The server's peculiarities, and what counts as good service."""
+    """The settings of the client: the server's peculiarities, and what counts as good service."""
 
     prompt: Literal["tokens", "text"] = "tokens"
     """tokens: prompts are sent as token ids, so their lengths are exact; text: as random words of
@@ -40,7 +40,7 @@ _WORDS = (
 
 @dataclass(slots=True)
 class _Progress:
-    """What has come so far."""
+    """The part of an answer that has come so far."""
 
     first: float | None = None
     chunks: int = 0
@@ -55,7 +55,7 @@ async def ask(
     settings: ClientSettings,
     start: float,
 ) -> Sample:
-    """Request `number` of the trace; never raises: trouble is an outcome."""
+    """Ask request `number` of the trace; never raises: trouble is an outcome."""
     progress = _Progress()
     outcome: Outcome = "finished"
     problem = None

@@ -1,4 +1,4 @@
-"""What is known of each request of a load test, and the figures that sum it up."""
+"""The outcome of each request of a load test, and the figures that sum them up."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,35 +9,35 @@ Outcome = Literal["finished", "refused", "failed"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """Times are seconds since the load began."""
+    """The outcome of one request; times are seconds since the load began."""
 
     model: str
     due: float
-    """When the workload asked for it; latencies count from here."""
+    """The time at which the workload asked for it; latencies count from here."""
     outcome: Outcome
-    """refused: status 429 or 503; failed: any other trouble."""
+    """The outcome; refused: status 429 or 503; failed: any other trouble."""
     first: float | None = None
-    """When the first token came."""
+    """The time at which the first token came."""
     end: float
     prompt_tokens: int = 0
     output_tokens: int = 0
     problem: str | None = None
-    """One line, of a request that did not finish."""
+    """The reason, in one line, why a request did not finish."""
 
     @property
     def first_token_seconds(self) -> float | None:
-        """From due to the first token."""
+        """The seconds from when the request was due to its first token."""
         return None if self.first is None else self.first - self.due
 
     @property
     def seconds(self) -> float:
-        """From due to the end."""
+        """The seconds from when the request was due to its end."""
         return self.end - self.due
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Latency:
-    """Seconds."""
+    """The mean and percentiles of a latency, in seconds."""
 
     mean: float
     p50: float
@@ -47,23 +47,23 @@ class Latency:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadTestSummary:
-    """Of all requests of a load test."""
+    """The figures of all requests of a load test."""
 
     requests: int
     finished: int
     refused: int
     failed: int
     models: int
-    """Different models that were asked for."""
+    """The number of different models that were asked for."""
     seconds: float
-    """From the start of the load to the end of the last answer."""
+    """The seconds from the start of the load to the end of the last answer."""
     requests_per_second: float
-    """Finished ones."""
+    """The finished requests per second."""
     output_tokens_per_second: float
     total_tokens_per_second: float
-    """Prompts of finished requests included."""
+    """The tokens per second, prompts of finished requests included."""
     first_token: Latency | None
-    """From the time a request was due; None: nothing finished."""
+    """Seconds from when a request was due to its first token; None: nothing finished."""
     per_token: Latency | None
     """Seconds from due to the end, divided by the output tokens."""
     between_tokens: Latency | None
@@ -77,7 +77,7 @@ class LoadTestSummary:
 
 
 def summarize(samples: Sequence[Sample], slo: float) -> LoadTestSummary:
-    """The figures; `samples` must not be empty."""
+    """Compute the figures of `samples`, which must not be empty."""
     done = [sample for sample in samples if sample.outcome == "finished"]
     seconds = max(sample.end for sample in samples)
     firsts = [first for sample in done if (first := sample.first_token_seconds) is not None]
@@ -109,7 +109,7 @@ def summarize(samples: Sequence[Sample], slo: float) -> LoadTestSummary:
 
 
 def latency(values: Sequence[float]) -> Latency | None:
-    """Mean and percentiles (nearest rank) of `values`; None if there are none."""
+    """Compute mean and percentiles (nearest rank) of `values`; None if there are none."""
     if not values:
         return None
     ordered = sorted(values)

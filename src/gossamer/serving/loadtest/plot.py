@@ -1,4 +1,4 @@
-"""A picture of a load test: who waited how long, and when."""
+"""Draws a load test: who waited how long, and when."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ _IN_TIME, _LATE, _LOST, _LINE = "#1f6fb4", "#d9541a", "#444444", "#666666"
 
 
 def draw(samples: Sequence[Sample], slo: float, path: Path, *, title: str) -> None:
-    """First-token latency over time of arrival, and its distribution, as the PNG `path`."""
+    """Draw first-token latency over time of arrival, and its distribution, as the PNG `path`."""
     figure = Figure(figsize=(10, 4.2), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     over_time, shares = figure.subplots(1, 2)

@@ -1,4 +1,4 @@
-"""Play a trace against a server: each request at its time, whether earlier ones are done or not."""
+"""Plays a trace against a server: each request at its time, whether earlier ones end or not."""
 
 import asyncio
 import time
@@ -13,7 +13,7 @@ from gossamer.serving.loadtest.workload import Workload
 
 
 def served_models(url: str, api_key: str | None) -> list[str]:
-    """Names of the models that the server offers.
+    """Ask the server for the names of its models.
 
     Raises `ServingError` if it does not answer, or not as OpenAI's interface does.
     """
@@ -36,7 +36,7 @@ def play(
     api_key: str | None = None,
     on_sample: Callable[[Sample], None] = lambda sample: None,
 ) -> list[Sample]:
-    """All samples, in the order in which they were due. Model i is asked for as adapter i.
+    """Play the trace and return all samples in the order due. Model i is asked for as adapter i.
 
     Raises `UsageError` if the workload asks for more adapters than there are models.
     """

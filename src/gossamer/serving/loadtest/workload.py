@@ -1,4 +1,4 @@
-"""Synthetic traffic as S-LoRA's evaluation defines it (arXiv 2311.03285, section 7)."""
+"""Makes synthetic traffic as S-LoRA's evaluation defines it (arXiv 2311.03285, section 7)."""
 
 import random
 from bisect import bisect_right
@@ -17,23 +17,23 @@ class Arrival:
     """One request of a trace."""
 
     time: float
-    """Seconds from the start."""
+    """The seconds from the start."""
     adapter: int
-    """0 .. adapters - 1; the most popular first."""
+    """The adapter's number, 0 .. adapters - 1; the most popular first."""
     prompt_tokens: int
     output_tokens: int
 
 
 class Workload(Settings):
-    """Who asks for what, when. The same seed gives the same trace."""
+    """The settings of a workload. The same seed gives the same trace."""
 
     adapters: int = Field(default=200, ge=1)
-    """Distinct adapters."""
+    """The number of distinct adapters."""
     popularity: Literal["power", "zipf"] = "power"
     """power: adapter i of n has the probability ((i+1)/n)^alpha - (i/n)^alpha, so alpha 1 is
     uniform and smaller is more skewed; zipf: proportional to 1/(i+1)^alpha."""
     alpha: float = Field(default=1.0, gt=0, allow_inf_nan=False)
-    """Exponent of the popularity."""
+    """The exponent of the popularity."""
     rate: float = Field(default=2.0, gt=0, allow_inf_nan=False)
     """Requests per second, of all adapters together."""
     cv: float = Field(default=1.0, gt=0, allow_inf_nan=False)
@@ -41,15 +41,15 @@ class Workload(Settings):
     duration: float = Field(default=300.0, gt=0, allow_inf_nan=False)
     """Seconds; rate times duration requests are made."""
     min_prompt: int = Field(default=8, ge=1)
-    """Prompt tokens at least."""
+    """The fewest tokens of a prompt."""
     max_prompt: int = Field(default=511, ge=1)
-    """Prompt tokens at most; lengths are uniform in between."""
+    """The most tokens of a prompt; lengths are uniform in between."""
     min_output: int = Field(default=8, ge=1)
-    """New tokens at least."""
+    """The fewest new tokens."""
     max_output: int = Field(default=511, ge=1)
-    """New tokens at most."""
+    """The most new tokens."""
     seed: int = 0
-    """Of all random numbers."""
+    """The seed of all random numbers."""
 
     @model_validator(mode="after")
     def _ranges_are_ranges(self) -> Self:
@@ -60,7 +60,7 @@ class Workload(Settings):
         return self
 
     def probabilities(self) -> list[float]:
-        """Of each adapter to be asked for; they add up to 1."""
+        """The probability of each adapter to be asked for; they add up to 1."""
         n, alpha = self.adapters, self.alpha
         if self.popularity == "power":
             return [((i + 1) / n) ** alpha - (i / n) ** alpha for i in range(n)]
@@ -68,7 +68,7 @@ class Workload(Settings):
         return [weight / sum(weights) for weight in weights]
 
     def trace(self) -> list[Arrival]:
-        """floor(rate * duration) requests in order of time."""
+        """Make a trace of floor(rate * duration) requests in order of time."""
         rng = random.Random(self.seed)
         adapters = self._adapters(rng)
         shape, scale = 1 / self.cv**2, self.cv**2 / self.rate
@@ -85,7 +85,7 @@ class Workload(Settings):
 
     @property
     def num_requests(self) -> int:
-        """Requests of the trace."""
+        """The number of requests in the trace."""
         return int(self.rate * self.duration)
 
     def _adapters(self, rng: random.Random) -> Iterator[int]:

@@ -1,4 +1,4 @@
-"""What the adapters of a step do to its tokens, as the arrays of each operation."""
+"""Builds the arrays of each operation from the adapters of a step and the tokens they meet."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ Part = tuple[ScheduledChunk, int, list[tuple[Resident, float]]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterBatch:
-    """None for each thing that no token of the step needs."""
+    """The adapters' part of a batch; each field is None where no token of the step needs it."""
 
     lora: LoraBatch | None = None
     gain: GainBatch | None = None
@@ -43,7 +43,7 @@ class AdapterBatchBuilder:
     def build(
         self, step: Sequence[ScheduledChunk], starts: Sequence[int], hot: AdapterEntry | None = None
     ) -> AdapterBatch:
-        """`step` in the order of the batch; starts: the first token of each part.
+        """Build the arrays of `step` in the order of the batch; starts: each part's first token.
 
         hot: the adapter that the base weights of this step hold already.
         """
@@ -81,7 +81,7 @@ class AdapterBatchBuilder:
 
 
 def _edited(part: ScheduledChunk, table: EditTable) -> Iterator[tuple[int, int]]:
-    """(place in the part, group) of each token of the prompt that is edited.
+    """Yield (place in the part, group) of each token of the prompt that is edited.
 
     Positions are those of the prompt whatever its chunks; generated tokens are never edited, not
     even when they are computed again after a preemption.
@@ -128,7 +128,7 @@ def _continue(fresh: list[Run], last: list[Run]) -> bool:
 
 
 def _residents(part: ScheduledChunk, hot: AdapterEntry | None) -> list[tuple[Resident, float]]:
-    """What the tokens of `part` meet, with weights.
+    """The adapters that the tokens of `part` meet, with weights.
 
     Weights with the hot adapter in them give each token that adapter once; what it should have of
     it instead is made up for: nothing at all, usually, or a share of its own.

@@ -1,4 +1,4 @@
-"""Adapters of any kind from disk into the pool of a model."""
+"""Brings adapters of any kind from disk into the pool of a model."""
 
 from pathlib import Path
 

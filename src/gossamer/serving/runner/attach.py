@@ -1,4 +1,4 @@
-"""Put our linear layers and our attention into a transformers model, in place.
+"""Puts our linear layers and our attention into a transformers model, in place.
 
 The model's own code keeps running; no second copy of it is kept here. What a step needs is in one
 shared `StepContext`, set by the runner before the model is called.
@@ -38,9 +38,9 @@ class AdaptedModules:
     """The linear layers that adapters can act on."""
 
     ids: dict[str, int] = field(default_factory=dict)
-    """By module path; consecutive within a layer."""
+    """Ids by module path; consecutive within a layer."""
     shapes: dict[str, tuple[int, int]] = field(default_factory=dict)
-    """(h_out, h_in) by module path."""
+    """Shapes (h_out, h_in) by module path."""
     linears: dict[str, BaseLinear] = field(default_factory=dict)
     """The base layers, by module path."""
 
@@ -106,7 +106,7 @@ def _replace(
 
 
 def _edit_after_blocks(model: Any, edit: HiddenEdit, context: StepContext) -> None:
-    """Have the output of each decoder block edited where the step's adapters say so."""
+    """Edit the output of each decoder block where the step's adapters say so."""
     for layer, block in enumerate(model.get_decoder().layers):
         block.register_forward_hook(partial(_edit_output, edit, context, layer))
 
@@ -130,7 +130,7 @@ def _register_attention() -> None:
 def _attention(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: None, **kwargs: Any
 ) -> tuple[Tensor, None]:
-    """As transformers calls it: [1, heads, T, head_dim] each; returns [1, T, heads, head_dim]."""
+    """Attend, as transformers calls it: [1, heads, T, head_dim] each to [1, T, heads, head_dim]."""
     context: StepContext = module.gossamer_context
     assert context.batch is not None
     assert context.attention is not None

@@ -24,13 +24,13 @@ from gossamer.serving.scheduler.hot_merge import Merged
 from gossamer.serving.scheduler.scheduler import ScheduledChunk, adapters_of
 
 LONG_CHUNK = 16
-"""Prefill chunks of at least so many tokens take torch's fused attention, shorter ones our kernel
+"""Prefill chunks of at least this many tokens take torch's fused attention, others our kernel
 (measured: `benchmarks/kernels.py`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepBatch:
-    """T tokens of S sequences; tokens of a sequence, and of an adapter, lie side by side."""
+    """A batch: T tokens of S sequences; those of a sequence, or an adapter, lie side by side."""
 
     token_ids: Tensor  # [1, T] int64
     positions: Tensor  # [1, T] int64, virtual tokens in front counted
@@ -39,7 +39,7 @@ class StepBatch:
     `token_ids` mean nothing."""
     attention: AttentionBatch
     has_adapters: bool
-    """False: nothing is done to any linear layer; the plain path."""
+    """Whether adapters act on any linear layer; if not, the plain path is taken."""
     lora: LoraBatch | None
     gain: GainBatch | None
     sparse: SparseBatch | None
@@ -60,7 +60,7 @@ class BatchBuilder:
         self._adapters = AdapterBatchBuilder(num_workers)
 
     def build(self, step: list[ScheduledChunk], merged: Merged | None = None) -> StepBatch:
-        """The arrays of `step`, to be run on the base weights or on the `merged` ones."""
+        """Build the arrays of `step`, to be run on the base weights or on the `merged` ones."""
         adapters = adapters_of(step)
         slots = {adapter: slot for slot, adapter in enumerate(adapters)}
         # Contiguous runs of an adapter: the kernels then work on slices, without gathering tokens.
@@ -104,7 +104,7 @@ class BatchBuilder:
         counts: list[int],
         starts: npt.NDArray[np.int64],
     ) -> tuple[npt.NDArray[np.int64], AttentionBatch]:
-        """The tokens' positions [T] as the model counts them, and their places in blocks."""
+        """Build the tokens' positions [T] as the model counts them, and their places in blocks."""
         first = np.array([part.sequence.num_computed for part in step], dtype=np.int32)
         sequence = np.repeat(np.arange(len(step), dtype=np.int32), counts)
         within = np.arange(starts[-1], dtype=np.int32) - starts[:-1].astype(np.int32)[sequence]

@@ -20,7 +20,7 @@ _NORMS = ("LlamaRMSNorm", "MistralRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm", "Smo
 
 @dataclass(slots=True)
 class StepContext:
-    """What the layers of a model look at during a step."""
+    """The state of a step that the layers of a model look at."""
 
     batch: StepBatch | None = None
     attention: PagedAttention | None = None
@@ -28,7 +28,7 @@ class StepContext:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operations:
-    """What adapters can do to a group of linear layers."""
+    """The operations that adapters can apply to a group of linear layers."""
 
     lora: GroupedLora
     gain: Gain
@@ -73,7 +73,7 @@ class FusedLinear(nn.Module):
         return y
 
     def _weights(self, batch: StepBatch | None) -> DenseLinear:
-        """The layer itself, or what the step has in its place."""
+        """The weights of the layer itself, or those that the step has in its place."""
         return self._dense if batch is None else batch.merged.get(self._dense, self._dense)
 
     def take(self, index: int, x: Tensor) -> Tensor:
@@ -86,7 +86,7 @@ class FusedLinear(nn.Module):
 
 
 class SiblingLinear(nn.Module):
-    """Stands where a later sibling stood."""
+    """A layer that stands where a later sibling stood."""
 
     def __init__(self, fused: FusedLinear, index: int) -> None:
         super().__init__()
@@ -107,12 +107,12 @@ class PlainLinear(nn.Module):
         self._dense = DenseLinear([linear], backend)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [.., h_in] to [.., h_out]."""
+        """Map x [.., h_in] to [.., h_out]."""
         return self._dense(x)
 
 
 class FusedGatedMlp(nn.Module):
-    """down(silu(gate(x)) * up(x)) with the gate in one pass."""
+    """The MLP down(silu(gate(x)) * up(x)) with the gate in one pass."""
 
     def __init__(self, gate_up: FusedLinear, down: FusedLinear, backend: str) -> None:
         super().__init__()
@@ -121,7 +121,7 @@ class FusedGatedMlp(nn.Module):
         self._backend = backend
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [1, T, hidden] to [1, T, hidden]."""
+        """Map x [1, T, hidden] to [1, T, hidden]."""
         down: Tensor = self._down(silu_and_multiply(self._gate_up.joint(x), self._backend))
         return down
 

@@ -1,4 +1,4 @@
-"""Base layers with a low-rank adapter in their weights: W + s B A, packed anew."""
+"""Makes base layers with a low-rank adapter in their weights: W + s B A, packed again."""
 
 import threading
 from typing import Any
@@ -25,7 +25,7 @@ class LayerMerger:
     def __call__(
         self, entry: AdapterEntry, stop: threading.Event
     ) -> dict[DenseLinear, DenseLinear] | None:
-        """Copies of the layers that `entry` adapts, by layer; None once `stop` is set.
+        """Make copies of the layers that `entry` adapts, by layer; None once `stop` is set.
 
         The adapter is read again, and merged as its rows rest in the pool (rounded, with int8), so
         that its difference to others is that of the rows. Raises `AdapterError`s of reading, or
@@ -43,7 +43,7 @@ class LayerMerger:
         return merged
 
     def _updates(self, rows: HostRows) -> dict[DenseLinear, list[Any]]:
-        """(first output, A, B transposed, scale) of each adapted module, by layer."""
+        """Group (first output, A, B transposed, scale) of each adapted module by layer."""
         found: dict[DenseLinear, list[Any]] = {}
         by_id = {module: path for path, module in self._modules.ids.items()}
         for module in rows.layout.rank.nonzero()[0].tolist():

@@ -1,4 +1,4 @@
-"""The only owner of the model: a batch in, logits out."""
+"""Owns the model alone: takes a batch and gives logits."""
 
 from typing import Any
 
@@ -40,7 +40,7 @@ class Runner:
         return logits.float()
 
     def _inputs(self, batch: StepBatch) -> dict[str, Tensor]:
-        """Tokens by number; or all by embedding, where some have no number."""
+        """The model's inputs: tokens by number, or all by embedding where some have no number."""
         if batch.virtual is None:
             return {"input_ids": batch.token_ids}
         first, rows = batch.virtual

@@ -12,14 +12,14 @@ from gossamer.serving.capacity import BaseSizes
 
 
 def kv_shape(config: Any) -> tuple[int, int, int]:
-    """(layers, key/value heads, head width) of a model with this transformers config."""
+    """The (layers, key/value heads, head width) of a model with this transformers config."""
     heads = config.num_attention_heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
     return config.num_hidden_layers, getattr(config, "num_key_value_heads", heads), head_dim
 
 
 def linear_bytes(model: Any) -> int:
-    """Bytes of the linear layers that adapters can act on."""
+    """The bytes of the linear layers that adapters can act on."""
     output = model.get_output_embeddings()
     return sum(
         module.weight.numel() * module.weight.element_size()
@@ -29,7 +29,7 @@ def linear_bytes(model: Any) -> int:
 
 
 def longest_row(model: Any) -> int:
-    """Widest vector of a factor that an adapter of this model can have."""
+    """The widest vector of a factor that an adapter of this model can have."""
     output = model.get_output_embeddings()
     return max(
         max(module.in_features, module.out_features)
@@ -39,7 +39,7 @@ def longest_row(model: Any) -> int:
 
 
 def pool_memory(num_blocks: int, block_bytes: int) -> Tensor:
-    """The pool's bytes. Not touched here: memory is taken from the system when first written."""
+    """Reserve the pool's bytes. They take memory from the system only when first written."""
     if not hasattr(mmap, "MADV_HUGEPAGE"):
         return torch.empty(num_blocks * block_bytes, dtype=torch.uint8)
     pool = mmap.mmap(-1, num_blocks * block_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)

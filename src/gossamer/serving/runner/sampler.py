@@ -1,4 +1,4 @@
-"""From logits to tokens. A sequence's choice depends on its own logits and seed alone."""
+"""Chooses tokens from logits. A sequence's choice depends on its own logits and seed alone."""
 
 import math
 from collections import Counter
@@ -20,21 +20,21 @@ _COLDEST = 1e-4
 
 @dataclass(slots=True)
 class SamplingState:
-    """What sampling remembers of a sequence."""
+    """The state that sampling keeps of a sequence."""
 
     params: SamplingParams
     forbidden_early: tuple[int, ...]
     """End-of-text tokens, not to be chosen before `min_tokens` (never with `ignore_eos`)."""
     rng: Random = field(init=False)
     counts: Counter[int] = field(default_factory=Counter)
-    """How often each token was generated."""
+    """The number of times that each token was generated."""
 
     def __post_init__(self) -> None:
         self.rng = Random(self.params.seed)
 
     @property
     def num_generated(self) -> int:
-        """Tokens chosen so far."""
+        """The number of tokens chosen so far."""
         return self.counts.total()
 
 
@@ -89,7 +89,7 @@ def _adjust(logits: Tensor, state: SamplingState) -> None:
 
 
 def _draw(logits: Tensor, state: SamplingState) -> int:
-    """One token by the inverse of the cumulative distribution over the kept candidates.
+    """Draw one token by the inverse of the cumulative distribution over the kept candidates.
 
     logits [vocabulary], the largest being 0.
     """

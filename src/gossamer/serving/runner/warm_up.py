@@ -1,4 +1,4 @@
-"""One small step before the first request, so that no request waits for kernels to be compiled."""
+"""Runs one small step before the first request, so that none waits for kernels to be compiled."""
 
 import sys
 from pathlib import Path

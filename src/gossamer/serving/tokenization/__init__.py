@@ -1,1 +1,1 @@
-"""Texts and conversations to token ids, and what the tokens of a vocabulary are."""
+"""Encodes texts and conversations as token ids, and knows the tokens of a vocabulary."""

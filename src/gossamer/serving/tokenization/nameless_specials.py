@@ -19,7 +19,7 @@ class NamelessSpecials:
     """
 
     def __init__(self, tokenizer: Any, specials: Mapping[str, int]) -> None:
-        """`specials` are the ids of special tokens by their text.
+        """Make the tokenizer; `specials` are the ids of special tokens by their text.
 
         Raises `RequestError` for a tokenizer that is not of the tokenizers library.
         """
@@ -55,7 +55,7 @@ class NamelessSpecials:
             self._ids[own] = id_
 
     def encode(self, text: str, *, is_whole: bool = False) -> tuple[int, ...]:
-        """`is_whole`: with what the tokenizer puts around every text.
+        """Encode `text`; `is_whole`: with what the tokenizer puts around every text.
 
         Raises `RequestError` if the vocabulary itself makes a special token of a text.
         """

@@ -1,4 +1,4 @@
-"""Conversations whose texts hold the text of special tokens, encoded so that it stays text.
+"""Encodes conversations whose texts hold the text of special tokens, so that it stays text.
 
 The template is rendered with signs in place of what looks like a special token in a message. What
 is left of special tokens then is the template's own, and gets the names under which alone a copy of
@@ -14,13 +14,13 @@ from typing import Any
 from gossamer.serving.tokenization.nameless_specials import NamelessSpecials
 
 _SIGNS = range(0xF0000, 0xFFFFE)
-"""Characters for private use."""
+"""The range of characters for private use."""
 
 _NOT_FROM_PEOPLE = frozenset({"role", "type"})
 """Keys of a message whose values are words of the interface."""
 
 _SHORTEST_END = 2
-"""A text that ends (or begins) with so many characters of a special token's begin (or end) might be
+"""A text that ends (or begins) with this many characters of a special token's start (or end) may be
 completed by what the template puts beside it."""
 
 
@@ -48,12 +48,12 @@ class PlainContent:
         )
 
     def encode(self, text: str) -> tuple[int, ...]:
-        """All of it as text, with what the tokenizer puts around every text."""
+        """Encode all of it as text, with what the tokenizer puts around every text."""
         self._copy.encode(text)
         return self._copy.encode(text, is_whole=True)
 
     def chat(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> tuple[int, ...]:
-        """Through the chat template; `options` are those of `apply_chat_template`."""
+        """Encode by the chat template; `options` are those of `apply_chat_template`."""
         copy = self._copy
         written = "".join(_texts(messages))
         sign = next(chr(code) for code in _SIGNS if chr(code) not in written)
@@ -91,7 +91,7 @@ class PlainContent:
         )
 
     def _cuts(self, text: str) -> tuple[int, int]:
-        """Characters at begin and end, but for blanks, that a neighbour could complete."""
+        """The characters at start and end, but for blanks, that a neighbour could complete."""
         body = text.strip()
         lengths = range(min(self._longest, len(body)), _SHORTEST_END - 1, -1)
         head = next((n for n in lengths if body[:n] in self._ends), 0)
@@ -99,7 +99,7 @@ class PlainContent:
         return head, tail
 
     def _is_normalized_to_one(self, text: str) -> bool:
-        """Of some tokenizers, special tokens are looked for after other spellings were made one."""
+        """Whether `text` holds a special token once other spellings are made one, as some do."""
         if self._normalizer is None:
             return False
         found = self._normalized_pattern.search(self._normalizer.normalize_str(text))
@@ -123,7 +123,7 @@ class PlainContent:
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """What people have written in a message, or in a list of them."""
+    """The texts that people have written in a message, or in a list of them."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
@@ -136,7 +136,7 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _replaced(value: Any, change: Callable[[str], str]) -> Any:
-    """A copy with `change` applied to each of these texts."""
+    """Copy a message with `change` applied to each text that people have written."""
     if isinstance(value, str):
         return change(value)
     if isinstance(value, Mapping):

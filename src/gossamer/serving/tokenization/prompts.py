@@ -1,4 +1,4 @@
-"""Texts and conversations to token ids: who may write special tokens, and where."""
+"""Encodes texts and conversations as token ids, and says who may write special tokens where."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,13 +15,13 @@ class PromptEncoder:
     """
 
     def __init__(self, tokenizer: Any, special_tokens: str) -> None:
-        """`special_tokens` is as in `ServeSettings`."""
+        """Make an encoder; `special_tokens` is as in `ServeSettings`."""
         self._tokenizer = tokenizer
         self._special_tokens = special_tokens
         self._plain = PlainContent(tokenizer)
 
     def prompt(self, text: str) -> tuple[int, ...]:
-        """As the tokenizer encodes it by default.
+        """Encode a text as the tokenizer does by default.
 
         Raises `RequestError` if special tokens are to stay text and the tokenizer cannot do that.
         """
@@ -30,7 +30,7 @@ class PromptEncoder:
         return tuple(self._tokenizer(text, verbose=False)["input_ids"])
 
     def chat(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> tuple[int, ...]:
-        """Through the chat template; `options` are those of `apply_chat_template`.
+        """Encode a conversation by the chat template; `options` are those of `apply_chat_template`.
 
         Raises what the template raises, and as `prompt`.
         """

@@ -1,4 +1,4 @@
-"""What each token of a vocabulary is made of: bytes, which need not be whole characters."""
+"""Knows what each token of a vocabulary is made of: bytes, which need not be whole characters."""
 
 import json
 import re
@@ -7,9 +7,9 @@ from typing import Any
 from weakref import WeakKeyDictionary, proxy
 
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
-"""A byte of its own in vocabularies of SentencePiece."""
+"""The spelling of a single byte in vocabularies of SentencePiece."""
 _BLANK = "\u2581"
-"""Stands for a blank there."""
+"""The character that stands for a blank in vocabularies of SentencePiece."""
 
 
 class Vocabulary:
@@ -28,14 +28,14 @@ class Vocabulary:
         """Whether the bytes of a text are those of its tokens one after the other, nothing else."""
 
     def bytes_of(self, token_id: int) -> bytes:
-        """What the token adds to a text; nothing for an id that has no token."""
+        """The bytes that the token adds to a text; none for an id that has no token."""
         found = self._known.get(token_id)
         if found is None:
             found = self._known[token_id] = self._bytes_of(token_id)
         return found
 
     def text_of(self, token_id: int) -> str:
-        """The same as text, with U+FFFD for what is no whole character."""
+        """The text that the token adds, with U+FFFD for what is no whole character."""
         return self.bytes_of(token_id).decode("utf-8", "replace")
 
     def _bytes_of(self, token_id: int) -> bytes:

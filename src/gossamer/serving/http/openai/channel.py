@@ -1,4 +1,4 @@
-"""All engine requests of one HTTP call, as one stream of events on the event loop.
+"""Joins all engine requests of one HTTP call into one stream of events on the event loop.
 
 The engine calls back from its own thread. Events are put into a deque there, and the loop is woken
 at most once until it has looked; the engine never waits for a client.
@@ -21,7 +21,9 @@ Batch = list[tuple[int, Tokens | Finished]]
 
 
 class Channel:
-    """Use from one task of one event loop: `submit` on some thread, then `batches`, and `cancel` in
+    """The events of one call's requests, from the engine's thread to the event loop.
+
+    Use from one task of one event loop: `submit` on some thread, then `batches`, and `cancel` in
     the end.
 
     `cancel` reaches the engine once for every request that has not ended, and only then.
@@ -42,11 +44,11 @@ class Channel:
 
     @property
     def num_choices(self) -> int:
-        """Requests that were submitted."""
+        """The number of requests that were submitted."""
         return len(self._ids)
 
     def submit(self, requests: Sequence[Request], adapter: AnyAdapter | None) -> None:
-        """Submit all, on any thread, with what `EngineInterface.look_up` gave.
+        """Submit all requests, on any thread, with what `EngineInterface.look_up` gave.
 
         If one is refused, cancels those before it and raises the engine's error. Stops when
         `cancel` is called meanwhile.
@@ -72,7 +74,7 @@ class Channel:
         _raise_unless_good(event)
 
     async def batches(self) -> AsyncIterator[Batch]:
-        """(index of the choice, event), all that have come together, until all choices have ended.
+        """Yield all (index of the choice, event) that have come together, until all have ended.
 
         Raises the error of a request that failed, or `EngineStoppedError` if the engine gave up;
         what came before it has been given then.
@@ -106,7 +108,7 @@ class Channel:
         try:
             self._loop.call_soon_threadsafe(self._wake)
         except RuntimeError:
-            # The loop is closed: the process is ending and nobody waits for this answer.
+            # The loop is closed: the process is ending and no client waits for this answer.
             return
 
     def _wake(self) -> None:

@@ -1,4 +1,4 @@
-"""Calls that are on their way to the engine: their bodies are read and their prompts encoded.
+"""The doorstep holds calls on their way to the engine: bodies are read, prompts encoded.
 
 They count before any work is done for them, against the same limits as in the engine; and the bytes
 of all bodies that are held at a time are bounded.
@@ -14,11 +14,11 @@ from gossamer.serving.core.messages import DEFAULT_TENANT
 from gossamer.serving.http.errors import ApiError
 
 SHARE_OF_TENANT = 0.5
-"""Of the room for bodies, at most, where there are tenants."""
+"""The largest share of the room for bodies that one tenant may take."""
 
 
 class Doorstep:
-    """All such calls of one server."""
+    """Counts all calls of one server that are on their way to the engine, and their bytes."""
 
     def __init__(self, engine: EngineInterface, max_bytes: int) -> None:
         self._engine = engine
@@ -46,7 +46,7 @@ class Doorstep:
             self._give_back(tenant, visit.num_bytes)
 
     def leave(self, tenant: str) -> None:
-        """A call is none of the doorstep's any more."""
+        """Stop counting a call of `tenant`."""
         with self._lock:
             self._calls[tenant] -= 1
             if not self._calls[tenant]:
@@ -82,12 +82,12 @@ class Visit:
         self._is_here = True
 
     def hold(self, count: int) -> None:
-        """So many bytes of its body have come."""
+        """Note that `count` bytes of the call's body have come."""
         self._doorstep.take(self.tenant, count)
         self.num_bytes += count
 
     def move_on(self) -> None:
-        """The engine counts it from now on. From any thread, but from one at a time."""
+        """Leave the call to the engine's count. From any thread, but from one at a time."""
         if self._is_here:
             self._is_here = False
             self._doorstep.leave(self.tenant)

@@ -1,4 +1,4 @@
-"""The way of every generating call: body, token ids, engine requests, reply or stream.
+"""Answers every generating call: body, token ids, engine requests, reply or stream.
 
 Whatever grows with the size of a request is done on threads that tenants use in turn; the event
 loop only passes it on.
@@ -43,7 +43,7 @@ def plan(
     max_context: int,
     tenant: str = DEFAULT_TENANT,
 ) -> list[EngineRequest]:
-    """Requests in the order of the choices: all of the first prompt, then of the second.
+    """Plan requests in the order of the choices: all of the first prompt, then of the second.
 
     The base model's own name asks for no adapter. Raises `ApiError` 400 for a prompt that is
     empty or leaves no room in the context.
@@ -67,7 +67,7 @@ def plan(
 
 
 def _sampling(body: GenerationBody, choice: int) -> SamplingParams:
-    # Seeds count up per choice and start anew for each prompt, so that a prompt gives the same
+    # Seeds count up per choice and start again for each prompt, so that a prompt gives the same
     # whether it is sent alone or among others. Negative ones, which OpenAI allows, wrap round.
     seed = None if body.seed is None else (body.seed + choice) & MAX_SEED
     return SamplingParams(
@@ -89,17 +89,17 @@ def _sampling(body: GenerationBody, choice: int) -> SamplingParams:
 Body = TypeVar("Body", bound=GenerationBody)
 
 SHORT_REPLY = 1_000
-"""Tokens, or log-probabilities, of a reply that is quickly written."""
+"""The most tokens, or log-probabilities, of a reply that is quickly written."""
 
 
 @dataclass(frozen=True, slots=True)
 class Route(Generic[Body]):
-    """What one route does its own way."""
+    """The parts of a call that each route does its own way."""
 
     schema: type[Body]
     reply_type: type[ReplyFormat]
     turns: Callable[[Body], list[Turn]]
-    """The work of encoding a body; quick itself."""
+    """The turns of work that encode a body; making the list is quick."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +175,7 @@ async def _submit(
 
 
 async def _adapter(context: Context, caller: Caller, model: str) -> AnyAdapter | None:
-    """What `model` means; raises the error with suggestions among what the caller may see."""
+    """Look up `model`; raises the error with suggestions among what the caller may see."""
     engine = context.engine
     if model == engine.model_name:
         return None

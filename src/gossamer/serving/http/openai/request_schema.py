@@ -20,7 +20,7 @@ Prompt = str | tuple[int, ...]
 
 MAX_STOPS = 16
 MAX_STOP_CHARACTERS = 1_000
-"""Of one text; each is looked for with each new token."""
+"""The most characters of one stop text; each is looked for with each new token."""
 ROLES = ("system", "developer", "user", "assistant")
 TOOL_ROLES = ("tool", "function")
 
@@ -34,13 +34,13 @@ class Message:
     name: str | None = None
 
     def as_dict(self) -> dict[str, str]:
-        """The form that chat templates read."""
+        """Return the form that chat templates read."""
         named = {"name": self.name} if self.name is not None else {}
         return {"role": self.role, "content": self.content, **named}
 
 
 def parse_messages(value: Any) -> tuple[Message, ...]:
-    """A non-empty list of turns; raises `ApiError` 400."""
+    """Parse a non-empty list of turns; raises `ApiError` 400."""
     if not isinstance(value, list) or not value:
         _refuse_input("messages", "'messages' must be a list with at least one message")
     return tuple(_message(turn, f"messages[{index}]") for index, turn in enumerate(value))
@@ -92,7 +92,7 @@ def _part(part: Any, where: str) -> str:
 
 
 def parse_prompts(value: Any) -> tuple[Prompt, ...]:
-    """One prompt or several, each text or token ids; raises `ApiError` 400."""
+    """Parse one prompt or several, each text or token ids; raises `ApiError` 400."""
     if isinstance(value, str):
         return (value,)
     if not isinstance(value, list) or not value:
@@ -113,7 +113,7 @@ def _is_token_ids(items: list[Any]) -> bool:
 
 
 def parse_stop(value: Any) -> tuple[str, ...]:
-    """One text or a list of them; raises `ApiError` 400."""
+    """Parse one stop text or a list of them; raises `ApiError` 400."""
     texts = [value] if isinstance(value, str) else value
     if isinstance(texts, list) and len(texts) > MAX_STOPS:
         _refuse_input("stop", f"'stop' has {len(texts)} texts; at most {MAX_STOPS} are allowed")
@@ -132,11 +132,11 @@ def _refuse_input(param: str, message: str) -> Never:
 MAX_SEED = 2**63 - 1
 MAX_PRIORITY = 1000
 MAX_MODEL = 512
-"""Characters of a model's name; mixtures have long ones."""
+"""The most characters of a model's name; mixtures have long ones."""
 
 
 class StreamOptions(BaseModel):
-    """What a stream carries beside the text."""
+    """The options of what a stream carries beside the text."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
@@ -153,7 +153,7 @@ def _parse_stream_options(value: Any) -> Any:
 
 
 class GenerationBody(BaseModel):
-    """What chat and completion requests have in common."""
+    """The fields that chat and completion requests have in common."""
 
     model_config = ConfigDict(
         strict=True, frozen=True, extra="forbid", arbitrary_types_allowed=True
@@ -181,18 +181,18 @@ class GenerationBody(BaseModel):
 
     @property
     def new_tokens(self) -> int | None:
-        """New tokens at most; None: as many as fit."""
+        """The most new tokens; None: as many as fit."""
         return self.max_tokens
 
     @property
     def num_prompts(self) -> int:
-        """Prompts, each of which gets `n` choices."""
+        """The number of prompts, each of which gets `n` choices."""
         return 1
 
     @property
     @abstractmethod
     def num_logprobs(self) -> int | None:
-        """As in `SamplingParams.logprobs`."""
+        """The number of log-probabilities, as in `SamplingParams.logprobs`."""
 
     @property
     def include_usage(self) -> bool:
@@ -238,7 +238,7 @@ class GenerationBody(BaseModel):
 
 
 class ChatBody(GenerationBody):
-    """POST /v1/chat/completions."""
+    """The body of POST /v1/chat/completions."""
 
     unsupported = unsupported_fields.CHAT
     elsewhere = ("prompt", "/v1/completions", "messages")
@@ -252,14 +252,14 @@ class ChatBody(GenerationBody):
 
     @property
     def new_tokens(self) -> int | None:
-        """`max_completion_tokens`, or `max_tokens`, its older name."""
+        """The most new tokens: `max_completion_tokens`, or `max_tokens`, its older name."""
         if self.max_completion_tokens is not None:
             return self.max_completion_tokens
         return self.max_tokens
 
     @property
     def num_logprobs(self) -> int | None:
-        """`top_logprobs` if `logprobs` is set."""
+        """The number of log-probabilities: `top_logprobs` if `logprobs` is set."""
         return (self.top_logprobs or 0) if self.logprobs else None
 
     def check(self) -> None:
@@ -281,7 +281,7 @@ class ChatBody(GenerationBody):
 
 
 class CompletionBody(GenerationBody):
-    """POST /v1/completions."""
+    """The body of POST /v1/completions."""
 
     unsupported = unsupported_fields.COMPLETION
     elsewhere = ("messages", "/v1/chat/completions", "prompt")
@@ -292,12 +292,12 @@ class CompletionBody(GenerationBody):
 
     @property
     def num_prompts(self) -> int:
-        """Texts or lists of token ids."""
+        """The number of prompts, texts or lists of token ids."""
         return len(self.prompt)
 
     @property
     def num_logprobs(self) -> int | None:
-        """The field itself."""
+        """The number of log-probabilities: the field itself."""
         return self.logprobs
 
 

@@ -1,4 +1,4 @@
-"""Replies in OpenAI's shapes: chat, plain completions, and what both share."""
+"""Builds replies in OpenAI's shapes: chat, plain completions, and what both share."""
 
 import codecs
 from abc import ABC, abstractmethod
@@ -10,28 +10,28 @@ from gossamer.serving.core.messages import Finished, TokenLogprob, Tokens
 from gossamer.serving.tokenization.vocabulary import Vocabulary
 
 LOWEST_LOGPROB = -9999.0
-"""Stands for minus infinity, which JSON cannot say; OpenAI's convention."""
+"""The number that stands for minus infinity, which JSON cannot say; OpenAI's convention."""
 
 
 @dataclass(slots=True)
 class Usage:
-    """Tokens of one call; a prompt counts once however many choices it has."""
+    """Counts the tokens of one call; a prompt counts once however many choices it has."""
 
     num_choices: int
-    """Choices per prompt."""
+    """The number of choices per prompt."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
 
     def add(self, index: int, event: Finished) -> None:
-        """Count choice `index`."""
+        """Count the tokens of choice `index`."""
         if index % self.num_choices == 0:
             self.prompt_tokens += event.prompt_tokens
             self.cached_tokens += event.cached_tokens
         self.completion_tokens += event.completion_tokens
 
     def as_dict(self) -> dict[str, Any]:
-        """OpenAI's `usage`."""
+        """Return OpenAI's `usage` object."""
         return {
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.completion_tokens,
@@ -42,7 +42,7 @@ class Usage:
 
 @dataclass(slots=True)
 class Choice:
-    """All of one choice, gathered."""
+    """Gathers all of one choice."""
 
     index: int
     texts: list[str] = field(default_factory=list)
@@ -50,13 +50,13 @@ class Choice:
     finish_reason: str | None = None
 
     def add(self, event: Tokens) -> None:
-        """Append new output."""
+        """Append new output to the choice."""
         self.texts.append(event.text)
         self.logprobs.extend(event.logprobs or ())
 
     @property
     def size(self) -> int:
-        """Pieces of text and log-probabilities."""
+        """The number of pieces of text and log-probabilities."""
         return len(self.texts) + sum(1 + len(token.top) for token in self.logprobs)
 
     @property
@@ -67,14 +67,14 @@ class Choice:
 
 @dataclass(slots=True)
 class ReplyFormat(ABC):
-    """The shapes of one route, for one call."""
+    """The shapes of one route's replies, for one call."""
 
     kind: ClassVar[str]
-    """`object` of a whole reply."""
+    """The `object` field of a whole reply."""
     chunk_kind: ClassVar[str]
-    """`object` of a chunk of a stream."""
+    """The `object` field of a chunk of a stream."""
     prefix: ClassVar[str]
-    """Begin of the id."""
+    """The start of a reply's id."""
 
     reply_id: str
     model: str
@@ -83,12 +83,11 @@ class ReplyFormat(ABC):
     vocabulary: Vocabulary
 
     def bytes_of(self, token_id: int, text: str) -> bytes:
-        """Those of a token whose text is `text`; of a part of a character only the vocabulary knows
-        them."""
+        """The bytes of a token of text `text`; for a part of a character, the vocabulary's."""
         return self.vocabulary.bytes_of(token_id) if "\ufffd" in text else text.encode()
 
     def reply(self, choices: list[Choice], usage: Usage) -> dict[str, Any]:
-        """A reply that is not streamed."""
+        """Build a reply that is not streamed."""
         return {
             **self._head(self.kind),
             "choices": [self._whole(choice) for choice in choices],
@@ -96,19 +95,19 @@ class ReplyFormat(ABC):
         }
 
     def opening(self, index: int) -> dict[str, Any] | None:
-        """The chunk before the first text of a choice, if there is one."""
+        """Build the chunk before the first text of a choice, if there is one."""
         return None
 
     def delta(self, index: int, event: Tokens) -> dict[str, Any]:
-        """The chunk for new output."""
+        """Build the chunk for new output."""
         return self._chunk(self._part(index, event))
 
     def closing(self, index: int, finish_reason: str) -> dict[str, Any]:
-        """The last chunk of a choice."""
+        """Build the last chunk of a choice."""
         return self._chunk(self._end(index, finish_reason))
 
     def usage_chunk(self, usage: Usage) -> dict[str, Any]:
-        """The last chunk of a stream, when usage was asked for."""
+        """Build the last chunk of a stream, when usage was asked for."""
         return {**self._head(self.chunk_kind), "choices": [], "usage": usage.as_dict()}
 
     def _head(self, kind: str) -> dict[str, Any]:
@@ -128,7 +127,7 @@ class ReplyFormat(ABC):
 
 
 def escaped(raw: bytes) -> str | None:
-    """How OpenAI writes a token that is no text: \\xf0\\x9f; None for one that is."""
+    """Write a token that is no text as OpenAI does, \\xf0\\x9f; None for one that is."""
     try:
         raw.decode()
     except UnicodeDecodeError:
@@ -137,19 +136,19 @@ def escaped(raw: bytes) -> str | None:
 
 
 def finite(logprob: float) -> float:
-    """The log-probability in a form that JSON can say."""
+    """Bring a log-probability into a form that JSON can say."""
     return logprob if logprob > LOWEST_LOGPROB else LOWEST_LOGPROB
 
 
 class ChatReply(ReplyFormat):
-    """chat.completion and chat.completion.chunk."""
+    """The replies of the chat route: chat.completion and chat.completion.chunk."""
 
     kind = "chat.completion"
     chunk_kind = "chat.completion.chunk"
     prefix = "chatcmpl-"
 
     def opening(self, index: int) -> dict[str, Any]:
-        """Tells the role."""
+        """Build the first chunk, which tells the role."""
         return self._chunk(_chat_choice(index, {"role": "assistant", "content": ""}, None, None))
 
     def _whole(self, choice: Choice) -> dict[str, Any]:
@@ -192,16 +191,16 @@ def _chat_choice(
 
 @dataclass(slots=True)
 class CompletionReply(ReplyFormat):
-    """text_completion, whole and in chunks."""
+    """The replies of the completion route: text_completion, whole and in chunks."""
 
     kind = "text_completion"
     chunk_kind = "text_completion"
     prefix = "cmpl-"
 
     offsets: dict[int, int] = field(default_factory=dict)
-    """Characters of the tokens that a choice has had so far, for `text_offset` ..."""
+    """The characters of the tokens that each choice has had so far, for `text_offset`."""
     decoders: dict[int, codecs.IncrementalDecoder] = field(default_factory=dict)
-    """... and what is there of a character that is not complete."""
+    """The decoder of each choice: keeps the bytes of a character that is not complete."""
 
     def _whole(self, choice: Choice) -> dict[str, Any]:
         logprobs = self._logprobs(choice.index, choice.logprobs)
@@ -240,7 +239,7 @@ class CompletionReply(ReplyFormat):
         return text if part is None else f"bytes:{part}"
 
     def _top(self, token: TokenLogprob) -> dict[str, float]:
-        """Text to log-probability, the chosen token included; of equal texts the likeliest."""
+        """Map texts to log-probabilities, the chosen token's too; of equal texts the likeliest."""
         entries: dict[str, float] = {}
         chosen = (token.token_id, token.text, token.logprob)
         for token_id, text, logprob in (*token.top, chosen):

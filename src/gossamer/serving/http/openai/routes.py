@@ -22,7 +22,7 @@ router = APIRouter()
 
 @router.get("/v1/models")
 async def list_models(http: Request) -> Response:
-    """All names that the caller may use; adapters that cannot be served are under `refused`."""
+    """List names that the caller may use; adapters that cannot be served are under `refused`."""
     context, caller = Context.of(http), caller_of(http)
     write = partial(_written, context, caller)
     content = await context.catalogue.rendered(("models", caller.adapters), write)

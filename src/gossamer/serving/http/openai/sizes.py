@@ -1,4 +1,4 @@
-"""How many parts a request may have. Looked at before any of them is."""
+"""Limits how many parts a request may have, before any of them is looked at."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,12 +7,12 @@ from typing import Any
 from gossamer.serving.http.errors import ApiError
 
 MAX_FIELDS = 200
-"""Of a body; OpenAI's have some forty."""
+"""The most fields of a body; OpenAI's have some forty."""
 
 
 @dataclass(frozen=True, slots=True)
 class SizeLimits:
-    """What follows from the model and the settings."""
+    """The limits that follow from the model and the settings."""
 
     max_context: int
     max_choices: int

@@ -1,4 +1,4 @@
-"""Server-sent events."""
+"""Streams a reply as server-sent events."""
 
 import json
 from collections.abc import AsyncIterator, Iterator
@@ -87,5 +87,5 @@ class EventStream(Response):
 
 
 def frame(data: dict[str, Any]) -> bytes:
-    """One event, as bytes."""
+    """Frame one event as bytes."""
     return f"data: {json.dumps(data, ensure_ascii=False, separators=(',', ':'))}\n\n".encode()

@@ -1,4 +1,4 @@
-"""Prompts to token ids. Processor work: it is done in turns on threads, never on the loop."""
+"""Encodes prompts as token ids: processor work, done in turns on threads, never on the loop."""
 
 from collections.abc import Callable
 from functools import cached_property, partial
@@ -14,15 +14,18 @@ TokenIds = tuple[int, ...]
 Turn = Callable[[], list[TokenIds]]
 
 WORTH_A_LOOK = 1_000
-"""Characters that are encoded quickly enough not to bother."""
+"""The characters up to which a text is encoded quickly enough not to estimate first."""
 
 TURN_CHARACTERS = 50_000
-"""Short texts are encoded together up to so many characters, some hundredths of a second."""
+"""The most characters of short texts that are encoded together: some hundredths of a second."""
 
 
 class RequestEncoder:
-    """A tokenizer. `chat` and `prompts` give the turns in which to encode a call, each a piece of
-    work for a thread, none of which takes much longer than the longest text."""
+    """Encodes the prompts of a call with the model's tokenizer.
+
+    `chat` and `prompts` give the turns in which to encode a call, each a piece of work for a
+    thread, none of which takes much longer than the longest text.
+    """
 
     def __init__(
         self, tokenizer: Any, model_name: str, max_context: int, *, special_tokens: str
@@ -36,7 +39,7 @@ class RequestEncoder:
         tokenizer("", verbose=False)
 
     def chat(self, body: ChatBody) -> list[Turn]:
-        """The conversation through the chat template, with the header of the answer to come.
+        """Encode a conversation by the chat template, with the header of the answer to come.
 
         Raises `ApiError` 400 for one that cannot fit the context; the turn, if there is no template
         or it refuses the conversation.
@@ -46,7 +49,7 @@ class RequestEncoder:
         return [lambda: [self._chat(body)]]
 
     def prompts(self, body: CompletionBody) -> list[Turn]:
-        """Texts as the tokenizer encodes them by default; token ids as they are.
+        """Encode texts as the tokenizer does by default; token ids stay as they are.
 
         Raises `ApiError` 400 for a text that cannot fit the context.
         """
@@ -72,7 +75,7 @@ class RequestEncoder:
 
     @cached_property
     def _longest_token(self) -> int | None:
-        """Characters (of byte-level vocabularies: bytes) of the longest token; None if one may
+        """The characters (for byte-level vocabularies: bytes) of the longest token; None if one may
         stand for a text of any length."""
         if _has_unbounded_token(self._tokenizer):
             return None

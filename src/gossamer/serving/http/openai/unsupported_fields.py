@@ -12,7 +12,7 @@ from gossamer.errors import cut, unknown_name_message
 from gossamer.serving.http.errors import ApiError
 
 MAX_REPR = 60
-"""Characters of a value in a message."""
+"""The most characters of a value in a message."""
 
 _REPR = reprlib.Repr()
 _REPR.maxstring = _REPR.maxother = MAX_REPR
@@ -106,7 +106,7 @@ def keep_supported(
     *,
     where: str = "",
 ) -> dict[str, Any]:
-    """`values` without nulls and neutral fields; raise `ApiError` 400 at the first other one.
+    """Drop nulls and neutral fields from `values`; raise `ApiError` 400 at the first other one.
 
     `where` is put before the name of a field in messages, e.g. `messages[2].`.
     """
@@ -132,7 +132,7 @@ def keep_supported(
 
 
 def shown(value: Any) -> str:
-    """`repr(value)`, cut to a length fit for a message; of a large value, little is looked at."""
+    """Cut `repr(value)` to a length fit for a message; of a large value, little is looked at."""
     try:
         return cut(_REPR.repr(value), MAX_REPR)
     except ValueError:  # an integer of thousands of digits

@@ -1,4 +1,4 @@
-"""Load, unload and pin adapters at run time; only administrators' keys may."""
+"""Routes to load, unload and pin adapters at run time; only administrators' keys may."""
 
 import asyncio
 from concurrent.futures import Future
@@ -22,7 +22,7 @@ from gossamer.serving.http.openai.unsupported_fields import shown
 
 
 class AdapterBody(BaseModel):
-    """What these bodies have in common."""
+    """The checks that these bodies have in common."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid", populate_by_name=True)
 
@@ -40,30 +40,30 @@ class AdapterBody(BaseModel):
 
 
 class LoadLoraBody(AdapterBody):
-    """POST /v1/load_lora_adapter."""
+    """The body of POST /v1/load_lora_adapter."""
 
     lora_name: str = Field(min_length=1)
     """Name to serve it under."""
     lora_path: str = Field(min_length=1)
-    """Its folder: absolute, or relative to a folder of `--adapters`; always below one of these."""
+    """The adapter's folder: absolute, or relative to a folder of `--adapters`; always below one."""
     load_inplace: bool = False
     """Replace another adapter of that name; its accepted requests end with it."""
 
 
 class UnloadLoraBody(AdapterBody):
-    """POST /v1/unload_lora_adapter."""
+    """The body of POST /v1/unload_lora_adapter."""
 
     lora_name: str = Field(min_length=1)
     """Name to take away."""
 
 
 class LoadBody(AdapterBody):
-    """POST /v1/adapters."""
+    """The body of POST /v1/adapters."""
 
     name: str = Field(min_length=1)
     """Name to serve it under."""
     path: str | None = Field(None, min_length=1)
-    """Its folder: absolute, or relative to a folder of `--adapters`; always below one of these.
+    """The folder: absolute, or relative to a folder of `--adapters`; always below one of these.
     Unset: the one that lies there under its name, such as one that was unloaded."""
     replace: bool = False
     """Replace another adapter of that name; its accepted requests end with it."""
@@ -82,7 +82,7 @@ Body = TypeVar("Body", bound=AdapterBody)
 
 @router.get("/v1/adapters")
 async def list_adapters(http: Request) -> Response:
-    """All adapters with state, kind, rank, bytes, digest, requests, hits, last use."""
+    """List all adapters with state, kind, rank, bytes, digest, requests, hits, last use."""
     require_admin(http)
     content = await Context.of(http).catalogue.rendered("adapters", _written)
     return Response(content, media_type=JSONResponse.media_type)
@@ -119,7 +119,7 @@ async def unpin_adapter(http: Request, name: str) -> JSONResponse:
 
 @router.post("/v1/load_lora_adapter")
 async def load_lora_adapter(http: Request) -> JSONResponse:
-    """The same as POST /v1/adapters, with vLLM's names."""
+    """Load an adapter as POST /v1/adapters does, with vLLM's names."""
     require_admin(http)
     body = await _body(http, LoadLoraBody)
     return await _load(http, body.lora_name, body.lora_path, replace=body.load_inplace, pin=False)
@@ -127,7 +127,7 @@ async def load_lora_adapter(http: Request) -> JSONResponse:
 
 @router.post("/v1/unload_lora_adapter")
 async def unload_lora_adapter(http: Request) -> JSONResponse:
-    """The same as DELETE /v1/adapters/{name}, with vLLM's names."""
+    """Unload an adapter as DELETE /v1/adapters/{name} does, with vLLM's names."""
     require_admin(http)
     return await _unload(http, (await _body(http, UnloadLoraBody)).lora_name)
 

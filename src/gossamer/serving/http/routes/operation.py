@@ -1,4 +1,4 @@
-"""GET /health, /metrics and /version: for those who run the server."""
+"""Routes for those who run the server: GET /health, /metrics and /version."""
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
@@ -14,7 +14,7 @@ router = APIRouter()
 
 @router.get("/health")
 async def health(http: Request) -> JSONResponse:
-    """200 while the engine runs, 503 once it has stopped; needs no key."""
+    """Answer 200 while the engine runs, 503 once it has stopped; needs no key."""
     if Context.of(http).engine.healthy():
         return JSONResponse({"status": "ok"})
     return JSONResponse({"status": "stopped"}, status_code=503)
@@ -22,7 +22,7 @@ async def health(http: Request) -> JSONResponse:
 
 @router.get("/metrics")
 async def metrics(http: Request) -> Response:
-    """Prometheus' text format; where keys are of tenants, it needs an administrator's."""
+    """Give the metrics in Prometheus' text format; with keys of tenants, to administrators only."""
     if Context.of(http).settings.keys is not None:
         require_admin(http)
     text = await run_in_threadpool(Context.of(http).metrics.text)
@@ -31,5 +31,5 @@ async def metrics(http: Request) -> Response:
 
 @router.get("/version")
 async def version() -> JSONResponse:
-    """The version of Gossamer."""
+    """Give the version of Gossamer."""
     return JSONResponse({"version": VERSION})

@@ -1,1 +1,1 @@
-"""Sockets, connections and signals below the app."""
+"""The sockets, connections and signals below the app."""

@@ -1,4 +1,4 @@
-"""How many connections there may be, and which gives way when there are too many. Pure policy."""
+"""Decides how many connections there may be, and which is closed for a new one. Pure policy."""
 
 import logging
 from collections import Counter
@@ -7,31 +7,31 @@ from typing import Literal, Protocol, TypeVar
 log = logging.getLogger("gossamer.http")
 
 RESERVE = 16
-"""Connections beyond the limit on which /health is answered and nothing else."""
+"""The connections beyond the limit on which /health is answered and nothing else."""
 
 FILES_KEPT = 64
-"""Open files that connections leave to the rest of the process: adapters, logs, key file."""
+"""The open files that connections leave to the rest of the process: adapters, logs, key file."""
 
 Cut = Literal["head", "body", "idle", "write", "room", "full"]
 CUTS: tuple[Cut, ...] = ("head", "body", "idle", "write", "room", "full")
-"""Why the server closes a connection: the client took too long over its head or its body, was idle,
-or did not read; a new connection needed the room; there was no room at all."""
+"""The reasons why the server closes a connection: the client took too long over its head or its
+body, was idle, or did not read; a new connection needed the room; there was no room at all."""
 
 Seat = Literal["full", "reserve", "regular"]
 
 
 class Connection(Protocol):
-    """What the policy knows of a connection."""
+    """The part of a connection that the policy knows."""
 
     def give_way(self) -> None:
-        """Close it at once; it calls `Connections.leave`, now or soon."""
+        """Close the connection at once; it calls `Connections.leave`, now or soon."""
 
 
 C = TypeVar("C", bound=Connection)
 
 
 class Connections:
-    """All open ones, those whose client keeps the server waiting in the order in which it began to.
+    """All open connections; those that wait for their client in the order in which they began to.
 
     Used on the event loop only.
     """
@@ -42,13 +42,13 @@ class Connections:
         self._open: set[Connection] = set()
         self._waiting: dict[Connection, None] = {}
         self.cuts: Counter[Cut] = Counter(dict.fromkeys(CUTS, 0))
-        """Connections that the server closed, by reason."""
+        """The number of connections that the server closed, by reason."""
 
     def __len__(self) -> int:
         return len(self._open)
 
     def enter(self, connection: Connection) -> Seat:
-        """A new connection. "reserve" is for /health only; a "full" one was not taken in."""
+        """Take a new connection. "reserve" is for /health only; a "full" one was not taken."""
         if len(self._open) >= self._limit and self._waiting:
             self._dismiss(next(iter(self._waiting)))
         if len(self._open) >= self._limit + self._reserve:
@@ -59,17 +59,17 @@ class Connections:
         return "regular" if is_regular else "reserve"
 
     def leave(self, connection: Connection) -> None:
-        """It has ended."""
+        """Forget a connection that has ended."""
         self._open.discard(connection)
         self._waiting.pop(connection, None)
 
     def wait_for(self, connection: Connection) -> None:
-        """Its client is to send something: from now on it may have to give way."""
+        """Note that the client is to send something: from now on it may be closed for a new one."""
         if connection in self._open:
             self._waiting.setdefault(connection)
 
     def work_for(self, connection: Connection) -> None:
-        """Its client has sent all that is needed."""
+        """Note that the client has sent all that is needed."""
         self._waiting.pop(connection, None)
 
     def _dismiss(self, connection: Connection) -> None:
@@ -79,7 +79,7 @@ class Connections:
 
 
 def limit_of_connections(wanted: int) -> int:
-    """`wanted`, or as many as this process may have open files for; raises its soft limit first."""
+    """Limit `wanted` to the open files that this process may have; raises its soft limit first."""
     try:
         import resource
     except ImportError:  # Windows has no such limit

@@ -1,7 +1,7 @@
 """A connection with deadlines: uvicorn's HTTP/1.1, which has none but for idle connections.
 
 A client that sends nothing, little, or never reads holds memory and an open file without any work
-of its own. So whatever the server waits for has a deadline in all, not one that starts anew with
+of its own. So whatever the server waits for has a deadline in all, not one that starts again with
 each byte: the head of a request, its body, the reading of an answer.
 """
 
@@ -19,20 +19,20 @@ from gossamer.serving.http.settings import HttpSettings
 from gossamer.serving.http.transport.connections import Connections
 
 READ_BYTES = 16 * 1024
-"""Taken from a connection at a time. What the loop does in one go with bytes of a client is bounded
-by it: a body in pieces of one byte costs some microseconds for each of them."""
+"""The bytes that are read from a connection at a time. This bounds what the loop does in one go
+with bytes of a client: a body in pieces of one byte costs some microseconds for each of them."""
 
 HEALTH = "/health"
 
 
 def guarded(settings: HttpSettings, connections: Connections) -> type[asyncio.Protocol]:
-    """The protocol class of one server."""
+    """Make the protocol class of one server."""
     members = {"settings": settings, "guard": connections}
     return type("ServedConnection", (GuardedProtocol,), members)
 
 
 class GuardedProtocol(H11Protocol):
-    """One connection. What it waits for is looked at after whatever happens to it."""
+    """One connection with deadlines, which are set again after each thing that happens to it."""
 
     settings: ClassVar[HttpSettings]
     guard: ClassVar[Connections]
@@ -45,7 +45,7 @@ class GuardedProtocol(H11Protocol):
         self._is_lost = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """A client has come."""
+        """Take in a client that has connected."""
         # An attribute of asyncio's own transports; others read as they like.
         transport.max_size = READ_BYTES  # type: ignore[attr-defined]
         super().connection_made(transport)
@@ -58,14 +58,14 @@ class GuardedProtocol(H11Protocol):
         self._look()
 
     def data_received(self, data: bytes) -> None:
-        """The client has sent something."""
+        """Take in what the client has sent."""
         super().data_received(data)
         if self.conn.their_state is h11.IDLE:
             self._has_begun = True
         self._look()
 
     def on_response_complete(self) -> None:
-        """The answer is on its way; the client may send another request."""
+        """Go on when the answer is on its way; the client may send another request."""
         self._has_begun = False
         super().on_response_complete()
         if self.conn.their_state is h11.IDLE and self.conn.trailing_data[0]:
@@ -73,28 +73,28 @@ class GuardedProtocol(H11Protocol):
         self._look()
 
     def pause_writing(self) -> None:
-        """The client reads more slowly than we write."""
+        """Stop writing: the client reads more slowly than we write."""
         super().pause_writing()
         self._look()
 
     def resume_writing(self) -> None:
-        """The client has caught up."""
+        """Write again: the client has caught up."""
         super().resume_writing()
         self._look()
 
     def timeout_keep_alive_handler(self) -> None:
-        """The client has been idle for long."""
+        """Close the connection of a client that has been idle for long."""
         self.guard.cuts["idle"] += not self.transport.is_closing()
         super().timeout_keep_alive_handler()
         self._look()
 
     def shutdown(self) -> None:
-        """The server ends."""
+        """End the connection with the server."""
         super().shutdown()
         self._look()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The connection has ended, from whichever side."""
+        """Forget the connection, which has ended from either side."""
         self._is_lost = True
         self._incoming.clear()
         self._outgoing.clear()
@@ -159,7 +159,7 @@ class GuardedProtocol(H11Protocol):
         self.transport.abort()
 
     def _cut_off(self) -> None:
-        """Tell the app, if it is at work, that nobody is there any more."""
+        """Tell the app, if it is at work, that the client has gone."""
         if self.cycle is not None and not self.cycle.response_complete:
             self.cycle.disconnected = True
             self.cycle.message_event.set()
@@ -199,14 +199,14 @@ class _Deadline:
         self._timer = self._loop.call_later(seconds, late)
 
     def clear(self) -> None:
-        """Nothing is waited for."""
+        """Stop the timer: nothing is waited for."""
         if self._timer is not None:
             self._timer.cancel()
         self._timer = self._what = None
 
 
 def _only_health(app: ASGIApp) -> ASGIApp:
-    """`app` for a connection beyond the limit."""
+    """Limit `app` to /health, for a connection beyond the limit."""
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"] == HEALTH:

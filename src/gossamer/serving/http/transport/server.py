@@ -22,7 +22,7 @@ from gossamer.serving.http.transport.signals import SignalWatch, end_now
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A bound socket that does not listen yet; port 0 picks a free one.
+    """Bind a socket that does not listen yet; port 0 picks a free one.
 
     Raises `ServingError` for a port in use, a port or address that may not be used, and a host name
     that is not known.
@@ -44,7 +44,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def bind_error(host: str, port: int, error: OSError) -> ServingError:
-    """The one line for a port that cannot be had."""
+    """Say in one line why a port cannot be had."""
     if error.errno == errno.EADDRINUSE:
         return ServingError(
             f"port {port} on {host} is in use; stop the other program or choose another port, "
@@ -56,7 +56,7 @@ def bind_error(host: str, port: int, error: OSError) -> ServingError:
 
 
 def url(listener: socket.socket) -> str:
-    """Where a client on this machine finds the socket."""
+    """The URL under which a client on this machine finds the socket."""
     host, port = listener.getsockname()[:2]
     if host in ("0.0.0.0", "::"):
         host = "127.0.0.1" if host == "0.0.0.0" else "::1"
@@ -68,16 +68,16 @@ def _reason(error: Exception) -> str:
 
 
 GRACE_SECONDS = 5
-"""Beyond the engine's time to drain: for answers to reach their clients."""
+"""The seconds after the engine's time to drain in which answers may still reach their clients."""
 
 TURN_SECONDS = 0.0001
-"""So long a thread may keep Python's lock that others wait for. A step of the engine gives it up
-hundreds of times, at each operation on tensors, and gets it back a turn later while another thread
-computes in Python: with Python's own 5 ms a step would take seconds beside one busy thread."""
+"""The time that a thread may keep Python's lock while others wait. A step of the engine gives it up
+hundreds of times, at each operation on tensors, and gets it back a turn later while another
+thread computes in Python: with Python's own 5 ms a step would take seconds beside a busy thread."""
 
 
 class Server(uvicorn.Server):
-    """One signal drains; `SignalWatch` ends the process at a second one, or if something hangs."""
+    """Drains at one signal; `SignalWatch` ends the process at a second, or if something hangs."""
 
     def __init__(
         self,
@@ -111,18 +111,18 @@ class Server(uvicorn.Server):
         self.is_draining = False
         """Whether the engine has been told to shut down."""
         self.signal: int | None = None
-        """That ended it."""
+        """The signal that ended the server."""
         self.engine_hangs = False
         """Whether the engine has not shut down in time."""
         self._usual_turn = sys.getswitchinterval()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """First signal: leave the main loop. uvicorn's own would raise the signal again later."""
+        """Leave the main loop at the first signal; uvicorn's own would raise it again later."""
         self.signal = self.signal or sig
         self.should_exit = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen, then say so. Raises `ServingError` if another program was quicker."""
+        """Listen, then say so. Raises `ServingError` if another program has taken the port."""
         # What start-up has made stays as long as the server. Looking through all of it for garbage
         # holds every thread up for a quarter of a second, again and again.
         gc.collect()

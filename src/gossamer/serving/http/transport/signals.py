@@ -1,9 +1,9 @@
-"""SIGTERM and SIGINT end the process, whatever hangs.
+"""Lets SIGTERM and SIGINT end the process, whatever hangs.
 
 Python runs the handler of a signal on the main thread, between two of its instructions: a main
 thread that waits for a disk, a kernel or a callback of the event loop never gets there. The number
 of the signal, however, is written into a socket at once; here a thread of its own reads it, and
-ends the process if nobody else has in time.
+ends the process if nothing else has in time.
 """
 
 import contextlib
@@ -20,15 +20,15 @@ from typing import Self
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 START_SECONDS = 2.0
-"""Before there is anything to drain, Ctrl-C may take so long to be reported in peace."""
+"""The seconds that reporting Ctrl-C may take before there is anything to drain."""
 
 FLUSH_SECONDS = 1.0
-"""The last words may take so long; whoever reads them may hang too."""
+"""The seconds that the last words may take; their reader may hang too."""
 
 
 class SignalWatch:
-    """Watches from `with` on. Does nothing on another thread than the main one, where no handler
-    can be set."""
+    """Watches for signals from `with` on; does nothing on a thread other than the main one, where
+    no handler can be set."""
 
     def __init__(self, *, until_exit: bool = False) -> None:
         """`until_exit`: once a signal has come the whole process must end in time, and not only
@@ -68,7 +68,7 @@ class SignalWatch:
         self._writer.close()
 
     def serve(self, limit: float) -> None:
-        """From now on the first signal leaves `limit` seconds for an end in peace, and a second
+        """Let the first signal leave `limit` seconds for an end in peace, and a second
         one ends the process at once. Before that, SIGTERM does."""
         self._limit = limit
 
@@ -89,7 +89,7 @@ class SignalWatch:
         end_now(128 + first, f"something hangs; ended without it {limit:g} s after the signal")
 
     def _signal(self, deadline: float | None) -> int | None:
-        """The next signal that ends a process; None at the deadline, or if none can come."""
+        """Wait for the next signal that ends a process; None at the deadline or if none can."""
         while True:
             left = None if deadline is None else max(0.001, deadline - time.monotonic())
             self._reader.settimeout(left)
@@ -116,4 +116,4 @@ def end_now(code: int, why: str) -> None:
 
 
 def _nothing(number: int, frame: FrameType | None) -> None:
-    """Leaves the signal to the thread."""
+    """Leave the signal to the thread."""
