@@ -12,8 +12,8 @@ import argparse
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from gossamer.methods.smt.config import SmtSettings
-from gossamer.methods.smt.prepare import any_blocks
+from gossamer.methods.smt.select import any_blocks
+from gossamer.methods.smt.settings import SmtSettings
 
 GB = 1e9
 WEIGHT, GRADIENT, MASTER_AND_MOMENTS = 2, 2, 12

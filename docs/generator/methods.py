@@ -13,7 +13,7 @@ def page() -> str:
     rows = [
         (
             f"[`{m.name}`](#{m.name})",
-            m.summary,
+            registry.summary(m.name),
             m.kind,
             f"{m.learning_rate:g}",
             f"`{m.extra}`" if m.extra else "",

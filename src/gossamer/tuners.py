@@ -4,8 +4,8 @@ Importing this module makes `get_peft_model`, `PeftModel.from_pretrained`, `Auto
 transformers' `load_adapter` know the adapters of all of them.
 """
 
-from gossamer.methods.bottleneck.tuner import BottleneckConfig
-from gossamer.methods.copy_adapter import copy_adapter
+from gossamer.methods.bottleneck.config import BottleneckConfig
+from gossamer.methods.common.peft_tuner import copy_adapter
 from gossamer.methods.lamda.model import FreezeColumns, LamdaConfig
 from gossamer.methods.lorta.model import LortaConfig
 from gossamer.methods.reft.model import ReftConfig

@@ -8,7 +8,7 @@ from bench import base_folder, base_model, build, gradients, logits
 from peft import PeftModel
 
 from gossamer.adapters.kinds.low_rank import load_low_rank
-from gossamer.methods.adalora.apply import orthogonality
+from gossamer.methods.adalora import orthogonality
 from gossamer.training.outputs.listener import Listener
 from gossamer.training.run import tune
 

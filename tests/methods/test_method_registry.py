@@ -7,7 +7,7 @@ import pytest
 
 from gossamer import methods
 from gossamer.errors import SettingError, UnknownNameError
-from gossamer.methods import Method, MethodSettings
+from gossamer.methods import Method, MethodSettings, registry
 
 
 def test_the_first_methods_are_there():
@@ -18,8 +18,8 @@ def test_the_first_methods_are_there():
 def test_every_method_says_what_it_is(name):
     method = methods.find(name)
     assert method.name == name
-    assert method.summary
-    assert "\n" not in method.summary
+    assert methods.summary(name)
+    assert "\n" not in methods.summary(name)
     assert 0 < method.learning_rate < 1
     assert "earning rate" in (method.__doc__ or ""), "the source of the default learning rate"
     for field, info in method.settings_type.model_fields.items():
@@ -50,7 +50,7 @@ def test_impossible_settings_are_refused_by_name_and_value(values, message):
 
 
 def test_one_registration_adds_a_method_and_a_second_of_that_name_is_refused(monkeypatch):
-    monkeypatch.setattr("gossamer.methods.registry._METHODS", {})
+    monkeypatch.setattr(registry, "ADDED", {})
 
     class Nothing(Method):
         """Learns nothing. Learning rate: any."""
@@ -79,3 +79,28 @@ def test_listing_methods_loads_no_heavy_library():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", sorted(registry.TABLE))
+def test_the_settings_beside_a_method_are_its_own(name):
+    assert methods.settings_type(name) is methods.find(name).settings_type
+    assert methods.parse_settings(name, {}) == methods.find(name).from_values({}).settings
+
+
+def test_names_lines_and_settings_are_known_without_loading_a_method():
+    code = (
+        "import sys, gossamer.methods as m\n"
+        "for name in m.names(): m.summary(name), m.parse_settings(name, {})\n"
+        "rows = m.registry.TABLE.values()\n"
+        "loaded = {target.partition(':')[0] for target, _ in rows} & set(sys.modules)\n"
+        "print(sorted(loaded | ({'torch', 'peft', 'transformers', 'trl'} & set(sys.modules))))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_name_of_the_table_cannot_be_registered_again():
+    other = type("Other", (methods.find("lora"),), {})
+    with pytest.raises(ValueError, match="'lora' is registered twice"):
+        methods.register(other)
+    assert methods.find("lora") is not other

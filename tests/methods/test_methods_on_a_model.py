@@ -142,7 +142,7 @@ def test_qlora_has_a_4bit_base_and_gradients_reach_the_adapter_on_a_cpu(tiny_mod
 
 
 def test_qlora_says_what_to_install(monkeypatch, tiny_model):
-    monkeypatch.setattr("gossamer.methods.method.find_spec", lambda name: None)
+    monkeypatch.setattr("gossamer.methods.common.method.find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"pip install -e '\.\[qlora\]'"):
         methods.find("qlora").from_values({}).check(context(tiny_model))
 

@@ -21,8 +21,8 @@ from torch import nn
 
 from gossamer.basemodel.load import load_model
 from gossamer.errors import UnsupportedAdapterError
-from gossamer.methods.adapter_files import read_adapter, write_adapter
-from gossamer.methods.peft_bridge import GossamerConfig, GossamerTuner, register_tuner
+from gossamer.methods.common.files import read_adapter, write_adapter
+from gossamer.methods.common.peft_tuner import GossamerConfig, GossamerTuner, register_tuner
 
 
 @dataclass
@@ -199,7 +199,7 @@ def test_a_type_or_prefix_that_is_taken_is_a_mistake():
 def test_methods_can_be_listed_without_the_bridge():
     code = (
         "import sys, gossamer.methods as m; m.names(); "
-        "print('gossamer.methods.peft_bridge' in sys.modules)"
+        "print('gossamer.methods.common.peft_tuner' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "False", done.stderr

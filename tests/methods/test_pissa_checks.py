@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
 from gossamer.adapters.kinds.low_rank import load_low_rank
-from gossamer.methods.pissa.apply import FILE
+from gossamer.methods.pissa import START_FILE
 
 X = torch.randn(3, 7, 48, generator=torch.Generator().manual_seed(0))
 NAMES = ["pissa", "federa"]
@@ -91,12 +91,12 @@ def test_another_machines_decomposition_does_not_change_a_resumed_run(tmp_path):
     stored = tmp_path / "checkpoint"
     stored.mkdir()
     method.save(model, stored, where)
-    start = load_file(stored / FILE)
+    start = load_file(stored / START_FILE)
     # Another equally good start: the first direction left out.
     other = {name: tensor.clone() for name, tensor in start.items()}
     for name, tensor in other.items():
         (tensor[0] if name.endswith(".A") else tensor[:, 0]).mul_(0.5)
-    save_file(other, stored / FILE)
+    save_file(other, stored / START_FILE)
     again, resumed, _ = build("pissa", alpha=10)
     again.restore(resumed, stored)
     path = "model.layers.1.mlp.up_proj"

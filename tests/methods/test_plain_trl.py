@@ -8,14 +8,14 @@ from peft import PeftModel
 from transformers import AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
-from gossamer.methods.bottleneck.tuner import BottleneckConfig
+from gossamer.methods.bottleneck.config import BottleneckConfig
 from gossamer.methods.lamda.model import FreezeColumns, LamdaConfig
 from gossamer.methods.lorta.model import LortaConfig
 from gossamer.methods.reft.model import ReftConfig
 from gossamer.methods.slora.model import SloraConfig
-from gossamer.methods.smt.config import SmtSettings
 from gossamer.methods.smt.model import SmtConfig
 from gossamer.methods.smt.select import select_blocks
+from gossamer.methods.smt.settings import SmtSettings
 from gossamer.methods.sparse_lora.model import SparseLoraConfig
 
 ROWS = [{"prompt": f"What is {i} + 1?", "completion": f" It is {i + 1}."} for i in range(4)]

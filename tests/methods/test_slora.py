@@ -21,9 +21,9 @@ from torch.nn.functional import linear
 from gossamer import methods
 from gossamer.basemodel.load import load_model
 from gossamer.errors import SettingError
-from gossamer.methods.entries.mask import num_entries, random_entries
-from gossamer.methods.slora.apply import updates
+from gossamer.methods.common.sparse_delta_mask import num_entries, random_entries
 from gossamer.methods.slora.layer import SloraLinear
+from gossamer.methods.slora.method import updates
 from gossamer.methods.slora.prime import accumulate, average, prime_factors
 from gossamer.methods.slora.traffic import (
     SEED_BYTES,

@@ -5,8 +5,7 @@ import torch
 from bench import IDS, LABELS, base_folder, base_model, build, disturb, exported, with_peft
 
 from gossamer.basemodel.load import load_tokenizer
-from gossamer.methods.prefix_tuning.apply import start_from as start_prefix
-from gossamer.methods.prompt_tuning.apply import start_from as start_prompt
+from gossamer.methods.soft_prompts import start_prefix_from, start_prompt_from
 
 # PEFT says at every generation that prompt tuning counts positions itself.
 pytestmark = pytest.mark.filterwarnings("ignore:Position ids are not supported:UserWarning")
@@ -18,7 +17,7 @@ FRONT = torch.tensor([30, 31, 32, 33, 34])
 def with_words_in_front(name):
     """A model whose prompt or prefix is what the base computes for the tokens FRONT."""
     method, model, where = build(name, tokens=len(FRONT))
-    {"prompt_tuning": start_prompt, "prefix_tuning": start_prefix}[name](model, FRONT)
+    {"prompt_tuning": start_prompt_from, "prefix_tuning": start_prefix_from}[name](model, FRONT)
     return method, model.eval(), where
 
 
@@ -83,7 +82,9 @@ def test_start_text_gives_the_start(name):
     _, model, where = build(name, start_text="ab", tokens=5)
     ids = load_tokenizer(where.base_folder)("ababa", add_special_tokens=False).input_ids
     _, other, _ = build(name, tokens=5)
-    {"prompt_tuning": start_prompt, "prefix_tuning": start_prefix}[name](other, torch.tensor(ids))
+    {"prompt_tuning": start_prompt_from, "prefix_tuning": start_prefix_from}[name](
+        other, torch.tensor(ids)
+    )
     found, expected = (m.prompt_encoder["default"].embedding.weight for m in (model, other))
     assert torch.equal(found, expected)
 
@@ -119,7 +120,7 @@ def test_an_lstm_makes_virtual_tokens_too(tmp_path):
 @pytest.mark.parametrize("name", NAMES[:2])
 def test_other_families(name, family):
     method, model, where = build(name, model_type=family, tokens=len(FRONT))
-    {"prompt_tuning": start_prompt, "prefix_tuning": start_prefix}[name](model, FRONT)
+    {"prompt_tuning": start_prompt_from, "prefix_tuning": start_prefix_from}[name](model, FRONT)
     whole = torch.cat([FRONT.expand(2, -1), IDS], dim=1)
     with torch.no_grad():
         expected = base_model(base_folder(family))(input_ids=whole).logits[:, len(FRONT) :]

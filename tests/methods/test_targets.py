@@ -5,7 +5,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from gossamer.errors import SettingError
-from gossamer.methods.targets import resolve_targets
+from gossamer.methods.common.targets import resolve_targets
 
 from tiny import ALL_LINEAR, SHAPE
 

@@ -25,8 +25,8 @@ from gossamer.adapters.kinds.intervention import load_intervention
 from gossamer.adapters.kinds.sparse_delta import load_smt
 from gossamer.basemodel.load import load_model
 from gossamer.errors import SettingError, UnsupportedAdapterError
+from gossamer.methods.common.tuner_config import REQUIRES
 from gossamer.methods.smt.layer import SmtLinear
-from gossamer.methods.tuner_config import REQUIRES
 from gossamer.tuners import LamdaConfig, LortaConfig, ReftConfig, SmtConfig
 
 

@@ -6,9 +6,9 @@ from peft import PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from gossamer.methods.reft.model import ReftConfig
-from gossamer.methods.smt.config import SmtSettings
 from gossamer.methods.smt.model import SmtConfig
 from gossamer.methods.smt.select import select_blocks
+from gossamer.methods.smt.settings import SmtSettings
 from gossamer.serving.core.messages import SamplingParams
 from gossamer.serving.llm import LLM
 

@@ -12,8 +12,8 @@ from gossamer import methods
 from gossamer.adapters.merge import merge_into
 from gossamer.errors import SettingError
 from gossamer.methods import MethodContext
-from gossamer.methods.sparsegrad.apply import apply_sparsegrad, mapped_back, sparsegrad_layers
-from gossamer.methods.sparsegrad.config import SparseGradSettings
+from gossamer.methods.sparsegrad.model import apply_sparsegrad, mapped_back, sparsegrad_layers
+from gossamer.methods.sparsegrad.settings import SparseGradSettings
 
 RUN = {"method": "sparsegrad", "learning_rate": 3e-3, "share": 0.1, "batch_size": 4}
 IDS = torch.arange(20)[None] + 5

@@ -12,7 +12,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 from gossamer.cli._options import add_word, one_of_word_and_option, with_options
 from gossamer.errors import SettingError
 from gossamer.extras import require
-from gossamer.methods import find, names
+from gossamer.methods import find, names, settings_type, summary
 from gossamer.settings import Settings, parse_assignments
 from gossamer.training.arguments import check_names, collect
 from gossamer.training.settings import RunSettings
@@ -63,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     width = max(map(len, names()))
     parser.epilog = "\n".join(
-        ["methods:", *(f"  {name:<{width}}  {find(name).summary}" for name in names())]
+        ["methods:", *(f"  {name:<{width}}  {summary(name)}" for name in names())]
     )
 
 
@@ -100,15 +100,15 @@ def _collected(args: argparse.Namespace) -> tuple[RunSettings, dict[str, Any]]:
 
 def method_help(name: str) -> str:
     """All settings of a run with the method `name`, each with its default and its sentence."""
-    method = find(name)
+    fields = settings_type(name)
     run_fields = [field for field in RunSettings.model_fields if field != "method_settings"]
     return "\n".join(
         [
-            f"{name}: {method.summary}",
-            f"default learning rate {method.learning_rate:g}",
+            f"{name}: {summary(name)}",
+            f"default learning rate {find(name).learning_rate:g}",
             "",
             f"settings of {name}:",
-            *_describe(method.settings_type, list(method.settings_type.model_fields)),
+            *_describe(fields, list(fields.model_fields)),
             "",
             "settings of every run and its data:",
             *_describe(RunSettings, run_fields),

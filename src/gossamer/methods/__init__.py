@@ -1,11 +1,20 @@
-"""Methods: ways to learn. One folder per method; importing this package loads no heavy library.
+"""Methods: ways to learn. Importing this package loads neither torch nor PEFT nor any method.
 
-To add a method, write a folder here whose `__init__` decorates one subclass of `Method` with
-`@register`; the command line, the reference and `gossamer.training` find it by that alone.
+A method that PEFT has is one module here; one of our own is a folder. To add one, write it and add
+a row to the table in `registry`: the command line, the reference and `gossamer.training` find it
+by that alone.
 """
 
-from gossamer.methods.method import Kind, Method, MethodContext, MethodSettings, Stage
-from gossamer.methods.registry import find, names, register
+from gossamer.methods.common.method import Kind, Method, MethodContext, Stage
+from gossamer.methods.common.settings import MethodSettings
+from gossamer.methods.registry import (
+    find,
+    names,
+    parse_settings,
+    register,
+    settings_type,
+    summary,
+)
 
 __all__ = [
     "Kind",
@@ -15,5 +24,8 @@ __all__ = [
     "Stage",
     "find",
     "names",
+    "parse_settings",
     "register",
+    "settings_type",
+    "summary",
 ]

@@ -9,6 +9,7 @@ from typing import Any
 
 from gossamer.basemodel.find import require_known
 from gossamer.errors import CheckpointError, SettingError
+from gossamer.methods import parse_settings
 from gossamer.training.data.source import find_file
 from gossamer.training.outputs.run_folder import check_free, is_run
 from gossamer.training.outputs.run_record import FILE, read_config
@@ -35,7 +36,7 @@ def collect(
 
 def check_names(settings: RunSettings, *, resume: bool, overwrite: bool) -> None:
     """Raise what a run would raise because of a name: of method, folder, base model or data."""
-    settings.build_method()
+    parse_settings(settings.method, settings.method_settings)
     output = Path(settings.output)
     if resume:
         check_resumable(output)

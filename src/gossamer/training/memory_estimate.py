@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM
 
 from gossamer.basemodel.load import load_config
 from gossamer.methods import Method, MethodContext
-from gossamer.methods.targets import linear_paths
+from gossamer.methods.common.targets import linear_paths
 from gossamer.training.loop.device import count_parameters
 
 # Python with torch, transformers, TRL and PEFT loaded, before any weights.

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from gossamer.errors import SettingError, unknown_name_message
-from gossamer.methods import Method, MethodSettings, find
+from gossamer.methods import Method, find, parse_settings, settings_type
 from gossamer.training.data import DataSettings
 
 PositiveInt = Annotated[int, Field(ge=1)]
@@ -124,32 +124,28 @@ def assemble(
     own = {key: value for key, value in assignments.items() if key in RunSettings.model_fields}
     values |= own
     name = str(values.get("method", RunSettings.model_fields["method"].default))
-    method = find(name)
     inherited = values.get("method_settings") or {}
     if not isinstance(inherited, Mapping):
         raise SettingError(f"run: setting 'method_settings' = {inherited!r}: must be a mapping")
     if name != config.get("method", name) and "method_settings" not in own:
         inherited = {}
     of_method = {key: value for key, value in assignments.items() if key not in own}
-    _check_names(of_method, method)
-    values["method_settings"] = _complete(method, {**inherited, **of_method})
+    _check_names(of_method, name)
+    values["method_settings"] = parse_settings(name, {**inherited, **of_method}).model_dump(
+        mode="json"
+    )
     return RunSettings.parse(values, where="run")
 
 
-def setting_names(method: type[Method[Any]]) -> list[str]:
-    """All names that an assignment may have in a run with `method`, sorted."""
-    return sorted({*RunSettings.model_fields, *method.settings_type.model_fields})
+def setting_names(method: str) -> list[str]:
+    """All names that an assignment may have in a run with the method of that name, sorted."""
+    return sorted({*RunSettings.model_fields, *settings_type(method).model_fields})
 
 
-def _check_names(assignments: Mapping[str, Any], method: type[Method[Any]]) -> None:
+def _check_names(assignments: Mapping[str, Any], method: str) -> None:
     for key in assignments:
-        if key not in method.settings_type.model_fields:
+        if key not in settings_type(method).model_fields:
             raise SettingError(
                 f"{unknown_name_message('setting', key, setting_names(method))}; "
-                f"`gossamer tune --help-method {method.name}` lists them all"
+                f"`gossamer tune --help-method {method}` lists them all"
             )
-
-
-def _complete(method: type[Method[Any]], values: Mapping[str, Any]) -> dict[str, Any]:
-    settings: MethodSettings = method.from_values(values).settings
-    return settings.model_dump(mode="json")

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from gossamer.errors import SettingError
 from gossamer.methods.lorta.layer import LortaLinear
 from gossamer.methods.lorta.model import LortaConfig
-from gossamer.methods.lorta.plan import make_plan
+from gossamer.methods.lorta.tensor_map import make_plan
 from gossamer.training.outputs.listener import Listener
 from gossamer.training.run import tune
 

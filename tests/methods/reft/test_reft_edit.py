@@ -7,7 +7,7 @@ from reft_models import load, outputs_of_blocks, reft, tokens
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from gossamer.errors import SettingError
-from gossamer.methods.reft.edit import edit
+from gossamer.methods.reft.layer import edit
 from gossamer.methods.reft.model import ReftConfig
 from gossamer.methods.reft.orthonormal import polar, random_rows, restore_orthonormal, tangent
 

@@ -142,7 +142,7 @@ def test_a_bfloat16_base_keeps_the_edit_in_float32(tiny_model):
 def test_a_4_bit_base(tiny_model):
     pytest.importorskip("bitsandbytes")
     from gossamer.basemodel.load import load_model
-    from gossamer.methods.qlora.apply import freeze_quantized, nf4_config
+    from gossamer.methods.qlora import freeze_quantized, nf4_config
 
     base = load_model(
         tiny_model,

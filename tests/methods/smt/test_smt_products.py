@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from peft import get_peft_model
 from torch import nn
 
+from gossamer.methods.smt.autograd import add_blocks, block_linear, make_plan
 from gossamer.methods.smt.blocks import Block, cut
-from gossamer.methods.smt.function import add_blocks, block_linear, make_plan
 from gossamer.methods.smt.model import SmtConfig
 
 # out != in, edges that no block size divides, blocks that share rows and columns.

@@ -6,8 +6,8 @@ from transformers import AutoModelForCausalLM
 
 from gossamer.errors import SettingError
 from gossamer.methods.smt.blocks import Block, block_scores, cut
-from gossamer.methods.smt.config import SmtSettings
 from gossamer.methods.smt.select import choose, count_weights, select_blocks, target_layers
+from gossamer.methods.smt.settings import SmtSettings
 from gossamer.methods.smt.statistics import GradientSums
 
 SIZE = 8

@@ -12,10 +12,10 @@ from trl import SFTConfig, SFTTrainer
 
 from gossamer.errors import AdapterFormatError, SettingError, UnsupportedAdapterError
 from gossamer.methods.smt.blocks import Block
-from gossamer.methods.smt.config import SmtSettings
 from gossamer.methods.smt.layer import SmtLinear
 from gossamer.methods.smt.model import SmtConfig
 from gossamer.methods.smt.select import select_blocks
+from gossamer.methods.smt.settings import SmtSettings
 
 from tiny import make_tiny_model
 

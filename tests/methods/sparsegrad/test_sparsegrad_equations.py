@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from gossamer.methods.sparsegrad.autograd import largest, plain, strided, transformed_linear
 from gossamer.methods.sparsegrad.basis import Basis, GradientModes
-from gossamer.methods.sparsegrad.function import largest, plain, strided, transformed_linear
 from gossamer.methods.sparsegrad.layer import SparseGradLinear
 from gossamer.methods.sparsegrad.optimizer import SparseGradAdam
 

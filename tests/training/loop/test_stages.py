@@ -49,10 +49,9 @@ SETTINGS = {
 
 @pytest.fixture(autouse=True, scope="module")
 def _method():
-    registry.names()
-    registry._METHODS["staged"] = Staged
+    registry.register(Staged)
     yield
-    del registry._METHODS["staged"]
+    del registry.ADDED["staged"]
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from gossamer.methods.tuner_config import ConfigError, GossamerConfig
+from gossamer.methods.common.tuner_config import ConfigError, GossamerConfig
 
 PEFT_TYPE = "GOSSAMER_LAMDA"
 

@@ -6,9 +6,9 @@ from torch import Tensor, nn
 
 from gossamer.adapters.kinds.low_rank import Factors
 from gossamer.errors import SettingError
+from gossamer.methods.common.low_rank import LowRankLayer
 from gossamer.methods.lamda.config import LamdaConfig
 from gossamer.methods.lamda.spectrum import leading_part
-from gossamer.methods.low_rank_layer import LowRankLayer
 
 
 class LamdaLinear(LowRankLayer):

@@ -10,13 +10,13 @@ from peft.tuners.tuners_utils import _maybe_include_all_linear_layers
 from torch import Tensor, nn
 
 from gossamer.errors import SettingError
+from gossamer.methods.common.peft_tuner import GossamerTuner, register_tuner
+from gossamer.methods.common.targets import linear_paths
+from gossamer.methods.common.tuner_layer import require_linear
 from gossamer.methods.lamda.config import PEFT_TYPE, LamdaConfig
 from gossamer.methods.lamda.freezing import FreezeColumns, lamda_layers
 from gossamer.methods.lamda.layer import LamdaLinear
 from gossamer.methods.lamda.spectrum import allocate_ranks, energy_share
-from gossamer.methods.peft_bridge import GossamerTuner, register_tuner
-from gossamer.methods.targets import linear_paths
-from gossamer.methods.tuner_layer import require_linear
 
 __all__ = ["FreezeColumns", "LamdaConfig", "LamdaModel"]
 

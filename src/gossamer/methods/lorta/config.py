@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from gossamer.methods.tuner_config import ConfigError, GossamerConfig
+from gossamer.methods.common.tuner_config import ConfigError, GossamerConfig
 
 PEFT_TYPE = "GOSSAMER_LORTA"
 TYPES = ("q_proj", "k_proj", "v_proj", "o_proj")

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from gossamer.adapters.kinds.low_rank import Factors
+from gossamer.methods.common.low_rank import LowRankLayer
 from gossamer.methods.lorta.config import LortaConfig
-from gossamer.methods.lorta.plan import Place
-from gossamer.methods.low_rank_layer import LowRankLayer
+from gossamer.methods.lorta.tensor_map import Place
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from gossamer.methods.common.peft_tuner import GossamerTuner, register_tuner
+from gossamer.methods.common.targets import linear_paths
 from gossamer.methods.lorta.config import PEFT_TYPE, LortaConfig
 from gossamer.methods.lorta.layer import LortaLinear, SharedFactors
-from gossamer.methods.lorta.plan import Plan, make_plan
-from gossamer.methods.peft_bridge import GossamerTuner, register_tuner
-from gossamer.methods.targets import linear_paths
+from gossamer.methods.lorta.tensor_map import Plan, make_plan
 
 __all__ = ["LortaConfig", "LortaModel"]
 

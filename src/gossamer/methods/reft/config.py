@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from gossamer.methods.tuner_config import ConfigError, GossamerConfig
+from gossamer.methods.common.tuner_config import ConfigError, GossamerConfig
 
 Variant = Literal["loreft", "direft", "nodireft"]
 VARIANTS = ("loreft", "direft", "nodireft")

@@ -6,11 +6,26 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.errors import UnsupportedAdapterError
+from gossamer.methods.common.tuner_layer import GossamerLayer
 from gossamer.methods.reft.config import ReftConfig
-from gossamer.methods.reft.edit import edit, edit_at
 from gossamer.methods.reft.orthonormal import random_rows, tangent
-from gossamer.methods.reft.prompt import PromptTracker
-from gossamer.methods.tuner_layer import GossamerLayer
+from gossamer.methods.reft.positions import PromptTracker
+
+
+def edit(hidden: Tensor, rotate: Tensor, weight: Tensor, bias: Tensor, *, subtract: bool) -> Tensor:
+    """What is added to `hidden` [n, d]: Rᵀ(W h + b - R h) with `subtract`, else Rᵀ(W h + b).
+
+    `rotate` R and `weight` W are [r, d], `bias` b is [r].
+    """
+    into = weight - rotate if subtract else weight
+    return torch.addmm(bias, hidden, into.T) @ rotate
+
+
+def edit_at(hidden: Tensor, where: Tensor, change: Tensor) -> Tensor:
+    """A copy of `hidden` [batch, q, d] with `change` [n, d] in its place at `where` [n]; tokens
+    elsewhere keep every bit."""
+    width = hidden.shape[-1]
+    return hidden.reshape(-1, width).index_copy(0, where, change).view(hidden.shape)
 
 
 class ReftBlock(GossamerLayer):

@@ -8,11 +8,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from gossamer.errors import SettingError, UnsupportedAdapterError
-from gossamer.methods.peft_bridge import GossamerTuner, register_tuner
+from gossamer.methods.common.peft_tuner import GossamerTuner, register_tuner
 from gossamer.methods.reft.config import PEFT_TYPE, ReftConfig
 from gossamer.methods.reft.layer import ReftBlock
 from gossamer.methods.reft.orthonormal import restore_orthonormal
-from gossamer.methods.reft.prompt import PromptTracker
+from gossamer.methods.reft.positions import PromptTracker
 
 __all__ = ["ReftConfig", "ReftModel"]
 

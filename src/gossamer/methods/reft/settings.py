@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from gossamer.methods.method import MethodSettings
+from gossamer.methods.common.settings import MethodSettings
 
 Count = Annotated[int, Field(ge=0)]
 
@@ -42,3 +42,11 @@ class DireftSettings(ReftSettings):
     orthogonal: bool = False
     """Whether the projection back keeps orthonormal rows: what the authors' library, not their
     paper, calls DiReFT."""
+
+
+class LoreftSettings(ReftSettings):
+    """Settings of `loreft`."""
+
+
+class NodireftSettings(ReftSettings):
+    """Settings of `nodireft`."""

@@ -1,7 +1,7 @@
 """SLoRA in PEFT: importing this module makes `get_peft_model` and `from_pretrained` know it."""
 
-from gossamer.methods.entries.tuner import LinearTuner
-from gossamer.methods.peft_bridge import register_tuner
+from gossamer.methods.common.peft_tuner import register_tuner
+from gossamer.methods.common.sparse_delta_layer import LinearTuner
 from gossamer.methods.slora.config import SloraConfig
 from gossamer.methods.slora.layer import SloraLinear
 

@@ -9,8 +9,8 @@ from peft.tuners.tuners_utils import check_adapters_to_merge
 from torch import Tensor, nn
 
 from gossamer.errors import AdapterFormatError, UnsupportedAdapterError, UsageError
-from gossamer.methods.smt.function import Plan, add_blocks, block_linear, make_plan
-from gossamer.methods.tuner_layer import GossamerLayer, require_finite
+from gossamer.methods.common.tuner_layer import GossamerLayer, require_finite
+from gossamer.methods.smt.autograd import Plan, add_blocks, block_linear, make_plan
 
 
 class SmtLinear(GossamerLayer):

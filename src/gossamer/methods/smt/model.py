@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.errors import AdapterFormatError, SettingError
-from gossamer.methods.peft_bridge import GossamerTuner, register_tuner
+from gossamer.methods.common.peft_tuner import GossamerTuner, register_tuner
 from gossamer.methods.smt.blocks import Block
+from gossamer.methods.smt.config import PEFT_TYPE, SmtConfig
 from gossamer.methods.smt.layer import SmtLinear
-from gossamer.methods.smt.tuner_config import PEFT_TYPE, SmtConfig
 
 __all__ = ["PEFT_TYPE", "SmtConfig", "SmtModel"]
 

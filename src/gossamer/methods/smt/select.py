@@ -4,13 +4,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
+from peft import TaskType
 from torch import Tensor
 
 from gossamer.errors import SettingError
+from gossamer.methods.common.method import MethodContext
+from gossamer.methods.common.targets import linear_paths, resolve_targets
 from gossamer.methods.smt.blocks import Block, block_scores, cut
-from gossamer.methods.smt.config import SmtSettings
+from gossamer.methods.smt.model import SmtConfig
+from gossamer.methods.smt.settings import SmtSettings
 from gossamer.methods.smt.statistics import GradientSums
-from gossamer.methods.targets import linear_paths, resolve_targets
 
 Chosen = dict[str, list[Block]]
 """Blocks that learn, by path of the linear layer; layers without any are left out."""
@@ -139,4 +142,36 @@ def _too_small(part: str, ratio: float, weights: int, count: int, settings: SmtS
     return (
         f"{part}_ratio = {ratio:g} of {weights:,} weights is less than one block of "
         f"{settings.block_size}x{settings.block_size}{where}; lower block_size or raise the ratio"
+    )
+
+
+def probed_config(model: Any, settings: SmtSettings, context: MethodContext) -> SmtConfig:
+    """The PEFT configuration with the blocks that the run's first batches point to."""
+    if next(model.parameters()).is_meta:
+        chosen = any_blocks(model, settings)
+    else:
+        was_training = model.training
+        if context.gradient_checkpointing:
+            # Checkpoints are only made in training mode.
+            model.activation_checkpointing_enable()
+            model.train()
+        chosen = select_blocks(model, context.probe_batches(settings.probe_batches), settings)
+        if context.gradient_checkpointing:
+            model.activation_checkpointing_disable()
+        model.train(was_training)
+    return SmtConfig(task_type=TaskType.CAUSAL_LM, blocks=chosen)
+
+
+def any_blocks(model: Any, settings: SmtSettings) -> Chosen:
+    """As many blocks as would be chosen, for a model without weights."""
+    layers = target_layers(model, settings)
+    sums = {path: model.get_submodule(path).weight for paths in layers.values() for path in paths}
+    return choose(sums, layers, count_weights(model), settings)
+
+
+def adam(model: Any, *, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
+    """AdamW over what learns, with the betas of the released code."""
+    learning = [p for p in model.parameters() if p.requires_grad]
+    return torch.optim.AdamW(
+        learning, lr=learning_rate, betas=(0.9, 0.95), weight_decay=weight_decay
     )

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from gossamer.methods.smt.config import SmtSettings
+from gossamer.methods.smt.settings import SmtSettings
 
 
 class GradientSums:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from gossamer.methods.tuner_config import ConfigError, GossamerConfig
+from gossamer.methods.common.tuner_config import ConfigError, GossamerConfig
 
 
 @dataclass

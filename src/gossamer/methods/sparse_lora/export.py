@@ -8,7 +8,7 @@ from peft import PeftModel, ShiraConfig
 from torch import Tensor
 
 from gossamer.errors import SettingError
-from gossamer.methods.entries.mask import num_entries
+from gossamer.methods.common.sparse_delta_mask import num_entries
 from gossamer.methods.sparse_lora.layer import SparseLoraLinear
 
 

@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterable
 from peft import PeftModel
 from torch import Tensor
 
-from gossamer.methods.entries.probe import largest_entries
-from gossamer.methods.entries.tuner import LinearTuner
-from gossamer.methods.peft_bridge import register_tuner
+from gossamer.methods.common.peft_tuner import register_tuner
+from gossamer.methods.common.sparse_delta_layer import LinearTuner
+from gossamer.methods.common.sparse_delta_probe import largest_entries
 from gossamer.methods.sparse_lora.config import SparseLoraConfig
 from gossamer.methods.sparse_lora.layer import SparseLoraLinear
 

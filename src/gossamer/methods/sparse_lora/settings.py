@@ -4,8 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from gossamer.methods.lora.config import PositiveFloat, PositiveInt
-from gossamer.methods.method import MethodSettings
+from gossamer.methods.common.settings import MethodSettings, PositiveFloat, PositiveInt
 
 
 class SparseLoraSettings(MethodSettings):

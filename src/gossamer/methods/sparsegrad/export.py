@@ -10,10 +10,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from gossamer.methods.adapter_files import write_adapter
-from gossamer.methods.full.files import write_model
-from gossamer.methods.method import MethodContext
-from gossamer.methods.sparsegrad.apply import mapped_back, sparsegrad_layers
+from gossamer.methods.common.files import write_adapter, write_model
+from gossamer.methods.common.method import MethodContext
+from gossamer.methods.sparsegrad.model import mapped_back, sparsegrad_layers
 
 STATE_FILE = "sparsegrad.safetensors"
 

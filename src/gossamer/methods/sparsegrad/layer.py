@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gossamer.methods.sparsegrad.autograd import Entries, Select, transformed_linear
 from gossamer.methods.sparsegrad.basis import Basis
-from gossamer.methods.sparsegrad.function import Entries, Select, transformed_linear
 
 
 class SparseGradLinear(nn.Module):

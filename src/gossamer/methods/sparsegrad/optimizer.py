@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gossamer.methods.sparsegrad.function import Entries
+from gossamer.methods.sparsegrad.autograd import Entries
 from gossamer.methods.sparsegrad.layer import SparseGradLinear
 
 

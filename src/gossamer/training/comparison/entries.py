@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gossamer.errors import SettingError, unknown_name_message
-from gossamer.methods import find
+from gossamer.methods import parse_settings, settings_type
 from gossamer.settings import parse_assignments
 
 NONE = "none"
@@ -37,7 +37,7 @@ class Entry:
     @property
     def settings(self) -> dict[str, Any]:
         """All settings of the method, defaults included."""
-        return find(self.method).from_values(self.given).settings.model_dump(mode="json")
+        return parse_settings(self.method, self.given).model_dump(mode="json")
 
     @property
     def folder(self) -> str:
@@ -115,17 +115,17 @@ def _parts(text: str) -> list[str]:
 
 def _entry(name: str, assignments: list[str]) -> Entry:
     label = f"{name}:{','.join(assignments)}" if assignments else name
-    method = find(name)
+    fields = settings_type(name).model_fields
     values = parse_assignments(assignments, where=f"--methods: '{label}'")
     if len(values) < len(assignments):
         raise SettingError(f"--methods: '{label}' gives a setting twice")
     run = {key: value for key, value in values.items() if key in RUN_SETTINGS}
     given = {key: value for key, value in values.items() if key not in run}
     for key in given:
-        if key not in method.settings_type.model_fields:
-            known = [*RUN_SETTINGS, *method.settings_type.model_fields]
+        if key not in fields:
+            known = [*RUN_SETTINGS, *fields]
             raise SettingError(
                 f"--methods: '{label}': {unknown_name_message('setting', key, known)}"
             )
-    method.from_values(given)
+    parse_settings(name, given)
     return Entry(label=label, method=name, given=given, run=run)

@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from gossamer.files import write_whole
-from gossamer.methods import Method
+from gossamer.methods import Method, summary
 from gossamer.training.outputs.metrics import Record, RunResult
 from gossamer.training.settings import RunSettings
 
@@ -26,7 +26,7 @@ def write_model_card(
     sections = [
         "---\n" + yaml.safe_dump(head, sort_keys=False) + "---",
         f"# {path.absolute().parent.name}",
-        f"`{settings.model}` fine-tuned with `{method.name}`: {method.summary}.",
+        f"`{settings.model}` fine-tuned with `{method.name}`: {summary(method.name)}.",
         "## Use\n\n" + _usage(path.parent, settings, method),
         "## Results\n\n" + _table(result_rows(result)),
         "![loss](curve.png)",

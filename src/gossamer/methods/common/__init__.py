@@ -1,0 +1,1 @@
+"""What the methods share: their interface, PEFT's bridge, targets, files, layers."""

@@ -1,0 +1,104 @@
+"""Which entries of a weight matter most: the gradient, summed over some batches.
+
+No gradient of the whole model is ever held: a matrix's own is computed as the backward pass comes
+by, added to its sum and dropped. The sums of as many matrices as fit into a budget are kept at a
+time; where there are more, the batches are gone through again.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gossamer.errors import DataError
+from gossamer.methods.common.sparse_delta_mask import as_index, num_entries
+
+BUDGET = 2**30
+"""Bytes of gradient sums held at once."""
+
+
+def largest_entries(
+    model: Any,
+    layers: Mapping[str, Any],
+    batches: Callable[[], Iterable[dict[str, Tensor]]],
+    *,
+    density: float,
+    budget: int = BUDGET,
+) -> dict[str, Tensor]:
+    """For each of the linear `layers` of `model`, the entries with the largest gradients.
+
+    That is |sum over the batches of dloss/dW|, the loss being each batch's mean; of equal ones the
+    first. Returns rows and columns int32 [2, n], sorted. `batches` gives the same each time. Works
+    on quantised weights too, whose gradient is computed from what goes in and out. Raises
+    `DataError` if there is no batch.
+    """
+    chosen: dict[str, Tensor] = {}
+    for group in _groups(layers, budget):
+        for name, total in _gradient_sums(model, group, batches()).items():
+            count = num_entries((total.shape[0], total.shape[1]), density)
+            # Stable: of equal gradients the first, on every machine.
+            order = torch.sort(total.abs_().flatten(), descending=True, stable=True).indices
+            flat = order[:count].sort().values
+            chosen[name] = as_index(flat, (total.shape[0], total.shape[1]))
+    return chosen
+
+
+def _groups(layers: Mapping[str, Any], budget: int) -> Iterator[dict[str, Any]]:
+    group: dict[str, Any] = {}
+    used = 0
+    for name, layer in layers.items():
+        size = 4 * int(layer.in_features) * int(layer.out_features)
+        if group and used + size > budget:
+            yield group
+            group, used = {}, 0
+        group[name] = layer
+        used += size
+    if group:
+        yield group
+
+
+def _gradient_sums(
+    model: Any, layers: Mapping[str, Any], batches: Iterable[dict[str, Tensor]]
+) -> dict[str, Tensor]:
+    sums: dict[str, Tensor] = {}
+    learning = [p for p in model.parameters() if p.requires_grad]
+    training = model.training
+    embeddings = model.get_input_embeddings()
+    handles = [layer.register_forward_hook(_adder(sums, name)) for name, layer in layers.items()]
+    # With every weight frozen nothing would be differentiated; the input stands in for them.
+    handles.append(embeddings.register_forward_hook(lambda m, i, out: out.requires_grad_(True)))
+    for parameter in learning:
+        parameter.requires_grad_(False)
+    model.eval()
+    seen = 0
+    try:
+        for batch in batches:
+            model(**batch).loss.backward()
+            seen += 1
+    finally:
+        for handle in handles:
+            handle.remove()
+        for parameter in learning:
+            parameter.requires_grad_(True)
+        model.train(training)
+    if not seen:
+        raise DataError("no training rows to choose entries by; give data, or mask='random'")
+    return sums
+
+
+def _adder(sums: dict[str, Tensor], name: str) -> Any:
+    def hook(layer: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> None:
+        x_ti = inputs[0].detach().reshape(-1, inputs[0].shape[-1])
+
+        def add(gradient: Tensor) -> None:
+            g_to = gradient.reshape(-1, gradient.shape[-1]).to(x_ti.dtype)
+            product = (g_to.t() @ x_ti).float()
+            if name in sums:
+                sums[name] += product
+            else:
+                sums[name] = product
+
+        out.register_hook(add)  # type: ignore[no-untyped-call]
+
+    return hook

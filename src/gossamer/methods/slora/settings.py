@@ -1,0 +1,32 @@
+"""Settings of SLoRA."""
+
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from gossamer.methods.common.settings import PositiveFloat
+from gossamer.methods.settings import LoraSettings
+
+
+class SloraSettings(LoraSettings):
+    """Settings of `slora`."""
+
+    density: Annotated[float, Field(gt=0, le=1)] = 0.01
+    """Share of the entries of each matrix that learn in the sparse stage, drawn at random."""
+
+    sparse_share: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    """Share of the steps that the sparse stage takes; 0: none, which is plain `lora`."""
+
+    sparse_learning_rate: PositiveFloat | None = None
+    """Peak learning rate of the sparse stage; unset: that of the run."""
+
+    keep_residual: bool = False
+    """Whether what the low-rank factors cannot hold of the sparse update is kept beside them. The
+    result is then no LoRA adapter: it loads with PEFT and merges, but is not served unmerged."""
+
+    @model_validator(mode="after")
+    def _check_patterns(self) -> Self:
+        for name in ("rank_pattern", "alpha_pattern"):
+            if self.keep_residual and getattr(self, name):
+                raise ValueError(f"{name} cannot be combined with keep_residual; leave one out")
+        return self
