@@ -1,10 +1,11 @@
 """From an adapter folder to the folder of a merged model; the work of `gossamer adapters merge`."""
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gossamer.adapters.config import read_raw
+from gossamer.adapters.config import read_config
 from gossamer.adapters.reading.limits import AdapterLimits
 from gossamer.basemodel.find import resolve
 from gossamer.errors import GossamerError, UsageError
@@ -30,13 +31,14 @@ def merge_to_folder(
     """
     output = output.resolve()
     limits = limits or AdapterLimits()
-    name = model or read_raw(adapter, limits).get("base_model_name_or_path")
+    config = read_config(adapter, limits)
+    name = model or config.get("base_model_name_or_path")
     if not isinstance(name, str) or not name:
         raise UsageError(f"adapter {adapter.name} names no base model; give it with --model")
     _check_output(output, overwrite=overwrite)
     base = _find_base(name, named_by_adapter=model is None)
     _refuse_inputs(output, [base, adapter])
-    merged, tokenizer = _merged(adapter, base, limits)
+    merged, tokenizer = _merged(adapter, config, base, limits)
     _store(merged, tokenizer, output)
 
 
@@ -50,7 +52,9 @@ def _find_base(name: str, *, named_by_adapter: bool) -> Path:
         raise
 
 
-def _merged(adapter: Path, base: Path, limits: AdapterLimits) -> tuple[Any, Any]:
+def _merged(
+    adapter: Path, config: Mapping[str, Any], base: Path, limits: AdapterLimits
+) -> tuple[Any, Any]:
     import torch
 
     from gossamer.adapters.merge import merge_into
@@ -64,7 +68,9 @@ def _merged(adapter: Path, base: Path, limits: AdapterLimits) -> tuple[Any, Any]
     print(f"loading {base}", file=sys.stderr)
     model = load_model(base, dtype=dtype)
     budget = Budget(limits=limits)
-    count = merge_into(model, adapter, base_fingerprint=fingerprint(base), budget=budget)
+    count = merge_into(
+        model, adapter, base_fingerprint=fingerprint(base), budget=budget, config=config
+    )
     print(f"merged {adapter.name} into {count} layers", file=sys.stderr)
     return model, tokenizer
 

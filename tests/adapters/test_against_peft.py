@@ -7,7 +7,7 @@ import torch
 from peft import LoraConfig, PeftModel, VeloraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from gossamer.adapters.kinds.low_rank import load_low_rank
+from gossamer.adapters.load import load_adapter
 from gossamer.adapters.merge import merge_into
 from gossamer.adapters.write import write_low_rank
 from gossamer.errors import UnsupportedAdapterError
@@ -83,7 +83,7 @@ PLAIN = {
 def test_factors_equal_pefts_delta(base, tmp_path, case):
     original = copy.deepcopy(base.state_dict())
     model = saved(base, tmp_path / "a", **PLAIN[case])
-    factors = load_low_rank(tmp_path / "a").factors
+    factors = load_adapter(tmp_path / "a").factors
     layers = {
         name.removeprefix("base_model.model."): module
         for name, module in model.named_modules()
@@ -105,7 +105,7 @@ def test_starts_that_change_the_base_are_refused_as_peft_writes_them(base, tmp_p
     assert not torch.allclose(changed, original), "otherwise there is nothing to refuse"
     model.save_pretrained(tmp_path / "a")
     with pytest.raises(UnsupportedAdapterError, match="init_lora_weights"):
-        load_low_rank(tmp_path / "a")
+        load_adapter(tmp_path / "a")
 
 
 DORA = {
@@ -144,7 +144,7 @@ def test_what_we_write_peft_loads_and_computes_alike(base, tiny_model, tmp_path)
         targets=("q_proj", "down_proj"),
         rank_pattern={"down_proj": 6},
     )
-    loaded = load_low_rank(source)
+    loaded = load_adapter(source)
     expected = PeftModel.from_pretrained(copy.deepcopy(base), source)(IDS).logits
     derived = write_low_rank(tmp_path / "derived", loaded.factors)
     kept = write_low_rank(tmp_path / "kept", loaded.factors, loaded.spec)

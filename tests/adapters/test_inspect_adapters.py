@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import load_file
 
 from gossamer.adapters.inspect import digest, find_adapters, inspect
-from gossamer.adapters.kinds.low_rank import load_low_rank
+from gossamer.adapters.load import load_adapter
 from gossamer.adapters.write import bind_to_base, write_low_rank
 from gossamer.errors import AdapterFormatError, AdapterNotFoundError, UsageError
 
@@ -42,7 +42,7 @@ def test_describes_an_adapter(adapter, tiny_model):
     assert info.dtype == "float32"
     assert info.base == str(tiny_model)
     assert info.created == 1_700_000_000
-    assert info.digest == digest(adapter) == load_low_rank(adapter).digest
+    assert info.digest == digest(adapter) == load_adapter(adapter).digest
 
 
 def test_describes_what_cannot_be_served(adapter):
@@ -137,13 +137,13 @@ def test_digest_does_not_depend_on_the_order_in_the_file(adapter):
 
 
 def test_writes_the_same_bytes_each_time(tmp_path, adapter):
-    factors = load_low_rank(adapter).factors
+    factors = load_adapter(adapter).factors
     shuffled = dict(reversed(list(factors.items())))
     one = write_low_rank(tmp_path / "one", factors, base_fingerprint="ff")
     two = write_low_rank(tmp_path / "two", shuffled, base_fingerprint="ff")
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         assert (one / name).read_bytes() == (two / name).read_bytes()
-    back = load_low_rank(one, base_fingerprint="ff").factors
+    back = load_adapter(one, base_fingerprint="ff").factors
     assert all(
         torch.equal(back[m].a, f.a) and torch.equal(back[m].b, f.b) for m, f in factors.items()
     )
@@ -153,18 +153,18 @@ def test_writes_the_same_bytes_each_time(tmp_path, adapter):
 
 
 def test_writing_replaces_only_on_request(tmp_path, adapter):
-    factors = load_low_rank(adapter).factors
+    factors = load_adapter(adapter).factors
     before = digest(adapter)
     with pytest.raises(UsageError, match="exists"):
         write_low_rank(adapter, {"lm_head": next(iter(factors.values()))})
     assert digest(adapter) == before
     write_low_rank(adapter, dict(list(factors.items())[:1]), overwrite=True)
-    assert len(load_low_rank(adapter).factors) == 1
+    assert len(load_adapter(adapter).factors) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
 def test_writing_refuses_a_config_that_says_something_else(tmp_path, adapter):
-    loaded = load_low_rank(adapter)
+    loaded = load_adapter(adapter)
     config = {**loaded.spec.raw, "lora_alpha": 3}
     with pytest.raises(AdapterFormatError, match="scale"):
         write_low_rank(tmp_path / "new", loaded.factors, config)
@@ -172,9 +172,9 @@ def test_writing_refuses_a_config_that_says_something_else(tmp_path, adapter):
 
 
 def test_binding_to_a_base_keeps_the_weights(adapter):
-    before = load_low_rank(adapter)
+    before = load_adapter(adapter)
     bind_to_base(adapter, "abc")
-    after = load_low_rank(adapter, base_fingerprint="abc")
+    after = load_adapter(adapter, base_fingerprint="abc")
     assert after.digest == before.digest
     assert sorted(path.name for path in adapter.iterdir()) == [
         "adapter_config.json",

@@ -16,7 +16,7 @@ ARROWS: dict[str, set[str]] = {
     "__main__": {"cli"},
     "settings": {"errors"},
     "version": set(),
-    "basemodel": BOTTOM,
+    "basemodel": BOTTOM | {"adapters"},
     "adapters": BOTTOM,
     "kernels": BOTTOM,
     "methods": BOTTOM | {"adapters", "kernels"},

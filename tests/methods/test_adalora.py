@@ -7,7 +7,7 @@ import torch
 from bench import base_folder, base_model, build, gradients, logits
 from peft import PeftModel
 
-from gossamer.adapters.kinds.low_rank import load_low_rank
+from gossamer.adapters.load import load_adapter
 from gossamer.methods.adalora import orthogonality
 from gossamer.training.outputs.listener import Listener
 from gossamer.training.run import tune
@@ -31,7 +31,7 @@ def run(rows, output, **options):
 @pytest.mark.parametrize("last_share", [0.0, 0.3])
 def test_the_result_has_the_mean_rank_that_was_asked_for(rows, tmp_path, last_share):
     run(rows, tmp_path / "run", max_steps=10, rank=2, initial_rank=4, last_share=last_share)
-    factors = load_low_rank(tmp_path / "run").factors
+    factors = load_adapter(tmp_path / "run").factors
     ranks = [pair.rank for pair in factors.values()]
     # A layer that lost all keeps one, of zeros.
     left = sum(pair.rank for pair in factors.values() if pair.b.any() and pair.a.any())

@@ -17,7 +17,7 @@ from bench import (
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
-from gossamer.adapters.kinds.low_rank import load_low_rank
+from gossamer.adapters.load import load_adapter
 from gossamer.methods.pissa import START_FILE
 
 X = torch.randn(3, 7, 48, generator=torch.Generator().manual_seed(0))
@@ -73,7 +73,7 @@ def test_the_result_is_lora_of_twice_the_rank(name, tmp_path):
     )
     disturb(model)
     folder = exported(method, model, where, tmp_path)
-    result = load_low_rank(folder)
+    result = load_adapter(folder)
     assert result.max_rank == 6
     assert next(iter(result.factors.values())).scale == pytest.approx(8 / 3)
     difference = (logits(with_peft(method, where, folder)) - logits(model)).abs().max()

@@ -19,7 +19,7 @@ from peft import PeftModel, get_peft_model
 from torch.nn.functional import linear
 
 from gossamer import methods
-from gossamer.adapters.kinds.sparse_delta import load_shira
+from gossamer.adapters.load import load_adapter
 from gossamer.basemodel.load import load_model
 from gossamer.errors import SettingError
 from gossamer.methods.common.sparse_delta_mask import num_entries, random_entries
@@ -109,7 +109,7 @@ class TestResult:
 
     def test_our_reader_finds_the_same_change(self, exported):
         model, folder = exported
-        adapter = load_shira(folder, base_fingerprint="f" * 64)
+        adapter = load_adapter(folder, base_fingerprint="f" * 64)
         layers = layers_of(model, SparseLoraLinear)
         assert adapter.deltas.keys() == layers.keys()
         for path, delta in adapter.deltas.items():

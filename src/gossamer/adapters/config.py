@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from gossamer.adapters.fields import short
-from gossamer.adapters.layout import CONFIG_NAME
+from gossamer.adapters.layout import CONFIG_FILE
 from gossamer.adapters.patterns import Patterns, require_affordable
 from gossamer.adapters.reading.json_text import count_values, depth, parse
 from gossamer.adapters.reading.limits import MOST_PLACES, AdapterLimits
 from gossamer.adapters.reading.regular_file import read_whole, unreadable
 from gossamer.errors import AdapterFormatError, AdapterNotFoundError, UnsupportedAdapterError
 
-WEIGHTS_NAME = "adapter_model.safetensors"
 _TYPE = re.compile(r"[\w-]{1,60}")
 
 
@@ -75,21 +74,21 @@ class LoraSpec:
         return own, hashlib.sha256(text.encode(errors="surrogatepass")).digest()
 
 
-def read_raw(folder: Path, limits: AdapterLimits | None = None) -> dict[str, Any]:
-    """The content of the adapter's config, of whatever type.
+def read_config(folder: Path, limits: AdapterLimits | None = None) -> dict[str, Any]:
+    """Read and parse the config of an adapter, of whatever type.
 
     Raises:
         AdapterNotFoundError: no such folder, or no adapter in it.
         AdapterFormatError: not a JSON object that names a `peft_type`, or more than `limits` allow.
     """
     limits = limits or AdapterLimits()
-    path = folder / CONFIG_NAME
+    path = folder / CONFIG_FILE
     most = int(limits.max_config_mib * (1 << 20))
     try:
         content = read_whole(path, most)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         what = "is no adapter: it has no" if folder.is_dir() else "does not exist; looked for"
-        raise AdapterNotFoundError(f"adapter folder {folder} {what} {CONFIG_NAME}") from None
+        raise AdapterNotFoundError(f"adapter folder {folder} {what} {CONFIG_FILE}") from None
     except OSError as error:
         raise unreadable(path, error) from None
     if len(content) > most:
@@ -123,27 +122,25 @@ def _parsed(path: Path, content: bytes, limits: AdapterLimits) -> Any:
     return config
 
 
-def read_config(
-    folder: Path, limits: AdapterLimits | None = None, raw: Mapping[str, Any] | None = None
+def lora_spec(
+    folder: Path, config: Mapping[str, Any], limits: AdapterLimits | None = None
 ) -> LoraSpec:
-    """The config of a LoRA adapter (DoRA included), with types and ranges checked.
+    """Check types and ranges in the config of a LoRA adapter (DoRA included).
 
-    `raw` is what `read_raw` returned, if it was called already.
+    `config` is what `read_config` returned for `folder`.
 
     Raises:
-        AdapterNotFoundError, AdapterFormatError: as `read_raw`; or a field is malformed.
+        AdapterFormatError: a field is malformed.
         UnsupportedAdapterError: another type of adapter than LoRA.
     """
-    limits = limits or AdapterLimits()
-    raw = read_raw(folder, limits) if raw is None else raw
-    if raw["peft_type"].upper() != "LORA":
+    if config["peft_type"].upper() != "LORA":
         raise UnsupportedAdapterError(
-            f"adapter {folder.name} is of type {raw['peft_type']}; only LoRA can be used here"
+            f"adapter {folder.name} is of type {config['peft_type']}; only LoRA can be used here"
         )
     try:
-        return parse_lora(raw, limits)
+        return parse_lora(config, limits)
     except AdapterFormatError as error:
-        raise AdapterFormatError(f"{folder / CONFIG_NAME}: {error}") from None
+        raise AdapterFormatError(f"{folder / CONFIG_FILE}: {error}") from None
 
 
 def parse_lora(raw: Mapping[str, Any], limits: AdapterLimits | None = None) -> LoraSpec:

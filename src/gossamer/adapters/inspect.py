@@ -4,30 +4,19 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from gossamer.adapters.config import read_raw
+from gossamer.adapters.config import read_config
 from gossamer.adapters.digest import digest_of
-from gossamer.adapters.layout import CONFIG_NAME
+from gossamer.adapters.kinds.table import KINDS, class_of, method_of_type
+from gossamer.adapters.layout import CONFIG_FILE
 from gossamer.adapters.reading.limits import AdapterLimits
 from gossamer.adapters.reading.safetensors_header import Place
 from gossamer.adapters.weights import open_weights, weights_path
 from gossamer.errors import AdapterNotFoundError
 
-_KINDS = {
-    "LORA": "low-rank",
-    "SHIRA": "sparse",
-    "SUPERTUNING": "sparse",
-    "IA3": "gain",
-    "GOSSAMER_SMT": "sparse",
-    "GOSSAMER_REFT": "intervention",
-    "PROMPT_TUNING": "prefix",
-    "P_TUNING": "prefix",
-    "PREFIX_TUNING": "prefix",
-}
-# What follows the module's path in the names of tensors.
-_PART = re.compile(r"\.(?:lora_|shira_|smt_|ia3_l)")
-_RANKED = re.compile(r"\.lora_A\.|\.reft_(?:last_)?rotate$")
+# Of all kinds, so that types without a kind are described as far as their tensors' names tell.
+_PART = re.compile("|".join(kind.tensors for kind in KINDS.values() if kind.tensors))
+_RANKED = re.compile("|".join(kind.ranked for kind in KINDS.values() if kind.ranked))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,19 +55,20 @@ def inspect(folder: Path, limits: AdapterLimits | None = None) -> AdapterInfo:
         AdapterNotFoundError, AdapterFormatError, UnsupportedAdapterError: as `open_weights`.
     """
     limits = limits or AdapterLimits()
-    raw = read_raw(folder, limits)
+    config = read_config(folder, limits)
     created = weights_path(folder).stat().st_mtime
     with open_weights(folder, limits) as stored:
         places = stored.header.places
-        identity = digest_of(raw, stored.file)
+        identity = digest_of(config, stored)
     ranks = sorted({p.shape[0] for key, p in places.items() if _RANKED.search(key) and p.shape})
     dtypes = {str(place.dtype).removeprefix("torch.") for place in places.values()}
-    base = raw.get("base_model_name_or_path")
+    adapter_class = class_of(config, described=True)
+    base = config.get("base_model_name_or_path")
     return AdapterInfo(
         name=folder.absolute().name,
         path=folder,
-        kind=_kind(raw),
-        method=_method(raw),
+        kind=adapter_class.kind if adapter_class is not None else "other",
+        method=KINDS[adapter_class].method(config) if adapter_class else method_of_type(config),
         rank=ranks[-1] if ranks else None,
         ranks=tuple(ranks),
         targets=_targets(places),
@@ -92,15 +82,15 @@ def inspect(folder: Path, limits: AdapterLimits | None = None) -> AdapterInfo:
 
 
 def digest(folder: Path) -> str:
-    """Hex SHA-256 of the adapter's content; see `identity.digest_of`.
+    """Hex SHA-256 of the adapter's content; see `digest.digest_of`.
 
     Raises:
         AdapterNotFoundError, AdapterFormatError, UnsupportedAdapterError: as `open_weights`.
     """
     limits = AdapterLimits()
-    raw = read_raw(folder, limits)
+    config = read_config(folder, limits)
     with open_weights(folder, limits) as stored:
-        return digest_of(raw, stored.file)
+        return digest_of(config, stored)
 
 
 def find_adapters(root: Path) -> list[Path]:
@@ -113,28 +103,11 @@ def find_adapters(root: Path) -> list[Path]:
     """
     if not root.is_dir():
         raise AdapterNotFoundError(f"there is no folder {root}")
-    found = [root] if (root / CONFIG_NAME).is_file() else []
+    found = [root] if (root / CONFIG_FILE).is_file() else []
     for path in sorted(root.iterdir()):
-        if not path.name.startswith(".") and (path / CONFIG_NAME).is_file():
+        if not path.name.startswith(".") and (path / CONFIG_FILE).is_file():
             found.append(path)
     return found
-
-
-def _kind(raw: Mapping[str, Any]) -> str:
-    if raw.get("use_dora"):
-        return "gain"
-    return _KINDS.get(raw["peft_type"].upper(), "other")
-
-
-def _method(raw: Mapping[str, Any]) -> str:
-    if raw.get("use_dora"):
-        return "dora"
-    if raw.get("use_rslora"):
-        return "rslora"
-    peft_type = str(raw["peft_type"])
-    if peft_type.upper() == "GOSSAMER_REFT":
-        return str(raw.get("variant", "reft"))
-    return peft_type.lower().removeprefix("gossamer_")
 
 
 def _targets(places: Mapping[str, Place]) -> tuple[str, ...]:

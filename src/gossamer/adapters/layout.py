@@ -1,15 +1,25 @@
-"""What PEFT calls the files of an adapter folder and the tensors in them."""
+"""What PEFT calls the files of an adapter folder and the tensors in them.
+
+Names only, so that all who read, write or look for adapters can import them without tensors.
+"""
 
 from collections.abc import Sequence
 
-import torch
-
 from gossamer.errors import UnsupportedAdapterError
 
+CONFIG_FILE = "adapter_config.json"
+"""A folder with a file of this name is an adapter."""
+WEIGHTS_FILE = "adapter_model.safetensors"
+"""Holds all tensors of an adapter."""
+PICKLE_FILES = (
+    "adapter_model.bin", "adapter_model.pt", "adapter_model.pth", "adapter_model.ckpt"
+)  # fmt: skip
+"""Weights in formats that can run code; they are never read."""
 PREFIX = "base_model.model."
-"""What PEFT puts in front of module paths."""
-
-_FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+"""What PEFT puts in front of the paths of modules."""
+BASE_KEY = "gossamer_base"
+"""Metadata key of the weights file: the fingerprint of the base model that an adapter was trained
+on."""
 
 
 def module_of_key(name: str, key: str, suffixes: Sequence[str], what: str) -> tuple[str, str]:
@@ -28,14 +38,3 @@ def module_of_key(name: str, key: str, suffixes: Sequence[str], what: str) -> tu
     raise UnsupportedAdapterError(
         f"adapter {name} holds the tensor {key}, which is not {what} of a linear layer"
     )
-
-
-def require_number_format(name: str, key: str, dtype: torch.dtype) -> None:
-    """Raise `UnsupportedAdapterError` unless `dtype` is float32, float16 or bfloat16."""
-    if dtype not in _FLOATS:
-        raise UnsupportedAdapterError(
-            f"adapter {name}: {key} is stored as {dtype}; save it as float32, float16 or bfloat16"
-        )
-
-
-CONFIG_NAME = "adapter_config.json"

@@ -3,83 +3,44 @@
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import torch
 
-from gossamer.adapters.config import WEIGHTS_NAME
-from gossamer.adapters.layout import CONFIG_NAME
+from gossamer.adapters.layout import CONFIG_FILE, PICKLE_FILES, WEIGHTS_FILE
 from gossamer.adapters.reading.limits import AdapterLimits
 from gossamer.adapters.reading.safetensors_file import (
     OpenSafetensors,
     SafetensorsFile,
     open_safetensors,
 )
-from gossamer.adapters.reading.safetensors_header import Header
-from gossamer.errors import AdapterFormatError, AdapterNotFoundError
+from gossamer.errors import AdapterFormatError, AdapterNotFoundError, UnsupportedAdapterError
 
-_PICKLES = ("adapter_model.bin", "adapter_model.pt", "adapter_model.pth", "adapter_model.ckpt")
-BASE_KEY = "gossamer_base"
-"""Metadata key of the fingerprint of the base model that an adapter was trained on."""
-
-
-@dataclass(frozen=True)
-class AdapterWeights:
-    """All tensors of an adapter, as stored."""
-
-    file: SafetensorsFile
-
-    @cached_property
-    def tensors(self) -> dict[str, torch.Tensor]:
-        """By name; views of the file."""
-        return self.file.tensors()
-
-
-@dataclass(frozen=True)
-class OpenWeights:
-    """The weights file of an adapter of which only the header has been read."""
-
-    file: OpenSafetensors
-
-    @property
-    def header(self) -> Header:
-        """Which tensors there are."""
-        return self.file.header
-
-    @property
-    def base_fingerprint(self) -> str | None:
-        """Fingerprint of the base model, if the adapter carries one."""
-        return self.header.metadata.get(BASE_KEY)
-
-    def read(self) -> AdapterWeights:
-        """All tensors; the memory is ours, so that later changes of the file do no harm."""
-        return AdapterWeights(self.file.read())
+_FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def weights_path(folder: Path) -> Path:
-    """Path of the weights file.
+    """Find the weights file of an adapter.
 
     Raises:
         AdapterFormatError: there is only a pickle, or nothing.
     """
-    path = folder / WEIGHTS_NAME
+    path = folder / WEIGHTS_FILE
     if path.is_file():
         return path
-    for name in _PICKLES:
+    for name in PICKLE_FILES:
         if (folder / name).is_file():
             raise AdapterFormatError(
                 f"adapter {folder.name} has pickled weights ({name}), which can run code; load it "
                 "with PEFT where you trust it and save it again with save_pretrained"
             )
-    if not (folder / CONFIG_NAME).is_file():
-        raise AdapterNotFoundError(f"adapter folder {folder} has no {CONFIG_NAME}")
-    raise AdapterFormatError(f"adapter {folder.name} has no {WEIGHTS_NAME}")
+    if not (folder / CONFIG_FILE).is_file():
+        raise AdapterNotFoundError(f"adapter folder {folder} has no {CONFIG_FILE}")
+    raise AdapterFormatError(f"adapter {folder.name} has no {WEIGHTS_FILE}")
 
 
 @contextmanager
-def open_weights(folder: Path, limits: AdapterLimits) -> Iterator[OpenWeights]:
+def open_weights(folder: Path, limits: AdapterLimits) -> Iterator[OpenSafetensors]:
     """Open the weights file, so that it can be judged by its header before it is read.
 
     Raises:
@@ -91,23 +52,31 @@ def open_weights(folder: Path, limits: AdapterLimits) -> Iterator[OpenWeights]:
     with open_safetensors(path, limits) as file:
         if not file.header.places:
             raise AdapterFormatError(f"{path} holds no tensors")
-        yield OpenWeights(file)
+        yield file
 
 
-def read_weights(folder: Path, limits: AdapterLimits | None = None) -> AdapterWeights:
-    """Read all tensors of an adapter that one knows. Raises as `open_weights`."""
-    with open_weights(folder, limits or AdapterLimits()) as weights:
-        return weights.read()
+def read_weights(folder: Path, limits: AdapterLimits | None = None) -> SafetensorsFile:
+    """Read all tensors of a trusted adapter. Raises as `open_weights`."""
+    with open_weights(folder, limits or AdapterLimits()) as file:
+        return file.read()
 
 
-def require_finite(name: str, weights: AdapterWeights) -> None:
+def require_number_format(name: str, key: str, dtype: torch.dtype) -> None:
+    """Raise `UnsupportedAdapterError` unless `dtype` is float32, float16 or bfloat16."""
+    if dtype not in _FLOATS:
+        raise UnsupportedAdapterError(
+            f"adapter {name}: {key} is stored as {dtype}; save it as float32, float16 or bfloat16"
+        )
+
+
+def require_finite(name: str, file: SafetensorsFile) -> None:
     """Raise `AdapterFormatError` naming the first tensor with a NaN or an infinity."""
-    findings = weights.file.findings
+    findings = file.findings
     if findings.is_finite:
         return
-    elements = weights.file.elements()
+    elements = file.elements()
     if elements is None or not _is_finite(elements):
-        for key, tensor in weights.tensors.items():
+        for key, tensor in file.tensors().items():
             if not _is_finite(tensor):
                 raise AdapterFormatError(
                     f"adapter {name}: tensor {key} has NaN or infinite values; its training "

@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 import torch
 from safetensors.torch import save
 
-from gossamer.adapters.config import WEIGHTS_NAME, LoraSpec, parse_lora
+from gossamer.adapters.config import LoraSpec, parse_lora
 from gossamer.adapters.kinds.low_rank import Factors
-from gossamer.adapters.layout import CONFIG_NAME, PREFIX
-from gossamer.adapters.weights import BASE_KEY, read_weights, weights_path
+from gossamer.adapters.layout import BASE_KEY, CONFIG_FILE, PREFIX, WEIGHTS_FILE
+from gossamer.adapters.weights import read_weights, weights_path
 from gossamer.errors import AdapterFormatError, UsageError
 from gossamer.files import replacing_folder, write_whole
 
@@ -86,8 +86,8 @@ def bind_to_base(folder: Path, fingerprint: str) -> None:
     """
     path = weights_path(folder)
     weights = read_weights(folder)
-    noted = {**weights.file.header.metadata, BASE_KEY: fingerprint}
-    write_whole(path, _safetensors(weights.tensors, noted))
+    noted = {**weights.header.metadata, BASE_KEY: fingerprint}
+    write_whole(path, _safetensors(weights.tensors(), noted))
 
 
 def _most_common(values: list[Number]) -> Number:
@@ -136,5 +136,5 @@ def _safetensors(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str
 def _write_folder(folder: Path, config: str, weights: bytes) -> None:
     with replacing_folder(folder) as finished:
         finished.mkdir()
-        (finished / WEIGHTS_NAME).write_bytes(weights)
-        (finished / CONFIG_NAME).write_text(config, encoding="utf-8")
+        (finished / WEIGHTS_FILE).write_bytes(weights)
+        (finished / CONFIG_FILE).write_text(config, encoding="utf-8")

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from gossamer.adapters.layout import CONFIG_FILE as ADAPTER_CONFIG
 from gossamer.errors import CorruptModelError, ModelNotFoundError, UnsupportedModelError
 
 _MAX_HEADER = 100_000_000
@@ -23,7 +24,7 @@ def read_config_json(folder: Path) -> dict[str, Any]:
         raise ModelNotFoundError(f"there is no model folder {folder}")
     path = folder / "config.json"
     if not path.is_file():
-        if (folder / "adapter_config.json").is_file():
+        if (folder / ADAPTER_CONFIG).is_file():
             raise CorruptModelError(f"{folder} is an adapter, not a base model; give its base")
         raise CorruptModelError(f"{folder} is not a model folder: it has no config.json")
     content = _read_object(path)

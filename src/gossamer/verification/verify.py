@@ -238,11 +238,11 @@ def require_same_base(adapters: Sequence[Path], model: str | None) -> str:
 
     Raises `UsageError` if there is none or several.
     """
-    from gossamer.adapters.config import read_raw
+    from gossamer.adapters.config import read_config
 
     if model is not None:
         return model
-    found = {str(read_raw(folder).get("base_model_name_or_path") or "") for folder in adapters}
+    found = {str(read_config(folder).get("base_model_name_or_path") or "") for folder in adapters}
     if len(found) != 1 or "" in found:
         listed = ", ".join(sorted(found - {""})) or "none"
         raise UsageError(f"the adapters' configs name these bases: {listed}; give --model")

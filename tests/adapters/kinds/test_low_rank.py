@@ -4,8 +4,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from gossamer.adapters.config import read_config
-from gossamer.adapters.kinds.low_rank import load_low_rank
+from gossamer.adapters.config import lora_spec, read_config
+from gossamer.adapters.kinds import low_rank
+from gossamer.adapters.source import AdapterSource
 from gossamer.errors import (
     AdapterFormatError,
     AdapterNotFoundError,
@@ -28,6 +29,10 @@ def shapes(tiny_model):
     return module_shapes(tiny_model)
 
 
+def load_low_rank(folder, **demands):
+    return low_rank.load_low_rank(AdapterSource.read(folder, **demands))
+
+
 def edit_config(folder, **fields):
     path = folder / "adapter_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
@@ -41,7 +46,7 @@ def edit_weights(folder, change, metadata=None):
 
 
 def test_reads_factors_and_scale(adapter, shapes):
-    loaded = load_low_rank(adapter, base_shapes=shapes)
+    loaded = load_low_rank(adapter, linears=shapes)
     stored = load_file(adapter / "adapter_model.safetensors")
     assert loaded.name == "mine"
     assert set(loaded.factors) == set(shapes)
@@ -240,13 +245,13 @@ def test_other_base_by_shape(adapter, shapes):
     module = "model.layers.0.self_attn.q_proj"
     other = {**shapes, module: (64, 56)}
     with pytest.raises(BaseMismatchError, match=r"q_proj of shape \[64, 48\].*has \[64, 56\]"):
-        load_low_rank(adapter, base_shapes=other)
+        load_low_rank(adapter, linears=other)
 
 
 def test_target_that_the_base_lacks(adapter, shapes):
     fewer = {name: shape for name, shape in shapes.items() if ".2." not in name}
     with pytest.raises(BaseMismatchError, match=r"adapts model\.layers\.2\.\S+, which is no"):
-        load_low_rank(adapter, base_shapes=fewer)
+        load_low_rank(adapter, linears=fewer)
 
 
 def test_other_base_by_fingerprint(adapter):
@@ -258,12 +263,12 @@ def test_other_base_by_fingerprint(adapter):
 
 
 def test_an_unbound_adapter_is_judged_by_shape(adapter, shapes):
-    load_low_rank(adapter, base_shapes=shapes, base_fingerprint="anything")
+    load_low_rank(adapter, linears=shapes, base_fingerprint="anything")
 
 
 def test_spec_of_every_module(adapter):
     edit_config(adapter, rank_pattern={"q_proj": 3}, alpha_pattern={"layers.0.*": 12})
-    spec = read_config(adapter)
+    spec = lora_spec(adapter, read_config(adapter))
     assert spec.rank_of("model.layers.1.self_attn.q_proj") == 3
     assert spec.alpha_of("model.layers.0.self_attn.q_proj") == 12
     assert spec.scale_of("model.layers.0.self_attn.q_proj") == 4

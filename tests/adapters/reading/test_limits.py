@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save, save_file
 
 from gossamer.adapters.base_shape import BaseShape
-from gossamer.adapters.config import parse_lora, read_raw
+from gossamer.adapters.config import parse_lora, read_config
 from gossamer.adapters.inspect import inspect
 from gossamer.adapters.load import load_adapter
 from gossamer.adapters.reading.budget import Budget
@@ -317,7 +317,7 @@ def test_a_pipe_is_not_waited_for(tmp_path, name):
 def test_configs(tmp_path, config, match):
     write_config(tmp_path / "mine", config)
     with pytest.raises(AdapterFormatError, match=match) as caught:
-        parse_lora(read_raw(tmp_path / "mine"))
+        parse_lora(read_config(tmp_path / "mine"))
     assert len(str(caught.value)) < 300 + len(str(tmp_path))
 
 

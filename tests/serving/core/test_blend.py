@@ -10,8 +10,7 @@ import torch
 from engine_case import ask, check_idle, refusal, standing_still
 from kinds_case import GREEDY, Kinds, answers
 
-from gossamer.adapters.kinds.low_rank import load_low_rank
-from gossamer.adapters.kinds.sparse_delta import load_shira
+from gossamer.adapters.load import load_adapter
 from gossamer.errors import RequestError, UnknownModelError, UnsupportedAdapterError
 from gossamer.serving.core.adapter import (
     AdapterEntry,
@@ -141,13 +140,13 @@ class Merged:
         for name, weight in weights.items():
             folder = family.adapters / name
             if name.startswith("shira"):
-                for path, delta in load_shira(folder).deltas.items():
+                for path, delta in load_adapter(folder).deltas.items():
                     target = self.model.get_submodule(path).weight.data
                     change = torch.zeros_like(target)
                     delta.add_to(change)
                     target += weight * change
             else:
-                for path, pair in load_low_rank(folder).factors.items():
+                for path, pair in load_adapter(folder).factors.items():
                     target = self.model.get_submodule(path).weight.data
                     target += weight * pair.scale * (pair.b @ pair.a)
 

@@ -1,12 +1,14 @@
 """Adapter rows in blocks: no padding, and what is written is what is read, bit for bit."""
 
 import random
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from gossamer.adapters.kinds.low_rank import Factors, LowRankAdapter, load_low_rank
+from gossamer.adapters.kinds.low_rank import Factors
+from gossamer.adapters.load import load_adapter
 from gossamer.kernels.grouped_lora import RowFormat, stack_tables
 from gossamer.kernels.grouped_lora.reference import gather_factors
 from gossamer.serving.packing.low_rank import RowPacker, write_rows
@@ -38,11 +40,11 @@ def random_adapter(shapes, ranks, dtype=torch.float32, seed=0):
         for path, r in ranks.items()
         if r
     }
-    return LowRankAdapter("a", "digest", None, factors)
+    return SimpleNamespace(factors=factors)
 
 
 def pack(adapter, ids, **options):
-    return RowPacker(ids, BLOCK_BYTES, **options).pack(adapter.factors)
+    return RowPacker(ids, BLOCK_BYTES, **options).pack_factors(adapter.factors)
 
 
 def place(rows, num_spare=3, seed=0):
@@ -117,7 +119,7 @@ def test_bfloat16_stays_and_float16_becomes_float32(
 ):
     """float16 has more digits than bfloat16: it would lose some."""
     folder = make_lora(tmp_path / "a", tiny_model, rank=3, dtype=dtype, targets=ALL_LINEAR)
-    rows = pack(load_low_rank(folder), ids)
+    rows = RowPacker(ids, BLOCK_BYTES).pack(load_adapter(folder))
     assert rows.layout.format is row_format
     width = row_format.dtype.itemsize
     assert rows.num_bytes == sum(3 * (i + o) * width for o, i in shapes.values())
@@ -133,8 +135,8 @@ def test_moved_from_a_file_or_tensor_by_tensor(tmp_path, tiny_model, ids, dtype)
             tmp_path / f"{seed}", tiny_model, rank=3, alpha=alpha, seed=seed, dtype=dtype,
             targets=ALL_LINEAR, **patterns,
         )  # fmt: skip
-        adapter = load_low_rank(folder)
-        moved, copied = packer.pack(adapter.factors), packer.pack(dict(adapter.factors))
+        adapter = load_adapter(folder)
+        moved, copied = packer.pack(adapter), packer.pack_factors(adapter.factors)
         assert torch.equal(moved.data, copied.data)
         assert (moved.row_scale == copied.row_scale).all()
         assert moved.layout.format is copied.layout.format

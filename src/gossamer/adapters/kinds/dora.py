@@ -2,76 +2,63 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
+from torch import nn
 
-from gossamer.adapters.base_shape import require_same_base
 from gossamer.adapters.checks import require_low_rank
-from gossamer.adapters.config import LoraSpec, read_config
-from gossamer.adapters.digest import digest_of
+from gossamer.adapters.config import lora_spec
 from gossamer.adapters.kinds.low_rank import (
-    Factors,
+    LowRankAdapter,
     Pairing,
-    StoredFactors,
-    largest_rank,
+    merge_low_rank,
     pair_factors,
 )
-from gossamer.adapters.layout import PREFIX, require_number_format
-from gossamer.adapters.reading.budget import UNBOUND, Budget
+from gossamer.adapters.layout import PREFIX
 from gossamer.adapters.reading.safetensors_header import Place
-from gossamer.adapters.weights import open_weights, require_finite
+from gossamer.adapters.source import AdapterSource
+from gossamer.adapters.weights import require_number_format
 from gossamer.errors import AdapterFormatError
 
 _MAGNITUDES = (".lora_magnitude_vector", ".lora_magnitude_vector.weight")
 
 
 @dataclass(frozen=True)
-class DoraAdapter:
-    """A checked adapter in memory: row i of W' is m_i times row i of W + s B A over its length."""
+class DoraAdapter(LowRankAdapter):
+    """A checked DoRA adapter in memory.
+
+    Row i of W' is m_i times row i of W + s B A over its length.
+    """
 
     kind: ClassVar[str] = "gain"
-    name: str
-    digest: str
-    spec: LoraSpec
-    factors: Mapping[str, Factors]
-    """By module path in the base model."""
     magnitudes: dict[str, torch.Tensor]
     """m [h_out] by module path; the same modules."""
 
-    @property
-    def max_rank(self) -> int:
-        """Largest rank of any module."""
-        return largest_rank(self.factors)
 
-
-def load_dora(
-    folder: Path,
-    *,
-    base_shapes: Mapping[str, tuple[int, int]] | None = None,
-    base_fingerprint: str | None = None,
-    budget: Budget = UNBOUND,
-    raw: Mapping[str, Any] | None = None,
-) -> DoraAdapter:
-    """Read and check the DoRA adapter in `folder`; arguments and errors as `load_low_rank`."""
-    spec = read_config(folder, budget.limits, raw)
-    name = folder.name
+def load_dora(source: AdapterSource) -> DoraAdapter:
+    """Read and check a DoRA adapter. Raises as `load_low_rank`."""
+    name, limits = source.name, source.budget.limits
+    spec = lora_spec(source.folder, source.config, limits)
     require_low_rank(spec, name, allow_dora=True)
-    with open_weights(folder, budget.limits) as stored:
-        require_same_base(name, stored.base_fingerprint, base_fingerprint)
+    with source.open_weights() as stored:
         pairing = pair_factors(
-            name, spec, stored.header, base_shapes, ignored=_MAGNITUDES, limits=budget.limits
+            name, spec, stored.header, source.linears, ignored=_MAGNITUDES, limits=limits
         )
         places = _magnitudes(stored.header.places)
         _require_magnitudes(name, pairing, places)
         _require_low_ranks(name, pairing)
-        budget.require_room_for(name, stored.header, low_rank=True)
-        weights = stored.read()
-    require_finite(name, weights)
-    magnitudes = {module: weights.file.tensor(place) for module, place in places.items()}
-    factors = StoredFactors(weights.file, pairing)
-    return DoraAdapter(name, digest_of(spec.raw, weights.file), spec, factors, magnitudes)
+        source.budget.require_room_for(name, stored.header, low_rank=True)
+        weights = source.read_finite(stored)
+    magnitudes = {module: weights.tensor(place) for module, place in places.items()}
+    return DoraAdapter(name, source.digest(weights), spec, weights, pairing, magnitudes)
+
+
+def merge_dora(adapter: DoraAdapter, path: str, layer: nn.Linear, weight: torch.Tensor) -> None:
+    """W = m (W + s B A) / |W + s B A| row by row for the module `path` (eq. 5), in place."""
+    merge_low_rank(adapter, path, layer, weight)
+    length = torch.linalg.norm(weight, dim=1)
+    weight *= (adapter.magnitudes[path].to(weight) / length).unsqueeze(1)
 
 
 def _magnitudes(places: Mapping[str, Place]) -> dict[str, Place]:

@@ -1,69 +1,73 @@
 """IA3 adapters (arXiv:2205.05638): factors on the outputs or the inputs of linear layers."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
+from torch import nn
 
-from gossamer.adapters.base_shape import require_linear, require_same_base, require_shape
-from gossamer.adapters.config import read_raw
-from gossamer.adapters.digest import digest_of
+from gossamer.adapters.base_shape import require_linear, require_shape
 from gossamer.adapters.fields import COMMON, REFUSED, refuse_fields
-from gossamer.adapters.layout import module_of_key, require_number_format
-from gossamer.adapters.reading.budget import UNBOUND, Budget
+from gossamer.adapters.kinds.adapter import Adapter
+from gossamer.adapters.layout import module_of_key
 from gossamer.adapters.reading.safetensors_header import Place
-from gossamer.adapters.weights import open_weights, require_finite
+from gossamer.adapters.source import AdapterSource
+from gossamer.adapters.weights import require_number_format
 from gossamer.errors import AdapterFormatError
 
 _SUFFIX = ".ia3_l"
 
 
 @dataclass(frozen=True)
-class Ia3Adapter:
-    """A checked adapter in memory. A module has a factor on its output or on its input."""
+class Ia3Adapter(Adapter):
+    """A checked IA3 adapter in memory. A module has a factor on its output or on its input."""
 
     kind: ClassVar[str] = "gain"
-    max_rank: ClassVar[None] = None
-    name: str
-    digest: str
     outputs: dict[str, torch.Tensor]
     """[h_out] by module path: y = g * (W x + b)."""
     inputs: dict[str, torch.Tensor]
     """[h_in] by module path: y = W (g * x) + b."""
 
+    @property
+    def modules(self) -> Collection[str]:
+        """Paths of the linear layers that it changes."""
+        return self.outputs.keys() | self.inputs.keys()
 
-def load_ia3(
-    folder: Path,
-    *,
-    base_shapes: Mapping[str, tuple[int, int]] | None = None,
-    base_fingerprint: str | None = None,
-    budget: Budget = UNBOUND,
-    raw: Mapping[str, Any] | None = None,
-) -> Ia3Adapter:
-    """Read and check the IA3 adapter in `folder`; arguments and errors as `load_low_rank`.
+
+def load_ia3(source: AdapterSource) -> Ia3Adapter:
+    """Read and check an IA3 adapter. Raises as `load_low_rank`.
 
     PEFT stores a factor on the output as [h_out, 1] and one on the input as [1, h_in].
     """
-    raw = read_raw(folder, budget.limits) if raw is None else raw
-    name = folder.name
-    refuse_fields(name, raw, REFUSED, {*COMMON, "feedforward_modules", "init_ia3_weights"})
-    with open_weights(folder, budget.limits) as stored:
-        require_same_base(name, stored.base_fingerprint, base_fingerprint)
+    name = source.name
+    refuse_fields(
+        name, source.config, REFUSED, {*COMMON, "feedforward_modules", "init_ia3_weights"}
+    )
+    with source.open_weights() as stored:
         places = {
-            _judged(name, key, stored.header.places[key], base_shapes): stored.header.places[key]
-            for key in sorted(stored.header.places)
+            _judged(name, key, place, source.linears): place
+            for key, place in sorted(stored.header.places.items())
         }
-        budget.require_room_for(name, stored.header)
-        weights = stored.read()
-    require_finite(name, weights)
+        source.budget.require_room_for(name, stored.header)
+        weights = source.read_finite(stored)
     outputs: dict[str, torch.Tensor] = {}
     inputs: dict[str, torch.Tensor] = {}
     for module, place in places.items():
         found = outputs if place.shape[1] == 1 else inputs
-        found[module] = weights.file.tensor(place).reshape(-1)
-    return Ia3Adapter(name, digest_of(raw, weights.file), outputs, inputs)
+        found[module] = weights.tensor(place).reshape(-1)
+    return Ia3Adapter(name, source.digest(weights), outputs, inputs)
+
+
+def merge_ia3(adapter: Ia3Adapter, path: str, layer: nn.Linear, weight: torch.Tensor) -> None:
+    """Rows (and the layer's bias) or columns of W times the factors of the module `path`."""
+    outputs, inputs = adapter.outputs.get(path), adapter.inputs.get(path)
+    if outputs is not None:
+        weight *= outputs.to(weight).unsqueeze(1)
+        if layer.bias is not None:
+            layer.bias.copy_(layer.bias.float() * outputs.to(weight))
+    if inputs is not None:
+        weight *= inputs.to(weight)
 
 
 def _judged(

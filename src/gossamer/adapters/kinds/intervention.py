@@ -3,19 +3,17 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 from torch import Tensor
 
-from gossamer.adapters.base_shape import BaseShape, require_same_base, require_shape
-from gossamer.adapters.config import read_raw
-from gossamer.adapters.digest import digest_of
+from gossamer.adapters.base_shape import BaseShape, require_shape
 from gossamer.adapters.fields import REFUSED, refuse_fields, short, whole_number
-from gossamer.adapters.layout import require_number_format
-from gossamer.adapters.reading.budget import UNBOUND, Budget
+from gossamer.adapters.kinds.adapter import Adapter
+from gossamer.adapters.reading.safetensors_file import SafetensorsFile
 from gossamer.adapters.reading.safetensors_header import Place
-from gossamer.adapters.weights import AdapterWeights, open_weights, require_finite
+from gossamer.adapters.source import AdapterSource
+from gossamer.adapters.weights import require_number_format
 from gossamer.errors import AdapterFormatError, BaseMismatchError, UnsupportedAdapterError
 
 VARIANTS = ("loreft", "direft", "nodireft")
@@ -41,12 +39,10 @@ class Edit:
 
 
 @dataclass(frozen=True)
-class InterventionAdapter:
-    """A checked adapter in memory."""
+class InterventionAdapter(Adapter):
+    """A checked intervention in memory."""
 
     kind: ClassVar[str] = "intervention"
-    name: str
-    digest: str
     variant: str
     """loreft, direft or nodireft."""
     first_positions: int
@@ -61,45 +57,44 @@ class InterventionAdapter:
         """Largest rank of any edit."""
         return max(edit.bias.shape[0] for edit in [*self.first.values(), *self.last.values()])
 
+    @property
+    def edited_positions(self) -> tuple[int, int]:
+        """How many of the first and of the last positions of a prompt it edits."""
+        return self.first_positions, self.last_positions
 
-def load_intervention(
-    folder: Path,
-    *,
-    base: BaseShape | None = None,
-    base_fingerprint: str | None = None,
-    budget: Budget = UNBOUND,
-    raw: Mapping[str, Any] | None = None,
-) -> InterventionAdapter:
-    """Read and check the GOSSAMER_REFT adapter in `folder`; arguments and errors as
-    `load_low_rank`."""
-    raw = read_raw(folder, budget.limits) if raw is None else raw
-    name = folder.name
-    refuse_fields(name, raw, REFUSED, raw)
-    variant = raw.get("variant")
+
+def load_intervention(source: AdapterSource) -> InterventionAdapter:
+    """Read and check a GOSSAMER_REFT adapter. Raises as `load_low_rank`."""
+    name, config = source.name, source.config
+    refuse_fields(name, config, REFUSED, config)
+    variant = config.get("variant")
     if variant not in VARIANTS:
         raise UnsupportedAdapterError(
             f"adapter {name}: variant = {short(variant)} is not supported; known: "
             f"{', '.join(VARIANTS)}"
         )
-    with open_weights(folder, budget.limits) as stored:
-        require_same_base(name, stored.base_fingerprint, base_fingerprint)
+    with source.open_weights() as stored:
         sides = _sides(name, stored.header.places)
-        is_tied = _is_tied(name, raw, sides, base)
-        budget.require_room_for(name, stored.header)
-        weights = stored.read()
-    require_finite(name, weights)
+        is_tied = _is_tied(name, config, sides, source.base)
+        source.budget.require_room_for(name, stored.header)
+        weights = source.read_finite(stored)
     first, last = (
         {layer: _edit(weights, parts) for layer, parts in side.items()} for side in sides
     )
     return InterventionAdapter(
         name=name,
-        digest=digest_of(raw, weights.file),
+        digest=source.digest(weights),
         variant=variant,
-        first_positions=whole_number(name, raw, "first_positions", least=0),
-        last_positions=whole_number(name, raw, "last_positions", least=0),
+        first_positions=whole_number(name, config, "first_positions", least=0),
+        last_positions=whole_number(name, config, "last_positions", least=0),
         first=first,
         last=first if is_tied else last,
     )
+
+
+def method_of_intervention(config: Mapping[str, Any]) -> str:
+    """Name the variant of ReFT."""
+    return str(config.get("variant", "reft"))
 
 
 def _sides(name: str, places: Mapping[str, Place]) -> tuple[_Side, _Side]:
@@ -125,8 +120,8 @@ def _sides(name: str, places: Mapping[str, Place]) -> tuple[_Side, _Side]:
     return sides
 
 
-def _edit(weights: AdapterWeights, parts: Mapping[str, Place]) -> Edit:
-    return Edit(*(weights.file.tensor(parts[part]) for part in _PARTS))
+def _edit(weights: SafetensorsFile, parts: Mapping[str, Place]) -> Edit:
+    return Edit(*(weights.tensor(parts[part]) for part in _PARTS))
 
 
 def _require_shapes(name: str, layer: int, parts: Mapping[str, Place]) -> None:
@@ -144,16 +139,16 @@ def _require_shapes(name: str, layer: int, parts: Mapping[str, Place]) -> None:
 
 
 def _is_tied(
-    name: str, raw: Mapping[str, Any], sides: tuple[_Side, _Side], base: BaseShape | None
+    name: str, config: Mapping[str, Any], sides: tuple[_Side, _Side], base: BaseShape | None
 ) -> bool:
     """Whether the first positions' edits are the last ones' too; and whether all fit the base."""
     first, last = sides
-    tied = raw.get("tied", not last)
+    tied = config.get("tied", not last)
     if not isinstance(tied, bool):
         raise AdapterFormatError(f"adapter {name}: tied = {short(tied)} must be true or false")
     if tied and last:
         raise AdapterFormatError(f"adapter {name} is tied and has edits of the last positions")
-    is_tied = tied or (not last and raw.get("last_positions") == 0)
+    is_tied = tied or (not last and config.get("last_positions") == 0)
     if not is_tied and first.keys() != last.keys():
         raise AdapterFormatError(
             f"adapter {name}: blocks {short(sorted(first))} edit the first positions and blocks "

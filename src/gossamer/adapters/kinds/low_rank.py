@@ -1,23 +1,23 @@
 """Low-rank adapters: which tensors of a file are factors of which layer, and what they hold."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from torch import nn
 
-from gossamer.adapters.base_shape import require_linear, require_same_base
+from gossamer.adapters.base_shape import require_linear
 from gossamer.adapters.checks import require_low_rank
-from gossamer.adapters.config import LoraSpec, read_config
-from gossamer.adapters.digest import digest_of
-from gossamer.adapters.layout import PREFIX, module_of_key, require_number_format
-from gossamer.adapters.reading.budget import UNBOUND, Budget
+from gossamer.adapters.config import LoraSpec, lora_spec
+from gossamer.adapters.kinds.adapter import Adapter
+from gossamer.adapters.layout import PREFIX, module_of_key
 from gossamer.adapters.reading.limits import AdapterLimits
 from gossamer.adapters.reading.safetensors_file import SafetensorsFile
 from gossamer.adapters.reading.safetensors_header import Header, Place
-from gossamer.adapters.weights import open_weights, require_finite
+from gossamer.adapters.source import AdapterSource
+from gossamer.adapters.weights import require_number_format
 from gossamer.errors import AdapterFormatError, BaseMismatchError, UnsupportedAdapterError
 
 _A, _B = ".lora_A.weight", ".lora_B.weight"
@@ -69,31 +69,10 @@ class Pairing:
         """(h_out, h_in) by module path."""
         return {path: (p.b.shape[0], p.a.shape[1]) for path, p in self.pairs.items()}
 
-
-class StoredFactors(Mapping[str, Factors]):
-    """Factors as views of a file, made when they are asked for."""
-
-    def __init__(self, file: SafetensorsFile, pairing: Pairing) -> None:
-        self.file = file
-        self.pairing = pairing
-
-    def __getitem__(self, module: str) -> Factors:
-        pair = self.pairing.pairs[module]
-        return Factors(self.file.tensor(pair.a), self.file.tensor(pair.b), pair.scale)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.pairing.pairs)
-
-    def __len__(self) -> int:
-        return len(self.pairing.pairs)
-
-
-def largest_rank(factors: Mapping[str, Factors]) -> int:
-    """Of any module."""
-    pairs: Mapping[str, Factors | Pair] = factors
-    if isinstance(factors, StoredFactors):
-        pairs = factors.pairing.pairs
-    return max(pair.rank for pair in pairs.values())
+    @cached_property
+    def max_rank(self) -> int:
+        """Largest rank of any module."""
+        return max(pair.rank for pair in self.pairs.values())
 
 
 def pair_factors(
@@ -186,36 +165,42 @@ def require_fit(name: str, pairing: Pairing, base_shapes: Mapping[str, tuple[int
 
 
 @dataclass(frozen=True)
-class LowRankAdapter:
-    """A checked adapter in memory."""
+class LowRankAdapter(Adapter):
+    """A checked low-rank adapter in memory: y += scale * (x A^T) B^T at each of its modules."""
 
     kind: ClassVar[str] = "low-rank"
-    name: str
-    digest: str
     spec: LoraSpec
-    factors: Mapping[str, Factors]
-    """By module path in the base model, such as `model.layers.0.self_attn.q_proj`."""
+    file: SafetensorsFile
+    pairing: Pairing
+    """Where the factors lie in `file`."""
+
+    @cached_property
+    def factors(self) -> dict[str, Factors]:
+        """The factors by module path in the base model, as views of the file.
+
+        Made when they are asked for: hundreds of views take longer than reading a small adapter.
+        """
+        tensor = self.file.tensor
+        return {
+            path: Factors(tensor(pair.a), tensor(pair.b), pair.scale)
+            for path, pair in self.pairing.pairs.items()
+        }
 
     @property
     def max_rank(self) -> int:
         """Largest rank of any module."""
-        return largest_rank(self.factors)
+        return self.pairing.max_rank
+
+    @property
+    def modules(self) -> Collection[str]:
+        """Paths of the linear layers that it changes."""
+        return self.pairing.pairs
 
 
-def load_low_rank(
-    folder: Path,
-    *,
-    base_shapes: Mapping[str, tuple[int, int]] | None = None,
-    base_fingerprint: str | None = None,
-    budget: Budget = UNBOUND,
-    raw: Mapping[str, Any] | None = None,
-) -> LowRankAdapter:
-    """Read and check the LoRA adapter in `folder`.
+def load_low_rank(source: AdapterSource) -> LowRankAdapter:
+    """Read and check a LoRA adapter without further parts.
 
-    `base_shapes` maps each linear layer of the base model that can be adapted to (h_out, h_in).
-    With `base_fingerprint`, an adapter that carries another fingerprint is refused; one that
-    carries none is judged by its shapes alone. `raw` is the content of the config, if it was read
-    already. Weights are read only after all that the file's header tells has been judged.
+    Weights are read only after all that the file's header tells has been judged.
 
     Raises:
         AdapterNotFoundError: no such adapter.
@@ -225,14 +210,24 @@ def load_low_rank(
         UnsupportedAdapterError: anything but plain low-rank factors; never approximated.
         BaseMismatchError: made for another base model.
     """
-    spec = read_config(folder, budget.limits, raw)
-    name = folder.name
+    name, limits = source.name, source.budget.limits
+    spec = lora_spec(source.folder, source.config, limits)
     require_low_rank(spec, name)
-    with open_weights(folder, budget.limits) as stored:
-        require_same_base(name, stored.base_fingerprint, base_fingerprint)
-        pairing = pair_factors(name, spec, stored.header, base_shapes, limits=budget.limits)
-        budget.require_room_for(name, stored.header, low_rank=True)
-        weights = stored.read()
-    require_finite(name, weights)
-    factors = StoredFactors(weights.file, pairing)
-    return LowRankAdapter(name, digest_of(spec.raw, weights.file), spec, factors)
+    with source.open_weights() as stored:
+        pairing = pair_factors(name, spec, stored.header, source.linears, limits=limits)
+        source.budget.require_room_for(name, stored.header, low_rank=True)
+        weights = source.read_finite(stored)
+    return LowRankAdapter(name, source.digest(weights), spec, weights, pairing)
+
+
+def method_of_low_rank(config: Mapping[str, Any]) -> str:
+    """Name the method that learned such an adapter."""
+    return "rslora" if config.get("use_rslora") else "lora"
+
+
+def merge_low_rank(
+    adapter: LowRankAdapter, path: str, _layer: nn.Linear, weight: torch.Tensor
+) -> None:
+    """W += s B A for the module `path`, in place."""
+    factors = adapter.factors[path]
+    weight += factors.scale * (factors.b.to(weight) @ factors.a.to(weight))

@@ -2,19 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 from torch import Tensor
 
-from gossamer.adapters.base_shape import BaseShape, require_same_base, require_shape
-from gossamer.adapters.config import read_raw
-from gossamer.adapters.digest import digest_of
+from gossamer.adapters.base_shape import require_shape
 from gossamer.adapters.fields import COMMON, REFUSED, refuse_fields, short, whole_number
-from gossamer.adapters.layout import require_number_format
-from gossamer.adapters.reading.budget import UNBOUND, Budget
+from gossamer.adapters.kinds.adapter import Adapter
 from gossamer.adapters.reading.safetensors_header import Header, Place
-from gossamer.adapters.weights import open_weights, require_finite
+from gossamer.adapters.source import AdapterSource
+from gossamer.adapters.weights import require_number_format
 from gossamer.errors import AdapterFormatError, UnsupportedAdapterError
 
 KEY = "prompt_embeddings"
@@ -30,13 +27,10 @@ _FIELDS = {
 
 
 @dataclass(frozen=True)
-class PrefixAdapter:
-    """A checked adapter in memory: exactly one of the two tensors is there."""
+class PrefixAdapter(Adapter):
+    """A checked prefix in memory: exactly one of the two tensors is there."""
 
     kind: ClassVar[str] = "prefix"
-    max_rank: ClassVar[None] = None
-    name: str
-    digest: str
     embeddings: Tensor | None
     """[tokens, hidden]: virtual tokens that the base model reads first (prompt tuning
     arXiv:2104.08691, P-tuning arXiv:2103.10385)."""
@@ -45,55 +39,47 @@ class PrefixAdapter:
     arXiv:2101.00190); keys as after the rotary embedding."""
 
     @property
-    def num_tokens(self) -> int:
-        """Virtual tokens."""
+    def num_virtual_tokens(self) -> int:
+        """Positions that it takes in front of the prompt."""
         tensor = self.embeddings if self.embeddings is not None else self.keys_values
         assert tensor is not None
         return tensor.shape[0]
 
 
-def load_prefix(
-    folder: Path,
-    *,
-    base: BaseShape | None = None,
-    base_fingerprint: str | None = None,
-    budget: Budget = UNBOUND,
-    raw: Mapping[str, Any] | None = None,
-) -> PrefixAdapter:
-    """Read and check the PROMPT_TUNING, P_TUNING or PREFIX_TUNING adapter in `folder`; arguments
-    and errors as `load_low_rank`."""
-    raw = read_raw(folder, budget.limits) if raw is None else raw
-    name = folder.name
-    refuse_fields(name, raw, REFUSED, _FIELDS)
-    if raw.get("num_transformer_submodules") not in (None, 1):
+def load_prefix(source: AdapterSource) -> PrefixAdapter:
+    """Read and check a PROMPT_TUNING, P_TUNING or PREFIX_TUNING adapter.
+
+    Raises as `load_low_rank`.
+    """
+    name, config, base = source.name, source.config, source.base
+    refuse_fields(name, config, REFUSED, _FIELDS)
+    if config.get("num_transformer_submodules") not in (None, 1):
         raise UnsupportedAdapterError(
             f"adapter {name}: num_transformer_submodules = "
-            f"{short(raw['num_transformer_submodules'])} is for models with an encoder and a "
+            f"{short(config['num_transformer_submodules'])} is for models with an encoder and a "
             "decoder, which cannot be served"
         )
-    with open_weights(folder, budget.limits) as stored:
-        require_same_base(name, stored.base_fingerprint, base_fingerprint)
-        place = _place(name, raw, stored.header)
-        shape = _given_shape(name, raw, place, base)
+    with source.open_weights() as stored:
+        place = _place(name, config, stored.header)
+        shape = _given_shape(source, place)
         if shape is None and base is not None:
             wanted = (place.shape[0], base.hidden_size)
             require_shape(name, "the virtual tokens", place.shape, wanted)
         if base is not None:
             # Keys and values of each virtual token, whatever it is made of.
             floats = 2 * base.num_layers * base.num_kv_heads * base.head_dim
-            budget.require_room(name, place.shape[0] * floats * _FLOAT)
-        weights = stored.read()
-    require_finite(name, weights)
-    tensor = weights.file.tensor(place)
+            source.budget.require_room(name, place.shape[0] * floats * _FLOAT)
+        weights = source.read_finite(stored)
+    tensor = weights.tensor(place)
     return PrefixAdapter(
         name=name,
-        digest=digest_of(raw, weights.file),
+        digest=source.digest(weights),
         embeddings=tensor if shape is None else None,
         keys_values=tensor.view(shape) if shape is not None else None,
     )
 
 
-def _place(name: str, raw: Mapping[str, Any], header: Header) -> Place:
+def _place(name: str, config: Mapping[str, Any], header: Header) -> Place:
     """Where the prefix lies: the only tensor, with a row for each virtual token."""
     others = sorted(set(header.places) - {KEY})
     if others or KEY not in header.places:
@@ -101,7 +87,7 @@ def _place(name: str, raw: Mapping[str, Any], header: Header) -> Place:
         raise UnsupportedAdapterError(f"adapter {name} {what}, which is not a plain prefix")
     place = header.places[KEY]
     require_number_format(name, KEY, place.dtype)
-    count = whole_number(name, raw, "num_virtual_tokens", least=1)
+    count = whole_number(name, config, "num_virtual_tokens", least=1)
     if len(place.shape) != 2 or place.shape[0] != count:
         raise AdapterFormatError(
             f"adapter {name}: {KEY} has shape {list(place.shape)}, but its config says {count} "
@@ -110,14 +96,13 @@ def _place(name: str, raw: Mapping[str, Any], header: Header) -> Place:
     return place
 
 
-def _given_shape(
-    name: str, raw: Mapping[str, Any], place: Place, base: BaseShape | None
-) -> tuple[int, int, int, int, int] | None:
+def _given_shape(source: AdapterSource, place: Place) -> tuple[int, int, int, int, int] | None:
     """[tokens, layers, 2, kv heads, head width] of keys and values; None for embeddings."""
-    if raw["peft_type"].upper() != "PREFIX_TUNING":
+    if source.peft_type != "PREFIX_TUNING":
         return None
-    layers = whole_number(name, raw, "num_layers", least=1)
-    heads = whole_number(name, raw, "num_attention_heads", least=1)
+    name, base = source.name, source.base
+    layers = whole_number(name, source.config, "num_layers", least=1)
+    heads = whole_number(name, source.config, "num_attention_heads", least=1)
     tokens, width = place.shape
     head_dim = width // (2 * layers * heads)
     if width != 2 * layers * heads * head_dim:

@@ -1,22 +1,21 @@
 """Sparse adapters: changes of single weights (SHiRA) or of blocks of them (SMT)."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from gossamer.adapters.base_shape import require_linear, require_same_base
-from gossamer.adapters.config import read_raw
-from gossamer.adapters.digest import digest_of
+from gossamer.adapters.base_shape import require_linear
 from gossamer.adapters.fields import COMMON, REFUSED, refuse_fields
-from gossamer.adapters.layout import module_of_key, require_number_format
-from gossamer.adapters.reading.budget import UNBOUND, Budget
+from gossamer.adapters.kinds.adapter import Adapter
+from gossamer.adapters.layout import module_of_key
+from gossamer.adapters.reading.budget import Budget
 from gossamer.adapters.reading.limits import MOST_PLACES
 from gossamer.adapters.reading.safetensors_header import Header, Place
-from gossamer.adapters.weights import open_weights, require_finite
+from gossamer.adapters.source import AdapterSource
+from gossamer.adapters.weights import require_number_format
 from gossamer.errors import AdapterFormatError, BaseMismatchError
 
 
@@ -71,23 +70,23 @@ class Blocks:
 Delta = Entries | Blocks
 
 
-__all__ = ["Blocks", "Delta", "Entries", "SparseAdapter", "load_shira", "load_smt"]
-
 _SHIRA_FIELDS = {*COMMON, "init_weights", "mask_type", "r", "random_seed"}
 _INDEX = 4
 """Bytes of a column in the pool."""
 
 
 @dataclass(frozen=True)
-class SparseAdapter:
-    """A checked adapter in memory."""
+class SparseAdapter(Adapter):
+    """A checked sparse adapter in memory."""
 
     kind: ClassVar[str] = "sparse"
-    max_rank: ClassVar[None] = None
-    name: str
-    digest: str
     deltas: dict[str, Delta]
     """By module path in the base model."""
+
+    @property
+    def modules(self) -> Collection[str]:
+        """Paths of the linear layers that it changes."""
+        return self.deltas
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,77 +112,54 @@ class _Type:
     build: Callable[[str, str, Tensor, Tensor], Delta]
 
 
-def load_shira(
-    folder: Path,
-    *,
-    base_shapes: Mapping[str, tuple[int, int]] | None = None,
-    base_fingerprint: str | None = None,
-    budget: Budget = UNBOUND,
-    raw: Mapping[str, Any] | None = None,
-) -> SparseAdapter:
-    """Read the SHIRA adapter in `folder` (SHiRA, arXiv:2406.13175) as PEFT writes it.
+def load_sparse(source: AdapterSource) -> SparseAdapter:
+    """Read and check a SHIRA or GOSSAMER_SMT adapter. Raises as `load_low_rank`.
 
-    Per module `shira_indices` [2, n] (output, input; integers, or floats on Windows) and
-    `shira_weight` [n], added to W as they are: PEFT's scale is 1 and not stored.
+    SHiRA (arXiv:2406.13175), as PEFT writes it, has per module `shira_indices` [2, n] (output,
+    input; integers, or floats on Windows) and `shira_weight` [n], added to W as they are: PEFT's
+    scale is 1 and not stored.
 
-    Arguments and errors as `load_low_rank`.
+    SMT (arXiv:2405.15525) has per module `smt_blocks` [n, 4] (first row, first column, height,
+    width in W [h_out, h_in]) and `smt_values`, what is added to these blocks, row by row.
     """
-    return _load(folder, _SHIRA, base_shapes, base_fingerprint, budget, raw)
-
-
-def load_smt(
-    folder: Path,
-    *,
-    base_shapes: Mapping[str, tuple[int, int]] | None = None,
-    base_fingerprint: str | None = None,
-    budget: Budget = UNBOUND,
-    raw: Mapping[str, Any] | None = None,
-) -> SparseAdapter:
-    """Read the GOSSAMER_SMT adapter in `folder` (SMT, arXiv:2405.15525).
-
-    Per module `smt_blocks` [n, 4] (first row, first column, height, width in W [h_out, h_in]) and
-    `smt_values`, what is added to these blocks, row by row. Arguments and errors as
-    `load_low_rank`.
-    """
-    return _load(folder, _SMT, base_shapes, base_fingerprint, budget, raw)
-
-
-def _load(
-    folder: Path,
-    kind: _Type,
-    base_shapes: Mapping[str, tuple[int, int]] | None,
-    base_fingerprint: str | None,
-    budget: Budget,
-    raw: Mapping[str, Any] | None,
-) -> SparseAdapter:
-    raw = read_raw(folder, budget.limits) if raw is None else raw
-    name = folder.name
+    name, budget, linears = source.name, source.budget, source.linears
+    stores = _SHIRA if source.peft_type == "SHIRA" else _SMT
     # The fields of a type of our own are our own: those of training have no effect.
-    refuse_fields(name, raw, REFUSED, kind.known if kind.known is not None else raw)
-    with open_weights(folder, budget.limits) as stored:
-        require_same_base(name, stored.base_fingerprint, base_fingerprint)
-        layers = _layers(name, stored.header, kind.suffixes)
-        for module, layer in layers.items():
-            require_number_format(name, module + kind.suffixes[1], layer.values.dtype)
-            kind.judge(name, module, layer)
-            if base_shapes is not None:
-                _require_few(name, module, layer, base_shapes)
-        if kind is _SMT:
-            # Each block has a row at least.
-            count = sum(layer.places.shape[0] for layer in layers.values())
-            _require_few_rows(name, count, budget)
-        budget.require_room(name, _pool_bytes(layers, kind.index_bytes))
-        weights = stored.read()
-    require_finite(name, weights)
+    known = stores.known if stores.known is not None else source.config
+    refuse_fields(name, source.config, REFUSED, known)
+    with source.open_weights() as stored:
+        layers = _layers(name, stored.header, stores.suffixes)
+        _judge(source, stores, layers)
+        weights = source.read_finite(stored)
     deltas = {}
     for module, layer in layers.items():
-        places, values = weights.file.tensor(layer.places), weights.file.tensor(layer.values)
-        deltas[module] = kind.build(name, module, _places(name, module, places), values)
-        if base_shapes is not None:
-            _require_inside(name, module, deltas[module], base_shapes)
+        places, values = weights.tensor(layer.places), weights.tensor(layer.values)
+        deltas[module] = stores.build(name, module, _places(name, module, places), values)
+        if linears is not None:
+            _require_inside(name, module, deltas[module], linears)
     blocks = [delta for delta in deltas.values() if isinstance(delta, Blocks)]
     _require_few_rows(name, sum(int(each.places[:, 2].sum()) for each in blocks), budget)
-    return SparseAdapter(name, digest_of(raw, weights.file), deltas)
+    return SparseAdapter(name, source.digest(weights), deltas)
+
+
+def merge_sparse(adapter: SparseAdapter, path: str, _layer: nn.Linear, weight: Tensor) -> None:
+    """W += the change of the module `path`, in place."""
+    adapter.deltas[path].add_to(weight)
+
+
+def _judge(source: AdapterSource, stores: _Type, layers: Mapping[str, _Layer]) -> None:
+    """Whether the file can be read, from its header alone."""
+    name = source.name
+    for module, layer in layers.items():
+        require_number_format(name, module + stores.suffixes[1], layer.values.dtype)
+        stores.judge(name, module, layer)
+        if source.linears is not None:
+            _require_few(name, module, layer, source.linears)
+    if stores is _SMT:
+        # Each block has a row at least.
+        count = sum(layer.places.shape[0] for layer in layers.values())
+        _require_few_rows(name, count, source.budget)
+    source.budget.require_room(name, _pool_bytes(layers, stores.index_bytes))
 
 
 def _layers(name: str, header: Header, suffixes: tuple[str, str]) -> dict[str, _Layer]:

@@ -12,12 +12,8 @@ from safetensors.torch import load_file, save, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from gossamer.adapters.layout import BASE_KEY, CONFIG_FILE, WEIGHTS_FILE
 from gossamer.methods.common.method import MethodContext
-
-CONFIG_FILE = "adapter_config.json"
-WEIGHTS_FILE = "adapter_model.safetensors"
-BASE_KEY = "gossamer_base"
-"""Metadata key of the weights file: fingerprint of the base model the adapter was trained on."""
 
 
 def write_adapter(model: Any, folder: Path, *, base_name: str, base_fingerprint: str) -> None:

@@ -9,6 +9,7 @@ import torch
 from peft.tuners.tuners_utils import _maybe_include_all_linear_layers
 from torch import Tensor, nn
 
+from gossamer.adapters.layout import PREFIX
 from gossamer.errors import SettingError
 from gossamer.methods.common.peft_tuner import GossamerTuner, register_tuner
 from gossamer.methods.common.targets import linear_paths
@@ -113,7 +114,7 @@ class LamdaModel(GossamerTuner):
         for path, layer in model.named_modules():
             if not isinstance(layer, LamdaLinear) or adapter_name not in layer.lamda_S:
                 continue
-            for prefix in ("", "base_model.model."):
+            for prefix in ("", PREFIX):
                 saved = state_dict.get(f"{prefix}{path}.lamda_frozen")
                 if saved is not None:
                     _resplit(layer, adapter_name, saved.shape[1])

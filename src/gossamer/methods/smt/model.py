@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gossamer.adapters.layout import PREFIX
 from gossamer.errors import AdapterFormatError, SettingError
 from gossamer.methods.common.peft_tuner import GossamerTuner, register_tuner
 from gossamer.methods.smt.blocks import Block
@@ -97,12 +98,12 @@ def _blocks_of(config: SmtConfig, path: str, layer: Any) -> tuple[Tensor, int]:
 
 def _base_path(name: str, config: SmtConfig) -> str:
     """What the base model calls the layer `name` of a model that PEFT may have wrapped."""
-    found = (name.removeprefix(prefix) for prefix in ("base_model.model.", "model.", ""))
+    found = (name.removeprefix(prefix) for prefix in (PREFIX, "model.", ""))
     return next((path for path in found if path in (config.layer_sizes or {})), name)
 
 
 def _stored(state_dict: dict[str, Tensor], name: str) -> tuple[Tensor, Tensor]:
-    for prefix in ("", "base_model.model."):
+    for prefix in ("", PREFIX):
         blocks = state_dict.get(f"{prefix}{name}.smt_blocks")
         values = state_dict.get(f"{prefix}{name}.smt_values")
         if blocks is not None and values is not None:

@@ -10,6 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor
 
+from gossamer.adapters.layout import PREFIX
 from gossamer.methods.common.files import write_model
 from gossamer.methods.common.method import MethodContext
 from gossamer.methods.smt.blocks import Block
@@ -105,7 +106,7 @@ def blocks_as_saved(model: Any, sums: RunningSums, folder: Path) -> PeftModel:
         for key in file.keys():  # noqa: SIM118
             path, mark, _ = key.partition(".smt_blocks.")
             if mark:
-                path = path.removeprefix("base_model.model.")
+                path = path.removeprefix(PREFIX)
                 blocks[path] = [Block(*row) for row in file.get_tensor(key).tolist()]
     return _with_blocks(model, blocks)
 

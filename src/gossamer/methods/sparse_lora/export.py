@@ -7,6 +7,7 @@ import torch
 from peft import PeftModel, ShiraConfig
 from torch import Tensor
 
+from gossamer.adapters.layout import PREFIX
 from gossamer.errors import SettingError
 from gossamer.methods.common.sparse_delta_mask import num_entries
 from gossamer.methods.sparse_lora.layer import SparseLoraLinear
@@ -45,8 +46,8 @@ def as_shira(model: PeftModel, name: str = "default") -> tuple[ShiraConfig, dict
     for path, layer in layers.items():
         index, values = layer.index(name).cpu(), layer.values(name).detach().float().cpu()
         index, values = _fill(index, values, layer.shape, rank * sum(layer.shape))
-        weights[f"base_model.model.{path}.shira_indices"] = index
-        weights[f"base_model.model.{path}.shira_weight"] = values
+        weights[f"{PREFIX}{path}.shira_indices"] = index
+        weights[f"{PREFIX}{path}.shira_weight"] = values
     shira = ShiraConfig(
         r=rank,
         random_seed=config.seed,

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from gossamer.adapters.kinds.low_rank import Factors, Pair, Pairing, StoredFactors
+from gossamer.adapters.kinds.low_rank import Factors, LowRankAdapter, Pair, Pairing
 from gossamer.adapters.reading.safetensors_header import MOST_HEADERS, Place
 from gossamer.kernels.grouped_lora import LoraTable, RowFormat
 from gossamer.kernels.transpose import move_matrices
@@ -140,17 +140,17 @@ class RowPacker:
         self._int8 = int8
         self._plan = lru_cache(maxsize=MOST_HEADERS)(self._make_plan)
 
-    def pack(self, factors: Mapping[str, Factors]) -> HostRows:
-        """The rows of `factors`, by module path.
+    def pack(self, adapter: LowRankAdapter) -> HostRows:
+        """Lay out the rows of an adapter.
 
         Rows saved as bfloat16 stay so (half the memory and the reading, and exact); others become
         float32. Raises `KeyError` for a module that the base model does not have.
         """
-        if not self._int8 and isinstance(factors, StoredFactors):
-            elements = factors.file.elements()
+        if not self._int8:
+            elements = adapter.file.elements()
             if elements is not None and elements.dtype in (torch.bfloat16, torch.float32):
-                return _moved(elements, self._plan(factors.pairing))
-        return self._converted(factors)
+                return _moved(elements, self._plan(adapter.pairing))
+        return self.pack_factors(adapter.factors)
 
     def _make_plan(self, pairing: Pairing) -> _Plan:
         """For a file whose tensors all have the type that their rows will have."""
@@ -167,8 +167,8 @@ class RowPacker:
             row_scale=np.ones(layout.num_rows, dtype=np.float32),
         )
 
-    def _converted(self, given: Mapping[str, Factors]) -> HostRows:
-        factors = dict(given)
+    def pack_factors(self, factors: Mapping[str, Factors]) -> HostRows:
+        """Lay out `factors`, by module path, tensor by tensor. Raises as `pack`."""
         row_format = RowFormat.INT8 if self._int8 else _format_as_saved(factors)
         layout = lay_out(factors, self._ids, self._block_bytes, row_format)
         in_order = [factors[path] for path in sorted(factors, key=self._ids.__getitem__)]

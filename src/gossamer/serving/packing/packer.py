@@ -9,8 +9,9 @@ from torch import Tensor
 from gossamer.adapters.kinds.dora import DoraAdapter
 from gossamer.adapters.kinds.ia3 import Ia3Adapter
 from gossamer.adapters.kinds.intervention import InterventionAdapter
-from gossamer.adapters.kinds.low_rank import Factors, LowRankAdapter
+from gossamer.adapters.kinds.low_rank import LowRankAdapter
 from gossamer.adapters.kinds.prefix import PrefixAdapter
+from gossamer.adapters.kinds.sparse_delta import SparseAdapter
 from gossamer.adapters.load import Adapter, BaseShape
 from gossamer.errors import UnsupportedAdapterError
 from gossamer.kernels.grouped_lora import LoraTable
@@ -120,22 +121,23 @@ class Packer:
         block_bytes = self._layout.block_bytes
         if isinstance(adapter, PrefixAdapter):
             return HostAdapter(parts={"prefix": PrefixPart(adapter=adapter, layout=self._layout)})
-        if isinstance(adapter, LowRankAdapter):
-            return HostAdapter(parts={"lora": self._lora(adapter.factors)})
         if isinstance(adapter, DoraAdapter):
             gains = dora_gains(adapter, self._linears)
             gain = pack_gains(gains, {}, self._ids, block_bytes, keeps_bias=True)
-            return HostAdapter(parts={"lora": self._lora(adapter.factors), "gain": gain})
+            return HostAdapter(parts={"lora": self._lora(adapter), "gain": gain})
+        if isinstance(adapter, LowRankAdapter):
+            return HostAdapter(parts={"lora": self._lora(adapter)})
         if isinstance(adapter, Ia3Adapter):
             return HostAdapter(parts={"gain": self._ia3(adapter)})
         if isinstance(adapter, InterventionAdapter):
             return HostAdapter(
                 parts={"edit": pack_edits(adapter, self._base.num_layers, block_bytes)}
             )
+        assert isinstance(adapter, SparseAdapter)
         return HostAdapter(parts={"sparse": pack_sparse(adapter.deltas, self._ids, block_bytes)})
 
-    def _lora(self, factors: Mapping[str, Factors]) -> LoraPart:
-        return LoraPart(rows=self._rows.pack(factors))
+    def _lora(self, adapter: LowRankAdapter) -> LoraPart:
+        return LoraPart(rows=self._rows.pack(adapter))
 
     def _ia3(self, adapter: Ia3Adapter) -> GainPart:
         for path in adapter.inputs:

@@ -47,19 +47,21 @@ class PrefixPart:
     @property
     def num_blocks(self) -> int:
         """Blocks that its keys and values take."""
-        return -(-self.adapter.num_tokens // self.layout.block_tokens)
+        return -(-self.adapter.num_virtual_tokens // self.layout.block_tokens)
 
     @property
     def num_bytes(self) -> int:
         """What its keys and values weigh."""
-        return self.adapter.num_tokens * (self.layout.block_bytes // self.layout.block_tokens)
+        return self.adapter.num_virtual_tokens * (
+            self.layout.block_bytes // self.layout.block_tokens
+        )
 
     def place(self, pool: Tensor, blocks: list[int]) -> PrefixTable:
         """Copy given keys and values into `blocks`; computed ones are there already.
 
         Right-aligned: the last virtual token is the last of the last block.
         """
-        count, width = self.adapter.num_tokens, self.layout.block_tokens
+        count, width = self.adapter.num_virtual_tokens, self.layout.block_tokens
         if self.adapter.keys_values is not None:
             view = self.layout.view(pool)
             # [layers, 2, heads, tokens, head width], as in a block.

@@ -4,8 +4,6 @@ from pathlib import Path
 
 from torch import Tensor
 
-from gossamer.adapters.kinds.intervention import InterventionAdapter
-from gossamer.adapters.kinds.prefix import PrefixAdapter
 from gossamer.adapters.load import Adapter, BaseShape, load_adapter
 from gossamer.adapters.reading.budget import Budget
 from gossamer.adapters.reading.limits import AdapterLimits
@@ -48,8 +46,7 @@ class AdapterLoader:
             base_fingerprint=self._base_fingerprint,
             budget=self._budget,
         )
-        num_virtual = adapter.num_tokens if isinstance(adapter, PrefixAdapter) else 0
-        self._require_context(adapter.name, num_virtual)
+        self._require_context(adapter)
         rows = self._packer.pack(adapter)
         return Loaded(
             rows=rows,
@@ -58,8 +55,8 @@ class AdapterLoader:
             rank=adapter.max_rank,
             digest=adapter.digest,
             kind=adapter.kind,
-            num_virtual_tokens=num_virtual,
-            edited=_edited(adapter),
+            num_virtual_tokens=adapter.num_virtual_tokens,
+            edited=adapter.edited_positions,
             is_copied=rows.virtual_tokens is None,
         )
 
@@ -67,18 +64,12 @@ class AdapterLoader:
         """Copy an adapter into blocks."""
         return rows.place(self._pool, blocks)
 
-    def _require_context(self, name: str, num_virtual: int) -> None:
+    def _require_context(self, adapter: Adapter) -> None:
         """Raise `UnsupportedAdapterError` for virtual tokens that leave no room for a prompt."""
         most = self._max_context - 2
-        if num_virtual > most:
+        if adapter.num_virtual_tokens > most:
             raise UnsupportedAdapterError(
-                f"adapter {name} has num_virtual_tokens={num_virtual}; in the context length of "
-                f"{self._max_context} (max_context) there may be {max(0, most)}, so that a prompt "
-                "and an answer fit behind them"
+                f"adapter {adapter.name} has num_virtual_tokens={adapter.num_virtual_tokens}; in "
+                f"the context length of {self._max_context} (max_context) there may be "
+                f"{max(0, most)}, so that a prompt and an answer fit behind them"
             )
-
-
-def _edited(adapter: Adapter) -> tuple[int, int] | None:
-    if not isinstance(adapter, InterventionAdapter):
-        return None
-    return adapter.first_positions, adapter.last_positions

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from gossamer.adapters.layout import CONFIG_FILE, PICKLE_FILES, WEIGHTS_FILE
 from gossamer.adapters.reading.regular_file import is_passing
 from gossamer.errors import (
     AdapterFormatError,
@@ -22,8 +23,7 @@ from gossamer.serving.core.adapter import AdapterEntry, Signature
 
 log = logging.getLogger(__name__)
 
-CONFIG = "adapter_config.json"
-WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
+WEIGHTS = (WEIGHTS_FILE, PICKLE_FILES[0])
 KNOWN_SECONDS = 2.0
 """So old the names may be among which the nearest to an unknown one is looked for."""
 MAX_NAME = 200
@@ -140,7 +140,7 @@ def signature(path: Path) -> Signature:
     """
     found = []
     folder = os.fspath(path)
-    for name in (CONFIG, *WEIGHTS):
+    for name in (CONFIG_FILE, *WEIGHTS):
         try:
             status = os.stat(f"{folder}/{name}")
         except OSError as error:
@@ -170,7 +170,7 @@ def is_file(path: str) -> bool:
 
 
 def _names_in(root: Path) -> list[str]:
-    if is_file(f"{os.fspath(root)}/{CONFIG}"):
+    if is_file(f"{os.fspath(root)}/{CONFIG_FILE}"):
         return [root.resolve().name]
     try:
         return list(_children(root))
@@ -183,7 +183,7 @@ def _names_in(root: Path) -> list[str]:
 def _children(root: Path) -> Iterator[str]:
     with os.scandir(root) as children:
         for child in children:
-            if is_file(f"{child.path}/{CONFIG}"):
+            if is_file(f"{child.path}/{CONFIG_FILE}"):
                 yield child.name
 
 
@@ -196,7 +196,7 @@ def _path_in(root: Path, name: str) -> Path | None:
 def _holds_adapter(folder: Path, name: str) -> bool:
     """Whether an adapter lies in `folder`. Raises `AdapterReadError`, about the adapter `name`."""
     try:
-        return stat.S_ISREG(os.stat(f"{os.fspath(folder)}/{CONFIG}").st_mode)
+        return stat.S_ISREG(os.stat(f"{os.fspath(folder)}/{CONFIG_FILE}").st_mode)
     except OSError as error:
         if is_passing(error):
             raise _unreadable(name, error) from None
@@ -224,10 +224,12 @@ def find_allowed(text: str, roots: Iterable[Path]) -> Path:
     inside = [path for path in tried if _is_inside(path, real_roots)]
     if not inside:
         raise _outside(text)
-    found = next((path for path in inside if is_file(f"{path}/{CONFIG}")), None)
+    found = next((path for path in inside if is_file(f"{path}/{CONFIG_FILE}")), None)
     if found is None:
-        raise AdapterNotFoundError(f"'{text[:200]}' has no {CONFIG}; give the folder of an adapter")
-    for name in (CONFIG, *WEIGHTS):
+        raise AdapterNotFoundError(
+            f"'{text[:200]}' has no {CONFIG_FILE}; give the folder of an adapter"
+        )
+    for name in (CONFIG_FILE, *WEIGHTS):
         if not _is_inside(found / name, real_roots):
             raise _outside(text)
     if not is_file(f"{found}/{WEIGHTS[0]}"):

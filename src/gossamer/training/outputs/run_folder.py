@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from gossamer.adapters.layout import CONFIG_FILE, WEIGHTS_FILE
 from gossamer.errors import SettingError
 from gossamer.files import replace_file, storing
 from gossamer.training.outputs import checkpoint, metrics, run_record
@@ -12,8 +13,8 @@ from gossamer.training.outputs import checkpoint, metrics, run_record
 MODEL_CARD = "README.md"
 LOSS_CURVE = "curve.png"
 # What makes a folder an adapter, or a model, to those who look into it: removed first, put last.
-_MARKS = ("adapter_config.json", "config.json")
-_OWN_FILES = (metrics.FILE, LOSS_CURVE, MODEL_CARD, "adapter_model.safetensors")
+_MARKS = (CONFIG_FILE, "config.json")
+_OWN_FILES = (metrics.FILE, LOSS_CURVE, MODEL_CARD, WEIGHTS_FILE)
 
 
 def is_run(output: Path) -> bool:
