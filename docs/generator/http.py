@@ -36,7 +36,7 @@ MEANING = {
     "max_completion_tokens": "The newer name of `max_tokens`.",
     "temperature": "0 is greedy.",
     "top_p": "Choose among the likeliest tokens that together have this probability.",
-    "top_k": "Choose among so many of the likeliest tokens; 0 or -1: all.",
+    "top_k": "Choose among this many of the likeliest tokens; 0 or -1: all.",
     "min_p": "Leave out tokens less likely than this share of the likeliest one.",
     "stop": "A text, or up to several, that ends the answer and is not part of it.",
     "n": "Answers to each prompt.",
@@ -44,14 +44,14 @@ MEANING = {
     "frequency_penalty": "Taken off the logit of a token for each time it was generated.",
     "priority": "Of the requests of a tenant, those with a lower number start first.",
     "ignore_eos": "Go on after the end-of-text token.",
-    "top_logprobs": "So many of the likeliest tokens with each chosen one.",
+    "top_logprobs": "The number of likeliest tokens that are listed with each chosen one.",
     "add_generation_prompt": "Whether the template opens the assistant's turn.",
     "continue_final_message": "Go on with the last message rather than answer it.",
 }
 
 LOGPROBS = {
     ChatBody: "Whether log-probabilities of the chosen tokens are returned.",
-    CompletionBody: "Log-probabilities of the chosen token and of so many of the likeliest ones.",
+    CompletionBody: "Log-probabilities of the chosen token and of this many of the likeliest ones.",
 }
 
 

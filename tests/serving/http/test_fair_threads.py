@@ -5,12 +5,12 @@ import threading
 
 import pytest
 
-from gossamer.serving.http.fair_threads import FairThreads
+from gossamer.serving.http.fair_threads import FairThreadPool
 
 
 def run(scenario, **options):
     async def main():
-        threads = FairThreads("test", **options)
+        threads = FairThreadPool("test", **options)
         try:
             return await scenario(threads)
         finally:

@@ -16,11 +16,11 @@ from gossamer.serving.http.auth import ApiKeyCheck
 from gossamer.serving.http.catalogue import Catalogue
 from gossamer.serving.http.context import Context
 from gossamer.serving.http.errors import ApiError, ClientGoneError, to_api_error
-from gossamer.serving.http.fair_threads import FairThreads
+from gossamer.serving.http.fair_threads import FairThreadPool
 from gossamer.serving.http.metrics import Metrics
 from gossamer.serving.http.middleware import CLIENT_GONE, RequestContextMiddleware
 from gossamer.serving.http.openai import routes as openai
-from gossamer.serving.http.openai.doorstep import Doorstep
+from gossamer.serving.http.openai.intake import Intake
 from gossamer.serving.http.openai.sizes import SizeLimits
 from gossamer.serving.http.openai.tokenize import RequestEncoder
 from gossamer.serving.http.origins import OriginCheck
@@ -44,8 +44,8 @@ def create_app(engine: EngineInterface, settings: HttpSettings) -> FastAPI:
             engine.max_context,
             special_tokens=engine.special_tokens,
         ),
-        threads=FairThreads("gossamer-requests"),
-        doorstep=Doorstep(engine, settings.max_bodies_bytes),
+        threads=FairThreadPool("gossamer-requests"),
+        intake=Intake(engine, settings.max_bodies_bytes),
         catalogue=Catalogue(engine),
         limits=SizeLimits(engine.max_context, settings.max_choices),
         started=int(time.time()),

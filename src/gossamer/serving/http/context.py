@@ -7,9 +7,9 @@ from starlette.requests import Request
 
 from gossamer.serving.core.interface import EngineInterface
 from gossamer.serving.http.catalogue import Catalogue
-from gossamer.serving.http.fair_threads import FairThreads
+from gossamer.serving.http.fair_threads import FairThreadPool
 from gossamer.serving.http.metrics import Metrics
-from gossamer.serving.http.openai.doorstep import Doorstep
+from gossamer.serving.http.openai.intake import Intake
 from gossamer.serving.http.openai.sizes import SizeLimits
 from gossamer.serving.http.openai.tokenize import RequestEncoder
 from gossamer.serving.http.settings import HttpSettings
@@ -23,8 +23,8 @@ class Context:
     settings: HttpSettings
     metrics: Metrics
     encoder: RequestEncoder
-    threads: FairThreads
-    doorstep: Doorstep
+    threads: FairThreadPool
+    intake: Intake
     catalogue: Catalogue
     limits: SizeLimits
     started: int

@@ -16,7 +16,7 @@ PER_TENANT = 2
 _Job = tuple["asyncio.Future[Any]", Callable[[], Any]]
 
 
-class FairThreads:
+class FairThreadPool:
     """Runs one piece of work for each waiting tenant in turn.
 
     So how long one waits depends on how many others there are and how long a piece takes, and not

@@ -24,7 +24,7 @@ from gossamer.serving.http.connection import run_unless_disconnected
 from gossamer.serving.http.context import Context
 from gossamer.serving.http.json_text import json_bytes
 from gossamer.serving.http.openai.channel import Channel
-from gossamer.serving.http.openai.doorstep import Visit
+from gossamer.serving.http.openai.intake import IncomingCall
 from gossamer.serving.http.openai.request_schema import MAX_SEED, GenerationBody
 from gossamer.serving.http.openai.responses import Choice, ReplyFormat, Usage
 from gossamer.serving.http.openai.sizes import check_length
@@ -122,11 +122,11 @@ async def answer(http: Request, route: Route[Body]) -> Response:
 async def _begin(http: Request, route: Route[Body]) -> _Begun:
     context, tenant = Context.of(http), caller_of(http).tenant
     channel = Channel(context.engine, context.metrics.call_timer())
-    with context.doorstep.enter(tenant) as visit:
-        body = await read_body(http, context.settings.max_body_bytes, visit.hold)
+    with context.intake.enter(tenant) as incoming:
+        body = await read_body(http, context.settings.max_body_bytes, incoming.hold)
         try:
             return await run_unless_disconnected(
-                http.receive, _submit(http, route, body, visit, channel)
+                http.receive, _submit(http, route, body, incoming, channel)
             )
         except BaseException:
             channel.cancel()
@@ -134,7 +134,7 @@ async def _begin(http: Request, route: Route[Body]) -> _Begun:
 
 
 async def _submit(
-    http: Request, route: Route[Body], content: bytes, visit: Visit, channel: Channel
+    http: Request, route: Route[Body], content: bytes, incoming: IncomingCall, channel: Channel
 ) -> _Begun:
     context, caller = Context.of(http), caller_of(http)
     engine = context.engine
@@ -164,7 +164,7 @@ async def _submit(
             max_context=engine.max_context,
             tenant=caller.tenant,
         )
-        visit.move_on()
+        incoming.move_on()
         channel.submit(requests, adapter)
 
     prompts: list[TokenIds] = []

@@ -1,4 +1,4 @@
-"""The doorstep holds calls on their way to the engine: bodies are read, prompts encoded.
+"""Counts calls on their way to the engine, while bodies are read and prompts encoded.
 
 They count before any work is done for them, against the same limits as in the engine; and the bytes
 of all bodies that are held at a time are bounded.
@@ -17,19 +17,19 @@ SHARE_OF_TENANT = 0.5
 """The largest share of the room for bodies that one tenant may take."""
 
 
-class Doorstep:
+class Intake:
     """Counts all calls of one server that are on their way to the engine, and their bytes."""
 
     def __init__(self, engine: EngineInterface, max_bytes: int) -> None:
         self._engine = engine
         self._max_bytes = max_bytes
-        # Visits are entered and left on the event loop, moved on from a thread.
+        # Calls are entered and left on the event loop, moved on from a thread.
         self._lock = threading.Lock()
         self._calls: Counter[str] = Counter()
         self._bytes: Counter[str] = Counter()
 
     @contextmanager
-    def enter(self, tenant: str) -> Iterator["Visit"]:
+    def enter(self, tenant: str) -> Iterator["IncomingCall"]:
         """Count a call of `tenant` until it is submitted or given up.
 
         Raises what the engine would raise if it came there now with a prompt of one token.
@@ -38,12 +38,12 @@ class Doorstep:
             total = self._calls.total()
             self._engine.check_entry(tenant, own=self._calls[tenant], others=total)
             self._calls[tenant] += 1
-        visit = Visit(self, tenant)
+        incoming = IncomingCall(self, tenant)
         try:
-            yield visit
+            yield incoming
         finally:
-            visit.move_on()
-            self._give_back(tenant, visit.num_bytes)
+            incoming.move_on()
+            self._give_back(tenant, incoming.num_bytes)
 
     def leave(self, tenant: str) -> None:
         """Stop counting a call of `tenant`."""
@@ -72,22 +72,22 @@ class Doorstep:
             del self._bytes[tenant]
 
 
-class Visit:
-    """One call on the doorstep."""
+class IncomingCall:
+    """One call on its way to the engine."""
 
-    def __init__(self, doorstep: Doorstep, tenant: str) -> None:
-        self._doorstep = doorstep
+    def __init__(self, intake: Intake, tenant: str) -> None:
+        self._intake = intake
         self.tenant = tenant
         self.num_bytes = 0
         self._is_here = True
 
     def hold(self, count: int) -> None:
         """Note that `count` bytes of the call's body have come."""
-        self._doorstep.take(self.tenant, count)
+        self._intake.take(self.tenant, count)
         self.num_bytes += count
 
     def move_on(self) -> None:
         """Leave the call to the engine's count. From any thread, but from one at a time."""
         if self._is_here:
             self._is_here = False
-            self._doorstep.leave(self.tenant)
+            self._intake.leave(self.tenant)

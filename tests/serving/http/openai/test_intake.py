@@ -12,7 +12,7 @@ from gossamer.errors import QuotaError
 from gossamer.serving.core.messages import Request
 from gossamer.serving.core.tenants import TenantLimits
 from gossamer.serving.http.errors import ApiError
-from gossamer.serving.http.openai.doorstep import Doorstep
+from gossamer.serving.http.openai.intake import Intake
 from gossamer.serving.http.settings import HttpSettings
 from gossamer.serving.scheduler.rate_limiter import RateLimiter
 from gossamer.serving.scheduler.usage import TenantUsage
@@ -35,15 +35,15 @@ class Gate:
 
 def test_calls_count_until_they_are_submitted_or_given_up():
     gate = Gate()
-    doorstep = Doorstep(gate, 100)
-    with doorstep.enter("a") as first, doorstep.enter("a"), doorstep.enter("b"):
-        with pytest.raises(QuotaError), doorstep.enter("a"):
+    intake = Intake(gate, 100)
+    with intake.enter("a") as first, intake.enter("a"), intake.enter("b"):
+        with pytest.raises(QuotaError), intake.enter("a"):
             pass
         first.move_on()
         first.move_on()
-        with doorstep.enter("a"):
+        with intake.enter("a"):
             pass
-    with doorstep.enter("a"):
+    with intake.enter("a"):
         pass
     assert gate.asked == [
         ("a", 0, 0),
@@ -56,8 +56,8 @@ def test_calls_count_until_they_are_submitted_or_given_up():
 
 
 def test_bytes_of_all_bodies_are_bounded_and_a_tenant_has_half():
-    doorstep = Doorstep(Gate(), 100)
-    with doorstep.enter("a") as first, doorstep.enter("b") as second:
+    intake = Intake(Gate(), 100)
+    with intake.enter("a") as first, intake.enter("b") as second:
         first.hold(30)
         first.hold(20)
         with pytest.raises(ApiError, match="--max-bodies-mib") as caught:
@@ -65,13 +65,13 @@ def test_bytes_of_all_bodies_are_bounded_and_a_tenant_has_half():
         assert caught.value.status == 503
         assert "Retry-After" in caught.value.headers
         second.hold(50)
-        with doorstep.enter("c") as third, pytest.raises(ApiError):
+        with intake.enter("c") as third, pytest.raises(ApiError):
             third.hold(1)
-    with doorstep.enter("default") as alone:
+    with intake.enter("default") as alone:
         alone.hold(100)
         with pytest.raises(ApiError):
             alone.hold(1)
-    with doorstep.enter("a") as again:
+    with intake.enter("a") as again:
         again.hold(50)
 
 
