@@ -1,11 +1,11 @@
 import argparse
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import pytest
 from pydantic import Field
 
-from gossamer.cli._options import Options
+from gossamer.cli._options import Options, Style
 from gossamer.errors import SettingError
 from gossamer.settings import Settings
 
@@ -109,3 +109,71 @@ def test_two_settings_may_share_a_field_name():
     args = parser.parse_args(["--brand", "x", "--fridge-racks", "9"])
     assert OVEN.read(args).racks == 2
     assert fridge.read(args).racks == 9
+
+
+class Menu(Settings):
+    """What is cooked."""
+
+    guests: list[Annotated[int, Field(ge=1)]] = Field(default=[2])
+    """How many eat at each table."""
+    cook: str
+    """Who cooks."""
+    heat: Literal["low", "high"] = "low"
+    """How hot it gets."""
+    spicy: bool = False
+    """Whether it burns."""
+    dishes: tuple[str, ...] = ()
+    """What there is."""
+
+
+def parse_menu(style, *arguments, **more):
+    menu = Options(Menu, style=style, **more)
+    parser = argparse.ArgumentParser(prog="menu")
+    menu.add_to(parser)
+    return menu, parser, parser.parse_args(arguments)
+
+
+def test_fields_are_chosen_and_ordered():
+    menu, parser, args = parse_menu(Style(), "--cook", "x", fields=("spicy", "cook"))
+    text = parser.format_help()
+    assert text.index("--spicy") < text.index("--cook")
+    assert "--guests" not in text
+    assert menu.given(args) == {"cook": "x"}
+
+
+def test_a_list_takes_several_words_and_may_be_given_again():
+    style = Style(lists="words", default=" (default {})")
+    words = ("--cook", "x", "--guests", "3", "4", "--guests", "5")
+    menu, parser, args = parse_menu(style, *words)
+    assert menu.read(args).guests == [3, 4, 5]
+    assert "How many eat at each table. (default 2)" in parser.format_help()
+    menu, _, args = parse_menu(style, "--cook", "x", "--guests", "3", "0")
+    with pytest.raises(SettingError, match=r"^--guests = 0: must be at least 1$"):
+        menu.read(args)
+
+
+def test_a_repeatable_option_says_so():
+    _, parser, _ = parse_menu(Style(), "--cook", "x")
+    assert "(repeatable) What there is." in parser.format_help()
+
+
+def test_what_a_file_may_give_is_not_asked_for():
+    menu, _, args = parse_menu(Style(required=False))
+    assert menu.given(args) == {}
+
+
+def test_a_choice_with_a_placeholder_is_checked_by_the_settings():
+    menu, parser, args = parse_menu(
+        Style(), "--cook", "x", "--heat", "hot", metavars={"heat": "HEAT"}
+    )
+    assert "--heat HEAT" in parser.format_help()
+    with pytest.raises(SettingError, match=r"^--heat = 'hot': must be 'low' or 'high'$"):
+        menu.read(args)
+
+
+def test_a_switch_may_be_one_that_cannot_be_denied(capsys):
+    menu, _, args = parse_menu(Style(can_deny=False), "--cook", "x", "--spicy")
+    assert menu.read(args).spicy
+    with pytest.raises(SystemExit):
+        parse_menu(Style(can_deny=False), "--cook", "x", "--no-spicy")
+    assert "--no-spicy" in capsys.readouterr().err

@@ -16,48 +16,30 @@ import json
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from gossamer.cli._options import Options, Style
 from gossamer.cli._tables import print_table
 from gossamer.errors import SettingError, UnknownNameError
+from gossamer.serving.keys import TenantSettings
 
-if TYPE_CHECKING:
-    from gossamer.serving.keys import TenantSettings
-
-LIMITS = {
-    "--share": ("share", float, "X"),
-    "--max-in-flight": ("max_in_flight", int, "N"),
-    "--tokens-per-minute": ("tokens_per_minute", int, "N"),
-    "--resident-mib": ("resident_mib", float, "MiB"),
-}
+_LIMITS = ("share", "max_in_flight", "tokens_per_minute", "resident_mib")
+TENANT = Options(
+    TenantSettings,
+    fields=("adapters", "admin", *_LIMITS),
+    names={"adapters": "adapter"},
+    metavars={"adapters": "NAME", "resident_mib": "MiB"},
+    # What is not given stays as it is for a tenant that exists, so no default is told.
+    style=Style(default="", can_deny=False),
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the sub-commands."""
-    from gossamer.serving.keys import TenantSettings
-
-    docs = {name: field.description for name, field in TenantSettings.model_fields.items()}
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     add = actions.add_parser("add", help="create a key for a tenant, and set what it may use")
     add.add_argument("tenant", metavar="TENANT", help="its name; made if it is new")
-    add.add_argument(
-        "--adapter",
-        dest="adapters",
-        action="append",
-        metavar="NAME",
-        default=argparse.SUPPRESS,
-        help="(repeatable) " + " ".join((docs["adapters"] or "").split()),
-    )
-    add.add_argument("--admin", action="store_true", default=argparse.SUPPRESS, help=docs["admin"])
-    for option, (field, kind, metavar) in LIMITS.items():
-        add.add_argument(
-            option,
-            dest=field,
-            type=kind,
-            metavar=metavar,
-            default=argparse.SUPPRESS,
-            help=" ".join((docs[field] or "").split()),
-        )
+    TENANT.add_to(add)
     listing = actions.add_parser("list", help="show keys and tenants")
     listing.add_argument("--json", action="store_true", help="print JSON instead of a table")
     revoke = actions.add_parser("revoke", help="end a key")
@@ -89,8 +71,7 @@ def _add(args: argparse.Namespace) -> int:
             f"'{args.tenant}' is no tenant's name; use up to 64 letters, digits and _ . @ -"
         )
     key, key_id = new_key()
-    fields = {"adapters", "admin", *(field for field, _, _ in LIMITS.values())}
-    changes = {name: value for name, value in vars(args).items() if name in fields}
+    changes = TENANT.given(args)
 
     made: list[TenantSettings] = []
 
@@ -116,7 +97,7 @@ def _add(args: argparse.Namespace) -> int:
     return 0
 
 
-def _what_it_may_use(name: str, tenant: "TenantSettings", file: Path) -> str:
+def _what_it_may_use(name: str, tenant: TenantSettings, file: Path) -> str:
     begin = f"tenant '{name}' may use the base model"
     if not tenant.adapters:
         return f"{begin} only; give it adapters with --adapter, or in its list 'adapters' in {file}"
@@ -141,7 +122,7 @@ def _list(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(rows, indent=2))
         return 0
-    columns = ["id", "tenant", "created", "adapters", "admin", *(f for f, _, _ in LIMITS.values())]
+    columns = ["id", "tenant", "created", "adapters", "admin", *_LIMITS]
     print_table(columns, [[_cell(row[column]) for column in columns] for row in rows])
     return 0
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gossamer.basemodel.find import require_known
+from gossamer.cli._options import Options, Style, add_assignments
 from gossamer.cli._tables import print_table
 from gossamer.errors import UsageError
 from gossamer.extras import require
@@ -24,15 +25,19 @@ from gossamer.training.sweep_settings import SweepSettings
 if TYPE_CHECKING:
     from gossamer.training.sparsity_sweep import SweepResult
 
-_OPTIONS = ("model", "data", "target", "rows", "batch_size", "start", "seed")
-_KINDS = {"target": float, "start": float, "rows": int, "batch_size": int, "seed": int}
+SWEEP = Options(
+    SweepSettings,
+    fields=("model", "data", "target", "rows", "batch_size", "start", "seed"),
+    metavars={"model": "MODEL", "data": "DATA"},
+    style=Style(default=" (default {})"),
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the sub-commands."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     plan = actions.add_parser("plan", help="measure each layer and choose a plan")
-    _add_sweep_options(plan)
+    SWEEP.add_to(plan)
     plan.add_argument(
         "--output",
         metavar="FILE",
@@ -41,14 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the plan, as YAML; its picture lies beside it, as PNG",
     )
     plan.add_argument("--overwrite", action="store_true", help="replace a plan that is there")
-    plan.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        dest="assignments",
-        metavar="NAME=VALUE",
-        help="any setting of the sweep or its data, such as mlp_shares=[0.9,0.99]",
-    )
+    add_assignments(plan, "any setting of the sweep or its data, such as mlp_shares=[0.9,0.99]")
     actions.add_parser("list", help="show the plans that come with Gossamer")
     show = actions.add_parser("show", help="print a plan as YAML")
     show.add_argument("plan", metavar="PLAN", help="name of a published plan, or a file")
@@ -59,23 +57,6 @@ def run(args: argparse.Namespace) -> int:
     return {"plan": _plan, "list": _list, "show": _show}[args.action](args)
 
 
-def _add_sweep_options(parser: argparse.ArgumentParser) -> None:
-    for name in _OPTIONS:
-        field = SweepSettings.model_fields[name]
-        text = " ".join((field.description or "").split())
-        if not field.is_required():
-            text += f" (default {field.default:g})"
-        kind = _KINDS.get(name, str)
-        metavar = {float: "X", int: "N", str: name.upper()}[kind]
-        parser.add_argument(
-            f"--{name.replace('_', '-')}",
-            type=kind,
-            metavar=metavar,
-            required=field.is_required(),
-            help=text.replace("%", "%%"),
-        )
-
-
 def _plan(args: argparse.Namespace) -> int:
     require("sparsity plan", "tune")
     output: Path = args.output
@@ -83,10 +64,8 @@ def _plan(args: argparse.Namespace) -> int:
         raise UsageError(f"--output {output} must end in .yaml")
     if output.exists() and not args.overwrite:
         raise UsageError(f"--output {output} exists; choose another or add --overwrite")
-    given = {name: getattr(args, name) for name in _OPTIONS}
-    values = {name: value for name, value in given.items() if value is not None}
     settings = SweepSettings.parse(
-        {**values, **parse_assignments(args.assignments)}, where="options"
+        {**SWEEP.given(args), **parse_assignments(args.assignments)}, where="options"
     )
     require_known(settings.model)
     find_file(settings.data)

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
-from gossamer.cli._options import add_word, one_of_word_and_option, with_options
+from gossamer.cli._options import Options, Style, add_assignments
 from gossamer.errors import SettingError
 from gossamer.extras import require
 from gossamer.methods import find, names, settings_type, summary
@@ -17,27 +17,34 @@ from gossamer.settings import Settings, parse_assignments
 from gossamer.training.arguments import check_names, collect
 from gossamer.training.settings import RunSettings
 
-_OPTIONS = ("model", "data", "method", "output", "max_steps", "seed", "dtype", "sparse_compute")
+RUN = Options(
+    RunSettings,
+    fields=("model", "data", "method", "output", "max_steps", "seed", "dtype", "sparse_compute"),
+    metavars={
+        "model": "MODEL",
+        "data": "DATA",
+        "method": "METHOD",
+        "output": "OUTPUT",
+        "dtype": "DTYPE",
+        "sparse_compute": "SPARSE_COMPUTE",
+    },
+    word="model",
+    # A file given with --config may hold what is required.
+    style=Style(default=" (default {})", required=False),
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What the command takes; the words come from the settings themselves."""
-    add_word(parser, "model", "MODEL")
-    for name in _OPTIONS:
-        parser.add_argument(f"--{name.replace('_', '-')}", **_option(name))
+    """Declare what the command takes; the words come from the settings themselves."""
+    RUN.add_to(parser)
     parser.add_argument(
         "--config",
         type=Path,
         metavar="FILE",
         help="settings in YAML, such as the run.yaml of another run; options override it",
     )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        dest="assignments",
-        metavar="NAME=VALUE",
-        help="any setting of the run, its data or its method; may be given several times",
+    add_assignments(
+        parser, "any setting of the run, its data or its method; may be given several times"
     )
     parser.add_argument(
         "--skip-bad-rows",
@@ -86,16 +93,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _collected(args: argparse.Namespace) -> tuple[RunSettings, dict[str, Any]]:
-    options = {name: getattr(args, name) for name in _OPTIONS}
-    options["model"] = one_of_word_and_option(args, "model", args.model)
-    options["skip_bad_rows"] = args.skip_bad_rows or None
+    options = {**RUN.given(args), "skip_bad_rows": args.skip_bad_rows or None}
     assignments = parse_assignments(args.assignments)
     try:
         return collect(args.config, options, assignments, resume=args.resume)
     except SettingError as error:
-        ours = {name: f"--{name.replace('_', '-')}" for name in _OPTIONS}
-        message = with_options(str(error).removeprefix("run: "), ours)
-        raise SettingError(message) from None
+        raise SettingError(RUN.in_options(str(error).removeprefix("run: "))) from None
 
 
 def method_help(name: str) -> str:
@@ -136,14 +139,6 @@ def _tune(settings: RunSettings, recorded: dict[str, Any], *, resume: bool, over
     return 0
 
 
-def _option(name: str) -> dict[str, Any]:
-    field = RunSettings.model_fields[name]
-    kind = int if name in ("max_steps", "seed") else str
-    default = "" if field.is_required() or field.default is None else f" (default {field.default})"
-    text = " ".join((field.description or "").split()) + default
-    return {"type": kind, "metavar": "N" if kind is int else name.upper(), "help": _plain(text)}
-
-
 def _describe(settings: type[Settings], fields: list[str]) -> list[str]:
     lines = []
     for name in fields:
@@ -168,8 +163,3 @@ def _shown(value: Any) -> str:
     return (
         "unset" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
     )
-
-
-def _plain(text: str) -> str:
-    # argparse reads % as the start of a format.
-    return text.replace("%", "%%")
