@@ -109,7 +109,7 @@ class Options(Generic[S]):
             if not (isinstance(kind, type) and issubclass(kind, Settings)):
                 yield name, known[name]
 
-    def _required(self, name: str, info: FieldInfo) -> dict[str, bool]:
+    def _required(self, name: str, info: FieldInfo) -> dict[str, Any]:
         needed = self.style.required and info.is_required() and name != self.word
         return {"required": True} if needed else {}
 
