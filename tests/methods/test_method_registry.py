@@ -84,13 +84,15 @@ def test_listing_methods_loads_no_heavy_library():
 @pytest.mark.parametrize("name", sorted(registry.TABLE))
 def test_the_settings_beside_a_method_are_its_own(name):
     assert methods.settings_type(name) is methods.find(name).settings_type
+    assert methods.learning_rate(name) == methods.find(name).learning_rate
     assert methods.parse_settings(name, {}) == methods.find(name).from_values({}).settings
 
 
 def test_names_lines_and_settings_are_known_without_loading_a_method():
     code = (
         "import sys, gossamer.methods as m\n"
-        "for name in m.names(): m.summary(name), m.parse_settings(name, {})\n"
+        "for name in m.names():\n"
+        "    m.summary(name), m.learning_rate(name), m.parse_settings(name, {})\n"
         "rows = m.registry.TABLE.values()\n"
         "loaded = {target.partition(':')[0] for target, _ in rows} & set(sys.modules)\n"
         "print(sorted(loaded | ({'torch', 'peft', 'transformers', 'trl'} & set(sys.modules))))"

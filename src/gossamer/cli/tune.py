@@ -12,7 +12,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 from gossamer.cli._options import Options, Style, add_assignments
 from gossamer.errors import SettingError
 from gossamer.extras import require
-from gossamer.methods import find, names, settings_type, summary
+from gossamer.methods import learning_rate, names, settings_type, summary
 from gossamer.settings import Settings, parse_assignments
 from gossamer.training.arguments import check_names, collect
 from gossamer.training.settings import RunSettings
@@ -108,7 +108,7 @@ def method_help(name: str) -> str:
     return "\n".join(
         [
             f"{name}: {summary(name)}",
-            f"default learning rate {find(name).learning_rate:g}",
+            f"default learning rate {learning_rate(name):g}",
             "",
             f"settings of {name}:",
             *_describe(fields, list(fields.model_fields)),

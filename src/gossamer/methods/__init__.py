@@ -9,6 +9,7 @@ from gossamer.methods.common.method import Kind, Method, MethodContext, Stage
 from gossamer.methods.common.settings import MethodSettings
 from gossamer.methods.registry import (
     find,
+    learning_rate,
     names,
     parse_settings,
     register,
@@ -23,6 +24,7 @@ __all__ = [
     "MethodSettings",
     "Stage",
     "find",
+    "learning_rate",
     "names",
     "parse_settings",
     "register",

@@ -150,7 +150,7 @@ class Adalora(PeftMethod[AdaloraSettings]):
     name = "adalora"
     kind = "low-rank"
     settings_type = AdaloraSettings
-    learning_rate = 1e-3
+    learning_rate = AdaloraSettings.default_learning_rate
 
     _allocation: "Allocation"
 

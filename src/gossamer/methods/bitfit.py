@@ -39,7 +39,7 @@ class Bitfit(PeftMethod[BitfitSettings]):
     name = "bitfit"
     kind = "other"
     settings_type = BitfitSettings
-    learning_rate = 1e-3
+    learning_rate = BitfitSettings.default_learning_rate
 
     def peft_config(self, model: Any, context: MethodContext) -> Any:
         return bias_config(model, self.settings.target_modules)

@@ -19,7 +19,7 @@ class Full(Method[FullSettings]):
     name = "full"
     kind = "model"
     settings_type = FullSettings
-    learning_rate = 2e-5
+    learning_rate = FullSettings.default_learning_rate
     trains_base = True
     dense_because = "it trains the base"
 

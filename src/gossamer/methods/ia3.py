@@ -41,7 +41,7 @@ class Ia3(PeftMethod[Ia3Settings]):
     name = "ia3"
     kind = "gain"
     settings_type = Ia3Settings
-    learning_rate = 3e-3
+    learning_rate = Ia3Settings.default_learning_rate
 
     def peft_config(self, model: Any, context: MethodContext) -> Any:
         settings = self.settings

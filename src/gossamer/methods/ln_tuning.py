@@ -36,7 +36,7 @@ class LnTuning(PeftMethod[LnTuningSettings]):
     name = "ln_tuning"
     kind = "other"
     settings_type = LnTuningSettings
-    learning_rate = 1e-3
+    learning_rate = LnTuningSettings.default_learning_rate
 
     def peft_config(self, model: Any, context: MethodContext) -> Any:
         return ln_config(model, self.settings.norms)

@@ -63,7 +63,7 @@ class Lora(PeftMethod[LoraSettings]):
     name = "lora"
     kind = "low-rank"
     settings_type = LoraSettings
-    learning_rate = 2e-4
+    learning_rate = LoraSettings.default_learning_rate
     size_setting = "rank"
 
     def peft_config(self, model: Any, context: MethodContext) -> Any:
@@ -79,7 +79,7 @@ class RsLora(PeftMethod[RsLoraSettings]):
     name = "rslora"
     kind = "low-rank"
     settings_type = RsLoraSettings
-    learning_rate = 2e-4
+    learning_rate = RsLoraSettings.default_learning_rate
     size_setting = "rank"
 
     def peft_config(self, model: Any, context: MethodContext) -> Any:
@@ -95,7 +95,7 @@ class Dora(PeftMethod[DoraSettings]):
     name = "dora"
     kind = "gain"
     settings_type = DoraSettings
-    learning_rate = 2e-4
+    learning_rate = DoraSettings.default_learning_rate
     size_setting = "rank"
     # The base's product and the adapter's, both of which are multiplied by the gain.
     outputs_kept = 2.0

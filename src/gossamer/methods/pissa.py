@@ -106,7 +106,7 @@ class Pissa(PeftMethod[PissaSettings]):
     name = "pissa"
     kind = "low-rank"
     settings_type = PissaSettings
-    learning_rate = 2e-5
+    learning_rate = PissaSettings.default_learning_rate
     size_setting = "rank"
 
     _start: "Start"

@@ -61,7 +61,7 @@ class QLora(PeftMethod[QLoraSettings]):
     name = "qlora"
     kind = "low-rank"
     settings_type = QLoraSettings
-    learning_rate = 2e-4
+    learning_rate = QLoraSettings.default_learning_rate
     size_setting = "rank"
     extra = "qlora"
     extra_modules = ("bitsandbytes",)

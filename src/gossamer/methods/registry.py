@@ -181,6 +181,13 @@ def settings_type(name: str) -> type[MethodSettings]:
     return found
 
 
+def learning_rate(name: str) -> float:
+    """The default learning rate of the method; raises `UnknownNameError`."""
+    if name in ADDED:
+        return ADDED[name].learning_rate
+    return settings_type(name).default_learning_rate
+
+
 def parse_settings(name: str, values: Mapping[str, Any]) -> MethodSettings:
     """The settings of the method from plain values; the method is not imported.
 

@@ -13,6 +13,8 @@ Average = Annotated[float, Field(gt=0, lt=1)]
 class LoraSettings(MethodSettings):
     """Settings of `lora`."""
 
+    default_learning_rate = 2e-4
+
     rank: PositiveInt = 16
     """Width of the two thin matrices; more learns more and costs more."""
 
@@ -59,6 +61,8 @@ class QLoraSettings(LoraSettings):
 class PissaSettings(LoraSettings):
     """Settings of `pissa`."""
 
+    default_learning_rate = 2e-5
+
     alpha: PositiveFloat = 16.0
     """Strength: the factors' product is scaled by alpha / rank, and they start smaller by as much.
     The default gives 1, the paper's choice."""
@@ -74,6 +78,8 @@ class FederaSettings(PissaSettings):
 
 class VeloraSettings(LoraSettings):
     """Settings of `velora`."""
+
+    default_learning_rate = 4e-4
 
     compressed_modules: list[str] = Field(default=["v_proj", "down_proj"])
     """Layers, among those adapted, whose input is kept compressed; the paper's best choice."""
@@ -92,6 +98,8 @@ class VeloraSettings(LoraSettings):
 
 class AdaloraSettings(MethodSettings):
     """Settings of `adalora`."""
+
+    default_learning_rate = 1e-3
 
     rank: PositiveInt = 8
     """Mean rank of a layer at the end."""
@@ -133,6 +141,8 @@ class AdaloraSettings(MethodSettings):
 class ShiraSettings(MethodSettings):
     """Settings of `shira`."""
 
+    default_learning_rate = 2e-4
+
     rank: PositiveInt = 16
     """Size: a layer gets as many entries as LoRA of this rank would have weights."""
 
@@ -153,6 +163,8 @@ class ShiraSettings(MethodSettings):
 class Ia3Settings(MethodSettings):
     """Settings of `ia3`."""
 
+    default_learning_rate = 3e-3
+
     target_modules: str | list[str] = Field(default=["k_proj", "v_proj", "down_proj"])
     """Layers to rescale: the paper's keys, values and inner activations of the MLP; or all-linear,
     attention, mlp, or another list."""
@@ -167,12 +179,16 @@ class Ia3Settings(MethodSettings):
 class LnTuningSettings(MethodSettings):
     """Settings of `ln_tuning`."""
 
+    default_learning_rate = 1e-3
+
     norms: list[str] | None = None
     """Names of the normalisation layers that learn, such as [input_layernorm]; unset: all."""
 
 
 class BitfitSettings(MethodSettings):
     """Settings of `bitfit`."""
+
+    default_learning_rate = 1e-3
 
     target_modules: str | list[str] = "all-linear"
     """Layers whose biases learn: all-linear, attention, mlp, or a list of layer names; those that
@@ -181,6 +197,8 @@ class BitfitSettings(MethodSettings):
 
 class PromptTuningSettings(MethodSettings):
     """Settings of `prompt_tuning`."""
+
+    default_learning_rate = 3e-2
 
     tokens: PositiveInt = 20
     """Virtual tokens in front of the text; each takes the place of a real one in the context."""
@@ -192,6 +210,8 @@ class PromptTuningSettings(MethodSettings):
 
 class PrefixTuningSettings(MethodSettings):
     """Settings of `prefix_tuning`."""
+
+    default_learning_rate = 1e-2
 
     tokens: PositiveInt = 20
     """Virtual positions in front of the text, in every layer."""
@@ -208,6 +228,8 @@ class PrefixTuningSettings(MethodSettings):
 class PTuningSettings(MethodSettings):
     """Settings of `p_tuning`."""
 
+    default_learning_rate = 1e-3
+
     tokens: PositiveInt = 20
     """Virtual tokens in front of the text."""
 
@@ -221,6 +243,8 @@ class PTuningSettings(MethodSettings):
 
 class FullSettings(MethodSettings):
     """Settings of `full`."""
+
+    default_learning_rate = 2e-5
 
     train_embeddings: bool = True
     """Whether the token embeddings (and an output head tied to them) learn too."""

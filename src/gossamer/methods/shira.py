@@ -132,7 +132,7 @@ class Shira(PeftMethod[ShiraSettings]):
     name = "shira"
     kind = "sparse"
     settings_type = ShiraSettings
-    learning_rate = 2e-4
+    learning_rate = ShiraSettings.default_learning_rate
     size_setting = "rank"
     dense_because = "it multiplies by weights that it has changed"
 

@@ -90,7 +90,7 @@ class PromptTuning(SoftPromptMethod[PromptTuningSettings]):
     name = "prompt_tuning"
     kind = "prefix"
     settings_type = PromptTuningSettings
-    learning_rate = 3e-2
+    learning_rate = PromptTuningSettings.default_learning_rate
     size_setting = "tokens"
 
     def peft_config(self, model: Any, context: MethodContext) -> Any:
@@ -117,7 +117,7 @@ class PrefixTuning(SoftPromptMethod[PrefixTuningSettings]):
     name = "prefix_tuning"
     kind = "prefix"
     settings_type = PrefixTuningSettings
-    learning_rate = 1e-2
+    learning_rate = PrefixTuningSettings.default_learning_rate
     size_setting = "tokens"
 
     def check(self, context: MethodContext) -> None:
@@ -151,7 +151,7 @@ class PTuning(SoftPromptMethod[PTuningSettings]):
     name = "p_tuning"
     kind = "prefix"
     settings_type = PTuningSettings
-    learning_rate = 1e-3
+    learning_rate = PTuningSettings.default_learning_rate
     size_setting = "tokens"
 
     def peft_config(self, model: Any, context: MethodContext) -> Any:

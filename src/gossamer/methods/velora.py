@@ -66,7 +66,7 @@ class Velora(PeftMethod[VeloraSettings]):
     name = "velora"
     kind = "low-rank"
     settings_type = VeloraSettings
-    learning_rate = 4e-4
+    learning_rate = VeloraSettings.default_learning_rate
     size_setting = "rank"
 
     def peft_config(self, model: Any, context: MethodContext) -> Any:

@@ -27,16 +27,14 @@ class BottleneckLinear(GossamerLayer):
     # Given by PEFT's mixin, which is untyped.
     _cast_input_dtype: Any
 
-    def __init__(self, base_layer: nn.Module, adapter_name: str, config: BottleneckConfig) -> None:
+    def __init__(self, base_layer: nn.Module) -> None:
         super().__init__(base_layer)
         self.in_features, self.out_features = _get_in_out_features(self.get_base_layer())
         self.bottleneck_down = nn.ModuleDict()
         self.bottleneck_up = nn.ModuleDict()
         self._configs: dict[str, BottleneckConfig] = {}
-        self._active_adapter = adapter_name
-        self.update_layer(adapter_name, config)
 
-    def update_layer(self, adapter_name: str, config: BottleneckConfig) -> None:
+    def update_layer(self, adapter_name: str, config: BottleneckConfig, path: str) -> None:
         """Add an adapter that changes nothing yet."""
         size = self.out_features
         down, up = nn.Linear(size, config.width), nn.Linear(config.width, size)

@@ -27,7 +27,7 @@ class Houlsby(_Bottleneck):
 
     name = "houlsby"
     settings_type = HoulsbySettings
-    learning_rate = 3e-4
+    learning_rate = HoulsbySettings.default_learning_rate
 
 
 class Pfeiffer(_Bottleneck):
@@ -39,4 +39,4 @@ class Pfeiffer(_Bottleneck):
 
     name = "pfeiffer"
     settings_type = PfeifferSettings
-    learning_rate = 1e-4
+    learning_rate = PfeifferSettings.default_learning_rate

@@ -26,12 +26,16 @@ class BottleneckSettings(MethodSettings):
 class HoulsbySettings(BottleneckSettings):
     """Settings of `houlsby`."""
 
+    default_learning_rate = 3e-4
+
     target_modules: str | list[str] = Field(default=["o_proj", "down_proj"])
     """Layers whose output is followed by an adapter: the last ones of attention and MLP."""
 
 
 class PfeifferSettings(BottleneckSettings):
     """Settings of `pfeiffer`."""
+
+    default_learning_rate = 1e-4
 
     target_modules: str | list[str] = Field(default=["down_proj"])
     """Layers whose output is followed by an adapter: the last one of the MLP."""

@@ -21,7 +21,7 @@ from torch import nn
 
 from gossamer.errors import UnknownNameError, UnsupportedAdapterError
 from gossamer.methods.common.tuner_config import GossamerConfig
-from gossamer.methods.common.tuner_layer import GossamerLayer
+from gossamer.methods.common.tuner_layer import GossamerLayer, require_linear
 
 
 def copy_adapter(model: Any, source: str, target: str) -> None:
@@ -54,14 +54,18 @@ REFERENCE = "ref"
 
 
 class GossamerTuner(BaseTuner):
-    """Base of our tuners. Subclasses set `prefix` and `tuner_layer_cls`, define
-    `_create_and_replace`, and are added with `register_tuner`.
+    """Base of our tuners. Subclasses set `method`, `prefix` and `tuner_layer_cls`, override
+    `new_layer` and `add_to_layer` where these need more, and are added with `register_tuner`.
 
     The layers are `GossamerLayer`s. What is trained lies in `ParameterDict`s named
     in `adapter_layer_names`, what is only stored (indices) in PEFT's `BufferDict` with
     `persistent=True`, named in `other_param_names`; both are saved and loaded by PEFT as they are.
     """
 
+    method: ClassVar[str]
+    """Name of the method, for messages."""
+    allow_4bit: ClassVar[bool] = False
+    """Whether quantised weights will do; otherwise they are refused."""
     tuner_layer_cls = BaseTunerLayer
     target_module_mapping: ClassVar[dict[str, Any]] = {}
     adding: str = ""
@@ -83,6 +87,38 @@ class GossamerTuner(BaseTuner):
         ]
         if adapter_name == REFERENCE and same:
             copy_adapter(self, same[0], adapter_name)
+
+    def new_layer(self, target: nn.Module, path: str) -> Any:
+        """The layer that takes the place of `target`, which the base model calls `path`.
+
+        Raises `SettingError` if the method cannot adapt it.
+        """
+        require_linear(target, path, method=self.method, quantized=self.allow_4bit)
+        return self.tuner_layer_cls(target)
+
+    def add_to_layer(self, layer: Any, adapter_name: str, config: Any, path: str) -> None:
+        """Give the layer at `path` an adapter that changes nothing yet."""
+        layer.update_layer(adapter_name, config, path)
+
+    def _create_and_replace(
+        self,
+        peft_config: Any,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+        parameter_name: str | None = None,
+    ) -> None:
+        if isinstance(target, self.tuner_layer_cls):
+            self.add_to_layer(target, adapter_name, peft_config, current_key)
+            return
+        layer = self.new_layer(target, current_key)
+        layer.train(target.training)
+        self.add_to_layer(layer, adapter_name, peft_config, current_key)
+        # A further adapter does not learn until it is made the active one.
+        layer.set_adapter(self.active_adapters, inference_mode=peft_config.inference_mode)
+        self._replace_module(parent, target_name, layer, target)
 
     def adapter_parameters(self, adapter_name: str) -> Iterator[nn.Parameter]:
         """Everything of an adapter that may learn."""

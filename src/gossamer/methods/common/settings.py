@@ -1,6 +1,6 @@
 """The base of the settings of all methods, and the types that many of them use."""
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
@@ -12,3 +12,6 @@ PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 class MethodSettings(Settings):
     """Base of the settings of a method."""
+
+    default_learning_rate: ClassVar[float]
+    """Of a run whose settings name none; the method's docstring has its source."""

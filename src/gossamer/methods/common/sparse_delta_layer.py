@@ -9,10 +9,9 @@ from peft.tuners.tuners_utils import check_adapters_to_merge
 from torch import Tensor, nn
 
 from gossamer.errors import UnsupportedAdapterError
-from gossamer.methods.common.peft_tuner import GossamerConfig, GossamerTuner
 from gossamer.methods.common.sparse_delta_mask import num_entries, random_entries
 from gossamer.methods.common.sparse_delta_product import Pattern
-from gossamer.methods.common.tuner_layer import GossamerLayer, require_finite, require_linear
+from gossamer.methods.common.tuner_layer import GossamerLayer, require_finite
 
 
 class EntryLayer(GossamerLayer):
@@ -126,31 +125,3 @@ class EntryLayer(GossamerLayer):
 def _change(layer: EntryLayer, name: str, x: Tensor) -> Tensor:
     # Sparse tensors are none of torch.compile's: the graph breaks here, once a layer.
     return layer.change(name, x)
-
-
-class LinearTuner(GossamerTuner):
-    """Replaces linear layers by `tuner_layer_cls`, which is made of the layer it replaces.
-
-    Subclasses name their `method`, and set `allow_4bit` where quantised weights will do; otherwise
-    those raise `SettingError`.
-    """
-
-    method: ClassVar[str]
-    allow_4bit: ClassVar[bool] = False
-
-    def _create_and_replace(
-        self,
-        config: GossamerConfig,
-        adapter_name: str,
-        target: nn.Module,
-        target_name: str,
-        parent: nn.Module,
-        current_key: str,
-        **kwargs: Any,
-    ) -> None:
-        layer: Any = target
-        if not isinstance(target, self.tuner_layer_cls):
-            require_linear(target, current_key, method=self.method, quantized=self.allow_4bit)
-            layer = self.tuner_layer_cls(target)
-            self._replace_module(parent, target_name, layer, target)
-        layer.update_layer(adapter_name, config, current_key, inference_mode=config.inference_mode)

@@ -19,7 +19,7 @@ L = TypeVar("L", bound=LamdaSettings)
 
 class _LamdaMethod(PeftMethod[L]):
     kind = "low-rank"
-    learning_rate = 3e-4
+    learning_rate = LamdaSettings.default_learning_rate
     allocation: ClassVar[str]
 
     def peft_config(self, model: Any, context: MethodContext) -> Any:

@@ -13,7 +13,6 @@ from gossamer.adapters.layout import PREFIX
 from gossamer.errors import SettingError
 from gossamer.methods.common.peft_tuner import GossamerTuner, register_tuner
 from gossamer.methods.common.targets import linear_paths
-from gossamer.methods.common.tuner_layer import require_linear
 from gossamer.methods.lamda.config import PEFT_TYPE, LamdaConfig
 from gossamer.methods.lamda.freezing import FreezeColumns, lamda_layers
 from gossamer.methods.lamda.layer import LamdaLinear
@@ -28,6 +27,8 @@ _PASSES = 4
 class LamdaModel(GossamerTuner):
     """Trains a small square matrix between singular vectors of each weight."""
 
+    method = "lamda"
+    allow_4bit = True
     prefix = "lamda_"
     tuner_layer_cls = LamdaLinear
     _passes = 0
@@ -51,8 +52,7 @@ class LamdaModel(GossamerTuner):
                 continue
             layer = model.get_submodule(path)
             if not isinstance(layer, LamdaLinear):
-                require_linear(layer, path, method="lamda", quantized=True)
-                layer = LamdaLinear(layer)
+                layer = self.new_layer(layer, path)
             limits[path] = min(layer.in_features, layer.out_features)
             if limits[path] < config.rank:
                 raise SettingError(
@@ -85,26 +85,10 @@ class LamdaModel(GossamerTuner):
                 )
                 return
 
-    def _create_and_replace(
-        self,
-        peft_config: LamdaConfig,
-        adapter_name: str,
-        target: nn.Module,
-        target_name: str,
-        parent: nn.Module,
-        current_key: str,
-        parameter_name: str | None = None,
-    ) -> None:
-        if not isinstance(target, LamdaLinear):
-            require_linear(target, current_key, method="lamda", quantized=True)
-        rank = peft_config.rank_pattern.get(current_key, peft_config.rank)
-        layer = target if isinstance(target, LamdaLinear) else LamdaLinear(target)
-        # An adapter that is only to be used is loaded next: its start would be worked out in vain.
-        layer.update_layer(adapter_name, peft_config, rank, not peft_config.inference_mode)
-        if layer is not target:
-            layer.train(target.training)
-            layer.set_adapter(self.active_adapters)
-            self._replace_module(parent, target_name, layer, target)
+    def add_to_layer(self, layer: Any, adapter_name: str, config: LamdaConfig, path: str) -> None:
+        rank = config.rank_pattern.get(path, config.rank)
+        # An adapter that is only to be used is loaded next, so its start need not be worked out.
+        layer.update_layer(adapter_name, config, rank, not config.inference_mode)
 
     @classmethod
     def _remap_adapter_state_dict_for_load(

@@ -10,6 +10,8 @@ from gossamer.methods.common.settings import MethodSettings, PositiveFloat, Posi
 class LamdaSettings(MethodSettings):
     """Settings of `lamda`."""
 
+    default_learning_rate = 3e-4
+
     rank: PositiveInt = 32
     """Number of singular vectors; the square matrix between them has as many rows and columns."""
 

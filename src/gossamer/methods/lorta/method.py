@@ -24,7 +24,7 @@ class Lorta(PeftMethod[LortaSettings]):
     name = "lorta"
     kind = "low-rank"
     settings_type = LortaSettings
-    learning_rate = 1e-2
+    learning_rate = LortaSettings.default_learning_rate
     size_setting = "rank"
 
     def peft_config(self, model: Any, context: MethodContext) -> Any:

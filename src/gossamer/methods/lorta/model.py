@@ -23,6 +23,7 @@ class LortaModel(GossamerTuner):
     The five factors belong to the tuner itself; every layer reads its slice.
     """
 
+    method = "lorta"
     prefix = "lorta_"
     tuner_layer_cls = LortaLinear
     uses_shared_state = True
@@ -47,23 +48,11 @@ class LortaModel(GossamerTuner):
         for table, value in zip(_TABLES, _start(plan, peft_config), strict=True):
             getattr(self, table)[self.adding] = nn.Parameter(value.to(device))
 
-    def _create_and_replace(
-        self,
-        peft_config: LortaConfig,
-        adapter_name: str,
-        target: nn.Module,
-        target_name: str,
-        parent: nn.Module,
-        current_key: str,
-        parameter_name: str | None = None,
-    ) -> None:
-        place = self._plan.places[current_key]
-        layer = target if isinstance(target, LortaLinear) else LortaLinear(target, self._shared)
-        layer.update_layer(adapter_name, peft_config, place)
-        if layer is not target:
-            layer.train(target.training)
-            layer.set_adapter(self.active_adapters)
-            self._replace_module(parent, target_name, layer, target)
+    def new_layer(self, target: nn.Module, path: str) -> LortaLinear:
+        return LortaLinear(target, self._shared)
+
+    def add_to_layer(self, layer: Any, adapter_name: str, config: LortaConfig, path: str) -> None:
+        layer.update_layer(adapter_name, config, self._plan.places[path])
 
     def inject_adapter(
         self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any

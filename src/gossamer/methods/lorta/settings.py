@@ -10,6 +10,8 @@ from gossamer.methods.common.settings import MethodSettings, PositiveFloat, Posi
 class LortaSettings(MethodSettings):
     """Settings of `lorta`."""
 
+    default_learning_rate = 1e-2
+
     rank: PositiveInt = 64
     """Rank of the tensor, and the most rank of the change of any one matrix."""
 

@@ -68,7 +68,7 @@ class ReftBlock(GossamerLayer):
         """Take the edit off the block."""
         self._hook.remove()
 
-    def update_layer(self, adapter_name: str, config: ReftConfig) -> None:
+    def update_layer(self, adapter_name: str, config: ReftConfig, path: str) -> None:
         """Add an edit; raises `SettingError` if the rank is above the block's width."""
         self.reft_config[adapter_name] = config
         device = next(self.base_layer.parameters()).device

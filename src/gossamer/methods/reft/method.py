@@ -19,7 +19,7 @@ class ReftMethod(PeftMethod[R]):
     """What LoReFT, DiReFT and NodiReFT share; the name of the method is the variant."""
 
     kind = "intervention"
-    learning_rate = 9e-4
+    learning_rate = ReftSettings.default_learning_rate
     size_setting = "rank"
     tuner_module = "gossamer.methods.reft.model"
 

@@ -24,6 +24,7 @@ class ReftModel(GossamerTuner):
     their like. Quantised bases work as any other.
     """
 
+    method = "reft"
     prefix = "reft_"
     tuner_layer_cls = ReftBlock
 
@@ -71,25 +72,8 @@ class ReftModel(GossamerTuner):
                 # Whoever generates, through PEFT or not: its calls do not tell where prompts end.
                 model.generate = self._generate  # type: ignore[assignment]
 
-    def _create_and_replace(
-        self,
-        peft_config: ReftConfig,
-        adapter_name: str,
-        target: nn.Module,
-        target_name: str,
-        parent: nn.Module,
-        current_key: str,
-        parameter_name: str | None = None,
-    ) -> None:
-        if isinstance(target, ReftBlock):
-            target.update_layer(adapter_name, peft_config)
-            return
-        width = self.model.config.get_text_config().hidden_size
-        block = ReftBlock(target, self.tracker, width)
-        block.train(target.training)
-        block.update_layer(adapter_name, peft_config)
-        block.set_adapter(self.active_adapters)
-        setattr(parent, target_name, block)
+    def new_layer(self, target: nn.Module, path: str) -> ReftBlock:
+        return ReftBlock(target, self.tracker, self.model.config.get_text_config().hidden_size)
 
     def _before_model(self, module: nn.Module, args: Any) -> None:
         """Rows that an optimizer may have moved become orthonormal again."""

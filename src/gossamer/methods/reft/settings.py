@@ -12,6 +12,8 @@ Count = Annotated[int, Field(ge=0)]
 class ReftSettings(MethodSettings):
     """What LoReFT, DiReFT and NodiReFT have in common."""
 
+    default_learning_rate = 9e-4
+
     rank: Annotated[int, Field(ge=1)] = 8
     """Number of directions of the hidden state that an edit may change."""
 

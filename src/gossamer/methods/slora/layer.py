@@ -33,9 +33,7 @@ class SloraLinear(EntryLayer):
         self.scale: dict[str, float] = {}
         self.dropout: dict[str, float] = {}
 
-    def update_layer(
-        self, name: str, config: SloraConfig, path: str, *, inference_mode: bool
-    ) -> None:
+    def update_layer(self, name: str, config: SloraConfig, path: str) -> None:
         """Give the layer, which is called `path` in the base model, an adapter that changes
         nothing yet."""
         self.draw_index(name, path, seed=config.seed, density=config.density)
@@ -52,7 +50,7 @@ class SloraLinear(EntryLayer):
             self.slora_B0[name] = torch.zeros(h_out, config.r)
             self.scale[name] = config.lora_alpha / config.r
             self.dropout[name] = config.lora_dropout
-        self.finish_update(name, inference_mode=inference_mode)
+        self.finish_update(name, inference_mode=config.inference_mode)
 
     def change(self, name: str, x: Tensor) -> Tensor:
         pattern = self.pattern(name)

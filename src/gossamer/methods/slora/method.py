@@ -121,7 +121,7 @@ class Slora(PeftMethod[SloraSettings]):
     name = "slora"
     kind: Kind = "low-rank"
     settings_type = SloraSettings
-    learning_rate = 2e-4
+    learning_rate = SloraSettings.default_learning_rate
     size_setting = "rank"
 
     def __init__(self, settings: SloraSettings) -> None:

@@ -1,14 +1,13 @@
 """SLoRA in PEFT: importing this module makes `get_peft_model` and `from_pretrained` know it."""
 
-from gossamer.methods.common.peft_tuner import register_tuner
-from gossamer.methods.common.sparse_delta_layer import LinearTuner
+from gossamer.methods.common.peft_tuner import GossamerTuner, register_tuner
 from gossamer.methods.slora.config import SloraConfig
 from gossamer.methods.slora.layer import SloraLinear
 
 __all__ = ["SloraConfig", "SloraModel"]
 
 
-class SloraModel(LinearTuner):
+class SloraModel(GossamerTuner):
     """Replaces linear layers by `SloraLinear`s. Raises `SettingError` for quantised weights."""
 
     method = "slora"

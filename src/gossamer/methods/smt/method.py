@@ -33,7 +33,7 @@ class Smt(PeftMethod[SmtSettings]):
     name = "smt"
     kind: Kind = "sparse"
     settings_type = SmtSettings
-    learning_rate = 1e-4
+    learning_rate = SmtSettings.default_learning_rate
     size_setting = "attention_ratio"
     tuner_module = "gossamer.methods.smt.model"
     dense_because = "it multiplies by weights of which blocks learn"

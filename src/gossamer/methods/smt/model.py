@@ -18,6 +18,7 @@ __all__ = ["PEFT_TYPE", "SmtConfig", "SmtModel"]
 class SmtModel(GossamerTuner):
     """A base model whose chosen blocks of weights learn."""
 
+    method = "smt"
     prefix = "smt_"
     tuner_layer_cls = SmtLinear
 
@@ -30,31 +31,17 @@ class SmtModel(GossamerTuner):
             )
         return peft_config
 
-    def _create_and_replace(
-        self,
-        peft_config: SmtConfig,
-        adapter_name: str,
-        target: nn.Module,
-        target_name: str,
-        parent: nn.Module,
-        current_key: str,
-        **options: Any,
-    ) -> None:
+    def new_layer(self, target: nn.Module, path: str) -> SmtLinear:
         if not hasattr(target, "in_features"):
             raise SettingError(
-                f"SMT needs linear layers with weights [out, in]; '{current_key}' is a "
+                f"SMT needs linear layers with weights [out, in]; '{path}' is a "
                 f"{type(target).__name__}"
             )
-        blocks, count = _blocks_of(peft_config, current_key, target)
-        layer = target if isinstance(target, SmtLinear) else SmtLinear(target)
-        if layer is not target:
-            layer.set_adapter(adapter_name)
-        layer.update_layer(adapter_name, blocks, count, inference_mode=peft_config.inference_mode)
-        if layer is not target:
-            if adapter_name not in self.active_adapters:
-                # A further adapter does not learn until it is made the active one.
-                layer.requires_grad_(False)
-            self._replace_module(parent, target_name, layer, target)
+        return SmtLinear(target)
+
+    def add_to_layer(self, layer: Any, adapter_name: str, config: SmtConfig, path: str) -> None:
+        blocks, count = _blocks_of(config, path, layer)
+        layer.update_layer(adapter_name, blocks, count, inference_mode=config.inference_mode)
 
     @classmethod
     def _remap_adapter_state_dict_for_load(

@@ -13,6 +13,8 @@ Count = Annotated[int, Field(ge=1)]
 class SmtSettings(MethodSettings):
     """Settings of `smt`."""
 
+    default_learning_rate = 1e-4
+
     attention_ratio: Share = 0.0084
     """Trainable share of the attention layers below, as a part of all weights of the model,
     embeddings and output head included."""

@@ -22,9 +22,7 @@ class SparseLoraLinear(EntryLayer):
         self.sparselora_A, self.sparselora_B = nn.ParameterDict(), nn.ParameterDict()
         self.scale: dict[str, float] = {}
 
-    def update_layer(
-        self, name: str, config: SparseLoraConfig, path: str, *, inference_mode: bool
-    ) -> None:
+    def update_layer(self, name: str, config: SparseLoraConfig, path: str) -> None:
         """Give the layer, which is called `path` in the base model, an adapter that changes
         nothing yet."""
         h_out, h_in = self.shape
@@ -33,7 +31,7 @@ class SparseLoraLinear(EntryLayer):
         nn.init.kaiming_uniform_(self.sparselora_A[name], a=math.sqrt(5))
         self.sparselora_B[name] = nn.Parameter(torch.zeros(h_out, config.r))
         self.scale[name] = config.lora_alpha / config.r
-        self.finish_update(name, inference_mode=inference_mode)
+        self.finish_update(name, inference_mode=config.inference_mode)
 
     def values(self, name: str) -> Tensor:
         """The update's entries [n], in the order of the index."""

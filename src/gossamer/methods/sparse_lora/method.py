@@ -63,7 +63,7 @@ class SparseLora(PeftMethod[SparseLoraSettings]):
     name = "sparse_lora"
     kind = "sparse"
     settings_type = SparseLoraSettings
-    learning_rate = 1e-3
+    learning_rate = SparseLoraSettings.default_learning_rate
     size_setting = "rank"
 
     def peft_config(self, model: Any, context: MethodContext) -> Any:

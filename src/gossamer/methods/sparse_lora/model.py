@@ -5,8 +5,7 @@ from collections.abc import Callable, Iterable
 from peft import PeftModel
 from torch import Tensor
 
-from gossamer.methods.common.peft_tuner import register_tuner
-from gossamer.methods.common.sparse_delta_layer import LinearTuner
+from gossamer.methods.common.peft_tuner import GossamerTuner, register_tuner
 from gossamer.methods.common.sparse_delta_probe import largest_entries
 from gossamer.methods.sparse_lora.config import SparseLoraConfig
 from gossamer.methods.sparse_lora.layer import SparseLoraLinear
@@ -14,7 +13,7 @@ from gossamer.methods.sparse_lora.layer import SparseLoraLinear
 __all__ = ["SparseLoraConfig", "SparseLoraModel", "choose_entries"]
 
 
-class SparseLoraModel(LinearTuner):
+class SparseLoraModel(GossamerTuner):
     """Replaces linear layers, quantised ones too, by `SparseLoraLinear`s."""
 
     method = "sparse_lora"

@@ -10,6 +10,8 @@ from gossamer.methods.common.settings import MethodSettings, PositiveFloat, Posi
 class SparseLoraSettings(MethodSettings):
     """Settings of `sparse_lora`."""
 
+    default_learning_rate = 1e-3
+
     rank: PositiveInt = 16
     """Width of the two thin matrices."""
 

@@ -21,7 +21,7 @@ class SparseGrad(Method[SparseGradSettings]):
     name = "sparsegrad"
     kind: Kind = "model"
     settings_type = SparseGradSettings
-    learning_rate = 9e-5
+    learning_rate = SparseGradSettings.default_learning_rate
     dense_because = "its MLP weights learn, in another basis"
 
     def __init__(self, settings: SparseGradSettings) -> None:

@@ -12,6 +12,8 @@ Count = Annotated[int, Field(ge=1)]
 class SparseGradSettings(MethodSettings):
     """Settings of `sparsegrad`."""
 
+    default_learning_rate = 9e-5
+
     share: Annotated[float, Field(gt=0, le=1)] = 0.01
     """Share of the entries of each transformed gradient that is kept, the largest by magnitude."""
 
