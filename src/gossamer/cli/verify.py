@@ -46,15 +46,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Verify and print one line per adapter and reference."""
     from gossamer.basemodel.find import resolve
-    from gossamer.verification.verify import PROMPTS, Settings, require_same_base, verify
+    from gossamer.verification.verify import VerifySettings, require_same_base, verify
 
     base = resolve(require_same_base(args.adapters, args.model))
-    settings = Settings(
-        prompts=args.prompt or PROMPTS,
-        new_tokens=args.new_tokens,
-        tolerance=args.tolerance,
-        memory_gib=args.memory,
-        adapter_rows=args.adapter_rows,
+    settings = VerifySettings.parse(
+        {
+            **({"prompts": args.prompt} if args.prompt else {}),
+            "new_tokens": args.new_tokens,
+            "tolerance": args.tolerance,
+            "memory_gib": args.memory,
+            "adapter_rows": args.adapter_rows,
+        }
     )
     verdicts = verify(base, args.adapters, settings, _tell)
     if args.json:

@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
 
 from gossamer.errors import MissingExtraError, UnsupportedAdapterError, UsageError
+from gossamer.settings import Settings
 
 if TYPE_CHECKING:
     from gossamer.serving.llm import Completion
@@ -36,11 +39,12 @@ class Verdict:
     reference: str
     """"merged", "PEFT" or "transformers" (the base alone)."""
     equal_tokens: int
-    """Tokens up to the first difference of each answer ..."""
+    """Tokens of all answers up to each one's first difference."""
     tokens: int
-    """... of so many."""
+    """Tokens of all answers."""
     largest_difference: float
-    """Of a log-probability, over steps with the same context and the 20 likeliest tokens."""
+    """Largest difference of a log-probability, over steps with the same context and the 20
+    likeliest tokens."""
     ties: int
     """Answers that part where the reference holds two tokens for equally likely."""
     passed: bool
@@ -48,20 +52,23 @@ class Verdict:
     """Why there is nothing to compare."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """What to run."""
+class VerifySettings(Settings):
+    """What adapters are asked, and how much their answers may differ from the references'."""
 
-    prompts: Sequence[str]
-    new_tokens: int
-    tolerance: float
+    prompts: tuple[str, ...] = PROMPTS
+    """Texts that the base model and every adapter continue."""
+    new_tokens: int = Field(default=32, ge=1)
+    """New tokens of each answer."""
+    tolerance: float = Field(default=1e-3, gt=0)
     """Largest difference of a log-probability that counts as rounding."""
-    memory_gib: float | None
-    adapter_rows: str
+    memory_gib: float | None = Field(default=None, gt=0)
+    """GiB of the server's pool; unset: the server's own default."""
+    adapter_rows: Literal["as-saved", "int8"] = "as-saved"
+    """How the server keeps low-rank rows."""
 
 
 def verify(
-    base: Path, adapters: Sequence[Path], settings: Settings, tell: Callable[[str], None]
+    base: Path, adapters: Sequence[Path], settings: VerifySettings, tell: Callable[[str], None]
 ) -> list[Verdict]:
     """Serve all adapters and the base in one batch, then ask each reference the same prompts.
 
@@ -96,7 +103,7 @@ def _against_base(
     base: Path,
     prompts: Sequence[Sequence[int]],
     served: "Sequence[Completion]",
-    settings: Settings,
+    settings: VerifySettings,
     tell: Callable[[str], None],
 ) -> list[Verdict]:
     from gossamer.verification.references import base_model
@@ -121,7 +128,7 @@ def _judge(
     load: Callable[[], Any],
     prompts: Sequence[Sequence[int]],
     served: "Sequence[Completion]",
-    settings: Settings,
+    settings: VerifySettings,
 ) -> list[Verdict]:
     """One verdict; one without figures where the reference cannot hold this adapter."""
     from gossamer.verification.references import greedy
@@ -180,7 +187,7 @@ def compare(ours: "Completion", theirs: "ReferenceAnswer", tolerance: float) -> 
 
 
 def _serve(
-    base: Path, adapters: dict[str, Path], settings: Settings
+    base: Path, adapters: dict[str, Path], settings: VerifySettings
 ) -> "tuple[list[list[int]], dict[str | None, list[Completion]]]":
     """Token ids of the prompts, and the answers by adapter (None: the base)."""
     from gossamer.serving.core.messages import SamplingParams
