@@ -37,7 +37,7 @@ class AdapterInfo:
     """Last names of the adapted modules, sorted."""
     num_parameters: int
     num_bytes: int
-    """Of the tensors; the file is slightly larger."""
+    """The bytes of the tensors; the file is slightly larger."""
     dtype: str
     """Number format of the tensors, such as float32; or `mixed`."""
     digest: str

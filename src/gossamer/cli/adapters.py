@@ -21,7 +21,7 @@ from gossamer.errors import GossamerError
 if TYPE_CHECKING:
     from gossamer.adapters.inspect import AdapterInfo
 
-LIMITS = Options(AdapterLimits, title="reading adapters that nobody vouches for")
+LIMITS = Options(AdapterLimits, title="reading untrusted adapters")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

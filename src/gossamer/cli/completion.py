@@ -5,7 +5,7 @@ gossamer completion bash > ~/.local/share/bash-completion/completions/gossamer
 gossamer completion zsh > ~/.zfunc/_gossamer                        ~/.zfunc being in fpath
 gossamer completion fish > ~/.config/fish/completions/gossamer.fish
 
-The printed script has everything in it: nothing runs when you press Tab. Print it anew after an
+The printed script has everything in it: nothing runs when you press Tab. Print it again after an
 update.
 """
 

@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             return _reported(arguments)
         finally:
-            # Here, and not when Python ends: there, nobody can say that the reader has left.
+            # Here, and not when Python ends: there, it is too late to say that the reader has left.
             sys.stdout.flush()
     except BrokenPipeError:
         # The reader of our output has left, as `head` does.

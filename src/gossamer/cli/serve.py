@@ -44,7 +44,7 @@ ENGINE = Options(
     metavars={"model": "NAME", "adapters": "DIR", "memory_gib": "GiB", "host_cache_gib": "GiB"},
     word="model",
 )
-LIMITS = Options(AdapterLimits, title="reading adapters that nobody vouches for")
+LIMITS = Options(AdapterLimits, title="reading untrusted adapters")
 HTTP = Options(
     HttpSettings,
     title="HTTP",
@@ -85,7 +85,7 @@ def _run(args: argparse.Namespace, watch: "SignalWatch") -> int:
     from gossamer.serving.key_file import KeyFile
 
     limits_of = KeyFile(http_settings.keys).limits_of if http_settings.keys else unlimited
-    # The port first: a busy one is told at once, and not after the model has been loaded.
+    # The port first: a busy one is reported at once, and not after the model has been loaded.
     with bind(http_settings.host, http_settings.port) as listener:
         if http_settings.is_public and not http_settings.needs_key:
             _warn_of_open_door(http_settings.host)

@@ -30,11 +30,11 @@ LOOK_SECONDS = 1.0
 """So often, at least, a changed file is noticed."""
 
 MAX_BYTES = 4 * 2**20
-"""Of a key file; some twenty thousand keys."""
+"""The largest size of a key file: some twenty thousand keys."""
 
 
 class KeyFileUnreadableError(SettingError):
-    """The system does not give the file away now; it may do so later though nobody changes it."""
+    """The system cannot give the file now; it may do so later without a change of the file."""
 
 
 def read_keys(path: Path) -> KeyFileSettings:

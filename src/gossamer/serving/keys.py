@@ -33,7 +33,7 @@ class TenantSettings(Settings):
     admin: bool = False
     """Whether its keys open what is for those who run the server, such as /metrics."""
     share: float = Field(default=1.0, gt=0, allow_inf_nan=False)
-    """Of the service while several tenants want some: 2 gets twice as much as 1."""
+    """Share of the service while several tenants want some: 2 gets twice as much as 1."""
     max_in_flight: int | None = Field(default=None, ge=1)
     """Requests that wait or run; more are refused with status 429."""
     tokens_per_minute: int | None = Field(default=None, ge=1)
@@ -57,9 +57,9 @@ class KeySettings(Settings):
     id: str = Field(pattern="^[0-9a-f]{8}$")
     """The part of the key that may be seen."""
     tenant: str
-    """Whose it is."""
+    """The tenant whose key it is."""
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
-    """Of the whole key, in hexadecimal digits."""
+    """The SHA-256 of the whole key, in hexadecimal digits."""
     created: str = ""
     """Day on which it was made."""
 

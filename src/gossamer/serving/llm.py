@@ -85,7 +85,7 @@ class LLM:
         adapter: Adapter | Sequence[Adapter | None] | None = None,
         sampling: SamplingParams | Sequence[SamplingParams] | None = None,
     ) -> list[Completion]:
-        """As `generate`, for conversations of {"role": ..., "content": ...} messages."""
+        """Generate for conversations of {"role": ..., "content": ...} messages, as `generate`."""
         from gossamer.basemodel.load import require_chat_template
 
         require_chat_template(self.engine.tokenizer)

@@ -24,7 +24,7 @@ class ServeSettings(Settings):
     """GiB for weights of adapters that are not in the pool, so that they come back without being
     read from disk; unset: as much as the pool, at most 1; 0: none."""
     prefix_cache: bool = True
-    """Keep keys and values of prompts as long as nobody needs the memory, and use them again for
+    """Keep keys and values of prompts until the memory is needed, and use them again for
     prompts that begin alike."""
     share_prefixes: bool = False
     """Let tenants use keys and values of each other's prompts. It saves work where many send the
@@ -41,17 +41,17 @@ class ServeSettings(Settings):
     max_waiting: int = Field(default=1024, ge=1)
     """Requests that may queue; more are refused with status 429."""
     max_batch_tokens: int = Field(default=512, ge=1)
-    """Tokens of a step; long prompts are computed in chunks of at most so many."""
+    """The most tokens of a step; longer prompts are computed in chunks."""
     first_token_slo: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Seconds from a request's arrival to its first token that are promised: requests that cannot
     have it in time are refused with status 429; unset: everyone waits."""
     adapter_cluster: int = Field(default=0, ge=0)
-    """From so many distinct adapters in the batch on, waiting requests for one of them go before
+    """From this many distinct adapters in the batch on, waiting requests for one of them go before
     others of the same tenant: fewer adapters are read per step, some wait longer; 0: never."""
     prefetch: int = Field(default=8, ge=0)
-    """The adapters of so many waiting requests are copied into free memory ahead of their turn."""
+    """The waiting requests whose adapters are copied into free memory ahead of their turn."""
     expected_new_tokens: int = Field(default=256, ge=1)
-    """A request is assumed to produce at most so many tokens when its memory is judged at
+    """The new tokens that a request is assumed to produce at most when its memory is judged at
     admission."""
     block_tokens: int = Field(default=16, ge=1)
     """Tokens whose keys and values share a block."""

@@ -49,7 +49,7 @@ class Verdict:
     """Answers that part where the reference holds two tokens for equally likely."""
     passed: bool
     problem: str | None = None
-    """Why there is nothing to compare."""
+    """The reason why there is nothing to compare."""
 
 
 class VerifySettings(Settings):
@@ -163,7 +163,7 @@ def _judge(
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class AnswerComparison:
     """One answer against one reference answer."""
 
     equal_tokens: int
@@ -171,8 +171,8 @@ class Comparison:
     is_tie: bool
 
 
-def compare(ours: "Completion", theirs: "ReferenceAnswer", tolerance: float) -> Comparison:
-    """Tokens until the two part; log-probabilities as long as the context is the same."""
+def compare(ours: "Completion", theirs: "ReferenceAnswer", tolerance: float) -> AnswerComparison:
+    """Compare tokens until the two part, and log-probabilities while the context is the same."""
     assert ours.logprobs is not None
     equal, largest = 0, 0.0
     for step, chosen in enumerate(ours.logprobs):
@@ -181,9 +181,9 @@ def compare(ours: "Completion", theirs: "ReferenceAnswer", tolerance: float) -> 
             largest = max(largest, abs(logprob - float(expected[token])))
         if chosen.token_id != theirs.token_ids[step]:
             margin = float(expected[theirs.token_ids[step]] - expected[chosen.token_id])
-            return Comparison(equal, largest, margin <= tolerance)
+            return AnswerComparison(equal, largest, margin <= tolerance)
         equal += 1
-    return Comparison(equal, largest, False)
+    return AnswerComparison(equal, largest, False)
 
 
 def _serve(

@@ -50,7 +50,7 @@ class InterventionAdapter(Adapter):
     first: dict[int, Edit]
     """By decoder block: the edit after it, of the first positions."""
     last: dict[int, Edit]
-    """The same of the last positions; the same edits if tied."""
+    """By decoder block: the edit after it, of the last positions; the same edits if tied."""
 
     @property
     def max_rank(self) -> int:

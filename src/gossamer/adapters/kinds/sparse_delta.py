@@ -102,7 +102,7 @@ class _Type:
     """How one type of sparse adapter is stored."""
 
     suffixes: tuple[str, str]
-    """Of the tensors with places and with values."""
+    """The suffixes of the tensors with places and with values."""
     known: set[str] | None
     """Fields of its config; None: all."""
     judge: Callable[[str, str, _Layer], None]

@@ -1,1 +1,1 @@
-"""Reading files that nobody vouches for, within limits of bytes, items and time."""
+"""Reads untrusted files, within limits of bytes, items and time."""

@@ -17,7 +17,7 @@ class Budget:
 
     limits: AdapterLimits = field(default_factory=AdapterLimits)
     pool_bytes: int | None = None
-    """Of a server's pool; None where adapters are not served."""
+    """The bytes of a server's pool; None where adapters are not served."""
     low_rank_width: int | None = None
     """Bytes of an element of low-rank rows; None: as saved."""
 
@@ -30,8 +30,8 @@ class Budget:
             )
 
     def require_room_for(self, name: str, header: Header, *, low_rank: bool = False) -> None:
-        """The same for a file's tensors, as the pool would hold them: as float32, or as saved if
-        all are bfloat16."""
+        """Require room for a file's tensors as the pool would hold them: as float32, or as saved
+        if all are bfloat16."""
         width = self.low_rank_width if low_rank else None
         if width is None:
             width = _HALF if header.dtype == torch.bfloat16 else _FLOAT

@@ -1,4 +1,4 @@
-"""How much of an adapter that nobody vouches for is read."""
+"""Limits how much of an untrusted adapter is read."""
 
 from pydantic import Field
 
@@ -9,7 +9,7 @@ MOST_PLACES = 1 << 31
 
 
 class AdapterLimits(Settings):
-    """What an adapter's files may ask of whoever reads them; ordinary adapters stay far below."""
+    """Limits of what reading an adapter's files may take; ordinary adapters stay far below."""
 
     max_config_mib: float = Field(default=4.0, gt=0, le=64)
     """MiB of an adapter_config.json at most."""

@@ -121,7 +121,7 @@ class SafetensorsFile:
         return piece.view(place.dtype).view(place.shape)
 
     def elements(self) -> torch.Tensor | None:
-        """Those of all tensors in one, if all have the same number format."""
+        """All tensors' elements in one, if all have the same number format."""
         return self.data.view(self.header.dtype) if self.header.dtype is not None else None
 
     def parts(self, bounds: Sequence[tuple[int, int]]) -> Iterator[memoryview]:

@@ -50,7 +50,7 @@ class Place:
 
     @property
     def numel(self) -> int:
-        """Its elements."""
+        """The number of the tensor's elements."""
         return (self.end - self.start) // self.dtype.itemsize
 
 

@@ -87,7 +87,7 @@ def _of_entries(delta: Entries, longest: int, half: bool) -> Segments:
     order = np.lexsort((columns, rows))
     rows, columns = rows[order], columns[order]
     within = _within_groups(rows)
-    # A new segment where a row begins, and after so many entries of a row as fit into a block.
+    # A new segment where a row begins, and after as many entries of a row as fit into a block.
     begins = np.flatnonzero(within % longest == 0)
     length = np.diff(np.append(begins, len(rows)))
     values, value_width = _elements(delta.values[torch.from_numpy(order)], length, half)
