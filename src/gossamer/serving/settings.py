@@ -49,7 +49,7 @@ class ServeSettings(Settings):
     """From this many distinct adapters in the batch on, waiting requests for one of them go before
     others of the same tenant: fewer adapters are read per step, some wait longer; 0: never."""
     prefetch: int = Field(default=8, ge=0)
-    """The waiting requests whose adapters are copied into free memory ahead of their turn."""
+    """The number of waiting requests whose adapters are copied into free memory ahead of time."""
     expected_new_tokens: int = Field(default=256, ge=1)
     """The new tokens that a request is assumed to produce at most when its memory is judged at
     admission."""
