@@ -6,7 +6,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -71,12 +71,11 @@ def _count(engine: Engine, ends: Ends) -> dict[str, Any]:
     deadline = time.monotonic() + IDLE_SECONDS
     while ends.open and time.monotonic() < deadline:
         time.sleep(0.01)
-    counted: Future[str] = Future()
-    # On the engine's thread, so that nothing moves meanwhile.
-    engine._mailbox.post(lambda: counted.set_result(_lost(engine)))
+    counting = ThreadPoolExecutor(1)
     lost = "the engine does not answer"
     with contextlib.suppress(TimeoutError):
-        lost = counted.result(timeout=IDLE_SECONDS)
+        lost = counting.submit(_lost, engine).result(timeout=IDLE_SECONDS)
+    counting.shutdown(wait=False)
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     stats = engine.stats()
     return {
@@ -94,7 +93,7 @@ def _count(engine: Engine, ends: Ends) -> dict[str, Any]:
 
 def _lost(engine: Engine) -> str:
     try:
-        engine._recount()
+        engine.audit()
         held = engine.stats().blocks_kv
     except Exception as error:
         return f"the recount failed: {error!r}"

@@ -243,7 +243,7 @@ class Load:
                 return
             self._ends[type(event).__name__ if not isinstance(event, Finished) else "finished"] += 1
             if now < self._end:
-                resident = self._llm.engine._adapters.resident
+                resident = self._llm.engine.scheduler.memory.resident
                 self._most_resident = max(self._most_resident, len(resident))
                 self._to_ask.put(True)
             else:

@@ -157,19 +157,8 @@ class Soak:
             error = future.exception(timeout=300)
             assert error is None or isinstance(error, GossamerError), error
         self._futures.clear()
-        # On the engine's thread, so that nothing moves meanwhile.
-        counted: Future[None] = Future()
-        self._llm.engine._mailbox.post(lambda: self._recount(counted))
-        counted.result(timeout=60)
-
-    def _recount(self, counted: "Future[None]") -> None:
-        try:
-            self._llm.engine._recount()
-            assert self._llm.engine.stats().blocks_kv == 0
-        except BaseException as error:
-            counted.set_exception(error)
-        else:
-            counted.set_result(None)
+        self._llm.engine.audit()
+        assert self._llm.engine.stats().blocks_kv == 0
 
 
 if __name__ == "__main__":

@@ -72,7 +72,7 @@ def measure(args: argparse.Namespace) -> tuple[list[tuple[float, ...]], list[flo
         with LLM(str(folder), adapters=Path(scratch), memory_gib=args.memory, threads=1) as llm:
             run_load(llm, folder, 8, 4, 1, 8)
             run_load(llm, folder, 8, 4, 1, 64)
-            scheduler = llm.engine._scheduler
+            scheduler = llm.engine.scheduler
             plan, learn = scheduler.plan, scheduler.record_step
             started = [0.0]
 

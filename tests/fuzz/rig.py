@@ -4,6 +4,8 @@ import logging
 import resource
 import shutil
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 from drafts import read_draft
 from engine_case import Collector, ask, check_idle, start
@@ -12,10 +14,26 @@ from mutate_adapter import HostileAdapter
 
 from gossamer.errors import GossamerError, ServingError
 from gossamer.serving.core.messages import Failed
+from gossamer.serving.engine.engine import Engine
+from gossamer.serving.runner.adapter_loader import AdapterLoader
 
 LONGEST_MESSAGE = 1000
 PROMPTS = ([5, 6, 7, 8, 9], list(range(40, 100)))
 AT_ONCE = 6
+
+
+def _start(model: Path, root: Path) -> tuple[Engine, AdapterLoader]:
+    """An engine, and what reads its adapters."""
+    made: list[AdapterLoader] = []
+    make = AdapterLoader.__init__
+
+    def remember(loader: AdapterLoader, *given: Any, **named: Any) -> None:
+        make(loader, *given, **named)
+        made.append(loader)
+
+    with patch.object(AdapterLoader, "__init__", remember):
+        engine = start(model, root, num_blocks=300)
+    return engine, made[0]
 
 
 class Rig:
@@ -25,8 +43,7 @@ class Rig:
         kinds = Kinds(folder)
         self.root = kinds.adapters
         self.goods = [read_draft(self.root / name) for name in NAMES]
-        self.engine = start(kinds.model, self.root, num_blocks=300)
-        self.loader = self.engine._adapters.reader._loader
+        self.engine, self.loader = _start(kinds.model, self.root)
         self.errors = ErrorLog()
         logging.getLogger("gossamer").addHandler(self.errors)
         self._alone: dict[tuple[str | None, int], list[int]] = {}

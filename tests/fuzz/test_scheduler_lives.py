@@ -25,7 +25,7 @@ MIXTURES = ["a:0.5+b:0.5", "c:2+d:1+e:0.1", "half:1+a:1", "unplaceable:1+a:1", "
 TENANTS = ["t0", "t1", "t2"]
 
 
-class BellWorld(World):
+class MailboxWorld(World):
     """One that rings as the engine's own does when something was read or copied."""
 
     def __init__(self, *args, **options):
@@ -45,8 +45,10 @@ class Life:
         self.limits = {"t1": TenantLimits(resident_bytes=250)}
         self.world = self._world(rng)
         self.mailbox = self.world.mailbox
-        self.control = AdapterControl(self.world.store, self.mailbox, (), "base")
-        self.world.held = lambda: [job.entry for job in self.control._jobs]
+        self.control = AdapterControl(
+            self.world.store, self.world.names, self.world.memory, self.mailbox, (), "base"
+        )
+        self.world.held = self.control.loading
         self.busy = False
         self.added, self.cancelled, self.futures = [], [], []
         self.fitted_at_once = 0
@@ -57,7 +59,7 @@ class Life:
         virtual = {name: -(-count // self.block_tokens) for name, count in VIRTUAL.items()}
         sizes = {name: rng.randint(1, max(1, num_blocks // 3)) for name in NAMES}
         sizes.update(virtual, half=num_blocks // 2)
-        world = BellWorld(
+        world = MailboxWorld(
             num_blocks,
             sizes,
             adapter_bytes=100,
@@ -99,8 +101,7 @@ class Life:
         """One turn; whether the next one follows by itself."""
         for message in self.mailbox.take():
             message()
-        self.world.store.collect_loads()
-        self.control.turn()
+        self.control.advance()
         plan = self.world.step(error)
         self.now += 0.01 * bool(plan)
         self.busy = bool(plan) or self.world.scheduler.wants_step
@@ -237,8 +238,8 @@ class Life:
         # Of those whose files are gone the engine learns in its next turn.
         self.mailbox.post()
         self.run_out()
-        assert world.store.num_pinned_blocks == 0, "pinned without a name"
-        world.store.reclaim(world.pool.num_blocks)
+        assert world.memory.num_pinned_blocks == 0, "pinned without a name"
+        world.memory.reclaim(world.pool.num_blocks)
         assert world.pool.num_free == world.pool.num_blocks
 
 
@@ -251,7 +252,7 @@ def live(seed, operations):
     # The promise is a matter of time, and of forecasts from what went before.
     life.world.scheduler._deadlines._policy = FirstTokenPolicy()
     life.check_others_are_served()
-    pins = life.world.store.num_pinned_blocks
+    pins = life.world.memory.num_pinned_blocks
     life.check_memory()
     return life, pins
 
@@ -262,7 +263,7 @@ def test_random_lives_that_keep_their_pins():
     # Every kind of trouble was met.
     assert sum(pins > 0 for _, pins in lives) >= 5
     assert sum(world.scheduler.num_preemptions for world in worlds) > 10
-    assert sum(world.store.num_evictions for world in worlds) > 50
+    assert sum(world.memory.num_evictions for world in worlds) > 50
     assert sum(len(world.failed) for world in worlds) > 2
     assert sum(rows.split("@")[0] in VIRTUAL for w in worlds for rows in w.loader.placed) > 10
     errors = Counter(type(error).__name__ for world in worlds for _, error in world.refused)

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from gossamer.errors import GossamerError
 from gossamer.serving.core.messages import Failed, Finished, Request, SamplingParams, Tokens
 from gossamer.serving.engine.build import build_engine
+from gossamer.serving.runner.adapter_loader import AdapterLoader
 from gossamer.serving.settings import ServeSettings
 
 BLOCK_BYTES = 12288
@@ -35,7 +36,7 @@ def standing_still(engine):
         inside.set()
         assert go_on.wait(30)
 
-    engine._mailbox.post(wait)
+    engine.mailbox.post(wait)
     assert inside.wait(30)
     yield
     go_on.set()
@@ -43,13 +44,25 @@ def standing_still(engine):
 
 def slow_down(engine, seconds=0.005):
     """Make each step take so much longer, so that a test can act while requests run."""
-    run = engine._runner.run
+    run = engine.runner.model.run
 
     def slow_run(batch):
         time.sleep(seconds)
         return run(batch)
 
-    engine._runner.run = slow_run
+    engine.runner.model.run = slow_run
+
+
+def hold_reading(monkeypatch):
+    """Let no adapter be read before the event is set that this returns."""
+    gate, load = threading.Event(), AdapterLoader.load
+
+    def held(loader, entry):
+        assert gate.wait(60)
+        return load(loader, entry)
+
+    monkeypatch.setattr(AdapterLoader, "load", held)
+    return gate
 
 
 class Collector:
@@ -116,17 +129,16 @@ def check_idle(engine):
     # A last request brings the engine's own recount about, which comes before it sleeps again.
     ask(engine, max_tokens=1).wait()
     for _ in range(500):
-        if not engine._generations and not engine._mailbox.has_news:
+        stats = engine.stats()
+        if not (stats.num_running or stats.num_waiting or engine.mailbox.has_news):
             break
         time.sleep(0.01)
-    stats = engine.stats()
     assert stats.num_running == stats.num_waiting == stats.blocks_kv == 0
     held = stats.blocks_adapters + stats.blocks_cached
     assert stats.blocks_free + held == stats.blocks_total
-    assert not engine._by_id
-    assert engine._adapters.host.num_bytes <= engine._adapters.host.max_bytes
-    assert all(e.users == e.requests == 0 for e in engine._adapters.resident)
-    engine._recount()
+    assert stats.host_bytes <= engine.scheduler.adapters.max_host_bytes
+    assert all(e.users == e.requests == 0 for e in engine.scheduler.memory.resident)
+    engine.audit()
 
 
 def ask_tokens(engine, adapter, **options):

@@ -1,17 +1,26 @@
 """A scheduler and an adapter store without tensors: files, reading and computing are pretended."""
 
+import math
+import time
 from collections import Counter
 from concurrent.futures import Future
 from pathlib import Path
 
 from gossamer.errors import UnknownModelError
 from gossamer.serving.core.adapter import AdapterEntry
+from gossamer.serving.core.adapter_state import AdapterFacts, AdapterState
 from gossamer.serving.core.messages import Request, SamplingParams
 from gossamer.serving.core.sequence import Sequence
 from gossamer.serving.memory.block_pool import BlockPool
+from gossamer.serving.memory.manager import MemoryManager
 from gossamer.serving.memory.prefix_cache import PrefixCache
-from gossamer.serving.scheduler.scheduler import Scheduler, SchedulerLimits
-from gossamer.serving.store.manager import AdapterManager, Loaded
+from gossamer.serving.memory.residency import Residency
+from gossamer.serving.scheduler.scheduler import Scheduler
+from gossamer.serving.scheduler.step import SchedulerLimits
+from gossamer.serving.store.host_cache import HostCache
+from gossamer.serving.store.manager import AdapterManager
+from gossamer.serving.store.names import AdapterNames
+from gossamer.serving.store.reader import AdapterReader, Loaded, reading_threads
 
 
 class FakeFolder:
@@ -54,8 +63,7 @@ class FakeLoader:
         if entry.name in self.errors:
             raise self.errors[entry.name]
         version = self._folder.versions[entry.name]
-        return Loaded(
-            rows=f"{entry.name}@{version}",
+        facts = AdapterFacts(
             num_blocks=self._folder.sizes[entry.name],
             num_bytes=self._num_bytes,
             rank=1,
@@ -64,6 +72,7 @@ class FakeLoader:
             num_virtual_tokens=self.virtual.get(entry.name, 0),
             is_copied=entry.name not in self.virtual,
         )
+        return Loaded(rows=f"{entry.name}@{version}", facts=facts)
 
     def place(self, rows, blocks):
         self.placed.append(rows)
@@ -93,6 +102,72 @@ class ManualThreads:
         pass
 
 
+class Stores:
+    """Memory and adapters together, without tensors unless the loader has some."""
+
+    def __init__(
+        self,
+        folder,
+        pool,
+        loader,
+        wake,
+        *,
+        threads=None,
+        copies=None,
+        at_once_bytes=0,
+        host_bytes=0,
+        prefixes=None,
+        read_seconds=math.inf,
+        clock=time.monotonic,
+    ):
+        self.names = AdapterNames(folder)
+        self.host = HostCache(host_bytes)
+        self.memory = MemoryManager(
+            pool,
+            prefixes or PrefixCache(pool, 1, enabled=False),
+            Residency(pool, loader, wake, copies, clock, at_once_bytes),
+            self.names.is_current,
+            clock,
+        )
+        self.reader = AdapterReader(
+            loader,
+            threads or reading_threads(read_seconds),
+            wake,
+            pool.num_blocks,
+            clock,
+            early_bytes=host_bytes // 4,
+        )
+        self.adapters = AdapterManager(self.names, self.reader, self.host, self.memory, clock)
+
+    def close(self):
+        self.adapters.close()
+        self.memory.close()
+
+
+def entry_in(state, name="a", **facts):
+    """An adapter that has come to `state` by legal moves; with no `facts`, none are known of it."""
+    entry = AdapterEntry(name=name, path=Path(), signature=())
+    if facts:
+        entry.learn(
+            AdapterFacts(**{"digest": name, "num_blocks": 1, "num_bytes": 1, "rank": 1, **facts})
+        )
+    bring_to(entry, state)
+    return entry
+
+
+def bring_to(entry, state):
+    """Move a registered adapter on to `state`."""
+    ways = [AdapterState.LOADING, AdapterState.HOST, AdapterState.PLACING, AdapterState.RESIDENT]
+    moves = [
+        entry.start_reading,
+        lambda: entry.finish_reading("rows"),
+        lambda: entry.start_placing([]),
+        lambda: entry.finish_placing("table", 0.0),
+    ]
+    for move in moves[: ways.index(state) + 1 if state in ways else 0]:
+        move()
+
+
 class World:
     """Pool, store and scheduler, and a model whose steps take no time."""
 
@@ -114,7 +189,7 @@ class World:
         self.threads, self.copies = ManualThreads(), ManualThreads()
         prefixes = {"enabled": False, **(prefixes or {})}
         self.prefixes = PrefixCache(self.pool, limits.get("block_tokens", 4), **prefixes)
-        self.store = AdapterManager(
+        made = Stores(
             self.folder,
             self.pool,
             self.loader,
@@ -123,6 +198,8 @@ class World:
             prefixes=self.prefixes,
             **{k: self.copies if v == "manual" else v for k, v in (store or {}).items()},
         )
+        self.names, self.reader, self.host = made.names, made.reader, made.host
+        self.memory, self.store = made.memory, made.adapters
         self.limits = SchedulerLimits(
             **{
                 "block_tokens": 4,
@@ -132,7 +209,7 @@ class World:
                 **limits,
             }
         )
-        self.scheduler = Scheduler(self.pool, self.store, self.limits, **(policy or {}))
+        self.scheduler = Scheduler(self.memory, self.store, self.limits, **(policy or {}))
         self.done = []
         self.refused = []
         self.failed = []
@@ -150,10 +227,10 @@ class World:
         self.store.start_load(entry)
         self.threads.run()
         self.store.collect_loads()
-        assert self.store.can_acquire(entry)
+        assert self.memory.fits(entry)
         self.store.acquire(entry)
         self.store.release(entry)
-        self.store.pin(entry, pinned=True)
+        self.memory.pin(entry, pinned=True)
         self.store.drop_ref(entry)
         return entry
 
@@ -196,15 +273,17 @@ class World:
                 self.scheduler.remove(sequence)
                 self.failed.append(sequence)
             return plan
-        for part in plan:
-            sequence = part.sequence
-            is_due = part.count == sequence.num_to_compute and sequence.prefix_of is None
-            self.scheduler.computed(part)
-            if is_due:
-                sequence.token_ids.append(8)
-                if sequence.num_left <= 0:
-                    self.scheduler.remove(sequence)
-                    self.done.append(sequence)
+        due = [
+            part.sequence
+            for part in plan
+            if part.count == part.sequence.num_to_compute and part.sequence.prefix_of is None
+        ]
+        self.scheduler.postprocess(plan)
+        for sequence in due:
+            sequence.token_ids.append(8)
+            if sequence.num_left <= 0:
+                self.scheduler.remove(sequence)
+                self.done.append(sequence)
         return plan
 
     def steps(self, limit=1000):
@@ -232,7 +311,7 @@ class World:
         assert {s for s in planned if s.prefix_of is None} <= set(scheduler.running)
         for part in fills:
             entry = part.sequence.prefix_of
-            assert entry in self.store.placing
+            assert entry in self.memory.placing
             assert part.sequence.blocks == entry.blocks
             assert part.sequence.num_computed + part.count <= entry.num_virtual_tokens
         for part in plan:
@@ -245,16 +324,14 @@ class World:
         for sequence in scheduler.waiting:
             assert not sequence.blocks
             assert sequence.num_computed == 0
-        self.store.audit()
+        scheduler.audit()
         self.prefixes.audit(scheduler.running)
-        private = {b for s in scheduler.running for b in s.blocks}
-        private -= set(self.prefixes._by_block)
-        owned = len(private) + self.prefixes.num_blocks
-        owned += sum(len(e.blocks) for e in (*self.store.resident, *self.store.placing))
+        owned = self.prefixes.num_private(scheduler.running) + self.prefixes.num_blocks
+        owned += sum(len(e.blocks) for e in (*self.memory.resident, *self.memory.placing))
         assert owned + self.pool.num_free == self.pool.num_blocks
         users = _entries(scheduler.running)
         requests = users + _entries(scheduler.waiting) + Counter(self.held())
-        for entry in self.store.resident:
+        for entry in self.memory.resident:
             assert entry.users == users[entry]
             assert entry.requests == requests[entry]
 

@@ -169,13 +169,13 @@ def test_virtual_tokens_are_computed_in_chunks_beside_other_requests(kinds):
     """Nothing is computed outside of steps, and no step is larger than others may be."""
     family = kinds("llama")
     engine = start(family.model, family.adapters, max_batch_tokens=16)
-    run, steps = engine._runner.run, []
+    run, steps = engine.runner.model.run, []
 
     def watch(batch):
         steps.append((batch.token_ids.shape[1], batch.virtual and len(batch.virtual[1])))
         return run(batch)
 
-    engine._runner.run = watch
+    engine.runner.model.run = watch
     with standing_still(engine):
         stream = ask(engine, max_tokens=60)
         waiting = ask(engine, adapter="p-tuning", max_tokens=2)
@@ -191,19 +191,19 @@ def test_virtual_tokens_are_computed_in_chunks_beside_other_requests(kinds):
 def test_a_step_with_virtual_tokens_that_fails_ends_their_adapters_requests(kinds):
     family = kinds("llama")
     engine = start(family.model, family.adapters)
-    run = engine._runner.run
+    run = engine.runner.model.run
 
     def fail(batch):
         if batch.virtual:
             raise MemoryError("none left")
         return run(batch)
 
-    engine._runner.run = fail
+    engine.runner.model.run = fail
     failed = ask(engine, adapter="prompt").wait()
     assert "adapter prompt cannot be placed now: no memory is left; try again" in str(failed.error)
     assert isinstance(ask(engine, adapter="prefix").wait(), Finished), "its states are given"
     check_idle(engine)
-    engine._runner.run = run
+    engine.runner.model.run = run
     assert isinstance(ask(engine, adapter="prompt").wait(), Finished)
     check_idle(engine)
     engine.shutdown()

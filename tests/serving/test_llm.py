@@ -17,11 +17,16 @@ GREEDY = SamplingParams(max_tokens=6, temperature=0, ignore_eos=True)
 
 
 @pytest.fixture(scope="module")
-def llm(tmp_path_factory, tiny_model):
+def adapters_of_llm(tmp_path_factory, tiny_model):
     folder = tmp_path_factory.mktemp("adapters")
     make_lora(folder / "a", tiny_model, rank=4, seed=1)
     make_lora(folder / "b", tiny_model, rank=20, seed=2)
-    with LLM(str(tiny_model), adapters=folder, memory_gib=0.01, threads=1) as llm:
+    return folder
+
+
+@pytest.fixture(scope="module")
+def llm(adapters_of_llm, tiny_model):
+    with LLM(str(tiny_model), adapters=adapters_of_llm, memory_gib=0.01, threads=1) as llm:
         yield llm
 
 
@@ -75,8 +80,8 @@ def test_one_wrong_prompt_ends_the_call_and_leaves_nothing_running(llm, options,
     check_idle(llm.engine)
 
 
-def test_an_adapter_that_proves_broken_raises_its_error(llm, tiny_model):
-    folder = llm.engine._adapters.names._folder.roots[0] / "torn"
+def test_an_adapter_that_proves_broken_raises_its_error(llm, adapters_of_llm, tiny_model):
+    folder = adapters_of_llm / "torn"
     make_lora(folder, tiny_model, rank=2)
     (folder / "adapter_model.safetensors").write_bytes(b"xx")
     for _ in range(2):

@@ -2,24 +2,23 @@
 
 import copy
 import random
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from engine_case import ask, check_idle, refusal, standing_still
 from kinds_case import GREEDY, Kinds, answers
+from policy_fakes import entry_in
 
 from gossamer.adapters.load import load_adapter
 from gossamer.errors import RequestError, UnknownModelError, UnsupportedAdapterError
 from gossamer.serving.core.adapter import (
-    AdapterEntry,
-    AdapterState,
     Blend,
     adapters_in,
     blend_name,
     parse_blend,
 )
+from gossamer.serving.core.adapter_state import AdapterState
 from gossamer.serving.core.stats import status_of_blend
 from gossamer.serving.llm import LLM
 from gossamer.serving.store.folder import AdapterFolder
@@ -105,13 +104,12 @@ def test_a_mixture_is_shown_as_far_as_its_last_part():
     )
     shown = status_of_blend(blend, "a:0.5+b:0.5")
     assert (shown.name, shown.state, shown.kind) == ("a:0.5+b:0.5", "host", "low-rank")
-    assert shown.num_bytes is None
+    assert shown.num_bytes == 7
 
 
 def entry(name, state, blocks=None, kind="low-rank"):
-    return AdapterEntry(
-        name=name, path=Path(), signature=(), state=state, num_blocks=blocks, kind=kind
-    )
+    known = {"num_blocks": blocks, "num_bytes": blocks, "kind": kind} if blocks else {}
+    return entry_in(state, name, **known)
 
 
 def test_a_blend_is_as_far_as_its_last_part():

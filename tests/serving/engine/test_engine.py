@@ -1,6 +1,7 @@
 """A request's life in the engine: answers, limits, refusals, cancels, the end."""
 
 import time
+from dataclasses import replace
 
 import numba
 import pytest
@@ -82,7 +83,7 @@ def test_end_of_text_ends_the_answer_and_shows_nothing(make_engine):
     engine = make_engine()
     tokens = first_answer(engine).tokens
     eos = next(t for t in tokens if t > 2)
-    engine._eos_token_ids = frozenset({eos})
+    engine.model = replace(engine.model, eos_token_ids=frozenset({eos}))
     stopped = ask(engine, max_tokens=12, ignore_eos=False)
     assert stopped.wait().finish_reason == "stop"
     assert stopped.tokens == tokens[: tokens.index(eos) + 1]
@@ -95,10 +96,10 @@ def test_end_of_text_ends_the_answer_and_shows_nothing(make_engine):
 
 def test_min_tokens_keeps_end_of_text_away(make_engine):
     engine = make_engine()
-    engine._eos_token_ids = frozenset(range(3, 200))
+    engine.model = replace(engine.model, eos_token_ids=frozenset(range(3, 200)))
     one = ask(engine, max_tokens=9, min_tokens=6, ignore_eos=False)
     assert one.wait().completion_tokens >= 7
-    assert not set(one.tokens[:6]) & engine._eos_token_ids
+    assert not set(one.tokens[:6]) & engine.model.eos_token_ids
 
 
 def test_a_stop_text_ends_the_answer_before_it(shared):
@@ -257,13 +258,13 @@ def test_the_widest_row_bounds_the_size_of_blocks_but_not_the_output_layer(tiny_
 
 def test_kernels_use_no_more_threads_than_asked_for(make_engine):
     engine = make_engine(threads=1)
-    run, found = engine._runner.run, []
+    run, found = engine.runner.model.run, []
 
     def spy(batch):
         logits = run(batch)
         found.append((numba.get_num_threads(), torch.get_num_threads()))
         return logits
 
-    engine._runner.run = spy
+    engine.runner.model.run = spy
     ask(engine, adapter="a").wait()
     assert set(found) == {(1, 1)}

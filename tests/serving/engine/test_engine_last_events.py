@@ -8,7 +8,7 @@ import time
 from concurrent.futures import CancelledError
 
 import pytest
-from engine_case import Collector, ask, check_idle, refusal, slow_down, standing_still
+from engine_case import Collector, ask, check_idle, hold_reading, refusal, slow_down, standing_still
 
 from gossamer.errors import EngineStoppedError, GossamerError, ServingError, UnknownModelError
 from gossamer.serving.core.futures import settle
@@ -31,10 +31,10 @@ def test_a_message_that_raises_takes_no_other_with_it(make_engine):
     engine = make_engine()
     running = ask(engine, max_tokens=60)
     with standing_still(engine):
-        engine._mailbox.post(fail)
+        engine.mailbox.post(fail)
         later = ask(engine)
         pinned = engine.pin_adapter("r4", pinned=True)
-        engine._mailbox.post(fail)
+        engine.mailbox.post(fail)
     assert later.wait().finish_reason == "length"
     assert running.wait().finish_reason == "length"
     assert pinned.result(WAIT).pinned
@@ -64,10 +64,11 @@ def test_a_call_whose_caller_has_left_is_not_begun_and_reaches_nobody(make_engin
     check_idle(engine)
 
 
-def test_a_call_that_is_under_way_goes_on_when_its_asyncio_caller_gives_up(make_engine):
+def test_a_call_that_is_under_way_goes_on_when_its_asyncio_caller_gives_up(
+    make_engine, monkeypatch
+):
     engine = make_engine()
-    gate, load = threading.Event(), engine._adapters.reader._loader.load
-    engine._adapters.reader._loader.load = lambda entry: (gate.wait(WAIT), load(entry))[1]
+    gate = hold_reading(monkeypatch)
 
     async def give_up():
         future = asyncio.wrap_future(engine.load_adapter("r4", pin=True))
@@ -102,7 +103,7 @@ def test_a_future_that_its_holder_ended_or_whose_callback_fails_reaches_nobody(m
 
 def test_a_fault_of_ours_in_a_call_about_an_adapter_is_told_to_its_caller(make_engine):
     engine = make_engine()
-    engine._adapters.pin = lambda *args, **named: 1 / 0
+    engine.scheduler.memory.pin = lambda *args, **named: 1 / 0
     other = ask(engine, max_tokens=30)
     with pytest.raises(ServingError, match="see its log"):
         engine.pin_adapter("r4", pinned=True).result(WAIT)
@@ -163,7 +164,7 @@ def test_a_receiver_may_end_the_engine(make_engine):
     engine.submit(Request(request_id=ends.id, prompt_token_ids=(4,), sampling=params), ends)
     for one in (ends, other):
         assert one.wait().finish_reason == "cancelled"
-    engine._thread.join(WAIT)
+    engine.join(WAIT)
     assert not engine.healthy()
 
 
@@ -172,7 +173,7 @@ def test_a_receiver_may_end_the_engine(make_engine):
 
 def test_a_request_that_cannot_be_queued_ends_alone(make_engine):
     engine = make_engine()
-    arrive, calls = engine._scheduler.counters.arrive, []
+    arrive, calls = engine.scheduler.counters.arrive, []
 
     def fail_once(tenant):
         calls.append(tenant)
@@ -183,7 +184,7 @@ def test_a_request_that_cannot_be_queued_ends_alone(make_engine):
     running = ask(engine, max_tokens=60)
     while not running.events:
         time.sleep(0.005)
-    engine._scheduler.counters.arrive = fail_once
+    engine.scheduler.counters.arrive = fail_once
     bad, good = ask(engine), ask(engine)
     assert isinstance(bad.wait(), Failed)
     assert good.wait().finish_reason == running.wait().finish_reason == "length"
@@ -192,14 +193,14 @@ def test_a_request_that_cannot_be_queued_ends_alone(make_engine):
 
 def test_tokens_that_cannot_be_counted_end_their_request_only(make_engine):
     engine = make_engine()
-    spend = engine._rate_limiter.spend
+    spend = engine.rate_limiter.spend
 
     def fail_for_one(tenant, tokens):
         spend(tenant, tokens)
         if tenant == "bad":
             fail()
 
-    engine._rate_limiter.spend = fail_for_one
+    engine.rate_limiter.spend = fail_for_one
     bad = Collector()
     good = ask(engine)
     request = Request(
@@ -225,14 +226,14 @@ def test_an_engine_that_dies_ends_what_it_had_not_seen_and_calls_too(make_engine
 
     running = ask(engine, max_tokens=300)
     with standing_still(engine):
-        engine._mailbox.post(die)
+        engine.mailbox.post(die)
         unseen = ask(engine)
         call = engine.pin_adapter("r4", pinned=True)
     for one in (running, unseen):
         assert isinstance(one.wait().error, EngineStoppedError)
     with pytest.raises(EngineStoppedError):
         call.result(WAIT)
-    engine._thread.join(WAIT)
+    engine.join(WAIT)
     assert isinstance(refusal(engine), EngineStoppedError)
     engine.cancel(running.id)
     for late in (lambda: engine.unload_adapter("r4"), lambda: engine.load_adapter("r4")):
@@ -248,30 +249,31 @@ def test_a_scheduler_that_cannot_give_a_request_up_ends_the_engine_and_everyone_
     several = [ask(engine, adapter=name, max_tokens=300) for name in (None, "r4", "r8")]
     while not all(one.events for one in several):
         time.sleep(0.005)
-    engine._scheduler.remove = lambda sequence: fail()
+    engine.scheduler.remove = lambda sequence: fail()
     engine.cancel(several[0].id)
-    engine._scheduler.plan = fail
+    engine.scheduler.plan = fail
     for one in several:
         assert isinstance(one.wait(), Failed)
         assert len(one.finals) == 1
-    engine._thread.join(WAIT)
+    engine.join(WAIT)
     assert not engine.healthy()
 
 
 def test_a_call_that_comes_between_the_open_door_and_the_end_is_refused(make_engine):
     engine = make_engine()
-    require_open = engine._require_open
+    healthy = engine.healthy
 
     def then_the_engine_ends():
-        require_open()
+        was_healthy = healthy()
         engine.shutdown()
+        return was_healthy
 
-    engine._require_open = then_the_engine_ends
+    engine.healthy = then_the_engine_ends
     with pytest.raises(EngineStoppedError):
         engine.load_adapter("r4")
 
 
-def test_a_closed_bell_takes_no_message():
+def test_a_closed_mailbox_takes_no_message():
     mailbox = Mailbox()
     mailbox.post(fail)
     assert mailbox.close() == [fail]
@@ -285,7 +287,7 @@ def test_an_engine_that_hangs_is_given_up_and_everyone_is_told(make_engine, monk
     monkeypatch.setattr(engine_module, "STOP_SECONDS", 0.3)
     engine = make_engine(max_running=1)
     gate, inside = threading.Event(), threading.Event()
-    run = engine._runner.run
+    run = engine.runner.model.run
 
     def hang(batch):
         inside.set()
@@ -300,7 +302,7 @@ def test_an_engine_that_hangs_is_given_up_and_everyone_is_told(make_engine, monk
                 assert gate.wait(WAIT)
 
     if hangs == "step":
-        engine._runner.run = hang
+        engine.runner.model.run = hang
     stuck = Hangs()
     params = SamplingParams(max_tokens=300, temperature=0, ignore_eos=True)
     engine.submit(Request(request_id=stuck.id, prompt_token_ids=(4,), sampling=params), stuck)
@@ -313,8 +315,8 @@ def test_an_engine_that_hangs_is_given_up_and_everyone_is_told(make_engine, monk
         unseen_call.result(WAIT)
     # It comes back to life, and finds that all is over.
     gate.set()
-    engine._thread.join(WAIT)
-    assert not engine._thread.is_alive()
+    engine.join(WAIT)
+    assert engine.join(0)
     assert [len(one.finals) for one in (stuck, waiting)] == [1, 1]
     assert isinstance(stuck.events[-1], Failed)
 
@@ -367,10 +369,10 @@ def test_an_interpreter_ends_although_nobody_stopped_the_engine_and_its_disk_han
         "import sys, time\n"
         "from gossamer.serving.llm import LLM\n"
         "from gossamer.serving.core.messages import SamplingParams, Request\n"
+        "from gossamer.serving.runner.adapter_loader import AdapterLoader\n"
         f"llm = LLM({str(tiny_model)!r}, adapters={str(adapters)!r}, memory_gib=0.002,\n"
         "    backend='reference', threads=1)\n"
-        "reader = llm.engine._adapters.reader\n"
-        "reader._loader.load = lambda entry: time.sleep(1000)\n"
+        "AdapterLoader.load = lambda self, entry: time.sleep(1000)\n"
         "for name in (None, 'r4'):\n"
         "    llm.engine.submit(Request(request_id=str(name), prompt_token_ids=(5,), adapter=name,\n"
         "        sampling=SamplingParams(max_tokens=500, ignore_eos=True)), lambda event: None)\n"

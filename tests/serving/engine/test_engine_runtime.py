@@ -6,7 +6,15 @@ import threading
 import time
 
 import pytest
-from engine_case import ask, ask_tokens, check_idle, refusal, slow_down, standing_still
+from engine_case import (
+    ask,
+    ask_tokens,
+    check_idle,
+    hold_reading,
+    refusal,
+    slow_down,
+    standing_still,
+)
 
 from gossamer.errors import (
     AdapterFormatError,
@@ -16,7 +24,9 @@ from gossamer.errors import (
     RequestError,
     UnknownModelError,
 )
-from gossamer.serving.scheduler.scheduler import LOAD_AHEAD
+from gossamer.serving.runner.adapter_loader import AdapterLoader
+from gossamer.serving.scheduler.order import LOAD_AHEAD
+from gossamer.serving.store.folder import signature
 
 from tiny import make_lora
 
@@ -154,12 +164,11 @@ def test_a_replacement_that_proves_broken_leaves_what_works_as_it_was(make_engin
     check_idle(engine)
 
 
-def test_until_the_new_files_are_read_the_name_means_the_old_ones(make_engine, shelf):
+def test_until_the_new_files_are_read_the_name_means_the_old_ones(make_engine, shelf, monkeypatch):
     engine = make_engine(shelf)
     engine.load_adapter("x", "shelf/one").result(WAIT)
     before = ask_tokens(engine, "x", max_tokens=40)
-    gate, load = threading.Event(), engine._adapters.reader._loader.load
-    engine._adapters.reader._loader.load = lambda entry: (gate.wait(WAIT), load(entry))[1]
+    gate = hold_reading(monkeypatch)
     replacing = engine.load_adapter("x", "shelf/two", replace=True)
     assert ask_tokens(engine, "x", max_tokens=40) == before
     assert not replacing.done()
@@ -170,11 +179,12 @@ def test_until_the_new_files_are_read_the_name_means_the_old_ones(make_engine, s
 
 
 @pytest.mark.parametrize("meanwhile", ["unload", "load"])
-def test_a_replacement_that_was_overtaken_changes_nothing(make_engine, shelf, meanwhile):
+def test_a_replacement_that_was_overtaken_changes_nothing(
+    make_engine, shelf, meanwhile, monkeypatch
+):
     engine = make_engine(shelf)
     engine.load_adapter("x", "shelf/one").result(WAIT)
-    gate, load = threading.Event(), engine._adapters.reader._loader.load
-    engine._adapters.reader._loader.load = lambda entry: (gate.wait(WAIT), load(entry))[1]
+    gate = hold_reading(monkeypatch)
     replacing = engine.load_adapter("x", "shelf/two", replace=True)
     if meanwhile == "unload":
         engine.unload_adapter("x").result(WAIT)
@@ -190,12 +200,16 @@ def test_a_replacement_that_was_overtaken_changes_nothing(make_engine, shelf, me
     check_idle(engine)
 
 
-def test_the_engine_goes_on_while_a_disk_hangs_that_a_call_must_look_at(make_engine, shelf):
+def test_the_engine_goes_on_while_a_disk_hangs_that_a_call_must_look_at(
+    make_engine, shelf, monkeypatch
+):
     engine = make_engine(shelf)
     engine.load_adapter("x", "shelf/one").result(WAIT)
-    gate, names = threading.Event(), engine._adapters.names
-    fresh = names._fresh
-    names._fresh = lambda *given: (gate.wait(WAIT), fresh(*given))[1]
+    gate = threading.Event()
+    monkeypatch.setattr(
+        "gossamer.serving.store.names.signature",
+        lambda path: (gate.wait(WAIT), signature(path))[1],
+    )
     calls = [
         lambda: engine.pin_adapter("x", pinned=True),
         lambda: engine.load_adapter("x", "shelf/two", replace=True),
@@ -285,9 +299,9 @@ def test_a_pin_holds_for_the_name_when_other_files_come_to_lie_under_it(make_eng
             break
         time.sleep(0.01)
     assert [(e.name, e.state, e.pinned) for e in engine.adapters()] == [("x", "resident", True)]
-    assert engine._adapters.num_pinned_blocks == engine.stats().blocks_adapters == pinned
+    assert engine.scheduler.memory.num_pinned_blocks == engine.stats().blocks_adapters == pinned
     assert engine.pin_adapter("x", pinned=False).result(WAIT).pinned is False
-    assert engine._adapters.num_pinned_blocks == 0
+    assert engine.scheduler.memory.num_pinned_blocks == 0
     check_idle(engine)
 
 
@@ -300,7 +314,7 @@ def test_who_unpins_a_name_does_so_for_files_that_were_changed_meanwhile(make_en
     for _ in range(3):
         ask_tokens(engine, "x")
     assert [each.pinned for each in engine.adapters()] == [False]
-    assert engine._adapters.num_pinned_blocks == 0
+    assert engine.scheduler.memory.num_pinned_blocks == 0
     check_idle(engine)
 
 
@@ -314,7 +328,7 @@ def test_a_pin_that_its_successor_cannot_take_over_is_logged(make_engine, shelf,
             break
         time.sleep(0.01)
     assert "adapter x is no longer pinned" in caplog.text
-    assert engine._adapters.num_pinned_blocks == 0
+    assert engine.scheduler.memory.num_pinned_blocks == 0
     check_idle(engine)
 
 
@@ -329,23 +343,23 @@ def test_an_answer_cut_for_want_of_memory_ends_with_length_and_all_its_text(make
     assert status.pinned
     final = one.wait()
     assert (final.finish_reason, final.completion_tokens) == ("length", len(one.tokens))
-    assert len(one.tokens) + 300 <= 16 * (34 - engine._adapters.num_pinned_blocks) + 1
+    assert len(one.tokens) + 300 <= 16 * (34 - engine.scheduler.memory.num_pinned_blocks) + 1
     assert one.text == engine.tokenizer.decode(one.tokens)
     check_idle(engine)
 
 
 def test_a_slow_copy_does_not_stall_running_requests(make_engine, shelf, monkeypatch):
     # As if the adapter were a large one.
-    monkeypatch.setattr("gossamer.serving.engine.build._AT_ONCE_BYTES", 0)
+    monkeypatch.setattr("gossamer.serving.engine.assemble.AT_ONCE_BYTES", 0)
     engine = make_engine(shelf)
-    gate, place = threading.Event(), engine._adapters._residency._placer.place
+    gate, place = threading.Event(), AdapterLoader.place
 
-    def slow_place(rows, blocks):
+    def slow_place(loader, rows, blocks):
         assert gate.wait(WAIT)
-        return place(rows, blocks)
+        return place(loader, rows, blocks)
 
     engine.load_adapter("x", "shelf/one").result(WAIT)
-    engine._adapters._residency._placer.place = slow_place
+    monkeypatch.setattr(AdapterLoader, "place", slow_place)
     one = ask(engine, adapter="x")
     others = [ask(engine, max_tokens=30) for _ in range(4)]
     for other in others:
@@ -357,10 +371,9 @@ def test_a_slow_copy_does_not_stall_running_requests(make_engine, shelf, monkeyp
     check_idle(engine)
 
 
-def test_a_stopping_engine_refuses_and_ends_what_waits(make_engine, shelf):
+def test_a_stopping_engine_refuses_and_ends_what_waits(make_engine, shelf, monkeypatch):
     engine = make_engine(shelf)
-    gate, load = threading.Event(), engine._adapters.reader._loader.load
-    engine._adapters.reader._loader.load = lambda entry: (gate.wait(WAIT), load(entry))[1]
+    gate = hold_reading(monkeypatch)
     waiting = engine.load_adapter("x", "shelf/one")
     stopper = threading.Thread(target=engine.shutdown)
     stopper.start()
@@ -377,10 +390,26 @@ def test_a_stopping_engine_refuses_and_ends_what_waits(make_engine, shelf):
             call()
 
 
-def test_an_adapter_is_read_during_the_step_in_which_it_is_asked_for(make_engine, shelf):
+def tell_of_reading(monkeypatch):
+    """An event that is set when an adapter has been read."""
+    read, load = threading.Event(), AdapterLoader.load
+
+    def told(loader, entry):
+        loaded = load(loader, entry)
+        read.set()
+        return loaded
+
+    monkeypatch.setattr(AdapterLoader, "load", told)
+    return read
+
+
+def test_an_adapter_is_read_during_the_step_in_which_it_is_asked_for(
+    make_engine, shelf, monkeypatch
+):
     engine = make_engine(shelf / "shelf")
     in_step, go_on, sizes = threading.Event(), threading.Event(), []
-    run = engine._runner.run
+    read = tell_of_reading(monkeypatch)
+    run = engine.runner.model.run
 
     def held(batch):
         sizes.append(len(batch.sampled))
@@ -389,14 +418,12 @@ def test_an_adapter_is_read_during_the_step_in_which_it_is_asked_for(make_engine
             assert go_on.wait(WAIT)
         return run(batch)
 
-    engine._runner.run = held
+    engine.runner.model.run = held
     running = ask(engine, max_tokens=6)
     assert in_step.wait(WAIT)
     late = ask(engine, adapter="one", max_tokens=1)
-    deadline = time.monotonic() + WAIT
-    while not any(future.done() for future in list(engine._adapters.reader._early.values())):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    assert read.wait(WAIT)
+    time.sleep(0.05)
     go_on.set()
     running.wait()
     late.wait()
@@ -404,13 +431,15 @@ def test_an_adapter_is_read_during_the_step_in_which_it_is_asked_for(make_engine
     check_idle(engine)
 
 
-def test_behind_a_long_queue_nothing_is_read_early(make_engine, shelf):
+def test_behind_a_long_queue_nothing_is_read_early(make_engine, shelf, monkeypatch):
     """Or the rows of all adapters that anyone waits for would lie in memory."""
     engine = make_engine(shelf / "shelf", max_running=1)
+    read = tell_of_reading(monkeypatch)
     with standing_still(engine):
         waiting = [ask(engine, max_tokens=1) for _ in range(LOAD_AHEAD + 1)]
         waiting.append(ask(engine, adapter="one", max_tokens=1))
-        assert not engine._adapters.reader._early
+        time.sleep(0.05)
+        assert not read.is_set()
     for collector in waiting:
         collector.wait()
     check_idle(engine)

@@ -4,7 +4,15 @@ import random
 import threading
 import time
 
-from engine_case import ask, ask_tokens, check_idle, refusal, slow_down, standing_still
+from engine_case import (
+    ask,
+    ask_tokens,
+    check_idle,
+    hold_reading,
+    refusal,
+    slow_down,
+    standing_still,
+)
 
 from gossamer.adapters.reading.safetensors_file import OpenSafetensors
 from gossamer.errors import (
@@ -14,7 +22,8 @@ from gossamer.errors import (
     OverloadedError,
     ServingError,
 )
-from gossamer.serving.core.messages import Failed, Finished, Request, SamplingParams
+from gossamer.serving.core.messages import Failed, Finished, Request, SamplingParams, Tokens
+from gossamer.serving.engine.output import Generation
 
 from tiny import make_lora
 
@@ -50,18 +59,21 @@ def test_a_late_cancel_hits_no_later_request_of_the_same_id(make_engine):
     engine = make_engine()
     held = threading.Event()
     inside = threading.Event()
+    told = []
 
     def on_last_token(event):
-        if isinstance(event, Finished):
+        if isinstance(event, Tokens):
+            told.append(event)
+            if len(told) == SHORT.max_tokens:
+                # A moment before the end.
+                engine.cancel("same")
+        elif isinstance(event, Finished):
             inside.set()
             assert held.wait(10)
 
     first = Request(request_id="same", prompt_token_ids=(4,), sampling=SHORT)
     engine.submit(first, on_last_token)
-    waiting = engine._by_id["same"]
     assert inside.wait(10)
-    # As if it had been sent a moment before the end.
-    engine._mailbox.post(lambda: engine._cancel(waiting))
     events = []
     engine.submit(first, events.append)
     held.set()
@@ -75,7 +87,7 @@ def test_a_late_cancel_hits_no_later_request_of_the_same_id(make_engine):
 
 def test_a_step_that_fails_ends_the_requests_of_that_step_only(make_engine):
     engine = make_engine(max_running=2)
-    run, calls = engine._runner.run, []
+    run, calls = engine.runner.model.run, []
 
     def fail_once(batch):
         calls.append(batch)
@@ -83,7 +95,7 @@ def test_a_step_that_fails_ends_the_requests_of_that_step_only(make_engine):
             raise MemoryError("pretended")
         return run(batch)
 
-    engine._runner.run = fail_once
+    engine.runner.model.run = fail_once
     with standing_still(engine):
         hit = [ask(engine, max_tokens=300) for _ in range(2)]
         waiting = ask(engine, max_tokens=4)
@@ -94,17 +106,21 @@ def test_a_step_that_fails_ends_the_requests_of_that_step_only(make_engine):
     check_idle(engine)
 
 
-def test_a_token_that_cannot_be_told_ends_its_request_only(make_engine):
+def test_a_token_that_cannot_be_told_ends_its_request_only(make_engine, monkeypatch):
     engine = make_engine()
     slow_down(engine)
     one, other = ask(engine, max_tokens=300), ask(engine, (9, 8), max_tokens=30)
     while not (one.events and other.events):
         time.sleep(0.005)
 
-    def fail(token, **options):
-        raise ValueError("pretended")
+    accept = Generation.accept
 
-    engine._generations[engine._by_id[one.id]].stream.push = fail
+    def fail(generation, choice):
+        if generation.sequence.request.request_id == one.id:
+            raise ValueError("pretended")
+        return accept(generation, choice)
+
+    monkeypatch.setattr(Generation, "accept", fail)
     assert isinstance(one.wait(), Failed)
     assert other.wait().finish_reason == "length"
     check_idle(engine)
@@ -112,7 +128,7 @@ def test_a_token_that_cannot_be_told_ends_its_request_only(make_engine):
 
 def test_a_plan_that_fails_ends_what_there_is_and_the_engine_lives_on(make_engine):
     engine = make_engine()
-    plan, calls = engine._scheduler.plan, []
+    plan, calls = engine.scheduler.plan, []
 
     def fail_once():
         calls.append(None)
@@ -120,7 +136,7 @@ def test_a_plan_that_fails_ends_what_there_is_and_the_engine_lives_on(make_engin
             raise RuntimeError("pretended")
         return plan()
 
-    engine._scheduler.plan = fail_once
+    engine.scheduler.plan = fail_once
     assert isinstance(ask(engine, max_tokens=300).wait(), Failed)
     assert ask(engine).wait().finish_reason == "length"
     check_idle(engine)
@@ -132,12 +148,12 @@ def test_an_engine_that_dies_says_so_to_everyone(make_engine):
     def die(batch):
         raise SystemExit
 
-    engine._runner.run = die
+    engine.runner.model.run = die
     one = ask(engine, max_tokens=300)
     final = one.wait()
     assert isinstance(final, Failed)
     assert isinstance(final.error, EngineStoppedError)
-    engine._thread.join(10)
+    engine.join(10)
     assert not engine.healthy()
     assert isinstance(refusal(engine), EngineStoppedError)
 
@@ -210,15 +226,9 @@ def test_a_receiver_may_call_the_engine_back(make_engine):
 # Adapters that come, change and go while the engine runs.
 
 
-def test_a_slow_disk_stalls_only_who_waits_for_it(make_engine):
+def test_a_slow_disk_stalls_only_who_waits_for_it(make_engine, monkeypatch):
     engine = make_engine()
-    gate, load = threading.Event(), engine._adapters.reader._loader.load
-
-    def slow(entry):
-        assert gate.wait(30)
-        return load(entry)
-
-    engine._adapters.reader._loader.load = slow
+    gate = hold_reading(monkeypatch)
     late = ask(engine, adapter="r4")
     for _ in range(5):
         assert ask(engine).wait().finish_reason == "length"
@@ -227,13 +237,12 @@ def test_a_slow_disk_stalls_only_who_waits_for_it(make_engine):
     assert late.wait().finish_reason == "length"
 
 
-def test_an_idle_engine_does_not_spin(make_engine):
+def test_an_idle_engine_does_not_spin(make_engine, monkeypatch):
     """Neither with nothing to do nor while all that wait are waiting for the disk."""
     engine = make_engine()
-    gate, load = threading.Event(), engine._adapters.reader._loader.load
-    engine._adapters.reader._loader.load = lambda entry: (gate.wait(30), load(entry))[1]
-    turns, turn = [], engine._turn
-    engine._turn = lambda: turns.append(None) or turn()
+    gate = hold_reading(monkeypatch)
+    turns, turn = [], engine.step
+    engine.step = lambda: turns.append(None) or turn()
     ask(engine, max_tokens=1).wait()
     late = ask(engine, adapter="r4")
     time.sleep(0.3)
@@ -268,7 +277,7 @@ def test_shutdown_cancels_what_takes_too_long(make_engine):
     assert {one.finals[0].finish_reason for one in several} <= {"cancelled", "length"}
     stats = engine.stats()
     held = stats.blocks_adapters + stats.blocks_cached
-    assert engine._pool.num_free + held == engine._pool.num_blocks
+    assert stats.blocks_free + held == stats.blocks_total
 
 
 def test_submissions_during_shutdown_are_refused_or_answered(make_engine):
@@ -348,6 +357,6 @@ def test_a_thousand_random_requests(make_engine):
     assert engine.stats().adapter_evictions > 0
     wrong = [f for f in finals if isinstance(f, Failed) and type(f.error) is ServingError]
     assert not wrong
-    engine._adapters.reclaim(80)
-    assert engine._pool.num_free == 80
+    engine.scheduler.memory.reclaim(80)
+    assert engine.scheduler.memory.num_free == 80
     assert ask_tokens(engine, "r8", max_tokens=20) == before

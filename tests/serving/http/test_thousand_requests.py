@@ -169,10 +169,9 @@ def test_a_thousand_random_requests(engine):
     assert stats.blocks_kv == 0
     assert stats.blocks_free + stats.blocks_adapters + stats.blocks_cached == stats.blocks_total
     evict_all(engine)
-    assert engine.stats().blocks_free == before.blocks_free
-    assert not engine._pool._owners
-    assert not engine._by_id
-    assert not engine._generations
+    after = engine.stats()
+    assert after.blocks_free == before.blocks_free == after.blocks_total
+    assert after.num_running == after.num_waiting == 0
 
 
 def one_more(address, base):
@@ -189,5 +188,5 @@ def wait_until_idle(engine):
 
 def evict_all(engine):
     """Idle adapters keep their blocks until they are needed; here they are taken back."""
-    assert engine._adapters.reclaim(engine._pool.num_blocks)
-    engine._pool.audit()
+    assert engine.scheduler.memory.reclaim(engine.scheduler.memory.num_blocks)
+    engine.audit()

@@ -1,10 +1,13 @@
 """The life of an adapter: host cache, slow copies, value, pins, unloading; without a tensor."""
 
+from dataclasses import replace
+
 import pytest
 from policy_fakes import World
 
 from gossamer.errors import CapacityError, UnknownModelError
-from gossamer.serving.core.adapter import HALF_LIFE, AdapterState, Heat, value
+from gossamer.serving.core.adapter import HALF_LIFE, Heat, value
+from gossamer.serving.core.adapter_state import AdapterState
 
 
 def reads(world):
@@ -32,21 +35,21 @@ def _left(world):
 def test_an_evicted_adapter_comes_back_without_reading():
     world = World(20, {"a": 5}, store={"host_bytes": 10})
     run(world, "a")
-    world.store.reclaim(20)
+    world.memory.reclaim(20)
     assert world.store.look_up("a").state is AdapterState.HOST
     found = reads(world)
     run(world, "a")
     assert found == []
-    assert world.store.num_loads == 2
-    assert world.store.hits == {"disk": 1, "host": 1, "resident": 0}
+    assert world.memory.num_loads == 2
+    assert world.store.stats().hits == {"disk": 1, "host": 1, "resident": 0}
 
 
 def test_the_host_cache_keeps_its_bound_and_forgets_the_longest_unused():
     world = World(40, dict.fromkeys("abcd", 5), store={"host_bytes": 3})
     for name in "abcd":
         run(world, name)
-    world.store.reclaim(40)
-    assert world.store.host.num_bytes <= 3
+    world.memory.reclaim(40)
+    assert world.host.num_bytes <= 3
     states = {name: world.store.look_up(name).state for name in "abcd"}
     assert states["a"] is AdapterState.REGISTERED
     assert {states[name] for name in "bcd"} == {AdapterState.HOST}
@@ -75,8 +78,8 @@ def test_replaced_files_free_the_former_rows_and_blocks_at_once():
     world.folder.versions["a"] += 1
     run(world, "a")
     assert old.adapter.table is None
-    assert world.store.host.num_bytes == 1
-    assert [entry.table[0] for entry in world.store.resident] == ["a@1"]
+    assert world.host.num_bytes == 1
+    assert [entry.table[0] for entry in world.memory.resident] == ["a@1"]
 
 
 # Slow copies.
@@ -96,7 +99,7 @@ def test_a_slow_copy_stalls_nobody_and_nobody_uses_it_early():
         assert slow.adapter.state is AdapterState.PLACING
         assert slow.adapter.table is None
         assert len(slow.adapter.blocks) == 5, "its blocks are taken before the copy begins"
-        assert not world.store.reclaim(100), "and nobody can take them meanwhile"
+        assert not world.memory.reclaim(100), "and nobody can take them meanwhile"
     rings = world.rings
     world.copies.run()
     assert world.rings == rings + 1, "the end of the copy wakes the engine"
@@ -105,7 +108,7 @@ def test_a_slow_copy_stalls_nobody_and_nobody_uses_it_early():
     assert slow.adapter.state is AdapterState.RESIDENT
     assert slow in [part.sequence for part in plan]
     world.steps()
-    assert world.store.num_loads == 2
+    assert world.memory.num_loads == 2
 
 
 def test_small_rows_are_copied_between_two_steps_and_no_more_than_a_few_at_a_time():
@@ -119,7 +122,7 @@ def test_small_rows_are_copied_between_two_steps_and_no_more_than_a_few_at_a_tim
     world.copies.run()
     assert [part.sequence for part in world.step()] == waiting
     later = world.add(4, 2, "b")
-    world.store.reclaim(100)
+    world.memory.reclaim(100)
     assert later in [part.sequence for part in world.step()], "each step has its own allowance"
 
 
@@ -169,9 +172,9 @@ def test_prefetch_takes_free_blocks_only():
     world.step()
     world.copies.run()
     world.step()
-    placed = {entry.name for entry in world.store.resident}
+    placed = {entry.name for entry in world.memory.resident}
     assert placed == {"a", "b"}, "c would need a's blocks, which may be wanted again"
-    assert world.store.num_evictions == 0
+    assert world.memory.num_evictions == 0
     world.steps()
     assert len(world.done) == 4
 
@@ -191,6 +194,11 @@ def test_chance_of_a_use_fades():
     assert value(0.5, 2.0, 10) == 0.1
 
 
+def takes(entry, seconds):
+    """Pretend that reading `entry` took so long."""
+    entry.learn(replace(entry.facts, read_seconds=seconds))
+
+
 def test_what_saves_the_least_time_per_block_goes_first():
     now = [0.0]
     world = World(
@@ -199,12 +207,12 @@ def test_what_saves_the_least_time_per_block_goes_first():
     for name in ("slow", "often", "often", "often", "large", "rare"):
         now[0] += 1
         run(world, name)
-        world.store.look_up(name).read_seconds = 10.0 if name == "slow" else 0.1
+        takes(world.store.look_up(name), 10.0 if name == "slow" else 0.1)
     order = []
-    while world.store.resident:
-        before = set(world.store.resident)
-        world.store.reclaim(world.pool.num_free + 1)
-        order += [entry.name for entry in before - set(world.store.resident)]
+    while world.memory.resident:
+        before = set(world.memory.resident)
+        world.memory.reclaim(world.pool.num_free + 1)
+        order += [entry.name for entry in before - set(world.memory.resident)]
     assert order == ["large", "rare", "often", "slow"]
 
 
@@ -212,15 +220,15 @@ def test_what_saves_the_least_time_per_block_goes_first():
 def test_prefixes_make_room_for_adapters_where_no_prompt_begins_like_another(alike):
     clock = {"clock": lambda: 0.0}
     world = World(60, {"a": 5}, store=clock, prefixes={"enabled": True, **clock})
-    world.prefixes.seconds_per_token = lambda: 0.01
+    world.prefixes.learn_seconds_per_token(0.01)
     for number in range(20):
         world.add(8, 1, prompt=[1000 if alike else number] * 8)
         world.steps()
     run(world, "a")
     adapter = world.store.look_up("a")
-    adapter.read_seconds = 0.05
-    world.store.reclaim(world.pool.num_free + 1)
-    assert (adapter in world.store.resident) is not alike
+    takes(adapter, 0.05)
+    world.memory.reclaim(world.pool.num_free + 1)
+    assert (adapter in world.memory.resident) is not alike
 
 
 def test_an_adapter_that_a_waiting_request_wants_goes_last():
@@ -230,8 +238,8 @@ def test_an_adapter_that_a_waiting_request_wants_goes_last():
     world.add(4, 30)
     world.step()
     world.add(4, 2, "a")
-    assert world.store.reclaim(world.pool.num_free + 1)
-    assert [entry.name for entry in world.store.resident] == ["a"]
+    assert world.memory.reclaim(world.pool.num_free + 1)
+    assert [entry.name for entry in world.memory.resident] == ["a"]
 
 
 # Pins.
@@ -242,20 +250,20 @@ def test_a_pinned_adapter_stays():
     run(world, "a")
     run(world, "b")
     entry = world.store.look_up("a")
-    world.store.pin(entry, pinned=True)
-    assert not world.store.reclaim(40)
-    assert world.store.resident == [entry]
-    world.store.pin(entry, pinned=False)
-    assert world.store.reclaim(40)
+    world.memory.pin(entry, pinned=True)
+    assert not world.memory.reclaim(40)
+    assert world.memory.resident == [entry]
+    world.memory.pin(entry, pinned=False)
+    assert world.memory.reclaim(40)
 
 
 def test_pins_leave_half_of_the_pool():
     world = World(40, {"a": 12, "b": 12})
     for name in "ab":
         run(world, name)
-    world.store.pin(world.store.look_up("a"), pinned=True)
+    world.memory.pin(world.store.look_up("a"), pinned=True)
     with pytest.raises(CapacityError, match="adapter b takes 12 blocks, and 12 of 40"):
-        world.store.pin(world.store.look_up("b"), pinned=True)
+        world.memory.pin(world.store.look_up("b"), pinned=True)
 
 
 def test_a_pinned_version_that_is_superseded_is_freed_and_its_name_told():
@@ -264,12 +272,12 @@ def test_a_pinned_version_that_is_superseded_is_freed_and_its_name_told():
         world.folder.versions["a"] = version
         world.pin("a")
         world.step()
-        assert world.store.num_pinned_blocks == 8
-        assert world.store.pins.take_lost() == (["a"] if version else [])
+        assert world.memory.num_pinned_blocks == 8
+        assert world.memory.pop_lost_pins() == (["a"] if version else [])
         world.audit([])
-    world.store.pin(world.store.look_up("a"), pinned=False)
-    assert world.store.num_pinned_blocks == 0
-    world.store.reclaim(40)
+    world.memory.pin(world.store.look_up("a"), pinned=False)
+    assert world.memory.num_pinned_blocks == 0
+    world.memory.reclaim(40)
     assert world.pool.num_free == 40
 
 
@@ -297,7 +305,7 @@ def test_an_unpin_holds_for_every_version_of_the_name():
     world.store.unpin("a")
     world.step()
     assert not former.pinned
-    assert world.store.pins.take_lost() == []
+    assert world.memory.pop_lost_pins() == []
     assert world.pool.num_free == 40
 
 
@@ -318,7 +326,7 @@ def test_requests_that_no_longer_fit_beside_a_pin_are_told_so():
     running = world.add(4, 100)
     world.step()
     waiting = [world.add(4, 140), world.add(4, 100, "b")]
-    world.store.pin(world.store.look_up("a"), pinned=True)
+    world.memory.pin(world.store.look_up("a"), pinned=True)
     world.steps()
     # Who runs is told when there is no block left for the next token.
     assert [sequence for sequence, _ in world.refused] == [*waiting, running]
@@ -355,7 +363,7 @@ def test_a_name_that_was_unloaded_can_be_loaded_again():
     world.store.unload("a", lambda: gone.append(True))
     assert gone == [True]
     world.folder.versions["a"] += 1
-    entry = world.store.names.give("a", None)
+    entry = world.names.give("a", None)
     assert run(world, "a").adapter is entry
     assert entry.digest == "a@1"
 

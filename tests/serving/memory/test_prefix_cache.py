@@ -1,10 +1,11 @@
 """Blocks of prompts shared by those who begin alike, and by nobody else; without a tensor."""
 
+from dataclasses import replace
+
 import pytest
 from policy_fakes import World
 
 from gossamer.adapters.edit_positions import positions_independent_of_end, positions_to_edit
-from gossamer.serving.store.reader import Loaded
 
 SHARED = {"enabled": True}
 TEXT = tuple(range(100, 140))
@@ -102,10 +103,10 @@ def test_an_evicted_adapter_gives_up_the_prefixes_of_every_tenant():
     world = World(40, {"a": 5}, prefixes=SHARED)
     for tenant in ("alice", "bob"):
         run(world, TEXT[:20], "a", tenant=tenant)
-    (entry,) = world.store.resident
-    world.store._evictor.evict(entry)
+    (entry,) = world.memory.resident
+    world.memory.evict(entry)
     assert world.prefixes.least_value(0.0) == 0.0, "they go before all others"
-    world.prefixes.drop([world.prefixes.root(entry.digest)])
+    world.prefixes.drop(entry.digest)
     assert world.prefixes.num_blocks == 0
 
 
@@ -138,8 +139,7 @@ def test_the_same_weights_under_another_name_are_the_same():
 
 
 def _with(loaded, **changes):
-    fields = {name: getattr(loaded, name) for name in Loaded.__dataclass_fields__}
-    return Loaded(**{**fields, **changes})
+    return replace(loaded, facts=replace(loaded.facts, **changes))
 
 
 def test_what_an_intervention_edits_at_the_end_of_a_prompt_is_not_shared():
@@ -182,7 +182,7 @@ def test_idle_blocks_are_used_before_anyone_is_put_back():
 def test_the_end_of_a_prompt_goes_before_its_begin():
     world = World(12, prefixes=SHARED)
     run(world, TEXT)
-    world.store.reclaim(6)
+    world.memory.reclaim(6)
     assert run(world, TEXT) == 24
 
 
@@ -190,11 +190,11 @@ def test_prefixes_of_evicted_adapters_go_first():
     world = World(40, {"a": 5, "b": 5}, prefixes=SHARED)
     run(world, TEXT[:20], "b")
     run(world, TEXT[:20])
-    (entry,) = world.store.resident
-    world.store._evictor.evict(entry)
+    (entry,) = world.memory.resident
+    world.memory.evict(entry)
     assert run(world, TEXT[:20]) == 16
     free = world.pool.num_free
-    world.store.reclaim(free + 5)
+    world.memory.reclaim(free + 5)
     assert world.prefixes.num_idle == 5
     assert run(world, TEXT[:20]) == 16, "the base model's block, although older, stayed"
 

@@ -67,13 +67,13 @@ class Life:
         self.unloads.append(done)
 
     def load(self):
-        self.world.store.names.give(self.rng.choice("abcde"), None)
+        self.world.names.give(self.rng.choice("abcde"), None)
 
     def pin(self):
-        store = self.world.store
-        if store.resident:
+        memory = self.world.memory
+        if memory.resident:
             with contextlib.suppress(CapacityError):
-                store.pin(self.rng.choice(store.resident), pinned=self.rng.random() < 0.3)
+                memory.pin(self.rng.choice(memory.resident), pinned=self.rng.random() < 0.3)
 
     def read(self):
         self.world.threads.run(1)
@@ -98,8 +98,8 @@ class Life:
 
     def end(self):
         """Let all that is left run to its end; then nothing may be left."""
-        for entry in self.world.store.resident:
-            self.world.store.pin(entry, pinned=False)
+        for entry in self.world.memory.resident:
+            self.world.memory.pin(entry, pinned=False)
         self.world.steps(100_000)
         world = self.world
         refused = {sequence for sequence, _ in world.refused}
@@ -109,7 +109,7 @@ class Life:
         assert set(world.done) | refused | self.cancelled == set(self.added)
         assert len(world.done) + len(refused) + len(self.cancelled) == len(self.added)
         assert all(len(done) == 1 for done in self.unloads), "an unload never ended, or twice"
-        assert world.store.reclaim(36), "memory is lost"
+        assert world.memory.reclaim(36), "memory is lost"
         assert world.prefixes.num_blocks == 0
         assert not world.pool._owners
 
@@ -128,7 +128,7 @@ def test_ten_thousand_random_operations_with_an_audit_after_each():
     worlds = [life.world for life in lives]
     # Every kind of trouble was met.
     assert sum(world.scheduler.num_preemptions for world in worlds) > 0
-    assert sum(world.store.num_evictions for world in worlds) > 100
+    assert sum(world.memory.num_evictions for world in worlds) > 100
     assert sum(world.prefixes.num_hit_tokens for world in worlds) > 1000
     assert sum(world.prefixes.num_evictions for world in worlds) > 100
     assert sum(len(life.unloads) for life in lives) > 100

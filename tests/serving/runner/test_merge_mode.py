@@ -40,7 +40,7 @@ def served(family, **settings):
 
 def impatient(engine):
     """The mode acts after few steps, and prompts of others alone do not end it."""
-    engine._merger._policy = HotAdapterPolicy(HotLimits(window=6, leave=0.001))
+    engine.runner.merger.policy = HotAdapterPolicy(HotLimits(window=6, leave=0.001))
 
 
 def heat(engine, name):
@@ -70,14 +70,14 @@ def majority(family, name, count=16):
 def watch(engine):
     """The distinct adapters of each step that ran merged."""
     seen = []
-    build = engine._builder.build
+    build = engine.runner.builder.build
 
     def watching(step, merged=None):
         if merged is not None:
             seen.append({part.sequence.adapter for part in step})
         return build(step, merged)
 
-    engine._builder.build = watching
+    engine.runner.builder.build = watching
     return seen
 
 
@@ -118,7 +118,7 @@ def test_merging_and_letting_go_changes_no_bit_of_what_comes_after(family):
 
         def one_by_one():
             # One alone owns the traffic; here nothing is to get hot.
-            llm.engine._merger._policy = HotAdapterPolicy()
+            llm.engine.runner.merger.policy = HotAdapterPolicy()
             return [kinds_case.answers(llm, [request])[0] for request in requests]
 
         before = one_by_one()
@@ -175,9 +175,9 @@ def test_neighbours_of_every_kind_get_differences(tmp_path, model_type):
     family = Kinds(tmp_path, model_type)
     with served(family) as llm:
         heat(llm.engine, "lora")
-        merger = llm.engine._merger
+        merger = llm.engine.runner.merger
         # Every step, so that their prompts are computed so too.
-        merger.choose = lambda step: merger._merged
+        merger.choose = lambda step: merger.merged
         seen = watch(llm.engine)
         for completion in kinds_case.answers(llm, family.requests):
             family.check(completion)
@@ -188,14 +188,14 @@ def test_neighbours_of_every_kind_get_differences(tmp_path, model_type):
 def test_a_slow_merge_stalls_nobody(make_engine):
     engine = make_engine(merge_hot=True)
     impatient(engine)
-    merge, begun, go_on = engine._merger._merge, threading.Event(), threading.Event()
+    merge, begun, go_on = engine.runner.merger.merge, threading.Event(), threading.Event()
 
     def slow(entry, stop):
         begun.set()
         assert go_on.wait(60)
         return merge(entry, stop)
 
-    engine._merger._merge = slow
+    engine.runner.merger.merge = slow
     try:
         while not begun.is_set():
             ask_tokens(engine, "r8")
@@ -274,13 +274,13 @@ def test_replaced_on_disk_before_it_is_merged_is_not_merged(own, tiny_model, cap
     running.wait()
     for file in (folder / "hot").iterdir():
         file.rename(file.with_suffix(".gone"))
-    entry = engine._adapters.resident[0]
+    entry = engine.scheduler.memory.resident[0]
     with pytest.raises(Exception, match="hot"):
-        engine._merger._merge(entry, threading.Event())
+        engine.runner.merger.merge(entry, threading.Event())
     shutil.rmtree(folder / "hot")
     make_lora(folder / "hot", tiny_model, rank=8, seed=77, size=0.6)
     with pytest.raises(Exception, match="adapter hot was replaced on disk"):
-        engine._merger._merge(entry, threading.Event())
+        engine.runner.merger.merge(entry, threading.Event())
 
 
 def test_off_unless_asked_for(make_engine):

@@ -4,7 +4,7 @@ import pytest
 from policy_fakes import World
 
 from gossamer.errors import AdapterReadError
-from gossamer.serving.core.adapter import AdapterState
+from gossamer.serving.core.adapter_state import AdapterState
 from gossamer.serving.core.tenants import NO_LIMITS
 
 PROMPT = tuple(range(16))
@@ -24,7 +24,7 @@ def test_a_placement_that_fails_ends_its_adapters_requests_only(caches, copies):
     world = World(60, {"a": 5}, prefixes={"enabled": caches}, store={"copies": copies})
     first = world.add(0, 1, "a", prompt=PROMPT)
     world.steps()
-    world.store._evictor.evict(world.store.look_up("a"))
+    world.memory.evict(world.store.look_up("a"))
     place, world.loader.place = world.loader.place, no_memory
     bystanders = [world.add(4, 50), world.add(0, 3, prompt=PROMPT)]
     victims = [world.add(0, 1, "a", prompt=PROMPT) for _ in range(2)]
@@ -39,7 +39,7 @@ def test_a_placement_that_fails_ends_its_adapters_requests_only(caches, copies):
     later = world.add(0, 1, "a", prompt=PROMPT)
     world.steps()
     assert later in world.done
-    world.store.reclaim(60)
+    world.memory.reclaim(60)
     assert world.pool.num_free == 60
 
 
@@ -50,7 +50,7 @@ def test_a_mixture_of_which_one_part_cannot_be_placed_leaves_the_other_unused():
     mixture, alone = world.add(4, 3, "a:0.5+b:0.5"), world.add(4, 3, "a")
     world.steps()
     assert ends(world) == ({mixture}, {alone})
-    assert [entry.users for entry in world.store.resident] == [0]
+    assert [entry.users for entry in world.memory.resident] == [0]
     world.audit([])
 
 

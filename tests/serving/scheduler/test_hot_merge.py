@@ -2,15 +2,17 @@
 
 import threading
 from concurrent.futures import Executor, Future
-from pathlib import Path
 
 import pytest
+from policy_fakes import bring_to, entry_in
 
-from gossamer.serving.core.adapter import AdapterEntry, AdapterState, Blend
+from gossamer.errors import AdapterReplacedError
+from gossamer.serving.core.adapter import Blend
+from gossamer.serving.core.adapter_state import AdapterState
 from gossamer.serving.core.messages import Request
 from gossamer.serving.core.sequence import Sequence
 from gossamer.serving.scheduler.hot_merge import HotAdapterPolicy, HotLimits, HotMerger
-from gossamer.serving.scheduler.scheduler import ScheduledChunk
+from gossamer.serving.scheduler.step import ScheduledChunk
 
 WINDOW = 4
 
@@ -48,8 +50,7 @@ def merger(later):
 
 
 def adapter(name, kind="low-rank"):
-    resident = AdapterState.RESIDENT
-    return AdapterEntry(name=name, path=Path(), signature=(), kind=kind, state=resident)
+    return entry_in(AdapterState.RESIDENT, name, **({"kind": kind} if kind is not None else {}))
 
 
 def step(*parts):
@@ -127,11 +128,18 @@ def test_let_go_when_evicted_or_replaced_even_if_idle(merger, later, state):
     heat(merger, later, a)
     merger.follow()
     assert merger.merged_name == "a"
-    a.state = state
+    a.drop_rows()
+    a.leave_blocks()
+    if state is AdapterState.REPLACED:
+        a.start_reading()
+        a.end(state, AdapterReplacedError("other files"))
     merger.follow()
     assert merger.merged_name is None
     # Back again: not merged before a whole window has passed.
-    a.state = AdapterState.RESIDENT
+    if state is AdapterState.REPLACED:
+        a = adapter("a")
+    else:
+        bring_to(a, AdapterState.RESIDENT)
     for _ in range(WINDOW - 1):
         turn(merger, (a, 8))
     assert not later.given
@@ -142,7 +150,8 @@ def test_a_copy_of_what_has_gone_is_stopped_and_not_taken(merger, later):
     for _ in range(WINDOW):
         turn(merger, (a, 8))
     merger.follow()
-    a.state = AdapterState.REGISTERED
+    a.drop_rows()
+    a.leave_blocks()
     merger.follow()
     (_, (_, stop), _), *_ = later.given
     assert stop.is_set()

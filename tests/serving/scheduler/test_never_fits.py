@@ -70,7 +70,7 @@ def test_one_pin_in_the_place_of_another_is_noticed():
     world.step()
     assert waiting in world.scheduler.waiting
     # As many blocks are pinned as before, but not those that it needs any more.
-    world.store.pin(world.store.look_up("a"), pinned=False)
+    world.memory.pin(world.store.look_up("a"), pinned=False)
     world.scheduler.remove(long)
     world.pin("b")
     world.steps()
@@ -113,7 +113,7 @@ def test_adapters_of_others_are_read_while_a_tenant_waits_for_its_own_quota():
     assert long in world.scheduler.running
     assert other in world.done
     # What waits for its own tenant is not read without end.
-    assert len(world.store.host) < 12
+    assert len(world.host) < 12
 
 
 def test_who_was_overtaken_often_keeps_the_room_for_his_adapter_while_it_is_copied():
@@ -124,7 +124,7 @@ def test_who_was_overtaken_often_keeps_the_room_for_his_adapter_while_it_is_copi
     world.threads.run()
     small = [world.add(16, 4), world.add(16, 4)]
     world.step()
-    assert world.store.placing == [waiting.adapter]
+    assert world.memory.placing == [waiting.adapter]
     assert set(small) <= set(world.scheduler.waiting)
     world.copies.run()
     assert waiting in [part.sequence for part in world.step()]
@@ -140,7 +140,7 @@ def test_a_mixture_too_large_for_its_quota_is_refused_however_its_sizes_become_k
     world = World(60, {"a": 5, "b": 5}, adapter_bytes=100, policy=policy, max_running=1)
     world.add(4, 2, "b")
     world.steps()
-    world.store.reclaim(60)
+    world.memory.reclaim(60)
     world.add(4, 30, "a")
     mixture = world.add(4, 2, "a:1+b:1", tenant="small")
     world.steps()
@@ -162,4 +162,4 @@ def test_adapters_do_not_put_each_other_out_before_anybody_starts(computed):
         world.step()
         world.copies.run()
     assert set(waiting) == set(world.done)
-    assert world.store.num_loads <= 4
+    assert world.memory.num_loads <= 4

@@ -3,7 +3,7 @@
 import pytest
 from policy_fakes import World, counts
 
-from gossamer.serving.core.adapter import AdapterState
+from gossamer.serving.core.adapter_state import AdapterState
 from gossamer.serving.scheduler.fairness import PROMPT_CHARGE
 
 
@@ -40,7 +40,7 @@ def test_virtual_tokens_take_half_of_a_step_and_the_request_starts_after_the_las
     assert world.loader.placed == ["p@0"]
     world.steps()
     assert world.done == [sequence]
-    assert world.store.num_loads == 1
+    assert world.memory.num_loads == 1
 
 
 def test_who_decodes_and_who_comes_meanwhile_goes_on():
@@ -182,7 +182,7 @@ def test_who_comes_to_need_it_first_is_charged_and_again_after_an_eviction():
     world.add(4, 3, "p", tenant="second")
     world.steps()
     assert [each for each in charges if each[1] >= 40] == charges[:1]
-    world.store.reclaim(200)
+    world.memory.reclaim(200)
     world.add(4, 1, "p", tenant="second")
     world.steps()
     assert charges.count(("second", 40 * PROMPT_CHARGE)) == 1

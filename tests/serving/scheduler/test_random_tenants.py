@@ -91,5 +91,5 @@ def test_random_lives_of_tenants(seed):
     assert len(world.done) + len(refused) + len(cancelled) == len(added)
     assert not world.scheduler.waiting.tenants
     assert not world.scheduler.counters._waiting
-    world.store.reclaim(world.pool.num_blocks)
+    world.memory.reclaim(world.pool.num_blocks)
     assert world.pool.num_free == world.pool.num_blocks

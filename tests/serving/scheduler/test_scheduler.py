@@ -121,8 +121,8 @@ def test_the_queue_is_not_searched_to_its_end_for_what_fits():
     for _ in range(5000):
         world.add(60, 8)
     tried = []
-    original = world.scheduler._can_admit
-    world.scheduler._can_admit = lambda s: tried.append(s) or original(s)
+    original = world.scheduler.admission.fits
+    world.scheduler.admission.fits = lambda s: tried.append(s) or original(s)
     world.step()
     assert 0 < len(tried) < 100
 
@@ -183,7 +183,7 @@ def test_random_lives(seed):
     assert not world.scheduler.running
     assert len(world.done) + len(refused) + len(cancelled) == len(added)
     assert set(world.done) | refused | cancelled == set(added)
-    assert not len(world.store.host)
-    world.store.reclaim(num_blocks)
+    assert not len(world.host)
+    world.memory.reclaim(num_blocks)
     assert world.pool.num_free == num_blocks
     assert world.pool.num_free == num_blocks

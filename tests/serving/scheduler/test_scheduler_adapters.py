@@ -4,8 +4,9 @@ import pytest
 from policy_fakes import World, counts
 
 from gossamer.errors import AdapterFormatError, AdapterReplacedError, CapacityError
-from gossamer.serving.core.adapter import AdapterState
-from gossamer.serving.scheduler.scheduler import LOAD_AHEAD, MAX_SKIPS
+from gossamer.serving.core.adapter_state import AdapterState
+from gossamer.serving.scheduler.order import LOAD_AHEAD
+from gossamer.serving.scheduler.scheduler import MAX_SKIPS
 
 
 def test_an_adapter_is_read_then_placed_then_used():
@@ -88,7 +89,7 @@ def test_a_pool_exactly_full_of_idle_adapters_makes_progress():
         world.add(4, 2, name)
         world.steps()
     assert len(world.done) == 6
-    assert world.store.num_evictions >= 4
+    assert world.memory.num_evictions >= 4
 
 
 def test_idle_adapters_go_longest_unused_first_and_used_ones_stay():
@@ -98,7 +99,7 @@ def test_idle_adapters_go_longest_unused_first_and_used_ones_stay():
         world.steps()
     world.add(2, 1, "a")  # now b is the longest unused
     world.steps()
-    assert {entry.name for entry in world.store.resident} == {"a", "b", "c"}
+    assert {entry.name for entry in world.memory.resident} == {"a", "b", "c"}
     running = world.add(2, 20, "c")
     world.step()
     world.add(2, 1, "d")
@@ -106,7 +107,7 @@ def test_idle_adapters_go_longest_unused_first_and_used_ones_stay():
     world.step()
     world.threads.run()
     world.step()
-    assert {entry.name for entry in world.store.resident} == {"a", "c", "d"}
+    assert {entry.name for entry in world.memory.resident} == {"a", "c", "d"}
     assert running.adapter.users == 1
 
 
@@ -116,7 +117,7 @@ def test_a_growing_sequence_takes_idle_adapters_before_it_preempts():
     world.steps()
     world.add(4, 40)
     world.steps()
-    assert world.store.num_evictions == 1
+    assert world.memory.num_evictions == 1
     assert world.scheduler.num_preemptions == 0
 
 
@@ -126,7 +127,7 @@ def test_an_evicted_adapter_comes_back():
         world.add(4, 3, name)
     world.steps()
     assert len(world.done) == 4
-    assert world.store.num_loads >= 2
+    assert world.memory.num_loads >= 2
     assert world.loader.placed[0] == "a@0"
 
 
@@ -136,7 +137,7 @@ def test_who_has_said_nothing_yet_takes_the_present_version():
     world.steps()
     waiting = world.add(4, 3, "a")
     former = waiting.adapter
-    world.store.reclaim(40)
+    world.memory.reclaim(40)
     world.folder.versions["a"] += 1
     world.steps()
     assert world.done[-1] is waiting

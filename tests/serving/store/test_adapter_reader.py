@@ -3,8 +3,8 @@
 import pytest
 from policy_fakes import FakeFolder, FakeLoader, ManualThreads
 
-from gossamer.errors import AdapterFormatError
-from gossamer.serving.core.adapter import AdapterState
+from gossamer.errors import AdapterFormatError, UnknownModelError
+from gossamer.serving.core.adapter_state import AdapterState
 from gossamer.serving.store.reader import MOST_EARLY, AdapterReader
 
 
@@ -82,13 +82,14 @@ def test_a_request_that_has_come_adopts_what_was_read_for_it(reader, folder, thr
 def test_what_was_unloaded_meanwhile_stays_so(reader, folder, threads):
     entry = folder.look_up("a")
     reader.prefetch_read(entry)
-    entry.state, entry.requests = AdapterState.REMOVED, 1
+    entry.requests = 1
+    entry.end(AdapterState.REMOVED, UnknownModelError("a"))
     reader.adopt(entry)
     reader.start(entry)
     threads.run()
     assert reader.collect() == []
     assert entry.state is AdapterState.REMOVED
-    assert not reader._early
+    assert not reader.num_early
 
 
 def test_no_more_than_a_few_and_none_twice(reader, folder, threads):

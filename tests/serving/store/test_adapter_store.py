@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from policy_fakes import FakeFolder, FakeLoader
+from policy_fakes import FakeFolder, FakeLoader, Stores
 
 from gossamer.errors import (
     AdapterFormatError,
@@ -18,10 +18,9 @@ from gossamer.errors import (
     GossamerError,
     UnknownModelError,
 )
-from gossamer.serving.core.adapter import AdapterState
+from gossamer.serving.core.adapter_state import AdapterState
 from gossamer.serving.memory.block_pool import BlockPool
 from gossamer.serving.store.folder import AdapterFolder
-from gossamer.serving.store.manager import AdapterManager
 
 from tiny import make_lora
 
@@ -132,7 +131,8 @@ class Store:
         self.pool = BlockPool(num_blocks)
         self.loader = loader(self.folder)
         self.woken = threading.Event()
-        self.store = AdapterManager(self.folder, self.pool, self.loader, self.woken.set, **options)
+        made = Stores(self.folder, self.pool, self.loader, self.woken.set, **options)
+        self.store, self.memory, self.reader = made.adapters, made.memory, made.reader
 
     def read(self, *names):
         """Look up and read; returns the entries."""
@@ -181,8 +181,8 @@ def test_replaced_files_give_new_weights_and_users_keep_the_old(make_store):
     world.store.release(old)
     # The old one can no longer be asked for: it goes first, though used last.
     world.store.release(new)
-    world.store.reclaim(11)
-    assert world.store.resident == [new]
+    world.memory.reclaim(11)
+    assert world.memory.resident == [new]
 
 
 def test_an_old_version_is_never_continued_with_new_weights(make_store):
@@ -190,7 +190,7 @@ def test_an_old_version_is_never_continued_with_new_weights(make_store):
     (old,) = world.read("a")
     world.store.acquire(old)
     world.store.release(old)
-    world.store.reclaim(20)
+    world.memory.reclaim(20)
     assert old.state is AdapterState.REGISTERED
     world.folder.versions["a"] += 1
     world.store.start_load(old)
@@ -210,7 +210,7 @@ def test_a_replacement_that_only_its_content_betrays(make_store):
     (old,) = world.read("a")
     world.store.acquire(old)
     world.store.release(old)
-    world.store.reclaim(20)
+    world.memory.reclaim(20)
     world.folder.signature_of = lambda name: 0
     world.folder.versions["a"] += 1
     world.read("a")
@@ -226,12 +226,12 @@ def test_the_same_files_are_read_again_after_eviction(make_store):
     (entry,) = world.read("a")
     world.store.acquire(entry)
     world.store.release(entry)
-    world.store.reclaim(20)
+    world.memory.reclaim(20)
     world.read("a")
     world.store.acquire(entry)
     assert entry.table[0] == "a@0"
-    assert world.store.num_evictions == 1
-    assert world.store.num_loads == 2
+    assert world.memory.num_evictions == 1
+    assert world.memory.num_loads == 2
 
 
 def test_eviction_spares_what_is_used_and_what_it_is_told_to(make_store):
@@ -241,12 +241,12 @@ def test_eviction_spares_what_is_used_and_what_it_is_told_to(make_store):
         world.store.acquire(entry)
     world.store.release(idle)
     world.store.release(spared)
-    assert world.store.num_reclaimable() == 10
-    assert world.store.num_reclaimable(sparing=spared) == 5
-    assert not world.store.reclaim(20, sparing=spared)
-    assert world.store.resident == [used, spared]
-    assert not world.store.reclaim(20)
-    assert world.store.resident == [used]
+    assert world.memory.num_reclaimable() == 10
+    assert world.memory.num_reclaimable(sparing=spared) == 5
+    assert not world.memory.reclaim(20, sparing=spared)
+    assert world.memory.resident == [used, spared]
+    assert not world.memory.reclaim(20)
+    assert world.memory.resident == [used]
     assert used.blocks
     world.pool.audit()
 
@@ -257,24 +257,24 @@ def test_no_more_is_evicted_than_needed(make_store):
     for entry in entries:
         world.store.acquire(entry)
         world.store.release(entry)
-    assert world.store.reclaim(5)
-    assert len(world.store.resident) == 3
-    assert world.store.reclaim(6)
-    assert world.store.resident == entries[1:]
+    assert world.memory.reclaim(5)
+    assert len(world.memory.resident) == 3
+    assert world.memory.reclaim(6)
+    assert world.memory.resident == entries[1:]
 
 
 def test_what_cannot_be_acquired(make_store):
     world = make_store(num_blocks=12, sizes={"a": 8, "b": 8, "huge": 12})
     a = world.store.look_up("a")
-    assert not world.store.can_acquire(a)
+    assert not world.memory.fits(a)
     a, b, huge = world.read("a", "b", "huge")
-    assert world.store.can_acquire(a)
+    assert world.memory.fits(a)
     world.store.acquire(a)
-    assert not world.store.can_acquire(b)
+    assert not world.memory.fits(b)
     world.store.release(a)
-    assert world.store.can_acquire(b)
+    assert world.memory.fits(b)
     assert huge.state is AdapterState.REFUSED
-    assert not world.store.can_acquire(huge)
+    assert not world.memory.fits(huge)
     with pytest.raises(CapacityError, match="--memory"):
         world.store.look_up("huge")
 
@@ -333,13 +333,13 @@ def test_reading_does_not_hold_up_the_caller(make_store):
         world.store.start_load(entry)
     world.store.collect_loads()
     assert [entry.state for entry in entries] == [AdapterState.LOADING] * 2
-    assert world.store.is_loading
+    assert world.reader.num_loading
     assert not world.woken.is_set()
     Slow.gate.set()
     world.read("a", "b")
     assert [entry.state for entry in entries] == [AdapterState.HOST] * 2
-    assert not world.store.is_loading
-    assert world.store.num_loads == 0
+    assert not world.reader.num_loading
+    assert world.memory.num_loads == 0
 
 
 def test_statuses_tell_what_clients_can_use(make_store):
@@ -382,9 +382,9 @@ def test_created_is_the_time_of_the_weights(tmp_path, tiny_model):
     folder = make_lora(tmp_path / "adapters" / "a", tiny_model, rank=1)
     os.utime(folder / "adapter_model.safetensors", (1_000_000, 1_234_567))
     os.utime(folder / "adapter_config.json", (1_000_000, 2_000_000))
-    store = AdapterManager(
+    store = Stores(
         AdapterFolder(tmp_path / "adapters"), BlockPool(1), FakeLoader(FakeFolder({})), lambda: None
-    )
+    ).adapters
     (status,) = store.statuses()
     store.close()
     assert status.created == 1_234_567
@@ -456,7 +456,7 @@ def test_a_reading_that_hangs_holds_up_nobody_and_takes_one_thread(make_store, m
     assert begun.count("a") == 1
     gate.set()
     deadline = time.monotonic() + 30
-    while world.store.reader._hanging:
+    while world.reader.num_hanging:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     assert [each.state for each in world.read("a")] == [AdapterState.HOST]

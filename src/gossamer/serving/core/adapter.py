@@ -1,12 +1,10 @@
 """An adapter as the scheduler sees it, and mixtures of several (`poet:0.7+pirate:0.3`)."""
 
-import enum
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from numbers import Real
 from pathlib import Path
-from typing import Any
 
 from gossamer.errors import (
     AdapterFormatError,
@@ -16,6 +14,7 @@ from gossamer.errors import (
     UnsupportedAdapterError,
     cut,
 )
+from gossamer.serving.core.adapter_state import AdapterLife, AdapterState
 
 HALF_LIFE = 60.0
 """Seconds after which a past use counts half."""
@@ -60,39 +59,14 @@ Signature = tuple[tuple[int, ...], ...]
 where there is no disk."""
 
 
-class AdapterState(enum.Enum):
-    """registered -> loading -> host -> placing -> resident, and back to host (or registered, when
-    the host cache has no room) by eviction; or an end: refused, replaced, unreadable, removed."""
-
-    REGISTERED = "registered"
-    """Known on disk; nothing read."""
-    LOADING = "loading"
-    """Being read and checked in the background."""
-    HOST = "host"
-    """Read and checked; its rows are in host memory."""
-    PLACING = "placing"
-    """Its rows are being copied into its blocks in the background, or computed in steps."""
-    RESIDENT = "resident"
-    """Its rows are in the pool."""
-    REFUSED = "refused"
-    """Cannot be served; `error` tells why. New files under the name make a new entry."""
-    REPLACED = "replaced"
-    """Was evicted, and other files lie in its place now: this version is lost."""
-    UNREADABLE = "unreadable"
-    """Could not be read at the time; `error` tells why. Whoever asks next makes a new entry."""
-    REMOVED = "removed"
-    """Was unloaded, and the last request that used it has ended."""
-
-
 @dataclass(eq=False, slots=True, kw_only=True)
-class AdapterEntry:
+class AdapterEntry(AdapterLife):
     """One version of an adapter: the files that lay under `name` when it was looked up."""
 
     name: str
     path: Path
     signature: Signature
     """Of its files, the weights last; tells versions apart without reading them."""
-    state: AdapterState = AdapterState.REGISTERED
     users: int = 0
     """Running sequences; > 0 forbids eviction."""
     requests: int = 0
@@ -109,30 +83,6 @@ class AdapterEntry:
     """Of its uses, for eviction."""
     last_used: int = 0
     """A count that grows with every use."""
-    num_blocks: int | None = None
-    """Blocks its rows take; None until read."""
-    blocks: list[int] = field(default_factory=list)
-    error: GossamerError | None = None
-    rows: Any = None
-    """Its rows, if they are in host memory (in state HOST they are)."""
-    table: Any = None
-    """Finds the rows in the pool (state RESIDENT)."""
-    is_copied: bool = True
-    """Whether placing it is but a copy, which may be done in the background; else the base model
-    computes it in steps."""
-    edited: tuple[int, int] | None = None
-    """Of an intervention: how many of the first and last positions of a prompt it edits."""
-    read_seconds: float = 0.0
-    """That reading and checking took ..."""
-    place_seconds: float = 0.0
-    """... and placing, last time."""
-    kind: str | None = None
-    """low-rank, gain, sparse, intervention or prefix; None until read."""
-    num_virtual_tokens: int = 0
-    """Positions that its prefix takes before the prompt."""
-    rank: int | None = None
-    digest: str | None = None
-    num_bytes: int | None = None
 
     @property
     def parts(self) -> "tuple[AdapterEntry, ...]":
@@ -150,8 +100,76 @@ class AdapterEntry:
 
     @property
     def file_bytes(self) -> int:
-        """Of its weights on disk."""
+        """Bytes of its weights on disk."""
         return self.signature[-1][1]
+
+    @property
+    def digest(self) -> str | None:
+        """See `AdapterFacts`, as all that follow; None until it was read."""
+        return self.facts.digest if self.facts is not None else None
+
+    @property
+    def kind(self) -> str | None:
+        """What it does at inference; None until it was read."""
+        return self.facts.kind if self.facts is not None else None
+
+    @property
+    def rank(self) -> int | None:
+        """Largest rank of any module; None until it was read."""
+        return self.facts.rank if self.facts is not None else None
+
+    @property
+    def num_blocks(self) -> int | None:
+        """Blocks that its rows take in the pool; None until it was read."""
+        return self.facts.num_blocks if self.facts is not None else None
+
+    @property
+    def num_bytes(self) -> int | None:
+        """Bytes that its rows take in the pool; None until it was read."""
+        return self.facts.num_bytes if self.facts is not None else None
+
+    @property
+    def num_virtual_tokens(self) -> int:
+        """Positions that its prefix takes before the prompt; 0 until it was read."""
+        return self.facts.num_virtual_tokens if self.facts is not None else 0
+
+    @property
+    def edited(self) -> tuple[int, int] | None:
+        """First and last positions of a prompt that an intervention edits."""
+        return self.facts.edited if self.facts is not None else None
+
+    @property
+    def is_copied(self) -> bool:
+        """Whether placing it is but a copy."""
+        return self.facts is None or self.facts.is_copied
+
+    def add_ref(self) -> None:
+        """Count an accepted request."""
+        self.requests += 1
+
+    def drop_ref(self) -> None:
+        """An accepted request has ended."""
+        assert self.requests > 0
+        self.requests -= 1
+
+    def count_hit(self, now: float) -> None:
+        """Count a request that names it, at the Unix time `now`."""
+        self.hits += 1
+        self.used_at = now
+
+    def add_user(self, number: int, now: float) -> None:
+        """Count a running sequence; `number` is the use's, `now` on the clock of the heat."""
+        assert self.state is AdapterState.RESIDENT
+        self.users += 1
+        self.last_used = number
+        self.heat.touch(now)
+
+    def drop_user(self, number: int | None = None) -> None:
+        """A running sequence has left, or it never came to run (no number)."""
+        assert self.users > 0
+        self.users -= 1
+        if number is not None:
+            self.last_used = number
 
     @property
     def blocks_to_load(self) -> int:
@@ -162,7 +180,7 @@ class AdapterEntry:
     @property
     def seconds_to_return(self) -> float:
         """To have it resident again, were it evicted now; 1 ms at least (below is noise)."""
-        reading = self.read_seconds if self.rows is None else 0.0
+        reading = self.facts.read_seconds if self.facts is not None and self.rows is None else 0.0
         return max(reading + self.place_seconds, 1e-3)
 
 

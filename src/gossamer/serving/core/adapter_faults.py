@@ -10,7 +10,8 @@ import os
 
 from gossamer.adapters.reading.regular_file import is_passing
 from gossamer.errors import AdapterFormatError, AdapterReadError, GossamerError
-from gossamer.serving.core.adapter import AdapterEntry, AdapterState
+from gossamer.serving.core.adapter import AdapterEntry
+from gossamer.serving.core.adapter_state import AdapterState
 
 log = logging.getLogger(__name__)
 
@@ -33,13 +34,13 @@ def end_by(entry: AdapterEntry, error: BaseException, what: str) -> None:
 
 def refuse(entry: AdapterEntry, error: GossamerError) -> None:
     """Nobody gets `entry` until its files change."""
-    entry.error, entry.state = _without_path(error, entry), AdapterState.REFUSED
+    entry.end(AdapterState.REFUSED, _without_path(error, entry))
 
 
 def give_up(entry: AdapterEntry, error: GossamerError) -> None:
     """Those who wait for `entry` are told to try again."""
     log.warning("%s (%s)", error, entry.path)
-    entry.error, entry.state = _without_path(error, entry), AdapterState.UNREADABLE
+    entry.end(AdapterState.UNREADABLE, _without_path(error, entry))
 
 
 def too_slow() -> AdapterReadError:

@@ -24,6 +24,22 @@ def settle(
         log.exception("the receiver of a result has failed")
 
 
+def call_elsewhere(post: Callable[[Callable[[], None]], None], call: Callable[[], None]) -> None:
+    """Have `call` called on the thread that `post` leads to; waits, and raises what it raised."""
+    done: Future[None] = Future()
+
+    def message() -> None:
+        try:
+            call()
+        except BaseException as error:
+            done.set_exception(error)
+        else:
+            done.set_result(None)
+
+    post(message)
+    done.result()
+
+
 def guard(call: Callable[[], None]) -> None:
     """Call `call`; what it raises is logged."""
     try:

@@ -15,14 +15,21 @@ from gossamer.serving.core.stats import (
 class EngineInterface(Protocol):
     """A running engine. All methods may be called from any thread and return at once."""
 
-    model_name: str
-    """Name of the base model, as clients give it in `model`."""
-    tokenizer: Any
-    """The base model's Hugging Face tokenizer (`prompts.PromptEncoder` encodes with it)."""
-    special_tokens: str
-    """Where their text stands for them (`ServeSettings.special_tokens`)."""
-    max_context: int
-    """Prompt and new tokens of one request at most."""
+    @property
+    def model_name(self) -> str:
+        """Name of the base model, as clients give it in `model`."""
+
+    @property
+    def tokenizer(self) -> Any:
+        """The base model's Hugging Face tokenizer (`prompts.PromptEncoder` encodes with it)."""
+
+    @property
+    def special_tokens(self) -> str:
+        """Where their text stands for them (`ServeSettings.special_tokens`)."""
+
+    @property
+    def max_context(self) -> int:
+        """Prompt and new tokens of one request at most."""
 
     def look_up(self, name: str) -> "Future[AnyAdapter]":
         """The adapter `name`, or the mixture of adapters (its `parts`), for `submit`.

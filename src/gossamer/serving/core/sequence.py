@@ -3,7 +3,8 @@
 import math
 from dataclasses import dataclass, field
 
-from gossamer.serving.core.adapter import AdapterEntry, AdapterState, AnyAdapter
+from gossamer.serving.core.adapter import AdapterEntry, AnyAdapter
+from gossamer.serving.core.adapter_state import AdapterState
 from gossamer.serving.core.messages import Request
 
 

@@ -4,7 +4,8 @@ from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from gossamer.serving.core.adapter import AdapterEntry, AdapterState, AnyAdapter, Blend
+from gossamer.serving.core.adapter import AdapterEntry, AnyAdapter, Blend
+from gossamer.serving.core.adapter_state import AdapterState
 
 LOAD_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Seconds to read an adapter."""
@@ -125,6 +126,50 @@ class TenantStats:
     """Sum over those requests of max(0, 1 - (seconds to first token / promised seconds)^2)."""
     refused: dict[str, int]
     """Requests refused with status 429 by reason: queue (full), quota, deadline."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryStats:
+    """Who has which blocks, and what became of adapters and prefixes since the start."""
+
+    num_blocks: int
+    num_free: int
+    num_cached: int
+    """Blocks that hold keys and values which are not in use now."""
+    num_of_adapters: int
+    """Blocks of adapters that are resident or on the way."""
+    num_resident: int
+    """Adapters whose rows are in blocks."""
+    resident_bytes: dict[str, int]
+    """Bytes of each of them."""
+    num_loads: int
+    num_evictions: int
+    prefix_queried_tokens: int
+    prefix_hit_tokens: int
+    prefix_evictions: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterStats:
+    """Where adapters are, and how requests have found them since the start."""
+
+    by_state: dict[str, int]
+    num_host: int
+    """Adapters in the host cache."""
+    host_bytes: int
+    """Bytes that they take there."""
+    hits: dict[str, int]
+    """Requests by where their adapter was when they came: resident, host or disk."""
+    read_seconds: HistogramStats
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MergeStats:
+    """What merge mode has done since the start; see the fields of `EngineStats`."""
+
+    merged_adapter: str | None = None
+    adapter_merges: int = 0
+    merged_steps: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,13 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from gossamer.errors import EngineStoppedError, GossamerError, RequestError, ServingError
-from gossamer.serving.core.adapter import AdapterEntry, AdapterState
+from gossamer.serving.core.adapter import AdapterEntry, AnyAdapter
+from gossamer.serving.core.adapter_state import AdapterState
 from gossamer.serving.core.futures import settle
 from gossamer.serving.core.mailbox import Mailbox
-from gossamer.serving.core.stats import AdapterStatus, status_of
+from gossamer.serving.core.stats import AdapterStats, AdapterStatus, status_of
+from gossamer.serving.memory.manager import MemoryManager
 from gossamer.serving.store.folder import find_allowed
+from gossamer.serving.store.looks import AdapterLooks
 from gossamer.serving.store.manager import AdapterManager
-from gossamer.serving.store.names import check_name
+from gossamer.serving.store.names import AdapterNames, check_name
 
 log = logging.getLogger(__name__)
 
@@ -38,10 +41,19 @@ class AdapterControl:
     """What those who run the server may do with adapters. Calls from any thread return at once."""
 
     def __init__(
-        self, store: AdapterManager, mailbox: Mailbox, roots: Iterable[Path], base_name: str
+        self,
+        adapters: AdapterManager,
+        names: AdapterNames,
+        memory: MemoryManager,
+        mailbox: Mailbox,
+        roots: Iterable[Path],
+        base_name: str,
     ) -> None:
         """`roots` are the folders from which adapters may be loaded."""
-        self._store = store
+        self._adapters = adapters
+        self._names = names
+        self._memory = memory
+        self._looks = AdapterLooks(names.look_up)
         self._mailbox = mailbox
         self._roots = tuple(roots)
         self._base_name = base_name
@@ -50,16 +62,41 @@ class AdapterControl:
         """The load of each name that began last."""
         self._open: set[Future[Any]] = set()
 
+    # From any thread.
+
+    def look_up(self, name: str) -> "Future[AnyAdapter]":
+        """See `EngineInterface.look_up`."""
+        return self._looks.look_up(name)
+
+    def look_up_here(self, name: str) -> AnyAdapter:
+        """Look `name` up on the caller's thread, which may wait for a disk."""
+        return self._names.look_up(name)
+
+    def prefetch_read(self, adapter: AnyAdapter) -> None:
+        """Begin to read `adapter` for a request that is on its way to the engine's thread."""
+        self._adapters.prefetch_read(adapter)
+
+    def statuses(self) -> list[AdapterStatus]:
+        """See `EngineInterface.adapters`."""
+        return self._looks.listing(self._adapters.statuses)
+
+    def status(self, name: str) -> AdapterStatus:
+        """See `EngineInterface.adapter`."""
+        return self._looks.listing(lambda: self._adapters.status(name))
+
+    def stats(self) -> AdapterStats:
+        """Count adapters by where they are."""
+        return self._adapters.stats()
+
     def load(
         self, name: str, folder: str | None, *, replace: bool, pin: bool
     ) -> "Future[AdapterStatus]":
         """See `EngineInterface.load_adapter`."""
         check_name(name, self._base_name)
         path = find_allowed(folder, self._roots) if folder is not None else None
-        names = self._store.names
 
         def look() -> AdapterEntry:
-            entry = names.prepare(name, path)
+            entry = self._names.prepare(name, path)
             if path is not None and not replace:
                 self._require_free(name, entry)
             return entry
@@ -68,17 +105,22 @@ class AdapterControl:
 
     def unload(self, name: str) -> "Future[None]":
         """See `EngineInterface.unload_adapter`."""
-        return self._ask(lambda: self._store.names.find(name), self._unload)
+        return self._ask(lambda: self._names.find(name), self._unload)
 
     def pin(self, name: str, *, pinned: bool) -> "Future[AdapterStatus]":
         """See `EngineInterface.pin_adapter`."""
         return self._ask(
-            lambda: self._store.names.look_up_one(name),
+            lambda: self._names.look_up_one(name),
             lambda entry, future: self._pin(entry, pinned, future),
         )
 
     def close(self) -> None:
-        """Nothing goes on any more; what was asked for ends. From any thread."""
+        """Stop the threads that read and copy."""
+        self._adapters.close()
+        self._memory.close()
+
+    def end_calls(self) -> None:
+        """Let nothing go on any more; what was asked for ends."""
         error = EngineStoppedError("the server is shutting down")
         for future in list(self._open):
             settle(future, error=error)
@@ -116,7 +158,7 @@ class AdapterControl:
 
     def _require_free(self, name: str, wanted: AdapterEntry) -> None:
         try:
-            known = self._store.names.look_up_one(name)
+            known = self._names.look_up_one(name)
         except GossamerError:  # unknown or refused
             return
         if known.signature != wanted.signature:
@@ -128,9 +170,14 @@ class AdapterControl:
 
     # On the engine's thread.
 
-    def turn(self) -> None:
-        """Go on with loads that wait for a file, a copy or memory."""
-        for name in self._store.pins.take_lost():
+    def loading(self) -> list[AdapterEntry]:
+        """List the adapters of loads and pins that go on; each counts as a request for its own."""
+        return [job.entry for job in self._jobs]
+
+    def advance(self) -> None:
+        """Take over what was read and copied, and go on with loads that wait for it."""
+        self._adapters.collect_loads()
+        for name in self._memory.pop_lost_pins():
             self._pin_again(name)
         for job in list(self._jobs):
             try:
@@ -142,10 +189,10 @@ class AdapterControl:
     def _begin(
         self, entry: AdapterEntry, path: Path | None, pin: bool, future: "Future[AdapterStatus]"
     ) -> None:
-        former = self._store.names.peek(entry.name)
+        former = self._names.peek(entry.name)
         is_working = former is not None and former.error is None and not former.draining
         if former is None or not is_working or path is None or former.is_version_of(entry):
-            job = _Job(self._store.names.give(entry.name, path, entry), pin, future)
+            job = _Job(self._names.give(entry.name, path, entry), pin, future)
         else:
             # The name goes on meaning what works until the new files have proved good.
             job = _Job(entry, pin or former.pinned, future, former)
@@ -160,12 +207,12 @@ class AdapterControl:
             for job in self._jobs:
                 if job.entry.name == entry.name:
                     job.pins = False
-            self._store.unpin(entry.name)
+            self._adapters.unpin(entry.name)
             settle(future, status_of(entry))
 
     def _pin_again(self, name: str) -> None:
         """A pin holds for the name: other files under it take it over from the former ones."""
-        entry = self._store.names.peek(name)
+        entry = self._names.peek(name)
         if entry is None:
             log.warning("adapter %s is no longer pinned: its files have gone", name)
             return
@@ -175,8 +222,8 @@ class AdapterControl:
 
     def _start(self, job: _Job) -> None:
         self._jobs.append(job)
-        self._store.add_ref(job.entry)
-        self._store.start_load(job.entry)
+        self._adapters.add_ref(job.entry)
+        self._adapters.start_load(job.entry)
 
     def _is_done(self, job: _Job) -> bool:
         entry = job.entry
@@ -184,25 +231,25 @@ class AdapterControl:
             raise entry.error.with_traceback(None)
         if entry.state in (AdapterState.REGISTERED, AdapterState.LOADING):
             # It may have been evicted and dropped since; then it is read again.
-            self._store.start_load(entry)
+            self._adapters.start_load(entry)
             return False
         if job.pins and not self._is_pinnable(job):
             return False
         if job.former is not None:
             self._switch(job, job.former)
         if job.pins:
-            self._store.pin(entry, pinned=True)
+            self._memory.pin(entry, pinned=True)
         return True
 
     def _is_pinnable(self, job: _Job) -> bool:
         """Whether its adapter is in the pool; it is brought there. Raises `CapacityError`."""
         entry = job.entry
-        self._store.pins.check(entry, instead_of=job.former)
+        self._memory.check_pin(entry, instead_of=job.former)
         if entry.state is AdapterState.HOST:
-            if not (self._store.can_acquire(entry) and self._store.start_copy(entry)):
+            if not (self._memory.fits(entry) and self._adapters.start_copy(entry)):
                 return False
-            self._store.acquire(entry)
-            self._store.release(entry)
+            self._adapters.acquire(entry)
+            self._adapters.release(entry)
         return entry.state is AdapterState.RESIDENT
 
     def _switch(self, job: _Job, former: AdapterEntry) -> None:
@@ -214,21 +261,21 @@ class AdapterControl:
                 param="lora_name",
             )
         if former.pinned:
-            self._store.pin(former, pinned=False)
-        self._store.supersede(former, job.entry)
+            self._memory.pin(former, pinned=False)
+        self._adapters.supersede(former, job.entry)
 
     def _end(self, job: _Job, error: GossamerError | None = None) -> None:
         self._jobs.remove(job)
         if self._latest.get(job.entry.name) is job:
             del self._latest[job.entry.name]
         try:
-            self._store.drop_ref(job.entry)
+            self._adapters.drop_ref(job.entry)
         finally:
             settle(job.future, status_of(job.entry), error=error)
 
     def _unload(self, entry: AdapterEntry, future: "Future[None]") -> None:
         self._latest.pop(entry.name, None)
-        self._store.unload(entry.name, lambda: settle(future))
+        self._adapters.unload(entry.name, lambda: settle(future))
 
 
 def _as_ours(error: Exception) -> GossamerError:

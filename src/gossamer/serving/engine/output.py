@@ -16,6 +16,7 @@ from gossamer.serving.core.messages import (
     Tokens,
 )
 from gossamer.serving.core.sequence import Sequence
+from gossamer.serving.core.validation import EngineLimits
 from gossamer.serving.runner.sampler import SampledToken, SamplingState
 from gossamer.serving.tokenization.vocabulary import Vocabulary, vocabulary_of
 
@@ -158,6 +159,30 @@ class Receiver:
             self._on_event(event)
         except BaseException:
             log.exception("the receiver of an event has failed")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelInfo:
+    """What the engine knows of the model that it serves."""
+
+    name: str
+    tokenizer: Any
+    special_tokens: str
+    """Where their text stands for them (`ServeSettings.special_tokens`)."""
+    eos_token_ids: frozenset[int]
+    limits: EngineLimits
+
+    def generation(self, sequence: Sequence, on_event: Callable[[Event], None]) -> "Generation":
+        """Make what turns the tokens of `sequence` into events."""
+        params = sequence.request.sampling
+        return Generation(
+            sequence=sequence,
+            sampling=SamplingState(params, tuple(self.eos_token_ids)),
+            stream=TextStream(self.tokenizer, params.stop),
+            eos_token_ids=self.eos_token_ids,
+            vocabulary=vocabulary_of(self.tokenizer),
+            emit=Receiver(on_event),
+        )
 
 
 @dataclass(eq=False, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Blocks for those who need some, at the cost of what is idle: the least valuable first."""
+"""Which idle memory goes when blocks run short: the least valuable first."""
 
 from collections.abc import Callable, Collection
 
@@ -30,13 +30,13 @@ class Evictor:
         self._is_current = is_current
         self._clock = clock
 
-    def num_reclaimable(self, spared: Collection[AdapterEntry] = ()) -> int:
-        """Blocks that `reclaim` could free."""
+    def num_evictable(self, spared: Collection[AdapterEntry] = ()) -> int:
+        """Blocks that `evict` could free."""
         adapters = sum(len(entry.blocks) for entry in self._idle(spared))
         return adapters + self._prefixes.num_idle
 
-    def reclaim(self, count: int, spared: Collection[AdapterEntry] = ()) -> bool:
-        """Free blocks until `count` are; False if that cannot be."""
+    def evict(self, count: int, spared: Collection[AdapterEntry] = ()) -> bool:
+        """Free idle blocks until the pool has `count`; False if that cannot be."""
         if self._pool.can_take(count):
             return True
         now = self._clock()
@@ -47,16 +47,16 @@ class Evictor:
             if block is None and not ranked:
                 return False
             if block is not None and (not ranked or (1, block) <= ranked[-1][0][:2]):
-                self._prefixes.reclaim_one()
+                self._prefixes.evict_one()
             else:
-                self.evict(ranked.pop()[2])
+                self.evict_adapter(ranked.pop()[2])
         return True
 
-    def evict(self, entry: AdapterEntry) -> None:
-        """Put an idle adapter out; its prefixes are worth little until it comes back."""
+    def evict_adapter(self, entry: AdapterEntry) -> None:
+        """Evict an idle adapter; its prefixes are worth little until it comes back."""
         self._residency.evict(entry)
         if entry.digest is not None:
-            self._prefixes.orphan([self._prefixes.root(entry.digest)])
+            self._prefixes.orphan(entry.digest)
 
     def _idle(self, spared: Collection[AdapterEntry]) -> list[AdapterEntry]:
         return [
@@ -66,7 +66,7 @@ class Evictor:
         ]
 
     def _rank(self, entry: AdapterEntry, now: float) -> tuple[int, float, int]:
-        """Low goes first: class, value, last use."""
+        """What goes first ranks low: class, value, last use."""
         if not self._is_current(entry) and not entry.requests:
             return 0, 0.0, entry.last_used
         worth = value(entry.heat.chance(now), entry.seconds_to_return, len(entry.blocks))

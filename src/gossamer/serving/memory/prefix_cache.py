@@ -111,17 +111,16 @@ class PrefixCache:
         base: str = "",
         enabled: bool = True,
         between_tenants: bool = False,
-        seconds_per_token: Callable[[], float] = lambda: 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """base: the base model's fingerprint; between_tenants: whether tenants find each other's
-        blocks; seconds_per_token: to compute a prompt's token."""
+        blocks."""
         self.enabled = enabled
         self._between_tenants = between_tenants
         self._pool = pool
         self._block_tokens = block_tokens
         self._base = base.encode()
-        self.seconds_per_token = seconds_per_token
+        self._seconds_per_token = 0.0
         self._clock = clock
         self._by_key: dict[bytes, SharedBlock] = {}
         self._by_block: dict[int, SharedBlock] = {}
@@ -137,6 +136,10 @@ class PrefixCache:
         self.num_evictions = 0
 
     # Sequences.
+
+    def learn_seconds_per_token(self, seconds: float) -> None:
+        """Learn what computing a token of a prompt takes: what a kept block saves."""
+        self._seconds_per_token = seconds
 
     def num_hits_in_use(self, sequence: Sequence) -> int:
         """Blocks that `sequence` could use because another one holds them now."""
@@ -245,7 +248,7 @@ class PrefixCache:
         shared = next(iter(self._idle), None)
         if shared is None:
             return None
-        seconds = self._block_tokens * self.seconds_per_token()
+        seconds = self._block_tokens * self._seconds_per_token
         return value(self._chance(shared, now), seconds, 1)
 
     def _chance(self, shared: SharedBlock, now: float) -> float:
@@ -258,26 +261,26 @@ class PrefixCache:
         found = (self._first_shared.count(now) + 1.0) / (self._computed.count(now) + 1.0)
         return chance * min(1.0, found)
 
-    def reclaim_one(self) -> None:
+    def evict_one(self) -> None:
         """Give one idle block back to the pool: of an adapter that is not resident if there is one,
         else the longest unused."""
         self._forget(next(iter(self._orphans or self._idle)))
         self.num_evictions += 1
 
-    def orphan(self, roots: Iterable[bytes]) -> None:
-        """Adapters have left the pool: idle blocks computed with them go before all others."""
-        gone = set(roots)
-        for shared in [each for each in self._idle if each.root in gone]:
+    def orphan(self, digest: str) -> None:
+        """The adapter `digest` has left the pool: idle blocks computed with it go first."""
+        root = self._root(digest)
+        for shared in [each for each in self._idle if each.root == root]:
             del self._idle[shared]
             self._orphans[shared] = None
 
-    def drop(self, roots: Iterable[bytes]) -> None:
-        """Nobody can ask for these adapters any more: give their idle blocks back now."""
-        gone = set(roots)
-        for shared in [each for each in (*self._orphans, *self._idle) if each.root in gone]:
+    def drop(self, digest: str) -> None:
+        """The adapter `digest` cannot be asked for any more: free its idle blocks now."""
+        root = self._root(digest)
+        for shared in [each for each in (*self._orphans, *self._idle) if each.root == root]:
             self._forget(shared)
 
-    def root(self, digest: str) -> bytes:
+    def _root(self, digest: str) -> bytes:
         """The root of sequences of one adapter, at weight 1."""
         return root_of_digests([(digest, 1.0)], self._base)
 
@@ -286,6 +289,11 @@ class PrefixCache:
         self._orphans.pop(shared, None)
         del self._by_key[shared.key], self._by_block[shared.block]
         self._pool.give([shared.block], OWNER)
+
+    def num_private(self, running: Iterable[Sequence]) -> int:
+        """Count the blocks of `running` sequences that are not shared."""
+        private = {block for sequence in running for block in sequence.blocks}
+        return len(private - self._by_block.keys())
 
     def audit(self, running: Iterable[Sequence]) -> None:
         """Users are counted right; what is idle is marked so; names and blocks match."""

@@ -1,13 +1,14 @@
-"""Adapters in the pool: placing them, now or in the background, and putting them out."""
+"""Adapters in the pool: placing them, now or in the background, and evicting them."""
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import Any, Protocol
 
 from gossamer.errors import GossamerError
-from gossamer.serving.core.adapter import AdapterEntry, AdapterState
+from gossamer.serving.core.adapter import AdapterEntry
 from gossamer.serving.core.adapter_faults import end_by
+from gossamer.serving.core.adapter_state import AdapterState
 from gossamer.serving.memory.block_pool import BlockPool
 
 
@@ -39,13 +40,13 @@ class Residency:
         self._clock = clock
         self._at_once_bytes = self._at_once_left = at_once_bytes
         self.resident: dict[AdapterEntry, None] = {}
-        self._placing: dict[AdapterEntry, Future[tuple[Any, float]]] = {}
+        self._placing: dict[AdapterEntry, Future[tuple[object, float]]] = {}
         self._computing: dict[AdapterEntry, float] = {}
         self.num_loads = 0
         self.num_evictions = 0
 
     @property
-    def placing(self) -> Collection[AdapterEntry]:
+    def placing(self) -> list[AdapterEntry]:
         """Entries whose rows are being copied or computed; their blocks are taken already."""
         return [*self._placing, *self._computing]
 
@@ -67,7 +68,7 @@ class Residency:
     def place(self, entry: AdapterEntry) -> None:
         """Place it now, into free blocks. Raises a `GossamerError` and refuses it."""
         self._at_once_left -= entry.num_bytes or 0
-        entry.blocks = self._take(entry)
+        entry.start_placing(self._take(entry))
         try:
             table, seconds = self._copy(entry.rows, entry.blocks)
         except Exception as error:
@@ -75,13 +76,11 @@ class Residency:
         self._settle(entry, table, seconds)
 
     def start(self, entry: AdapterEntry) -> None:
-        """Begin to place it, into free blocks; nobody may drop its rows meanwhile.
+        """Begin to place it, into free blocks; its rows may not be dropped meanwhile.
 
         What is not copied is the caller's to compute, until `end_computing` or `stop_computing`.
         """
-        assert entry.state is AdapterState.HOST
-        entry.blocks = self._take(entry)
-        entry.state = AdapterState.PLACING
+        entry.start_placing(self._take(entry))
         if not entry.is_copied:
             self._computing[entry] = self._clock()
             return
@@ -118,26 +117,33 @@ class Residency:
             self._settle(entry, table, seconds)
 
     def stop_computing(self, entry: AdapterEntry) -> None:
-        """Nobody waits for it any more."""
+        """No request waits for it any more."""
         del self._computing[entry]
-        self._pool.give(entry.blocks, entry)
-        entry.blocks, entry.state = [], AdapterState.HOST
+        self._pool.give(entry.leave_blocks(), entry)
 
     def evict(self, entry: AdapterEntry) -> None:
-        """Give its blocks back."""
+        """Take it out of the pool; its blocks are free again."""
         assert entry.users == 0
         assert entry.state is AdapterState.RESIDENT
-        self._pool.give(entry.blocks, entry)
-        entry.blocks, entry.table = [], None
-        entry.state = AdapterState.HOST if entry.rows is not None else AdapterState.REGISTERED
+        self._pool.give(entry.leave_blocks(), entry)
         del self.resident[entry]
         self.num_evictions += 1
 
+    def close(self) -> None:
+        """Stop the copying thread."""
+        if self._copies is not None:
+            self._copies.shutdown(wait=True, cancel_futures=True)
+
+    def audit(self) -> None:
+        """Check that every block of an adapter is its own."""
+        for entry in (*self.resident, *self.placing):
+            assert len(entry.blocks) == entry.num_blocks
+            assert all(self._pool.owner_of(block) is entry for block in entry.blocks)
+
     def _refuse(self, entry: AdapterEntry, error: Exception) -> GossamerError:
         """Placing it has failed, for want of memory, say: its blocks are free again."""
-        self._pool.give(entry.blocks, entry)
-        entry.blocks = []
         end_by(entry, error, "cannot be placed")
+        self._pool.give(entry.leave_blocks(), entry)
         assert entry.error is not None
         return entry.error
 
@@ -145,12 +151,11 @@ class Residency:
         assert entry.num_blocks is not None
         return self._pool.take(entry.num_blocks, entry)
 
-    def _copy(self, rows: Any, blocks: list[int]) -> tuple[Any, float]:
+    def _copy(self, rows: object, blocks: list[int]) -> tuple[object, float]:
         started = self._clock()
         return self._placer.place(rows, blocks), self._clock() - started
 
-    def _settle(self, entry: AdapterEntry, table: Any, seconds: float) -> None:
-        entry.table, entry.place_seconds = table, seconds
-        entry.state = AdapterState.RESIDENT
+    def _settle(self, entry: AdapterEntry, table: object, seconds: float) -> None:
+        entry.finish_placing(table, seconds)
         self.resident[entry] = None
         self.num_loads += 1

@@ -14,7 +14,7 @@ from gossamer.kernels.runs import Run, Stack
 from gossamer.kernels.sparse_delta import SparseBatch
 from gossamer.serving.core.adapter import AdapterEntry
 from gossamer.serving.packing.resident import Resident
-from gossamer.serving.scheduler.scheduler import ScheduledChunk
+from gossamer.serving.scheduler.step import ScheduledChunk
 
 Part = tuple[ScheduledChunk, int, list[tuple[Resident, float]]]
 """A sequence's part of the batch, its first token, and the adapters it meets with their weights."""
@@ -28,6 +28,12 @@ class AdapterBatch:
     gain: GainBatch | None = None
     sparse: SparseBatch | None = None
     edits: EditBatch | None = None
+
+
+def resident_of(entry: AdapterEntry) -> Resident:
+    """Return what the loader has made of a resident adapter."""
+    assert isinstance(entry.table, Resident), f"{entry.name} is not resident"
+    return entry.table
 
 
 class AdapterBatchBuilder:
@@ -136,7 +142,7 @@ def _residents(part: ScheduledChunk, hot: AdapterEntry | None) -> list[tuple[Res
     adapter = part.sequence.adapter
     uses = adapter.uses if adapter is not None else ()
     if hot is None:
-        return [(entry.table, weight) for entry, weight in uses]
-    others = [(entry.table, weight) for entry, weight in uses if entry is not hot]
+        return [(resident_of(entry), weight) for entry, weight in uses]
+    others = [(resident_of(entry), weight) for entry, weight in uses if entry is not hot]
     left = sum(weight for entry, weight in uses if entry is hot) - 1.0
-    return [*others, (hot.table, left)] if left else others
+    return [*others, (resident_of(hot), left)] if left else others

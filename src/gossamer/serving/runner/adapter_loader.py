@@ -9,6 +9,7 @@ from gossamer.adapters.reading.budget import Budget
 from gossamer.adapters.reading.limits import AdapterLimits
 from gossamer.errors import UnsupportedAdapterError
 from gossamer.serving.core.adapter import AdapterEntry
+from gossamer.serving.core.adapter_state import AdapterFacts
 from gossamer.serving.packing.packer import HostAdapter, Packer
 from gossamer.serving.packing.resident import Resident
 from gossamer.serving.store.reader import Loaded
@@ -50,14 +51,16 @@ class AdapterLoader:
         rows = self._packer.pack(adapter)
         return Loaded(
             rows=rows,
-            num_blocks=rows.num_blocks,
-            num_bytes=rows.num_bytes,
-            rank=adapter.max_rank,
-            digest=adapter.digest,
-            kind=adapter.kind,
-            num_virtual_tokens=adapter.num_virtual_tokens,
-            edited=adapter.edited_positions,
-            is_copied=rows.virtual_tokens is None,
+            facts=AdapterFacts(
+                num_blocks=rows.num_blocks,
+                num_bytes=rows.num_bytes,
+                rank=adapter.max_rank,
+                digest=adapter.digest,
+                kind=adapter.kind,
+                num_virtual_tokens=adapter.num_virtual_tokens,
+                edited=adapter.edited_positions,
+                is_copied=rows.virtual_tokens is None,
+            ),
         )
 
     def place(self, rows: HostAdapter, blocks: list[int]) -> Resident:

@@ -18,10 +18,11 @@ from gossamer.kernels.paged_attention.batch import IntArray
 from gossamer.kernels.runs import balance
 from gossamer.kernels.sparse_delta import SparseBatch
 from gossamer.serving.core.sequence import Sequence
-from gossamer.serving.packing.resident import PrefixTable, Resident
-from gossamer.serving.runner.adapter_batch import AdapterBatch, AdapterBatchBuilder
+from gossamer.serving.packing.packer import HostAdapter
+from gossamer.serving.packing.resident import PrefixTable
+from gossamer.serving.runner.adapter_batch import AdapterBatch, AdapterBatchBuilder, resident_of
 from gossamer.serving.scheduler.hot_merge import Merged
-from gossamer.serving.scheduler.scheduler import ScheduledChunk, adapters_of
+from gossamer.serving.scheduler.step import ScheduledChunk, adapters_of
 
 LONG_CHUNK = 16
 """Prefill chunks of at least this many tokens take torch's fused attention, others our kernel
@@ -160,6 +161,8 @@ def _virtual(step: list[ScheduledChunk], first: list[int]) -> tuple[int, Tensor]
     for part, place in zip(step, first, strict=True):
         if (entry := part.sequence.prefix_of) is not None:
             begin = part.sequence.num_computed
+            assert isinstance(entry.rows, HostAdapter)
+            assert entry.rows.virtual_tokens is not None
             return place, entry.rows.virtual_tokens[begin : begin + part.count]
     return None
 
@@ -167,5 +170,4 @@ def _virtual(step: list[ScheduledChunk], first: list[int]) -> tuple[int, Tensor]
 def _prefix_of(sequence: Sequence) -> PrefixTable | None:
     if sequence.adapter is None or len(sequence.adapter.parts) > 1:
         return None
-    resident: Resident = sequence.adapter.parts[0].table
-    return resident.prefix
+    return resident_of(sequence.adapter.parts[0]).prefix

@@ -11,7 +11,7 @@ from gossamer.kernels.dense_linear import DenseLinear
 from gossamer.serving.core.adapter import AdapterEntry
 from gossamer.serving.packing.low_rank import HostRows
 from gossamer.serving.runner.attach import AdaptedModules
-from gossamer.serving.store.manager import Loader
+from gossamer.serving.store.reader import Loader
 
 
 class LayerMerger:
@@ -32,7 +32,7 @@ class LayerMerger:
         `AdapterReplacedError` if other files lie there now.
         """
         loaded = self._loader.load(entry)
-        if loaded.digest != entry.digest:
+        if loaded.facts.digest != entry.digest:
             raise AdapterReplacedError(f"adapter {entry.name} was replaced on disk")
         updates = self._updates(loaded.rows.parts["lora"].rows)
         merged: dict[DenseLinear, DenseLinear] = {}

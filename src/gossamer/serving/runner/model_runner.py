@@ -1,18 +1,24 @@
-"""Owns the model alone: takes a batch and gives logits."""
+"""Owns the model alone: takes the chunks of a step and gives logits."""
 
+import time
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from gossamer.kernels.paged_attention import KvLayout, PagedAttention
+from gossamer.serving.core.sequence import Sequence
+from gossamer.serving.core.stats import MergeStats
 from gossamer.serving.runner.attach import AdaptedModules, attach
-from gossamer.serving.runner.batch import StepBatch
+from gossamer.serving.runner.batch import BatchBuilder, StepBatch
 from gossamer.serving.runner.layers import StepContext
+from gossamer.serving.scheduler.hot_merge import HotMerger
+from gossamer.serving.scheduler.step import ScheduledChunk
 
 
-class Runner:
-    """Runs steps of a transformers model over the block pool."""
+class PagedModel:
+    """A transformers model over the block pool: a batch in, logits out."""
 
     def __init__(self, model: Any, pool: Tensor, layout: KvLayout, backend: str) -> None:
         """Takes `model` over: its linear layers are replaced in place."""
@@ -23,7 +29,7 @@ class Runner:
 
     @torch.inference_mode()
     def run(self, batch: StepBatch) -> Tensor:
-        """Compute a step; float32 logits [len(batch.sampled), vocabulary]."""
+        """Compute a batch; float32 logits [len(batch.sampled), vocabulary]."""
         if self.backend == "cpu":
             self._share_threads()
         self._context.batch = batch
@@ -53,3 +59,50 @@ class Runner:
         from gossamer.kernels.cpu import use_threads
 
         use_threads(torch.get_num_threads())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepLogits:
+    """What a step has computed."""
+
+    sequences: list[Sequence]
+    """The sequences whose next token is due."""
+    logits: Tensor
+    """float32 [len(sequences), vocabulary]"""
+    moments: tuple[float, float, float]
+    """When the step was begun, its batch built, and its logits computed."""
+
+
+class ModelRunner:
+    """Computes steps: builds their batches, on merged weights where that is less work."""
+
+    def __init__(
+        self, model: PagedModel, builder: BatchBuilder, merger: HotMerger | None = None
+    ) -> None:
+        self.model = model
+        self.builder = builder
+        self.merger = merger
+
+    def follow(self) -> None:
+        """Take over weights that were merged meanwhile, or have others merged."""
+        if self.merger is not None:
+            self.merger.follow()
+
+    def step(self, chunks: list[ScheduledChunk]) -> StepLogits:
+        """Compute `chunks`, whose keys and values are then in their sequences' blocks."""
+        begun = time.monotonic()
+        merged = self.merger.choose(chunks) if self.merger is not None else None
+        batch = self.builder.build(chunks, merged)
+        built = time.monotonic()
+        logits = self.model.run(batch)
+        moments = (begun, built, time.monotonic())
+        return StepLogits(sequences=batch.sampled, logits=logits, moments=moments)
+
+    def stats(self) -> MergeStats:
+        """Tell what was merged. From any thread."""
+        return self.merger.stats() if self.merger is not None else MergeStats()
+
+    def close(self) -> None:
+        """Stop the merging thread."""
+        if self.merger is not None:
+            self.merger.close()

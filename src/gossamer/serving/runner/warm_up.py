@@ -11,24 +11,23 @@ from gossamer.serving.core.adapter import AdapterEntry
 from gossamer.serving.core.messages import Request
 from gossamer.serving.core.sequence import Sequence
 from gossamer.serving.packing.resident import Resident
-from gossamer.serving.runner.batch import BatchBuilder
-from gossamer.serving.runner.model_runner import Runner
-from gossamer.serving.scheduler.scheduler import ScheduledChunk
+from gossamer.serving.runner.model_runner import ModelRunner
+from gossamer.serving.scheduler.step import ScheduledChunk
 
 
-def warm_up(runner: Runner, builder: BatchBuilder) -> None:
+def warm_up(runner: ModelRunner) -> None:
     """Run one token with an adapter of rank 0, and the kernels of the other kinds.
 
     Numba keeps what it compiles on disk; if it has to compile, that is told.
     """
-    if runner.backend != "cpu":
-        _run_one_token(runner, builder)
+    if runner.model.backend != "cpu":
+        _run_one_token(runner)
         return
     from gossamer.kernels.cpu import on_compilation
 
     with on_compilation(_tell_of_compilation):
         compile_kernels()
-        _run_one_token(runner, builder)
+        _run_one_token(runner)
 
 
 def _tell_of_compilation() -> None:
@@ -39,8 +38,8 @@ def _tell_of_compilation() -> None:
     )
 
 
-def _run_one_token(runner: Runner, builder: BatchBuilder) -> None:
-    num_modules = len(runner.modules.ids)
+def _run_one_token(runner: ModelRunner) -> None:
+    num_modules = len(runner.model.modules.ids)
     table = LoraTable(
         first_row=np.zeros(num_modules, dtype=np.int64),
         rank=np.zeros(num_modules, dtype=np.int32),
@@ -49,11 +48,16 @@ def _run_one_token(runner: Runner, builder: BatchBuilder) -> None:
         row_scale=np.ones(1, dtype=np.float32),
         format=RowFormat.FLOAT32,
     )
+    entry = AdapterEntry(name="warm-up", path=Path(), signature=())
+    entry.start_reading()
+    entry.finish_reading(table)
+    entry.start_placing([])
+    entry.finish_placing(Resident(lora=table), 0.0)
     sequence = Sequence(
         request=Request(request_id="warm-up", prompt_token_ids=(0,)),
-        adapter=AdapterEntry(name="warm-up", path=Path(), signature=(), table=Resident(lora=table)),
+        adapter=entry,
         max_new_tokens=1,
         token_ids=[0],
         blocks=[0],
     )
-    runner.run(builder.build([ScheduledChunk(sequence, 1)]))
+    runner.step([ScheduledChunk(sequence, 1)])

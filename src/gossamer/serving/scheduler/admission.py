@@ -4,10 +4,11 @@ from collections.abc import Iterable
 from collections.abc import Sequence as List
 
 from gossamer.errors import CapacityError, GossamerError, RequestError
-from gossamer.serving.core.adapter import AdapterEntry, AdapterState
+from gossamer.serving.core.adapter import AdapterEntry
+from gossamer.serving.core.adapter_state import AdapterState
 from gossamer.serving.core.sequence import Sequence
 from gossamer.serving.core.tenants import LimitsOf
-from gossamer.serving.memory.block_pool import BlockPool
+from gossamer.serving.memory.manager import MemoryManager
 from gossamer.serving.scheduler.step import SchedulerLimits
 from gossamer.serving.store.manager import AdapterManager
 
@@ -16,130 +17,157 @@ Circumstances = tuple[AdapterState | None, int | None, int, int | None]
 tenant's quota. A mixture's size may become known while its state stays: others have parts of it."""
 
 
-def take_stock(
-    waiting: Iterable[Sequence],
-    adapters: AdapterManager,
-    pool: BlockPool,
-    limits: SchedulerLimits,
-    limits_of: LimitsOf,
-) -> list[tuple[Sequence, GossamerError | None]]:
-    """Those of `waiting` that can never run, each with the reason.
+class AdmissionControl:
+    """Judges waiting requests by memory and quotas: not now (`fits`), or never (`refusals`)."""
 
-    None: it was put back, and has as many tokens already as it can get; it asked for no number.
-    """
-    found: list[tuple[Sequence, GossamerError | None]] = []
-    quotas: dict[str, int | None] = {}
-    for sequence in waiting:
-        if sequence.tenant not in quotas:
-            quotas[sequence.tenant] = limits_of(sequence.tenant).resident_bytes
-        quota = quotas[sequence.tenant]
-        if sequence.judged_in == _circumstances(sequence, adapters, quota):
-            continue
-        error = refusal(sequence, adapters, pool, limits.block_tokens, limits.max_context)
-        error = error or quota_refusal(sequence, quota)
-        sequence.judged_in = _circumstances(sequence, adapters, quota)
-        if error is not None or has_all_it_can(sequence):
-            found.append((sequence, error))
-    return found
+    def __init__(
+        self,
+        running: List[Sequence],
+        memory: MemoryManager,
+        adapters: AdapterManager,
+        limits: SchedulerLimits,
+        limits_of: LimitsOf,
+    ) -> None:
+        self._running = running
+        self._memory = memory
+        self._adapters = adapters
+        self._limits = limits
+        self._limits_of = limits_of
+        self._room: _Room | None = None
+        self._quota = _ResidentQuota(running, limits_of)
 
+    def running_changed(self) -> None:
+        """Judge afresh: others run now."""
+        self._room = None
+        self._quota = _ResidentQuota(self._running, self._limits_of)
 
-def _circumstances(
-    sequence: Sequence, adapters: AdapterManager, quota: int | None
-) -> Circumstances:
-    adapter = sequence.adapter
-    if adapter is None:
-        return None, None, adapters.pins.num_changes, quota
-    return adapter.state, adapter.num_bytes, adapters.pins.num_changes, quota
+    def memory_changed(self) -> None:
+        """Judge afresh what fits: blocks were given to an adapter."""
+        self._room = None
 
+    def fits(self, sequence: Sequence) -> bool:
+        """Whether `sequence` may start now and, as far as is known, run to its end."""
+        if self._room is None:
+            self._room = _Room(self._running, self._memory, self._limits)
+        return self._room.fits(sequence)
 
-def refusal(
-    sequence: Sequence,
-    adapters: AdapterManager,
-    pool: BlockPool,
-    block_tokens: int,
-    max_context: int | None = None,
-) -> GossamerError | None:
-    """The adapter's error, or that the request does not fit beside it; None if it may run.
+    def exceeds_quota(self, sequence: Sequence) -> bool:
+        """Whether `sequence` has to wait for other requests of its tenant to end."""
+        return self._quota.forbids(sequence)
 
-    A request that has said nothing yet takes the present version of an adapter that was replaced,
-    and one that named no number of tokens is cut to what fits. Where that is no more than it has
-    got already, `has_all_it_can` is true of it afterwards.
-    """
-    adapter = sequence.adapter
-    if adapter is None:
-        return _beside_pinned(sequence, adapters, pool, block_tokens)
-    if adapter.state is AdapterState.REPLACED and not sequence.num_generated:
-        # Nothing was said yet with the version that is lost: the present one will do.
+    def refusals(self, waiting: Iterable[Sequence]) -> list[tuple[Sequence, GossamerError | None]]:
+        """Those of `waiting` that can never run, each with the reason.
+
+        None: it was put back, and has as many tokens already as it can get; it asked for no number.
+        """
+        found: list[tuple[Sequence, GossamerError | None]] = []
+        quotas: dict[str, int | None] = {}
+        for sequence in waiting:
+            if sequence.tenant not in quotas:
+                quotas[sequence.tenant] = self._limits_of(sequence.tenant).resident_bytes
+            quota = quotas[sequence.tenant]
+            if sequence.judged_in == self._circumstances(sequence, quota):
+                continue
+            error = self._refusal(sequence) or _quota_refusal(sequence, quota)
+            sequence.judged_in = self._circumstances(sequence, quota)
+            if error is not None or _has_all_it_can(sequence):
+                found.append((sequence, error))
+        return found
+
+    def _circumstances(self, sequence: Sequence, quota: int | None) -> Circumstances:
+        adapter, pins = sequence.adapter, self._memory.num_pin_changes
+        if adapter is None:
+            return None, None, pins, quota
+        return adapter.state, adapter.num_bytes, pins, quota
+
+    def _refusal(self, sequence: Sequence) -> GossamerError | None:
+        """The adapter's error, or that the request does not fit beside it; None if it may run.
+
+        A request that has said nothing yet takes the present version of an adapter that was
+        replaced, and one that named no number of tokens is cut to what fits. Where that is no more
+        than it has got already, `_has_all_it_can` is true of it afterwards.
+        """
         try:
-            adapter = adapters.swap_ref(adapter, adapters.look_up(adapter.name))
-            sequence.adapter = adapter
+            self._take_present_version(sequence)
         except GossamerError as error:
             return error
-    if adapter.error is not None:
-        return adapter.error
-    if adapter.num_blocks is None:
-        return None
-    if max_context is not None and adapter.num_virtual_tokens:
-        left = max_context - adapter.num_virtual_tokens
-        if (too_long := _context_refusal(sequence, left, max_context)) is not None:
+        adapter = sequence.adapter
+        if adapter is None:
+            return self._beside_pinned(sequence)
+        if adapter.error is not None:
+            return adapter.error
+        if adapter.num_blocks is None:
+            return None
+        if (too_long := self._context_refusal(sequence)) is not None:
             return too_long
-    taken = adapter.num_blocks + adapters.pins.beside(adapter)
-    room = max(0, pool.num_blocks - taken) * block_tokens
-    if _fits(sequence, room):
-        return None
-    return CapacityError(
-        f"beside adapter {adapter.name} the memory holds {room} tokens, and this request asks "
-        f"for {sequence.num_prompt} + {sequence.max_new_tokens}; ask for fewer or serve with "
-        "more --memory"
-    )
+        room = self._room_beside(adapter.num_blocks + self._memory.num_pinned_beside(adapter))
+        if _cut_to(sequence, room):
+            return None
+        return CapacityError(
+            f"beside adapter {adapter.name} the memory holds {room} tokens, and this request asks "
+            f"for {sequence.num_prompt} + {sequence.max_new_tokens}; ask for fewer or serve with "
+            "more --memory"
+        )
+
+    def _take_present_version(self, sequence: Sequence) -> None:
+        adapter = sequence.adapter
+        if adapter is None or sequence.num_generated:
+            return
+        if adapter.state is AdapterState.REPLACED:
+            # Nothing was said yet with the version that is lost: the present one will do.
+            present = self._adapters.look_up(adapter.name)
+            sequence.adapter = self._adapters.swap_ref(adapter, present)
+
+    def _room_beside(self, num_blocks: int) -> int:
+        """Tokens that fit into the pool beside `num_blocks` blocks."""
+        return max(0, self._memory.num_blocks - num_blocks) * self._limits.block_tokens
+
+    def _beside_pinned(self, sequence: Sequence) -> GossamerError | None:
+        """That a request of the base model does not fit beside pinned adapters."""
+        if not self._memory.num_pinned_blocks:
+            return None
+        room = self._room_beside(self._memory.num_pinned_blocks)
+        if _cut_to(sequence, room):
+            return None
+        return CapacityError(
+            f"beside pinned adapters the memory holds {room} tokens, and this request asks for "
+            f"{sequence.num_prompt} + {sequence.max_new_tokens}; ask for fewer or unpin some"
+        )
+
+    def _context_refusal(self, sequence: Sequence) -> GossamerError | None:
+        """That the request does not fit behind its adapter's virtual tokens."""
+        adapter, most = sequence.adapter, self._limits.max_context
+        if adapter is None or most is None or not adapter.num_virtual_tokens:
+            return None
+        left = most - adapter.num_virtual_tokens
+        if _cut_to(sequence, left):
+            return None
+        return RequestError(
+            f"adapter {adapter.name} puts {adapter.num_virtual_tokens} virtual tokens before the "
+            f"prompt, which leaves {left} of the context length of {most}; this request asks "
+            f"for {sequence.num_prompt} + {sequence.max_new_tokens}",
+            param="max_tokens",
+        )
 
 
-def has_all_it_can(sequence: Sequence) -> bool:
+def _has_all_it_can(sequence: Sequence) -> bool:
     """Whether a request that was put back has got as many tokens as it may."""
     return sequence.num_generated > 0 and sequence.num_left <= 0
 
 
-def _fits(sequence: Sequence, room: int) -> bool:
+def _cut_to(sequence: Sequence, room: int) -> bool:
     """Whether `room` is enough; a request that named no number of tokens is cut to it."""
     is_open = sequence.request.sampling.max_tokens is None
     if is_open and (sequence.num_prompt < room or sequence.num_generated):
         # What it has said is said.
         most = max(room - sequence.num_prompt, sequence.num_generated)
         sequence.max_new_tokens = min(sequence.max_new_tokens, most)
-        if has_all_it_can(sequence):
+        if _has_all_it_can(sequence):
             return True
     return sequence.num_prompt + sequence.max_new_tokens <= room
 
 
-def _beside_pinned(
-    sequence: Sequence, adapters: AdapterManager, pool: BlockPool, block_tokens: int
-) -> GossamerError | None:
-    """That a request of the base model does not fit beside pinned adapters."""
-    if not adapters.num_pinned_blocks:
-        return None
-    room = (pool.num_blocks - adapters.num_pinned_blocks) * block_tokens
-    if _fits(sequence, room):
-        return None
-    return CapacityError(
-        f"beside pinned adapters the memory holds {room} tokens, and this request asks for "
-        f"{sequence.num_prompt} + {sequence.max_new_tokens}; ask for fewer or unpin some"
-    )
-
-
-def _context_refusal(sequence: Sequence, left: int, max_context: int) -> GossamerError | None:
-    """That the request does not fit behind virtual tokens."""
-    if _fits(sequence, left):
-        return None
-    assert sequence.adapter is not None
-    return RequestError(
-        f"adapter {sequence.adapter.name} puts {max_context - left} virtual tokens before the "
-        f"prompt, which leaves {left} of the context length of {max_context}; this request asks "
-        f"for {sequence.num_prompt} + {sequence.max_new_tokens}",
-        param="max_tokens",
-    )
-
-
-def quota_refusal(sequence: Sequence, quota: int | None) -> GossamerError | None:
+def _quota_refusal(sequence: Sequence, quota: int | None) -> GossamerError | None:
     """That its adapter alone takes more memory than its tenant may use."""
     adapter = sequence.adapter
     size = adapter.num_bytes if adapter is not None else None
@@ -174,7 +202,7 @@ def peak_blocks(sequences: Iterable[tuple[int, int]], block_tokens: int) -> int:
     return peak
 
 
-class Room:
+class _Room:
     """Judges waiting sequences while the set of those that run does not change.
 
     What a sequence needs is told by three numbers. One that needs no less in any of them than
@@ -182,18 +210,12 @@ class Room:
     """
 
     def __init__(
-        self,
-        running: Iterable[Sequence],
-        pool: BlockPool,
-        adapters: AdapterManager,
-        *,
-        block_tokens: int,
-        expected_new_tokens: int,
+        self, running: Iterable[Sequence], memory: MemoryManager, limits: SchedulerLimits
     ) -> None:
-        self._adapters = adapters
-        self._block_tokens = block_tokens
-        self._expected_new_tokens = expected_new_tokens
-        self._free = pool.num_free + adapters.num_reclaimable()
+        self._memory = memory
+        self._block_tokens = limits.block_tokens
+        self._expected_new_tokens = limits.expected_new_tokens
+        self._free = memory.num_free + memory.num_reclaimable()
         self._expected = [self._held_and_to_come(sequence) for sequence in running]
         self._held = sum(len(sequence.blocks) for sequence in running)
         self._rejected: list[tuple[int, int, int]] = []
@@ -201,7 +223,7 @@ class Room:
     def fits(self, sequence: Sequence) -> bool:
         """Whether `sequence` may start now and, as far as is known, run to its end."""
         adapter = sequence.adapter
-        if adapter is not None and not self._adapters.can_acquire(adapter):
+        if adapter is not None and not self._memory.fits(adapter):
             return False
         # Parts that are to be placed, or are idle and would no longer count as reclaimable: pinned
         # ones never did.
@@ -212,7 +234,7 @@ class Room:
         )
         held, to_come = self._held_and_to_come(sequence)
         # What a running sequence holds anyway costs nothing.
-        held -= self._adapters.prefixes.num_hits_in_use(sequence) * self._block_tokens
+        held -= self._memory.num_shared_in_use(sequence) * self._block_tokens
         for other in self._rejected:
             if adapter_blocks >= other[0] and held >= other[1] and to_come >= other[2]:
                 return False
@@ -234,7 +256,7 @@ class Room:
         return len(sequence.token_ids), min(sequence.num_left, self._expected_new_tokens)
 
 
-class ResidentQuota:
+class _ResidentQuota:
     """Judges waiting sequences while the set of those that run does not change.
 
     An adapter counts once, however many of its tenant's requests, or mixtures, use it.

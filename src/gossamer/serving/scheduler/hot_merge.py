@@ -13,9 +13,11 @@ from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from typing import Any
 
-from gossamer.serving.core.adapter import AdapterEntry, AdapterState
+from gossamer.serving.core.adapter import AdapterEntry
+from gossamer.serving.core.adapter_state import AdapterState
 from gossamer.serving.core.daemon_threads import DaemonThreads
-from gossamer.serving.scheduler.scheduler import ScheduledChunk
+from gossamer.serving.core.stats import MergeStats
+from gossamer.serving.scheduler.step import ScheduledChunk
 
 MAX_BARRED = 16
 """Adapters remembered as those that could not be merged."""
@@ -128,8 +130,8 @@ class HotMerger:
         threads: Executor | None = None,
     ) -> None:
         """`threads` is where weights are merged; a thread of its own unless given."""
-        self._merge = merge
-        self._policy = policy or HotAdapterPolicy()
+        self.merge = merge
+        self.policy = policy or HotAdapterPolicy()
         self._threads = threads or DaemonThreads("gossamer-merge", most=1)
         self._work: _Work | None = None
         self._merged: Merged | None = None
@@ -139,19 +141,32 @@ class HotMerger:
         """Steps that ran on merged weights."""
 
     @property
+    def merged(self) -> Merged | None:
+        """The merged copy that there is now."""
+        return self._merged
+
+    @property
     def merged_name(self) -> str | None:
         """The adapter of which there is a merged copy now."""
         merged = self._merged
         return merged.entry.name if merged is not None else None
 
+    def stats(self) -> MergeStats:
+        """Tell what was merged. From any thread."""
+        return MergeStats(
+            merged_adapter=self.merged_name,
+            adapter_merges=self.num_merges,
+            merged_steps=self.num_steps,
+        )
+
     def follow(self) -> None:
         """Take over a copy that is ready, begin one, or let go of one, as the policy has it."""
-        hot = self._policy.hot
+        hot = self.policy.hot
         if isinstance(hot, AdapterEntry) and hot.state is not AdapterState.RESIDENT:
             # Evicted, unloaded or replaced.
-            self._policy.drop()
+            self.policy.drop()
         self._collect()
-        wanted = self._policy.hot
+        wanted = self.policy.hot
         if self._merged is not None and self._merged.entry is not wanted:
             self._merged = None
         if self._work is not None and self._work.entry is not wanted:
@@ -166,9 +181,9 @@ class HotMerger:
         one: the majority decides.
         """
         tokens, total = _tokens(step)
-        self._policy.record(tokens, total)
+        self.policy.record(tokens, total)
         merged = self._merged
-        if merged is None or self._policy.hot is not merged.entry:
+        if merged is None or self.policy.hot is not merged.entry:
             return None
         if 2 * tokens[merged.entry] <= total:
             return None
@@ -183,7 +198,7 @@ class HotMerger:
 
     def _begin(self, entry: AdapterEntry) -> None:
         stop = threading.Event()
-        result = self._threads.submit(self._merge, entry, stop)
+        result = self._threads.submit(self.merge, entry, stop)
         self._work = _Work(entry=entry, result=result, stop=stop)
 
     def _collect(self) -> None:
@@ -198,10 +213,10 @@ class HotMerger:
         except Exception as error:
             # No memory, or other files by now: it is served all the same, unmerged.
             log.warning("adapter %s is not merged: %s", work.entry.name, error)
-            if self._policy.hot is work.entry:
-                self._policy.drop(bar=True)
+            if self.policy.hot is work.entry:
+                self.policy.drop(bar=True)
             return
-        if self._policy.hot is work.entry:
+        if self.policy.hot is work.entry:
             self._merged = Merged(entry=work.entry, layers=layers)
             self.num_merges += 1
 

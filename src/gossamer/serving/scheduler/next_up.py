@@ -8,11 +8,10 @@ just before its request starts, and no request would ever start.
 
 from collections.abc import Iterable, Iterator
 
-from gossamer.serving.core.adapter import AdapterState
+from gossamer.serving.core.adapter_state import AdapterState
 from gossamer.serving.core.sequence import Sequence
-from gossamer.serving.memory.block_pool import BlockPool
+from gossamer.serving.memory.manager import MemoryManager
 from gossamer.serving.scheduler.queue import WaitingQueue
-from gossamer.serving.store.manager import AdapterManager
 
 _NEAR = (AdapterState.HOST, AdapterState.PLACING, AdapterState.RESIDENT)
 
@@ -20,9 +19,8 @@ _NEAR = (AdapterState.HOST, AdapterState.PLACING, AdapterState.RESIDENT)
 class NextUp:
     """Remembers the request whose adapter was begun while nobody ran."""
 
-    def __init__(self, adapters: AdapterManager, pool: BlockPool, waiting: WaitingQueue) -> None:
-        self._adapters = adapters
-        self._pool = pool
+    def __init__(self, memory: MemoryManager, waiting: WaitingQueue) -> None:
+        self._memory = memory
         self._waiting = waiting
         self._sequence: Sequence | None = None
 
@@ -53,8 +51,8 @@ class NextUp:
         adapter = sequence.adapter
         if not nobody_runs or adapter is None or self._sequence in (None, sequence):
             return True
-        is_slow = self._adapters.takes_steps(adapter)
-        return not is_slow or self._pool.can_take(adapter.blocks_to_load)
+        is_slow = any(self._memory.takes_steps(entry) for entry in adapter.parts)
+        return not is_slow or adapter.blocks_to_load <= self._memory.num_free
 
     def begun(self, sequence: Sequence, *, nobody_runs: bool) -> None:
         """The adapter of `sequence` is on its way."""

@@ -1,15 +1,19 @@
 """In which order requests start, compute, and have their adapters read."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
+from collections.abc import Sequence as List
 from heapq import heapify, heappop, heapreplace
 from itertools import islice
 
-from gossamer.serving.core.adapter import AdapterState, AnyAdapter
+from gossamer.serving.core.adapter import AnyAdapter
+from gossamer.serving.core.adapter_state import AdapterState
 from gossamer.serving.core.sequence import Sequence
-from gossamer.serving.scheduler.admission import ResidentQuota
+from gossamer.serving.scheduler.admission import AdmissionControl
+from gossamer.serving.scheduler.deadlines import Deadlines
 from gossamer.serving.scheduler.fairness import VirtualCounters
 from gossamer.serving.scheduler.queue import Test, WaitingQueue
+from gossamer.serving.scheduler.step import SchedulerLimits
 from gossamer.serving.store.manager import AdapterManager
 
 MAX_REJECTED_OF_TENANT = 8
@@ -27,14 +31,16 @@ class AdmissionOrder:
     def __init__(
         self,
         waiting: WaitingQueue,
+        running: List[Sequence],
         counters: VirtualCounters,
-        newest_first: Callable[[str], bool],
-        favoured: Callable[[], Test | None],
+        deadlines: Deadlines,
+        limits: SchedulerLimits,
     ) -> None:
         self._waiting = waiting
+        self._running = running
         self._counters = counters
-        self._newest_first = newest_first
-        self._favoured = favoured
+        self._deadlines = deadlines
+        self._cluster = limits.adapter_cluster
         self._rejected: dict[str, int] = {}
 
     def count_rejected(self, sequence: Sequence) -> None:
@@ -73,9 +79,21 @@ class AdmissionOrder:
             return iter(())
         if tenant not in ways:
             ways[tenant] = queue.in_order(
-                newest_first=self._newest_first(tenant), favoured=self._favoured()
+                newest_first=self._deadlines.newest_first(tenant),
+                favoured=_favoured(self._running, self._cluster),
             )
         return ways[tenant]
+
+
+def _favoured(running: Iterable[Sequence], cluster: int) -> Test | None:
+    """Return the test that adapters pass which are in the batch already, if they go first.
+
+    That is clustering (S-LoRA, section 4.1), from `cluster` distinct adapters on; 0: never.
+    """
+    present = {s.adapter for s in running if s.adapter is not None}
+    if not cluster or len(present) < cluster:
+        return None
+    return lambda s: s.adapter is None or s.adapter in present
 
 
 def step_order(running: Iterable[Sequence], budget: int) -> list[Sequence]:
@@ -113,12 +131,12 @@ their size."""
 
 
 def read_ahead(
-    waiting: Iterable[Sequence], adapters: AdapterManager, quota: ResidentQuota, most: int
+    waiting: Iterable[Sequence], adapters: AdapterManager, admission: AdmissionControl, most: int
 ) -> None:
     """Have the adapters of the first `most` of `waiting` read in the background, as far as there is
     memory for them."""
-    left = adapters.host.max_bytes
-    for number, sequence in enumerate(islice(_in_nobodys_way(waiting, quota), most)):
+    left = adapters.max_host_bytes
+    for number, sequence in enumerate(islice(_in_nobodys_way(waiting, admission), most)):
         adapter = sequence.adapter
         if adapter is None or adapter.state is AdapterState.RESIDENT:
             continue
@@ -129,14 +147,14 @@ def read_ahead(
         adapters.start_load(adapter)
 
 
-def _in_nobodys_way(waiting: Iterable[Sequence], quota: ResidentQuota) -> Iterator[Sequence]:
+def _in_nobodys_way(waiting: Iterable[Sequence], admission: AdmissionControl) -> Iterator[Sequence]:
     """Without those who wait for other requests of their tenant, and those behind many such: they
     would take the places of other tenants."""
     held_back: Counter[str] = Counter()
     for sequence in waiting:
         adapter = sequence.adapter
         is_known = adapter is not None and adapter.num_bytes is not None
-        if is_known and quota.forbids(sequence):
+        if is_known and admission.exceeds_quota(sequence):
             held_back[sequence.tenant] += 1
         elif held_back[sequence.tenant] < LOAD_AHEAD:
             yield sequence

@@ -3,6 +3,7 @@
 from gossamer.serving.core.adapter import AdapterEntry
 from gossamer.serving.core.messages import Request
 from gossamer.serving.core.sequence import Sequence
+from gossamer.serving.memory.manager import MemoryManager
 from gossamer.serving.store.manager import AdapterManager
 
 
@@ -14,19 +15,20 @@ class PrefixFills:
     for its adapter wait as they do for a copy; when the last of them has left, so does it.
     """
 
-    def __init__(self, adapters: AdapterManager) -> None:
+    def __init__(self, memory: MemoryManager, adapters: AdapterManager) -> None:
+        self._memory = memory
         self._adapters = adapters
         self._current: Sequence | None = None
 
     @property
     def num_left(self) -> int:
         """Virtual tokens that are still to be computed, of all that were begun."""
-        total = sum(entry.num_virtual_tokens for entry in self._adapters.computing)
+        total = sum(entry.num_virtual_tokens for entry in self._memory.computing)
         return total - (self._current.num_computed if self._current is not None else 0)
 
     def next(self) -> Sequence | None:
         """Whose turn it is."""
-        computing = self._adapters.computing
+        computing = self._memory.computing
         for entry in [entry for entry in computing if not entry.requests]:
             self._forget(entry)
             self._adapters.stop_computing(entry)

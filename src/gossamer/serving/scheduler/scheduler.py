@@ -2,15 +2,18 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from itertools import islice
 
 from gossamer.errors import GossamerError
-from gossamer.serving.core.adapter import AdapterState, AnyAdapter
+from gossamer.serving.core.adapter import AnyAdapter
+from gossamer.serving.core.adapter_state import AdapterState
 from gossamer.serving.core.sequence import Sequence
+from gossamer.serving.core.stats import MemoryStats, TenantStats
 from gossamer.serving.core.tenants import LimitsOf, unlimited
-from gossamer.serving.memory.block_pool import BlockPool
-from gossamer.serving.scheduler.admission import ResidentQuota, Room, blocks_for, take_stock
+from gossamer.serving.memory.manager import MemoryManager
+from gossamer.serving.scheduler.admission import AdmissionControl, blocks_for
 from gossamer.serving.scheduler.deadlines import Deadlines, FirstTokenPolicy
 from gossamer.serving.scheduler.fairness import (
     VirtualCounters,
@@ -28,12 +31,10 @@ from gossamer.serving.scheduler.order import (
     step_order,
 )
 from gossamer.serving.scheduler.prefix_fills import PrefixFills, chunk_of_fill
-from gossamer.serving.scheduler.queue import Test, WaitingQueue
-from gossamer.serving.scheduler.step import ScheduledChunk, SchedulerLimits, adapters_of
+from gossamer.serving.scheduler.queue import WaitingQueue
+from gossamer.serving.scheduler.step import ScheduledChunk, SchedulerLimits
 from gossamer.serving.scheduler.usage import TenantUsage
 from gossamer.serving.store.manager import AdapterManager
-
-__all__ = ["LOAD_AHEAD", "ScheduledChunk", "Scheduler", "SchedulerLimits", "adapters_of"]
 
 MAX_SKIPS = 64
 """A waiting request that so many later ones have overtaken, since there was no room for it, is
@@ -48,7 +49,7 @@ class Scheduler:
 
     def __init__(
         self,
-        pool: BlockPool,
+        memory: MemoryManager,
         adapters: AdapterManager,
         limits: SchedulerLimits,
         *,
@@ -57,10 +58,9 @@ class Scheduler:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         promise = promise or FirstTokenPolicy()
-        self._pool = pool
-        self._adapters = adapters
+        self.memory = memory
+        self.adapters = adapters
         self._limits = limits
-        self._limits_of = limits_of
         self._clock = clock
         self.waiting = WaitingQueue()
         self.running: list[Sequence] = []
@@ -69,17 +69,14 @@ class Scheduler:
         self.counters = VirtualCounters(limits_of)
         self.usage = TenantUsage(promise.slo)
         self.forecast = Forecast()
-        self._fills = PrefixFills(adapters)
-        self._next_up = NextUp(adapters, pool, self.waiting)
+        self.admission = AdmissionControl(self.running, memory, adapters, limits, limits_of)
+        self._fills = PrefixFills(memory, adapters)
+        self._next_up = NextUp(memory, self.waiting)
         self._deadlines = Deadlines(promise, self.forecast, clock)
-        # What a block of a prefix is worth is the time to compute it again.
-        adapters.prefixes.seconds_per_token = lambda: self.forecast.seconds_per_prompt_token
         self.wants_step = False
         """Whether to go on though the last plan was empty: somebody is to be refused or started."""
         self._step = 0
         self._met_rejection = False
-        self._room: Room | None = None
-        self._quota = ResidentQuota(self.running, limits_of)
 
     def add(self, sequence: Sequence) -> None:
         """Queue a new sequence."""
@@ -87,8 +84,8 @@ class Scheduler:
             sequence.arrived = self._clock()
         self.waiting.add(sequence)
         if sequence.adapter is not None:
-            self._adapters.add_ref(sequence.adapter)
-            self._adapters.count(sequence.adapter)
+            self.adapters.add_ref(sequence.adapter)
+            self.adapters.count(sequence.adapter)
         self.counters.arrive(sequence.tenant)
         self._deadlines.arrived(sequence)
 
@@ -99,7 +96,7 @@ class Scheduler:
             if sequence.admitted is not None:
                 self.forecast.record_residence(self._clock() - sequence.admitted)
             if sequence.adapter is not None:
-                self._adapters.drop_ref(sequence.adapter)
+                self.adapters.drop_ref(sequence.adapter)
         elif sequence in self.waiting:
             self._leave_queue(sequence)
 
@@ -127,7 +124,7 @@ class Scheduler:
         if self.num_preemptions > before:
             step = [p for p in step if p.sequence is fill or p.sequence in self.running]
         step += self._admit(budget)
-        has_news = self.wants_step or self.num_preemptions > before or self._adapters.computing
+        has_news = self.wants_step or self.num_preemptions > before or self.memory.computing
         self.wants_step = not step and bool(has_news)
         self._step += 1
         for part in step:
@@ -138,15 +135,23 @@ class Scheduler:
         """Learn how long `step` took, before its tokens are taken in."""
         prompts = sum(part.count for part in step if not part.sequence.is_decoding)
         self.forecast.record_step(prompt_tokens=prompts, seconds=seconds)
+        # What a block of a prefix is worth is the time to compute it again.
+        self.memory.learn_seconds_per_token(self.forecast.seconds_per_prompt_token)
 
-    def computed(self, part: ScheduledChunk) -> None:
-        """The tokens of a step's part were computed; its next token is not taken in yet."""
-        sequence = part.sequence
-        sequence.num_computed += part.count
-        if sequence.prefix_of is not None:
-            self._fills.computed(sequence)
-        else:
-            self._adapters.prefixes.computed(sequence)
+    def postprocess(self, step: list[ScheduledChunk], seconds: float | None = None) -> None:
+        """The tokens of `step` were computed; the next ones are not taken in yet.
+
+        What is to come is predicted from the `seconds` that it took, if they are told.
+        """
+        if seconds is not None:
+            self.record_step(step, seconds)
+        for part in step:
+            sequence = part.sequence
+            sequence.num_computed += part.count
+            if sequence.prefix_of is not None:
+                self._fills.computed(sequence)
+            else:
+                self.memory.share(sequence)
 
     def failed(self, step: list[ScheduledChunk], error: Exception) -> list[Sequence]:
         """`step` could not be computed; the requests in it, which are to be ended.
@@ -164,15 +169,33 @@ class Scheduler:
             seconds = self._clock() - sequence.arrived
             self.usage.first_token(sequence.tenant, seconds)
 
+    def tenant_stats(self, open_requests: Iterable[Sequence]) -> tuple[TenantStats, ...]:
+        """Tell what each tenant has got; `open_requests` wait or run. From any thread."""
+        in_flight = Counter(sequence.tenant for sequence in open_requests)
+        running = Counter(sequence.tenant for sequence in list(self.running))
+        return self.usage.stats(in_flight - running, running)
+
+    @property
+    def num_blocks(self) -> int:
+        """Blocks of the pool."""
+        return self.memory.num_blocks
+
+    def memory_stats(self) -> MemoryStats:
+        """Count who has which blocks. From any thread."""
+        return self.memory.stats()
+
+    def audit(self) -> None:
+        """Recount who has which blocks, rows and users."""
+        self.memory.audit(self.running)
+        self.adapters.audit()
+
     def pop_refused(self) -> list[tuple[Sequence, GossamerError | None]]:
         """Waiting sequences that can never run, or not in time, removed from the queue, each with
         the reason.
 
         None: it was put back, and has as many tokens already as it can get; it asked for no number.
         """
-        refused = take_stock(
-            self.waiting, self._adapters, self._pool, self._limits, self._limits_of
-        )
+        refused = self.admission.refusals(self.waiting)
         for sequence, _ in refused:
             self._leave_queue(sequence)
         late = self._deadlines.hopeless(self.waiting, self._load)
@@ -186,22 +209,22 @@ class Scheduler:
     def _admit(self, budget: int) -> list[ScheduledChunk]:
         step: list[ScheduledChunk] = []
         overtaken: list[Sequence] = []
-        self._running_changed()
+        self.admission.running_changed()
         walk = AdmissionOrder(
-            self.waiting, self.counters, self._deadlines.newest_first, self._favoured
+            self.waiting, self.running, self.counters, self._deadlines, self._limits
         )
-        read_ahead(walk, self._adapters, self._quota, self.num_read_ahead)
+        read_ahead(walk, self.adapters, self.admission, self.num_read_ahead)
         order = self._next_up.in_order(walk, nobody_runs=not self.running)
         for sequence in order if self._has_room(budget) else ():
             if not self._has_room(budget) or len(overtaken) == MAX_REJECTED:
                 break
-            if _is_unread(sequence.adapter) or self._quota.forbids(sequence):
+            if _is_unread(sequence.adapter) or self.admission.exceeds_quota(sequence):
                 # It waits for the disk, or for its own tenant's requests, which those behind it do
                 # not make slower.
                 if _is_kept_free_for(sequence):
                     break
                 continue
-            if self._can_admit(sequence):
+            if self.admission.fits(sequence):
                 nobody_runs = not self.running
                 if not self._next_up.may_start_copy(sequence, nobody_runs=nobody_runs):
                     continue
@@ -209,7 +232,7 @@ class Scheduler:
                     # Its adapter is being copied, which those behind it do not make slower, or
                     # computed, in steps that it shares with them.
                     self._next_up.begun(sequence, nobody_runs=nobody_runs)
-                    self._room = None
+                    self.admission.memory_changed()
                     if _is_kept_free_for(sequence):
                         break
                     continue
@@ -227,7 +250,7 @@ class Scheduler:
                 walk.count_rejected(sequence)
         self._met_rejection = bool(overtaken)
         self._prefetch(walk)
-        self._adapters.drop_unneeded_rows()
+        self.adapters.drop_unneeded_rows()
         return step
 
     def _has_room(self, budget: int) -> bool:
@@ -246,26 +269,7 @@ class Scheduler:
         floor = len(self.running)
         waiting = list(islice(walk, self._limits.prefetch))
         for adapter in prefetch_order(waiting, self._deadlines.slo, self._clock()):
-            self._adapters.prefetch(adapter, floor)
-
-    def _favoured(self) -> Test | None:
-        """Clustering (S-LoRA, section 4.1): a test for adapters that are in the batch already."""
-        cluster = self._limits.adapter_cluster
-        present = {s.adapter for s in self.running if s.adapter is not None}
-        if not cluster or len(present) < cluster:
-            return None
-        return lambda s: s.adapter is None or s.adapter in present
-
-    def _can_admit(self, sequence: Sequence) -> bool:
-        if self._room is None:
-            self._room = Room(
-                self.running,
-                self._pool,
-                self._adapters,
-                block_tokens=self._limits.block_tokens,
-                expected_new_tokens=self._limits.expected_new_tokens,
-            )
-        return self._room.fits(sequence)
+            self.adapters.prefetch(adapter, floor)
 
     def _start_copy(self, sequence: Sequence) -> bool:
         """Whether its adapter is there, or is placed at once when it starts; else it is begun, at
@@ -274,7 +278,7 @@ class Scheduler:
         if adapter is None:
             return True
         missing = [part for part in adapter.parts if part.state is AdapterState.HOST]
-        is_near = self._adapters.start_copy(adapter)
+        is_near = self.adapters.start_copy(adapter)
         for part in missing:
             if part.state is AdapterState.PLACING:
                 self.counters.charge(sequence.tenant, load_charge(part))
@@ -288,14 +292,14 @@ class Scheduler:
         parts = sequence.adapter.parts if sequence.adapter is not None else ()
         missing = [part for part in parts if part.state is not AdapterState.RESIDENT]
         if not self._take_what_it_shares(sequence):
-            self._running_changed()
+            self.admission.running_changed()
             self.wants_step = True
             return 0
         # From here on it is in one place, and `remove` gives back all it has, whatever fails.
         self.waiting.admit(sequence)
         self.running.append(sequence)
         self.counters.depart(sequence.tenant)
-        self._running_changed()
+        self.admission.running_changed()
         for part in missing:
             self.counters.charge(sequence.tenant, load_charge(part))
         if sequence.admitted is None:
@@ -313,27 +317,23 @@ class Scheduler:
         """Blocks of its prompt's begin, and its adapter's rows; False, and neither, if these cannot
         be placed."""
         # Before anything is reclaimed: what it can share must not be.
-        self._adapters.prefixes.start(sequence)
+        self.memory.start(sequence)
         if sequence.adapter is None:
             return True
         try:
-            self._adapters.acquire(sequence.adapter)
+            self.adapters.acquire(sequence.adapter)
         except GossamerError:
-            self._adapters.prefixes.release(sequence)
+            self.memory.release(sequence)
             sequence.num_computed = 0
             return False
         return True
-
-    def _running_changed(self) -> None:
-        self._room = None
-        self._quota = ResidentQuota(self.running, self._limits_of)
 
     def _leave_queue(self, sequence: Sequence) -> None:
         """One that ends without starting."""
         self.waiting.remove(sequence)
         self.counters.depart(sequence.tenant)
         if sequence.adapter is not None:
-            self._adapters.drop_ref(sequence.adapter)
+            self.adapters.drop_ref(sequence.adapter)
 
     def _account(self, part: ScheduledChunk) -> None:
         sequence = part.sequence
@@ -364,13 +364,11 @@ class Scheduler:
         computed again later; False if `sequence` itself was the youngest.
         """
         needed = self._blocks(sequence.num_computed + count) - len(sequence.blocks)
-        while needed > 0 and not self._adapters.reclaim(needed):
+        while not self.memory.grow(sequence, needed):
             youngest = self.running[-1]
             self._preempt(youngest)
             if youngest is sequence:
                 return False
-        if needed > 0:
-            sequence.blocks += self._pool.take(needed, sequence)
         return True
 
     def _preempt(self, sequence: Sequence) -> None:
@@ -382,9 +380,9 @@ class Scheduler:
 
     def _release(self, sequence: Sequence) -> None:
         self.running.remove(sequence)
-        self._adapters.prefixes.release(sequence)
+        self.memory.release(sequence)
         if sequence.adapter is not None:
-            self._adapters.release(sequence.adapter)
+            self.adapters.release(sequence.adapter)
 
     def _blocks(self, num_tokens: int) -> int:
         return blocks_for(num_tokens, self._limits.block_tokens)

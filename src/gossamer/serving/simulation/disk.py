@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from gossamer.serving.core.adapter import AdapterEntry
+from gossamer.serving.core.adapter_state import AdapterFacts
 from gossamer.serving.store.folder import AdapterFolder
-from gossamer.serving.store.manager import Loaded
+from gossamer.serving.store.reader import Loaded
 
 
 class SimulatedFolder(AdapterFolder):
@@ -40,10 +41,12 @@ class SimulatedLoader:
         num_bytes = int(rank * self._bytes_per_rank)
         return Loaded(
             rows=entry.name,
-            num_blocks=max(1, -int(-num_bytes // self._block_bytes)),
-            num_bytes=num_bytes,
-            rank=rank,
-            digest=entry.name,
+            facts=AdapterFacts(
+                digest=entry.name,
+                num_blocks=max(1, -int(-num_bytes // self._block_bytes)),
+                num_bytes=num_bytes,
+                rank=rank,
+            ),
         )
 
     def place(self, rows: Any, blocks: list[int]) -> Any:
@@ -65,12 +68,12 @@ class SimulatedDisk(Executor):
         future: Future[Any] = Future()
         loaded: Loaded = function(*arguments, **named)
         start = max(self._free_at, self._clock())
-        self._free_at = start + loaded.num_bytes / self._bytes_per_second
+        self._free_at = start + loaded.facts.num_bytes / self._bytes_per_second
         self._jobs.append((self._free_at, future, loaded))
         return future
 
-    def turn(self) -> None:
-        """End what is due."""
+    def end_due(self) -> None:
+        """End the readings that are due."""
         now = self._clock()
         while self._jobs and self._jobs[0][0] <= now:
             _, future, loaded = self._jobs.pop(0)

@@ -9,12 +9,19 @@ from gossamer.serving.core.sequence import Sequence
 from gossamer.serving.core.tenants import LimitsOf, unlimited
 from gossamer.serving.loadtest.workload import Arrival
 from gossamer.serving.memory.block_pool import BlockPool
+from gossamer.serving.memory.manager import MemoryManager
+from gossamer.serving.memory.prefix_cache import PrefixCache
+from gossamer.serving.memory.residency import Residency
 from gossamer.serving.scheduler.deadlines import FirstTokenPolicy
-from gossamer.serving.scheduler.scheduler import ScheduledChunk, Scheduler, SchedulerLimits
+from gossamer.serving.scheduler.scheduler import Scheduler
+from gossamer.serving.scheduler.step import ScheduledChunk, SchedulerLimits
 from gossamer.serving.simulation.disk import SimulatedDisk, SimulatedFolder, SimulatedLoader
 from gossamer.serving.simulation.outcomes import Outcome
 from gossamer.serving.simulation.step_model import StepModel
+from gossamer.serving.store.host_cache import HostCache
 from gossamer.serving.store.manager import AdapterManager
+from gossamer.serving.store.names import AdapterNames
+from gossamer.serving.store.reader import AdapterReader
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,15 +75,18 @@ class Simulator:
         self._machine = machine
         self._ranks = ranks
         self._disk = SimulatedDisk(self._clock, machine.load_bytes_per_second)
-        self._pool = BlockPool(machine.num_blocks)
-        self._store = AdapterManager(
-            SimulatedFolder(ranks),
-            self._pool,
-            SimulatedLoader(ranks, machine.bytes_per_rank, machine.block_bytes),
-            wake=lambda: None,
-            threads=self._disk,
-            clock=self._clock,
+        loader = SimulatedLoader(ranks, machine.bytes_per_rank, machine.block_bytes)
+        names = AdapterNames(SimulatedFolder(ranks))
+        pool = BlockPool(machine.num_blocks)
+        self._memory = MemoryManager(
+            pool,
+            PrefixCache(pool, machine.block_tokens, enabled=False),
+            Residency(pool, loader, _nothing, clock=self._clock),
+            names.is_current,
+            self._clock,
         )
+        reader = AdapterReader(loader, self._disk, _nothing, machine.num_blocks, self._clock)
+        self._adapters = AdapterManager(names, reader, HostCache(), self._memory, self._clock)
         limits = SchedulerLimits(
             block_tokens=machine.block_tokens,
             max_batch_tokens=machine.max_batch_tokens,
@@ -86,8 +96,8 @@ class Simulator:
             base_bytes=machine.base_bytes,
         )
         self.scheduler = Scheduler(
-            self._pool,
-            self._store,
+            self._memory,
+            self._adapters,
             limits,
             promise=promise,
             limits_of=limits_of,
@@ -106,8 +116,8 @@ class Simulator:
             while arrivals and arrivals[0].time <= self.now:
                 arrival = arrivals.popleft()
                 self._arrive(arrival, tenant_of(arrival) if tenant_of else DEFAULT_TENANT)
-            self._disk.turn()
-            self._store.collect_loads()
+            self._disk.end_due()
+            self._adapters.collect_loads()
             for sequence, _ in self.scheduler.pop_refused():
                 self._outcomes.pop(sequence).refused = True
             step = self.scheduler.plan()
@@ -122,8 +132,8 @@ class Simulator:
                 break
             self.now = max(self.now, min(events))
         assert not self._outcomes, "requests are left"
-        self._pool.audit()
-        self._replay.adapter_loads = self._store.num_loads
+        self._memory.audit()
+        self._replay.adapter_loads = self._memory.num_loads
         self._replay.preemptions = self.scheduler.num_preemptions
         return self._replay
 
@@ -142,7 +152,7 @@ class Simulator:
                 sampling=SamplingParams(max_tokens=arrival.output_tokens),
                 tenant=tenant,
             ),
-            adapter=self._store.look_up(str(arrival.adapter)) if rank else None,
+            adapter=self._adapters.look_up(str(arrival.adapter)) if rank else None,
             max_new_tokens=arrival.output_tokens,
             token_ids=[0] * arrival.prompt_tokens,
             arrived=arrival.time,
@@ -153,16 +163,13 @@ class Simulator:
     def _compute(self, step: list[ScheduledChunk]) -> None:
         seconds = self._machine.step.seconds(step)
         self.now += seconds
-        self.scheduler.record_step(step, seconds)
         self._replay.steps += 1
         self._replay.busy_seconds += seconds
         self._replay.adapters_in_steps += len({part.sequence.adapter for part in step} - {None})
-        for part in step:
-            sequence = part.sequence
-            gives_token = part.count == sequence.num_to_compute
-            sequence.num_computed += part.count
-            if gives_token:
-                self._take_token(sequence)
+        due = [part.sequence for part in step if part.count == part.sequence.num_to_compute]
+        self.scheduler.postprocess(step, seconds)
+        for sequence in due:
+            self._take_token(sequence)
 
     def _take_token(self, sequence: Sequence) -> None:
         outcome = self._outcomes[sequence]
@@ -179,3 +186,7 @@ class Simulator:
             outcome.finished = self.now
             self.scheduler.remove(sequence)
             del self._outcomes[sequence], self._last_token[sequence]
+
+
+def _nothing() -> None:
+    """No thread sleeps here that would have to be woken."""

@@ -6,7 +6,7 @@ from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Self
 
-from gossamer.serving.scheduler.scheduler import ScheduledChunk
+from gossamer.serving.scheduler.step import ScheduledChunk
 
 Features = tuple[float, float, float, float, float, float]
 

@@ -1,5 +1,6 @@
 """Adapters from disk into host memory, in the background."""
 
+import math
 import threading
 import time
 from collections import Counter
@@ -10,8 +11,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from gossamer.errors import AdapterReadError, AdapterReplacedError, CapacityError
-from gossamer.serving.core.adapter import AdapterEntry, AdapterState
+from gossamer.serving.core.adapter import AdapterEntry
 from gossamer.serving.core.adapter_faults import end_by, give_up, refuse, too_slow
+from gossamer.serving.core.adapter_state import AdapterFacts, AdapterState
+from gossamer.serving.core.daemon_threads import DaemonThreads
 from gossamer.serving.core.stats import LOAD_BOUNDS, Histogram
 
 MOST_EARLY = 4
@@ -23,19 +26,10 @@ yet. Small ones may be more."""
 class Loaded:
     """What a loader makes of an adapter's files."""
 
+    facts: AdapterFacts
     rows: Any
-    num_blocks: int
-    num_bytes: int
-    rank: int | None
-    digest: str
-    kind: str = "low-rank"
-    num_virtual_tokens: int = 0
-    edited: tuple[int, int] | None = None
-    """First and last positions of a prompt that an intervention edits."""
-    is_copied: bool = True
-    """Whether `place` makes it whole; else the model must have computed it into its blocks."""
-    seconds: float = 0.0
-    """That reading and checking took."""
+    """What `place` writes into blocks; where it does not make the adapter whole (`is_copied`), the
+    model must have computed it there."""
 
 
 class Loader(Protocol):
@@ -46,6 +40,11 @@ class Loader(Protocol):
 
     def place(self, rows: Any, blocks: list[int]) -> Any:
         """Copy rows into blocks; returns the table that finds them."""
+
+
+def reading_threads(limit_seconds: float = math.inf) -> DaemonThreads:
+    """Make the threads where adapters are read; what takes longer than that is given up."""
+    return DaemonThreads("gossamer-adapters", limit_seconds=limit_seconds, late=too_slow)
 
 
 class AdapterReader:
@@ -77,8 +76,24 @@ class AdapterReader:
         self._early_bytes = early_bytes
         self.seconds = Histogram(LOAD_BOUNDS)
 
-    def __len__(self) -> int:
+    @property
+    def num_loading(self) -> int:
+        """Adapters that are being read for requests."""
         return len(self._loading)
+
+    @property
+    def num_early(self) -> int:
+        """Adapters that are read, or were, for requests that have not come yet."""
+        return len(self._early)
+
+    @property
+    def num_hanging(self) -> int:
+        """Places whose reading was given up and goes on all the same."""
+        return len(self._hanging)
+
+    def close(self) -> None:
+        """Stop the reading threads."""
+        self._threads.shutdown(wait=True, cancel_futures=True)
 
     def prefetch_read(self, entry: AdapterEntry) -> None:
         """Begin to read `entry` for a request that is on its way to the engine's thread.
@@ -115,12 +130,12 @@ class AdapterReader:
                 # Or each request for it would take another thread away.
                 give_up(entry, too_slow())
                 return
-            entry.state = AdapterState.LOADING
+            entry.start_reading()
             self._loading[entry] = self._submit(entry)
 
     def _take_early(self, entry: AdapterEntry) -> None:
         future = self._early.pop(entry)
-        entry.state = AdapterState.LOADING
+        entry.start_reading()
         self._loading[entry] = future
         # It may have been read, and the engine woken, before anyone would have collected it.
         future.add_done_callback(lambda _: self._wake())
@@ -161,7 +176,8 @@ class AdapterReader:
             with self._lock:
                 self._reading -= Counter([entry.path])
                 self._hanging &= self._reading.keys()
-        return replace(loaded, seconds=self._clock() - started)
+        facts = replace(loaded.facts, read_seconds=self._clock() - started)
+        return replace(loaded, facts=facts)
 
     def _take_over(self, entry: AdapterEntry, future: "Future[Loaded]") -> None:
         error = future.exception()
@@ -172,30 +188,25 @@ class AdapterReader:
             end_by(entry, error, "cannot be read")
             return
         loaded = future.result()
-        if entry.digest not in (None, loaded.digest):
-            entry.error = AdapterReplacedError(
-                f"adapter {entry.name} was replaced while this request, begun with the former one, "
-                "waited for memory; send it again"
+        facts = loaded.facts
+        if entry.digest not in (None, facts.digest):
+            entry.end(
+                AdapterState.REPLACED,
+                AdapterReplacedError(
+                    f"adapter {entry.name} was replaced while this request, begun with the former "
+                    "one, waited for memory; send it again"
+                ),
             )
-            entry.state = AdapterState.REPLACED
             return
-        self.seconds.observe(loaded.seconds)
-        entry.read_seconds = loaded.seconds
-        _describe(entry, loaded)
-        if loaded.num_blocks >= self._num_blocks:
+        self.seconds.observe(facts.read_seconds)
+        entry.learn(facts)
+        if facts.num_blocks >= self._num_blocks:
             refuse(
                 entry,
                 CapacityError(
-                    f"adapter {entry.name} needs {loaded.num_blocks} blocks and the pool has "
+                    f"adapter {entry.name} needs {facts.num_blocks} blocks and the pool has "
                     f"{self._num_blocks}; serve with more --memory"
                 ),
             )
             return
-        entry.rows, entry.state = loaded.rows, AdapterState.HOST
-
-
-def _describe(entry: AdapterEntry, loaded: Loaded) -> None:
-    entry.rank, entry.digest, entry.kind = loaded.rank, loaded.digest, loaded.kind
-    entry.num_virtual_tokens = loaded.num_virtual_tokens
-    entry.num_blocks, entry.num_bytes = loaded.num_blocks, loaded.num_bytes
-    entry.edited, entry.is_copied = loaded.edited, loaded.is_copied
+        entry.finish_reading(loaded.rows)

@@ -1,6 +1,7 @@
 """Adapters' rows in host memory, ready to be placed without reading a file: LRU, bounded."""
 
-from gossamer.serving.core.adapter import AdapterEntry, AdapterState
+from gossamer.serving.core.adapter import AdapterEntry
+from gossamer.serving.core.adapter_state import AdapterState
 
 
 class HostCache:
@@ -39,9 +40,7 @@ class HostCache:
         if size is None:
             return
         self.num_bytes -= size
-        entry.rows = None
-        if entry.state is AdapterState.HOST:
-            entry.state = AdapterState.REGISTERED
+        entry.drop_rows()
 
     def trim(self) -> None:
         """Drop the longest unused until the bound is kept; never those that a request waits for,

@@ -1,0 +1,277 @@
+"""Where the parts of an engine meet: the one place that knows how each of them is made."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gossamer.basemodel.files import fingerprint
+from gossamer.basemodel.load import load_config, load_model, load_tokenizer
+from gossamer.basemodel.special_ids import end_token_ids
+from gossamer.basemodel.support import check_supported
+from gossamer.errors import SettingError
+from gossamer.kernels.backend import choose_backend
+from gossamer.kernels.paged_attention import KvLayout
+from gossamer.machine import fit_threads, usable_memory
+from gossamer.serving.core.daemon_threads import DaemonThreads
+from gossamer.serving.core.mailbox import Mailbox
+from gossamer.serving.core.tenants import LimitsOf
+from gossamer.serving.core.validation import EngineLimits
+from gossamer.serving.engine.adapter_control import AdapterControl
+from gossamer.serving.engine.engine import Engine
+from gossamer.serving.engine.output import ModelInfo
+from gossamer.serving.memory.block_pool import BlockPool
+from gossamer.serving.memory.manager import MemoryManager
+from gossamer.serving.memory.prefix_cache import PrefixCache
+from gossamer.serving.memory.residency import Residency
+from gossamer.serving.packing.packer import Packer
+from gossamer.serving.runner.adapter_loader import AdapterLoader
+from gossamer.serving.runner.attach import base_shape
+from gossamer.serving.runner.batch import BatchBuilder
+from gossamer.serving.runner.merged_weights import LayerMerger
+from gossamer.serving.runner.model_runner import ModelRunner, PagedModel
+from gossamer.serving.runner.model_shape import kv_shape, linear_bytes, longest_row
+from gossamer.serving.runner.model_shape import pool_memory as new_pool_memory
+from gossamer.serving.runner.warm_up import warm_up
+from gossamer.serving.scheduler.deadlines import FirstTokenPolicy
+from gossamer.serving.scheduler.hot_merge import HotMerger
+from gossamer.serving.scheduler.rate_limiter import RateLimiter
+from gossamer.serving.scheduler.scheduler import Scheduler
+from gossamer.serving.scheduler.step import SchedulerLimits
+from gossamer.serving.settings import ServeSettings
+from gossamer.serving.store.folder import AdapterFolder
+from gossamer.serving.store.host_cache import HostCache
+from gossamer.serving.store.manager import AdapterManager
+from gossamer.serving.store.names import AdapterNames
+from gossamer.serving.store.reader import AdapterReader, reading_threads
+
+_GIB = 1024**3
+_HANG_SECONDS = 30.0
+"""Beyond max_read_seconds, which a reading notices itself unless the disk hangs."""
+AT_ONCE_BYTES = 16 * 1024**2
+"""Copied in some four milliseconds, where a request whose adapter is copied beside a step waits for
+the whole of it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Base:
+    """The base model, ready to compute over the pool."""
+
+    info: ModelInfo
+    config: Any
+    fingerprint: str
+    num_bytes: int
+    model: PagedModel
+    builder: BatchBuilder
+    layout: KvLayout
+    num_blocks: int
+    pool_memory: Tensor
+
+
+def assemble_engine(settings: ServeSettings, folder: Path, limits_of: LimitsOf) -> Engine:
+    """Make an engine on the base model in `folder`; it is not started. Raises as `build_engine`."""
+    base = _load_base(settings, folder)
+    mailbox = Mailbox()
+    loader = _loader(settings, base)
+    names = AdapterNames(AdapterFolder(*settings.adapters, base=base.info.name))
+    memory = _memory(settings, base, loader, names, mailbox)
+    adapters = _adapters(settings, base, loader, names, memory, mailbox)
+    scheduler = Scheduler(
+        memory,
+        adapters,
+        _scheduler_limits(settings, base),
+        promise=FirstTokenPolicy(slo=settings.first_token_slo),
+        limits_of=limits_of,
+    )
+    merger = None
+    if settings.merge_hot:
+        merger = HotMerger(LayerMerger(loader, base.model.modules))
+    return Engine(
+        model=base.info,
+        runner=ModelRunner(base.model, base.builder, merger),
+        scheduler=scheduler,
+        rate_limiter=RateLimiter(settings.max_waiting, scheduler.usage, limits_of),
+        mailbox=mailbox,
+        control=AdapterControl(adapters, names, memory, mailbox, settings.adapters, base.info.name),
+    )
+
+
+def _load_base(settings: ServeSettings, folder: Path) -> _Base:
+    backend = _backend(settings)
+    config = load_config(folder)
+    check_supported(config, for_serving=True)
+    tokenizer = load_tokenizer(folder)
+    model = load_model(folder, dtype=torch.float32, device=settings.device)
+    eos_token_ids = end_token_ids(model, tokenizer)
+    # Counted before layers are replaced and packed.
+    num_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
+    layout = _layout(settings, model)
+    kept_free = linear_bytes(model) if settings.merge_hot else 0
+    num_blocks = _num_blocks(settings, layout.block_bytes, kept_free)
+    pool_memory = new_pool_memory(num_blocks, layout.block_bytes)
+    paged = PagedModel(model, pool_memory, layout, backend)
+    builder = BatchBuilder(block_tokens=layout.block_tokens, num_workers=torch.get_num_threads())
+    warm_up(ModelRunner(paged, builder))
+    info = ModelInfo(
+        name=_model_name(settings.model, folder),
+        tokenizer=tokenizer,
+        special_tokens=settings.special_tokens,
+        eos_token_ids=eos_token_ids,
+        limits=EngineLimits(
+            max_context=_max_context(settings, config),
+            vocab_size=config.vocab_size,
+            block_tokens=layout.block_tokens,
+            block_bytes=layout.block_bytes,
+        ),
+    )
+    return _Base(
+        info=info,
+        config=config,
+        fingerprint=fingerprint(folder),
+        num_bytes=num_bytes,
+        model=paged,
+        builder=builder,
+        layout=layout,
+        num_blocks=num_blocks,
+        pool_memory=pool_memory,
+    )
+
+
+def _backend(settings: ServeSettings) -> str:
+    """Choose the kernels, once the machine is ready to compute."""
+    if settings.dtype != "float32":
+        raise SettingError(f"dtype '{settings.dtype}' is not supported yet; use float32")
+    try:
+        device = torch.device(settings.device)
+    except RuntimeError:
+        raise SettingError(f"device '{settings.device}' does not exist; use cpu") from None
+    backend = choose_backend(settings.backend, device, torch.float32)
+    if settings.threads is None:
+        fit_threads()
+    else:
+        torch.set_num_threads(settings.threads)
+    return backend
+
+
+def _loader(settings: ServeSettings, base: _Base) -> AdapterLoader:
+    modules = base.model.modules
+    shape = base_shape(base.config, modules)
+    is_int8 = settings.adapter_rows == "int8"
+    packer = Packer(shape, modules.ids, modules.linears, base.layout, int8=is_int8)
+    return AdapterLoader(
+        shape,
+        packer,
+        base.pool_memory,
+        base.fingerprint,
+        settings.adapter_limits,
+        base.info.limits.max_context,
+    )
+
+
+def _memory(
+    settings: ServeSettings,
+    base: _Base,
+    loader: AdapterLoader,
+    names: AdapterNames,
+    mailbox: Mailbox,
+) -> MemoryManager:
+    pool = BlockPool(base.num_blocks)
+    prefixes = PrefixCache(
+        pool,
+        base.layout.block_tokens,
+        base=base.fingerprint,
+        enabled=settings.prefix_cache,
+        between_tenants=settings.share_prefixes,
+    )
+    copies = DaemonThreads("gossamer-copies", most=1)
+    residency = Residency(pool, loader, mailbox.post, copies, at_once_bytes=AT_ONCE_BYTES)
+    return MemoryManager(pool, prefixes, residency, names.is_current)
+
+
+def _adapters(
+    settings: ServeSettings,
+    base: _Base,
+    loader: AdapterLoader,
+    names: AdapterNames,
+    memory: MemoryManager,
+    mailbox: Mailbox,
+) -> AdapterManager:
+    host_bytes = _host_bytes(settings, base.num_blocks * base.layout.block_bytes)
+    threads = reading_threads(settings.adapter_limits.max_read_seconds + _HANG_SECONDS)
+    reader = AdapterReader(
+        loader, threads, mailbox.post, base.num_blocks, early_bytes=host_bytes // 4
+    )
+    return AdapterManager(names, reader, HostCache(host_bytes), memory)
+
+
+def _scheduler_limits(settings: ServeSettings, base: _Base) -> SchedulerLimits:
+    return SchedulerLimits(
+        block_tokens=base.layout.block_tokens,
+        max_context=base.info.limits.max_context,
+        max_batch_tokens=settings.max_batch_tokens,
+        max_running=settings.max_running,
+        expected_new_tokens=settings.expected_new_tokens,
+        adapter_cluster=settings.adapter_cluster,
+        prefetch=settings.prefetch,
+        base_bytes=base.num_bytes,
+    )
+
+
+def _host_bytes(settings: ServeSettings, pool_bytes: int) -> int:
+    if settings.host_cache_gib is None:
+        return min(_GIB, pool_bytes)
+    return int(settings.host_cache_gib * _GIB)
+
+
+def _layout(settings: ServeSettings, model: Any) -> KvLayout:
+    layers, kv_heads, head_dim = kv_shape(model.config)
+    layout = KvLayout(
+        num_layers=layers,
+        num_kv_heads=kv_heads,
+        head_dim=head_dim,
+        block_tokens=settings.block_tokens,
+        dtype=torch.float32,
+    )
+    row_bytes = longest_row(model) * 4
+    if layout.block_bytes < row_bytes:
+        per_token = layout.block_bytes // settings.block_tokens
+        raise SettingError(
+            f"block_tokens={settings.block_tokens}: a block must hold the widest adapter row "
+            f"({row_bytes} bytes); use at least {-(-row_bytes // per_token)}"
+        )
+    return layout
+
+
+def _num_blocks(settings: ServeSettings, block_bytes: int, kept_free: int) -> int:
+    """Blocks of the pool; `kept_free` bytes of what is free are left for merged weights."""
+    available = max(0, usable_memory() - kept_free)
+    if settings.memory_gib is None:
+        wanted = min(4 * _GIB, available // 4)
+    else:
+        wanted = int(settings.memory_gib * _GIB)
+    if wanted > available:
+        raise SettingError(
+            f"memory of {wanted / _GIB:.1f} GiB was asked for and {available / _GIB:.1f} GiB are "
+            "free; give a smaller --memory"
+        )
+    if wanted < 2 * block_bytes:
+        raise SettingError(
+            f"memory of {wanted / _GIB:.4f} GiB is less than two blocks of {block_bytes} bytes; "
+            "give a larger --memory"
+        )
+    return wanted // block_bytes
+
+
+def _max_context(settings: ServeSettings, config: Any) -> int:
+    own: int = config.max_position_embeddings
+    if settings.max_context is not None and settings.max_context > own:
+        raise SettingError(
+            f"max_context={settings.max_context} exceeds the {own} positions that the model knows"
+        )
+    return settings.max_context or own
+
+
+def _model_name(given: str, folder: Path) -> str:
+    return folder.resolve().name if Path(given).is_dir() else given
