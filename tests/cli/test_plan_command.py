@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from gossamer.cli.main import main
-from gossamer.serving import capacity
 from gossamer.serving.core.messages import SamplingParams
 from gossamer.serving.llm import LLM
+from gossamer.serving.packing.capacity import PoolSizes
+from gossamer.serving.packing.low_rank import cost_of_rank
 from gossamer.serving.runner.model_shape import base_sizes
 
 from tiny import make_lora
@@ -35,8 +36,8 @@ def sizes(tiny_model):
 )
 def test_bytes_are_those_of_the_engine(tmp_path, tiny_model, sizes, options, targets, width, rows):
     make_lora(tmp_path / "a", tiny_model, **options)
-    block_bytes = sizes.token_bytes * BLOCK_TOKENS
-    expected = capacity.low_rank(sizes.shape, options["rank"], targets, width, block_bytes)
+    pool = PoolSizes(base=sizes, block_tokens=BLOCK_TOKENS, row_width=width)
+    expected = cost_of_rank(pool, options["rank"], targets)
     with LLM(
         str(tiny_model), adapters=tmp_path, memory_gib=0.01, threads=1, adapter_rows=rows
     ) as llm:
@@ -49,11 +50,10 @@ def test_bytes_are_those_of_the_engine(tmp_path, tiny_model, sizes, options, tar
 
 def test_a_larger_neighbour_changes_no_ones_cost(sizes):
     """No padding: bytes are proportional to the own rank."""
-    block_bytes = sizes.token_bytes * BLOCK_TOKENS
-    one = capacity.low_rank(sizes.shape, 1, None, 4, block_bytes).num_bytes
+    pool = PoolSizes(base=sizes, block_tokens=BLOCK_TOKENS, row_width=4)
+    one = cost_of_rank(pool, 1).num_bytes
     for rank in (3, 8, 64):
-        cost = capacity.low_rank(sizes.shape, rank, None, 4, block_bytes)
-        assert cost.num_bytes == rank * one
+        assert cost_of_rank(pool, rank).num_bytes == rank * one
     assert one == 4 * sum(h_out + h_in for h_out, h_in in sizes.shape.linears.values())
 
 

@@ -55,9 +55,8 @@ def draw_plan(
 
 
 if TYPE_CHECKING:
-    from gossamer.serving.capacity import BaseSizes, Cost
+    from gossamer.serving.packing.capacity import BaseSizes, Cost
 
-RANKS = (4, 8, 16, 32, 64)
 _GIB = 1024**3
 _WIDTHS = {"float32": 4, "bfloat16": 2, "int8": 1}
 
@@ -93,6 +92,9 @@ def run(args: argparse.Namespace) -> int:
         raise SettingError("--model NAME is required, or NAME alone")
     require_known(args.model)
 
+    from gossamer.serving.packing.capacity import PoolSizes
+    from gossamer.serving.packing.kinds import usual_costs
+    from gossamer.serving.packing.low_rank import EXAMPLE_RANKS
     from gossamer.serving.runner.model_shape import base_sizes
 
     sizes = base_sizes(resolve(args.model))
@@ -111,10 +113,14 @@ def run(args: argparse.Namespace) -> int:
             f"--tokens {tokens}: the pool of {args.memory:g} GiB holds "
             f"{num_blocks * args.block_tokens} tokens; give fewer or more --memory"
         )
-    costs = _costs(sizes, _WIDTHS[args.rows], args.block_tokens, block_bytes)
+    costs = usual_costs(
+        PoolSizes(base=sizes, block_tokens=args.block_tokens, row_width=_WIDTHS[args.rows])
+    )
     _print(args, sizes, num_blocks, tokens, left, costs)
     if args.output is not None:
-        per_rank = {rank: costs[f"low-rank {rank}, all linear"].num_blocks for rank in RANKS}
+        per_rank = {
+            rank: costs[f"low-rank {rank}, all linear"].num_blocks for rank in EXAMPLE_RANKS
+        }
         title = f"{args.model}: a pool of {args.memory:g} GiB"
         draw_plan(per_rank, num_blocks, args.block_tokens, args.output, title=title)
         print(args.output)
@@ -134,32 +140,6 @@ def _check(args: argparse.Namespace) -> None:
     require("--output", "plot")
     if not args.output.absolute().parent.is_dir():
         raise SettingError(f"--output {args.output}: the folder does not exist")
-
-
-def _costs(
-    sizes: "BaseSizes", width: int, block_tokens: int, block_bytes: int
-) -> "dict[str, Cost]":
-    from gossamer.serving import capacity
-
-    shape = sizes.shape
-    costs = {
-        f"low-rank {rank}, all linear": capacity.low_rank(shape, rank, None, width, block_bytes)
-        for rank in RANKS
-    }
-    costs |= {
-        f"low-rank {rank}, q and v": capacity.low_rank(
-            shape, rank, ("q_proj", "v_proj"), width, block_bytes
-        )
-        for rank in RANKS
-    }
-    costs["gain: DoRA 16, all linear"] = capacity.together(
-        costs["low-rank 16, all linear"], capacity.gain(shape, block_bytes)
-    )
-    costs["sparse: SHiRA, 1 % of entries"] = capacity.sparse_entries(shape, 0.01, block_bytes)
-    costs["sparse: SMT, 1 % in blocks of 64"] = capacity.sparse_blocks(shape, 0.01, 64, block_bytes)
-    costs["intervention: LoReFT 8, every layer"] = capacity.edit(shape, 8, block_bytes)
-    costs["prefix: 20 virtual tokens"] = capacity.prefix(sizes, 20, block_tokens)
-    return costs
 
 
 def _print(

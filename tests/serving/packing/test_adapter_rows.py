@@ -11,7 +11,7 @@ from gossamer.adapters.kinds.low_rank import Factors
 from gossamer.adapters.load import load_adapter
 from gossamer.kernels.grouped_lora import RowFormat, stack_tables
 from gossamer.kernels.grouped_lora.reference import gather_factors
-from gossamer.serving.packing.low_rank import RowPacker, write_rows
+from gossamer.serving.packing.rows import RowPacker
 
 from tiny import ALL_LINEAR, make_lora, module_shapes
 
@@ -51,7 +51,7 @@ def place(rows, num_spare=3, seed=0):
     """Write into random blocks of a poisoned pool; returns the pool and the table."""
     blocks = np.random.default_rng(seed).permutation(rows.num_blocks + num_spare).tolist()
     pool = torch.full((len(blocks) * BLOCK_BYTES // 4,), float("nan")).view(torch.uint8)
-    return pool, write_rows(rows, pool, blocks[: rows.num_blocks]), blocks
+    return pool, rows.place(pool, blocks[: rows.num_blocks]), blocks
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
@@ -120,7 +120,7 @@ def test_bfloat16_stays_and_float16_becomes_float32(
     """float16 has more digits than bfloat16: it would lose some."""
     folder = make_lora(tmp_path / "a", tiny_model, rank=3, dtype=dtype, targets=ALL_LINEAR)
     rows = RowPacker(ids, BLOCK_BYTES).pack(load_adapter(folder))
-    assert rows.layout.format is row_format
+    assert rows.table.format is row_format
     width = row_format.dtype.itemsize
     assert rows.num_bytes == sum(3 * (i + o) * width for o, i in shapes.values())
 
@@ -137,13 +137,13 @@ def test_moved_from_a_file_or_tensor_by_tensor(tmp_path, tiny_model, ids, dtype)
         )  # fmt: skip
         adapter = load_adapter(folder)
         moved, copied = packer.pack(adapter), packer.pack_factors(adapter.factors)
-        assert torch.equal(moved.data, copied.data)
-        assert (moved.row_scale == copied.row_scale).all()
-        assert moved.layout.format is copied.layout.format
+        assert torch.equal(moved.vectors.data, copied.vectors.data)
+        assert (moved.table.row_scale == copied.table.row_scale).all()
+        assert moved.table.format is copied.table.format
         for part in ("first_row", "rank", "scale"):
-            assert (getattr(moved.layout, part) == getattr(copied.layout, part)).all()
-        assert (moved.layout.vectors.bounds == copied.layout.vectors.bounds).all()
-        assert moved.layout.scale[ids["model.layers.0.mlp.down_proj"]] == alpha
+            assert (getattr(moved.table, part) == getattr(copied.table, part)).all()
+        assert (moved.vectors.layout.bounds == copied.vectors.layout.bounds).all()
+        assert moved.table.scale[ids["model.layers.0.mlp.down_proj"]] == alpha
 
 
 def test_mixed_types_become_float32(shapes, ids):
@@ -152,7 +152,7 @@ def test_mixed_types_become_float32(shapes, ids):
     pair = adapter.factors[path]
     adapter.factors[path] = Factors(pair.a.float() + 1e-4, pair.b, pair.scale)
     rows = pack(adapter, ids)
-    assert rows.layout.format is RowFormat.FLOAT32
+    assert rows.table.format is RowFormat.FLOAT32
     pool, table, _ = place(rows)
     a, _ = gather_factors(stack_tables([table]), pool, 0, ids[path], *reversed(shapes[path]))
     assert torch.equal(a, pair.a.float() + 1e-4)

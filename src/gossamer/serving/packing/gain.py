@@ -8,9 +8,13 @@ import torch
 from torch import Tensor
 
 from gossamer.adapters.kinds.dora import DoraAdapter
-from gossamer.errors import AdapterFormatError
+from gossamer.adapters.kinds.ia3 import Ia3Adapter
+from gossamer.errors import AdapterFormatError, UnsupportedAdapterError
 from gossamer.kernels.gain import GainTable
 from gossamer.serving.packing.base_linear import BaseLinear
+from gossamer.serving.packing.capacity import Cost, PoolSizes, together
+from gossamer.serving.packing.low_rank import cost_of_rank, pack_low_rank
+from gossamer.serving.packing.target import PackTarget, Parts
 from gossamer.serving.packing.vectors import VectorPart, join, pack_vectors
 
 
@@ -76,3 +80,34 @@ def dora_gains(adapter: DoraAdapter, linears: Mapping[str, BaseLinear]) -> dict[
             )
         gains[path] = (adapter.magnitudes[path].double() / squared.sqrt()).to(torch.float32)
     return gains
+
+
+def pack_dora(adapter: DoraAdapter, target: PackTarget) -> Parts:
+    """Lay out low-rank rows, and what they scale outputs by."""
+    gains = dora_gains(adapter, target.linears)
+    gain = pack_gains(gains, {}, target.module_ids, target.block_bytes, keeps_bias=True)
+    return {**pack_low_rank(adapter, target), "gain": gain}
+
+
+def pack_ia3(adapter: Ia3Adapter, target: PackTarget) -> Parts:
+    """Lay out factors of outputs and inputs.
+
+    Raises:
+        UnsupportedAdapterError: layers computed together have inputs of their own.
+    """
+    for path in adapter.inputs:
+        if not target.linears[path].is_alone:
+            raise UnsupportedAdapterError(
+                f"adapter {adapter.name} scales the input of {path}, which is computed "
+                "together with layers of the same input; merge it with "
+                "`gossamer adapters merge` and serve the result"
+            )
+    ids, block_bytes = target.module_ids, target.block_bytes
+    gain = pack_gains(adapter.outputs, adapter.inputs, ids, block_bytes, keeps_bias=False)
+    return {"gain": gain}
+
+
+def cost_of_dora(pool: PoolSizes) -> dict[str, Cost]:
+    """Low-rank rows, and a factor per output of every linear layer."""
+    gains = pool.cost_of([(1, h_out) for h_out, _ in pool.base.shape.linears.values()])
+    return {"gain: DoRA 16, all linear": together(cost_of_rank(pool, 16), gains)}

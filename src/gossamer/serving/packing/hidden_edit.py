@@ -8,6 +8,8 @@ from torch import Tensor
 
 from gossamer.adapters.kinds.intervention import Edit, InterventionAdapter
 from gossamer.kernels.hidden_edit import EditTable
+from gossamer.serving.packing.capacity import Cost, PoolSizes
+from gossamer.serving.packing.target import PackTarget, Parts
 from gossamer.serving.packing.vectors import VectorPart, join, pack_vectors
 
 
@@ -52,6 +54,18 @@ def pack_edits(adapter: InterventionAdapter, num_layers: int, block_bytes: int) 
         first_positions=adapter.first_positions,
         last_positions=adapter.last_positions,
     )
+
+
+def pack_intervention(adapter: InterventionAdapter, target: PackTarget) -> Parts:
+    """Lay out the edits of an intervention."""
+    return {"edit": pack_edits(adapter, target.base.num_layers, target.block_bytes)}
+
+
+def cost_of_intervention(pool: PoolSizes) -> dict[str, Cost]:
+    """One edit per decoder block, first and last positions tied (LoReFT)."""
+    rank, shape = 8, pool.base.shape
+    edits = [(2 * rank, shape.hidden_size), (1, rank)] * shape.num_layers
+    return {f"intervention: LoReFT {rank}, every layer": pool.cost_of(edits)}
 
 
 def _rows(edit: Edit, *, is_loreft: bool) -> list[Tensor]:

@@ -1,218 +1,36 @@
-"""Low-rank adapters as rows in blocks, from the factors of their files."""
+"""Low-rank adapters as parts for the pool."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
+from collections.abc import Sequence
 
-import numpy as np
-import numpy.typing as npt
-import torch
-from torch import Tensor
+from gossamer.adapters.kinds.low_rank import LowRankAdapter
+from gossamer.serving.packing.capacity import Cost, PoolSizes
+from gossamer.serving.packing.target import PackTarget, Parts
 
-from gossamer.adapters.kinds.low_rank import Factors, LowRankAdapter, Pair, Pairing
-from gossamer.adapters.reading.safetensors_header import MOST_HEADERS, Place
-from gossamer.kernels.grouped_lora import LoraTable, RowFormat
-from gossamer.kernels.transpose import move_matrices
-from gossamer.serving.packing.vectors import VectorLayout, Vectors, lay_out_vectors
+EXAMPLE_RANKS = (4, 8, 16, 32, 64)
+"""Ranks of the adapters whose cost is told."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RowLayout:
-    """Where the rows lie: for each adapted module those of A [rank, h_in], then those of B
-    transposed [rank, h_out]; nothing is padded to another rank."""
-
-    first_row: npt.NDArray[np.int64]
-    """[M] of each module's rows."""
-    rank: npt.NDArray[np.int32]
-    """[M]; 0: not adapted."""
-    scale: npt.NDArray[np.float32]
-    """[M]"""
-    format: RowFormat
-    vectors: VectorLayout
-
-    @property
-    def num_rows(self) -> int:
-        """Of all modules."""
-        return len(self.vectors.bounds) - 1
+def pack_low_rank(adapter: LowRankAdapter, target: PackTarget) -> Parts:
+    """Lay out the rows of a low-rank adapter."""
+    return {"lora": target.rows.pack(adapter)}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HostRows:
-    """A checked adapter in host memory."""
-
-    data: Tensor
-    """All elements."""
-    row_scale: npt.NDArray[np.float32]
-    """What the elements of each row are multiplied by."""
-    layout: RowLayout
-
-    @property
-    def vectors(self) -> Vectors:
-        """The rows, whatever they mean."""
-        return Vectors(data=self.data, layout=self.layout.vectors)
-
-    @property
-    def num_blocks(self) -> int:
-        """Blocks that they take."""
-        return self.vectors.num_blocks
-
-    @property
-    def num_bytes(self) -> int:
-        """What they weigh; the unused ends of blocks are not counted."""
-        return self.vectors.num_bytes
-
-    def factors(self, module: int) -> tuple[Tensor, Tensor]:
-        """A [rank, h_in] and B transposed [rank, h_out] of `module` as float32."""
-        first, rank = int(self.layout.first_row[module]), int(self.layout.rank[module])
-        return self._factor(first, rank), self._factor(first + rank, rank)
-
-    def _factor(self, first: int, count: int) -> Tensor:
-        bounds = self.layout.vectors.bounds
-        rows = self.data[bounds[first] : bounds[first + count]].view(count, -1).float()
-        return rows * torch.from_numpy(self.row_scale[first : first + count, None])
+def cost_of_low_rank(pool: PoolSizes) -> dict[str, Cost]:
+    """Rows of A and B of all linear layers, and of two in each block."""
+    costs = {f"low-rank {rank}, all linear": cost_of_rank(pool, rank) for rank in EXAMPLE_RANKS}
+    costs |= {
+        f"low-rank {rank}, q and v": cost_of_rank(pool, rank, ("q_proj", "v_proj"))
+        for rank in EXAMPLE_RANKS
+    }
+    return costs
 
 
-def lay_out(
-    factors: Mapping[str, Factors | Pair],
-    module_ids: Mapping[str, int],
-    block_bytes: int,
-    row_format: RowFormat,
-) -> RowLayout:
-    """The layout of `factors`, by module path, for blocks of `block_bytes`.
-
-    Raises `KeyError` for a module that is not in `module_ids`.
-    """
-    pairs = list(factors.values())
-    modules = [module_ids[path] for path in factors]
-    rank = np.zeros(len(module_ids), dtype=np.int32)
-    rank[modules] = [pair.rank for pair in pairs]
-    scale = np.zeros(len(module_ids), dtype=np.float32)
-    scale[modules] = [pair.scale for pair in pairs]
-    in_order = sorted(zip(modules, pairs, strict=True), key=lambda pair: pair[0])
-    sizes = [(p.rank, width) for _, p in in_order for width in (p.a.shape[1], p.b.shape[0])]
-    counts, widths = np.array(sizes).reshape(-1, 2).T
-    return RowLayout(
-        first_row=2 * (np.cumsum(rank, dtype=np.int64) - rank),
-        rank=rank,
-        scale=scale,
-        format=row_format,
-        vectors=lay_out_vectors(
-            np.repeat(widths, counts), block_bytes // row_format.dtype.itemsize
-        ),
-    )
-
-
-def write_rows(rows: HostRows, pool: Tensor, blocks: Sequence[int]) -> LoraTable:
-    """Copy `rows` into their `blocks` of the pool's bytes; returns the table that finds them."""
-    return LoraTable(
-        first_row=rows.layout.first_row,
-        rank=rows.layout.rank,
-        scale=rows.layout.scale,
-        offsets=rows.vectors.write(pool, blocks),
-        row_scale=rows.row_scale,
-        format=rows.layout.format,
-    )
-
-
-_WORDS = {2: torch.int16, 4: torch.int32}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Plan:
-    """How the data of files of one kind become rows."""
-
-    layout: RowLayout
-    moves: npt.NDArray[np.int64]
-    """See `move_matrices`."""
-    row_scale: npt.NDArray[np.float32]
-
-
-class RowPacker:
-    """Lays low-rank adapters out for one base model and blocks of one size."""
-
-    def __init__(
-        self, module_ids: Mapping[str, int], block_bytes: int, *, int8: bool = False
-    ) -> None:
-        """int8: round each row to whole numbers times a scale of its own."""
-        self._ids = module_ids
-        self._block_bytes = block_bytes
-        self._int8 = int8
-        self._plan = lru_cache(maxsize=MOST_HEADERS)(self._make_plan)
-
-    def pack(self, adapter: LowRankAdapter) -> HostRows:
-        """Lay out the rows of an adapter.
-
-        Rows saved as bfloat16 stay so (half the memory and the reading, and exact); others become
-        float32. Raises `KeyError` for a module that the base model does not have.
-        """
-        if not self._int8:
-            elements = adapter.file.elements()
-            if elements is not None and elements.dtype in (torch.bfloat16, torch.float32):
-                return _moved(elements, self._plan(adapter.pairing))
-        return self.pack_factors(adapter.factors)
-
-    def _make_plan(self, pairing: Pairing) -> _Plan:
-        """For a file whose tensors all have the type that their rows will have."""
-        pairs = pairing.pairs
-        dtype = next(iter(pairs.values())).a.dtype
-        row_format = RowFormat.BFLOAT16 if dtype == torch.bfloat16 else RowFormat.FLOAT32
-        layout = lay_out(pairs, self._ids, self._block_bytes, row_format)
-        in_order = [pairs[path] for path in sorted(pairs, key=self._ids.__getitem__)]
-        moves = [move for pair in in_order for move in (_copy(pair.a), _transpose(pair.b))]
-        to = np.cumsum([0, *(rows * columns for _, rows, columns in moves)])
-        return _Plan(
-            layout=layout,
-            moves=np.array([[start, low, *n] for (start, *n), low in zip(moves, to, strict=False)]),
-            row_scale=np.ones(layout.num_rows, dtype=np.float32),
-        )
-
-    def pack_factors(self, factors: Mapping[str, Factors]) -> HostRows:
-        """Lay out `factors`, by module path, tensor by tensor. Raises as `pack`."""
-        row_format = RowFormat.INT8 if self._int8 else _format_as_saved(factors)
-        layout = lay_out(factors, self._ids, self._block_bytes, row_format)
-        in_order = [factors[path] for path in sorted(factors, key=self._ids.__getitem__)]
-        matrices = [matrix for pair in in_order for matrix in (pair.a, pair.b.T)]
-        row_scale = np.ones(layout.num_rows, dtype=np.float32)
-        if self._int8:
-            matrices = list(_quantised(matrices, row_scale))
-        data = torch.cat([matrix.to(row_format.dtype).reshape(-1) for matrix in matrices])
-        return HostRows(data=data, row_scale=row_scale, layout=layout)
-
-
-def _moved(elements: Tensor, plan: _Plan) -> HostRows:
-    data = torch.empty(int(plan.layout.vectors.bounds[-1]), dtype=elements.dtype)
-    move_matrices(_bits(elements), plan.moves, _bits(data))
-    return HostRows(data=data, row_scale=plan.row_scale, layout=plan.layout)
-
-
-def _copy(place: Place) -> tuple[int, int, int]:
-    """(first element, rows, columns) of a matrix that stays as it is."""
-    rows, columns = place.shape
-    return place.start // place.dtype.itemsize, 1, rows * columns
-
-
-def _transpose(place: Place) -> tuple[int, int, int]:
-    rows, columns = place.shape
-    return place.start // place.dtype.itemsize, rows, columns
-
-
-def _bits(tensor: Tensor) -> npt.NDArray[Any]:
-    """As whole numbers: numpy knows no bfloat16."""
-    return tensor.view(_WORDS[tensor.element_size()]).numpy()
-
-
-def _format_as_saved(factors: Mapping[str, Factors]) -> RowFormat:
-    half = all(f.a.dtype == f.b.dtype == torch.bfloat16 for f in factors.values())
-    return RowFormat.BFLOAT16 if half else RowFormat.FLOAT32
-
-
-def _quantised(factors: Sequence[Tensor], row_scale: npt.NDArray[np.float32]) -> Iterator[Tensor]:
-    """Each row [rank, width] as whole numbers from -127 to 127; the scales go into `row_scale`."""
-    first = 0
-    for factor in factors:
-        rows = factor.float()
-        scale = rows.abs().amax(dim=1) / 127
-        row_scale[first : first + len(rows)] = scale.numpy()
-        first += len(rows)
-        yield torch.round(rows / scale.clamp(min=torch.finfo(torch.float32).tiny)[:, None])
+def cost_of_rank(pool: PoolSizes, rank: int, targets: Sequence[str] | None = None) -> Cost:
+    """Rows of A and B of all linear layers, or of those whose names are among `targets`."""
+    shapes = [
+        shape
+        for path, shape in pool.base.shape.linears.items()
+        if targets is None or path.rsplit(".", 1)[-1] in targets
+    ]
+    rows = [(rank, size) for h_out, h_in in shapes for size in (h_in, h_out)]
+    return pool.cost_of(rows, width=pool.row_width)

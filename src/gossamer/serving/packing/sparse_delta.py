@@ -8,10 +8,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from gossamer.adapters.kinds.sparse_delta import Blocks, Delta, Entries
+from gossamer.adapters.kinds.sparse_delta import Blocks, Delta, Entries, SparseAdapter
 from gossamer.adapters.reading.limits import MOST_PLACES
 from gossamer.errors import AdapterFormatError
 from gossamer.kernels.sparse_delta import SparseTable
+from gossamer.serving.packing.capacity import Cost, PoolSizes
+from gossamer.serving.packing.target import PackTarget, Parts
 from gossamer.serving.packing.vectors import VectorPart, pack_vectors
 
 LongArray = npt.NDArray[np.int64]
@@ -79,6 +81,28 @@ def pack_sparse(
         length=_narrow(_joined(each.length for each in found)),
         half=half,
     )
+
+
+def pack_sparse_adapter(adapter: SparseAdapter, target: PackTarget) -> Parts:
+    """Lay out the changes of a sparse adapter."""
+    return {"sparse": pack_sparse(adapter.deltas, target.module_ids, target.block_bytes)}
+
+
+def cost_of_sparse(pool: PoolSizes) -> dict[str, Cost]:
+    """A hundredth of the linear layers, as scattered entries (SHiRA) and in blocks (SMT).
+
+    Entries are spread evenly over rows here; real masks differ from row to row by a few bytes.
+    """
+    density, side = 0.01, 64
+    shapes = pool.base.shape.linears.values()
+    # A value and a column for each entry; blocks are values alone.
+    entries = [(h_out, 2 * max(1, round(density * h_in))) for h_out, h_in in shapes]
+    weights = sum(h_out * h_in for h_out, h_in in shapes)
+    blocks = [(max(1, round(density * weights / side**2)) * side, side)]
+    return {
+        "sparse: SHiRA, 1 % of entries": pool.cost_of(entries),
+        f"sparse: SMT, 1 % in blocks of {side}": pool.cost_of(blocks),
+    }
 
 
 def _of_entries(delta: Entries, longest: int, half: bool) -> Segments:

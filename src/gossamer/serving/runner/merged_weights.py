@@ -9,7 +9,7 @@ from torch import Tensor
 from gossamer.errors import AdapterReplacedError
 from gossamer.kernels.dense_linear import DenseLinear
 from gossamer.serving.core.adapter import AdapterEntry
-from gossamer.serving.packing.low_rank import HostRows
+from gossamer.serving.packing.rows import HostRows
 from gossamer.serving.runner.attach import AdaptedModules
 from gossamer.serving.store.reader import Loader
 
@@ -34,7 +34,7 @@ class LayerMerger:
         loaded = self._loader.load(entry)
         if loaded.facts.digest != entry.digest:
             raise AdapterReplacedError(f"adapter {entry.name} was replaced on disk")
-        updates = self._updates(loaded.rows.parts["lora"].rows)
+        updates = self._updates(loaded.rows.parts["lora"])
         merged: dict[DenseLinear, DenseLinear] = {}
         for dense, parts in updates.items():
             if stop.is_set():
@@ -46,9 +46,9 @@ class LayerMerger:
         """Group (first output, A, B transposed, scale) of each adapted module by layer."""
         found: dict[DenseLinear, list[Any]] = {}
         by_id = {module: path for path, module in self._modules.ids.items()}
-        for module in rows.layout.rank.nonzero()[0].tolist():
+        for module in rows.table.rank.nonzero()[0].tolist():
             linear = self._modules.linears[by_id[module]]
-            scale = float(rows.layout.scale[module])
+            scale = float(rows.table.scale[module])
             found.setdefault(linear.dense, []).append((linear.low, *rows.factors(module), scale))
         return found
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.adapters.base_shape import BaseShape
-from gossamer.serving.capacity import BaseSizes
+from gossamer.serving.packing.capacity import BaseSizes
 
 
 def kv_shape(config: Any) -> tuple[int, int, int]:

@@ -1,0 +1,68 @@
+"""What adapters and tokens weigh in the pool, by arithmetic on a base model's sizes alone."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from gossamer.adapters.base_shape import BaseShape
+from gossamer.serving.packing.vectors import block_starts
+
+FLOAT = 4
+"""Bytes of a float32, in which keys, values and most rows rest."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BaseSizes:
+    """A base model's sizes, read from its config."""
+
+    shape: BaseShape
+    num_parameters: int
+    max_context: int
+
+    @property
+    def token_bytes(self) -> int:
+        """Keys and values of one token in all layers."""
+        return 2 * self.shape.num_layers * self.shape.num_kv_heads * self.shape.head_dim * FLOAT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """What one adapter takes."""
+
+    num_bytes: int
+    """Its own weight."""
+    num_blocks: int
+    """Blocks; what their ends waste is included."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolSizes:
+    """A pool that adapters of a base model are to lie in."""
+
+    base: BaseSizes
+    block_tokens: int
+    row_width: int
+    """Bytes of an element of low-rank rows: 4, 2 or 1."""
+
+    @property
+    def block_bytes(self) -> int:
+        """Bytes of a block."""
+        return self.base.token_bytes * self.block_tokens
+
+    def cost_of(self, vectors: Sequence[tuple[int, int]], *, width: int = FLOAT) -> Cost:
+        """Cost of vectors (number, elements of `width` bytes), packed as the pool packs them."""
+        counts, elements = np.array(vectors, dtype=np.int64).reshape(-1, 2).T
+        bounds = np.concatenate([[0], np.cumsum(np.repeat(elements, counts))])
+        return Cost(
+            num_bytes=int(bounds[-1]) * width,
+            num_blocks=len(block_starts(bounds, self.block_bytes // width)) - 1,
+        )
+
+
+def together(*costs: Cost) -> Cost:
+    """Cost of several parts of one adapter; each begins a block of its own."""
+    return Cost(
+        num_bytes=sum(cost.num_bytes for cost in costs),
+        num_blocks=sum(cost.num_blocks for cost in costs),
+    )

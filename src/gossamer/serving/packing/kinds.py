@@ -1,0 +1,51 @@
+"""One row per kind of adapter: how it lies in the pool, and what it costs there.
+
+The rows of `gossamer.adapters.kinds.table` know the same kinds by their files.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from gossamer.adapters.kinds.adapter import Adapter
+from gossamer.adapters.kinds.dora import DoraAdapter
+from gossamer.adapters.kinds.ia3 import Ia3Adapter
+from gossamer.adapters.kinds.intervention import InterventionAdapter
+from gossamer.adapters.kinds.low_rank import LowRankAdapter
+from gossamer.adapters.kinds.prefix import PrefixAdapter
+from gossamer.adapters.kinds.sparse_delta import SparseAdapter
+from gossamer.serving.packing.capacity import Cost, PoolSizes
+from gossamer.serving.packing.gain import cost_of_dora, pack_dora, pack_ia3
+from gossamer.serving.packing.hidden_edit import cost_of_intervention, pack_intervention
+from gossamer.serving.packing.low_rank import cost_of_low_rank, pack_low_rank
+from gossamer.serving.packing.prefix import cost_of_prefix, pack_prefix
+from gossamer.serving.packing.sparse_delta import cost_of_sparse, pack_sparse_adapter
+from gossamer.serving.packing.target import PackTarget, Parts
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackedKind:
+    """What is to be known of a kind of adapter to serve it."""
+
+    pack: Callable[[Any, PackTarget], Parts]
+    """Lays an adapter out for blocks."""
+    cost: Callable[[PoolSizes], dict[str, Cost]] = lambda pool: {}
+    """What usual adapters take, by what they are; the table of `gossamer plan`."""
+
+
+PACKED_KINDS: dict[type[Adapter], PackedKind] = {
+    LowRankAdapter: PackedKind(pack=pack_low_rank, cost=cost_of_low_rank),
+    DoraAdapter: PackedKind(pack=pack_dora, cost=cost_of_dora),
+    Ia3Adapter: PackedKind(pack=pack_ia3),
+    SparseAdapter: PackedKind(pack=pack_sparse_adapter, cost=cost_of_sparse),
+    InterventionAdapter: PackedKind(pack=pack_intervention, cost=cost_of_intervention),
+    PrefixAdapter: PackedKind(pack=pack_prefix, cost=cost_of_prefix),
+}
+
+
+def usual_costs(pool: PoolSizes) -> dict[str, Cost]:
+    """What usual adapters of all kinds take, by what they are."""
+    costs: dict[str, Cost] = {}
+    for kind in PACKED_KINDS.values():
+        costs |= kind.cost(pool)
+    return costs

@@ -1,0 +1,49 @@
+"""What adapters are packed for, and what they become: parts for the blocks of one pool."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from gossamer.adapters.base_shape import BaseShape
+from gossamer.kernels.paged_attention import KvLayout
+from gossamer.serving.packing.base_linear import BaseLinear
+from gossamer.serving.packing.rows import RowPacker
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackTarget:
+    """One base model, and the blocks of its pool."""
+
+    base: BaseShape
+    module_ids: Mapping[str, int]
+    """Number of each linear layer that can be adapted, by module path."""
+    linears: Mapping[str, BaseLinear]
+    """These layers themselves, by module path."""
+    layout: KvLayout
+    rows: RowPacker
+
+    @property
+    def block_bytes(self) -> int:
+        """Bytes of a block."""
+        return self.layout.block_bytes
+
+
+class Part(Protocol):
+    """One thing that an adapter does, in host memory."""
+
+    @property
+    def num_blocks(self) -> int:
+        """Blocks that it takes."""
+
+    @property
+    def num_bytes(self) -> int:
+        """What it weighs."""
+
+    def place(self, pool: Tensor, blocks: list[int]) -> Any:
+        """Copy it into `blocks` of the pool's bytes; returns the table that finds it there."""
+
+
+Parts = dict[str, Part]
+"""What an adapter does, by the field of `Resident` that each part becomes."""
