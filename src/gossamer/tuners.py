@@ -4,7 +4,7 @@ Importing this module makes `get_peft_model`, `PeftModel.from_pretrained`, `Auto
 transformers' `load_adapter` know the adapters of all of them.
 """
 
-from gossamer.methods.bottleneck.config import BottleneckConfig
+from gossamer.methods.bottleneck.model import BottleneckConfig
 from gossamer.methods.common.peft_tuner import copy_adapter
 from gossamer.methods.lamda.model import FreezeColumns, LamdaConfig
 from gossamer.methods.lorta.model import LortaConfig

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from bench import base_folder, base_model, build, gradients, logits
+from method_helpers import base_folder, base_model, build, gradients, logits
 from peft import PeftModel
 
 from gossamer.adapters.load import load_adapter

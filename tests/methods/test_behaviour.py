@@ -4,7 +4,8 @@ import contextlib
 
 import pytest
 import torch
-from bench import (
+from cases import CASES, SAME
+from method_helpers import (
     base_folder,
     base_model,
     build,
@@ -16,7 +17,6 @@ from bench import (
     logits,
     with_peft,
 )
-from cases import CASES, SAME
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 
 from gossamer import methods

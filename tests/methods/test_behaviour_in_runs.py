@@ -3,8 +3,8 @@
 import json
 
 import pytest
-from bench import base_folder
 from cases import CASES
+from method_helpers import base_folder
 from safetensors.torch import load_file
 
 from gossamer import methods

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from bench import base_folder, base_model, logits, probe_batches
 from datasets import Dataset
+from method_helpers import base_folder, base_model, logits, probe_batches
 from peft import PeftModel
 from transformers import AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
-from gossamer.methods.bottleneck.config import BottleneckConfig
+from gossamer.methods.bottleneck.model import BottleneckConfig
 from gossamer.methods.lamda.model import FreezeColumns, LamdaConfig
 from gossamer.methods.lorta.model import LortaConfig
 from gossamer.methods.reft.model import ReftConfig

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from bench import IDS, LABELS, base_folder, base_model, build, disturb, exported, with_peft
+from method_helpers import IDS, LABELS, base_folder, base_model, build, disturb, exported, with_peft
 
 from gossamer.basemodel.load import load_tokenizer
 from gossamer.methods.soft_prompts import start_prefix_from, start_prompt_from

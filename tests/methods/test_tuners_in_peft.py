@@ -5,8 +5,8 @@ import math
 
 import pytest
 import torch
-from bench import IDS, LABELS, base_folder, logits
 from house import PACKAGE, Source, imported_sources
+from method_helpers import IDS, LABELS, base_folder, logits
 from peft import PeftConfig, PeftModel, convert_to_lora, get_peft_model
 from peft.helpers import disable_input_dtype_casting
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING

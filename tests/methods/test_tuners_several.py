@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
-from bench import base_folder, logits
 from datasets import Dataset
+from method_helpers import base_folder, logits
 from peft import PeftModel, ShiraConfig, get_peft_model
 from transformers import AutoTokenizer
 from trl import DPOConfig, DPOTrainer

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from bench import IDS, LABELS, base_folder, logits
+from method_helpers import IDS, LABELS, base_folder, logits
 from peft import PeftModel, get_peft_model
 from torch import nn
 from tuner_cases import CONFIGS, MERGED, NAMES, base, numbers, stir, tuned

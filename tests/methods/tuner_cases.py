@@ -1,7 +1,7 @@
 """Our tuners as users of PEFT make them, for the tests that put the same question to all."""
 
 import torch
-from bench import base_folder, base_model
+from method_helpers import base_folder, base_model
 from peft import get_peft_model
 
 from gossamer.methods.smt.blocks import Block

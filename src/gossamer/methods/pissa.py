@@ -65,7 +65,7 @@ class Start:
         return found
 
     def _subtract_from_base(self, model: Any) -> None:
-        """W - s B0 A0 anew: another machine's decomposition differs in the last digits."""
+        """Make the base W - s B0 A0: another machine's decomposition differs in the last digits."""
 
         layers = dict(lora_layers(model))
         dtype = next(iter(layers.values())).get_base_layer().weight.dtype

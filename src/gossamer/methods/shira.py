@@ -17,7 +17,7 @@ def shira_config(model: Any, settings: Mapping[str, Any], context: MethodContext
     """PEFT's config with the mask chosen; raises `SettingError` where the settings do not fit."""
     checks: Any = torch.sparse.check_sparse_tensor_invariants
     if not checks.is_enabled():
-        # As it is; said aloud, torch does not warn about it in the first forward pass.
+        # Torch's default; when it is set explicitly, torch does not warn in the first forward pass.
         checks.disable()
     targets = select_targets(model, settings["target_modules"], settings["layers"])
     layers = {path: m for path, m in model.named_modules() if _is_target(path, targets)}

@@ -48,7 +48,7 @@ def compress_only(model: Any, modules: Sequence[str], groups: int) -> None:
 
 
 def keep_directions(model: Any) -> None:
-    """After loading: the directions that were loaded stay; PEFT would choose them anew."""
+    """Keep the directions that were loaded; PEFT would choose others."""
     for _, layer in lora_layers(model):
         if ADAPTER in layer.lora_variant:
             chosen = bool(layer.lora_velora_embed[ADAPTER].any())

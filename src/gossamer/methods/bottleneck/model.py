@@ -10,6 +10,8 @@ from gossamer.methods.bottleneck.layer import BottleneckLinear, not_mergeable
 from gossamer.methods.common.peft_tuner import GossamerTuner, register_tuner
 from gossamer.methods.common.targets import select_targets
 
+__all__ = ["BottleneckConfig", "BottleneckModel"]
+
 PREFIX = "bottleneck_"
 
 

@@ -204,5 +204,5 @@ class Method(ABC, Generic[S]):
         return None
 
     def callbacks(self, context: MethodContext) -> list[Any]:
-        """transformers `TrainerCallback`s that act during the run, e.g. to choose weights anew."""
+        """transformers `TrainerCallback`s that act during the run, e.g. to choose other weights."""
         return []

@@ -1,4 +1,4 @@
-"""A linear layer whose weight changes at single entries, for PEFT; base of the methods' layers."""
+"""A linear layer whose weight changes at single entries: the base of such methods' layers."""
 
 from abc import abstractmethod
 from typing import Any, ClassVar
@@ -52,13 +52,13 @@ class EntryLayer(GossamerLayer):
         self.set_index(name, index)
 
     def pattern(self, name: str) -> Pattern:
-        """The same, ready for products; made anew when the buffer was loaded or moved."""
+        """The entries of an adapter, ready for products; renewed once they were loaded or moved."""
         index = self.index(name)
         # What is made under torch.inference_mode() counts no versions; loading forgets all.
         version = 0 if index.is_inference() else index._version
         known = self._patterns.get(name)
         if known is None or known[0] is not index or known[1] != version:
-            # Whoever looks first may be generating, whoever comes next may be learning.
+            # The first to look may be generating, the next may be learning.
             with torch.inference_mode(False):
                 known = index, version, Pattern(index, self.shape)
             self._patterns[name] = known

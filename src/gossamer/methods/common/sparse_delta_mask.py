@@ -1,7 +1,6 @@
-"""Random masks that everyone who knows a seed can draw: the same on every machine and release."""
+"""Random masks that a seed alone decides: the same on every machine and in every release."""
 
 import hashlib
-from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -38,15 +37,6 @@ def random_entries(seed: int, name: str, shape: tuple[int, int], density: float)
 def as_index(flat: Tensor, shape: tuple[int, int]) -> Tensor:
     """Sorted positions in the flattened matrix as int32 [2, n] of rows and columns."""
     return torch.stack([flat // shape[1], flat % shape[1]]).to(torch.int32)
-
-
-def mask_digest(indices: Iterable[tuple[str, Tensor]]) -> str:
-    """Identity of the masks of named matrices; equal where all places are equal."""
-    digest = hashlib.sha256()
-    for name, index in sorted(indices, key=lambda pair: pair[0]):
-        digest.update(f"{name}:{tuple(index.shape)}:".encode())
-        digest.update(index.to("cpu", torch.int32).contiguous().numpy().astype("<i4").tobytes())
-    return digest.hexdigest()
 
 
 def _draw(start: np.uint64, count: int, size: int) -> np.ndarray:

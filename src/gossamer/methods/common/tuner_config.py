@@ -9,7 +9,7 @@ from peft import PeftConfig
 from gossamer.errors import SettingError
 
 REQUIRES = "pip install gossamer; import gossamer.tuners"
-"""What makes PEFT know our tuners; in every configuration, for whoever finds one without us."""
+"""What makes PEFT know our tuners; in every configuration, for those who find one without us."""
 
 _NOTE = """
 ## Loading

@@ -69,7 +69,7 @@ class ReftModel(GossamerTuner):
             self.tracker = PromptTracker(model, model.get_submodule(path.rpartition(".")[0]))
             self._hook = model.register_forward_pre_hook(self._before_model)
             if hasattr(model, "generate"):
-                # Whoever generates, through PEFT or not: its calls do not tell where prompts end.
+                # Also for calls that do not come through PEFT: they do not tell where prompts end.
                 model.generate = self._generate  # type: ignore[assignment]
 
     def new_layer(self, target: nn.Module, path: str) -> ReftBlock:

@@ -1,11 +1,10 @@
-"""From a sparse update to low-rank factors that begin where it ended; plain functions of tensors.
+"""From an update of single entries to low-rank factors that begin where it ended.
 
-A federated driver calls them round by round: `random_entries` (in `methods.entries.mask`) gives
-every client the same mask from a seed, `average` makes one change of the clients' values,
-`accumulate` adds it to the sum, and `prime_factors` turns the sum into the start of LoRA.
+A federated server does the same after its last round of the first stage: every client draws the
+same mask from a seed (`random_entries`), so only values travel, and their weighted mean is the
+update.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -32,22 +31,6 @@ class Primed:
     def retained(self) -> float:
         """Share of the update's energy that the factors hold; 0 for an update of nothing."""
         return self.kept / self.total if self.total > 0 else 0.0
-
-
-def average(values: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-    """The clients' changes [n] of the same entries, weighted (e.g. by rows), as FedAvg does."""
-    if len(values) != len(weights) or not values or sum(weights) <= 0:
-        raise ValueError(f"{len(values)} changes cannot be averaged with weights {list(weights)}")
-    whole = sum(weights)
-    result = torch.zeros_like(values[0])
-    for value, weight in zip(values, weights, strict=True):
-        result += value * (weight / whole)
-    return result
-
-
-def accumulate(total: Tensor | None, change: Tensor) -> Tensor:
-    """The update [n] after another round; `total` is None before the first."""
-    return change.clone() if total is None else total + change
 
 
 def prime_factors(

@@ -1,7 +1,7 @@
 """What DoRA must satisfy, on single layers in float64."""
 
 import torch
-from bench import counted, double_layer, random_factors
+from method_helpers import counted, double_layer, random_factors
 from transformers import AutoConfig
 
 from tiny import make_tiny_model

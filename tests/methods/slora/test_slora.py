@@ -17,6 +17,13 @@ from entry_case import (
 from peft import PeftModel
 from safetensors.torch import load_file
 from torch.nn.functional import linear
+from traffic import (
+    SEED_BYTES,
+    bitmap_bytes,
+    low_rank_round_bytes,
+    sparse_round_bytes,
+    total_bytes,
+)
 
 from gossamer import methods
 from gossamer.basemodel.load import load_model
@@ -24,14 +31,7 @@ from gossamer.errors import SettingError
 from gossamer.methods.common.sparse_delta_mask import num_entries, random_entries
 from gossamer.methods.slora.layer import SloraLinear
 from gossamer.methods.slora.method import updates
-from gossamer.methods.slora.prime import accumulate, average, prime_factors
-from gossamer.methods.slora.traffic import (
-    SEED_BYTES,
-    bitmap_bytes,
-    low_rank_round_bytes,
-    sparse_round_bytes,
-    total_bytes,
-)
+from gossamer.methods.slora.prime import prime_factors
 
 from tiny import make_tiny_model, module_shapes
 
@@ -176,16 +176,6 @@ class TestPriming:
         assert primed.retained == pytest.approx(0.05, abs=0.01)
         wide = prime_factors(index, values, (768, 768), rank=64, scale=2.0)
         assert wide.retained == pytest.approx(0.32, abs=0.03)
-
-    def test_clients_are_averaged_and_rounds_added(self):
-        one, two = torch.tensor([1.0, 2.0]), torch.tensor([4.0, -1.0])
-        assert average([one, two], [2, 1]).tolist() == pytest.approx([2.0, 1.0])
-        # One client with all the data is central training.
-        assert torch.equal(average([one], [17]), one)
-        total = accumulate(accumulate(None, one), two)
-        assert total.tolist() == [5.0, 1.0]
-        with pytest.raises(ValueError, match="cannot be averaged"):
-            average([one], [0])
 
 
 class TestLowRankStage:

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from bench import build, counted, double_layer, gradients, logits, random_factors
+from method_helpers import build, counted, double_layer, gradients, logits, random_factors
 from transformers import AutoConfig
 
 from tiny import make_tiny_model, module_shapes

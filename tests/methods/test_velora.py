@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from bench import build, double_layer, gradients
+from method_helpers import build, double_layer, gradients
 from peft import PeftModel
 from safetensors import safe_open
 

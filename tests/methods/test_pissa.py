@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from bench import (
+from method_helpers import (
     base_folder,
     base_model,
     build,

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from bench import base_folder, base_model, build, gradients, logits
+from method_helpers import base_folder, base_model, build, gradients, logits
 from torch.distributions import Normal
 
 bnb = pytest.importorskip("bitsandbytes.functional")
