@@ -8,7 +8,7 @@ from gossamer.errors import BaseMismatchError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaseShape:
-    """Sizes of a base model, which an adapter must fit."""
+    """The sizes of a base model that an adapter must fit."""
 
     linears: Mapping[str, tuple[int, int]]
     """(h_out, h_in) of each linear layer that can be adapted, by module path."""
@@ -31,7 +31,7 @@ def require_same_base(name: str, carried: str | None, served: str | None) -> Non
 def require_linear(
     name: str, module: str, base_shapes: Mapping[str, tuple[int, int]]
 ) -> tuple[int, int]:
-    """(h_out, h_in) of `module`; raises `BaseMismatchError` if the base has no such layer."""
+    """Return (h_out, h_in) of `module`; raises `BaseMismatchError` if the base lacks the layer."""
     if module not in base_shapes:
         raise BaseMismatchError(
             f"adapter {name} adapts {module}, which is no linear layer that can be adapted in "

@@ -57,7 +57,7 @@ def require_low_rank(spec: LoraSpec, name: str, *, allow_dora: bool = False) -> 
 
 
 def is_harmless_init(init: Any) -> bool:
-    """Whether a value of `init_lora_weights` leaves the base weights alone."""
+    """Tell whether a value of `init_lora_weights` leaves the base weights alone."""
     return (init.lower() if isinstance(init, str) else init) in _HARMLESS_INITS
 
 

@@ -38,24 +38,24 @@ class LoraSpec:
 
     @cached_property
     def ranks(self) -> Patterns[int]:
-        """Which rank holds where."""
+        """Return the patterns that say which modules have another rank."""
         return Patterns("rank_pattern", self.rank_pattern)
 
     @cached_property
     def alphas(self) -> Patterns[float]:
-        """Which alpha."""
+        """Return the patterns that say which modules have another alpha."""
         return Patterns("alpha_pattern", self.alpha_pattern)
 
     def rank_of(self, module: str) -> int:
-        """Rank at the module path `module`, such as `model.layers.0.self_attn.q_proj`."""
+        """Return the rank at the path `module`, such as `model.layers.0.mlp.up_proj`."""
         return self.ranks.value_for(module, self.rank)
 
     def alpha_of(self, module: str) -> float:
-        """Alpha at `module`."""
+        """Return alpha at the module path `module`."""
         return self.alphas.value_for(module, self.alpha)
 
     def scale_of(self, module: str) -> float:
-        """s in W + s B A: alpha / r, or alpha / sqrt(r) for rsLoRA (arXiv:2312.03732)."""
+        """Return s in W + s B A: alpha / r, or alpha / sqrt(r) for rsLoRA (arXiv:2312.03732)."""
         rank = self.rank_of(module)
         return self.alpha_of(module) / (math.sqrt(rank) if self.use_rslora else rank)
 
@@ -65,7 +65,7 @@ class LoraSpec:
 
     @property
     def ranks_and_scales(self) -> Hashable:
-        """Equal if `rank_of` and `scale_of` say the same of every module."""
+        """Return a key that is equal if `rank_of` and `scale_of` say the same of every module."""
         own = self.rank, self.alpha, self.use_rslora
         if not self.rank_pattern and not self.alpha_pattern:
             return own

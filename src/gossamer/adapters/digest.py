@@ -23,7 +23,7 @@ _ORDERED = frozenset({"rank_pattern", "alpha_pattern"})
 
 
 def digest_of(config: Mapping[str, Any], content: Content) -> str:
-    """Hex SHA-256 of what the adapter computes: the fields that matter, and all tensors.
+    """Hash what an adapter computes, the fields that matter and all tensors, to hex SHA-256.
 
     Independent of the order of lists that PEFT writes from sets, of the order and metadata of the
     weights file, and of fields that only tell how the adapter came about.

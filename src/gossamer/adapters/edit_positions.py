@@ -2,7 +2,7 @@
 
 
 def positions_to_edit(num_prompt: int, first: int, last: int) -> tuple[int, int]:
-    """How many of the first and of the last positions of a prompt are edited.
+    """Count the first and the last positions of a prompt that are edited.
 
     A prompt shorter than first + last shares its positions out, the greater half to the last
     (arXiv:2404.03592): none is edited twice.
@@ -13,7 +13,7 @@ def positions_to_edit(num_prompt: int, first: int, last: int) -> tuple[int, int]
 
 
 def positions_independent_of_end(num_prompt: int, first: int, last: int) -> int:
-    """Leading positions whose states are the same for every longer prompt that begins alike.
+    """Count leading positions whose states are the same for every longer prompt that begins alike.
 
     From the first position that is edited as one of the last ones, or as one of the first only
     because the prompt is long enough, states depend on where the prompt ends.

@@ -48,7 +48,7 @@ def refuse_fields(
 
 
 def whole_number(name: str, raw: Mapping[str, Any], field: str, *, least: int) -> int:
-    """The whole number `field`, below 2^31; raises `AdapterFormatError`."""
+    """Return the whole number `field`, below 2^31; raises `AdapterFormatError`."""
     value = raw.get(field)
     if type(value) is not int or not least <= value < MOST_PLACES:
         raise AdapterFormatError(
@@ -59,11 +59,11 @@ def whole_number(name: str, raw: Mapping[str, Any], field: str, *, least: int) -
 
 
 def is_set(value: Any) -> bool:
-    """Whether a field says anything at all."""
+    """Tell whether a field says anything at all."""
     return value is not None and value is not False and value not in ("", [], {})
 
 
 def short(value: Any) -> str:
-    """`value` as it may stand in a message."""
+    """Return `value` as it may stand in a message."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

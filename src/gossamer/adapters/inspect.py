@@ -21,7 +21,7 @@ _RANKED = re.compile("|".join(kind.ranked for kind in KINDS.values() if kind.ran
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterInfo:
-    """One adapter, described."""
+    """The description of one adapter."""
 
     name: str
     path: Path
@@ -48,8 +48,9 @@ class AdapterInfo:
 
 
 def inspect(folder: Path, limits: AdapterLimits | None = None) -> AdapterInfo:
-    """Describe the adapter in `folder`, of whatever type. Its weights are hashed in pieces, never
-    held.
+    """Describe the adapter in `folder`, of whatever type.
+
+    Its weights are hashed in pieces, never held.
 
     Raises:
         AdapterNotFoundError, AdapterFormatError, UnsupportedAdapterError: as `open_weights`.
@@ -82,7 +83,7 @@ def inspect(folder: Path, limits: AdapterLimits | None = None) -> AdapterInfo:
 
 
 def digest(folder: Path) -> str:
-    """Hex SHA-256 of the adapter's content; see `digest.digest_of`.
+    """Hash the content of the adapter in `folder` as `digest.digest_of` does.
 
     Raises:
         AdapterNotFoundError, AdapterFormatError, UnsupportedAdapterError: as `open_weights`.
@@ -94,7 +95,7 @@ def digest(folder: Path) -> str:
 
 
 def find_adapters(root: Path) -> list[Path]:
-    """Adapter folders: `root` itself if it is one, then its immediate sub-folders, by name.
+    """List adapter folders: `root` itself if it is one, then its immediate sub-folders, by name.
 
     Hidden folders are skipped: adapters that are being written live there.
 

@@ -23,7 +23,7 @@ on."""
 
 
 def module_of_key(name: str, key: str, suffixes: Sequence[str], what: str) -> tuple[str, str]:
-    """(module path, suffix) of a tensor's name.
+    """Split a tensor's name into (module path, suffix).
 
     Raises `UnsupportedAdapterError` for a tensor that is not `what`.
     """

@@ -57,13 +57,13 @@ class Patterns(Generic[T]):
 
     @property
     def steps(self) -> int:
-        """What a character of a module's path costs."""
+        """Count the steps that each character of a module's path costs."""
         groups = sum(map(len, self._names.values()))
         programs = sum(expression.programsize for _, expression in self._expressions)
         return _NAME_STEPS * groups + programs
 
     def value_for(self, module: str, default: T) -> T:
-        """The value of the first key that matches `module`, else `default`.
+        """Return the value of the first key that matches `module`, else `default`.
 
         Raises `AdapterFormatError` for a module whose name no expression can be compared with.
         """

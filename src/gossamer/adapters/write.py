@@ -53,7 +53,7 @@ def write_low_rank(
 
 
 def derive_config(factors: Mapping[str, Factors]) -> dict[str, Any]:
-    """A PEFT config that gives each module its rank and scale.
+    """Derive a PEFT config that gives each module its rank and scale.
 
     The most frequent rank and alpha become the defaults, the others patterns by full path.
     """

@@ -55,7 +55,7 @@ def load_dora(source: AdapterSource) -> DoraAdapter:
 
 
 def merge_dora(adapter: DoraAdapter, path: str, layer: nn.Linear, weight: torch.Tensor) -> None:
-    """W = m (W + s B A) / |W + s B A| row by row for the module `path` (eq. 5), in place."""
+    """Make W of the module `path` m (W + s B A) / |W + s B A| row by row (eq. 5), in place."""
     merge_low_rank(adapter, path, layer, weight)
     length = torch.linalg.norm(weight, dim=1)
     weight *= (adapter.magnitudes[path].to(weight) / length).unsqueeze(1)

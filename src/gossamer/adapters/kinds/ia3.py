@@ -60,7 +60,7 @@ def load_ia3(source: AdapterSource) -> Ia3Adapter:
 
 
 def merge_ia3(adapter: Ia3Adapter, path: str, layer: nn.Linear, weight: torch.Tensor) -> None:
-    """Rows (and the layer's bias) or columns of W times the factors of the module `path`."""
+    """Multiply rows (and the layer's bias) or columns of W by the factors of the module `path`."""
     outputs, inputs = adapter.outputs.get(path), adapter.inputs.get(path)
     if outputs is not None:
         weight *= outputs.to(weight).unsqueeze(1)

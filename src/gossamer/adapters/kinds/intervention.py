@@ -28,7 +28,7 @@ _Side = dict[int, dict[str, Place]]
 
 @dataclass(frozen=True)
 class Edit:
-    """h' = h + R^T (W h + b - R h) for LoReFT, h + R^T (W h + b) for the others."""
+    """One edit: h' = h + R^T (W h + b - R h) for LoReFT, h + R^T (W h + b) for the others."""
 
     rotate: Tensor
     """R [rank, hidden]"""

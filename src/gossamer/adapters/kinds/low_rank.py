@@ -38,13 +38,13 @@ class Factors:
 
     @property
     def rank(self) -> int:
-        """Rows of A."""
+        """The rank: rows of A."""
         return self.a.shape[0]
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Where the `Factors` of one linear layer lie in a file."""
+    """The places of the `Factors` of one linear layer in a file."""
 
     a: Place
     b: Place
@@ -52,21 +52,24 @@ class Pair:
 
     @property
     def rank(self) -> int:
-        """Rows of A."""
+        """The rank: rows of A."""
         return self.a.shape[0]
 
 
 @dataclass(frozen=True, eq=False)
 class Pairing:
-    """The factors that a file holds. One object for adapters that differ in nothing but numbers,
-    so that what follows from it alone can be worked out once for all of them."""
+    """The places of all factors that a file holds.
+
+    One object for adapters that differ in nothing but numbers, so that what follows from it alone
+    can be worked out once for all of them.
+    """
 
     pairs: Mapping[str, Pair]
     """By module path in the base model, in the order of module paths: files keep none."""
 
     @cached_property
     def shapes(self) -> dict[str, tuple[int, int]]:
-        """(h_out, h_in) by module path."""
+        """Return (h_out, h_in) of each module, by its path."""
         return {path: (p.b.shape[0], p.a.shape[1]) for path, p in self.pairs.items()}
 
     @cached_property
@@ -84,7 +87,9 @@ def pair_factors(
     ignored: tuple[str, ...] = (),
     limits: AdapterLimits,
 ) -> Pairing:
-    """Pair A and B of each module. Tensors whose names end with one of `ignored` are others' work.
+    """Pair A and B of each module.
+
+    Tensors whose names end with one of `ignored` are left to the caller.
 
     base_shapes: (h_out, h_in) by module path, if the base model is known.
 
@@ -228,6 +233,6 @@ def method_of_low_rank(config: Mapping[str, Any]) -> str:
 def merge_low_rank(
     adapter: LowRankAdapter, path: str, _layer: nn.Linear, weight: torch.Tensor
 ) -> None:
-    """W += s B A for the module `path`, in place."""
+    """Add s B A to W of the module `path`, in place."""
     factors = adapter.factors[path]
     weight += factors.scale * (factors.b.to(weight) @ factors.a.to(weight))

@@ -31,12 +31,12 @@ class Entries:
     """[n]"""
 
     def add_to(self, weight: Tensor) -> None:
-        """weight [h_out, h_in] += the change, in place."""
+        """Add the change to weight [h_out, h_in], in place."""
         places = (self.rows.to(weight.device), self.columns.to(weight.device))
         weight.index_put_(places, self.values.to(weight), accumulate=True)
 
     def end(self) -> tuple[int, int]:
-        """Smallest (h_out, h_in) that holds all entries."""
+        """Return the smallest (h_out, h_in) that holds all entries."""
         if not len(self.rows):
             return 0, 0
         return int(self.rows.max()) + 1, int(self.columns.max()) + 1
@@ -52,7 +52,7 @@ class Blocks:
     """[sum of height * width], each block row by row, in the order of `places`."""
 
     def add_to(self, weight: Tensor) -> None:
-        """weight [h_out, h_in] += the change, in place."""
+        """Add the change to weight [h_out, h_in], in place."""
         low = 0
         for row, column, height, width in self.places.tolist():
             block = self.values[low : low + height * width].view(height, width)
@@ -60,7 +60,7 @@ class Blocks:
             low += height * width
 
     def end(self) -> tuple[int, int]:
-        """Smallest (h_out, h_in) that holds all blocks."""
+        """Return the smallest (h_out, h_in) that holds all blocks."""
         if not len(self.places):
             return 0, 0
         rows, columns, heights, widths = self.places.unbind(1)
@@ -143,7 +143,7 @@ def load_sparse(source: AdapterSource) -> SparseAdapter:
 
 
 def merge_sparse(adapter: SparseAdapter, path: str, _layer: nn.Linear, weight: Tensor) -> None:
-    """W += the change of the module `path`, in place."""
+    """Add the change of the module `path` to its weight, in place."""
     adapter.deltas[path].add_to(weight)
 
 

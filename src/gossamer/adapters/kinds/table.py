@@ -36,7 +36,7 @@ def method_of_type(config: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterKind:
-    """What is to be known of a kind of adapter."""
+    """A row of the table: what is to be known of a kind of adapter by its files."""
 
     types: tuple[str, ...]
     """PEFT's types that are of this kind, in capitals."""
@@ -128,7 +128,7 @@ _WITHOUT_KIND = {
 
 
 def class_of(config: Mapping[str, Any], *, described: bool = False) -> type[Adapter] | None:
-    """The class of adapters with this config; None if there is none here.
+    """Find the class of adapters with this config; None if there is none here.
 
     With `described`, types that can only be described have one too.
     """
@@ -141,7 +141,7 @@ def class_of(config: Mapping[str, Any], *, described: bool = False) -> type[Adap
 
 
 def kind_of(source: AdapterSource) -> AdapterKind:
-    """The row of an adapter's kind; raises `UnsupportedAdapterError` for types without one."""
+    """Find the row of an adapter's kind; raises `UnsupportedAdapterError` for types without one."""
     adapter_class = class_of(source.config)
     if adapter_class is not None:
         return KINDS[adapter_class]

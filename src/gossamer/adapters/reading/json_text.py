@@ -11,7 +11,7 @@ _MOST_DIGITS = 20
 
 
 def count_values(content: bytes) -> int:
-    """At least as many values as there are in a JSON text, without parsing it.
+    """Bound the number of values in a JSON text from above, without parsing it.
 
     The parser holds Python's lock for as long as it takes, so a text is judged before.
     """
@@ -19,7 +19,7 @@ def count_values(content: bytes) -> int:
 
 
 def parse(content: bytes, pairs: Pairs | None = None) -> Any:
-    """What the text says. `pairs` makes an object of its pairs.
+    """Parse a JSON text. `pairs` makes an object of its pairs.
 
     Raises `ValueError` with one line that says what is wrong.
     """
@@ -43,7 +43,7 @@ def _whole_number(digits: str) -> int:
 
 
 def depth(value: Any) -> int:
-    """Lists and objects within each other."""
+    """Count how many lists and objects lie within each other."""
     found, level = 0, [value]
     while level := [item for item in level if isinstance(item, dict | list)]:
         found += 1

@@ -42,7 +42,7 @@ def open_regular(path: Path) -> FileIO:
 
 
 def read_whole(path: Path, most: int) -> bytes:
-    """The content of a file, but no more than `most` + 1 bytes of it. Raises `OSError`."""
+    """Read a file, but no more than `most` + 1 bytes of it. Raises `OSError`."""
     with open_regular(path) as file:
         parts = []
         left = most + 1
@@ -53,12 +53,12 @@ def read_whole(path: Path, most: int) -> bytes:
 
 
 def is_passing(error: OSError) -> bool:
-    """Whether the system failed, rather than that no file is there."""
+    """Tell whether the system failed, rather than that no file is there."""
     return error.errno is not None and error.errno not in _OF_THE_PATH
 
 
 def unreadable(path: Path, error: OSError) -> AdapterError:
-    """The error for a file that cannot be read: for good, or now."""
+    """Make the error for a file that cannot be read: for good, or now."""
     what = f"cannot read {path}: {error.strerror}"
     if error.errno in _OF_THE_PATH:
         return AdapterFormatError(what)

@@ -39,25 +39,28 @@ _MOST_DIGESTS = 8
 
 @dataclass
 class Findings:
-    """About the content of one file."""
+    """What is known about the content of one file."""
 
     is_finite: bool = False
     """Whether it was seen to hold neither NaN nor infinity."""
     _digests: dict[bytes, str] = field(default_factory=dict)
 
     def digest(self, config: bytes) -> str | None:
-        """The adapter's digest if the hash of the config beside the file is `config`."""
+        """Return the adapter's digest, if it is known beside a config whose hash is `config`."""
         return self._digests.get(config)
 
     def note_digest(self, config: bytes, digest: str) -> None:
-        """That digest; of many configs beside one file only the last ones count."""
+        """Note the digest beside a config; of many configs only the last ones are kept."""
         if len(self._digests) >= _MOST_DIGESTS:
             self._digests.clear()
         self._digests[config] = digest
 
 
 def stamp_of(status: os.stat_result) -> Stamp | None:
-    """None if the file was written to so recently that a clock need not tell the next change."""
+    """Make a stamp of the content; None if the file was written to very recently.
+
+    A clock need not tell the next change then.
+    """
     changed = max(status.st_mtime_ns, status.st_ctime_ns)
     if time.time_ns() - changed < _SETTLED_NS:
         return None
@@ -67,7 +70,7 @@ def stamp_of(status: os.stat_result) -> Stamp | None:
 
 
 def findings_about(stamp: Stamp | None) -> Findings:
-    """Where to note them: kept for the next reader of the same content, if it can be recognised."""
+    """Return the findings about a content, kept for its next reader if it can be recognised."""
     return Findings() if stamp is None else _kept(stamp)
 
 
@@ -90,19 +93,19 @@ class Content(Protocol):
 
     @property
     def header(self) -> Header:
-        """Which there are."""
+        """The header, which says which tensors there are."""
 
     @property
     def findings(self) -> Findings:
-        """What is known of them."""
+        """What is known of the content."""
 
     def parts(self, bounds: Sequence[tuple[int, int]]) -> Iterator[memoryview]:
-        """The bytes between some bounds, counted from the header's end."""
+        """Give the bytes between some bounds, counted from the header's end."""
 
 
 @dataclass(frozen=True)
 class SafetensorsFile:
-    """The content of a file."""
+    """The whole content of a file, in memory."""
 
     data: torch.Tensor
     """[bytes] all elements, one tensor behind the other."""
@@ -110,11 +113,11 @@ class SafetensorsFile:
     findings: Findings
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """All tensors, as views of `data`."""
+        """Return all tensors by name, as views of `data`."""
         return {name: self.tensor(place) for name, place in self.header.places.items()}
 
     def tensor(self, place: Place) -> torch.Tensor:
-        """What lies at one of the header's places, as a view of `data`."""
+        """Return the tensor at one of the header's places, as a view of `data`."""
         piece = self.data[place.start : place.end]
         if place.start % place.dtype.itemsize:  # allowed, if rare: behind one of smaller elements
             piece = piece.clone()
@@ -125,7 +128,7 @@ class SafetensorsFile:
         return self.data.view(self.header.dtype) if self.header.dtype is not None else None
 
     def parts(self, bounds: Sequence[tuple[int, int]]) -> Iterator[memoryview]:
-        """See `Content`."""
+        """Give the bytes between some bounds; see `Content`."""
         data = bytes_of(self.data)
         return (data[start:end] for start, end in bounds)
 
@@ -150,7 +153,7 @@ class OpenSafetensors:
         return findings_about(self._stamp)
 
     def read(self) -> SafetensorsFile:
-        """All of it; the memory is ours, so that later changes of the file do no harm.
+        """Read all tensors; the memory is ours, so that later changes of the file do no harm.
 
         Raises `Damage`, `OSError`.
         """
@@ -163,7 +166,7 @@ class OpenSafetensors:
         return SafetensorsFile(data, self.header, findings)
 
     def parts(self, bounds: Sequence[tuple[int, int]]) -> Iterator[memoryview]:
-        """See `Content`. Raises `Damage` in the end if the file was written to meanwhile."""
+        """Give the bytes between some bounds; raises `Damage` if the file has changed."""
         memory = memoryview(bytearray(min(_PART_BYTES, self._size)))
         for start, end in bounds:
             self._file.seek(self._start + start)
@@ -225,7 +228,7 @@ def _identity(status: os.stat_result) -> tuple[int, ...]:
 
 
 def bytes_of(data: torch.Tensor) -> memoryview:
-    """The memory of a uint8 tensor."""
+    """View the memory of a uint8 tensor."""
     return memoryview(data.numpy())  # type: ignore[arg-type]
 
 

@@ -40,7 +40,7 @@ _VALUES_BESIDE = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a tensor lies behind the header."""
+    """The place of a tensor behind the header."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
@@ -56,8 +56,11 @@ class Place:
 
 @dataclass(frozen=True, eq=False)
 class Header:
-    """What a header says. One object for files that say the same, so that what follows from it
-    alone can be worked out once for all of them."""
+    """The statements of a header.
+
+    One object for files that say the same, so that what follows from it alone can be worked out
+    once for all of them.
+    """
 
     places: Mapping[str, Place]
     """By name, in the order of the data."""
@@ -68,11 +71,11 @@ class Header:
 
     @cached_property
     def numel(self) -> int:
-        """Elements of all tensors."""
+        """The number of elements of all tensors."""
         return sum(place.numel for place in self.places.values())
 
     def once(self, key: Hashable, conclude: Callable[[], T]) -> T:
-        """What `conclude` returns: called the first time only, as long as the header is remembered.
+        """Return what `conclude` returns, called once as long as the header is remembered.
 
         `key` names all that the answer depends on beside the header.
         """
@@ -86,19 +89,19 @@ class Header:
 
 
 class Damage(Exception):
-    """What is wrong with a file."""
+    """A file is damaged; the message says how."""
 
 
 class Excess(Exception):
-    """What of a file is more than may be read."""
+    """A file has more of something than may be read; the message says of what."""
 
 
 class UnknownFormat(Exception):
-    """Which tensor has a number format that is none of `DTYPES`."""
+    """A tensor has a number format that is none of `DTYPES`; the message says which."""
 
 
 def parse_header(content: bytes, size: int, limits: AdapterLimits) -> Header:
-    """A header that `size` bytes follow.
+    """Parse and check a header that `size` bytes follow.
 
     Raises:
         Damage: it is malformed, or does not describe `size` bytes.

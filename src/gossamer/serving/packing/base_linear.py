@@ -21,12 +21,12 @@ class BaseLinear:
 
     @torch.inference_mode()
     def product(self, x: Tensor) -> Tensor:
-        """x [n, h_in] W^T, without the bias; [n, h_out]."""
+        """Multiply x [n, h_in] by W^T, without the bias; [n, h_out]."""
         y: Tensor = self.dense(x)
         if self.dense.bias is not None:
             y = y - self.dense.bias
         return y[:, self.low : self.high]
 
     def squared_lengths(self) -> Tensor:
-        """|W_j|^2 of each row j, float64 [h_out]."""
+        """Return |W_j|^2 of each row j, float64 [h_out]."""
         return self.dense.squared_lengths()[self.low : self.high]

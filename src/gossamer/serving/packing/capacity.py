@@ -14,7 +14,7 @@ FLOAT = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaseSizes:
-    """A base model's sizes, read from its config."""
+    """The sizes of a base model, read from its config."""
 
     shape: BaseShape
     num_parameters: int
@@ -22,13 +22,13 @@ class BaseSizes:
 
     @property
     def token_bytes(self) -> int:
-        """Keys and values of one token in all layers."""
+        """Bytes of the keys and values of one token in all layers."""
         return 2 * self.shape.num_layers * self.shape.num_kv_heads * self.shape.head_dim * FLOAT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """What one adapter takes."""
+    """The memory that one adapter takes."""
 
     num_bytes: int
     """Its own weight."""
@@ -51,7 +51,7 @@ class PoolSizes:
         return self.base.token_bytes * self.block_tokens
 
     def cost_of(self, vectors: Sequence[tuple[int, int]], *, width: int = FLOAT) -> Cost:
-        """Cost of vectors (number, elements of `width` bytes), packed as the pool packs them."""
+        """Tell the cost of vectors (number, elements of `width` bytes), packed as in the pool."""
         counts, elements = np.array(vectors, dtype=np.int64).reshape(-1, 2).T
         bounds = np.concatenate([[0], np.cumsum(np.repeat(elements, counts))])
         return Cost(
@@ -61,7 +61,7 @@ class PoolSizes:
 
 
 def together(*costs: Cost) -> Cost:
-    """Cost of several parts of one adapter; each begins a block of its own."""
+    """Add up the parts of one adapter; each begins a block of its own."""
     return Cost(
         num_bytes=sum(cost.num_bytes for cost in costs),
         num_blocks=sum(cost.num_blocks for cost in costs),

@@ -20,7 +20,7 @@ from gossamer.serving.packing.vectors import VectorPart, join, pack_vectors
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GainPart(VectorPart):
-    """Factors in host memory."""
+    """Factors of outputs and inputs in host memory."""
 
     modules: list[int]
     """Of each vector."""
@@ -29,7 +29,7 @@ class GainPart(VectorPart):
     keeps_bias: bool
 
     def place(self, pool: Tensor, blocks: list[int]) -> GainTable:
-        """Copy into `blocks` of the pool's bytes."""
+        """Copy the factors into `blocks` of the pool's bytes."""
         offsets = np.full(self.num_modules, -1, dtype=np.int64)
         scales_input = np.zeros(self.num_modules, dtype=np.bool_)
         offsets[self.modules] = self.vectors.write(pool, blocks)
@@ -54,7 +54,7 @@ def pack_gains(
 
 
 def dora_gains(adapter: DoraAdapter, linears: Mapping[str, BaseLinear]) -> dict[str, Tensor]:
-    """g [h_out] by module path: g_j = m_j over the length of row j of W + s B A.
+    """Compute g [h_out] by module path: g_j = m_j over the length of row j of W + s B A.
 
     The product is never formed: |W_j + s (B A)_j|^2 = |W_j|^2 + 2 s (W A^T)_j . B_j
     + s^2 B_j (A A^T) B_j^T, where W A^T is what the base layer makes of the rows of A.
@@ -108,6 +108,6 @@ def pack_ia3(adapter: Ia3Adapter, target: PackTarget) -> Parts:
 
 
 def cost_of_dora(pool: PoolSizes) -> dict[str, Cost]:
-    """Low-rank rows, and a factor per output of every linear layer."""
+    """Tell the cost of low-rank rows and a factor per output of every linear layer."""
     gains = pool.cost_of([(1, h_out) for h_out, _ in pool.base.shape.linears.values()])
     return {"gain: DoRA 16, all linear": together(cost_of_rank(pool, 16), gains)}

@@ -15,7 +15,7 @@ from gossamer.serving.packing.vectors import VectorPart, join, pack_vectors
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EditPart(VectorPart):
-    """Edits in host memory."""
+    """Edits of hidden states in host memory."""
 
     first_row: npt.NDArray[np.int64]  # [L, 2]
     rank: npt.NDArray[np.int32]  # [L, 2]
@@ -23,7 +23,7 @@ class EditPart(VectorPart):
     last_positions: int
 
     def place(self, pool: Tensor, blocks: list[int]) -> EditTable:
-        """Copy into `blocks` of the pool's bytes."""
+        """Copy the edits into `blocks` of the pool's bytes."""
         return EditTable(
             first_row=self.first_row,
             rank=self.rank,
@@ -62,7 +62,7 @@ def pack_intervention(adapter: InterventionAdapter, target: PackTarget) -> Parts
 
 
 def cost_of_intervention(pool: PoolSizes) -> dict[str, Cost]:
-    """One edit per decoder block, first and last positions tied (LoReFT)."""
+    """Tell the cost of an edit per decoder block, first and last positions tied (LoReFT)."""
     rank, shape = 8, pool.base.shape
     edits = [(2 * rank, shape.hidden_size), (1, rank)] * shape.num_layers
     return {f"intervention: LoReFT {rank}, every layer": pool.cost_of(edits)}

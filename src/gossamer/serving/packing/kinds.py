@@ -25,7 +25,7 @@ from gossamer.serving.packing.target import PackTarget, Parts
 
 @dataclass(frozen=True, kw_only=True)
 class PackedKind:
-    """What is to be known of a kind of adapter to serve it."""
+    """A row of the table: what is to be known of a kind of adapter to serve it."""
 
     pack: Callable[[Any, PackTarget], Parts]
     """Lays an adapter out for blocks."""
@@ -44,7 +44,7 @@ PACKED_KINDS: dict[type[Adapter], PackedKind] = {
 
 
 def usual_costs(pool: PoolSizes) -> dict[str, Cost]:
-    """What usual adapters of all kinds take, by what they are."""
+    """Tell the cost of usual adapters of all kinds, by what they are."""
     costs: dict[str, Cost] = {}
     for kind in PACKED_KINDS.values():
         costs |= kind.cost(pool)

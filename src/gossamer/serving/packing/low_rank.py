@@ -16,7 +16,7 @@ def pack_low_rank(adapter: LowRankAdapter, target: PackTarget) -> Parts:
 
 
 def cost_of_low_rank(pool: PoolSizes) -> dict[str, Cost]:
-    """Rows of A and B of all linear layers, and of two in each block."""
+    """Tell the cost of adapters of all linear layers, and of two in each decoder block."""
     costs = {f"low-rank {rank}, all linear": cost_of_rank(pool, rank) for rank in EXAMPLE_RANKS}
     costs |= {
         f"low-rank {rank}, q and v": cost_of_rank(pool, rank, ("q_proj", "v_proj"))
@@ -26,7 +26,7 @@ def cost_of_low_rank(pool: PoolSizes) -> dict[str, Cost]:
 
 
 def cost_of_rank(pool: PoolSizes, rank: int, targets: Sequence[str] | None = None) -> Cost:
-    """Rows of A and B of all linear layers, or of those whose names are among `targets`."""
+    """Tell the cost of A and B of all linear layers, or of those named in `targets`."""
     shapes = [
         shape
         for path, shape in pool.base.shape.linears.items()

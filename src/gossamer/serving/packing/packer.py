@@ -50,7 +50,7 @@ class HostAdapter:
 
 
 class Packer:
-    """Lays adapters out for the pool of one base model."""
+    """The packer of adapters for the pool of one base model."""
 
     def __init__(
         self, base: BaseShape, module_ids: Mapping[str, int], linears: Mapping[str, BaseLinear],

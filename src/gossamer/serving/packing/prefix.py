@@ -13,7 +13,7 @@ from gossamer.serving.packing.target import PackTarget, Parts
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrefixPart:
-    """A prefix for blocks of a layout."""
+    """A prefix in host memory, for blocks of a layout."""
 
     adapter: PrefixAdapter
     layout: KvLayout
@@ -30,7 +30,7 @@ class PrefixPart:
 
     @property
     def num_bytes(self) -> int:
-        """What its keys and values weigh."""
+        """Bytes of its keys and values."""
         return self.adapter.num_virtual_tokens * (
             self.layout.block_bytes // self.layout.block_tokens
         )
@@ -59,7 +59,7 @@ def pack_prefix(adapter: PrefixAdapter, target: PackTarget) -> Parts:
 
 
 def cost_of_prefix(pool: PoolSizes) -> dict[str, Cost]:
-    """Keys and values of virtual tokens (prompt and prefix tuning)."""
+    """Tell the cost of the keys and values of virtual tokens (prompt and prefix tuning)."""
     tokens = 20
     cost = Cost(
         num_bytes=tokens * pool.base.token_bytes, num_blocks=-(-tokens // pool.block_tokens)

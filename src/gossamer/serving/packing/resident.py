@@ -19,7 +19,7 @@ class PrefixTable:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resident:
-    """What an adapter does; None for what it does not."""
+    """The tables of an adapter in the pool; None for what it does not do."""
 
     lora: LoraTable | None = None
     gain: GainTable | None = None

@@ -33,7 +33,7 @@ class HostRows(VectorPart):
         return replace(self.table, offsets=self.vectors.write(pool, blocks))
 
     def factors(self, module: int) -> tuple[Tensor, Tensor]:
-        """A [rank, h_in] and B transposed [rank, h_out] of `module` as float32."""
+        """Return A [rank, h_in] and B transposed [rank, h_out] of `module` as float32."""
         first, rank = int(self.table.first_row[module]), int(self.table.rank[module])
         return self._factor(first, rank), self._factor(first + rank, rank)
 
@@ -88,7 +88,7 @@ class _Plan:
 
 
 class RowPacker:
-    """Lays low-rank adapters out for one base model and blocks of one size."""
+    """The packer of low-rank rows for one base model and blocks of one size."""
 
     def __init__(
         self, module_ids: Mapping[str, int], block_bytes: int, *, int8: bool = False

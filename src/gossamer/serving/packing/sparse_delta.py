@@ -33,7 +33,7 @@ class Segments:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SparsePart(VectorPart):
-    """Sparse changes in host memory."""
+    """The sparse changes of an adapter in host memory."""
 
     first: LongArray  # [M] first segment of each module
     count: LongArray  # [M]
@@ -43,7 +43,7 @@ class SparsePart(VectorPart):
     half: bool
 
     def place(self, pool: Tensor, blocks: list[int]) -> SparseTable:
-        """Copy into `blocks` of the pool's bytes."""
+        """Copy the changes into `blocks` of the pool's bytes."""
         return SparseTable(
             first=self.first,
             count=self.count,
@@ -89,7 +89,7 @@ def pack_sparse_adapter(adapter: SparseAdapter, target: PackTarget) -> Parts:
 
 
 def cost_of_sparse(pool: PoolSizes) -> dict[str, Cost]:
-    """A hundredth of the linear layers, as scattered entries (SHiRA) and in blocks (SMT).
+    """Tell the cost of a hundredth of the linear layers, scattered (SHiRA) and in blocks (SMT).
 
     Entries are spread evenly over rows here; real masks differ from row to row by a few bytes.
     """

@@ -14,7 +14,7 @@ from gossamer.serving.packing.rows import RowPacker
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackTarget:
-    """One base model, and the blocks of its pool."""
+    """One base model and the blocks of its pool, for which adapters are packed."""
 
     base: BaseShape
     module_ids: Mapping[str, int]
@@ -39,7 +39,7 @@ class Part(Protocol):
 
     @property
     def num_bytes(self) -> int:
-        """What it weighs."""
+        """Bytes that it weighs."""
 
     def place(self, pool: Tensor, blocks: list[int]) -> Any:
         """Copy it into `blocks` of the pool's bytes; returns the table that finds it there."""

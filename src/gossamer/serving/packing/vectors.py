@@ -13,7 +13,7 @@ LongArray = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VectorLayout:
-    """Where vectors lie one behind the other, and in which block: none straddles two."""
+    """The places of vectors one behind the other, and in blocks: none straddles two."""
 
     bounds: LongArray
     """[n + 1] vector i is elements bounds[i] to bounds[i + 1]."""
@@ -32,16 +32,16 @@ class Vectors:
 
     @property
     def num_blocks(self) -> int:
-        """Blocks that they take."""
+        """Blocks that the vectors take."""
         return len(self.layout.starts) - 1
 
     @property
     def num_bytes(self) -> int:
-        """What they weigh; the unused ends of blocks are not counted."""
+        """Bytes of the vectors; the unused ends of blocks are not counted."""
         return self.data.numel() * self.data.element_size()
 
     def write(self, pool: Tensor, blocks: Sequence[int]) -> LongArray:
-        """Copy into `blocks` of the pool's bytes; returns each vector's offset in elements."""
+        """Copy the vectors into `blocks` of the pool's bytes; returns their offsets in elements."""
         elements = pool.view(self.data.dtype)
         bounds, starts = self.layout.bounds, self.layout.starts
         offsets = np.empty(len(bounds) - 1, dtype=np.int64)
@@ -61,12 +61,12 @@ class VectorPart:
 
     @property
     def num_blocks(self) -> int:
-        """Blocks that they take."""
+        """Blocks that the vectors take."""
         return self.vectors.num_blocks
 
     @property
     def num_bytes(self) -> int:
-        """What they weigh."""
+        """Bytes of the vectors."""
         return self.vectors.num_bytes
 
 
@@ -77,14 +77,14 @@ def pack_vectors(data: Tensor, widths: npt.ArrayLike, block_bytes: int) -> Vecto
 
 
 def lay_out_vectors(widths: npt.ArrayLike, block_elements: int) -> VectorLayout:
-    """For vectors of `widths` and blocks of `block_elements`."""
+    """Lay out vectors of `widths` for blocks of `block_elements`."""
     bounds = np.concatenate([[0], np.cumsum(np.asarray(widths, dtype=np.int64))]).astype(np.int64)
     starts = block_starts(bounds, block_elements)
     return VectorLayout(bounds=bounds, starts=starts, block_elements=block_elements)
 
 
 def block_starts(bounds: LongArray, block_elements: int) -> LongArray:
-    """First vector of each block, and the number of vectors; `bounds` as in `VectorLayout`.
+    """Return the first vector of each block, and the number of vectors, given their bounds.
 
     A vector that would straddle two blocks begins the next one, so a block may end with less than a
     vector unused.
@@ -99,6 +99,6 @@ def block_starts(bounds: LongArray, block_elements: int) -> LongArray:
 
 
 def join(rows: Sequence[Tensor]) -> tuple[Tensor, list[int]]:
-    """Float32 rows one behind the other, and their widths."""
+    """Put rows one behind the other as float32; returns them and their widths."""
     flat = [row.to(torch.float32).reshape(-1) for row in rows]
     return torch.cat(flat), [len(row) for row in flat]
