@@ -1,4 +1,4 @@
-"""Offline use: the server's engine behind a plain Python class."""
+"""Puts the server's engine behind a plain Python class, for offline use."""
 
 import itertools
 import queue
@@ -30,7 +30,7 @@ Message = Mapping[str, str]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
-    """What one prompt gave."""
+    """Holds what one prompt gave."""
 
     prompt_token_ids: tuple[int, ...]
     adapter: str | None
@@ -41,7 +41,7 @@ class Completion:
 
 
 class LLM:
-    """A base model and a folder of adapters, answering lists of prompts in one batch.
+    """Answers lists of prompts in one batch, with a base model and a folder of adapters.
 
     >>> with LLM("smollm2-135m", adapters="runs") as llm:
     ...     llm.generate(["Hello", "Hello"], adapter=[None, "pirate"])

@@ -4,7 +4,7 @@ import shutil
 import time
 
 import torch
-from engine_case import ask, ask_tokens, check_idle, refusal, standing_still
+from engine_case import ask, ask_tokens, check_idle, hold_reading, refusal, standing_still
 from safetensors.torch import load_file, save_file
 
 from gossamer.errors import UnknownModelError
@@ -64,12 +64,16 @@ def test_deleted_files_do_not_disturb_who_runs(make_engine, tiny_model, tmp_path
     assert running.wait().finish_reason == "length"
 
 
-def test_an_adapter_deleted_while_it_waits_fails_alone(make_engine, tiny_model, tmp_path):
+def test_an_adapter_deleted_while_it_waits_fails_alone(
+    make_engine, tiny_model, tmp_path, monkeypatch
+):
     engine = make_engine(tmp_path, max_running=1)
     make_lora(tmp_path / "x", tiny_model, rank=4)
+    gate = hold_reading(monkeypatch)
     with standing_still(engine):
         one, other = ask(engine, adapter="x"), ask(engine)
         shutil.rmtree(tmp_path / "x")
+    gate.set()
     assert isinstance(one.wait(), Failed)
     assert "x" in str(one.wait().error)
     assert other.wait().finish_reason == "length"

@@ -1,1 +1,1 @@
-"""What all parts of the engine know: requests, sequences, adapters as numbers. No tensor."""
+"""Defines what all parts of the engine know: requests, sequences and adapters, as numbers."""

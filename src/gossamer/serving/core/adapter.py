@@ -1,4 +1,4 @@
-"""An adapter as the scheduler sees it, and mixtures of several (`poet:0.7+pirate:0.3`)."""
+"""Describes an adapter as the scheduler sees it, and mixtures (`poet:0.7+pirate:0.3`)."""
 
 import math
 from collections.abc import Mapping
@@ -22,22 +22,22 @@ HALF_LIFE = 60.0
 
 @dataclass(slots=True)
 class Heat:
-    """How often something was used lately: a count that halves every `HALF_LIFE` seconds."""
+    """Counts how often something was used lately; the count halves every `HALF_LIFE` seconds."""
 
     amount: float = 0.0
     at: float = 0.0
 
     def touch(self, now: float) -> None:
-        """One use more."""
+        """Count one more use."""
         self.amount = self.count(now) + 1.0
         self.at = now
 
     def count(self, now: float) -> float:
-        """Uses lately, the older the less."""
+        """Return the recent uses, of which older ones count less."""
         return self.amount * 2.0 ** ((self.at - now) / HALF_LIFE)
 
     def chance(self, now: float) -> float:
-        """Probability of a use within the next `HALF_LIFE`, if uses come at random as lately.
+        """Return the probability of a use within `HALF_LIFE`, if uses go on to come at random.
 
         A fading count `c` means `c ln 2` uses per half-life; that none comes has probability
         exp(-c ln 2) = 2^-c.
@@ -46,7 +46,7 @@ class Heat:
 
 
 def value(chance: float, seconds_to_return: float, num_blocks: int) -> float:
-    """Seconds that a block of it is expected to save: what has the least goes first.
+    """Return the seconds that a block of it is expected to save: what has the least goes first.
 
     The size counts as in cost-aware caches (Chameleon, arXiv 2411.17741): of two things used as
     often, the one that is quick to bring back for its size goes.
@@ -61,7 +61,7 @@ where there is no disk."""
 
 @dataclass(eq=False, slots=True, kw_only=True)
 class AdapterEntry(AdapterLife):
-    """One version of an adapter: the files that lay under `name` when it was looked up."""
+    """Stands for one version of an adapter: the files under `name` when it was looked up."""
 
     name: str
     path: Path
@@ -86,21 +86,21 @@ class AdapterEntry(AdapterLife):
 
     @property
     def parts(self) -> "tuple[AdapterEntry, ...]":
-        """The adapters that a request for this one uses."""
+        """Return the adapters that a request for this one uses."""
         return (self,)
 
     @property
     def uses(self) -> "tuple[tuple[AdapterEntry, float], ...]":
-        """The same, each with its weight."""
+        """Return the adapters that a request for this one uses, each with its weight."""
         return ((self, 1.0),)
 
     def is_version_of(self, other: "AdapterEntry") -> bool:
-        """Whether both are the same files in the same place."""
+        """Tell whether both are the same files in the same place."""
         return self.signature == other.signature and self.path == other.path
 
     @property
     def file_bytes(self) -> int:
-        """Bytes of its weights on disk."""
+        """Return the bytes of its weights on disk."""
         return self.signature[-1][1]
 
     @property
@@ -110,37 +110,37 @@ class AdapterEntry(AdapterLife):
 
     @property
     def kind(self) -> str | None:
-        """What it does at inference; None until it was read."""
+        """Return what it does at inference; None until it was read."""
         return self.facts.kind if self.facts is not None else None
 
     @property
     def rank(self) -> int | None:
-        """Largest rank of any module; None until it was read."""
+        """Return the largest rank of any module; None until it was read."""
         return self.facts.rank if self.facts is not None else None
 
     @property
     def num_blocks(self) -> int | None:
-        """Blocks that its rows take in the pool; None until it was read."""
+        """Return the blocks that its rows take in the pool; None until it was read."""
         return self.facts.num_blocks if self.facts is not None else None
 
     @property
     def num_bytes(self) -> int | None:
-        """Bytes that its rows take in the pool; None until it was read."""
+        """Return the bytes that its rows take in the pool; None until it was read."""
         return self.facts.num_bytes if self.facts is not None else None
 
     @property
     def num_virtual_tokens(self) -> int:
-        """Positions that its prefix takes before the prompt; 0 until it was read."""
+        """Return the positions that its prefix takes before the prompt; 0 until it was read."""
         return self.facts.num_virtual_tokens if self.facts is not None else 0
 
     @property
     def edited(self) -> tuple[int, int] | None:
-        """First and last positions of a prompt that an intervention edits."""
+        """Return how many first and last positions of a prompt it edits; None if none."""
         return self.facts.edited if self.facts is not None else None
 
     @property
     def is_copied(self) -> bool:
-        """Whether placing it is but a copy."""
+        """Tell whether placing it is but a copy."""
         return self.facts is None or self.facts.is_copied
 
     def add_ref(self) -> None:
@@ -173,13 +173,13 @@ class AdapterEntry(AdapterLife):
 
     @property
     def blocks_to_load(self) -> int:
-        """Blocks that it takes when it becomes resident."""
+        """Return the blocks that it takes when it becomes resident."""
         is_in_blocks = self.state in (AdapterState.RESIDENT, AdapterState.PLACING)
         return 0 if is_in_blocks else self.num_blocks or 0
 
     @property
     def seconds_to_return(self) -> float:
-        """To have it resident again, were it evicted now; 1 ms at least (below is noise)."""
+        """Return how long it would take to have it back after eviction; 1 ms at least."""
         reading = self.facts.read_seconds if self.facts is not None and self.rows is None else 0.0
         return max(reading + self.place_seconds, 1e-3)
 
@@ -209,31 +209,31 @@ _ORDER = (
 
 @dataclass(frozen=True, slots=True)
 class Blend:
-    """Adapters with weights. Has no rows of its own: each token meets those of every part."""
+    """Mixes adapters with weights; has no rows of its own: tokens meet those of every part."""
 
     parts: tuple[AdapterEntry, ...]
     weights: tuple[float, ...]
 
     @property
     def uses(self) -> tuple[tuple[AdapterEntry, float], ...]:
-        """Each part with its weight."""
+        """Return each part with its weight."""
         return tuple(zip(self.parts, self.weights, strict=True))
 
     @property
     def name(self) -> str:
-        """As requests give it."""
+        """Return its name as requests give it."""
         return blend_name({part.name: weight for part, weight in self.uses})
 
     @property
     def state(self) -> AdapterState:
-        """That of the part which is least far; refused if there is an error."""
+        """Return the state of the part which is least far; refused if there is an error."""
         if self._fault is not None:
             return AdapterState.REFUSED
         return min((part.state for part in self.parts), key=_ORDER.index)
 
     @property
     def error(self) -> GossamerError | None:
-        """The first part's that has one, or that a part is of a kind that has no weighted sum."""
+        """Return the first part's error, or that a part is of a kind that has no weighted sum."""
         errors = (part.error for part in self.parts if part.error is not None)
         return self._fault or next(errors, None)
 
@@ -252,33 +252,33 @@ class Blend:
 
     @property
     def num_blocks(self) -> int | None:
-        """Of all parts; None until all are read."""
+        """Return the blocks of all parts; None until all are read."""
         counts = [part.num_blocks for part in self.parts]
         return None if None in counts else sum(count or 0 for count in counts)
 
     @property
     def file_bytes(self) -> int:
-        """Of all parts on disk."""
+        """Return the bytes of all parts on disk."""
         return sum(part.file_bytes for part in self.parts)
 
     @property
     def blocks_to_load(self) -> int:
-        """Blocks of the parts that are not resident."""
+        """Return the blocks of the parts that are not resident."""
         return sum(part.blocks_to_load for part in self.parts)
 
     @property
     def rank(self) -> int:
-        """Ranks of all parts together."""
+        """Return the ranks of all parts together."""
         return sum(part.rank or 0 for part in self.parts)
 
     @property
     def num_virtual_tokens(self) -> int:
-        """None of the kinds that can be combined has any."""
+        """Return 0: none of the kinds that can be combined has any."""
         return 0
 
     @property
     def num_bytes(self) -> int | None:
-        """Of all parts; None until all are read."""
+        """Return the bytes of all parts; None until all are read."""
         sizes = [part.num_bytes for part in self.parts]
         return None if None in sizes else sum(size or 0 for size in sizes)
 
@@ -301,7 +301,7 @@ def not_finite(adapter: AnyAdapter | None) -> GossamerError:
 
 
 def parse_blend(name: str) -> list[tuple[str, float]] | None:
-    """(adapter, weight) of each part of `name`; None if it is a single plain name.
+    """Return (adapter, weight) of each part of `name`; None if it is a single plain name.
 
     Parts are joined by `+`; a part is a name, or a name and a weight joined by `:`.
 
@@ -326,9 +326,9 @@ def parse_blend(name: str) -> list[tuple[str, float]] | None:
 
 
 def adapters_in(name: str) -> tuple[str, ...]:
-    """Names of the adapters that a request for `name` uses, which may be a mixture.
+    """Return the names of the adapters that a request for `name` uses, which may be a mixture.
 
-    Whoever judges a request and whoever looks its adapters up both go by this, so that nobody can
+    Those who judge a request and those who look its adapters up both go by this, so that none can
     be let in for one adapter and get another. Raises as `parse_blend`.
     """
     parts = parse_blend(name)
@@ -336,7 +336,7 @@ def adapters_in(name: str) -> tuple[str, ...]:
 
 
 def blend_name(weights: Mapping[str, float]) -> str:
-    """How a request names adapters with these weights."""
+    """Return how a request names adapters with these weights."""
     return "+".join(f"{name}:{_plain(weight)!r}" for name, weight in weights.items())
 
 

@@ -1,4 +1,4 @@
-"""What becomes of an adapter that cannot be read or placed: its own fault, or the system's.
+"""Decides what becomes of an adapter that cannot be read or placed.
 
 An adapter with a fault is refused until its files change. When the system fails (too many open
 files, no memory, a disk that fails or hangs) the adapter is not to blame: its entry ends, and the
@@ -33,18 +33,18 @@ def end_by(entry: AdapterEntry, error: BaseException, what: str) -> None:
 
 
 def refuse(entry: AdapterEntry, error: GossamerError) -> None:
-    """Nobody gets `entry` until its files change."""
+    """Refuse `entry`: no request gets it until its files change."""
     entry.end(AdapterState.REFUSED, _without_path(error, entry))
 
 
 def give_up(entry: AdapterEntry, error: GossamerError) -> None:
-    """Those who wait for `entry` are told to try again."""
+    """Give `entry` up: those who wait for it are told to try again."""
     log.warning("%s (%s)", error, entry.path)
     entry.end(AdapterState.UNREADABLE, _without_path(error, entry))
 
 
 def too_slow() -> AdapterReadError:
-    """That reading has taken longer than it may."""
+    """Return the error that reading has taken longer than it may."""
     return AdapterReadError(
         "reading the adapter takes longer than max_read_seconds: the disk hangs or is slow; try "
         "again later"

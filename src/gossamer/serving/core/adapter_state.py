@@ -1,4 +1,4 @@
-"""How far an adapter is on its way into the pool, and the moves that lead on from there.
+"""Tells how far an adapter is on its way into the pool, and by which moves it goes on.
 
 This is the only module that changes an adapter's state: each move is a method, and one that is not
 in `MOVES` is a bug.
@@ -51,7 +51,7 @@ MOVES: dict[AdapterState, frozenset[AdapterState]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterFacts:
-    """What reading an adapter's files has found. Never changes: other files make another entry."""
+    """Holds what reading an adapter's files has found; other files make another entry."""
 
     digest: str
     """Of weights and config, whatever the name."""
@@ -76,7 +76,7 @@ class AdapterFacts:
 
 @dataclass(eq=False, slots=True, kw_only=True)
 class AdapterLife:
-    """The state of an adapter, what belongs to that state, and the moves between states."""
+    """Holds the state of an adapter and what belongs to it, and makes the moves between states."""
 
     _state: AdapterState = field(default=AdapterState.REGISTERED, init=False)
     _error: GossamerError | None = field(default=None, init=False)
@@ -93,12 +93,12 @@ class AdapterLife:
 
     @property
     def state(self) -> AdapterState:
-        """How far it is."""
+        """Return how far it is."""
         return self._state
 
     @property
     def error(self) -> GossamerError | None:
-        """Why it has ended; None if it has not."""
+        """Return why it has ended; None if it has not."""
         return self._error
 
     def start_reading(self) -> None:

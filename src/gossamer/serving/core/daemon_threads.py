@@ -1,4 +1,4 @@
-"""Threads for work that may hang, a disk's above all: nothing waits for them for ever.
+"""Runs work that may hang, a disk's above all, on threads that nothing waits for in the end.
 
 `ThreadPoolExecutor` joins its threads when the interpreter ends, so one read that never returns
 keeps the process alive; and the work behind it waits as long. Here the threads are daemons, another
@@ -64,7 +64,7 @@ class DaemonThreads(Executor):
         self._is_open = True
 
     def submit(self, function: Callable[..., T], /, *args: Any, **named: Any) -> "Future[T]":
-        """As `Executor.submit`."""
+        """Do as `Executor.submit` does."""
         job = _Job(lambda: function(*args, **named))
         with self._changed:
             if not self._is_open:
@@ -76,7 +76,7 @@ class DaemonThreads(Executor):
         return job.future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """As `Executor.shutdown`, but waits for `JOIN_SECONDS` at most."""
+        """Do as `Executor.shutdown` does, but wait for `JOIN_SECONDS` at most."""
         with self._changed:
             self._is_open = False
             dropped = list(self._waiting) if cancel_futures else []

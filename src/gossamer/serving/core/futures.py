@@ -1,4 +1,4 @@
-"""Calls and futures of others, whose faults must not reach the thread that serves everyone."""
+"""Calls what belongs to others, whose faults must not reach the thread that serves all."""
 
 import logging
 from collections.abc import Callable

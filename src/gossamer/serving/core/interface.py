@@ -1,4 +1,4 @@
-"""What the HTTP layer and the offline class know of an engine. Nothing here imports torch."""
+"""Says what the HTTP layer and the offline class know of an engine, without importing torch."""
 
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -13,26 +13,26 @@ from gossamer.serving.core.stats import (
 
 
 class EngineInterface(Protocol):
-    """A running engine. All methods may be called from any thread and return at once."""
+    """Stands for a running engine. Any thread may call any method, and each returns at once."""
 
     @property
     def model_name(self) -> str:
-        """Name of the base model, as clients give it in `model`."""
+        """Return the name of the base model, as clients give it in `model`."""
 
     @property
     def tokenizer(self) -> Any:
-        """The base model's Hugging Face tokenizer (`prompts.PromptEncoder` encodes with it)."""
+        """Return the base model's Hugging Face tokenizer (`prompts.PromptEncoder` uses it)."""
 
     @property
     def special_tokens(self) -> str:
-        """Where their text stands for them (`ServeSettings.special_tokens`)."""
+        """Return where the text of special tokens counts (`ServeSettings.special_tokens`)."""
 
     @property
     def max_context(self) -> int:
-        """Prompt and new tokens of one request at most."""
+        """Return how many prompt and new tokens a request may have together."""
 
     def look_up(self, name: str) -> "Future[AnyAdapter]":
-        """The adapter `name`, or the mixture of adapters (its `parts`), for `submit`.
+        """Find the adapter `name`, or the mixture of adapters (its `parts`), for `submit`.
 
         Looks at files, on a thread of the engine's own: a disk may hang, and the caller's thread
         does not wait. The future raises `UnknownModelError`, `RequestError` for a mixture that
@@ -73,13 +73,13 @@ class EngineInterface(Protocol):
         """
 
     def adapters(self) -> list[AdapterStatus]:
-        """All adapters that can be named now, those that appeared since the start included.
+        """List all adapters that can be named now, those that appeared since the start included.
 
         Raises `AdapterReadError` if the disk does not answer.
         """
 
     def adapter(self, name: str) -> AdapterStatus:
-        """The adapter `name`, or the mixture that a request would get under this name.
+        """Show the adapter `name`, or the mixture that a request would get under this name.
 
         Raises what `submit` raises for a request that names it.
         """
@@ -99,7 +99,7 @@ class EngineInterface(Protocol):
         """
 
     def unload_adapter(self, name: str) -> "Future[None]":
-        """New requests do not find `name` from now on; done when accepted ones have ended.
+        """Have new requests not find `name`; done when accepted ones have ended.
 
         The future raises `UnknownModelError`.
         """
@@ -111,10 +111,10 @@ class EngineInterface(Protocol):
         """
 
     def stats(self) -> EngineStats:
-        """A snapshot."""
+        """Take a snapshot of all figures."""
 
     def healthy(self) -> bool:
-        """False once the engine's thread has died or is shutting down."""
+        """Tell whether the engine's thread lives and is not shutting down."""
 
     def shutdown(self, *, drain_seconds: float = 0.0) -> None:
         """Refuse new requests, let running ones end for so long, cancel the rest, stop the thread.

@@ -1,4 +1,4 @@
-"""How other threads reach the engine's thread."""
+"""Lets other threads reach the engine's thread."""
 
 import threading
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from gossamer.errors import EngineStoppedError
 
 
 class Mailbox:
-    """Messages to the engine's thread, which sleeps while there are none."""
+    """Keeps messages to the engine's thread, which sleeps while there are none."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -18,7 +18,7 @@ class Mailbox:
 
     @property
     def has_news(self) -> bool:
-        """Whether something was posted since the last `take`."""
+        """Tell whether something was posted since the last `take`."""
         return self._has_news
 
     def post(self, message: Callable[[], None] | None = None) -> None:

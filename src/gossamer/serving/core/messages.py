@@ -1,4 +1,4 @@
-"""What crosses the border of the engine: requests in, events out.
+"""Defines what crosses the border of the engine: requests in, events out.
 
 Every request that `Engine.submit` accepts ends in exactly one final event: `Finished` or `Failed`.
 Plain frozen dataclasses; nothing here imports torch.
@@ -17,12 +17,12 @@ DEFAULT_TENANT = "default"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParams:
-    """How to choose the next token. The defaults are OpenAI's."""
+    """Says how to choose the next token. The defaults are OpenAI's."""
 
     max_tokens: int | None = None
     """New tokens at most; None: as many as the context length leaves."""
     min_tokens: int = 0
-    """End-of-text and stop conditions are not honoured before so many new tokens."""
+    """End-of-text and stop conditions are not honoured before this many new tokens."""
     temperature: float = 1.0
     """0 is greedy."""
     top_p: float = 1.0
@@ -30,7 +30,7 @@ class SamplingParams:
     """0: all tokens."""
     min_p: float = 0.0
     seed: int | None = None
-    """Same seed, same request: same tokens, whoever shares the batch."""
+    """Same seed, same request: same tokens, whatever else is in the batch."""
     stop: tuple[str, ...] = ()
     """Texts that end generation; not part of the output."""
     ignore_eos: bool = False
@@ -42,7 +42,7 @@ class SamplingParams:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """One sequence to generate."""
+    """Asks for one sequence."""
 
     request_id: str
     prompt_token_ids: tuple[int, ...]
@@ -57,7 +57,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenLogprob:
-    """A token with the natural logarithm of its probability under the model (temperature 1)."""
+    """Gives a token the natural logarithm of its probability at temperature 1."""
 
     token_id: int
     text: str
@@ -69,7 +69,7 @@ class TokenLogprob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tokens:
-    """New output. `text` may be empty while a multi-byte character or a stop text is undecided."""
+    """Brings new output; `text` may be empty while a character or a stop text is undecided."""
 
     request_id: str
     token_ids: tuple[int, ...]
@@ -79,7 +79,7 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finished:
-    """Final event of a request that ran. All its text has been sent in `Tokens` events."""
+    """Ends a request that ran. All its text has been sent in `Tokens` events."""
 
     request_id: str
     finish_reason: FinishReason
@@ -91,7 +91,7 @@ class Finished:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failed:
-    """Final event of a request that could not be run (to its end)."""
+    """Ends a request that could not be run, or not to its end."""
 
     request_id: str
     error: GossamerError

@@ -1,4 +1,4 @@
-"""A request on its way: its tokens, what is computed of them, and the blocks that hold it."""
+"""Follows a request on its way: its tokens, what is computed of them, its blocks."""
 
 import math
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from gossamer.serving.core.messages import Request
 
 @dataclass(eq=False, slots=True, kw_only=True)
 class Sequence:
-    """One sequence. `token_ids[:num_computed]` have their keys and values in `blocks`.
+    """Holds one sequence; `token_ids[:num_computed]` have their keys and values in `blocks`.
 
     A sequence whose tokens are all computed but the last one decodes; with more to compute it
     prefills. After a preemption it starts over with the tokens it has.
@@ -47,35 +47,35 @@ class Sequence:
 
     @property
     def tenant(self) -> str:
-        """Whose request it is."""
+        """Return whose request it is."""
         return self.request.tenant
 
     @property
     def priority(self) -> int:
-        """Lower starts first among its tenant's."""
+        """Return its priority: a lower number starts first among its tenant's."""
         return self.request.priority
 
     @property
     def num_prompt(self) -> int:
-        """Tokens of the prompt."""
+        """Return the number of tokens of the prompt."""
         return len(self.request.prompt_token_ids)
 
     @property
     def num_generated(self) -> int:
-        """New tokens so far."""
+        """Return the number of new tokens so far."""
         return len(self.token_ids) - self.num_prompt
 
     @property
     def num_to_compute(self) -> int:
-        """Tokens without keys and values: 1 while decoding."""
+        """Return the number of tokens without keys and values: 1 while decoding."""
         return len(self.token_ids) - self.num_computed
 
     @property
     def is_decoding(self) -> bool:
-        """Whether only the last, generated token is to be computed."""
+        """Tell whether only the last, generated token is to be computed."""
         return self.num_to_compute == 1 and self.num_generated > 0
 
     @property
     def num_left(self) -> int:
-        """New tokens that may still come."""
+        """Return the number of new tokens that may still come."""
         return self.max_new_tokens - self.num_generated

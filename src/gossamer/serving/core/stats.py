@@ -1,4 +1,4 @@
-"""The figures of a running engine: gauges, counters, histograms, adapters and tenants."""
+"""Holds the figures of a running engine: gauges, counters, histograms, adapters, tenants."""
 
 from bisect import bisect_left
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ LOAD_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5
 
 @dataclass(frozen=True, slots=True)
 class HistogramStats:
-    """A snapshot."""
+    """Shows a histogram at one moment."""
 
     bounds: tuple[float, ...]
     counts: tuple[int, ...]
@@ -23,7 +23,7 @@ class HistogramStats:
 
 
 class Histogram:
-    """Values sorted into buckets. One thread observes; any may take a snapshot."""
+    """Sorts values into buckets. One thread observes; any may take a snapshot."""
 
     def __init__(self, bounds: tuple[float, ...]) -> None:
         self._bounds = bounds
@@ -36,7 +36,7 @@ class Histogram:
         self._total += value
 
     def stats(self) -> HistogramStats:
-        """A snapshot."""
+        """Take a snapshot."""
         return HistogramStats(self._bounds, tuple(self._counts), self._total)
 
 
@@ -47,7 +47,7 @@ PARTS = ("build", "model", "sampling")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepStats:
-    """A snapshot of sums over all steps."""
+    """Shows sums over all steps at one moment."""
 
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PARTS, 0.0))
     """Spent on building batches, on the model, and on choosing tokens."""
@@ -66,7 +66,7 @@ class StepFigures:
         self._rank = Histogram(RANK_BOUNDS)
 
     def observe(self, adapters: Iterable[AnyAdapter], moments: tuple[float, ...]) -> None:
-        """A step with `adapters`; `moments`: its begin, and the end of each of `PARTS`."""
+        """Count a step with `adapters`; `moments`: its begin, and the end of each of `PARTS`."""
         parts = {entry for adapter in adapters for entry in adapter.parts}
         self._adapters.observe(len(parts))
         self._rank.observe(sum(entry.rank or 0 for entry in parts))
@@ -74,7 +74,7 @@ class StepFigures:
             self._seconds[part] += end - begin
 
     def stats(self) -> StepStats:
-        """A snapshot."""
+        """Take a snapshot."""
         return StepStats(
             seconds=dict(self._seconds), adapters=self._adapters.stats(), rank=self._rank.stats()
         )
@@ -82,7 +82,7 @@ class StepFigures:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterStatus:
-    """One adapter that can be named in a request."""
+    """Shows one adapter that can be named in a request."""
 
     name: str
     state: str
@@ -110,7 +110,7 @@ class AdapterStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TenantStats:
-    """One tenant's part in the engine's work since the start."""
+    """Shows one tenant's part in the engine's work since the start."""
 
     name: str
     num_waiting: int
@@ -130,7 +130,7 @@ class TenantStats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryStats:
-    """Who has which blocks, and what became of adapters and prefixes since the start."""
+    """Shows who has which blocks, and what became of adapters and prefixes since the start."""
 
     num_blocks: int
     num_free: int
@@ -151,7 +151,7 @@ class MemoryStats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterStats:
-    """Where adapters are, and how requests have found them since the start."""
+    """Shows where adapters are, and how requests have found them since the start."""
 
     by_state: dict[str, int]
     num_host: int
@@ -165,7 +165,7 @@ class AdapterStats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MergeStats:
-    """What merge mode has done since the start; see the fields of `EngineStats`."""
+    """Shows what merge mode has done since the start; see the fields of `EngineStats`."""
 
     merged_adapter: str | None = None
     adapter_merges: int = 0
@@ -174,7 +174,7 @@ class MergeStats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineStats:
-    """A snapshot of gauges and counters since the start."""
+    """Shows gauges, and counters since the start."""
 
     num_running: int
     num_waiting: int
@@ -183,11 +183,11 @@ class EngineStats:
     blocks_kv: int
     blocks_adapters: int
     blocks_cached: int = 0
-    """That hold keys and values nobody uses now; given to whoever needs them."""
+    """Blocks whose keys and values are not in use now; they are given away when needed."""
     block_bytes: int
     adapters_resident: int
     adapters_by_state: dict[str, int] = field(default_factory=dict)
-    """Of all adapters that can be named; those nobody asked for yet count as registered."""
+    """Of all adapters that can be named; those not asked for yet count as registered."""
     resident_bytes: dict[str, int] = field(default_factory=dict)
     """Of each resident adapter."""
     adapters_host: int = 0
@@ -224,7 +224,7 @@ class EngineStats:
 
 
 def status_of(entry: AdapterEntry) -> AdapterStatus:
-    """What is known of `entry` now."""
+    """Show what is known of `entry` now."""
     return AdapterStatus(
         name=entry.name,
         state=state_of(entry),
@@ -242,7 +242,7 @@ def status_of(entry: AdapterEntry) -> AdapterStatus:
 
 
 def status_of_blend(blend: Blend, name: str) -> AdapterStatus:
-    """What is known of a mixture that is asked for as `name`; as far as its last part."""
+    """Show what is known of a mixture that is asked for as `name`; as far as its last part."""
     parts = [status_of(part) for part in blend.parts]
     kinds = {part.kind for part in parts}
     return AdapterStatus(
@@ -256,7 +256,7 @@ def status_of_blend(blend: Blend, name: str) -> AdapterStatus:
 
 
 def state_of(entry: AdapterEntry) -> str:
-    """Its state by name; `loading` until it is resident, whatever is done to it meanwhile."""
+    """Name its state; `loading` until it is resident, whatever is done to it meanwhile."""
     if entry.draining and entry.state is not AdapterState.REMOVED:
         return "draining"
     return "loading" if entry.state is AdapterState.PLACING else entry.state.value

@@ -1,4 +1,4 @@
-"""What a tenant may use. A tenant is who a request belongs to: the unit of fairness and quota."""
+"""Says what a tenant may use: who a request belongs to, the unit of fairness and quota."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TenantLimits:
-    """None: no limit."""
+    """Limits a tenant; None: no limit."""
 
     share: float = 1.0
     """Of the service, relative to other tenants who want some at the same time."""
@@ -21,9 +21,9 @@ class TenantLimits:
 NO_LIMITS = TenantLimits()
 
 LimitsOf = Callable[[str], TenantLimits]
-"""The limits of a tenant by name, asked anew each time: they may change while the server runs."""
+"""The limits of a tenant by name, asked again each time: they may change while the server runs."""
 
 
 def unlimited(tenant: str) -> TenantLimits:
-    """Equal shares and no quotas."""
+    """Give all tenants equal shares and no quotas."""
     return NO_LIMITS

@@ -1,4 +1,4 @@
-"""Whether a request makes sense at all. Found out before it meets its neighbours."""
+"""Finds out whether a request makes sense at all, before it meets its neighbours."""
 
 import math
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ _FINITE = ("temperature", "top_p", "min_p", "presence_penalty", "frequency_penal
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineLimits:
-    """What a request must keep to."""
+    """Limits what a request may ask for."""
 
     max_context: int
     vocab_size: int
@@ -22,7 +22,7 @@ class EngineLimits:
 
 
 def check_request(request: Request, limits: EngineLimits, num_blocks: int) -> int:
-    """How many tokens `request` may get, in a pool of `num_blocks`. Raises as all that follow."""
+    """Return how many tokens `request` may get in a pool of `num_blocks`. Raises as all below."""
     check_prompt(request, max_context=limits.max_context, vocab_size=limits.vocab_size)
     check_sampling(request.sampling)
     capacity = num_blocks * limits.block_tokens
@@ -63,7 +63,7 @@ def check_sampling(params: SamplingParams) -> None:
 
 
 def max_new_tokens(request: Request, *, max_context: int, capacity: int) -> int:
-    """How many tokens `request` may get, in a pool for `capacity` tokens.
+    """Return how many tokens `request` may get, in a pool for `capacity` tokens.
 
     Raises `RequestError` if it asks for more than its context length leaves, `CapacityError` for
     more than the pool holds.

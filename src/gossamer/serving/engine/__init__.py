@@ -1,1 +1,1 @@
-"""The engine's loop, what it answers, and how it is put together."""
+"""Runs the engine's loop, turns tokens into events, and puts the parts together."""

@@ -1,4 +1,4 @@
-"""Loading, unloading and pinning adapters while the engine runs.
+"""Loads, unloads and pins adapters while the engine runs.
 
 Files are looked at on the caller's thread, since a disk may hang; the engine's thread gets a
 message and only changes what names mean. Whatever becomes of a call, its future ends.
@@ -38,7 +38,7 @@ class _Job:
 
 
 class AdapterControl:
-    """What those who run the server may do with adapters. Calls from any thread return at once."""
+    """Does with adapters what operators and requests ask for; calls return at once."""
 
     def __init__(
         self,

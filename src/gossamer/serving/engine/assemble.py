@@ -1,4 +1,4 @@
-"""Where the parts of an engine meet: the one place that knows how each of them is made."""
+"""Puts the parts of an engine together: the one place that knows how each is made."""
 
 from dataclasses import dataclass
 from pathlib import Path

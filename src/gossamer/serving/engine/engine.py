@@ -1,4 +1,4 @@
-"""The engine: one thread that schedules, runs and answers, step after step.
+"""Runs the engine: one thread that schedules, computes and answers, step after step.
 
 Requests come in and events go out by messages; the thread alone touches scheduler, memory and
 model.

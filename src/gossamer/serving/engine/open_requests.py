@@ -1,11 +1,11 @@
-"""The requests that have not had their final event yet."""
+"""Keeps the requests that have not had their final event yet."""
 
 from gossamer.serving.core.sequence import Sequence
 from gossamer.serving.engine.output import Generation
 
 
 class OpenRequests:
-    """Requests from `submit` to the final event, each with what tells its events.
+    """Keeps requests from `submit` to the final event, each with what tells its events.
 
     Any thread may take requests in and end them; only the engine's thread moves them on.
     """
@@ -45,14 +45,14 @@ class OpenRequests:
         self._arriving[sequence] = generation
 
     def mark_seen(self, sequence: Sequence) -> bool:
-        """The engine's thread sees `sequence`; False if it has ended meanwhile."""
+        """Mark `sequence` as seen by the engine's thread; False if it has ended meanwhile."""
         generation = self._arriving.pop(sequence, None)
         if generation is not None:
             self._seen[sequence] = generation
         return generation is not None
 
     def is_seen(self, sequence: Sequence) -> bool:
-        """Whether `sequence` is open and the engine's thread has seen it."""
+        """Tell whether `sequence` is open and the engine's thread has seen it."""
         return sequence in self._seen
 
     def generation(self, sequence: Sequence) -> Generation:

@@ -1,4 +1,4 @@
-"""One request from its first token to its final event: sampling, text, stop texts."""
+"""Follows one request from its first token to its final event: sampling, text, stop texts."""
 
 import codecs
 import logging
@@ -33,7 +33,7 @@ class _Pieces(Protocol):
 
 
 class TextStream:
-    """The text of one sequence. Text that may yet become part of a stop text is held back."""
+    """Makes the text of one sequence; what may yet become part of a stop text is held back."""
 
     def __init__(self, tokenizer: Any, stops: tuple[str, ...]) -> None:
         self._tokenizer = tokenizer
@@ -58,7 +58,7 @@ class TextStream:
         return self._release(look_for_stops), self.met_stop
 
     def finish(self, *, look_for_stops: bool = True) -> str:
-        """The rest, up to a stop text in it, once no more tokens come."""
+        """Return the rest, up to a stop text in it, once no more tokens come."""
         if self.met_stop:
             return ""
         self._held += self._pieces.finish()
@@ -163,7 +163,7 @@ class Receiver:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelInfo:
-    """What the engine knows of the model that it serves."""
+    """Holds what the engine knows of the model that it serves."""
 
     name: str
     tokenizer: Any
@@ -187,7 +187,7 @@ class ModelInfo:
 
 @dataclass(eq=False, slots=True, kw_only=True)
 class Generation:
-    """A sequence together with what turns its tokens into events."""
+    """Turns the tokens of a sequence into events."""
 
     sequence: Sequence
     sampling: SamplingState

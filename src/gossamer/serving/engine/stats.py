@@ -1,4 +1,4 @@
-"""The figures of a running engine: counted by its thread, put together for any."""
+"""Counts the figures of a running engine on its thread, and puts them together for any."""
 
 from collections import Counter
 from collections.abc import Sequence as Several

@@ -1,1 +1,1 @@
-"""What stays in memory and what goes: host cache, prefix cache, value of idle blocks."""
+"""Owns the pool's blocks: gives them to sequences, prefixes and adapters, takes back idle ones."""

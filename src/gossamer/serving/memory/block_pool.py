@@ -1,4 +1,4 @@
-"""Who owns which block. One free list for keys, values and adapter rows; integers only."""
+"""Keeps who owns which block: one free list for keys, values and adapter rows, in integers."""
 
 from collections.abc import Hashable, Sequence
 
@@ -13,15 +13,15 @@ class BlockPool:
 
     @property
     def num_free(self) -> int:
-        """Blocks that `take` can hand out now."""
+        """Return how many blocks `take` can hand out now."""
         return len(self._free)
 
     def can_take(self, count: int) -> bool:
-        """Whether `take(count, ...)` would succeed."""
+        """Tell whether `take(count, ...)` would succeed."""
         return count <= len(self._free)
 
     def take(self, count: int, owner: Hashable) -> list[int]:
-        """`count` free blocks, now owned by `owner`. Ask `can_take` first."""
+        """Hand out `count` free blocks, now owned by `owner`. Ask `can_take` first."""
         assert self.can_take(count), f"{count} blocks asked for, {len(self._free)} free"
         blocks = [self._free.pop() for _ in range(count)]
         for block in blocks:
@@ -41,11 +41,11 @@ class BlockPool:
         self._owners[block] = new_owner
 
     def owner_of(self, block: int) -> Hashable:
-        """Who has `block`; None if it is free."""
+        """Return who has `block`; None if it is free."""
         return self._owners.get(block)
 
     def num_owned(self, owner: Hashable) -> int:
-        """Blocks of `owner`; walks the whole map."""
+        """Count the blocks of `owner`; walks the whole map."""
         return sum(1 for other in self._owners.values() if other == owner)
 
     def audit(self) -> None:

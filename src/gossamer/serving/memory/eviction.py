@@ -1,4 +1,4 @@
-"""Which idle memory goes when blocks run short: the least valuable first."""
+"""Chooses which idle memory goes when blocks run short: the least valuable first."""
 
 from collections.abc import Callable, Collection
 
@@ -31,7 +31,7 @@ class Evictor:
         self._clock = clock
 
     def num_evictable(self, spared: Collection[AdapterEntry] = ()) -> int:
-        """Blocks that `evict` could free."""
+        """Count the blocks that `evict` could free."""
         adapters = sum(len(entry.blocks) for entry in self._idle(spared))
         return adapters + self._prefixes.num_idle
 

@@ -1,4 +1,4 @@
-"""The owner of all blocks: who gets some, what stays, and what goes when they run short."""
+"""Owns all blocks: decides who gets some, what stays, and what goes when they run short."""
 
 import time
 from collections import Counter
@@ -16,7 +16,7 @@ from gossamer.serving.memory.residency import Residency
 
 
 class MemoryManager:
-    """The pool, the prefixes and the adapters in it. Used by the engine's thread alone.
+    """Owns the pool, and the prefixes and adapters in it. Used by the engine's thread alone.
 
     What is not in use stays in its blocks until someone else needs them.
     """
@@ -40,12 +40,12 @@ class MemoryManager:
 
     @property
     def num_blocks(self) -> int:
-        """Blocks of the pool."""
+        """Return the number of blocks of the pool."""
         return self._pool.num_blocks
 
     @property
     def num_free(self) -> int:
-        """Blocks that are empty now."""
+        """Return the number of blocks that are empty now."""
         return self._pool.num_free
 
     def num_reclaimable(self, *, sparing: AnyAdapter | None = None) -> int:
@@ -90,31 +90,31 @@ class MemoryManager:
 
     @property
     def resident(self) -> list[AdapterEntry]:
-        """Adapters whose rows are in the pool."""
+        """List the adapters whose rows are in the pool."""
         return list(self._residency.resident)
 
     @property
     def placing(self) -> list[AdapterEntry]:
-        """Adapters whose rows are being copied or computed there."""
+        """List the adapters whose rows are being copied or computed there."""
         return self._residency.placing
 
     @property
     def computing(self) -> list[AdapterEntry]:
-        """Adapters that the model is to compute into their blocks, the first one first."""
+        """List the adapters that the model is to compute into their blocks, in order."""
         return self._residency.computing
 
     @property
     def num_loads(self) -> int:
-        """Times that an adapter was placed in the pool."""
+        """Return how often an adapter was placed in the pool."""
         return self._residency.num_loads
 
     @property
     def num_evictions(self) -> int:
-        """Times that an adapter was evicted."""
+        """Return how often an adapter was evicted."""
         return self._residency.num_evictions
 
     def fits(self, adapter: AnyAdapter) -> bool:
-        """Whether `adapter` is resident, or read and there are blocks for it (after evictions)."""
+        """Tell whether `adapter` is resident, or read and there are blocks for it."""
         if adapter.state is AdapterState.RESIDENT:
             return True
         if adapter.state is not AdapterState.HOST:
@@ -122,7 +122,7 @@ class MemoryManager:
         return adapter.blocks_to_load <= self.num_free + self.num_reclaimable(sparing=adapter)
 
     def takes_steps(self, entry: AdapterEntry) -> bool:
-        """Whether bringing `entry`, which has been read, takes some steps."""
+        """Tell whether bringing `entry`, which has been read, takes some steps."""
         return entry.state is AdapterState.HOST and self._residency.should_wait(entry)
 
     def place(self, entry: AdapterEntry) -> None:
@@ -171,12 +171,12 @@ class MemoryManager:
 
     @property
     def num_pinned_blocks(self) -> int:
-        """Blocks of all pinned adapters."""
+        """Return the blocks of all pinned adapters."""
         return self._pins.num_blocks
 
     @property
     def num_pin_changes(self) -> int:
-        """Times that an adapter was pinned or no longer; what fits beside them may have changed."""
+        """Return how often pins have changed, and with them what fits beside them."""
         return self._pins.num_changes
 
     def num_pinned_beside(self, adapter: AnyAdapter) -> int:

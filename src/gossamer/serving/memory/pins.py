@@ -1,4 +1,4 @@
-"""Adapters that are kept in the pool, whether or not anybody uses them."""
+"""Keeps adapters in the pool whether or not they are used."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ MAX_PINNED = 0.5
 
 
 class Pins:
-    """Who is pinned. A pin is a name's: a version that the name means no more does not stay so."""
+    """Keeps who is pinned. A pin is a name's: a version that the name means no more loses it."""
 
     def __init__(self, pool_blocks: int, is_current: Callable[[AdapterEntry], bool]) -> None:
         self._pool_blocks = pool_blocks
@@ -38,7 +38,7 @@ class Pins:
             self.num_blocks -= entry.num_blocks or 0
 
     def release(self, name: str) -> list[AdapterEntry]:
-        """No version of `name` is to be pinned any more; those that were."""
+        """Pin no version of `name` any more; returns those that were."""
         found = [entry for entry in self._pinned if entry.name == name]
         for entry in found:
             self.set(entry, pinned=False)
@@ -58,12 +58,12 @@ class Pins:
             )
 
     def beside(self, adapter: AnyAdapter) -> int:
-        """Blocks of pinned adapters other than `adapter`."""
+        """Count the blocks of pinned adapters other than `adapter`."""
         own = sum(entry.num_blocks or 0 for entry in adapter.parts if entry.pinned)
         return self.num_blocks - own
 
     def unpin_superseded(self) -> list[AdapterEntry]:
-        """Those whose names mean other files now, or none: nobody could unpin them."""
+        """Unpin those whose names mean other files now, or none; returns them."""
         found = [entry for entry in self._pinned if not self._is_current(entry)]
         for entry in found:
             self.set(entry, pinned=False)
@@ -77,7 +77,7 @@ class Pins:
         return lost
 
     def audit(self, resident: list[AdapterEntry]) -> None:
-        """Who is pinned is in the pool, and counted."""
+        """Check that what is pinned is in the pool, and counted."""
         pinned = [entry for entry in resident if entry.pinned]
         assert set(pinned) == self._pinned.keys()
         assert sum(len(entry.blocks) for entry in pinned) == self.num_blocks

@@ -1,4 +1,4 @@
-"""Keys and values of prompts computed before, shared by requests of a tenant that begin alike."""
+"""Shares keys and values of prompts between requests of a tenant that begin alike."""
 
 import time
 from array import array
@@ -15,7 +15,7 @@ KEY_BYTES = 16
 
 
 def root_of(adapter: AnyAdapter | None, base: bytes = b"") -> bytes | None:
-    """What the first block of a sequence has as its parent: the model and all that changes it.
+    """Return the parent of a sequence's first block: the model and all that changes it.
 
     Adapters count by digest (weights and config, scale included), never by name: new weights under
     an old name find nothing of the former ones. None for an adapter that was not read yet.
@@ -29,7 +29,7 @@ def root_of(adapter: AnyAdapter | None, base: bytes = b"") -> bytes | None:
 
 
 def root_of_digests(used: Iterable[tuple[str, float]], base: bytes) -> bytes:
-    """The same, for adapters given as digest and weight."""
+    """Return the parent of first blocks for adapters given as digest and weight."""
     hasher = blake2b(base, digest_size=KEY_BYTES)
     for digest, weight in used:
         hasher.update(f"\n{digest} {weight!r}".encode())
@@ -37,7 +37,7 @@ def root_of_digests(used: Iterable[tuple[str, float]], base: bytes) -> bytes:
 
 
 def of_tenant(root: bytes, tenant: str) -> bytes:
-    """The parent of a tenant's own first blocks: nobody else's tokens lead to the same names."""
+    """Return the parent of a tenant's own first blocks, to whose names no other's tokens lead."""
     # `person` keeps these hashes apart from those of blocks.
     return blake2b(
         root + tenant.encode(errors="surrogatepass"), digest_size=KEY_BYTES, person=b"tenant"
@@ -45,7 +45,7 @@ def of_tenant(root: bytes, tenant: str) -> bytes:
 
 
 def extend_keys(sequence: Sequence, root: bytes, block_tokens: int, count: int) -> list[bytes]:
-    """Names of the first `count` blocks of `sequence`: hash(name of the block before, tokens).
+    """Name the first `count` blocks of `sequence`: hash(name of the block before, tokens).
 
     `root` is the parent of the first one.
     """
@@ -61,7 +61,7 @@ def extend_keys(sequence: Sequence, root: bytes, block_tokens: int, count: int) 
 
 
 def num_shareable(sequence: Sequence) -> int | None:
-    """Leading tokens whose keys and values depend on nothing but themselves; None: all.
+    """Count leading tokens whose keys and values depend on them alone; None: all.
 
     Interventions edit the last positions of a prompt: what follows cannot be shared with a prompt
     that goes on there.
@@ -80,12 +80,12 @@ OWNER = "prefix cache"
 
 @dataclass(eq=False, slots=True)
 class SharedBlock:
-    """A full block under the name of its content."""
+    """Holds a full block under the name of its content."""
 
     block: int
     key: bytes
     root: bytes
-    """The model and the adapters that it was computed with, whoever's it is."""
+    """The model and the adapters that it was computed with, whichever tenant owns it."""
     users: int = 0
     heat: Heat = field(default_factory=Heat)
     was_shared: bool = False
@@ -93,7 +93,7 @@ class SharedBlock:
 
 
 class PrefixCache:
-    """Blocks by name. Used by running sequences, or idle and reclaimed when memory is short.
+    """Finds blocks by name: in use by running sequences, or idle until memory is short.
 
     A sequence gives its full blocks away as they are computed and goes on as one of their users. A
     block's users also use every block before it, so idle blocks are reclaimed from the ends of
@@ -142,7 +142,7 @@ class PrefixCache:
         self._seconds_per_token = seconds
 
     def num_hits_in_use(self, sequence: Sequence) -> int:
-        """Blocks that `sequence` could use because another one holds them now."""
+        """Count the blocks that `sequence` could use because another one holds them now."""
         return sum(block.users > 0 for block in self._match(sequence))
 
     def start(self, sequence: Sequence) -> None:
@@ -233,16 +233,16 @@ class PrefixCache:
 
     @property
     def num_idle(self) -> int:
-        """Blocks that nobody uses."""
+        """Count the blocks that are not in use."""
         return len(self._idle) + len(self._orphans)
 
     @property
     def num_blocks(self) -> int:
-        """All shared blocks."""
+        """Count all shared blocks."""
         return len(self._by_block)
 
     def least_value(self, now: float) -> float | None:
-        """That of the block which is reclaimed next; None if all are in use."""
+        """Return the value of the block that goes next; None if all are in use."""
         if self._orphans:
             return 0.0
         shared = next(iter(self._idle), None)
@@ -296,7 +296,7 @@ class PrefixCache:
         return len(private - self._by_block.keys())
 
     def audit(self, running: Iterable[Sequence]) -> None:
-        """Users are counted right; what is idle is marked so; names and blocks match."""
+        """Check that users are counted right, idle blocks marked so, and names and blocks match."""
         users: dict[int, int] = {}
         for sequence in running:
             for block in sequence.blocks:

@@ -1,4 +1,4 @@
-"""Adapters in the pool: placing them, now or in the background, and evicting them."""
+"""Places adapters in the pool, now or in the background, and evicts them."""
 
 import time
 from collections.abc import Callable
@@ -16,11 +16,11 @@ class Placer(Protocol):
     """Writes rows into blocks."""
 
     def place(self, rows: Any, blocks: list[int]) -> Any:
-        """Returns the table that finds them."""
+        """Write `rows` into `blocks`; returns the table that finds them."""
 
 
 class Residency:
-    """Who is in the pool, and who is on the way there."""
+    """Keeps who is in the pool, and who is on the way there."""
 
     def __init__(
         self,
@@ -47,16 +47,16 @@ class Residency:
 
     @property
     def placing(self) -> list[AdapterEntry]:
-        """Entries whose rows are being copied or computed; their blocks are taken already."""
+        """List what is being copied or computed; its blocks are taken already."""
         return [*self._placing, *self._computing]
 
     @property
     def computing(self) -> list[AdapterEntry]:
-        """Those of them that the model computes, in the order in which they were begun."""
+        """List what the model computes, in the order in which it was begun."""
         return list(self._computing)
 
     def can_copy(self, entry: AdapterEntry) -> bool:
-        """Whether `start` can place it in the background."""
+        """Tell whether `start` can place it in the background."""
         return self._copies is not None and entry.is_copied
 
     def should_wait(self, entry: AdapterEntry) -> bool:
@@ -117,7 +117,7 @@ class Residency:
             self._settle(entry, table, seconds)
 
     def stop_computing(self, entry: AdapterEntry) -> None:
-        """No request waits for it any more."""
+        """Give up what was computed of it."""
         del self._computing[entry]
         self._pool.give(entry.leave_blocks(), entry)
 

@@ -1,4 +1,4 @@
-"""Which waiting requests may start: those that fit beside the others, and those that never will."""
+"""Decides which waiting requests may start: what fits beside the others, and what never will."""
 
 from collections.abc import Iterable
 from collections.abc import Sequence as List
@@ -46,17 +46,17 @@ class AdmissionControl:
         self._room = None
 
     def fits(self, sequence: Sequence) -> bool:
-        """Whether `sequence` may start now and, as far as is known, run to its end."""
+        """Tell whether `sequence` may start now and, as far as is known, run to its end."""
         if self._room is None:
             self._room = _Room(self._running, self._memory, self._limits)
         return self._room.fits(sequence)
 
     def exceeds_quota(self, sequence: Sequence) -> bool:
-        """Whether `sequence` has to wait for other requests of its tenant to end."""
+        """Tell whether `sequence` has to wait for other requests of its tenant to end."""
         return self._quota.forbids(sequence)
 
     def refusals(self, waiting: Iterable[Sequence]) -> list[tuple[Sequence, GossamerError | None]]:
-        """Those of `waiting` that can never run, each with the reason.
+        """List those of `waiting` that can never run, each with the reason.
 
         None: it was put back, and has as many tokens already as it can get; it asked for no number.
         """
@@ -180,12 +180,12 @@ def _quota_refusal(sequence: Sequence, quota: int | None) -> GossamerError | Non
 
 
 def blocks_for(num_tokens: int, block_tokens: int) -> int:
-    """Blocks that hold the keys and values of `num_tokens`."""
+    """Return the blocks that hold the keys and values of `num_tokens`."""
     return -(-num_tokens // block_tokens)
 
 
 def peak_blocks(sequences: Iterable[tuple[int, int]], block_tokens: int) -> int:
-    """Most blocks that sequences (tokens held, tokens to come) will hold at one time.
+    """Return the most blocks that sequences (tokens held, tokens to come) will hold at a time.
 
     All grow by a token a step and leave when done, so the peak comes when one is about to leave:
     with the sequences in falling order of tokens to come, when the i-th leaves, those before it
@@ -221,7 +221,7 @@ class _Room:
         self._rejected: list[tuple[int, int, int]] = []
 
     def fits(self, sequence: Sequence) -> bool:
-        """Whether `sequence` may start now and, as far as is known, run to its end."""
+        """Tell whether `sequence` may start now and, as far as is known, run to its end."""
         adapter = sequence.adapter
         if adapter is not None and not self._memory.fits(adapter):
             return False
@@ -269,7 +269,7 @@ class _ResidentQuota:
         self._quotas: dict[str, int | None] = {}
 
     def forbids(self, sequence: Sequence) -> bool:
-        """Whether `sequence` has to wait for other requests of its tenant to end."""
+        """Tell whether `sequence` has to wait for other requests of its tenant to end."""
         adapter = sequence.adapter
         if adapter is None or (quota := self._quota(sequence.tenant)) is None:
             return False

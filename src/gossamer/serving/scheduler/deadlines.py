@@ -1,10 +1,10 @@
-"""Keeping a promise on the first token under overload (S-LoRA, arXiv 2311.03285, early abort).
+"""Keeps a promise on the first token under overload (S-LoRA, arXiv 2311.03285, early abort).
 
 Two means, both idle while no promise (SLO) is set. While requests of a tenant arrive faster than
 they can be started the newest goes first: it is in time, whereas in order of arrival all would be
 late. And who cannot be in time any more is refused, with a hint when to come back. The released
 S-LoRA takes half a second for a prompt; here times are predicted from measured steps, for the whole
-queue ahead, so that most refusals come on arrival and not after a wait in vain.
+queue ahead, so that most refusals come on arrival and not after a useless wait.
 """
 
 from collections.abc import Callable, Iterator
@@ -28,7 +28,7 @@ CAUTION = 1.1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FirstTokenPolicy:
-    """What is promised and by which means."""
+    """Says what is promised and by which means."""
 
     slo: float | None = None
     """Seconds from arrival to the first token; None: no promise."""
@@ -47,7 +47,7 @@ class _Flow:
 
 
 class Flows:
-    """How many requests of each tenant arrive and start in a round, as fading means."""
+    """Counts how many requests of each tenant arrive and start in a round, as fading means."""
 
     def __init__(self, round_seconds: float, clock: Callable[[], float]) -> None:
         self._round_seconds = round_seconds
@@ -56,17 +56,17 @@ class Flows:
         self._flows: dict[str, _Flow] = {}
 
     def arrived(self, tenant: str) -> None:
-        """One request more."""
+        """Count one more arrival."""
         self._turn_over()
         self._flows.setdefault(tenant, _Flow()).arrivals += 1
 
     def started(self, tenant: str) -> None:
-        """One of them starts."""
+        """Count one that starts."""
         self._turn_over()
         self._flows.setdefault(tenant, _Flow()).starts += 1
 
     def is_flooded(self, tenant: str) -> bool:
-        """Whether more arrive than start."""
+        """Tell whether more arrive than start."""
         self._turn_over()
         flow = self._flows.get(tenant)
         return flow is not None and flow.mean_arrivals > flow.mean_starts
@@ -87,7 +87,7 @@ class Flows:
 
 
 class Deadlines:
-    """Order and refusals for the sake of the promise."""
+    """Orders and refuses requests for the sake of the promise."""
 
     def __init__(
         self, policy: FirstTokenPolicy, forecast: Forecast, clock: Callable[[], float]
@@ -111,12 +111,12 @@ class Deadlines:
             self._flows.arrived(sequence.tenant)
 
     def started(self, sequence: Sequence) -> None:
-        """It waits no more."""
+        """Note that it waits no more."""
         if self._policy.slo is not None:
             self._flows.started(sequence.tenant)
 
     def newest_first(self, tenant: str) -> bool:
-        """Whether the newest request of `tenant` goes first."""
+        """Tell whether the newest request of `tenant` goes first."""
         if self._policy.order != "auto":
             return self._policy.order == "newest"
         return self._policy.slo is not None and self._flows.is_flooded(tenant)
@@ -124,7 +124,7 @@ class Deadlines:
     def hopeless(
         self, waiting: WaitingQueue, load: Callable[[], Load]
     ) -> list[tuple[Sequence, OverloadedError]]:
-        """Those who cannot be in time, each with what to tell the client; looks now and then."""
+        """List those who cannot be in time, with what to tell the client; looks now and then."""
         slo, now = self._policy.slo, self._clock()
         if slo is None or not self._policy.refuses or not waiting or now < self._next_check:
             return []

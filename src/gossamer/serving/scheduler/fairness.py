@@ -3,7 +3,7 @@
 The tenant with the smallest counter goes next (Virtual Token Counter, arXiv 2401.00588). A prompt
 token is charged 1 and a new token 2, as there; what an adapter adds to both, and loading one, is
 charged on top. A tenant that comes back from idleness starts level with the least served of those
-who wait, so that nobody saves up credit. Whoever wants service gets all that others leave.
+who wait, so that no one saves up credit. Those who want service get all that others leave.
 """
 
 from collections import Counter
@@ -20,7 +20,7 @@ model on two cores, 25 GB/s beside 10,000 tokens/s of a 7B model on one GPU."""
 
 
 class VirtualCounters:
-    """Counters of all tenants, and which of them have requests waiting."""
+    """Keeps the counters of all tenants, and which of them have requests waiting."""
 
     def __init__(self, limits_of: LimitsOf = unlimited) -> None:
         self._limits_of = limits_of
@@ -29,7 +29,7 @@ class VirtualCounters:
         self._last_to_wait: str | None = None
 
     def of(self, tenant: str) -> float:
-        """Service charged so far, per unit of share, idle time levelled."""
+        """Return the service charged so far, per unit of share, idle time levelled."""
         return self._counters.get(tenant, 0.0)
 
     def arrive(self, tenant: str) -> None:
@@ -56,26 +56,27 @@ class VirtualCounters:
 
 
 def prompt_charge(sequence: Sequence, base_bytes: int) -> float:
-    """For admitting `sequence`: its whole prompt."""
+    """Return the charge for admitting `sequence`: its whole prompt."""
     return PROMPT_CHARGE * sequence.num_prompt * (1 + adapter_share(sequence.adapter, base_bytes))
 
 
 def output_charge(adapter: AnyAdapter | None, base_bytes: int) -> float:
-    """For one new token."""
+    """Return the charge for one new token."""
     return OUTPUT_CHARGE * (1 + adapter_share(adapter, base_bytes))
 
 
 def load_charge(entry: AdapterEntry) -> float:
-    """For bringing `entry` into the pool: copying it, or computing its virtual tokens."""
+    """Return the charge for bringing `entry` into the pool: a copy, or virtual tokens."""
     if not entry.is_copied:
         return PROMPT_CHARGE * entry.num_virtual_tokens
     return (entry.num_bytes or 0) / LOAD_BYTES_PER_TOKEN
 
 
 def adapter_share(adapter: AnyAdapter | None, base_bytes: int) -> float:
-    """Work of `adapter` for a token, relative to the base model's: the ratio of their weights.
+    """Return the work of `adapter` for a token, relative to the base model's.
 
-    Proportional to the rank for low-rank adapters, and right for any other kind.
+    It is the ratio of their weights: proportional to the rank for low-rank adapters, and right for
+    any other kind.
     """
     if adapter is None or not base_bytes:
         return 0.0
@@ -85,7 +86,7 @@ def adapter_share(adapter: AnyAdapter | None, base_bytes: int) -> float:
 def service_gap_bound(
     *, longest_prompt: int, output_tokens: int, adapter_bytes: int = 0, base_bytes: int = 0
 ) -> float:
-    """How far the service of two tenants can drift apart while both have requests waiting.
+    """Return how far the service of two tenants can drift apart while both have requests waiting.
 
     `output_tokens` are all that running requests can still produce together. A tenant is served
     only while its counter is the smallest; from then on the one admission and what its running

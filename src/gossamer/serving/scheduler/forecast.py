@@ -1,4 +1,4 @@
-"""How long things take here, measured while they happen."""
+"""Predicts how long things take here, from what was measured."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ of the predicted time, so that few are refused who would have come in."""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """What runs now."""
+    """Shows what runs now."""
 
     prompt_tokens_left: int
     """Of prompts that have been begun."""
@@ -39,7 +39,7 @@ class Forecast:
         self._residence: float | None = None
 
     def record_step(self, *, prompt_tokens: int, seconds: float) -> None:
-        """A step has ended."""
+        """Learn from a step that has ended."""
         if not prompt_tokens:
             self._decode_seconds = _mean(self._decode_seconds, seconds)
             return
@@ -51,28 +51,28 @@ class Forecast:
         )
 
     def record_residence(self, seconds: float) -> None:
-        """A request has left that ran for so long."""
+        """Learn from a request that has left how long it ran."""
         self._residence = _mean(self._residence, seconds)
 
     @property
     def seconds_per_prompt_token(self) -> float:
-        """`b`; 0 before any prompt was computed."""
+        """Return `b`; 0 before any prompt was computed."""
         return self._extra_seconds / self._extra_tokens if self._extra_tokens else 0.0
 
     def prompt_seconds(self, tokens: int, chunk: int) -> float:
-        """To compute `tokens` of prompts, `chunk` in a step, beside the decodes."""
+        """Predict how long `tokens` of prompts take, `chunk` in a step, beside the decodes."""
         steps = -(-tokens // max(1, chunk))
         return steps * (self._decode_seconds or 0.0) + tokens * self.seconds_per_prompt_token
 
     def place_seconds(self, position: int, load: Load) -> float:
-        """Until a place is free for the request behind `position` others."""
+        """Predict when a place is free for the request behind `position` others."""
         short = position + 1 - load.free_places
         if short <= 0 or self._residence is None:
             return 0.0
         return SURE * short * self._residence / max(1, load.places)
 
     def first_token_seconds(self, *, ahead: int, position: int, own: int, load: Load) -> float:
-        """From now to the first token of a prompt of `own` tokens.
+        """Predict the time from now to the first token of a prompt of `own` tokens.
 
         `ahead` are the prompt tokens of the `position` waiting requests before it.
         """

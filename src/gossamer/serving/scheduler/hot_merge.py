@@ -1,4 +1,4 @@
-"""Merge mode: base weights with the hot adapter in them, for steps in which that is less work.
+"""Merges the hot adapter into a copy of the base weights, for steps in which that is less work.
 
 The original weights stay as they are, and each step runs on the one set or the other; so nothing is
 ever subtracted from weights, and leaving merge mode brings back the same bits. All methods run on
@@ -25,10 +25,10 @@ MAX_BARRED = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HotLimits:
-    """From when to when an adapter is hot."""
+    """Says from when to when an adapter is hot."""
 
     window: int = 128
-    """Steps that are looked back upon; an adapter becomes hot after so many at the earliest."""
+    """Steps that are looked back upon; an adapter becomes hot after that many at the earliest."""
     enter: float = 0.9
     """Share of the window's tokens from which an adapter is hot ..."""
     leave: float = 0.5
@@ -53,7 +53,7 @@ class HotAdapterPolicy:
         self.num_dropped = 0
 
     def record(self, tokens: Mapping[Hashable, int], total: int) -> None:
-        """A step of `total` tokens; `tokens` of them by adapter, for those that can be merged."""
+        """Count a step of `total` tokens; `tokens` by adapter, for those that can be merged."""
         self._steps.append((dict(tokens), total))
         self._tokens.update(tokens)
         self._total += total
@@ -67,7 +67,7 @@ class HotAdapterPolicy:
         self._decide()
 
     def drop(self, *, bar: bool = False) -> None:
-        """The hot adapter is gone; with `bar`, it cannot be merged and is not named again."""
+        """Drop the hot adapter; with `bar`, it cannot be merged and is not named again."""
         if bar:
             self._barred.append(self.hot)
         self.hot = None
@@ -78,7 +78,7 @@ class HotAdapterPolicy:
         self._total = 0
 
     def share(self, adapter: Hashable) -> float:
-        """Of the window's tokens, from 0 to 1."""
+        """Return its share of the window's tokens, from 0 to 1."""
         return self._tokens[adapter] / self._total if self._total else 0.0
 
     def _decide(self) -> None:
@@ -105,7 +105,7 @@ Merge = Callable[[AdapterEntry, threading.Event], Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Merged:
-    """Base layers with one adapter in their weights."""
+    """Holds base layers with one adapter in their weights."""
 
     entry: AdapterEntry
     layers: Any
@@ -142,12 +142,12 @@ class HotMerger:
 
     @property
     def merged(self) -> Merged | None:
-        """The merged copy that there is now."""
+        """Return the merged copy that there is now."""
         return self._merged
 
     @property
     def merged_name(self) -> str | None:
-        """The adapter of which there is a merged copy now."""
+        """Name the adapter of which there is a merged copy now."""
         merged = self._merged
         return merged.entry.name if merged is not None else None
 
@@ -160,7 +160,7 @@ class HotMerger:
         )
 
     def follow(self) -> None:
-        """Take over a copy that is ready, begin one, or let go of one, as the policy has it."""
+        """Take over a copy that is ready, begin one, or drop one, as the policy has it."""
         hot = self.policy.hot
         if isinstance(hot, AdapterEntry) and hot.state is not AdapterState.RESIDENT:
             # Evicted, unloaded or replaced.
@@ -175,7 +175,7 @@ class HotMerger:
             self._begin(wanted)
 
     def choose(self, step: Sequence[ScheduledChunk]) -> Merged | None:
-        """The weights for `step`; None: the original ones.
+        """Choose the weights for `step`; None: the original ones.
 
         Merged weights save the hot adapter's tokens their shrink and expand, and cost all others
         one: the majority decides.

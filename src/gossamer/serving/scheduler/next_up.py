@@ -1,8 +1,8 @@
-"""For whom adapters are brought while nobody runs: one request, until it starts.
+"""Chooses for which request adapters are brought while none runs: one, until it starts.
 
 Copying an adapter, or computing a prefix, takes several steps, in which those who wait may come to
 stand in another order, and others may ask for room. While requests run, some end, and nothing is
-lost by that. But where nobody runs, one adapter after the other could be put out for the next one
+lost by that. But where none runs, one adapter after the other could be evicted for the next one
 just before its request starts, and no request would ever start.
 """
 
@@ -17,7 +17,7 @@ _NEAR = (AdapterState.HOST, AdapterState.PLACING, AdapterState.RESIDENT)
 
 
 class NextUp:
-    """Remembers the request whose adapter was begun while nobody ran."""
+    """Remembers the request whose adapter was begun while none ran."""
 
     def __init__(self, memory: MemoryManager, waiting: WaitingQueue) -> None:
         self._memory = memory
@@ -25,7 +25,7 @@ class NextUp:
         self._sequence: Sequence | None = None
 
     def in_order(self, walk: Iterable[Sequence], *, nobody_runs: bool) -> Iterator[Sequence]:
-        """`walk` with the remembered one first, as long as it holds."""
+        """Iterate over `walk` with the remembered one first, as long as it holds."""
         if not nobody_runs or not self._holds():
             self._sequence = None
         first = self._sequence
@@ -43,7 +43,7 @@ class NextUp:
         return sequence.adapter.state in _NEAR
 
     def may_start_copy(self, sequence: Sequence, *, nobody_runs: bool) -> bool:
-        """Whether the adapter of `sequence` may be brought now, at the cost of what is idle.
+        """Tell whether the adapter of `sequence` may be brought now, at the cost of what is idle.
 
         One that is placed at once, whose request therefore starts, may be, and one that fits beside
         all that is there.
@@ -55,6 +55,6 @@ class NextUp:
         return not is_slow or adapter.blocks_to_load <= self._memory.num_free
 
     def begun(self, sequence: Sequence, *, nobody_runs: bool) -> None:
-        """The adapter of `sequence` is on its way."""
+        """Remember that the adapter of `sequence` is on its way."""
         if nobody_runs and self._sequence is None:
             self._sequence = sequence

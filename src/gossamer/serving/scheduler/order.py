@@ -1,4 +1,4 @@
-"""In which order requests start, compute, and have their adapters read."""
+"""Orders requests: which start, compute, and have their adapters read first."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -17,15 +17,15 @@ from gossamer.serving.scheduler.step import SchedulerLimits
 from gossamer.serving.store.manager import AdapterManager
 
 MAX_REJECTED_OF_TENANT = 8
-"""After so many requests of a tenant that do not fit, its others are passed over for those of
+"""After this many requests of a tenant that do not fit, its others are passed over for those of
 other tenants."""
 
 
 class AdmissionOrder:
-    """Those that had begun before they were put back first; then tenants by their counters.
+    """Iterates over those put back after they had begun, then over tenants by their counters.
 
     The consumer may take a request it was given out of the queue (it starts) or leave it there. As
-    starting is charged, the next one is of whoever has the smallest counter then.
+    starting is charged, the next one is of the tenant with the smallest counter then.
     """
 
     def __init__(
@@ -97,11 +97,11 @@ def _favoured(running: Iterable[Sequence], cluster: int) -> Test | None:
 
 
 def step_order(running: Iterable[Sequence], budget: int) -> list[Sequence]:
-    """`running` (in order of admission) in the order in which they take from the budget of tokens.
+    """Order `running`, given as admitted, as they take from the budget of tokens.
 
     Sequences that decode come first and take a token each; prompts share what is left, the oldest
     first. Where there are as many decodes as tokens, nothing would be left and the last ones would
-    never come: all then take turns, whoever was computed longest ago first, so that a sequence is
+    never come: all then take turns, the one computed longest ago first, so that a sequence is
     computed at least once in ceil(decodes / budget) + prompts steps.
     """
     ordered = sorted(running, key=lambda s: s.num_to_compute > 1)
@@ -112,7 +112,7 @@ def step_order(running: Iterable[Sequence], budget: int) -> list[Sequence]:
 
 
 def prefetch_order(waiting: Iterable[Sequence], slo: float | None, now: float) -> list[AnyAdapter]:
-    """The distinct adapters of `waiting`, least slack first; as they come without a promise.
+    """List the adapters of `waiting`, least slack first; as they come without a promise.
 
     Slack: seconds left of the promised `slo` to the first token, less those that copying takes.
     """
@@ -126,7 +126,7 @@ def prefetch_order(waiting: Iterable[Sequence], slo: float | None, now: float) -
 
 
 LOAD_AHEAD = 8
-"""The adapters of so many requests at the head of the queue are read ahead of admission, whatever
+"""The adapters of this many requests at the head of the queue are read ahead of admission, whatever
 their size."""
 
 

@@ -1,4 +1,4 @@
-"""Prefixes that the model itself computes, chunk by chunk, in steps beside requests."""
+"""Has the model compute prefixes, chunk by chunk, in steps beside requests."""
 
 from gossamer.serving.core.adapter import AdapterEntry
 from gossamer.serving.core.messages import Request
@@ -8,9 +8,9 @@ from gossamer.serving.store.manager import AdapterManager
 
 
 class PrefixFills:
-    """Virtual tokens on their way into the blocks of their adapter, as sequences of their own.
+    """Brings virtual tokens into the blocks of their adapter, as sequences of their own.
 
-    One adapter at a time, in the order in which they were begun. A sequence that fills is nobody's
+    One adapter at a time, in the order in which they were begun. A sequence that fills is no
     request: it counts not among those that run, is never put back and says nothing. The requests
     for its adapter wait as they do for a copy; when the last of them has left, so does it.
     """
@@ -22,12 +22,12 @@ class PrefixFills:
 
     @property
     def num_left(self) -> int:
-        """Virtual tokens that are still to be computed, of all that were begun."""
+        """Count the virtual tokens that are still to be computed, of all that were begun."""
         total = sum(entry.num_virtual_tokens for entry in self._memory.computing)
         return total - (self._current.num_computed if self._current is not None else 0)
 
     def next(self) -> Sequence | None:
-        """Whose turn it is."""
+        """Return the sequence whose turn it is."""
         computing = self._memory.computing
         for entry in [entry for entry in computing if not entry.requests]:
             self._forget(entry)
@@ -38,7 +38,7 @@ class PrefixFills:
         return self._current
 
     def computed(self, sequence: Sequence) -> None:
-        """A chunk of `sequence` was computed."""
+        """Take note that a chunk of `sequence` was computed."""
         entry = sequence.prefix_of
         assert entry is not None
         if not sequence.num_to_compute:
@@ -46,7 +46,7 @@ class PrefixFills:
             self._adapters.end_computing(entry)
 
     def failed(self, sequence: Sequence, error: Exception) -> None:
-        """A chunk of `sequence` could not be computed; its adapter is refused."""
+        """Refuse the adapter of `sequence`, of which a chunk could not be computed."""
         entry = sequence.prefix_of
         assert entry is not None
         self._forget(entry)
@@ -58,7 +58,7 @@ class PrefixFills:
 
 
 def chunk_of_fill(left: int, budget: int) -> int:
-    """How many of `left` virtual tokens to compute where a step has room for `budget` tokens.
+    """Return how many of `left` virtual tokens to compute in a step with room for `budget`.
 
     Half of the room: prompts, and those who wait to start, share the other half.
     """

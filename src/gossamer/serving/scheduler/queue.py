@@ -1,4 +1,4 @@
-"""The waiting requests: a queue for each tenant, and the order inside it."""
+"""Keeps the waiting requests: a queue for each tenant, and the order inside it."""
 
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator
 from gossamer.serving.core.sequence import Sequence
 
 OLDEST_EVERY = 8
-"""Of so many admissions of a tenant one goes to its oldest request, whatever its priority."""
+"""Of this many admissions of a tenant one goes to its oldest request, whatever its priority."""
 
 Test = Callable[[Sequence], bool]
 
 
 class TenantQueue:
-    """Waiting requests of one tenant.
+    """Keeps the waiting requests of one tenant.
 
     A request with `k` older ones beside it is started after at most `start_bound(k)` admissions of
     its tenant, however many of a better priority, or of favoured adapters, come meanwhile.
@@ -33,12 +33,12 @@ class TenantQueue:
         return sequence in self._by_age
 
     def add(self, sequence: Sequence) -> None:
-        """As the newest."""
+        """Add a request as the newest."""
         self._by_age[sequence] = None
         self._by_priority.setdefault(sequence.priority, {})[sequence] = None
 
     def remove(self, sequence: Sequence) -> None:
-        """Wherever it is."""
+        """Remove a request, wherever it is."""
         del self._by_age[sequence]
         same = self._by_priority[sequence.priority]
         del same[sequence]
@@ -52,9 +52,9 @@ class TenantQueue:
         self.remove(sequence)
 
     def in_order(self, *, newest_first: bool, favoured: Test | None = None) -> Iterator[Sequence]:
-        """Who should start first: priority (a low number first), then age.
+        """Iterate in the order of starting: priority (a low number first), then age.
 
-        `favoured` ones go before others of their priority. With `newest_first` nobody's turn is
+        `favoured` ones go before others of their priority. With `newest_first` no turn is
         forced, since those who wait too long are refused then.
         """
         forced = None
@@ -74,12 +74,12 @@ class TenantQueue:
 
 
 def start_bound(num_older: int) -> int:
-    """Admissions of a tenant within which a request behind `num_older` ones is started."""
+    """Return the admissions of a tenant within which a request behind `num_older` starts."""
     return (num_older + 1) * OLDEST_EVERY
 
 
 class WaitingQueue:
-    """All who wait: those put back after they had begun, then a queue for each tenant."""
+    """Keeps all who wait: those put back after they had begun, then a queue for each tenant."""
 
     def __init__(self) -> None:
         self.begun: deque[Sequence] = deque()
@@ -101,21 +101,21 @@ class WaitingQueue:
         return sequence in queue or sequence in self.begun
 
     def add(self, sequence: Sequence) -> None:
-        """A new one."""
+        """Add a new request."""
         self.tenants.setdefault(sequence.tenant, TenantQueue()).add(sequence)
         self._size += 1
 
     def put_back(self, sequence: Sequence) -> None:
-        """One that was running, before all others."""
+        """Put a request that was running before all others."""
         self.begun.appendleft(sequence)
         self._size += 1
 
     def remove(self, sequence: Sequence) -> None:
-        """One that ends without starting."""
+        """Remove a request that ends without starting."""
         self._take_out(sequence, TenantQueue.remove)
 
     def admit(self, sequence: Sequence) -> None:
-        """One that starts."""
+        """Remove a request that starts."""
         self._take_out(sequence, TenantQueue.admit)
 
     def _take_out(

@@ -1,4 +1,4 @@
-"""Which requests are let in at all: queue length, quotas, and whether the engine still accepts."""
+"""Decides which requests are let in: by queue length, by quotas, and none at the end."""
 
 import threading
 import time
@@ -22,7 +22,7 @@ class _Bucket:
 
 
 class Quotas:
-    """What each tenant uses. May be called from any thread."""
+    """Counts what each tenant uses. May be called from any thread."""
 
     def __init__(self, limits_of: LimitsOf, clock: Callable[[], float]) -> None:
         self._limits_of = limits_of
@@ -56,25 +56,25 @@ class Quotas:
                 self._check_tokens(tenant, bucket, 1, limits.tokens_per_minute)
 
     def leave(self, tenant: str) -> None:
-        """A request that was counted in has ended."""
+        """Count a request out that has ended."""
         with self._lock:
             self._in_flight[tenant] -= 1
             if not self._in_flight[tenant]:
                 del self._in_flight[tenant]
 
     def spend(self, tenant: str, tokens: int) -> None:
-        """New tokens have been generated; what exceeds the limit is owed."""
+        """Count new tokens; what exceeds the limit is owed."""
         limit = self._limits_of(tenant).tokens_per_minute
         if limit is not None:
             with self._lock:
                 self._bucket(tenant, limit).tokens -= tokens
 
     def in_flight(self, tenant: str) -> int:
-        """Requests that wait or run."""
+        """Return how many requests of `tenant` wait or run."""
         return self._in_flight[tenant]
 
     def num_tenants(self) -> int:
-        """Tenants that have any."""
+        """Return how many tenants have requests."""
         return len(self._in_flight)
 
     def _check_number(self, tenant: str, limits: TenantLimits, more: int = 0) -> None:
@@ -124,7 +124,7 @@ class RateLimiter:
 
     @property
     def is_open(self) -> bool:
-        """Whether requests are let in at all."""
+        """Tell whether requests are let in at all."""
         return self._is_open
 
     def close(self) -> None:
@@ -148,12 +148,12 @@ class RateLimiter:
             self._quotas.check(tenant, own)
 
     def spend(self, tenant: str, tokens: int) -> None:
-        """New tokens of `tenant` have been generated."""
+        """Count new tokens of `tenant`."""
         self._quotas.spend(tenant, tokens)
         self._usage.of(tenant).generated_tokens += tokens
 
     def leave(self, tenant: str) -> None:
-        """A request of `tenant` has ended."""
+        """Count a request of `tenant` out that has ended."""
         self._left.append(self._clock())
         self._quotas.leave(tenant)
 

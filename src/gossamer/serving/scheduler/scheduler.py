@@ -1,4 +1,4 @@
-"""Who runs next: decodes first, prefill in chunks, admission by memory. Pure Python, no tensors."""
+"""Decides who runs next: decodes first, prefill in chunks, admission by memory; no tensors."""
 
 import math
 import time
@@ -37,11 +37,11 @@ from gossamer.serving.scheduler.usage import TenantUsage
 from gossamer.serving.store.manager import AdapterManager
 
 MAX_SKIPS = 64
-"""A waiting request that so many later ones have overtaken, since there was no room for it, is
+"""A waiting request that this many later ones have overtaken, since there was no room for it, is
 overtaken no more."""
 
 MAX_REJECTED = 32
-"""After so many waiting requests that do not fit, the rest of the queue is not looked at."""
+"""After this many waiting requests that do not fit, the rest of the queue is not looked at."""
 
 
 class Scheduler:
@@ -101,7 +101,7 @@ class Scheduler:
             self._leave_queue(sequence)
 
     def plan(self) -> list[ScheduledChunk]:
-        """The next step: at most `max_batch_tokens`, one for each decoding sequence first."""
+        """Choose the next step: one token for each decoding sequence first, then prompts."""
         budget = self._limits.max_batch_tokens
         step: list[ScheduledChunk] = []
         before = self.num_preemptions
@@ -139,7 +139,7 @@ class Scheduler:
         self.memory.learn_seconds_per_token(self.forecast.seconds_per_prompt_token)
 
     def postprocess(self, step: list[ScheduledChunk], seconds: float | None = None) -> None:
-        """The tokens of `step` were computed; the next ones are not taken in yet.
+        """Take in that the tokens of `step` were computed; the next ones are not there yet.
 
         What is to come is predicted from the `seconds` that it took, if they are told.
         """
@@ -154,7 +154,7 @@ class Scheduler:
                 self.memory.share(sequence)
 
     def failed(self, step: list[ScheduledChunk], error: Exception) -> list[Sequence]:
-        """`step` could not be computed; the requests in it, which are to be ended.
+        """Take in that `step` could not be computed; returns the requests that are to be ended.
 
         The adapter of which it was to compute a prefix is refused.
         """
@@ -164,7 +164,7 @@ class Scheduler:
         return [part.sequence for part in step if part.sequence.prefix_of is None]
 
     def record_token(self, sequence: Sequence) -> None:
-        """`sequence` is about to get its next token."""
+        """Take in that `sequence` gets its next token."""
         if not sequence.num_generated:
             seconds = self._clock() - sequence.arrived
             self.usage.first_token(sequence.tenant, seconds)
@@ -177,7 +177,7 @@ class Scheduler:
 
     @property
     def num_blocks(self) -> int:
-        """Blocks of the pool."""
+        """Return the number of blocks of the pool."""
         return self.memory.num_blocks
 
     def memory_stats(self) -> MemoryStats:
@@ -190,8 +190,7 @@ class Scheduler:
         self.adapters.audit()
 
     def pop_refused(self) -> list[tuple[Sequence, GossamerError | None]]:
-        """Waiting sequences that can never run, or not in time, removed from the queue, each with
-        the reason.
+        """Remove the waiting sequences that can never run, or not in time, each with the reason.
 
         None: it was put back, and has as many tokens already as it can get; it asked for no number.
         """
@@ -258,7 +257,7 @@ class Scheduler:
 
     @property
     def num_read_ahead(self) -> int:
-        """Requests at the head of the queue whose adapters are read: those that could start now."""
+        """Return for how many requests adapters are read: those that could start now."""
         return max(LOAD_AHEAD, self._limits.max_running - len(self.running))
 
     def _prefetch(self, walk: AdmissionOrder) -> None:
@@ -394,6 +393,6 @@ def _is_unread(adapter: AnyAdapter | None) -> bool:
 
 
 def _is_kept_free_for(sequence: Sequence) -> bool:
-    """Whether nobody may start meanwhile: overtaken often, it has memory for its adapter now."""
+    """Whether none may start meanwhile: overtaken often, it has memory for its adapter now."""
     is_placing = sequence.adapter is not None and sequence.adapter.state is AdapterState.PLACING
     return is_placing and sequence.num_skipped >= MAX_SKIPS

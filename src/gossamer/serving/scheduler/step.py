@@ -1,4 +1,4 @@
-"""What a step consists of, and what the scheduler must keep to."""
+"""Defines what a step consists of, and what the scheduler must keep to."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from gossamer.serving.core.sequence import Sequence
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SchedulerLimits:
-    """What the scheduler must keep to."""
+    """Says what the scheduler must keep to."""
 
     block_tokens: int
     max_batch_tokens: int
@@ -16,28 +16,28 @@ class SchedulerLimits:
     max_running: int
     """Sequences admitted at a time."""
     expected_new_tokens: int
-    """A request is assumed to produce at most so many more tokens when its memory is judged."""
+    """A request is assumed to produce at most this many more tokens when its memory is judged."""
     max_context: int | None = None
     """Positions that the model knows; an adapter's virtual tokens take some. None: no limit."""
     adapter_cluster: int = 0
-    """From so many distinct adapters in the batch on, a tenant's requests for one of them go before
-    its others; 0: never."""
+    """From this many distinct adapters in the batch on, a tenant's requests for one of them go
+    before its others; 0: never."""
     prefetch: int = 0
-    """The adapters of so many requests at the head of the queue are copied into free blocks before
-    their turn."""
+    """The adapters of this many requests at the head of the queue are copied into free blocks
+    before their turn."""
     base_bytes: int = 0
     """Of the base model's weights; what an adapter's work is measured against."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScheduledChunk:
-    """A sequence's part in a step: compute `count` tokens from `num_computed` on."""
+    """Gives a sequence its part in a step: `count` tokens from `num_computed` on."""
 
     sequence: Sequence
     count: int
 
 
 def adapters_of(step: list[ScheduledChunk]) -> list[AnyAdapter]:
-    """The distinct adapters of a step, in order of appearance."""
+    """List the distinct adapters of a step, in order of appearance."""
     found = {part.sequence.adapter: None for part in step if part.sequence.adapter is not None}
     return list(found)

@@ -1,4 +1,4 @@
-"""What each tenant has got so far, for /metrics."""
+"""Counts what each tenant has got so far, for /metrics."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -21,18 +21,18 @@ class _TenantCounts:
 
 
 class TenantUsage:
-    """Counts by tenant. One thread writes tokens, the holder of the engine's lock refusals."""
+    """Counts by tenant: one thread tokens, the holder of the engine's lock refusals."""
 
     def __init__(self, slo: float | None) -> None:
         self._slo = slo
         self._counts: dict[str, _TenantCounts] = {}
 
     def of(self, tenant: str) -> _TenantCounts:
-        """Made when first asked for."""
+        """Return the counts of `tenant`, made when first asked for."""
         return self._counts.setdefault(tenant, _TenantCounts())
 
     def first_token(self, tenant: str, seconds: float) -> None:
-        """The first token of a request came `seconds` after the request."""
+        """Count a first token that came `seconds` after its request."""
         counts = self.of(tenant)
         counts.first_tokens += 1
         if self._slo is not None:
@@ -40,11 +40,11 @@ class TenantUsage:
             counts.satisfaction += satisfaction(seconds, self._slo)
 
     def refuse(self, tenant: str, why: Refusal) -> None:
-        """A request of `tenant` was refused."""
+        """Count a refused request of `tenant`."""
         self.of(tenant).refused[why] += 1
 
     def stats(self, waiting: Counter[str], running: Counter[str]) -> tuple[TenantStats, ...]:
-        """All tenants that have ever asked; `waiting` and `running` are their requests now."""
+        """Show all tenants that have ever asked; `waiting` and `running` are their requests now."""
         return tuple(
             TenantStats(
                 name=name,
@@ -62,5 +62,5 @@ class TenantUsage:
 
 
 def satisfaction(seconds: float, slo: float) -> float:
-    """1 for a first token at once, falling to 0 at the promised time (S-LoRA, section 7)."""
+    """Return 1 for a first token at once, falling to 0 at the promised time (S-LoRA, section 7)."""
     return max(0.0, 1.0 - (seconds / slo) ** 2)

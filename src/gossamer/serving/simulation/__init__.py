@@ -1,1 +1,1 @@
-"""The real scheduler on a pretended machine: hours of traffic in seconds, without a tensor."""
+"""Runs the real scheduler on a pretended machine: hours of traffic in seconds, no tensors."""

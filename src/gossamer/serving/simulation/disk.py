@@ -1,4 +1,4 @@
-"""Adapters that exist only as numbers, and a disk that takes its time to read them."""
+"""Pretends adapters that are only numbers, and a disk that takes its time to read them."""
 
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
@@ -12,18 +12,18 @@ from gossamer.serving.store.reader import Loaded
 
 
 class SimulatedFolder(AdapterFolder):
-    """Adapters "0", "1", ... of given ranks."""
+    """Holds adapters "0", "1", ... of given ranks."""
 
     def __init__(self, ranks: list[int]) -> None:
         super().__init__(None)
         self.ranks = ranks
 
     def names(self) -> list[str]:
-        """All of them."""
+        """List the names of all adapters."""
         return [str(index) for index in range(len(self.ranks))]
 
     def look_up(self, name: str) -> AdapterEntry:
-        """A fresh entry."""
+        """Make a fresh entry."""
         return AdapterEntry(name=name, path=Path(name), signature=((0, 0, 0),))
 
 
@@ -36,7 +36,7 @@ class SimulatedLoader:
         self._block_bytes = block_bytes
 
     def load(self, entry: AdapterEntry) -> Loaded:
-        """Nothing is read."""
+        """Return what `entry` would weigh; nothing is read."""
         rank = self._ranks[int(entry.name)]
         num_bytes = int(rank * self._bytes_per_rank)
         return Loaded(
@@ -50,7 +50,7 @@ class SimulatedLoader:
         )
 
     def place(self, rows: Any, blocks: list[int]) -> Any:
-        """Nothing is written."""
+        """Return the rows themselves; nothing is written."""
         return rows
 
 
@@ -81,8 +81,8 @@ class SimulatedDisk(Executor):
 
     @property
     def next_end(self) -> float | None:
-        """When the next read ends."""
+        """Return when the next read ends."""
         return self._jobs[0][0] if self._jobs else None
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Nothing is left running."""
+        """Do nothing: nothing is left running."""

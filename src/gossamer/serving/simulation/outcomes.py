@@ -1,4 +1,4 @@
-"""What became of the requests of a trace, and the figures that sum it up."""
+"""Tells what became of the requests of a trace, and sums it up."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from gossamer.serving.scheduler.usage import satisfaction
 
 @dataclass(slots=True, kw_only=True)
 class Outcome:
-    """One request; times in seconds from the start of the trace."""
+    """Describes one request; times in seconds from the start of the trace."""
 
     arrived: float
     prompt_tokens: int
@@ -20,13 +20,13 @@ class Outcome:
 
     @property
     def wait(self) -> float | None:
-        """First-token latency; None if there was no token."""
+        """Return the first-token latency; None if there was no token."""
         return None if self.first_token is None else self.first_token - self.arrived
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """Figures of a run."""
+    """Sums up a run."""
 
     requests: int
     finished: int
@@ -49,7 +49,7 @@ class Summary:
 
 
 def summarize(outcomes: Sequence[Outcome], slo: float) -> Summary:
-    """Figures of `outcomes`, with `slo` seconds to the first token as the promise."""
+    """Sum up `outcomes`, with `slo` seconds to the first token as the promise."""
     waits = sorted(outcome.wait for outcome in outcomes if outcome.wait is not None)
     finished = [o for o in outcomes if o.finished is not None]
     span = max((o.finished or 0.0 for o in finished), default=0.0)
@@ -72,7 +72,7 @@ def summarize(outcomes: Sequence[Outcome], slo: float) -> Summary:
 
 
 def percentile(ordered: Sequence[float], share: float) -> float:
-    """The value that `share` of `ordered` do not exceed; 0 of nothing."""
+    """Return the value that `share` of `ordered` do not exceed; 0 of nothing."""
     if not ordered:
         return 0.0
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]

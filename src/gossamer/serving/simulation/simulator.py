@@ -1,4 +1,4 @@
-"""Replay a trace against the real scheduler, pool and store; only computing is pretended."""
+"""Replays a trace against the real scheduler, memory and adapters; computing is pretended."""
 
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -26,7 +26,7 @@ from gossamer.serving.store.reader import AdapterReader
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """A pretended server: how fast it computes, what fits, how fast it loads."""
+    """Pretends a server: how fast it computes, what fits, how fast it loads."""
 
     step: StepModel
     num_blocks: int
@@ -44,7 +44,7 @@ class Machine:
 
 @dataclass(slots=True, kw_only=True)
 class Replay:
-    """What a replay gave."""
+    """Holds what a replay gave."""
 
     outcomes: list[Outcome] = field(default_factory=list)
     """In order of arrival."""
@@ -60,7 +60,7 @@ class Replay:
 
 
 class Simulator:
-    """One replay. Time is a number here, so a run with the same trace gives the same result."""
+    """Runs one replay. Time is a number here, so the same trace gives the same result."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""How long a step takes, as a sum of six terms."""
+"""Predicts how long a step takes, as a sum of six terms."""
 
 import json
 from collections.abc import Sequence as Items
@@ -13,7 +13,7 @@ Features = tuple[float, float, float, float, float, float]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepModel:
-    """Seconds of a step; `benchmarks/step_times.py` fits the coefficients on a real engine."""
+    """Predicts the seconds of a step; `benchmarks/step_times.py` fits the coefficients."""
 
     base: float
     """Of any step."""
@@ -29,13 +29,13 @@ class StepModel:
     """For having adapters at all."""
 
     def seconds(self, step: Items[ScheduledChunk]) -> float:
-        """How long `step` takes, as it is planned."""
+        """Predict how long `step` takes, as it is planned."""
         pairs = zip(astuple(self), features(step), strict=True)
         return sum(coefficient * feature for coefficient, feature in pairs)
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """As written by `save`."""
+        """Read what `save` has written."""
         return cls(**json.loads(path.read_text())["coefficients"])
 
     def save(self, path: Path, **notes: object) -> None:
@@ -44,7 +44,7 @@ class StepModel:
 
 
 def features(step: Items[ScheduledChunk]) -> Features:
-    """What the coefficients are multiplied with, in their order."""
+    """Return what the coefficients are multiplied with, in their order."""
     prompts = decodes = context = 0
     adapters = set()
     for part in step:

@@ -1,4 +1,4 @@
-"""The adapters of some folders, by name; looks at names and times of files only."""
+"""Finds the adapters of some folders by name; looks at names and times of files only."""
 
 import logging
 import math
@@ -45,7 +45,7 @@ def is_plain(name: str) -> bool:
 
 
 class AdapterFolder:
-    """Sub-folders of `roots` that hold an adapter, under their own names; or the roots themselves.
+    """Finds sub-folders of `roots` that hold an adapter, by their names; or the roots themselves.
 
     Of two with the same name the one in the earlier root counts. A folder that is not `is_plain`,
     or has the base model's name, is passed over, which the log tells once.
@@ -60,14 +60,14 @@ class AdapterFolder:
         self._spellings: dict[Path, frozenset[str]] = {}
 
     def names(self) -> list[str]:
-        """Names of all adapters now. Raises `AdapterReadError`."""
+        """List the names of all adapters now. Raises `AdapterReadError`."""
         found: dict[str, None] = {}
         for root in self.roots:
             found.update(dict.fromkeys(filter(self._is_served, _names_in(root))))
         return sorted(found)
 
     def look_up(self, name: str) -> AdapterEntry:
-        """A fresh entry for the files that lie under `name` now.
+        """Make a fresh entry for the files that lie under `name` now.
 
         Raises `UnknownModelError` that names close matches, or `AdapterReadError`. A name is one
         path component: nothing outside the roots can be reached.
@@ -78,7 +78,7 @@ class AdapterFolder:
         return AdapterEntry(name=name, path=path, signature=signature(path))
 
     def path(self, name: str) -> Path | None:
-        """Where the adapter `name` lies; None if there is none."""
+        """Return where the adapter `name` lies; None if there is none."""
         if not is_plain(name) or name == self._base:
             return None
         found = ((root, _path_in(root, name)) for root in self.roots)
@@ -127,7 +127,7 @@ class AdapterFolder:
 
 
 def unknown(name: str, known: Iterable[str]) -> UnknownModelError:
-    """The error for a name that is not among `known`."""
+    """Return the error for a name that is not among `known`."""
     return UnknownModelError(unknown_name_message("model", name, known))
 
 

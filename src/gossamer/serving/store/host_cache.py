@@ -1,18 +1,18 @@
-"""Adapters' rows in host memory, ready to be placed without reading a file: LRU, bounded."""
+"""Keeps adapters' rows in host memory, ready to be placed without a file: LRU, bounded."""
 
 from gossamer.serving.core.adapter import AdapterEntry
 from gossamer.serving.core.adapter_state import AdapterState
 
 
 class HostCache:
-    """Rows of adapters that are placed, were placed, or wait to be placed.
+    """Keeps rows of adapters that are placed, were placed, or wait to be placed.
 
     Rows stay after placing, so that an adapter which is evicted comes back by a copy. Those of an
     adapter that stays resident are not used again, so they grow old and go first.
     """
 
     def __init__(self, max_bytes: int = 0) -> None:
-        """`max_bytes` bounds what nobody waits for; 0 keeps nothing longer than needed."""
+        """`max_bytes` bounds what no request waits for; 0 keeps nothing longer than needed."""
         self.max_bytes = max_bytes
         self.num_bytes = 0
         self._entries: dict[AdapterEntry, int] = {}
@@ -24,13 +24,13 @@ class HostCache:
         return len(self._entries)
 
     def put(self, entry: AdapterEntry) -> None:
-        """Its rows were read just now."""
+        """Keep its rows, which were read just now."""
         self.drop(entry)
         self._entries[entry] = entry.num_bytes or 0
         self.num_bytes += entry.num_bytes or 0
 
     def touch(self, entry: AdapterEntry) -> None:
-        """Its rows were used."""
+        """Note that its rows were used."""
         if entry in self._entries:
             self._entries[entry] = self._entries.pop(entry)
 
@@ -56,7 +56,7 @@ class HostCache:
             self.drop(entry)
 
     def audit(self) -> None:
-        """Rows are where the count says."""
+        """Check that rows are where the count says."""
         assert self.num_bytes == sum(self._entries.values())
         for entry in self._entries:
             assert entry.rows is not None, f"{entry.name} has no rows"

@@ -1,4 +1,4 @@
-"""Looking at adapter folders on threads of their own: a disk that hangs holds nobody else up.
+"""Looks at adapter folders on threads of their own: a disk that hangs holds nothing else up.
 
 What a name means is looked up for each request, so that new files count at once; and the folders
 may lie on a network disk.
@@ -30,11 +30,11 @@ class AdapterLooks:
         self._lists = DaemonThreads("gossamer-lists", limit_seconds=LIST_SECONDS, late=_no_answer)
 
     def look_up(self, name: str) -> "Future[AnyAdapter]":
-        """What `name` means; fails as looking it up does, or with `AdapterReadError`."""
+        """Find what `name` means; fails as looking it up does, or with `AdapterReadError`."""
         return self._names.submit(self._look_up, name)
 
     def listing(self, of_all: Callable[[], T]) -> T:
-        """What `of_all` returns. Raises `AdapterReadError` if the disk does not answer."""
+        """Return what `of_all` returns; `AdapterReadError` if the disk does not answer."""
         return self._lists.submit(of_all).result()
 
 

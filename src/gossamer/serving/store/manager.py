@@ -1,4 +1,4 @@
-"""Adapters from their names to memory: found, read in the background, counted, forgotten.
+"""Follows adapters from their names to memory: found, read, counted, forgotten.
 
 All methods run on the engine's thread but `look_up`, `prefetch_read`, `statuses`, `status` and
 `stats`, which any thread may call.
@@ -25,7 +25,7 @@ from gossamer.serving.store.reader import AdapterReader
 
 
 class AdapterManager:
-    """All adapters that can be named, and the requests that use each of them."""
+    """Knows all adapters that can be named, and the requests that use each of them."""
 
     def __init__(
         self,
@@ -94,13 +94,13 @@ class AdapterManager:
     # Requests.
 
     def add_ref(self, adapter: AnyAdapter) -> None:
-        """A request for `adapter` was accepted."""
+        """Count an accepted request for `adapter`."""
         for entry in adapter.parts:
             entry.add_ref()
             self._reader.adopt(entry)
 
     def count(self, adapter: AnyAdapter) -> None:
-        """A new request, not counted before, names `adapter`."""
+        """Count a new request that names `adapter`, by where that is."""
         for entry in adapter.parts:
             entry.count_hit(time.time())
             is_resident = entry.state is AdapterState.RESIDENT
@@ -126,7 +126,7 @@ class AdapterManager:
 
     @property
     def max_host_bytes(self) -> int:
-        """Bytes of adapters that may stay in host memory though no request waits for them."""
+        """Return the bytes that adapters may take in host memory while no request waits."""
         return self._host_cache.max_bytes
 
     def start_load(self, adapter: AnyAdapter) -> None:

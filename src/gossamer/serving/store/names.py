@@ -1,4 +1,4 @@
-"""Which adapter a name means now. Any thread may ask."""
+"""Tells which adapter a name means now; any thread may ask."""
 
 import threading
 from pathlib import Path
@@ -9,22 +9,22 @@ from gossamer.serving.core.adapter import AdapterEntry, AnyAdapter, Blend, parse
 from gossamer.serving.store.folder import MAX_NAME, is_plain, signature, unknown
 
 MIN_LOOK = 256
-"""With so many entries, and whenever they have doubled since, those of folders that have gone are
+"""With this many entries, and whenever they have doubled since, those of folders that have gone are
 forgotten."""
 
 
 class Folder(Protocol):
-    """Adapters that are found by looking (`AdapterFolder`)."""
+    """Finds adapters by looking (`AdapterFolder`)."""
 
     def names(self) -> list[str]:
-        """Names of all adapters now."""
+        """List the names of all adapters now."""
 
     def look_up(self, name: str) -> AdapterEntry:
-        """A fresh entry; raises `UnknownModelError`."""
+        """Make a fresh entry; raises `UnknownModelError`."""
 
 
 class AdapterNames:
-    """Names found in folders, names given at run time, and names taken away at run time."""
+    """Knows names found in folders, given at run time, and taken away at run time."""
 
     def __init__(self, folder: Folder) -> None:
         self._folder = folder
@@ -35,10 +35,10 @@ class AdapterNames:
         self._look_again_at = MIN_LOOK
 
     def look_up(self, name: str) -> AnyAdapter:
-        """The adapter `name`, or several with weights (`blend.parse_blend`).
+        """Find the adapter `name`, or several with weights (`parse_blend`).
 
         What the signs of a mixture are in is one, whatever folders there are: access is judged by
-        the names that `blend.adapters_in` finds. Raises `UnknownModelError`, the reason why an
+        the names that `adapters_in` finds. Raises `UnknownModelError`, the reason why an
         adapter is refused, or `RequestError` for weights that make no sense.
         """
         parts = parse_blend(name)
@@ -51,7 +51,7 @@ class AdapterNames:
         return blend
 
     def look_up_one(self, name: str) -> AdapterEntry:
-        """The entry for the files under `name` now; the same one as long as they do not change."""
+        """Find the entry for the files under `name`; the same one as long as they do not change."""
         entry = self._entry(name)
         if entry.error is not None:
             # One error for many callers: their frames must not pile up in its traceback.
@@ -59,7 +59,7 @@ class AdapterNames:
         return entry
 
     def all(self) -> list[AdapterEntry]:
-        """Entries of all names, refused ones included. Raises `AdapterReadError`."""
+        """List the entries of all names, refused ones included. Raises `AdapterReadError`."""
         found = []
         names = self.names()
         self._forget_gone(names)
@@ -71,19 +71,19 @@ class AdapterNames:
         return found
 
     def names(self) -> list[str]:
-        """All names that can be asked for now. Raises `AdapterReadError`."""
+        """List all names that can be asked for now. Raises `AdapterReadError`."""
         found = self._folder.names()
         if self._given:
             found = sorted({*found, *list(self._given)})
         return [name for name in found if name not in self._hidden] if self._hidden else found
 
     def known(self) -> list[AdapterEntry]:
-        """The entries that were looked up so far; no file is looked at."""
+        """List the entries that were looked up so far; no file is looked at."""
         with self._lock:
             return list(self._current.values())
 
     def is_current(self, entry: AdapterEntry) -> bool:
-        """Whether its name still means this version."""
+        """Tell whether its name still means this version."""
         return self._current.get(entry.name) is entry
 
     def forget(self, entry: AdapterEntry) -> None:
@@ -93,15 +93,15 @@ class AdapterNames:
                 del self._current[entry.name]
 
     def peek(self, name: str) -> AdapterEntry | None:
-        """What `name` meant when it was last looked up; no file is looked at."""
+        """Return what `name` meant when it was last looked up; no file is looked at."""
         return self._current.get(name)
 
     def find(self, name: str) -> AdapterEntry:
-        """As `look_up_one`, but refused ones too."""
+        """Find as `look_up_one` does, but refused ones too."""
         return self._entry(name)
 
     def prepare(self, name: str, path: Path | None) -> AdapterEntry:
-        """An entry for the adapter in `path` (None: the one found in the folders), for `give`.
+        """Make an entry for the adapter in `path` (None: the one in the folders), for `give`.
 
         Raises `UnknownModelError`.
         """

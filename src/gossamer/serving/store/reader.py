@@ -1,4 +1,4 @@
-"""Adapters from disk into host memory, in the background."""
+"""Reads adapters from disk into host memory, in the background."""
 
 import math
 import threading
@@ -24,7 +24,7 @@ yet. Small ones may be more."""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded:
-    """What a loader makes of an adapter's files."""
+    """Holds what a loader makes of an adapter's files."""
 
     facts: AdapterFacts
     rows: Any
@@ -48,7 +48,7 @@ def reading_threads(limit_seconds: float = math.inf) -> DaemonThreads:
 
 
 class AdapterReader:
-    """What is being read, and taking over what was."""
+    """Has adapters read, and takes over what was read."""
 
     def __init__(
         self,
@@ -78,17 +78,17 @@ class AdapterReader:
 
     @property
     def num_loading(self) -> int:
-        """Adapters that are being read for requests."""
+        """Return how many adapters are being read for requests."""
         return len(self._loading)
 
     @property
     def num_early(self) -> int:
-        """Adapters that are read, or were, for requests that have not come yet."""
+        """Return how many adapters are read early, for requests that have not come yet."""
         return len(self._early)
 
     @property
     def num_hanging(self) -> int:
-        """Places whose reading was given up and goes on all the same."""
+        """Return how many places are still being read though that was given up."""
         return len(self._hanging)
 
     def close(self) -> None:
@@ -112,7 +112,7 @@ class AdapterReader:
         return len(self._early) < MOST_EARLY or taken + entry.file_bytes <= self._early_bytes
 
     def adopt(self, entry: AdapterEntry) -> None:
-        """The request came for which `entry` was read early, if it was: `collect` takes it over."""
+        """Let `collect` take `entry` over if it was read early: its request has come."""
         with self._lock:
             # Or it was unloaded before the request came.
             if entry in self._early and entry.state is AdapterState.REGISTERED:
