@@ -35,21 +35,24 @@ def folder(tmp_path_factory, tiny_model):
     rows = root / "rows.jsonl"
     pairs = [{"prompt": f"{i} + 1 =", "completion": f" {i + 1}"} for i in range(4)]
     rows.write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
-    for name in NAMES:
-        if all(pytest.importorskip(module) for module in methods.find(name).extra_modules):
-            tune(
-                tiny_model,
-                rows,
-                root / "served" / name,
-                method=name,
-                max_steps=2,
-                batch_size=4,
-                learning_rate=0.05,
-                warmup=0,
-                dtype="float32",
-                listener=Listener(),
-                **SETTINGS.get(name, {}),
-            )
+    with pytest.MonkeyPatch.context() as patch:
+        # Drawing takes as long as some steps, and nobody looks at these curves.
+        patch.setattr("gossamer.training.run.draw_loss_curve", lambda *given, **named: None)
+        for name in NAMES:
+            if all(pytest.importorskip(module) for module in methods.find(name).extra_modules):
+                tune(
+                    tiny_model,
+                    rows,
+                    root / "served" / name,
+                    method=name,
+                    max_steps=2,
+                    batch_size=4,
+                    learning_rate=0.05,
+                    warmup=0,
+                    dtype="float32",
+                    listener=Listener(),
+                    **SETTINGS.get(name, {}),
+                )
     return root / "served"
 
 

@@ -36,7 +36,8 @@ def run_here(job, folder, hear):
 
 @pytest.fixture
 def here(monkeypatch):
-    """All jobs run in this process."""
+    """All jobs run in this process, and draw no loss curve, which takes as long as some steps."""
+    monkeypatch.setattr("gossamer.training.run.draw_loss_curve", lambda *given, **named: None)
     monkeypatch.setattr("gossamer.training.comparison.compare.run_job", run_here)
 
 

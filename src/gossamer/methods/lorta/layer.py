@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from gossamer.adapters.kinds.low_rank import Factors
 from gossamer.methods.common.low_rank import LowRankLayer
 from gossamer.methods.lorta.config import LortaConfig
-from gossamer.methods.lorta.tensor_map import Place
+from gossamer.methods.lorta.tensor_map import TensorPlace
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +40,13 @@ class LortaLinear(LowRankLayer):
     def __init__(self, base: nn.Module, shared: SharedFactors) -> None:
         super().__init__(base)
         self.shared = shared
-        self.places: dict[str, Place] = {}
+        self.places: dict[str, TensorPlace] = {}
         self.configs: dict[str, LortaConfig] = {}
 
     def _get_available_adapters(self) -> set[str]:
         return set(self.places)
 
-    def update_layer(self, adapter_name: str, config: LortaConfig, place: Place) -> None:
+    def update_layer(self, adapter_name: str, config: LortaConfig, place: TensorPlace) -> None:
         """Let the adapter act here, at `place` in its tensor."""
         self.places[adapter_name] = place
         self.configs[adapter_name] = config

@@ -10,7 +10,7 @@ from gossamer.methods.common.peft_tuner import GossamerTuner, register_tuner
 from gossamer.methods.common.targets import linear_paths
 from gossamer.methods.lorta.config import PEFT_TYPE, LortaConfig
 from gossamer.methods.lorta.layer import LortaLinear, SharedFactors
-from gossamer.methods.lorta.tensor_map import Plan, make_plan
+from gossamer.methods.lorta.tensor_map import TensorMap, make_plan
 
 __all__ = ["LortaConfig", "LortaModel"]
 
@@ -104,7 +104,7 @@ class LortaModel(GossamerTuner):
             yield from getattr(self, table).items()
 
 
-def _start(plan: Plan, config: LortaConfig) -> list[torch.Tensor]:
+def _start(plan: TensorMap, config: LortaConfig) -> list[torch.Tensor]:
     """Factors A, B, C_H, C_M and C_L at the start; B is zero, so nothing changes yet."""
     counts = (plan.inputs, plan.width, plan.heads, plan.types, plan.layers)
     factors = [torch.empty(count, config.rank) for count in counts]

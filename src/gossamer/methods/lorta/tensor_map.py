@@ -9,7 +9,7 @@ from gossamer.errors import SettingError, UnsupportedAdapterError
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class TensorPlace:
     """Where one matrix lies in the tensor: rows of the five factors, as (start, count)."""
 
     inputs: tuple[int, int]
@@ -20,7 +20,7 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class TensorMap:
     """Rows of each factor and the place of each matrix by its path."""
 
     inputs: int
@@ -28,14 +28,14 @@ class Plan:
     heads: int
     types: int
     layers: int
-    places: dict[str, Place]
+    places: dict[str, TensorPlace]
 
     def parameters(self, rank: int) -> int:
         """Weights of all factors."""
         return rank * (self.inputs + self.width + self.heads + self.types + self.layers)
 
 
-def make_plan(config: Any, matrices: Iterable[tuple[str, int, int]], types: list[str]) -> Plan:
+def make_plan(config: Any, matrices: Iterable[tuple[str, int, int]], types: list[str]) -> TensorMap:
     """Plan for a transformers model `config` and its matrices (path, in features, out features).
 
     Matrices whose mode has the same size share its rows. Where all are d x d with H heads these are
@@ -61,7 +61,7 @@ def make_plan(config: Any, matrices: Iterable[tuple[str, int, int]], types: list
         layer = re.search(r"\.(\d+)\.", path)
         if layer is None:
             raise UnsupportedAdapterError(f"{path} belongs to no numbered block")
-        places[path] = Place(
+        places[path] = TensorPlace(
             inputs=inputs.take(features),
             width=width.take(outputs // parts),
             heads=heads.take(parts),
@@ -74,7 +74,7 @@ def make_plan(config: Any, matrices: Iterable[tuple[str, int, int]], types: list
             "asked for"
         )
     layers = config.num_hidden_layers
-    return Plan(inputs.total, width.total, heads.total, len(types), layers, places)
+    return TensorMap(inputs.total, width.total, heads.total, len(types), layers, places)
 
 
 class _Rows:

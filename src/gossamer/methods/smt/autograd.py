@@ -25,7 +25,7 @@ from gossamer.methods.smt.blocks import Block
 
 
 @dataclass(frozen=True)
-class Plan:
+class BlockPlan:
     """Where the blocks of a layer lie, and which of its input's columns they read."""
 
     blocks: tuple[Block, ...]
@@ -84,13 +84,13 @@ class Plan:
         ]
 
 
-def make_plan(blocks: Sequence[Sequence[int]]) -> Plan:
+def make_plan(blocks: Sequence[Sequence[int]]) -> BlockPlan:
     """From rows of (row, column, height, width)."""
-    return Plan(tuple(Block(*block) for block in blocks))
+    return BlockPlan(tuple(Block(*block) for block in blocks))
 
 
 def block_linear(
-    x: Tensor, weight: Tensor, bias: Tensor | None, values: Tensor, plan: Plan
+    x: Tensor, weight: Tensor, bias: Tensor | None, values: Tensor, plan: BlockPlan
 ) -> Tensor:
     """X W^T + b plus the blocks. x [..., in], weight [out, in] frozen, bias [out] frozen or None,
     values [weights in blocks]; all of one type except values, which may be finer. -> [..., out]."""
@@ -98,7 +98,7 @@ def block_linear(
     return out
 
 
-def add_blocks(out: Tensor, x: Tensor, values: Tensor, plan: Plan) -> Tensor:
+def add_blocks(out: Tensor, x: Tensor, values: Tensor, plan: BlockPlan) -> Tensor:
     """`out` [..., out] plus the blocks' part of x [..., in], for an `out` computed by any layer.
 
     `out` is changed in place. Costs one more pass over x in the backward than `block_linear`.
@@ -111,7 +111,7 @@ def add_blocks(out: Tensor, x: Tensor, values: Tensor, plan: Plan) -> Tensor:
 class _BlockLinear(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, values: Tensor, plan: Plan
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, values: Tensor, plan: BlockPlan
     ) -> Tensor:
         # Of the shape of the result: a view of it could not be added to afterwards.
         out = F.linear(x, weight, bias)
@@ -137,7 +137,7 @@ class _BlockLinear(torch.autograd.Function):
 
 class _AddBlocks(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, out: Tensor, x: Tensor, values: Tensor, plan: Plan) -> Tensor:
+    def forward(ctx: Any, out: Tensor, x: Tensor, values: Tensor, plan: BlockPlan) -> Tensor:
         kept = plan.keep(x.reshape(-1, x.shape[-1]))
         _add_products(out.view(-1, out.shape[-1]), kept, values, plan)
         ctx.mark_dirty(out)
@@ -159,14 +159,14 @@ class _AddBlocks(torch.autograd.Function):
         return gradient, into_x, into_values, None
 
 
-def _add_products(out: Tensor, kept: Tensor, values: Tensor, plan: Plan) -> None:
+def _add_products(out: Tensor, kept: Tensor, values: Tensor, plan: BlockPlan) -> None:
     """out[:, i] += kept[:, j] D^T for each block."""
     matrices = plan.matrices(values.to(out.dtype))
     for (i, _, height, width), j, matrix in zip(plan.blocks, plan.packed, matrices, strict=True):
         out[:, i : i + height].addmm_(kept[:, j : j + width], matrix.T)
 
 
-def _add_input_gradient(into_x: Tensor, g: Tensor, values: Tensor, plan: Plan) -> Tensor:
+def _add_input_gradient(into_x: Tensor, g: Tensor, values: Tensor, plan: BlockPlan) -> Tensor:
     """into_x[:, j] += g[:, i] D for each block."""
     matrices = plan.matrices(values.to(g.dtype))
     for (i, j, height, width), matrix in zip(plan.blocks, matrices, strict=True):
@@ -174,7 +174,7 @@ def _add_input_gradient(into_x: Tensor, g: Tensor, values: Tensor, plan: Plan) -
     return into_x
 
 
-def _values_gradient(g: Tensor, kept: Tensor, values: Tensor, plan: Plan) -> Tensor:
+def _values_gradient(g: Tensor, kept: Tensor, values: Tensor, plan: BlockPlan) -> Tensor:
     """g[:, i]^T kept[:, j] for each block, in the order of the values."""
     result = torch.empty(values.shape, dtype=g.dtype, device=g.device)
     matrices = plan.matrices(result)

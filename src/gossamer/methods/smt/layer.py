@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from gossamer.errors import AdapterFormatError, UnsupportedAdapterError, UsageError
 from gossamer.methods.common.tuner_layer import GossamerLayer, require_finite
-from gossamer.methods.smt.autograd import Plan, add_blocks, block_linear, make_plan
+from gossamer.methods.smt.autograd import BlockPlan, add_blocks, block_linear, make_plan
 
 
 class SmtLinear(GossamerLayer):
@@ -30,7 +30,7 @@ class SmtLinear(GossamerLayer):
         super().__init__(base_layer)
         self.smt_values = nn.ParameterDict({})
         self.smt_blocks = BufferDict({}, persistent=True)
-        self._plans: dict[str, tuple[Tensor, int, Plan]] = {}
+        self._plans: dict[str, tuple[Tensor, int, BlockPlan]] = {}
         self._before_merge: list[tuple[str, list[Tensor]]] = []
         self.in_features: int = self.base_layer.in_features
         self.out_features: int = self.base_layer.out_features
@@ -75,7 +75,7 @@ class SmtLinear(GossamerLayer):
             return f"smt_values has shape {tuple(values.shape)}, which is not the blocks' size"
         return None
 
-    def plan(self, adapter_name: str) -> Plan:
+    def plan(self, adapter_name: str) -> BlockPlan:
         """Where that adapter's blocks lie."""
         table = self.smt_blocks[adapter_name]
         # What is made under torch.inference_mode() counts no versions; loading forgets all.

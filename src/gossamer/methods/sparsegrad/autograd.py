@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 
-class Entries(NamedTuple):
+class GradientEntries(NamedTuple):
     """Some entries of a matrix [out, in]."""
 
     places: Tensor
@@ -23,7 +23,7 @@ class Entries(NamedTuple):
 
 _SAMPLE = 8192
 
-Select = Callable[[Tensor, Tensor], Entries]
+Select = Callable[[Tensor, Tensor], GradientEntries]
 """g~ [tokens, out], X U^T [tokens, in] -> the entries of their product that stay."""
 
 
@@ -61,7 +61,7 @@ class _TransformedLinear(torch.autograd.Function):
         return into_x, None, None, None, into_marker, None
 
 
-def largest(gradient: Tensor, count: int, threshold: str) -> Entries:
+def largest(gradient: Tensor, count: int, threshold: str) -> GradientEntries:
     """The `count` largest entries of `gradient` by magnitude.
 
     threshold "signed": all entries whose magnitude reaches the smallest of the `count` largest
@@ -74,7 +74,7 @@ def largest(gradient: Tensor, count: int, threshold: str) -> Entries:
         places = (flat.abs() >= bound).nonzero().flatten()
     else:
         places = _places_of_largest(flat.abs(), count).sort().values
-    return Entries(places, flat[places])
+    return GradientEntries(places, flat[places])
 
 
 def _places_of_largest(sizes: Tensor, count: int) -> Tensor:
@@ -92,7 +92,7 @@ def _places_of_largest(sizes: Tensor, count: int) -> Tensor:
 def plain(count: int, threshold: str) -> Select:
     """The whole product, then its largest entries."""
 
-    def select(g: Tensor, x: Tensor) -> Entries:
+    def select(g: Tensor, x: Tensor) -> GradientEntries:
         return largest(g.T @ x, count, threshold)
 
     return select
@@ -101,13 +101,13 @@ def plain(count: int, threshold: str) -> Select:
 def strided(count: int, threshold: str, energy: float) -> Select:
     """The product of only those rows and columns that carry `energy` of each factor's squares."""
 
-    def select(g: Tensor, x: Tensor) -> Entries:
+    def select(g: Tensor, x: Tensor) -> GradientEntries:
         rows, columns = _strongest(g, energy), _strongest(x, energy)
         block = g[:, rows].T @ x[:, columns]
         found = largest(block, count, threshold)
         row = rows[found.places // len(columns)]
         places = row * x.shape[1] + columns[found.places % len(columns)]
-        return Entries(places, found.values)
+        return GradientEntries(places, found.values)
 
     return select
 

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gossamer.methods.sparsegrad.autograd import Entries, Select, transformed_linear
+from gossamer.methods.sparsegrad.autograd import GradientEntries, Select, transformed_linear
 from gossamer.methods.sparsegrad.basis import Basis
 
 
@@ -24,7 +24,7 @@ class SparseGradLinear(nn.Module):
         self.weight = nn.Parameter(basis.enter(linear.weight.detach()))
         self.bias = linear.bias
         self.marker = nn.Parameter(torch.zeros(1, device=self.weight.device))
-        self.pending: Entries | None = None
+        self.pending: GradientEntries | None = None
         self.dtype = linear.weight.dtype
         self._select = select
         self.in_features: int = linear.in_features
@@ -47,13 +47,13 @@ class SparseGradLinear(nn.Module):
         self.pending = _sum(self.pending, found)
         return self.pending.values.norm().view(1) - before
 
-    def gradient(self) -> Entries | None:
+    def gradient(self) -> GradientEntries | None:
         """What the backward passes of this step left, as clipped; None if there was none."""
         if self.pending is None or self.marker.grad is None:
             return None
         norm = self.pending.values.norm()
         factor = torch.where(norm > 0, self.marker.grad / norm, self.marker.grad)
-        return Entries(self.pending.places, self.pending.values * factor)
+        return GradientEntries(self.pending.places, self.pending.values * factor)
 
     def forget_gradient(self) -> None:
         """Begin a new step."""
@@ -65,7 +65,7 @@ class SparseGradLinear(nn.Module):
         return self.basis.leave(self.weight.detach()).to(self.dtype)
 
 
-def _sum(one: Entries, other: Entries) -> Entries:
+def _sum(one: GradientEntries, other: GradientEntries) -> GradientEntries:
     places, index = torch.unique(torch.cat([one.places, other.places]), return_inverse=True)
     values = torch.cat([one.values, other.values])
-    return Entries(places, values.new_zeros(len(places)).index_add_(0, index, values))
+    return GradientEntries(places, values.new_zeros(len(places)).index_add_(0, index, values))

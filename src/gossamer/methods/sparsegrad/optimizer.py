@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gossamer.methods.sparsegrad.autograd import Entries
+from gossamer.methods.sparsegrad.autograd import GradientEntries
 from gossamer.methods.sparsegrad.layer import SparseGradLinear
 
 
@@ -70,7 +70,9 @@ class SparseGradAdam(torch.optim.Optimizer):
         state["step"] += 1
         return state["exp_avg"], state["exp_avg_sq"], state["step"]
 
-    def _move_entries(self, weight: Tensor, entries: Entries, group: dict[str, Any]) -> None:
+    def _move_entries(
+        self, weight: Tensor, entries: GradientEntries, group: dict[str, Any]
+    ) -> None:
         first, second, step = self._moments(weight)
         (beta1, beta2), places, g = group["betas"], entries.places, entries.values
         m = first.view(-1)[places].lerp(g, 1 - beta1)
