@@ -32,12 +32,12 @@ class Settings(BaseModel):
             raise SettingError(f"{where}: {_first_problem(cls, error)}") from None
 
     def updated(self, values: Mapping[str, Any], *, where: str = "settings") -> Self:
-        """A copy with `values` replaced, checked again."""
+        """Copy the settings with `values` replaced, and check them again."""
         return self.parse({**self.model_dump(), **values}, where=where)
 
 
 def parse_assignments(pairs: list[str], *, where: str = "--set") -> dict[str, Any]:
-    """`["rank=8", "target_modules=[q_proj]"]` to a mapping; values are read as YAML."""
+    """Read `["rank=8", "target_modules=[q_proj]"]` as a mapping; values are YAML."""
     result: dict[str, Any] = {}
     for pair in pairs:
         key, sign, text = pair.partition("=")

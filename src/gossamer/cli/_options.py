@@ -68,11 +68,11 @@ class Options(Generic[S]):
             )
 
     def option(self, name: str) -> str:
-        """The option of a field, e.g. `--max-context`."""
+        """Return the option of a field, such as `--max-context`."""
         return f"--{self.names.get(name, name).replace('_', '-')}"
 
     def given(self, args: argparse.Namespace) -> dict[str, Any]:
-        """Fields that the command line sets, and their values."""
+        """Return the fields that the command line sets, with their values."""
         parsed = vars(args)
         dests = {name: self._dest(name) for name, _ in self._chosen()}
         found = {name: parsed[dest] for name, dest in dests.items() if dest in parsed}
@@ -82,7 +82,7 @@ class Options(Generic[S]):
         return found
 
     def read(self, args: argparse.Namespace, **more: Any) -> S:
-        """The settings; `more` fills fields that the command line leaves open.
+        """Build the settings; `more` fills fields that the command line leaves open.
 
         Raises `SettingError` that names the option.
         """
@@ -96,7 +96,7 @@ class Options(Generic[S]):
             raise SettingError(self.in_options(message)) from None
 
     def in_options(self, message: str) -> str:
-        """A message of the settings, its fields named by the options that set them."""
+        """Rewrite a message of the settings so that it names options instead of fields."""
         for name, _ in self._chosen():
             message = re.sub(rf"setting '{name}(\.[\w.]+)?'", self.option(name), message)
         return message
@@ -169,7 +169,7 @@ def add_word(parser: argparse.ArgumentParser, name: str, metavar: str) -> None:
 
 
 def one_of_word_and_option(args: argparse.Namespace, name: str, option: Any) -> Any:
-    """What was given as a word or as an option; None: neither. Raises `SettingError` for two."""
+    """Return what was given as a word or as an option, or None; two are a `SettingError`."""
     word = getattr(args, f"word.{name}", None)
     if word is None or option is None or word == option:
         return option if word is None else word

@@ -27,7 +27,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 
 def format_bytes(count: float) -> str:
-    """`19.5 MB`: decimal units, three figures."""
+    """Write a size in decimal units and three figures, such as `19.5 MB`."""
     units = ["B", "kB", "MB", "GB", "TB"]
     while count >= 999.5 and len(units) > 1:
         count /= 1000

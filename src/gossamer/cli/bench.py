@@ -136,7 +136,7 @@ def _print(summary: "LoadTestSummary", slo: float) -> None:
 
 
 def table(summary: "LoadTestSummary", slo: float) -> list[tuple[str, str]]:
-    """Names and values for people."""
+    """List the names and values of a summary for people."""
     rows = [
         ("requests", f"{summary.requests} to {summary.models} models in {summary.seconds:.1f} s"),
         (

@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def whole_parser() -> argparse.ArgumentParser:
-    """All commands as sub-commands of one parser, with what completes each argument."""
+    """Build one parser of all commands, with what completes each argument."""
     from gossamer.cli.main import COMMANDS
 
     parser = argparse.ArgumentParser(prog="gossamer")

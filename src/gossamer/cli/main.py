@@ -88,7 +88,7 @@ def _run(arguments: Sequence[str]) -> int:
 
 
 def build_parser(name: str, module: ModuleType) -> argparse.ArgumentParser:
-    """The parser of command `name`; its help is also the reference page."""
+    """Build the parser of command `name`; its help is also the reference page."""
     parser = argparse.ArgumentParser(
         prog=f"gossamer {name}",
         description=module.__doc__,

@@ -60,7 +60,7 @@ HTTP = Options(
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """One option for each setting of the engine and of the HTTP server."""
+    """Declare one option for each setting of the engine and of the HTTP server."""
     ENGINE.add_to(parser)
     LIMITS.add_to(parser)
     HTTP.add_to(parser)

@@ -102,7 +102,7 @@ def _collected(args: argparse.Namespace) -> tuple[RunSettings, dict[str, Any]]:
 
 
 def method_help(name: str) -> str:
-    """All settings of a run with the method `name`, each with its default and its sentence."""
+    """List all settings of a run with the method `name`, with their defaults and sentences."""
     fields = settings_type(name)
     run_fields = [field for field in RunSettings.model_fields if field != "method_settings"]
     return "\n".join(

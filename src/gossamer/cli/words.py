@@ -27,7 +27,7 @@ _CHAT = ("chat", "run", "ask", "generate", "complete", "prompt", "infer", "infer
 
 
 def unknown_command(name: str, known: Iterable[str]) -> str:
-    """One line for a command that does not exist: ours of that meaning, or those spelt alike."""
+    """Say in one line which command of ours is meant by one that does not exist."""
     word = name.lower().replace("_", "-")
     if word in _CHAT:
         return f"unknown command '{name}': there is no chat in the terminal; {_NO_CHAT}"

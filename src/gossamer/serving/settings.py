@@ -1,9 +1,9 @@
-"""What `gossamer serve` and `LLM` need to know of the engine. Imports nothing heavy."""
+"""What the engine and a plan of its pool are told. Imports nothing heavy."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from gossamer.adapters.reading.limits import AdapterLimits
 from gossamer.settings import Settings
@@ -81,3 +81,26 @@ class ServeSettings(Settings):
         if given is None:
             return ()
         return (given,) if isinstance(given, str | Path) else given
+
+
+class PlanSettings(Settings):
+    """How large a pool is planned, and for how many tokens."""
+
+    model: str
+    """Alias, folder or hub id of the base model."""
+    memory_gib: float = 4.0
+    """Size of the pool."""
+    tokens: int | None = None
+    """Tokens of all running requests together; default: half of the pool."""
+    rows: Literal["float32", "bfloat16", "int8"] = "float32"
+    """How low-rank rows rest in memory."""
+    block_tokens: int = 16
+    """Tokens of a block, as for serve."""
+
+    @model_validator(mode="after")
+    def _numbers_are_possible(self) -> Self:
+        for name, least in (("memory_gib", 0), ("tokens", -1), ("block_tokens", 0)):
+            value = getattr(self, name)
+            if value is not None and not value > least:
+                raise ValueError(f"setting '{name}' {value:g} is not above {least}")
+        return self

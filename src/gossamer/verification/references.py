@@ -25,19 +25,19 @@ class ReferenceAnswer:
 
 
 def base_model(folder: Path) -> Any:
-    """The base model alone, in float32."""
+    """Load the base model alone, in float32."""
     return load_model(folder, dtype=torch.float32).eval()
 
 
 def merged_model(folder: Path, adapter: Path) -> Any:
-    """The base with `adapter` folded into its weights; raises as `merge_into`."""
+    """Load the base with `adapter` folded into its weights; raises as `merge_into`."""
     model = base_model(folder)
     merge_into(model, adapter)
     return model
 
 
 def peft_model(folder: Path, adapter: Path) -> Any:
-    """The base with `adapter` active in PEFT; raises `UnsupportedAdapterError` if PEFT refuses."""
+    """Load the base with `adapter` active in PEFT; `UnsupportedAdapterError` if PEFT refuses."""
     from peft import PeftModel
 
     try:

@@ -32,7 +32,7 @@ PROMPTS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """One adapter against one reference."""
+    """How one adapter compares with one reference."""
 
     adapter: str
     kind: str
@@ -164,7 +164,7 @@ def _judge(
 
 @dataclass(frozen=True, slots=True)
 class AnswerComparison:
-    """One answer against one reference answer."""
+    """How one answer compares with one reference answer."""
 
     equal_tokens: int
     largest_difference: float
@@ -241,7 +241,7 @@ def _names(adapters: Sequence[Path]) -> list[str]:
 
 
 def require_same_base(adapters: Sequence[Path], model: str | None) -> str:
-    """The base model's name: `model`, or the one that all the adapters' configs name.
+    """Return the base model's name: `model`, or the one that all the adapters' configs name.
 
     Raises `UsageError` if there is none or several.
     """
