@@ -93,7 +93,7 @@ class VeloraSettings(LoraSettings):
 
     direction: Literal["first_batch", "every_batch", "random"] = "first_batch"
     """The direction on which inputs are projected: the mean of the first batch (the paper's
-    choice), of every batch anew, or a random one."""
+    choice), of each batch, or a random one."""
 
 
 class AdaloraSettings(MethodSettings):
@@ -135,7 +135,7 @@ class AdaloraSettings(MethodSettings):
     """Share of the old value in the running mean of each weight's importance."""
 
     uncertainty_average: Average = 0.85
-    """The same of its variation."""
+    """Share of the old value in the running mean of that importance's variation."""
 
 
 class ShiraSettings(MethodSettings):
@@ -170,7 +170,7 @@ class Ia3Settings(MethodSettings):
     attention, mlp, or another list."""
 
     feedforward_modules: list[str] = Field(default=["down_proj"])
-    """Those of target_modules whose input is rescaled rather than their output."""
+    """The modules of target_modules whose input is rescaled rather than their output."""
 
     layers: list[Annotated[int, Field(ge=0)]] | None = None
     """Numbers of the decoder layers to adapt, counted from 0; unset: all."""

@@ -58,7 +58,7 @@ def read_adapter(model: Any, folder: Path) -> None:
 
 
 def _reproducible(content: bytes) -> bytes:
-    """The same safetensors file with its metadata sorted; safetensors writes them in any order.
+    """Sort the metadata of a safetensors file; safetensors writes them in any order.
 
     Layout: length of the header as 8 bytes, the header in JSON padded with spaces to a multiple of
     8, the tensors, whose offsets count from the end of the header.

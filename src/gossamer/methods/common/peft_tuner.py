@@ -74,9 +74,12 @@ class GossamerTuner(BaseTuner):
     def inject_adapter(
         self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any
     ) -> None:
-        """As PEFT's. An adapter named `ref` with the very configuration of another begins as its
-        copy: DPO, GRPO, KTO and RLOO of TRL add one and mean that. TRL copies parameters by
-        names, which would leave out ours and everything that does not learn."""
+        """Add an adapter as PEFT does.
+
+        One named `ref` with the very configuration of another begins as its copy: DPO, GRPO, KTO
+        and RLOO of TRL add one and mean that. TRL copies parameters by names, which would leave
+        out ours and everything that does not learn.
+        """
         self.adding = adapter_name
         super().inject_adapter(model, adapter_name, *args, **kwargs)
         config = self.peft_config[adapter_name]

@@ -14,4 +14,4 @@ class MethodSettings(Settings):
     """Base of the settings of a method."""
 
     default_learning_rate: ClassVar[float]
-    """Of a run whose settings name none; the method's docstring has its source."""
+    """The rate of a run whose settings name none; the method's docstring has its source."""

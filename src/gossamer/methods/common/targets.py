@@ -100,7 +100,7 @@ def layer_count(model: Any) -> int:
 def select_targets(
     model: Any, wanted: str | Sequence[str], layers: Sequence[int] | None
 ) -> list[str]:
-    """As `resolve_targets`; with `layers`, the full paths of those targets in these layers only.
+    """Resolve targets as `resolve_targets`; with `layers`, full paths in these layers only.
 
     For tuners whose configuration cannot say which layers are meant.
     """

@@ -42,8 +42,8 @@ class GossamerLayer(nn.Module, BaseTunerLayer):
     def _move_adapter_to_device_of_base_layer(
         self, adapter_name: str, device: torch.device | None = None
     ) -> None:
-        """As PEFT's, but numbers keep their type: what was loaded in float32 is not rounded to the
-        type of the base. Only a base in float64 wants all in float64."""
+        """Move as PEFT does, but numbers keep their type: what was loaded in float32 is not rounded
+        to the type of the base. Only a base in float64 wants all in float64."""
         layer: Any = self
         base_device, base_dtype = layer._get_base_layer_device_and_dtype(self.get_base_layer())
         device = base_device if device is None else device

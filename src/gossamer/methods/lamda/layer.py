@@ -68,7 +68,7 @@ class LamdaLinear(LowRankLayer):
         self.set_adapter(self.active_adapters)
 
     def cast_to_base(self, name: str) -> None:
-        """As of every layer; an adapter that changes nothing yet still changes nothing."""
+        """Cast as every layer does; an adapter that changes nothing yet still changes nothing."""
         with torch.no_grad():
             s, b = self.lamda_S[name], self.lamda_B[name]
             # Loaded with low_cpu_mem_usage, weights are only there after they have been cast.

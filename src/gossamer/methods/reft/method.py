@@ -50,7 +50,7 @@ class Direft(ReftMethod[DireftSettings]):
 
 
 class Nodireft(ReftMethod[NodireftSettings]):
-    """The same as `direft` with its defaults, under the name of the authors' library.
+    """NodiReFT: `direft` with its defaults, under the name of the authors' library.
 
     Learning rate: 9e-4 is the paper's for LLaMA, as for LoReFT.
     """

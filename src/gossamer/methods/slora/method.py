@@ -143,7 +143,7 @@ class Slora(PeftMethod[SloraSettings]):
         ]
 
     def peft_config(self, model: Any, context: MethodContext) -> Any:
-        """Of the first stage; where there is no sparse one, that of plain LoRA."""
+        """The configuration of the first stage; without a sparse one, that of plain LoRA."""
 
         if len(self.stages(context)) == 1:
             return lora_config(model, self.settings)

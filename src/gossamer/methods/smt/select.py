@@ -163,7 +163,7 @@ def probed_config(model: Any, settings: SmtSettings, context: MethodContext) -> 
 
 
 def any_blocks(model: Any, settings: SmtSettings) -> Chosen:
-    """As many blocks as would be chosen, for a model without weights."""
+    """Any blocks, as many as would be chosen, for a model without weights."""
     layers = target_layers(model, settings)
     sums = {path: model.get_submodule(path).weight for paths in layers.values() for path in paths}
     return choose(sums, layers, count_weights(model), settings)

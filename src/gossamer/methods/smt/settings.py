@@ -20,7 +20,7 @@ class SmtSettings(MethodSettings):
     embeddings and output head included."""
 
     mlp_ratio: Share = 0.0
-    """The same for the MLP layers; ranked apart from attention."""
+    """Trainable share of the MLP layers below, likewise; ranked apart from attention."""
 
     attention_modules: list[str] = Field(default=["q_proj", "k_proj", "v_proj"])
     """Names of the attention layers whose blocks may be chosen."""

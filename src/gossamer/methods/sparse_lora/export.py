@@ -17,7 +17,7 @@ def shira_rank(shapes: Mapping[str, tuple[int, int]], density: float) -> int:
     """The `r` that PEFT's SHiRA needs for masks of that density.
 
     It gives each matrix r (h_out + h_in) entries, the same r everywhere; so r is what the fullest
-    matrix needs. Raises `SettingError` naming a matrix which cannot hold so many.
+    matrix needs. Raises `SettingError` naming a matrix which cannot hold them.
     """
     rank = max(-(-num_entries(shape, density) // sum(shape)) for shape in shapes.values())
     for path, (h_out, h_in) in shapes.items():
@@ -61,7 +61,7 @@ def as_shira(model: PeftModel, name: str = "default") -> tuple[ShiraConfig, dict
 def _fill(
     index: Tensor, values: Tensor, shape: tuple[int, int], count: int
 ) -> tuple[Tensor, Tensor]:
-    """The same entries and zeros at the first free places, `count` in all."""
+    """Fill the entries up to `count` with zeros at the first free places."""
     missing = count - len(values)
     if missing == 0:
         return index, values

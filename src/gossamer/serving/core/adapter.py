@@ -66,7 +66,7 @@ class AdapterEntry(AdapterLife):
     name: str
     path: Path
     signature: Signature
-    """Of its files, the weights last; tells versions apart without reading them."""
+    """The signature of its files, the weights last; tells versions apart without reading them."""
     users: int = 0
     """Running sequences; > 0 forbids eviction."""
     requests: int = 0
@@ -80,7 +80,7 @@ class AdapterEntry(AdapterLife):
     used_at: float | None = None
     """Unix time of the last of them."""
     heat: Heat = field(default_factory=Heat)
-    """Of its uses, for eviction."""
+    """A decaying count of its uses, for eviction."""
     last_used: int = 0
     """A count that grows with every use."""
 

@@ -21,9 +21,9 @@ class AdapterState(enum.Enum):
     HOST = "host"
     """Read and checked; its rows are in host memory."""
     PLACING = "placing"
-    """Its rows are being copied into its blocks in the background, or computed in steps."""
+    """The rows are being copied into their blocks in the background, or computed in steps."""
     RESIDENT = "resident"
-    """Its rows are in the pool."""
+    """The rows are in the pool."""
     REFUSED = "refused"
     """Cannot be served; `error` tells why. New files under the name make a new entry."""
     REPLACED = "replaced"
@@ -54,7 +54,7 @@ class AdapterFacts:
     """Holds what reading an adapter's files has found; other files make another entry."""
 
     digest: str
-    """Of weights and config, whatever the name."""
+    """The digest of weights and config, whatever the name."""
     num_blocks: int
     """Blocks that its rows take in the pool."""
     num_bytes: int
@@ -66,7 +66,7 @@ class AdapterFacts:
     num_virtual_tokens: int = 0
     """Positions that its prefix takes before the prompt."""
     edited: tuple[int, int] | None = None
-    """Of an intervention: how many of the first and last positions of a prompt it edits."""
+    """How many of the first and last positions of a prompt an intervention edits."""
     is_copied: bool = True
     """Whether placing it is but a copy, which may be done in the background; else the base model
     computes it in steps."""
@@ -83,9 +83,9 @@ class AdapterLife:
     facts: AdapterFacts | None = field(default=None, init=False)
     """None until it was read."""
     rows: object | None = field(default=None, init=False)
-    """Its rows, if they are in host memory (in state HOST they are). Only loaders look inside."""
+    """The rows, if they are in host memory (in state HOST they are). Only loaders look inside."""
     blocks: list[int] = field(default_factory=list, init=False)
-    """Its blocks in the pool (states PLACING and RESIDENT)."""
+    """The blocks in the pool (states PLACING and RESIDENT)."""
     table: object | None = field(default=None, init=False)
     """Finds the rows in the pool (state RESIDENT). Only the runner looks inside."""
     place_seconds: float = field(default=0.0, init=False)
@@ -102,7 +102,7 @@ class AdapterLife:
         return self._error
 
     def start_reading(self) -> None:
-        """Its files are being read."""
+        """Note that the files are being read."""
         self._move(AdapterState.LOADING)
 
     def learn(self, facts: AdapterFacts) -> None:
@@ -110,7 +110,7 @@ class AdapterLife:
         self.facts = facts
 
     def finish_reading(self, rows: object) -> None:
-        """Its files have been read: `rows` are in host memory."""
+        """Note that the files have been read: `rows` are in host memory."""
         self.rows = rows
         self._move(AdapterState.HOST)
 
@@ -121,12 +121,12 @@ class AdapterLife:
             self._move(AdapterState.REGISTERED)
 
     def start_placing(self, blocks: list[int]) -> None:
-        """Its rows are being written into `blocks`."""
+        """Note that the rows are being written into `blocks`."""
         self._move(AdapterState.PLACING)
         self.blocks = blocks
 
     def finish_placing(self, table: object, seconds: float) -> None:
-        """Its rows are in its blocks, where `table` finds them; that took `seconds`."""
+        """Note that the rows are in their blocks, where `table` finds them; that took `seconds`."""
         self.table, self.place_seconds = table, seconds
         self._move(AdapterState.RESIDENT)
 

@@ -12,7 +12,7 @@ from gossamer.errors import GossamerError
 FinishReason = Literal["stop", "length", "cancelled"]
 
 DEFAULT_TENANT = "default"
-"""Whose the requests are that name no tenant: all those to a server without keys."""
+"""The tenant of requests that name none, such as all requests to a server without keys."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,9 +50,9 @@ class Request:
     """Name of the adapter; None: the base model alone."""
     sampling: SamplingParams = field(default_factory=SamplingParams)
     tenant: str = DEFAULT_TENANT
-    """Whose it is: the unit of fairness and quota."""
+    """The tenant whose request it is: the unit of fairness and quota."""
     priority: int = 0
-    """Of the requests of a tenant, those with a lower number start first."""
+    """Among the requests of a tenant, those with a lower number start first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +61,7 @@ class TokenLogprob:
 
     token_id: int
     text: str
-    """Of the token alone; U+FFFD stands for what is no whole character."""
+    """The text of the token alone; U+FFFD stands for what is no whole character."""
     logprob: float
     top: tuple[tuple[int, str, float], ...] = ()
     """(token id, text, log-probability) of the most likely tokens, best first."""
@@ -86,7 +86,7 @@ class Finished:
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int = 0
-    """Of the prompt, those whose keys and values were in the prefix cache."""
+    """Prompt tokens whose keys and values were in the prefix cache."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -31,9 +31,9 @@ class Sequence:
     last_step: int = -1
     """The number of the step that computed it last."""
     keys: list[bytes] = field(default_factory=list)
-    """Names of its first blocks in the prefix cache ..."""
+    """Names of its first blocks in the prefix cache."""
     key_root: bytes | None = None
-    """... which depend on this."""
+    """The root on which those names depend."""
     num_offered: int = 0
     """Blocks that were offered to the prefix cache since it was admitted."""
     num_cached: int = 0

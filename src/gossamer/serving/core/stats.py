@@ -54,7 +54,7 @@ class StepStats:
     adapters: HistogramStats = field(default_factory=Histogram(ADAPTER_BOUNDS).stats)
     """Distinct adapters in a step."""
     rank: HistogramStats = field(default_factory=Histogram(RANK_BOUNDS).stats)
-    """Their ranks together."""
+    """The sum of the ranks of a step's adapters."""
 
 
 class StepFigures:
@@ -116,12 +116,12 @@ class TenantStats:
     num_waiting: int
     num_running: int
     prompt_tokens: int
-    """Of requests that were started; counted once."""
+    """Prompt tokens of requests that were started; counted once."""
     generated_tokens: int
     first_tokens: int
-    """Requests that got a first token ..."""
+    """Requests that got a first token."""
     in_time: int | None
-    """... and those that got it within the promised time; None where none is promised."""
+    """Requests that got it within the promised time; None where none is promised."""
     satisfaction: float | None
     """Sum over those requests of max(0, 1 - (seconds to first token / promised seconds)^2)."""
     refused: dict[str, int]
@@ -189,7 +189,7 @@ class EngineStats:
     adapters_by_state: dict[str, int] = field(default_factory=dict)
     """Of all adapters that can be named; those not asked for yet count as registered."""
     resident_bytes: dict[str, int] = field(default_factory=dict)
-    """Of each resident adapter."""
+    """The bytes of each resident adapter, by name."""
     adapters_host: int = 0
     """In the host cache; resident ones may be among them."""
     host_bytes: int = 0
@@ -208,9 +208,9 @@ class EngineStats:
     finished: dict[str, int]
     """Final events by reason: stop, length, cancelled, failed."""
     prefix_queried_tokens: int = 0
-    """Prompt tokens of requests that were started with the prefix cache on ..."""
+    """Prompt tokens of requests that were started with the prefix cache on."""
     prefix_hit_tokens: int = 0
-    """... and those of them that it had."""
+    """Prompt tokens of those requests that the prefix cache had."""
     prefix_evictions: int = 0
     """Blocks of prefixes that were given to somebody else."""
     step: StepStats = field(default_factory=StepStats)

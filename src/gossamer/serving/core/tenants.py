@@ -9,7 +9,7 @@ class TenantLimits:
     """Limits a tenant; None: no limit."""
 
     share: float = 1.0
-    """Of the service, relative to other tenants who want some at the same time."""
+    """Share of the service, relative to other tenants who want some at the same time."""
     max_in_flight: int | None = None
     """Requests that wait or run."""
     tokens_per_minute: int | None = None

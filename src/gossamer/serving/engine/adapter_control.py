@@ -139,7 +139,7 @@ class AdapterControl:
             return future
 
         def message() -> None:
-            # Whoever asked may have gone; from here on the future cannot be cancelled.
+            # The caller may have gone; from here on the future cannot be cancelled.
             if not future.set_running_or_notify_cancel():
                 return
             try:

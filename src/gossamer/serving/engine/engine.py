@@ -44,7 +44,7 @@ STOP_SECONDS = 30.0
 """So long `shutdown` waits for the step that is being computed; longer is a hang."""
 
 EXIT_SECONDS = 5.0
-"""The same where the interpreter ends and `shutdown` was not called."""
+"""Seconds for the thread to end where the interpreter ends and `shutdown` was not called."""
 
 _FAILED = "the server failed to compute this request; see its log"
 
@@ -350,7 +350,7 @@ class Engine:
         for sequence in (*self._requests.seen(), *self._requests.arriving()):
             if failure is None:
                 guard(partial(self._finish, sequence, "cancelled"))
-            # What the scheduler holds may be in disorder.
+            # What the scheduler holds may be inconsistent.
             self._end(sequence, failure or EngineStoppedError(_FAILED))
 
     def _end_without_thread(self) -> None:

@@ -90,7 +90,7 @@ class TextStream:
 
 
 class _ByteText:
-    """Of vocabularies whose tokens are bytes: a token may end one character and begin the next."""
+    """Text of vocabularies whose tokens are bytes: one may end a character and begin the next."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
@@ -104,8 +104,8 @@ class _ByteText:
 
 
 class _WindowText:
-    """Of other vocabularies, where a token's text depends on those before it: decoding starts a few
-    tokens back. Their tokens are whole characters, or a byte each."""
+    """Text of other vocabularies, where a token's text depends on those before it: decoding
+    starts a few tokens back. Their tokens are whole characters, or a byte each."""
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer

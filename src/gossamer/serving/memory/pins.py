@@ -6,7 +6,7 @@ from gossamer.errors import CapacityError
 from gossamer.serving.core.adapter import AdapterEntry, AnyAdapter
 
 MAX_PINNED = 0.5
-"""Of the pool: pinned adapters may take no more, or nothing could be computed beside them."""
+"""Share of the pool that pinned adapters may take: something must be computed beside them."""
 
 
 class Pins:
@@ -18,7 +18,7 @@ class Pins:
         self._pinned: dict[AdapterEntry, None] = {}
         self._lost: list[str] = []
         self.num_blocks = 0
-        """Of all pinned adapters."""
+        """The blocks of all pinned adapters."""
         self.num_changes = 0
         """Times that an adapter was pinned or no longer; what fits beside them may have changed."""
 

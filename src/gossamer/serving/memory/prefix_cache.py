@@ -125,12 +125,12 @@ class PrefixCache:
         self._by_key: dict[bytes, SharedBlock] = {}
         self._by_block: dict[int, SharedBlock] = {}
         self._idle: dict[SharedBlock, None] = {}
-        """In the order in which they are reclaimed ..."""
+        """Idle blocks of resident adapters, in the order in which they are reclaimed."""
         self._orphans: dict[SharedBlock, None] = {}
-        """... after these, of adapters that are not resident."""
+        """Blocks of adapters that are not resident, which are reclaimed first."""
         self._computed = Heat()
         self._first_shared = Heat()
-        """Of blocks lately: how many came to be, and how many found their first other user."""
+        """The number of blocks lately that came to be, and that found their first other user."""
         self.num_queried_tokens = 0
         self.num_hit_tokens = 0
         self.num_evictions = 0

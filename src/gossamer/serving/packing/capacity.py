@@ -31,7 +31,7 @@ class Cost:
     """The memory that one adapter takes."""
 
     num_bytes: int
-    """Its own weight."""
+    """The bytes of the adapter's weights."""
     num_blocks: int
     """Blocks; what their ends waste is included."""
 

@@ -23,7 +23,7 @@ class GainPart(VectorPart):
     """Factors of outputs and inputs in host memory."""
 
     modules: list[int]
-    """Of each vector."""
+    """The module of each vector."""
     is_input: list[bool]
     num_modules: int
     keeps_bias: bool

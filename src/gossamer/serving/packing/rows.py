@@ -156,7 +156,7 @@ def _transpose(place: Place) -> tuple[int, int, int]:
 
 
 def _bits(tensor: Tensor) -> npt.NDArray[Any]:
-    """As whole numbers: numpy knows no bfloat16."""
+    """View elements as whole numbers: numpy knows no bfloat16."""
     return tensor.view(_WORDS[tensor.element_size()]).numpy()
 
 

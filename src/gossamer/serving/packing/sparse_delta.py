@@ -156,7 +156,7 @@ def _elements(
 
 
 def _narrow(numbers: LongArray) -> npt.NDArray[np.int32]:
-    """As the kernels count. A number that wrapped around would make them write elsewhere.
+    """Narrow numbers to the kernels' type. One that wrapped would make them write elsewhere.
 
     Raises `AdapterFormatError` for one that 32 bits cannot hold, or below -1.
     """
@@ -178,7 +178,7 @@ def _within_groups(groups: LongArray) -> LongArray:
 
 
 def _spread(low: LongArray, length: LongArray) -> LongArray:
-    """low[0], low[0] + 1, ... (length[0] of them), low[1], ..."""
+    """Join the ranges low[0], low[0] + 1, ... (length[0] of them), low[1], ..."""
     return np.repeat(low - (np.cumsum(length) - length), length) + np.arange(int(length.sum()))
 
 

@@ -23,7 +23,7 @@ ROUNDS = 12
 CHECKS = 60
 """Looks through the queue for hopeless requests in the time of the promise."""
 CAUTION = 1.1
-"""Times are taken to be so much longer than predicted."""
+"""The factor by which times are taken to be longer than predicted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,7 @@ class Load:
     """Shows what runs now."""
 
     prompt_tokens_left: int
-    """Of prompts that have been begun."""
+    """The tokens left of prompts that have been begun."""
     chunk: int
     """Prompt tokens that a step has room for beside the decodes."""
     free_places: int

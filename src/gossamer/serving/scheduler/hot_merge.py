@@ -30,9 +30,9 @@ class HotLimits:
     window: int = 128
     """Steps that are looked back upon; an adapter becomes hot after that many at the earliest."""
     enter: float = 0.9
-    """Share of the window's tokens from which an adapter is hot ..."""
+    """Share of the window's tokens from which an adapter is hot."""
     leave: float = 0.5
-    """... and below which it no longer is."""
+    """Share of the window's tokens below which a hot adapter no longer is."""
 
 
 class HotAdapterPolicy:

@@ -85,7 +85,7 @@ class WaitingQueue:
         self.begun: deque[Sequence] = deque()
         """Preempted; the one admitted first comes first."""
         self.tenants: dict[str, TenantQueue] = {}
-        """Those that have requests waiting."""
+        """The tenants that have requests waiting."""
         self._size = 0
 
     def __len__(self) -> int:

@@ -26,7 +26,7 @@ class SchedulerLimits:
     """The adapters of this many requests at the head of the queue are copied into free blocks
     before their turn."""
     base_bytes: int = 0
-    """Of the base model's weights; what an adapter's work is measured against."""
+    """The bytes of the base model's weights, against which an adapter's work is measured."""
 
 
 @dataclass(frozen=True, slots=True)

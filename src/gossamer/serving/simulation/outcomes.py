@@ -43,7 +43,7 @@ class Summary:
     attainment: float
     """Share of all requests that had the first token in time; refused ones did not."""
     attainment_of_admitted: float
-    """The same share of those that were not refused."""
+    """Share of the requests not refused that had the first token in time."""
     satisfaction: float
     """Mean of max(0, 1 - (seconds to the first token / promised seconds)^2); 0 for refused ones."""
 

@@ -33,7 +33,7 @@ class Machine:
     block_tokens: int = 16
     block_bytes: float
     bytes_per_rank: float
-    """Of an adapter."""
+    """The bytes of an adapter per unit of its rank."""
     base_bytes: int
     load_bytes_per_second: float
     max_batch_tokens: int = 512

@@ -16,7 +16,7 @@ class StepModel:
     """Predicts the seconds of a step; `benchmarks/step_times.py` fits the coefficients."""
 
     base: float
-    """Of any step."""
+    """The seconds of any step."""
     prompt_token: float
     """For each token of a prompt."""
     decode: float

@@ -15,10 +15,10 @@ from gossamer.serving.core.daemon_threads import DaemonThreads
 T = TypeVar("T")
 
 LOOK_SECONDS = 10.0
-"""A name that cannot be looked up within this time is refused with status 503 ..."""
+"""A name that cannot be looked up within this time is refused with status 503."""
 
 LIST_SECONDS = 60.0
-"""... and so is a list of all; tens of thousands of folders take some seconds on a slow disk."""
+"""The time limit of listing all; tens of thousands of folders take seconds on a slow disk."""
 
 
 class AdapterLooks:
