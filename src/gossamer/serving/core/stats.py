@@ -187,7 +187,7 @@ class EngineStats:
     block_bytes: int
     adapters_resident: int
     adapters_by_state: dict[str, int] = field(default_factory=dict)
-    """Of all adapters that can be named; those not asked for yet count as registered."""
+    """The adapters that can be named, by state; those not asked for yet count as registered."""
     resident_bytes: dict[str, int] = field(default_factory=dict)
     """The bytes of each resident adapter, by name."""
     adapters_host: int = 0

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from gossamer.serving.core.sequence import Sequence
 
 OLDEST_EVERY = 8
-"""Of this many admissions of a tenant one goes to its oldest request, whatever its priority."""
+"""One of this many admissions of a tenant goes to its oldest request, whatever its priority."""
 
 Test = Callable[[Sequence], bool]
 
