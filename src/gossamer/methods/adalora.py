@@ -66,7 +66,7 @@ class Allocation:
 def adalora_config(
     model: Any, settings: Mapping[str, Any], *, first: int, last: int, total: int
 ) -> Any:
-    """PEFT's config with phases of `first` and `last` of `total` steps; raises `SettingError`."""
+    """Make PEFT's config with `first` and `last` of `total` steps; raises `SettingError`."""
     rank, initial = settings["rank"], settings["initial_rank"]
     if initial <= rank:
         raise SettingError(
@@ -107,7 +107,7 @@ class AllocateRanks(TrainerCallback):
 
 
 def orthogonality(model: Any) -> torch.Tensor:
-    """Mean over all factors of |P^T P - I| and |Q Q^T - I| (Frobenius): the paper's equation 4.
+    """Compute the mean of |P^T P - I| and |Q Q^T - I| (Frobenius): the paper's equation 4.
 
     PEFT adds it to the loss that the model returns, which TRL's trainer does not use.
     """
@@ -120,7 +120,7 @@ def orthogonality(model: Any) -> torch.Tensor:
 
 
 def kept_factors(model: Any) -> dict[str, Factors]:
-    """The update of each layer as B A of the rank it was left with (1 at least), scale 1."""
+    """Return each layer's update as B A of the rank it was left with (1 at least), scale 1."""
     found = {}
     for path, layer in lora_layers(model):
         strength = float_copy(layer.lora_E[ADAPTER])

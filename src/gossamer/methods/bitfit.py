@@ -13,7 +13,7 @@ from gossamer.methods.settings import BitfitSettings
 
 
 def bias_config(model: Any, wanted: str | Sequence[str]) -> Any:
-    """PEFT's config; raises `SettingError` if none of the layers has a bias."""
+    """Make PEFT's config; raises `SettingError` if none of the layers has a bias."""
     names = select_targets(model, wanted, None)
     modules = dict(model.named_modules())
     paths = [

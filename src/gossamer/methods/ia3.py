@@ -15,7 +15,7 @@ from gossamer.methods.settings import Ia3Settings
 def ia3_config(
     model: Any, wanted: str | Sequence[str], feedforward: Sequence[str], layers: list[int] | None
 ) -> Any:
-    """The config for `model`; raises `SettingError` where the settings do not fit."""
+    """Make PEFT's config for `model`; raises `SettingError` where the settings do not fit."""
     targets = select_targets(model, wanted, layers)
     inputs = [path for path in targets if any(_ends(path, name) for name in feedforward)]
     for name in feedforward:

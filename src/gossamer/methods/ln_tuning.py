@@ -14,7 +14,7 @@ from gossamer.methods.settings import LnTuningSettings
 
 
 def ln_config(model: Any, wanted: Sequence[str] | None) -> Any:
-    """The config for `model`; raises `SettingError` if a name is no normalisation layer of it."""
+    """Make PEFT's config; raises `SettingError` if a name is no normalisation layer of `model`."""
     paths = norm_paths(model)
     known = sorted({path.rsplit(".", 1)[-1] for path in paths})
     if wanted is not None and not wanted:

@@ -16,7 +16,7 @@ from gossamer.methods.settings import DoraSettings, LoraSettings, RsLoraSettings
 
 
 def lora_config(model: Any, settings: LoraSettings, **fields: Any) -> LoraConfig:
-    """The `LoraConfig` for `model`; `fields` are PEFT's, e.g. `use_dora=True`.
+    """Make the `LoraConfig` for `model`; `fields` are PEFT's, e.g. `use_dora=True`.
 
     Raises `SettingError` when a target, a layer number or a pattern matches nothing in `model`.
     """

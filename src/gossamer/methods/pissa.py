@@ -20,7 +20,7 @@ START_FILE = "start.safetensors"
 
 
 def pissa_config(model: Any, settings: LoraSettings, method: str, *, fast_svd: int | None) -> Any:
-    """PEFT's `LoraConfig`; raises `SettingError` if the base cannot be decomposed."""
+    """Make PEFT's `LoraConfig`; raises `SettingError` if the base cannot be decomposed."""
     refuse_quantized(model, method, "the weights must be replaced by the decomposition's rest")
     init: str | bool = "pissa" if fast_svd is None else f"pissa_niter_{fast_svd}"
     return lora_config(model, settings, init_lora_weights=True if is_meta(model) else init)
@@ -52,7 +52,7 @@ class Start:
             self._subtract_from_base(model)
 
     def factors(self, model: Any) -> dict[str, Factors]:
-        """What was learnt, relative to the untouched base: s (B A - B0 A0), of rank 2 r."""
+        """Return what was learnt, relative to the untouched base: s (B A - B0 A0), of rank 2 r."""
         found = {}
         for path, layer in lora_layers(model):
             a = float_copy(layer.lora_A[ADAPTER].weight)

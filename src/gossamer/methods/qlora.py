@@ -33,7 +33,7 @@ def check_device(device: str) -> None:
 
 
 def nf4_config(dtype: str, *, double_quant: bool) -> BitsAndBytesConfig:
-    """Linear layers in NF4, blocks of 64 weights, products computed in `dtype`."""
+    """Ask for linear layers in NF4, blocks of 64 weights, products computed in `dtype`."""
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
@@ -43,7 +43,7 @@ def nf4_config(dtype: str, *, double_quant: bool) -> BitsAndBytesConfig:
 
 
 def freeze_quantized(model: Any) -> Any:
-    """All weights frozen, what is not quantised (norms, embeddings) in float32."""
+    """Freeze all weights; what is not quantised (norms, embeddings) becomes float32."""
     # Gradient checkpointing is the trainer's to switch on, for all methods alike.
     return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
 

@@ -137,7 +137,7 @@ M = TypeVar("M", bound=type[Method[Any]])
 
 
 def register(method: M) -> M:
-    """Class decorator by which other packages add a method under its `name`.
+    """Add a method of another package under its `name`, as a class decorator.
 
     Raises `ValueError` if the name is taken by another class.
     """
@@ -149,18 +149,18 @@ def register(method: M) -> M:
 
 
 def names() -> list[str]:
-    """All names, sorted."""
+    """Return all names, sorted."""
     return sorted({*TABLE, *ADDED})
 
 
 def summary(name: str) -> str:
-    """What the method is, in one line; raises `UnknownNameError` naming the nearest."""
+    """Say what the method is, in one line; raises `UnknownNameError` naming the nearest."""
     _check(name)
     return ADDED[name].summary if name in ADDED else TABLE[name][1]
 
 
 def find(name: str) -> type[Method[Any]]:
-    """The method of that name, imported; raises `UnknownNameError` naming the nearest."""
+    """Import the method of that name; raises `UnknownNameError` naming the nearest."""
     _check(name)
     if name in ADDED:
         return ADDED[name]
@@ -170,7 +170,10 @@ def find(name: str) -> type[Method[Any]]:
 
 
 def settings_type(name: str) -> type[MethodSettings]:
-    """The settings of the method, which is not imported; raises `UnknownNameError`."""
+    """Return the class of a method's settings; the method itself is not imported.
+
+    Raises `UnknownNameError`.
+    """
     _check(name)
     if name in ADDED:
         return ADDED[name].settings_type
@@ -182,14 +185,14 @@ def settings_type(name: str) -> type[MethodSettings]:
 
 
 def learning_rate(name: str) -> float:
-    """The default learning rate of the method; raises `UnknownNameError`."""
+    """Return the default learning rate of a method; raises `UnknownNameError`."""
     if name in ADDED:
         return ADDED[name].learning_rate
     return settings_type(name).default_learning_rate
 
 
 def parse_settings(name: str, values: Mapping[str, Any]) -> MethodSettings:
-    """The settings of the method from plain values; the method is not imported.
+    """Build the settings of a method from plain values; the method is not imported.
 
     Raises `UnknownNameError`, or `SettingError` naming key, value and remedy.
     """

@@ -14,7 +14,7 @@ from gossamer.methods.settings import ShiraSettings
 
 
 def shira_config(model: Any, settings: Mapping[str, Any], context: MethodContext) -> Any:
-    """PEFT's config with the mask chosen; raises `SettingError` where the settings do not fit."""
+    """Choose the mask and make PEFT's config; raises `SettingError` if settings do not fit."""
     checks: Any = torch.sparse.check_sparse_tensor_invariants
     if not checks.is_enabled():
         # Torch's default; when it is set explicitly, torch does not warn in the first forward pass.

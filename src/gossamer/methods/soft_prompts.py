@@ -1,4 +1,7 @@
-"""Methods that learn something in front of the text: what prompt, prefix and P-tuning share."""
+"""Prompt tuning, prefix tuning, P-tuning: what learns stands in front of the text.
+
+arXiv 2104.08691, 2101.00190 and 2103.10385.
+"""
 
 from abc import abstractmethod
 from pathlib import Path
@@ -18,7 +21,7 @@ from gossamer.methods.settings import PrefixTuningSettings, PromptTuningSettings
 
 
 def prefix_config(tokens: int, projection: int | None) -> Any:
-    """PEFT's config; it finds layers, heads and their width in the model."""
+    """Make PEFT's config, which finds layers, heads and their width in the model."""
     return PrefixTuningConfig(
         task_type=TaskType.CAUSAL_LM,
         num_virtual_tokens=tokens,
@@ -67,7 +70,7 @@ class SoftPromptMethod(PeftMethod[S]):
 
 
 def start_tokens(model: Any, context: MethodContext, count: int, text: str | None) -> Any:
-    """Ids [count] of the tokens to start from: those of `text`, repeated or cut, or random ones."""
+    """Return ids [count] to start from: those of `text`, repeated or cut, or random ones."""
     device = model.get_input_embeddings().weight.device
     if text is None:
         vocabulary = model.get_input_embeddings().num_embeddings

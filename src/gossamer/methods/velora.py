@@ -24,7 +24,7 @@ _DIRECTIONS = {
 def velora_config(
     model: Any, settings: LoraSettings, *, groups: int, scale: float, direction: str
 ) -> Any:
-    """PEFT's `LoraConfig`; raises `SettingError` on a quantised base, where PEFT ignores it."""
+    """Make PEFT's `LoraConfig`; raises `SettingError` on a quantised base, which PEFT ignores."""
     refuse_quantized(model, "velora", "PEFT's 4-bit and 8-bit layers would train plain LoRA")
     velora = VeloraConfig(num_groups=groups, scale=scale, init_type=_DIRECTIONS[direction])
     return lora_config(model, settings, velora_config=velora)

@@ -47,7 +47,7 @@ class BottleneckLinear(GossamerLayer):
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """[..., h_in] to [..., h_out]; active adapters follow one another."""
+        """Map [..., h_in] to [..., h_out]; active adapters follow one another."""
         result = self.base_layer(x, *args, **kwargs)
         if self.disable_adapters:
             return result
@@ -73,7 +73,7 @@ class BottleneckLinear(GossamerLayer):
 
 
 def not_mergeable() -> UnsupportedAdapterError:
-    """The refusal to merge."""
+    """Return the refusal to merge."""
     return UnsupportedAdapterError(
         "a bottleneck adapter cannot be merged: what follows a nonlinearity is no change of a "
         "weight; keep the adapter, or train 'lora', which can"

@@ -28,7 +28,7 @@ class BottleneckModel(GossamerTuner):
 
 
 def bottleneck_config(model: Any, settings: Mapping[str, Any]) -> BottleneckConfig:
-    """The configuration for `model`; raises `SettingError` where the settings do not fit."""
+    """Make the configuration for `model`; raises `SettingError` where settings do not fit."""
     return BottleneckConfig(
         task_type=TaskType.CAUSAL_LM,
         target_modules=select_targets(model, settings["target_modules"], settings["layers"]),

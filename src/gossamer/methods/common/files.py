@@ -1,4 +1,7 @@
-"""An adapter's two files in PEFT's layout, byte for byte the same for the same weights."""
+"""The files of a result or a checkpoint: an adapter, all that learns, or a whole model.
+
+An adapter's two files are in PEFT's layout, byte for byte the same for the same weights.
+"""
 
 import json
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""A linear layer with a low-rank change beside it, whatever its two factors are made of."""
+"""Layers with a low-rank change beside them, and their result as a plain LoRA adapter."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
@@ -21,7 +21,7 @@ ADAPTER = "default"
 
 
 def lora_layers(model: Any) -> Iterator[tuple[str, Any]]:
-    """(path in the base model, PEFT layer) of each layer with LoRA factors."""
+    """Go through the layers with LoRA factors: path in the base model, PEFT's layer."""
     for path, module in model.named_modules():
         if ADAPTER in getattr(module, "lora_A", {}):
             yield path.removeprefix(PREFIX), module
@@ -36,12 +36,12 @@ def write_factors(folder: Path, factors: Mapping[str, Factors], context: MethodC
 
 
 def float_copy(parameter: Any) -> Any:
-    """The weight as float32 on the CPU, apart from the model."""
+    """Copy a weight as float32 to the CPU, apart from the model."""
     return parameter.detach().to("cpu").float().clone()
 
 
 def plain_factors(model: Any) -> dict[str, Factors]:
-    """The factors of each LoRA layer as they are."""
+    """Return the factors of each LoRA layer as they are, by path in the base model."""
     return {
         path: Factors(
             a=float_copy(layer.lora_A[ADAPTER].weight),
@@ -72,10 +72,10 @@ class LowRankLayer(GossamerLayer):
 
     @abstractmethod
     def factors(self, adapter_name: str) -> Factors | None:
-        """A, B and the scale of the adapter; None: it does not change this layer."""
+        """Return A, B and the scale of the adapter; None if it does not change this layer."""
 
     def drop(self, adapter_name: str, inputs: Tensor) -> Tensor:
-        """The adapter's input after dropout."""
+        """Return the adapter's input after dropout."""
         return inputs
 
     def forward(self, inputs: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -92,7 +92,7 @@ class LowRankLayer(GossamerLayer):
         return result
 
     def get_delta_weight(self, adapter_name: str) -> Tensor:
-        """The change of the weight, [out, in]; PEFT's conversions call this."""
+        """Return the change of the weight [out, in]; PEFT's conversions call this."""
         pair = self.factors(adapter_name)
         if pair is None:
             raise UnsupportedAdapterError(f"there is no adapter '{adapter_name}' on this layer")

@@ -26,7 +26,7 @@ Batches = Callable[[int], Iterator[dict[str, Any]]]
 
 
 def no_batches(count: int) -> Iterator[dict[str, Any]]:
-    """Stands for the batches of a context that belongs to no run; raises `SettingError`."""
+    """Stand for the batches of a context that belongs to no run; raises `SettingError`."""
     raise SettingError(
         "this method looks at training rows before it starts, and there are none here; give "
         "MethodContext its probe_batches"
@@ -115,7 +115,7 @@ class Method(ABC, Generic[S]):
 
     @classmethod
     def with_settings(cls, settings: S) -> "Method[Any]":
-        """The method with these settings: of a class of its own where they ask for another run."""
+        """Make the method with these settings, of another class where they ask for another run."""
         return cls(settings)
 
     def check(self, context: MethodContext) -> None:
@@ -125,7 +125,7 @@ class Method(ABC, Generic[S]):
                 raise MissingExtraError.of(f"method '{self.name}'", module, self.extra or "")
 
     def quantization(self, context: MethodContext) -> Any | None:
-        """transformers' quantization config with which to load the base; None: in full."""
+        """Return transformers' quantization config to load the base with; None: in full."""
         return None
 
     @abstractmethod
@@ -151,7 +151,7 @@ class Method(ABC, Generic[S]):
         self.save(model, folder, context)
 
     def stages(self, context: MethodContext) -> list[Stage]:
-        """The stages of a run; they add up to `context.total_steps` steps."""
+        """Return the stages of a run; they add up to `context.total_steps` steps."""
         return [Stage(name=self.name, steps=context.total_steps)]
 
     def depends_on_total(self) -> bool:
@@ -160,7 +160,7 @@ class Method(ABC, Generic[S]):
         return False
 
     def enter_stage(self, model: Any, index: int, context: MethodContext) -> Any:
-        """The model of stage `index` (from 1) made of the model that stage `index - 1` has trained.
+        """Make the model of stage `index` (from 1) of the one that the stage before has trained.
 
         The global random state is seeded before the call. As in `prepare`, a model on the meta
         device is only to be counted.
@@ -168,7 +168,7 @@ class Method(ABC, Generic[S]):
         raise NotImplementedError(f"method '{self.name}' has one stage")
 
     def resume_stage(self, model: Any, index: int, folder: Path, context: MethodContext) -> Any:
-        """The model that `save` wrote to `folder` in stage `index`, made of a prepared `model`.
+        """Make of a prepared `model` the one that `save` wrote to `folder` in stage `index`.
 
         By default the stages are entered one after the other, as if nothing had been learnt, and
         the weights restored. A method whose later stages cannot be built like that overrides this.
@@ -179,7 +179,7 @@ class Method(ABC, Generic[S]):
         return model
 
     def stage_report(self, index: int) -> dict[str, Any]:
-        """What is worth recording about the start of stage `index`, which was just entered.
+        """Say what is worth recording about the start of stage `index`, which was just entered.
 
         Numbers go into the metrics, the record and the card; mappings to numbers, such as one per
         matrix, into the metrics only.
@@ -200,9 +200,9 @@ class Method(ABC, Generic[S]):
         return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
     def optimizer(self, model: Any, *, learning_rate: float, weight_decay: float) -> Any | None:
-        """A torch optimizer of the method's own; None: AdamW over all trainable weights."""
+        """Return a torch optimizer of the method's own; None: AdamW over all trainable weights."""
         return None
 
     def callbacks(self, context: MethodContext) -> list[Any]:
-        """transformers `TrainerCallback`s that act during the run, e.g. to choose other weights."""
+        """Return `TrainerCallback`s that act during the run, e.g. to choose other weights."""
         return []

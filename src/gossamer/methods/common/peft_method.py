@@ -15,7 +15,7 @@ class PeftMethod(Method[S]):
 
     @abstractmethod
     def peft_config(self, model: Any, context: MethodContext) -> Any:
-        """The `peft.PeftConfig` for `model`; raises `SettingError` if the settings do not fit."""
+        """Make the `peft.PeftConfig` for `model`; raises `SettingError` if settings do not fit."""
 
     def prepare(self, model: Any, context: MethodContext) -> Any:
         return get_peft_model(model, self.peft_config(model, context))

@@ -92,7 +92,7 @@ class GossamerTuner(BaseTuner):
             copy_adapter(self, same[0], adapter_name)
 
     def new_layer(self, target: nn.Module, path: str) -> Any:
-        """The layer that takes the place of `target`, which the base model calls `path`.
+        """Make the layer that takes the place of `target`, which the base model calls `path`.
 
         Raises `SettingError` if the method cannot adapt it.
         """
@@ -124,7 +124,7 @@ class GossamerTuner(BaseTuner):
         self._replace_module(parent, target_name, layer, target)
 
     def adapter_parameters(self, adapter_name: str) -> Iterator[nn.Parameter]:
-        """Everything of an adapter that may learn."""
+        """Go through all parameters of an adapter that may learn."""
         for layer in self._layers():
             for part in layer.adapter_layer_names:
                 held = getattr(layer, part)

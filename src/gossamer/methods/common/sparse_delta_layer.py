@@ -31,15 +31,15 @@ class EntryLayer(GossamerLayer):
 
     @property
     def shape(self) -> tuple[int, int]:
-        """[h_out, h_in] of the weight."""
+        """Return [h_out, h_in] of the weight."""
         return self.out_features, self.in_features
 
     def index(self, name: str) -> Tensor:
-        """Rows and columns [2, n] of the entries of an adapter."""
+        """Return rows and columns [2, n] of the entries of an adapter."""
         return getattr(self, self.index_name)[name]
 
     def set_index(self, name: str, index: Tensor) -> None:
-        """Give an adapter its entries; on the device of the base weight."""
+        """Give an adapter its entries, on the device of the base weight."""
         getattr(self, self.index_name)[name] = index.to(self.get_base_layer().weight.device)
 
     def draw_index(self, name: str, path: str, *, seed: int, density: float) -> None:
@@ -52,7 +52,7 @@ class EntryLayer(GossamerLayer):
         self.set_index(name, index)
 
     def pattern(self, name: str) -> Pattern:
-        """The entries of an adapter, ready for products; renewed once they were loaded or moved."""
+        """Return the entries ready for products; renewed once they were loaded or moved."""
         index = self.index(name)
         # What is made under torch.inference_mode() counts no versions; loading forgets all.
         version = 0 if index.is_inference() else index._version
@@ -70,11 +70,11 @@ class EntryLayer(GossamerLayer):
 
     @abstractmethod
     def change(self, name: str, x: Tensor) -> Tensor:
-        """What an adapter adds to the output for the input `x`."""
+        """Compute what an adapter adds to the output for the input `x`."""
 
     @abstractmethod
     def get_delta_weight(self, name: str) -> Tensor:
-        """An adapter's change of the weight, dense [h_out, h_in]."""
+        """Return an adapter's change of the weight, dense [h_out, h_in]."""
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if self.disable_adapters and self.merged:
@@ -113,7 +113,7 @@ class EntryLayer(GossamerLayer):
         return True
 
     def finish_update(self, name: str, *, inference_mode: bool = False) -> None:
-        """To be called when an adapter's weights are there: device, type, who learns.
+        """Settle device, type and who learns, once an adapter's weights are there.
 
         They are kept in float32 (in float64 if the base is), which entries need to learn.
         """

@@ -14,12 +14,12 @@ _MIX = (
 
 
 def num_entries(shape: tuple[int, int], density: float) -> int:
-    """How many entries of a matrix of that shape a mask of that density has; at least one."""
+    """Count the entries of a mask of that density on a matrix of that shape; at least one."""
     return max(1, round(density * shape[0] * shape[1]))
 
 
 def random_entries(seed: int, name: str, shape: tuple[int, int], density: float) -> Tensor:
-    """Places (row, column) drawn without replacement, int32 [2, n], sorted row by row.
+    """Draw places (row, column) without replacement, int32 [2, n], sorted row by row.
 
     They depend on the arguments alone: a counter, keyed by seed and name, is hashed (SplitMix64,
     Steele et al. 2014), and places that came before are passed over.
@@ -35,7 +35,7 @@ def random_entries(seed: int, name: str, shape: tuple[int, int], density: float)
 
 
 def as_index(flat: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Sorted positions in the flattened matrix as int32 [2, n] of rows and columns."""
+    """Turn sorted positions in the flattened matrix into rows and columns, int32 [2, n]."""
     return torch.stack([flat // shape[1], flat % shape[1]]).to(torch.int32)
 
 

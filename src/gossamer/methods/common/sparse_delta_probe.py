@@ -26,7 +26,7 @@ def largest_entries(
     density: float,
     budget: int = BUDGET,
 ) -> dict[str, Tensor]:
-    """For each of the linear `layers` of `model`, the entries with the largest gradients.
+    """Find the entries with the largest gradients of each of the linear `layers` of `model`.
 
     That is |sum over the batches of dloss/dW|, the loss being each batch's mean; of equal ones the
     first. Returns rows and columns int32 [2, n], sorted. `batches` gives the same each time. Works

@@ -41,22 +41,22 @@ class Pattern:
         self._rows_by_column = self.rows[self._order]
 
     def matrix(self, values_n: Tensor) -> Tensor:
-        """The sparse matrix [o, i] with those values."""
+        """Return the matrix [o, i] with those values in torch's sparse format."""
         return torch.sparse_csr_tensor(self._row_starts, self.columns, values_n, self.shape)
 
     def transposed(self, values_n: Tensor) -> Tensor:
-        """The sparse matrix [i, o]."""
+        """Return the transpose [i, o] in torch's sparse format."""
         return torch.sparse_csr_tensor(
             self._column_starts, self._rows_by_column, values_n[self._order], self.shape[::-1]
         )
 
     def sample(self, left_ot: Tensor, right_ti: Tensor) -> Tensor:
-        """The entries [n] of the product left right; the others are not computed."""
+        """Compute the entries [n] of the product left right, and no others."""
         zeros = self.matrix(left_ot.new_zeros(len(self.rows)))
         return torch.sparse.sampled_addmm(zeros, left_ot, right_ti).values()
 
     def scatter(self, values_n: Tensor) -> Tensor:
-        """The dense matrix [o, i]."""
+        """Return the dense matrix [o, i]."""
         dense = values_n.new_zeros(self.shape)
         dense[self.rows, self.columns] = values_n
         return dense
@@ -111,7 +111,7 @@ class _SampledLowRank(torch.autograd.Function):
 
 
 def entry_linear(x: Tensor, values_n: Tensor, pattern: Pattern) -> Tensor:
-    """x D^T for x [..., i], where D has `values_n` at the places of `pattern`; in x's type.
+    """Compute x D^T for x [..., i], in x's type; D has `values_n` where `pattern` says.
 
     Computed in the type of the values, which learn in float32 whatever the model computes in; of
     values in half precision, for which torch has no such products on a CPU, in float32.
@@ -124,7 +124,7 @@ def entry_linear(x: Tensor, values_n: Tensor, pattern: Pattern) -> Tensor:
 
 
 def sampled_low_rank(a_ri: Tensor, b_or: Tensor, pattern: Pattern) -> Tensor:
-    """The entries [n] of B A, in float32 where the factors are in half precision."""
+    """Compute entries [n] of B A, in float32 where the factors are in half precision."""
     a_ri, b_or = _at_least_float32(a_ri), _at_least_float32(b_or)
     with torch.autocast(a_ri.device.type, enabled=False):
         values: Tensor = _SampledLowRank.apply(a_ri, b_or, pattern)  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""Which linear layers a method acts on: from what the user wrote to names found in the model."""
+"""Which layers a method acts on: from what the user wrote to names found in the model."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,7 +13,7 @@ _LINEAR_TYPES = ("Linear", "Linear4bit", "Linear8bitLt", "Conv1D")
 
 
 def resolve_targets(model: Any, wanted: str | Sequence[str]) -> list[str]:
-    """Names of the linear layers that `wanted` means in `model`, sorted.
+    """Return the names of the linear layers that `wanted` means in `model`, sorted.
 
     `wanted` is a shorthand (see `SHORTHANDS`) or a list of layer names, each either the last part
     of a module's path (`q_proj`) or as much of its end as is needed (`layers.0.self_attn.q_proj`).
@@ -33,7 +33,7 @@ def resolve_targets(model: Any, wanted: str | Sequence[str]) -> list[str]:
 
 
 def linear_paths(model: Any) -> list[str]:
-    """Paths of all linear layers of `model`, the output head excepted."""
+    """Return the paths of all linear layers of `model`, the output head excepted."""
     find_head = getattr(model, "get_output_embeddings", None)
     head = find_head() if find_head is not None else None
     return [
@@ -93,7 +93,7 @@ def check_layers(model: Any, layers: Sequence[int] | None) -> None:
 
 
 def layer_count(model: Any) -> int:
-    """Decoder layers of `model`."""
+    """Count the decoder layers of `model`."""
     return int(model.config.get_text_config().num_hidden_layers)
 
 
@@ -120,7 +120,7 @@ def select_targets(
 
 
 def norm_paths(model: Any) -> list[str]:
-    """Paths of all normalisation layers with weights, such as `model.layers.0.input_layernorm`."""
+    """Return the paths of all norms with weights, such as `model.layers.0.input_layernorm`."""
     return [
         path
         for path, module in model.named_modules()

@@ -38,7 +38,7 @@ class TunerType(str):
 
     @property
     def value(self) -> str:
-        """The name as a plain string."""
+        """Return the name as a plain string."""
         return str(self)
 
 
@@ -105,7 +105,7 @@ class GossamerConfig(PeftConfig):
                 )
 
     def to_dict(self) -> dict[str, Any]:
-        """What is stored."""
+        """Return the fields that are stored."""
         values: dict[str, Any] = super().to_dict()
         if values["init_weights"]:
             del values["init_weights"]

@@ -52,7 +52,7 @@ class GossamerLayer(nn.Module, BaseTunerLayer):
             self._hold(adapter_name, device=device, dtype=dtype)
 
     def base_dtype(self) -> torch.dtype | None:
-        """The type that the base layer computes in; None where it is not known."""
+        """Return the type that the base layer computes in; None where it is not known."""
         layer: Any = self
         dtype = layer._get_base_layer_device_and_dtype(self.get_base_layer())[1]
         return dtype if dtype is not None and dtype.is_floating_point else None

@@ -10,7 +10,7 @@ from gossamer.errors import SettingError, TrainingError
 
 
 def frozen_columns(rank: int, step: int, total: int, share: float | None) -> int:
-    """How many of the `rank` columns are frozen after `step` of `total` optimizer steps.
+    """Count the columns, of `rank`, that are frozen after `step` of `total` optimizer steps.
 
     floor(r t / (share T)), all of them from the step share T on (arXiv 2406.12832).
     """
@@ -48,7 +48,7 @@ class FreezeColumns(TrainerCallback):
 
 
 def lamda_layers(model: Any) -> Any:
-    """Pairs of a layer and the name of an adapter that learns on it."""
+    """Go through the pairs of a layer and the name of an adapter that learns on it."""
     for module in model.modules():
         if hasattr(module, "lamda_S") and hasattr(module, "freeze_share"):
             for name in module.active_adapters:

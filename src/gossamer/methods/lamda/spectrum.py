@@ -13,7 +13,7 @@ _SEED = 0x1A3DA
 
 @torch.no_grad()
 def leading_part(weight: Tensor, rank: int, *, exact: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """U [out, r], sigma [r], V [r, in] of the largest singular values, in descending order.
+    """Return U [out, r], sigma [r], V [r, in] of the largest singular values, descending.
 
     Not `exact`: randomised subspace iteration (Halko, Martinsson and Tropp, arXiv 0909.4061), which
     finds the same subspace where the spectrum falls off and always the same one for a weight.
@@ -32,7 +32,7 @@ def leading_part(weight: Tensor, rank: int, *, exact: bool) -> tuple[Tensor, Ten
 
 
 def energy_share(weight: Tensor, rank: int, *, exact: bool) -> float:
-    """Share of the squared singular values that the `rank` largest hold, from 0 to 1."""
+    """Return the share of the squared singular values that the `rank` largest hold, 0 to 1."""
     _, sigma, _ = leading_part(weight, rank, exact=exact)
     total = weight.float().square().sum()
     return float((sigma.float().square().sum() / total).clamp(max=1.0)) if total > 0 else 1.0
@@ -41,7 +41,7 @@ def energy_share(weight: Tensor, rank: int, *, exact: bool) -> float:
 def allocate_ranks(
     shares: Mapping[str, float], limits: Mapping[str, int], rank: int
 ) -> dict[str, int]:
-    """Rank of each layer: those whose `rank` largest singular values hold less get more.
+    """Share out ranks: layers whose `rank` largest singular values hold less get more.
 
     A layer's rank is in proportion to the energy that is left out, 1 - share, but at least half of
     `rank` and at most twice it or the layer's limit. The ranks add up to `rank` times the number of

@@ -42,5 +42,5 @@ class LortaConfig(GossamerConfig):
 
     @property
     def types(self) -> list[str]:
-        """The matrices that are adapted, in the order of the tensor's rows."""
+        """Return the matrices that are adapted, in the order of the tensor's rows."""
         return [name for name in TYPES if name in (self.target_modules or ())]

@@ -31,12 +31,12 @@ class TensorMap:
     places: dict[str, TensorPlace]
 
     def parameters(self, rank: int) -> int:
-        """Weights of all factors."""
+        """Count the weights of all factors."""
         return rank * (self.inputs + self.width + self.heads + self.types + self.layers)
 
 
 def make_plan(config: Any, matrices: Iterable[tuple[str, int, int]], types: list[str]) -> TensorMap:
-    """Plan for a transformers model `config` and its matrices (path, in features, out features).
+    """Map a model's matrices (path, in features, out features) to rows of the tensor.
 
     Matrices whose mode has the same size share its rows. Where all are d x d with H heads these are
     the modes of the paper. With grouped-query attention keys and values have rows of heads of their

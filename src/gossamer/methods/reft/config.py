@@ -71,12 +71,12 @@ class ReftConfig(GossamerConfig):
 
     @property
     def positions(self) -> int:
-        """Most tokens of a prompt that are edited."""
+        """Return the most tokens of a prompt that are edited."""
         return self.first_positions + self.last_positions
 
     @property
     def groups(self) -> tuple[str, ...]:
-        """Groups of positions with an edit of their own: infixes of the weights' names."""
+        """Return the groups of positions with edits of their own, as infixes of names."""
         return ("",) if self.tied else ("", "last_")
 
 

@@ -13,7 +13,7 @@ from gossamer.methods.reft.positions import PromptTracker
 
 
 def edit(hidden: Tensor, rotate: Tensor, weight: Tensor, bias: Tensor, *, subtract: bool) -> Tensor:
-    """What is added to `hidden` [n, d]: Rᵀ(W h + b - R h) with `subtract`, else Rᵀ(W h + b).
+    """Compute what `hidden` [n, d] gets: Rᵀ(W h + b - R h) with `subtract`, else Rᵀ(W h + b).
 
     `rotate` R and `weight` W are [r, d], `bias` b is [r].
     """
@@ -84,7 +84,7 @@ class ReftBlock(GossamerLayer):
         return next((p.dtype for p in self.base_layer.parameters() if p.is_floating_point()), None)
 
     def rotations(self) -> list[nn.Parameter]:
-        """Matrices whose rows stay orthonormal."""
+        """Return the matrices whose rows stay orthonormal."""
         return [
             table[name]
             for name, config in self.reft_config.items()

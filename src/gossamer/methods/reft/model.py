@@ -131,7 +131,7 @@ class ReftModel(GossamerTuner):
 
 
 def find_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
-    """Path and list of the decoder's blocks; raises `UnsupportedAdapterError` if there is none."""
+    """Find the list of decoder blocks; raises `UnsupportedAdapterError` if there is none."""
     config = getattr(model, "config", None)
     count = config.get_text_config().num_hidden_layers if config is not None else 0
     found = [

@@ -16,7 +16,7 @@ _COARSE = 2e-2
 
 
 def random_rows(rank: int, width: int) -> Tensor:
-    """[rank, width] with random orthonormal rows, uniform over all such matrices."""
+    """Draw a matrix [rank, width] with orthonormal rows, uniformly over all such matrices."""
     return torch.nn.init.orthogonal_(torch.empty(rank, width))
 
 
@@ -39,7 +39,7 @@ class _Tangent(torch.autograd.Function):
 
 
 def polar(rows: Tensor) -> Tensor:
-    """The nearest matrices with orthonormal rows, (R Rᵀ)^(-1/2) R, of `rows` [..., r, d]."""
+    """Return the nearest matrices with orthonormal rows, (R Rᵀ)^(-1/2) R, of `rows` [..., r, d]."""
     values, vectors = torch.linalg.eigh(rows @ rows.mT)
     return vectors @ (values.rsqrt()[..., None] * (vectors.mT @ rows))
 

@@ -1,4 +1,4 @@
-"""Which tokens ReFT edits: the first p and the last s of each row's prompt."""
+"""Which tokens ReFT edits, the first p and last s of each prompt, and where prompts lie."""
 
 import inspect
 from collections.abc import Callable, Iterator
@@ -20,12 +20,12 @@ class EditPositions:
     last: Tensor
 
     def all(self) -> Tensor:
-        """Both groups; they never share a token."""
+        """Return both groups together; they never share a token."""
         return torch.cat((self.first, self.last))
 
 
 def group_sizes(lengths: Tensor, first: int, last: int) -> tuple[Tensor, Tensor]:
-    """How many tokens of prompts of `lengths` [batch] tokens belong to either group.
+    """Count the tokens of either group in prompts of `lengths` [batch] tokens.
 
     A prompt of n < first + last tokens gives floor(n / 2) at most to the first group and
     ceil(n / 2) at most to the last one (arXiv 2404.03592, section 3.2), so no token is in both.
@@ -40,7 +40,7 @@ def group_sizes(lengths: Tensor, first: int, last: int) -> tuple[Tensor, Tensor]
 def edit_positions(
     mask: Tensor, lengths: Tensor, *, past: int, first: int, last: int
 ) -> EditPositions:
-    """Positions to edit in a call on the columns from `past` on.
+    """Find the positions to edit in a call on the columns from `past` on.
 
     `mask` [batch, past + q] is 1 where there is a token and 0 for padding, on either side;
     `lengths` [batch] counts the tokens of each prompt, which are a row's first ones.
@@ -56,7 +56,7 @@ def edit_positions(
 def prompt_lengths(
     mask: Tensor, *, width: int | None = None, first_trained: Tensor | None = None
 ) -> Tensor:
-    """Tokens of each row's prompt, [batch].
+    """Count the tokens of each row's prompt, [batch].
 
     `width` is the number of columns, padding included, that the prompts take; columns that `mask`
     does not reach yet count as tokens. `first_trained` [batch] is the column of the first token

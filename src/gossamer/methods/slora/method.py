@@ -1,4 +1,4 @@
-"""SLoRA: sparse fine-tuning first, then LoRA that begins with what it learnt (arXiv 2308.06522)."""
+"""SLoRA: single entries learn first, then LoRA begins with what they learnt (arXiv 2308.06522)."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -34,7 +34,7 @@ class Update:
 def sparse_config(
     model: Any, settings: LoraSettings, *, density: float, seed: int, rank: int = 0
 ) -> SloraConfig:
-    """The configuration of stage 1, or of stage 2 with the residual kept if `rank` is given.
+    """Configure stage 1, or stage 2 with the residual kept if `rank` is given.
 
     Acts on the layers that LoRA would act on. Raises `SettingError` as `lora_config` does.
     """
@@ -52,7 +52,7 @@ def sparse_config(
 
 
 def updates(model: PeftModel) -> dict[str, Update]:
-    """What stage 1 has learnt so far, by module path in the base model."""
+    """Return what stage 1 has learnt so far, by module path in the base model."""
     assert isinstance(model.base_model, SloraModel)
     return {
         path: Update(layer.index(_NAME), layer.slora_values[_NAME].detach(), layer.shape)
@@ -64,7 +64,7 @@ def updates(model: PeftModel) -> dict[str, Update]:
 def enter_low_rank(
     model: PeftModel, settings: LoraSettings, *, density: float, seed: int, keep_residual: bool
 ) -> tuple[PeftModel, dict[str, float]]:
-    """The model of stage 2 made of that of stage 1, and the share of energy kept, by module path.
+    """Make stage 2's model of stage 1's; also returns the energy kept, by module path.
 
     The base weights are what they were before stage 1. Where an update is nothing, or of lower rank
     than LoRA's, the factors (or the components left) begin as LoRA does: A random, B zero.
@@ -144,7 +144,6 @@ class Slora(PeftMethod[SloraSettings]):
 
     def peft_config(self, model: Any, context: MethodContext) -> Any:
         """The configuration of the first stage; without a sparse one, that of plain LoRA."""
-
         if len(self.stages(context)) == 1:
             return lora_config(model, self.settings)
         return sparse_config(model, self.settings, density=self.settings.density, seed=context.seed)

@@ -29,7 +29,7 @@ class Primed:
 
     @property
     def retained(self) -> float:
-        """Share of the update's energy that the factors hold; 0 for an update of nothing."""
+        """Return the share of the update's energy that the factors hold; 0 if it is nothing."""
         return self.kept / self.total if self.total > 0 else 0.0
 
 

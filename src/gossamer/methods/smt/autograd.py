@@ -43,17 +43,17 @@ class BlockPlan:
 
     @property
     def columns(self) -> int:
-        """Number of columns kept for each token."""
+        """Count the columns kept for each token."""
         return sum(end - start for start, end in self.spans)
 
     @cached_property
     def packed(self) -> list[int]:
-        """First column of each block among the kept ones."""
+        """Return the first column of each block among the kept ones."""
         return [self._packed(block.column) for block in self.blocks]
 
     @cached_property
     def offsets(self) -> list[int]:
-        """First entry of each block among the values."""
+        """Return the first entry of each block among the values."""
         offsets, total = [], 0
         for block in self.blocks:
             offsets.append(total)
@@ -77,7 +77,7 @@ class BlockPlan:
         return torch.cat([x[:, start:end] for start, end in self.spans], 1)
 
     def matrices(self, values: Tensor) -> list[Tensor]:
-        """Views of `values` as one matrix [height, width] per block."""
+        """Return views of `values` as one matrix [height, width] per block."""
         return [
             values[o : o + b.size].view(b.height, b.width)
             for b, o in zip(self.blocks, self.offsets, strict=True)

@@ -18,12 +18,12 @@ class Block(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Number of weights."""
+        """Count the weights in the block."""
         return self.height * self.width
 
 
 def cut(shape: tuple[int, int], block_size: int) -> list[Block]:
-    """All blocks of a matrix [out, in], row by row.
+    """Cut a matrix [out, in] into blocks, row by row.
 
     They are squares of `block_size`; where it does not divide a dimension, the last ones are
     smaller, so that each weight is in exactly one block.
@@ -37,7 +37,7 @@ def cut(shape: tuple[int, int], block_size: int) -> list[Block]:
 
 
 def block_scores(gradient: Tensor, block_size: int, criterion: str) -> Tensor:
-    """One score for each block of `gradient` [out, in], in the order of `cut`, as float32.
+    """Score each block of `gradient` [out, in], in the order of `cut`, as float32.
 
     `criterion`, of the entries of one block: `mean_abs` |mean|, in which signs cancel; `abs_mean`
     mean of magnitudes; `L1` sum of magnitudes; `L2` root of the sum of squares. Smaller blocks at

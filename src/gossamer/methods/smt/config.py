@@ -62,7 +62,7 @@ class SmtConfig(GossamerConfig):
         self.layer_sizes = {path: _size(bs) for path, bs in self.blocks.items()}
 
     def draw(self, path: str, shape: tuple[int, int]) -> list[Block]:
-        """Blocks at random of the layer `path`, whose weight is of that `shape` [out, in]."""
+        """Draw blocks of the layer `path`, whose weight is of that `shape` [out, in]."""
         grid = tuple(-(-side // self.block_size) for side in shape)
         rows, columns = random_entries(self.seed, path, (grid[0], grid[1]), self.density).tolist()
         every = cut(shape, self.block_size)
@@ -71,7 +71,7 @@ class SmtConfig(GossamerConfig):
         return drawn
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but the blocks and how they were chosen."""
+        """Return everything but the blocks and how they were chosen."""
         blocks, self.blocks = self.blocks, None
         try:
             return {name: v for name, v in super().to_dict().items() if name not in _CHOICE}

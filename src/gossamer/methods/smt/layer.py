@@ -76,7 +76,7 @@ class SmtLinear(GossamerLayer):
         return None
 
     def plan(self, adapter_name: str) -> BlockPlan:
-        """Where that adapter's blocks lie."""
+        """Return where that adapter's blocks lie."""
         table = self.smt_blocks[adapter_name]
         # What is made under torch.inference_mode() counts no versions; loading forgets all.
         version = 0 if table.is_inference() else table._version
@@ -128,7 +128,7 @@ class SmtLinear(GossamerLayer):
         )
 
     def get_delta_weight(self, adapter: str) -> Tensor:
-        """The adapter's change of the whole weight, [out, in], of the type of its values."""
+        """Return the adapter's change of the whole weight [out, in], in the type of its values."""
         values = self.smt_values[adapter].detach()
         plan = self.plan(adapter)
         delta = values.new_zeros(self.out_features, self.in_features)

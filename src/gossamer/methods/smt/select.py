@@ -22,7 +22,7 @@ Chosen = dict[str, list[Block]]
 def select_blocks(
     model: Any, batches: Iterable[Mapping[str, Any]], settings: SmtSettings | None = None
 ) -> Chosen:
-    """The blocks of `model` that matter most by the gradients of `batches`.
+    """Find the blocks of `model` that matter most by the gradients of `batches`.
 
     Each batch is what the model's forward takes, labels included (token ids [rows, tokens]). The
     gradients of all batches are summed per matrix as the backward pass meets them, and freed; no
@@ -38,7 +38,7 @@ def select_blocks(
 
 
 def target_layers(model: Any, settings: SmtSettings) -> dict[str, list[str]]:
-    """Paths of the layers of each part ("attention", "mlp") whose budget is not zero."""
+    """Return the layers of each part ("attention", "mlp") whose budget is not zero, by path."""
     wanted = {
         "attention": (settings.attention_ratio, settings.attention_modules),
         "mlp": (settings.mlp_ratio, settings.mlp_modules),
@@ -66,7 +66,7 @@ def _paths(model: Any, names: Sequence[str]) -> list[str]:
 
 
 def count_weights(model: Any) -> int:
-    """Weights in matrices, embeddings and output head included, tied ones once."""
+    """Count weights in matrices, embeddings and output head included, tied ones once."""
     seen: dict[int, int] = {}
     for module in model.modules():
         for parameter in module.parameters(recurse=False):
@@ -84,7 +84,7 @@ def choose(
     weights: int,
     settings: SmtSettings,
 ) -> Chosen:
-    """The blocks to train from summed gradients [out, in] by path; parts are ranked apart."""
+    """Choose blocks by summed gradients [out, in] by path; parts are ranked apart."""
     chosen: Chosen = {}
     for part in ("attention", "mlp"):
         if not layers[part]:
@@ -146,7 +146,7 @@ def _too_small(part: str, ratio: float, weights: int, count: int, settings: SmtS
 
 
 def probed_config(model: Any, settings: SmtSettings, context: MethodContext) -> SmtConfig:
-    """The PEFT configuration with the blocks that the run's first batches point to."""
+    """Make the PEFT configuration with the blocks that the run's first batches point to."""
     if next(model.parameters()).is_meta:
         chosen = any_blocks(model, settings)
     else:
@@ -170,7 +170,7 @@ def any_blocks(model: Any, settings: SmtSettings) -> Chosen:
 
 
 def adam(model: Any, *, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW over what learns, with the betas of the released code."""
+    """Make AdamW over what learns, with the betas of the released code."""
     learning = [p for p in model.parameters() if p.requires_grad]
     return torch.optim.AdamW(
         learning, lr=learning_rate, betas=(0.9, 0.95), weight_decay=weight_decay

@@ -54,12 +54,12 @@ class GradientSums:
         self._undo.clear()
 
     def add(self, batch: Mapping[str, Any]) -> None:
-        """Forward and backward pass over one batch, the model in the mode it is in."""
+        """Run forward and backward over one batch, the model in the mode it is in."""
         with torch.enable_grad():
             self._model(**{"use_cache": False, **batch}).loss.backward()
 
     def reduced(self) -> dict[str, Tensor]:
-        """The sums by path, over all ranks where torch.distributed runs."""
+        """Return the sums by path, over all ranks where torch.distributed runs."""
         return reduce_over_ranks(self._sums, next(self._model.parameters()).device)
 
     def _watch_weight(self, path: str, layer: nn.Linear) -> None:
@@ -98,7 +98,7 @@ class GradientSums:
 
 
 def reduce_over_ranks(sums: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-    """`sums` with those of all other ranks added in place, where torch.distributed runs.
+    """Add the sums of all other ranks to `sums` in place, where torch.distributed runs.
 
     `device` is that of the model, on which the ranks can exchange tensors.
     """

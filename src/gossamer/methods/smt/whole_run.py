@@ -50,20 +50,20 @@ class RunningSums:
         return add
 
     def stop(self) -> None:
-        """Watch no longer."""
+        """Stop watching gradients."""
         for handle in self._handles:
             handle.remove()
 
 
 def start_warm_up(model: Any, settings: SmtSettings) -> tuple[Any, RunningSums]:
-    """All weights learn; the gradients of those that may be chosen are summed."""
+    """Let all weights learn, and sum the gradients of those that may be chosen."""
     model.requires_grad_(True)
     layers = target_layers(model, settings)
     return model, RunningSums(model, [*layers["attention"], *layers["mlp"]], settings)
 
 
 def start_blocks(model: Any, sums: RunningSums, settings: SmtSettings) -> PeftModel:
-    """The moved base frozen, the chosen blocks learning."""
+    """Freeze the moved base and let the chosen blocks learn."""
     sums.stop()
     if next(model.parameters()).is_meta:
         chosen = any_blocks(model, settings)
@@ -83,14 +83,14 @@ def _with_blocks(model: Any, blocks: dict[str, list[Block]]) -> PeftModel:
 
 
 def save_state(model: Any, sums: RunningSums, folder: Path) -> None:
-    """All weights, the blocks if there are any, and the sums so far."""
+    """Write all weights, the blocks if there are any, and the sums so far."""
     save_model(model, str(folder / STATE_FILE))
     if sums.sums:
         save_file(sums.sums, folder / SUMS_FILE)
 
 
 def restore_state(model: Any, sums: RunningSums, folder: Path) -> None:
-    """What `save_state` wrote, into a model of the same stage."""
+    """Read what `save_state` wrote into a model of the same stage."""
     load_model(model, str(folder / STATE_FILE))
     if (folder / SUMS_FILE).is_file():
         for path, total in load_file(folder / SUMS_FILE).items():
@@ -98,7 +98,7 @@ def restore_state(model: Any, sums: RunningSums, folder: Path) -> None:
 
 
 def blocks_as_saved(model: Any, sums: RunningSums, folder: Path) -> PeftModel:
-    """The second stage's model with the blocks that `folder` names; its weights are not set."""
+    """Make the second stage's model with the blocks that `folder` names, its weights unset."""
     sums.stop()
     sums.sums.clear()
     blocks: dict[str, list[Block]] = {}
@@ -112,7 +112,7 @@ def blocks_as_saved(model: Any, sums: RunningSums, folder: Path) -> PeftModel:
 
 
 def export_model(model: Any, folder: Path, context: MethodContext) -> None:
-    """The moved base with the blocks added, as a whole model; beside it the blocks on their own.
+    """Write the moved base with the blocks added as a whole model; beside it the blocks.
 
     The blocks' file has the tensors `<path>.smt_blocks` and `<path>.smt_values` of an adapter; they
     are changes to the moved base and mean nothing to the base the run began with.

@@ -14,7 +14,7 @@ from gossamer.methods.sparse_lora.layer import SparseLoraLinear
 
 
 def shira_rank(shapes: Mapping[str, tuple[int, int]], density: float) -> int:
-    """The `r` that PEFT's SHiRA needs for masks of that density.
+    """Compute the `r` that PEFT's SHiRA needs for masks of that density.
 
     It gives each matrix r (h_out + h_in) entries, the same r everywhere; so r is what the fullest
     matrix needs. Raises `SettingError` naming a matrix which cannot hold them.
@@ -30,7 +30,7 @@ def shira_rank(shapes: Mapping[str, tuple[int, int]], density: float) -> int:
 
 
 def as_shira(model: PeftModel, name: str = "default") -> tuple[ShiraConfig, dict[str, Tensor]]:
-    """Configuration and weights of the same change as a SHiRA adapter of the untouched base.
+    """Return configuration and weights of the same change as a SHiRA adapter of the base.
 
     A matrix whose mask has fewer entries than SHiRA's layout wants is filled up with zeros at
     places that are free, which changes nothing.

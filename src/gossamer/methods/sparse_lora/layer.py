@@ -34,7 +34,7 @@ class SparseLoraLinear(EntryLayer):
         self.finish_update(name, inference_mode=config.inference_mode)
 
     def values(self, name: str) -> Tensor:
-        """The update's entries [n], in the order of the index."""
+        """Return the update's entries [n], in the order of the index."""
         a, b = self.sparselora_A[name], self.sparselora_B[name]
         return self.scale[name] * sampled_low_rank(a, b, self.pattern(name))
 

@@ -1,4 +1,4 @@
-"""A low-rank update of which only the entries under a sparse mask act."""
+"""A low-rank update of which only the entries under a mask act."""
 
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from gossamer.methods.sparse_lora.settings import SparseLoraSettings
 
 
 def sparse_lora_config(model: Any, settings: SparseLoraSettings, *, seed: int) -> SparseLoraConfig:
-    """The configuration for `model`, on the layers that LoRA would act on.
+    """Make the configuration for `model`, on the layers that LoRA would act on.
 
     Raises `SettingError` when a target or a layer number matches nothing.
     """

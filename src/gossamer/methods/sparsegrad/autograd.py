@@ -62,7 +62,7 @@ class _TransformedLinear(torch.autograd.Function):
 
 
 def largest(gradient: Tensor, count: int, threshold: str) -> GradientEntries:
-    """The `count` largest entries of `gradient` by magnitude.
+    """Find the `count` largest entries of `gradient` by magnitude.
 
     threshold "signed": all entries whose magnitude reaches the smallest of the `count` largest
     signed ones, as the released code has it.

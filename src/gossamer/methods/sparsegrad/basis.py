@@ -24,11 +24,11 @@ class Basis(nn.Module):
         self.register_buffer("v", v.float())
 
     def enter(self, weight: Tensor) -> Tensor:
-        """V^T W U^T in float32."""
+        """Return V^T W U^T in float32."""
         return self.v.T @ weight.float() @ self.u.T
 
     def leave(self, weight: Tensor) -> Tensor:
-        """V W U in float32: the inverse of `enter`."""
+        """Return V W U in float32: the inverse of `enter`."""
         return self.v @ weight @ self.u
 
 
@@ -46,7 +46,7 @@ class GradientModes:
         self.right.addmm_(gradient.T, gradient)
 
     def basis(self) -> Basis:
-        """Singular vectors, the strongest first."""
+        """Return the basis of singular vectors, the strongest first."""
         return Basis(_vectors(self.right).T, _vectors(self.left))
 
 

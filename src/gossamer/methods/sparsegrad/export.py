@@ -18,7 +18,7 @@ STATE_FILE = "sparsegrad.safetensors"
 
 
 def save_state(model: Any, folder: Path) -> None:
-    """Transformed weights and bases, as they are."""
+    """Write the transformed weights and the bases, as they are."""
     state: dict[str, Tensor] = {}
     for path, layer in sparsegrad_layers(model).items():
         name = path.rpartition(".")[2]
@@ -29,7 +29,7 @@ def save_state(model: Any, folder: Path) -> None:
 
 
 def restore_state(model: Any, folder: Path) -> None:
-    """What `save_state` wrote."""
+    """Read what `save_state` wrote into the model."""
     state = load_file(folder / STATE_FILE)
     with torch.no_grad():
         for path, layer in sparsegrad_layers(model).items():
@@ -40,7 +40,7 @@ def restore_state(model: Any, folder: Path) -> None:
 
 
 def export_model(model: Any, folder: Path, context: MethodContext) -> None:
-    """The whole model, its weights in the ordinary basis."""
+    """Write the whole model, its weights in the ordinary basis."""
     with mapped_back(model) as plain:
         write_model(plain, folder, context)
 
@@ -48,7 +48,7 @@ def export_model(model: Any, folder: Path, context: MethodContext) -> None:
 def export_adapter(
     model: Any, folder: Path, context: MethodContext, *, form: str, error: float
 ) -> None:
-    """The change of each weight as a LoRA ("low-rank") or SHiRA ("sparse") adapter.
+    """Write the change of each weight as a LoRA ("low-rank") or SHiRA ("sparse") adapter.
 
     It is the smallest whose relative error (Frobenius) is at most `error` for every weight. The
     base weights are read from the context's folder.

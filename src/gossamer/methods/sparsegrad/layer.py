@@ -48,7 +48,7 @@ class SparseGradLinear(nn.Module):
         return self.pending.values.norm().view(1) - before
 
     def gradient(self) -> GradientEntries | None:
-        """What the backward passes of this step left, as clipped; None if there was none."""
+        """Return what the backward passes of this step left, as clipped; None if nothing."""
         if self.pending is None or self.marker.grad is None:
             return None
         norm = self.pending.values.norm()
@@ -61,7 +61,7 @@ class SparseGradLinear(nn.Module):
         self.marker.grad = None
 
     def dense_weight(self) -> Tensor:
-        """V W~ U [out, in], of the type of the layer it replaced."""
+        """Return V W~ U [out, in], in the type of the layer that this one replaced."""
         return self.basis.leave(self.weight.detach()).to(self.dtype)
 
 

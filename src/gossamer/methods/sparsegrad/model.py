@@ -36,7 +36,7 @@ def apply_sparsegrad(
 
 
 def chosen_layers(model: Any, settings: SparseGradSettings) -> dict[str, nn.Linear]:
-    """The layers that learn, by path."""
+    """Return the layers that learn, by path."""
     several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
     if several:
         raise SettingError("method 'sparsegrad' trains on one rank only; use method 'smt'")
@@ -61,13 +61,13 @@ def chosen_layers(model: Any, settings: SparseGradSettings) -> dict[str, nn.Line
 
 
 def sparsegrad_layers(model: Any) -> dict[str, SparseGradLinear]:
-    """The layers that learn, by path."""
+    """Return the layers that learn, by path."""
     return {p: m for p, m in model.named_modules() if isinstance(m, SparseGradLinear)}
 
 
 @contextmanager
 def mapped_back(model: Any) -> Iterator[Any]:
-    """`model` with plain linear layers that hold what was learnt, while the context lasts."""
+    """Put plain linear layers with what was learnt into `model`, while the context lasts."""
     layers = sparsegrad_layers(model)
     for path, layer in layers.items():
         with torch.device("meta"):

@@ -40,7 +40,7 @@ class SparseGradAdam(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One update."""
+        """Take one step of the update."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
