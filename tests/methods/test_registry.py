@@ -91,6 +91,10 @@ def test_the_settings_beside_a_method_are_its_own(name):
 def test_names_lines_and_settings_are_known_without_loading_a_method():
     code = (
         "import sys, gossamer.methods as m\n"
+        "from gossamer.cli.main import main\n"
+        "try: main(['tune', '--help'])\n"
+        "except SystemExit: pass\n"
+        "main(['tune', '--help-method', 'smt'])\n"
         "for name in m.names():\n"
         "    m.summary(name), m.learning_rate(name), m.parse_settings(name, {})\n"
         "rows = m.registry.TABLE.values()\n"
@@ -98,7 +102,8 @@ def test_names_lines_and_settings_are_known_without_loading_a_method():
         "print(sorted(loaded | ({'torch', 'peft', 'transformers', 'trl'} & set(sys.modules))))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    assert "trains the blocks of weights that matter most" in done.stdout
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 def test_a_name_of_the_table_cannot_be_registered_again():
@@ -106,3 +111,12 @@ def test_a_name_of_the_table_cannot_be_registered_again():
     with pytest.raises(ValueError, match="'lora' is registered twice"):
         methods.register(other)
     assert methods.find("lora") is not other
+
+
+def test_the_settings_of_smt_choose_which_of_its_two_runs_it_is():
+    probe, train = (
+        methods.find("smt").from_values({"selection": selection})
+        for selection in ("probe", "train")
+    )
+    assert (probe.kind, probe.trains_base) == ("sparse", False)
+    assert (train.kind, train.trains_base) == ("model", True)
