@@ -64,7 +64,7 @@ docs-check: $(STAMP)  ## Check that the reference is up to date and that the sit
 	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet --strict
 
 clean:  ## Remove what the targets made, apart from .venv.
-	@rm -rf site demo-run build dist .pytest_cache .mypy_cache .ruff_cache src/*.egg-info
+	@rm -rf site demo-run build dist .coverage* .pytest_cache .mypy_cache .ruff_cache src/*.egg-info
 	@find src tests demo docs benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(STAMP):
