@@ -1,27 +1,14 @@
-"""One name for one thing, public names that exist, and tests named after behaviour."""
+"""Public names that exist, and tests named after behaviour."""
 
 import ast
 import re
-from collections import defaultdict
 from importlib import import_module
 
 import pytest
-from house import ROOT, class_nodes, sources
+from house import ROOT, sources
 
 # A number of a list that lies elsewhere: `test_9_...`.
 OUTSIDE_NUMBER = re.compile(r"_check_\d|_\d+_\d+_")
-
-
-def test_no_two_public_classes_have_one_name():
-    places = defaultdict(list)
-    for source in sources():
-        for node in class_nodes(source):
-            # The operations of kernels have one shape, so theirs are one concept.
-            family = "kernels/*/batch.py" if re.match(r"kernels/\w+/batch", source.name) else ""
-            if not node.name.startswith("_"):
-                places[node.name].append(family or source.name)
-    twice = {name: files for name, files in places.items() if len(set(files)) > 1}
-    assert not twice, twice
 
 
 def _public_packages() -> list[str]:
