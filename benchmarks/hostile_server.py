@@ -27,7 +27,8 @@ def serve(settings: dict[str, Any], orders: Connection) -> None:
     ends = Ends(engine)
     listener = bind("127.0.0.1", 0)
     server = Server(engine, HttpSettings(port=0, drain_seconds=5))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    # A daemon: when the process that gives the orders has died, nothing must stay behind.
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     while not server.started:
         time.sleep(0.01)

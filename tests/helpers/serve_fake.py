@@ -1,6 +1,7 @@
 """A server process over a fake engine: `python serve_fake.py DELAY DRAIN_SECONDS [WHAT HANGS]`."""
 
 import asyncio
+import signal
 import sys
 import threading
 import time
@@ -31,6 +32,8 @@ def main() -> None:
     delay, drain_seconds = map(float, sys.argv[1:3])
     hanging = sys.argv[3] if len(sys.argv) > 3 else None
     settings = HttpSettings(port=0, drain_seconds=drain_seconds)
+    # A shell has Ctrl-C ignored by what it runs in the background, the tests perhaps among it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with SignalWatch(until_exit=True) as watch:
         if hanging == "start":
             hang()
