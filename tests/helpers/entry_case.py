@@ -5,23 +5,14 @@ from transformers import AutoModelForCausalLM
 
 from gossamer import methods
 from gossamer.basemodel.load import load_model
-from gossamer.methods import MethodContext
+
+from tiny import make_context
 
 IDS = torch.arange(40).reshape(2, 20) + 5
 
 
 def context(folder, **changes):
-    values = {
-        "model_name": "some-name",
-        "base_folder": folder,
-        "base_fingerprint": "f" * 64,
-        "dtype": "float32",
-        "device": "cpu",
-        "seed": 0,
-        "total_steps": 10,
-        "probe_batches": probe_batches,
-    }
-    return MethodContext(**{**values, **changes})
+    return make_context(folder, **{"probe_batches": probe_batches, **changes})
 
 
 def probe_batches(count):

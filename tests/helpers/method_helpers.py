@@ -13,9 +13,8 @@ from transformers import AutoModelForCausalLM, set_seed
 
 from gossamer import methods
 from gossamer.basemodel.load import load_model
-from gossamer.methods import MethodContext
 
-from tiny import make_tiny_model
+from tiny import make_context, make_tiny_model
 
 IDS = torch.arange(40).reshape(2, 20) + 5
 # A prompt of eight tokens, which is not learnt.
@@ -43,17 +42,7 @@ def probe_batches(count):
 
 
 def context(folder, **changes):
-    values = {
-        "model_name": "some-name",
-        "base_folder": folder,
-        "base_fingerprint": "f" * 64,
-        "dtype": "float32",
-        "device": "cpu",
-        "seed": 0,
-        "total_steps": 10,
-        "probe_batches": probe_batches,
-    }
-    return MethodContext(**{**values, **changes})
+    return make_context(folder, **{"probe_batches": probe_batches, **changes})
 
 
 def fresh_base(method, where, dtype=torch.float32):

@@ -9,6 +9,8 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from gossamer.methods import MethodContext
+
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
     "{{ message['content'] }}<|im_end|>\n{% endfor %}"
@@ -147,3 +149,17 @@ def _pattern_value(pattern: dict, name: str, default):
         if name == key or name.endswith(f".{key}"):
             return value
     return default
+
+
+def make_context(folder, **changes):
+    """What a run of ten steps on the base in `folder` tells its method."""
+    values = {
+        "model_name": "some-name",
+        "base_folder": folder,
+        "base_fingerprint": "f" * 64,
+        "dtype": "float32",
+        "device": "cpu",
+        "seed": 0,
+        "total_steps": 10,
+    }
+    return MethodContext(**{**values, **changes})

@@ -11,31 +11,17 @@ from transformers import AutoModelForCausalLM, set_seed
 from gossamer import methods
 from gossamer.basemodel.load import load_model
 from gossamer.errors import MissingExtraError, SettingError
-from gossamer.methods import MethodContext
 
-from tiny import ALL_LINEAR
+from tiny import ALL_LINEAR, make_context
 
 RANK = 4
-
-
-def context(folder, **changes):
-    values = {
-        "model_name": "some-name",
-        "base_folder": folder,
-        "base_fingerprint": "f" * 64,
-        "dtype": "float32",
-        "device": "cpu",
-        "seed": 0,
-        "total_steps": 10,
-    }
-    return MethodContext(**{**values, **changes})
 
 
 def build(name, folder, **settings):
     method = methods.find(name).from_values(settings)
     for module in method.extra_modules:
         pytest.importorskip(module)
-    where = context(folder)
+    where = make_context(folder)
     base = load_model(folder, dtype=torch.float32, quantization_config=method.quantization(where))
     set_seed(0)
     return method, method.prepare(base, where), where
@@ -144,10 +130,10 @@ def test_qlora_has_a_4bit_base_and_gradients_reach_the_adapter_on_a_cpu(tiny_mod
 def test_qlora_says_what_to_install(monkeypatch, tiny_model):
     monkeypatch.setattr("gossamer.methods.common.method.find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"pip install -e '\.\[qlora\]'"):
-        methods.find("qlora").from_values({}).check(context(tiny_model))
+        methods.find("qlora").from_values({}).check(make_context(tiny_model))
 
 
 def test_qlora_refuses_devices_without_kernels(tiny_model):
     pytest.importorskip("bitsandbytes")
     with pytest.raises(SettingError, match="cannot run on 'mps'"):
-        methods.find("qlora").from_values({}).check(context(tiny_model, device="mps"))
+        methods.find("qlora").from_values({}).check(make_context(tiny_model, device="mps"))

@@ -1,10 +1,10 @@
 """An adapter that asks for more than it may is refused by its header: nothing large is read."""
 
-import json
 import os
 
 import pytest
 import torch
+from headed_files import adapter, file_of, write_config
 from safetensors.torch import save, save_file
 
 from gossamer.adapters.base_shape import BaseShape
@@ -29,33 +29,6 @@ BASE = BaseShape(
     linears={PATH: (64, 48)}, num_layers=2, hidden_size=48, num_kv_heads=2, head_dim=16
 )
 MIB = 1 << 20
-
-
-def adapter(folder, config, tensors):
-    """With `tensors` as a header says them, by name: a number format and a shape; no data."""
-    header, end = {}, 0
-    for name, (code, *shape) in tensors.items():
-        size = {"F32": 4, "BF16": 2, "I64": 8, "I32": 4}[code]
-        start, end = end, end + size * torch.Size(shape).numel()
-        header[name] = {"dtype": code, "shape": shape, "data_offsets": [start, end]}
-    write_config(folder, config)
-    path = folder / "adapter_model.safetensors"
-    content = json.dumps(header).encode()
-    path.write_bytes(len(content).to_bytes(8, "little") + content)
-    # A hole: takes no place on the disk, but would in memory.
-    os.truncate(path, 8 + len(content) + end)
-    return folder
-
-
-def write_config(folder, config):
-    folder.mkdir(exist_ok=True)
-    text = config if isinstance(config, bytes) else json.dumps(config).encode()
-    (folder / "adapter_config.json").write_bytes(text)
-
-
-def file_of(header, data=b""):
-    text = header if isinstance(header, bytes) else json.dumps(header).encode()
-    return len(text).to_bytes(8, "little") + text + data
 
 
 @pytest.fixture

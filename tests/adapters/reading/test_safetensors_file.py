@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from headed_files import file_of
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
@@ -23,11 +24,6 @@ from gossamer.errors import AdapterFormatError, UnsupportedAdapterError
 def tensor(dtype, *shape):
     bits = torch.randint(0, 2, (*shape, dtype.itemsize), dtype=torch.uint8)
     return bits.view(dtype).reshape(shape)
-
-
-def file_of(header, data=b""):
-    text = header if isinstance(header, bytes) else json.dumps(header).encode()
-    return len(text).to_bytes(8, "little") + text + data
 
 
 @pytest.fixture
