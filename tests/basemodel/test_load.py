@@ -3,7 +3,7 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig
+from transformers import AutoConfig, BitsAndBytesConfig
 
 from gossamer.basemodel.files import fingerprint
 from gossamer.basemodel.load import (
@@ -228,3 +228,19 @@ def test_fingerprint_ignores_where_and_by_what_a_model_was_saved(model_folder):
     assert fingerprint(model_folder) == before
     edit_json(model_folder / "config.json", num_attention_heads=2)
     assert fingerprint(model_folder) != before
+
+
+def test_a_quantised_model_keeps_its_weights_as_they_are_when_it_evaluates(
+    model_folder, monkeypatch
+):
+    """Where the CPU has bf16 units, bitsandbytes would pack them again and round their scales."""
+    bitsandbytes = pytest.importorskip("bitsandbytes")
+    monkeypatch.setattr(bitsandbytes.nn.modules, "has_avx512bf16", lambda: True)
+    config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=torch.float32)
+    model = load_model(model_folder, dtype=torch.float32, quantization_config=config)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with torch.no_grad():
+        model(torch.arange(12)[None] + 5)
+    after = model.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)

@@ -59,7 +59,17 @@ def test_a_probed_run_leaves_an_adapter_for_the_base(tiny_model, rows, tmp_path)
         assert not torch.allclose(base(ids).logits, learnt, atol=1e-2)
 
 
-@pytest.mark.parametrize(("settings", "saved_at"), [(SMT, 3), (TRAIN, 2), (TRAIN, 4), (TRAIN, 5)])
+@pytest.mark.parametrize(
+    ("settings", "saved_at"),
+    [
+        (SMT, 3),
+        (TRAIN, 2),
+        (TRAIN, 4),
+        (TRAIN, 5),
+        # Each stage has a trainer of its own, which must compute in bfloat16 as well.
+        ({**TRAIN, "dtype": "bfloat16"}, 5),
+    ],
+)
 def test_resuming_equals_the_undisturbed_run(tiny_model, rows, tmp_path, settings, saved_at):
     whole = tmp_path / "whole"
     quiet_tune(tiny_model, rows, whole, save_every=saved_at, save_total_limit=9, **settings)
@@ -70,7 +80,7 @@ def test_resuming_equals_the_undisturbed_run(tiny_model, rows, tmp_path, setting
             shutil.rmtree(folder)
     record = (again / "run.yaml").read_text()
     (again / "run.yaml").write_text(record[: record.index("\nresult:") + 1])
-    quiet_tune(output=again, resume=True)
+    quiet_tune(output=again, resume=True, dtype=settings.get("dtype", "float32"))
     assert losses(again) == losses(whole)
     for file in ("adapter_model.safetensors", "model.safetensors"):
         if (whole / file).exists():

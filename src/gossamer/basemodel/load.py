@@ -88,6 +88,8 @@ def load_model(
     model = _from_pretrained(folder, options)
     if quantization_config is None:
         model = model.to(device)
+    else:
+        _keep_weights_as_quantized(model)
     return model.eval()
 
 
@@ -99,6 +101,17 @@ def require_chat_template(tokenizer: Any) -> None:
             f"the tokenizer of {name} has no chat template, so chats cannot be laid out; use an "
             "instruction-tuned model, plain text prompts, or put a chat_template.jinja beside it"
         )
+
+
+def _keep_weights_as_quantized(model: Any) -> None:
+    """Keep bitsandbytes from packing 4-bit weights again when a CPU with bf16 units evaluates.
+
+    That packing rounds the scales to bfloat16, so that what is evaluated is not what was trained,
+    and raises where the inputs of a layer are not a multiple of the quantisation block.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def _from_pretrained(folder: Path, options: dict[str, Any]) -> Any:

@@ -4,6 +4,7 @@ A command is one file in this folder with `add_arguments(parser)` and `run(args)
 """
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -83,6 +84,8 @@ def _run(arguments: Sequence[str]) -> int:
         return 0
     if name not in COMMANDS:
         return _report(unknown_command(name, COMMANDS), exit_code=2)
+    # On CPUs with bf16 units it warns of a package that it would like, whenever PEFT imports it.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     module = import_module(f"gossamer.cli.{name}")
     return int(module.run(build_parser(name, module).parse_args(rest)))
 

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
+from gossamer.basemodel.load import load_model
 from gossamer.errors import AdapterFormatError, SettingError, UnsupportedAdapterError
 from gossamer.methods.smt.blocks import Block
 from gossamer.methods.smt.layer import SmtLinear
@@ -274,7 +275,7 @@ def test_a_4bit_base_trains_and_does_not_merge(tiny_model):
     from transformers import BitsAndBytesConfig
 
     quantized = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=torch.float32)
-    base = load(tiny_model, quantization_config=quantized)
+    base = load_model(tiny_model, dtype=torch.float32, quantization_config=quantized)
     plain = logits(base)
     model = get_peft_model(base, SmtConfig(blocks=chosen(tiny_model)))
     assert torch.equal(logits(model), plain)

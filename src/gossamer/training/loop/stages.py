@@ -112,13 +112,28 @@ def _train_stage(
     trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
     if callback.interrupted:
         raise RunInterrupted(Path(settings.output), trainer.last_checkpoint)
-    # The next trainer wraps the model's forward for autocast again.
-    model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+    model = _as_before_autocast(trainer.accelerator.unwrap_model(trainer.model))
     last = trainer.last_checkpoint
     # Trainer and callbacks refer to each other; the optimizer's state is to go now.
     del trainer, callback, sparse
     gc.collect()
     return model, last
+
+
+def _as_before_autocast(model: Any) -> Any:
+    """Undo what Accelerate did to `model` for bfloat16, so that the next trainer does it again.
+
+    Accelerate can unwrap the forward itself, but then it takes transformers' own decorators off as
+    well and goes on believing that the model is prepared: the next stage would compute in float32.
+    """
+    attributes = vars(model)
+    attributes.pop("_is_accelerate_prepared", None)
+    original = attributes.pop("_original_forward", None)
+    if original is not None:
+        attributes.pop("forward", None)
+        if model.forward != original:
+            model.forward = original
+    return model
 
 
 def _announce(
