@@ -1,3 +1,4 @@
+import gc
 import os
 
 # Tests never reach for a hub, and small matrices gain nothing from many threads.
@@ -8,6 +9,24 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 import pytest
 
 from tiny import make_tiny_model
+
+_last_file = None
+
+
+def pytest_runtest_setup(item):
+    """Before each file, take what is in memory out of later garbage collections.
+
+    A run of training collects several times, and each time all that heavy libraries left would be
+    looked through again.
+    """
+    global _last_file
+    if item.path == _last_file:
+        return
+    _last_file = item.path
+    # A server that has ended in this process has let everything go, and to look costs a second.
+    if gc.get_freeze_count():
+        gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -37,7 +37,7 @@ def test_several_layers_side_by_side_some_with_bias():
             assert torch.allclose(part, layer(x), atol=1e-5)
 
 
-@pytest.mark.parametrize(("h_in", "h_out"), SHAPES)
+@pytest.mark.parametrize(("h_in", "h_out"), [*SHAPES, (1536, 64), (4100, 33)])
 def test_a_row_is_the_same_bit_for_bit_among_any_number_of_rows(h_in, h_out):
     torch.manual_seed(2)
     dense = DenseLinear([nn.Linear(h_in, h_out)], "cpu")

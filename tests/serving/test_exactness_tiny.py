@@ -103,9 +103,12 @@ def test_base_only_requests_do_not_feel_the_adapters(families):
     """The same tokens and the same log-probabilities, bit for bit, as without any adapter."""
     family = families("mistral")
     base = [(prompt, None) for prompt, name in family.requests if name is None]
-    with LLM(family.model, memory_gib=0.05, threads=1) as llm:
+    # Where a prompt is cut depends on what else is in the batch, and long pieces go another way
+    # through attention, which rounds differently.
+    short = {"max_batch_tokens": 15}
+    with LLM(family.model, memory_gib=0.05, threads=1, **short) as llm:
         want = answers(llm, base)
-    with served(family) as llm:
+    with served(family, **short) as llm:
         mixed = answers(llm, family.requests)
     got = [completion for completion in mixed if completion.adapter is None]
     assert [c.token_ids for c in got] == [c.token_ids for c in want]

@@ -29,3 +29,13 @@ def pack(weight: Tensor) -> Tensor:
 def packed_linear(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
     """x [.., h_in] W^T + b."""
     return torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
+
+
+def is_one_row_apart(packed: Tensor, h_in: int) -> bool:
+    """Whether a row alone is computed in another order than among others, and rounds differently.
+
+    oneDNN does so on CPUs with AVX-512 where `h_in` is above 1,024.
+    """
+    rows = torch.randn(2, h_in, generator=torch.Generator().manual_seed(0))
+    alone, among = packed_linear(rows[:1], packed, None), packed_linear(rows, packed, None)
+    return not torch.equal(alone[0], among[0])
