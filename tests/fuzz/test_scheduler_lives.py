@@ -220,7 +220,7 @@ class Life:
             assert total <= world.pool.num_blocks * self.block_tokens + 1
             asked = sequence.request.sampling.max_tokens
             assert asked is None or sequence.num_generated == asked
-        assert not world.scheduler.counters._waiting
+        assert not world.scheduler.counters.waiting
 
     def check_others_are_served(self):
         """Beside whatever is pinned now."""

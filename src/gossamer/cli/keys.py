@@ -14,13 +14,11 @@ all of them, which a new administrator gets. The file is given to the server wit
 import argparse
 import json
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from gossamer.cli._options import Options, Style
 from gossamer.cli._tables import print_table
-from gossamer.errors import SettingError, UnknownNameError
 from gossamer.serving.keys import TenantSettings
 
 _LIMITS = ("share", "max_in_flight", "tokens_per_minute", "resident_mib")
@@ -57,42 +55,19 @@ def run(args: argparse.Namespace) -> int:
 
 def _add(args: argparse.Namespace) -> int:
     from gossamer.serving.key_file import change_keys
-    from gossamer.serving.keys import (
-        TENANT_NAME,
-        KeyFileSettings,
-        KeySettings,
-        digest,
-        new_key,
-        updated_tenant,
-    )
+    from gossamer.serving.keys import KeyFileSettings
 
-    if not TENANT_NAME.fullmatch(args.tenant):
-        raise SettingError(
-            f"'{args.tenant}' is no tenant's name; use up to 64 letters, digits and _ . @ -"
-        )
-    key, key_id = new_key()
-    changes = TENANT.given(args)
-
-    made: list[TenantSettings] = []
+    made: list[tuple[KeyFileSettings, str]] = []
 
     def change(content: KeyFileSettings) -> KeyFileSettings:
-        former = content.tenants.get(args.tenant)
-        if former is None and changes.get("admin"):
-            # Who may load any adapter under any name may use them all.
-            changes.setdefault("adapters", ["*"])
-        tenant = updated_tenant(former, changes)
-        made.append(tenant)
-        today = datetime.now(UTC).date().isoformat()
-        entry = KeySettings(
-            id=key_id, tenant=args.tenant, sha256=digest(key.encode()), created=today
-        )
-        return KeyFileSettings(
-            tenants={**content.tenants, args.tenant: tenant}, keys=(*content.keys, entry)
-        )
+        made.append(content.with_key(args.tenant, TENANT.given(args)))
+        return made[-1][0]
 
     change_keys(args.file, change, create=True)
+    content, key = made[-1]
     # Beside the key, which programs read from the output.
-    print(f"gossamer: {_what_it_may_use(args.tenant, made[-1], args.file)}", file=sys.stderr)
+    tenant = content.tenants[args.tenant]
+    print(f"gossamer: {_what_it_may_use(args.tenant, tenant, args.file)}", file=sys.stderr)
     print(key)
     return 0
 
@@ -129,17 +104,9 @@ def _list(args: argparse.Namespace) -> int:
 
 def _revoke(args: argparse.Namespace) -> int:
     from gossamer.serving.key_file import change_keys
-    from gossamer.serving.keys import KeyFileSettings
 
     key_id = args.id.removeprefix("gsm_").partition("_")[0]
-
-    def change(content: KeyFileSettings) -> KeyFileSettings:
-        kept = tuple(key for key in content.keys if key.id != key_id)
-        if len(kept) == len(content.keys):
-            raise UnknownNameError.among("key", key_id, [key.id for key in content.keys])
-        return KeyFileSettings(tenants=content.tenants, keys=kept)
-
-    change_keys(args.file, change)
+    change_keys(args.file, lambda content: content.without_key(key_id))
     print(f"revoked {key_id}")
     return 0
 

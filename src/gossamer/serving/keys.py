@@ -10,11 +10,13 @@ import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from typing import Self
 
 from pydantic import Field, field_validator, model_validator
 
+from gossamer.errors import SettingError, UnknownNameError
 from gossamer.serving.core.messages import DEFAULT_TENANT
 from gossamer.serving.core.tenants import TenantLimits
 from gossamer.settings import Settings
@@ -89,6 +91,35 @@ class KeyFileSettings(Settings):
             raise ValueError("two keys have the same id")
         return self
 
+    def with_key(self, tenant: str, changes: Mapping[str, object]) -> "tuple[KeyFileSettings, str]":
+        """Return the content with a new key of `tenant`, whose settings change so; and the key.
+
+        A tenant that is new is made. Raises `SettingError`.
+        """
+        if not TENANT_NAME.fullmatch(tenant):
+            raise SettingError(
+                f"'{tenant}' is no tenant's name; use up to 64 letters, digits and _ . @ -"
+            )
+        former = self.tenants.get(tenant)
+        if former is None and changes.get("admin"):
+            # Who may load any adapter under any name may use them all.
+            changes = {"adapters": ["*"], **changes}
+        settings = (former or TenantSettings()).updated(changes, where="tenant")
+        key, key_id = new_key()
+        today = datetime.now(UTC).date().isoformat()
+        entry = KeySettings(id=key_id, tenant=tenant, sha256=digest(key.encode()), created=today)
+        content = KeyFileSettings(
+            tenants={**self.tenants, tenant: settings}, keys=(*self.keys, entry)
+        )
+        return content, key
+
+    def without_key(self, key_id: str) -> "KeyFileSettings":
+        """Return the content without the key of that id; raises `UnknownNameError`."""
+        kept = tuple(key for key in self.keys if key.id != key_id)
+        if len(kept) == len(self.keys):
+            raise UnknownNameError.among("key", key_id, [key.id for key in self.keys])
+        return KeyFileSettings(tenants=self.tenants, keys=kept)
+
     def find(self, key: bytes) -> "Caller | None":
         """Who calls with `key`; None if it is not valid. Takes the same time for wrong secrets."""
         match = KEY.fullmatch(key)
@@ -126,8 +157,3 @@ def new_key() -> tuple[str, str]:
 def digest(key: bytes) -> str:
     """What is kept of a key."""
     return hashlib.sha256(key).hexdigest()
-
-
-def updated_tenant(former: TenantSettings | None, changes: Mapping[str, object]) -> TenantSettings:
-    """`former` (or a new tenant) with `changes`; raises `SettingError`."""
-    return (former or TenantSettings()).updated(changes, where="tenant")

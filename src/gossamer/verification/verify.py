@@ -55,8 +55,8 @@ class Verdict:
 class VerifySettings(Settings):
     """What adapters are asked, and how much their answers may differ from the references'."""
 
-    prompts: tuple[str, ...] = PROMPTS
-    """Texts that the base model and every adapter continue."""
+    prompts: tuple[str, ...] = ()
+    """Texts that the base model and every adapter continue; unset: four unlike ones."""
     new_tokens: int = Field(default=32, ge=1)
     """New tokens of each answer."""
     tolerance: float = Field(default=1e-3, gt=0)
@@ -206,7 +206,9 @@ def _serve(
             adapter_rows=settings.adapter_rows,
         ) as llm,
     ):
-        prompts = [list(llm.engine.tokenizer(text).input_ids) for text in settings.prompts]
+        prompts = [
+            list(llm.engine.tokenizer(text).input_ids) for text in settings.prompts or PROMPTS
+        ]
         asked = [(prompt, name) for prompt in prompts for name in names]
         completions = llm.generate(
             [prompt for prompt, _ in asked],

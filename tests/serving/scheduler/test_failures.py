@@ -109,7 +109,7 @@ def test_limits_that_cannot_be_told_leave_every_request_in_one_place(call):
     assert sequences[0].adapter.requests == 0
     assert not world.scheduler.waiting
     assert not world.scheduler.running
-    assert not world.scheduler.counters._waiting
+    assert not world.scheduler.counters.waiting
     later = world.add(0, 9, "a", prompt=PROMPT)
     world.steps()
     assert world.done == [later]

@@ -90,6 +90,6 @@ def test_random_lives_of_tenants(seed):
     assert set(world.done) | refused | cancelled == added
     assert len(world.done) + len(refused) + len(cancelled) == len(added)
     assert not world.scheduler.waiting.tenants
-    assert not world.scheduler.counters._waiting
+    assert not world.scheduler.counters.waiting
     world.memory.reclaim(world.pool.num_blocks)
     assert world.pool.num_free == world.pool.num_blocks

@@ -152,6 +152,14 @@ class AdapterEntry(AdapterLife):
         assert self.requests > 0
         self.requests -= 1
 
+    def set_pinned(self, pinned: bool) -> None:
+        """Keep it in the pool and in host memory for its own sake, or no longer."""
+        self.pinned = pinned
+
+    def start_draining(self) -> None:
+        """Give it to no new request; there is no way back."""
+        self.draining = True
+
     def count_hit(self, now: float) -> None:
         """Count a request that names it, at the Unix time `now`."""
         self.hits += 1

@@ -28,7 +28,7 @@ class Pins:
             return
         if pinned:
             self.check(entry)
-        entry.pinned = pinned
+        entry.set_pinned(pinned)
         self.num_changes += 1
         if pinned:
             self._pinned[entry] = None

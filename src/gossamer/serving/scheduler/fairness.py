@@ -28,6 +28,11 @@ class VirtualCounters:
         self._waiting: Counter[str] = Counter()
         self._last_to_wait: str | None = None
 
+    @property
+    def waiting(self) -> set[str]:
+        """Return the tenants that have requests waiting."""
+        return set(self._waiting)
+
     def of(self, tenant: str) -> float:
         """Return the service charged so far, per unit of share, idle time levelled."""
         return self._counters.get(tenant, 0.0)

@@ -215,7 +215,7 @@ class AdapterManager:
         """
         entry = self._names.take(name)
         self.unpin(name)
-        entry.draining = True
+        entry.start_draining()
         self._draining.setdefault(entry, []).append(done)
         self._remove_if_done(entry)
 
