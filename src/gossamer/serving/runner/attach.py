@@ -120,11 +120,11 @@ def _edit_output(
 
 
 def _register_attention() -> None:
-    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers import AttentionInterface
 
+    # Registered for no mask: a mask would be [T, T], and our attention knows which tokens belong
+    # together; and with one, transformers looks for packed sequences in each step.
     AttentionInterface.register(ATTENTION, _attention)
-    # Our attention knows which tokens belong together; a mask would be [T, T].
-    AttentionMaskInterface.register(ATTENTION, lambda *args, **kwargs: None)
 
 
 def _attention(
