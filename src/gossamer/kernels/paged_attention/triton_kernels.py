@@ -1,0 +1,386 @@
+"""Paged attention on GPUs, in Triton.
+
+A decode is cut into splits of the sequence, each computed by a program of its own for all query
+heads that share a key/value head, and merged in order; a prefill chunk takes a program for
+`QUERIES` tokens and a query head. Both read keys and values in tiles at multiples of `TILE`, so a
+token's result depends on its own place alone: tiles that it does not see change nothing.
+"""
+
+# Of a kernel's arguments only the constexprs have types.
+# mypy: disallow-incomplete-defs=False
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from gossamer.kernels.attention_work import (
+    QUERIES,
+    SPLIT_TOKENS,
+    AttentionArrays,
+    arrays_of,
+)
+from gossamer.kernels.paged_attention.batch import AttentionBatch, KvLayout
+from gossamer.kernels.triton_kernels import CompileCase, as_input, dot, rounded
+
+TILE = 64
+MERGED = 16
+"""The number of splits that a merge reads at once."""
+LOG2_E = tl.constexpr(1.4426950408889634)
+
+
+@triton.jit
+def write_kv_kernel(
+    key, key_token_stride, key_head_stride, value, value_token_stride, value_head_stride,
+    pool, block_stride, layer_offset, value_offset, token_block, token_index,
+    HEADS: tl.constexpr, HEADS_PADDED: tl.constexpr, D: tl.constexpr, D_PADDED: tl.constexpr,
+    BLOCK_TOKENS: tl.constexpr,
+):  # fmt: skip
+    """Store the keys and values of one token of all heads."""
+    token = tl.program_id(0).to(tl.int64)
+    block = tl.load(token_block + token)
+    if block < 0:
+        return
+    index = tl.load(token_index + token)
+    head, d = tl.arange(0, HEADS_PADDED), tl.arange(0, D_PADDED)
+    mask = (head < HEADS)[:, None] & (d < D)[None, :]
+    key_at = key + token * key_token_stride + head[:, None] * key_head_stride + d[None, :]
+    value_at = value + token * value_token_stride + head[:, None] * value_head_stride + d[None, :]
+    keys = tl.load(key_at, mask=mask, other=0.0)
+    values = tl.load(value_at, mask=mask, other=0.0)
+    into = pool + block.to(tl.int64) * block_stride + layer_offset + index * D
+    at = into + head[:, None] * (BLOCK_TOKENS * D) + d[None, :]
+    tl.store(at, rounded(keys.to(tl.float32), pool), mask=mask)
+    tl.store(at + value_offset, rounded(values.to(tl.float32), pool), mask=mask)
+
+
+@triton.jit
+def attend_tile(
+    q, qs, pool, block_stride, offset, value_offset, table, place, is_place, seen, d, is_d, scale,
+    best, total, acc, BLOCK_TOKENS: tl.constexpr, D: tl.constexpr,
+):  # fmt: skip
+    """Add one tile of keys and values to (largest score, sum of weights, weighted values).
+
+    qs [M, D]; place [TILE], of which those of `is_place` are read and `seen` [M or 1, TILE] count.
+    offset: of the layer and head within a block. Scores are in powers of two.
+    """
+    block = tl.load(table + place // BLOCK_TOKENS, mask=is_place, other=0).to(tl.int64)
+    rows = pool + block * block_stride + offset + (place % BLOCK_TOKENS) * D
+    rows = rows[:, None] + d[None, :]
+    mask = is_place[:, None] & is_d[None, :]
+    keys = as_input(tl.load(rows, mask=mask, other=0.0), q)
+    scores = dot(qs, tl.trans(keys), tl.zeros((qs.shape[0], place.shape[0]), tl.float32))
+    scores = tl.where(seen, scores * (scale * LOG2_E), float("-inf"))
+    new = tl.maximum(best, tl.max(scores, axis=1))
+    # A token may have seen nothing yet: minus infinity may not be taken from itself.
+    shift = tl.where(new == float("-inf"), 0.0, new)
+    weights = tl.exp2(scores - shift[:, None])
+    keep = tl.exp2(best - shift)
+    total = total * keep + tl.sum(weights, axis=1)
+    values = as_input(tl.load(rows + value_offset, mask=mask, other=0.0), q)
+    acc = dot(rounded(weights, q), values, acc * keep[:, None])
+    return new, total, acc
+
+
+@triton.jit
+def first_place(sequence_start, sequence, position, WINDOW: tl.constexpr):
+    """The first place that the token at `position` sees."""
+    start = tl.load(sequence_start + sequence)
+    if WINDOW > 0:
+        start = tl.maximum(start, position + 1 - WINDOW)
+    return start
+
+
+@triton.jit
+def decode_kernel(
+    q, q_token_stride, q_head_stride, pool, block_stride, layer_offset, value_offset,
+    block_tables, table_stride, token_sequence, positions, sequence_start, split_token, split_place,
+    part, part_max, part_sum, scale,
+    HEADS: tl.constexpr, GROUP: tl.constexpr, GROUP_PADDED: tl.constexpr, D: tl.constexpr,
+    D_PADDED: tl.constexpr, BLOCK_TOKENS: tl.constexpr, TILE_: tl.constexpr,
+    SPLIT: tl.constexpr, WINDOW: tl.constexpr,
+):  # fmt: skip
+    """One split of one token, for a key/value head and the query heads that share it."""
+    head, item = tl.program_id(0), tl.program_id(1)
+    token = tl.load(split_token + item)
+    if token < 0:
+        return
+    position = tl.load(positions + token)
+    sequence = tl.load(token_sequence + token)
+    start = first_place(sequence_start, sequence, position, WINDOW)
+    low = tl.load(split_place + item)
+    high = tl.minimum(low + SPLIT, position + 1)
+    low = tl.maximum(low, start // TILE_ * TILE_)
+    if low >= high:  # all before the window; nor is it merged
+        return
+    g, d, n = tl.arange(0, GROUP_PADDED), tl.arange(0, D_PADDED), tl.arange(0, TILE_)
+    is_g, is_d = g < GROUP, d < D
+    is_out = is_g[:, None] & is_d[None, :]
+    q_head = head * GROUP + g
+    q_at = q + token.to(tl.int64) * q_token_stride + q_head[:, None] * q_head_stride + d[None, :]
+    qs = tl.load(q_at, mask=is_out, other=0.0)
+    table = block_tables + sequence.to(tl.int64) * table_stride
+    offset = layer_offset + head * (BLOCK_TOKENS * D)
+    best = tl.full((GROUP_PADDED,), float("-inf"), tl.float32)
+    total = tl.zeros((GROUP_PADDED,), tl.float32)
+    acc = tl.zeros((GROUP_PADDED, D_PADDED), tl.float32)
+    for at in range(low, high, TILE_):
+        place = at + n
+        is_place = (place >= start) & (place < high)
+        best, total, acc = attend_tile(
+            q, qs, pool, block_stride, offset, value_offset, table, place, is_place,
+            is_place[None, :], d, is_d, scale, best, total, acc, BLOCK_TOKENS, D,
+        )  # fmt: skip
+    out = item.to(tl.int64) * (HEADS * GROUP) + q_head
+    tl.store(part_max + out, best, mask=is_g)
+    tl.store(part_sum + out, total, mask=is_g)
+    tl.store(part + out[:, None] * D + d[None, :], acc, mask=is_out)
+
+
+@triton.jit
+def merge_kernel(
+    part, part_max, part_sum, out, token_sequence, positions, sequence_start, decode_token,
+    decode_split,
+    QUERY_HEADS: tl.constexpr, D: tl.constexpr, D_PADDED: tl.constexpr, SPLIT: tl.constexpr,
+    MERGED_: tl.constexpr, WINDOW: tl.constexpr,
+):  # fmt: skip
+    """The splits of one token and query head, in order; out [T, QUERY_HEADS, D]."""
+    head, item = tl.program_id(0), tl.program_id(1)
+    token = tl.load(decode_token + item)
+    if token < 0:
+        return
+    position = tl.load(positions + token)
+    sequence = tl.load(token_sequence + token)
+    start = first_place(sequence_start, sequence, position, WINDOW)
+    first = tl.load(decode_split + item)
+    low, high = first + start // SPLIT, first + position // SPLIT + 1
+    n, d = tl.arange(0, MERGED_), tl.arange(0, D_PADDED)
+    is_d = d < D
+    best = tl.full((MERGED_,), float("-inf"), tl.float32)
+    for at in range(low, high, MERGED_):
+        place = (at + n).to(tl.int64) * QUERY_HEADS + head
+        scores = tl.load(part_max + place, mask=at + n < high, other=float("-inf"))
+        best = tl.maximum(best, scores)
+    top = tl.max(best, axis=0)
+    total = tl.zeros((MERGED_,), tl.float32)
+    acc = tl.zeros((D_PADDED,), tl.float32)
+    for at in range(low, high, MERGED_):
+        is_split = at + n < high
+        place = (at + n).to(tl.int64) * QUERY_HEADS + head
+        scores = tl.load(part_max + place, mask=is_split, other=float("-inf"))
+        weights = tl.exp2(scores - top)
+        total += weights * tl.load(part_sum + place, mask=is_split, other=0.0)
+        values = tl.load(
+            part + place[:, None] * D + d[None, :],
+            mask=is_split[:, None] & is_d[None, :],
+            other=0.0,
+        )
+        acc += tl.sum(weights[:, None] * values, axis=0)
+    into = out + (token.to(tl.int64) * QUERY_HEADS + head) * D + d
+    tl.store(into, rounded(acc / tl.sum(total, axis=0), out), mask=is_d)
+
+
+@triton.jit
+def prefill_kernel(
+    q, q_token_stride, q_head_stride, out, pool, block_stride, layer_offset, value_offset,
+    block_tables, table_stride, token_sequence, positions, sequence_start, chunk_first, chunk_count,
+    scale,
+    GROUP: tl.constexpr, D: tl.constexpr, D_PADDED: tl.constexpr, BLOCK_TOKENS: tl.constexpr,
+    QUERIES_: tl.constexpr, TILE_: tl.constexpr, WINDOW: tl.constexpr,
+):  # fmt: skip
+    """Up to QUERIES_ neighbouring tokens of one sequence and one query head."""
+    head, item = tl.program_id(0), tl.program_id(1)
+    count = tl.load(chunk_count + item)
+    if count == 0:
+        return
+    first = tl.load(chunk_first + item)
+    position = tl.load(positions + first)
+    sequence = tl.load(token_sequence + first)
+    start = first_place(sequence_start, sequence, position, WINDOW)
+    end = position + count
+    i, d, n = tl.arange(0, QUERIES_), tl.arange(0, D_PADDED), tl.arange(0, TILE_)
+    is_d = d < D
+    is_out = (i < count)[:, None] & is_d[None, :]
+    token = (first + i).to(tl.int64)[:, None]
+    qs = tl.load(
+        q + token * q_token_stride + head * q_head_stride + d[None, :], mask=is_out, other=0.0
+    )
+    table = block_tables + sequence.to(tl.int64) * table_stride
+    offset = layer_offset + head // GROUP * (BLOCK_TOKENS * D)
+    best = tl.full((QUERIES_,), float("-inf"), tl.float32)
+    total = tl.zeros((QUERIES_,), tl.float32)
+    acc = tl.zeros((QUERIES_, D_PADDED), tl.float32)
+    for at in range(start // TILE_ * TILE_, end, TILE_):
+        place = at + n
+        is_place = (place >= start) & (place < end)
+        ahead = place[None, :] - (position + i)[:, None]
+        seen = is_place[None, :] & (ahead <= 0)
+        if WINDOW > 0:
+            seen &= ahead > -WINDOW
+        best, total, acc = attend_tile(
+            q, qs, pool, block_stride, offset, value_offset, table, place, is_place, seen, d, is_d,
+            scale, best, total, acc, BLOCK_TOKENS, D,
+        )  # fmt: skip
+    into = out + (token * tl.num_programs(0) + head) * D + d[None, :]
+    # Rows beyond the chunk may have seen nothing.
+    total = tl.where(i < count, total, 1.0)
+    tl.store(into, rounded(acc / total[:, None], out), mask=is_out)
+
+
+class TritonPagedAttention:
+    """The operation for all layers of a model over one pool, on the pool's device."""
+
+    def __init__(self, pool: Tensor, layout: KvLayout, num_heads: int, most_splits: int) -> None:
+        """pool: bytes of the block pool, uint8 [num_blocks * block_bytes].
+
+        most_splits: of a step, all tokens that are computed alone together; a token at place p has
+        p // SPLIT_TOKENS + 1. They take (head_dim + 2) * 4 bytes per query head.
+        """
+        self._pool = pool.view(layout.dtype)
+        self._layout = layout
+        self._num_heads = num_heads
+        shape, device = (most_splits, num_heads), pool.device
+        self.scratch = (
+            torch.empty(*shape, layout.head_dim, device=device),
+            torch.empty(*shape, device=device),
+            torch.empty(*shape, device=device),
+        )
+        """The splits' weighted values, largest scores and sums, from one launch to the next.
+
+        Only what the step itself has written is read.
+        """
+        self._last: tuple[AttentionBatch, AttentionArrays] | None = None
+
+    def __call__(
+        self, batch: AttentionBatch | AttentionArrays, layer: int, query: Tensor, key: Tensor,
+        value: Tensor, scale: float, window: int = 0,
+    ) -> Tensor:  # fmt: skip
+        """Store the tokens' keys and values, then attend.
+
+        query [T, num_heads, head_dim], key and value [T, num_kv_heads, head_dim]: each head_dim
+        contiguous, else any views; returns [T, num_heads, head_dim], where rows of tokens that no
+        piece of work names hold anything. window: positions a token sees, itself included; 0: all.
+        Raises `ValueError` if the step has more splits than there is room for.
+        """
+        arrays = batch if isinstance(batch, AttentionArrays) else self._arrays(batch)
+        splits, room = len(arrays.split_token), len(self.scratch[0])
+        if splits > room:
+            raise ValueError(f"a step of {splits} splits; there is room for {room}")
+        if not query.stride(2) == key.stride(2) == value.stride(2) == 1:
+            raise ValueError("queries, keys and values must be contiguous within a head")
+        layout = self._layout
+        half = layout.num_kv_heads * layout.block_tokens * layout.head_dim
+        blocks = (self._pool, 2 * half * layout.num_layers, 2 * half * layer, half)
+        self._write(arrays, key, value, blocks)
+        out = query.new_empty(query.shape)
+        if len(arrays.decode_token):
+            self._decode(arrays, query, out, blocks, scale, window)
+        if len(arrays.chunk_first):
+            self._prefill(arrays, query, out, blocks, scale, window)
+        return out
+
+    def _arrays(self, batch: AttentionBatch) -> AttentionArrays:
+        """Arrays of a step, made at its first layer."""
+        if self._last is None or self._last[0] is not batch:
+            self._last = batch, arrays_of(batch, self._pool.device)
+        return self._last[1]
+
+    def _write(
+        self, arrays: AttentionArrays, key: Tensor, value: Tensor,
+        blocks: tuple[Tensor, int, int, int],
+    ) -> None:  # fmt: skip
+        layout = self._layout
+        write_kv_kernel[(len(key),)](
+            key, key.stride(0), key.stride(1), value, value.stride(0), value.stride(1), *blocks,
+            arrays.token_block, arrays.token_index,
+            HEADS=layout.num_kv_heads, HEADS_PADDED=triton.next_power_of_2(layout.num_kv_heads),
+            D=layout.head_dim, D_PADDED=triton.next_power_of_2(layout.head_dim),
+            BLOCK_TOKENS=layout.block_tokens, num_warps=4,
+        )  # fmt: skip
+
+    def _decode(
+        self, arrays: AttentionArrays, query: Tensor, out: Tensor,
+        blocks: tuple[Tensor, int, int, int], scale: float, window: int,
+    ) -> None:  # fmt: skip
+        layout = self._layout
+        group = self._num_heads // layout.num_kv_heads
+        padded = max(16, triton.next_power_of_2(layout.head_dim))
+        places = (arrays.token_sequence, arrays.positions, arrays.sequence_start)
+        decode_kernel[(layout.num_kv_heads, len(arrays.split_token))](
+            query, query.stride(0), query.stride(1), *blocks, arrays.block_tables,
+            arrays.block_tables.stride(0), *places, arrays.split_token, arrays.split_place,
+            *self.scratch, scale,
+            HEADS=layout.num_kv_heads, GROUP=group,
+            GROUP_PADDED=max(16, triton.next_power_of_2(group)), D=layout.head_dim, D_PADDED=padded,
+            BLOCK_TOKENS=layout.block_tokens, TILE_=TILE, SPLIT=SPLIT_TOKENS, WINDOW=window,
+            num_warps=4, num_stages=3,
+        )  # fmt: skip
+        merge_kernel[(self._num_heads, len(arrays.decode_token))](
+            *self.scratch, out, *places, arrays.decode_token, arrays.decode_split,
+            QUERY_HEADS=self._num_heads, D=layout.head_dim, D_PADDED=padded, SPLIT=SPLIT_TOKENS,
+            MERGED_=MERGED, WINDOW=window, num_warps=4,
+        )  # fmt: skip
+
+    def _prefill(
+        self, arrays: AttentionArrays, query: Tensor, out: Tensor,
+        blocks: tuple[Tensor, int, int, int], scale: float, window: int,
+    ) -> None:  # fmt: skip
+        layout = self._layout
+        prefill_kernel[(self._num_heads, len(arrays.chunk_first))](
+            query, query.stride(0), query.stride(1), out, *blocks, arrays.block_tables,
+            arrays.block_tables.stride(0), arrays.token_sequence, arrays.positions,
+            arrays.sequence_start, arrays.chunk_first, arrays.chunk_count, scale,
+            GROUP=self._num_heads // layout.num_kv_heads, D=layout.head_dim,
+            D_PADDED=max(16, triton.next_power_of_2(layout.head_dim)),
+            BLOCK_TOKENS=layout.block_tokens, QUERIES_=QUERIES, TILE_=TILE, WINDOW=window,
+            num_warps=4, num_stages=2,
+        )  # fmt: skip
+
+
+def compile_cases() -> list[CompileCase]:
+    """Launches for Llama-3-8B (32 query heads, 8 key/value heads of 128, blocks of 16 tokens)."""
+    heads = {"HEADS": 8, "D": 128, "D_PADDED": 128, "BLOCK_TOKENS": 16}
+    write = {**heads, "HEADS_PADDED": 8}
+    decode = {
+        **heads, "GROUP": 4, "GROUP_PADDED": 16, "TILE_": TILE, "SPLIT": SPLIT_TOKENS, "WINDOW": 0,
+    }  # fmt: skip
+    merge = {
+        "QUERY_HEADS": 32, "D": 128, "D_PADDED": 128, "SPLIT": SPLIT_TOKENS, "MERGED_": MERGED,
+        "WINDOW": 0,
+    }  # fmt: skip
+    prefill = {**heads, "GROUP": 4, "QUERIES_": QUERIES, "TILE_": TILE, "WINDOW": 0}
+    cases = []
+    for kind in ("bf16", "fp32"):
+        half = kind != "fp32"
+        for label, kernel, constants, stages, loads in (
+            ("write", write_kv_kernel, write, 2, {"ld.16": 2 if half else 4}),
+            ("decode", decode_kernel, decode, 3, {"cp.async.16": 2}),
+            ("merge", merge_kernel, merge, 2, {}),
+            ("prefill", prefill_kernel, prefill, 2, {"cp.async.16": 2}),
+        ):
+            constants = {n: v for n, v in constants.items() if n in kernel.arg_names}
+            case = CompileCase(
+                label=f"attention {label} {kind}", kernel=kernel,
+                signature=_signature(kernel.arg_names, constants, kind), constants=constants,
+                aligned=(
+                    "key_token_stride", "key_head_stride", "value_token_stride",
+                    "value_head_stride", "q_token_stride", "q_head_stride", "block_stride",
+                    "layer_offset", "value_offset", "table_stride",
+                ),
+                num_stages=stages, uses_tensor_cores=half and label in ("decode", "prefill"),
+                loads=loads,
+            )  # fmt: skip
+            cases.append(case)
+    return cases
+
+
+def _signature(names: list[str], constants: dict[str, int], kind: str) -> dict[str, str]:
+    """The types of a kernel's arguments over keys and values of `kind`."""
+    known = dict.fromkeys(("q", "out", "pool", "key", "value"), f"*{kind}")
+    known |= dict.fromkeys(("part", "part_max", "part_sum"), "*fp32") | {"scale": "fp32"}
+    strides = ("stride", "offset")
+    return {
+        name: known.get(name, "i32" if name.endswith(strides) else "*i32")
+        for name in names
+        if name not in constants
+    }
