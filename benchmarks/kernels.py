@@ -16,15 +16,15 @@ from torch.nn import functional
 
 from common import describe_machine
 from gossamer.kernels.dense_linear import DenseLinear
-from gossamer.kernels.gated_activation import silu_and_multiply
+from gossamer.kernels.gated_activation import make_gated_activation
 from gossamer.kernels.grouped_lora import (
-    GroupedLora,
     LoraTable,
     RowFormat,
     make_batch,
+    make_grouped_lora,
     stack_tables,
 )
-from gossamer.kernels.paged_attention import AttentionBatch, KvLayout, PagedAttention
+from gossamer.kernels.paged_attention import AttentionBatch, KvLayout, make_paged_attention
 from gossamer.kernels.runs import Run, balance
 
 HIDDEN, WIDE, HEADS, KV_HEADS, HEAD_DIM = 576, 1536, 9, 3, 64
@@ -76,7 +76,7 @@ def gate(rows: int) -> tuple[Work, Work]:
     """One pass against two."""
     x = torch.randn(rows, 2 * WIDE)
     gate, up = x.chunk(2, dim=-1)
-    return lambda: silu_and_multiply(x, "cpu"), lambda: functional.silu(gate) * up
+    return lambda: make_gated_activation("cpu")(x), lambda: functional.silu(gate) * up
 
 
 def lora(num_adapters: int, count: int) -> tuple[Work, Work]:
@@ -100,7 +100,7 @@ def lora(num_adapters: int, count: int) -> tuple[Work, Work]:
     )
     runs = [Run(index * count, count, index) for index in range(num_adapters)]
     batch = make_batch(tables, runs, torch.get_num_threads())
-    op = GroupedLora(pool, [0, 1], [WIDE, WIDE], "cpu")
+    op = make_grouped_lora(pool, [0, 1], [WIDE, WIDE], "cpu")
     x = torch.randn(num_adapters * count, HIDDEN)
     y = torch.zeros(num_adapters * count, 2 * WIDE)
     factors_a = torch.randn(num_adapters, HIDDEN, 2 * RANK)
@@ -142,7 +142,7 @@ def attention(sequences: int, context: int) -> tuple[Work, Work]:
         short_bounds=np.array(bounds, dtype=np.int32),
         long_chunks=(),
     )
-    op = PagedAttention(pool, layout, "cpu")
+    op = make_paged_attention(pool, layout, "cpu")
     query = torch.randn(sequences, HEADS, HEAD_DIM)
     key = torch.randn(sequences, KV_HEADS, HEAD_DIM)
     dense_key = torch.randn(sequences, KV_HEADS, context, HEAD_DIM)

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 
 from gossamer.kernels.grouped_lora import (
-    GroupedLora,
     LoraTable,
     RowFormat,
     make_batch,
+    make_grouped_lora,
     stack_tables,
 )
 from gossamer.kernels.runs import Run
@@ -91,7 +91,7 @@ def add(pool, adapters, runs, x, y, backend="cpu", num_workers=3):
     tables = stack_tables([adapter.table for adapter in adapters])
     batch = make_batch(tables, [Run(*run) for run in runs], num_workers)
     result = y.clone()
-    GroupedLora(pool.memory, MODULES, WIDTHS, backend).add_(result, x, batch)
+    make_grouped_lora(pool.memory, MODULES, WIDTHS, backend).add_(result, x, batch)
     return result
 
 

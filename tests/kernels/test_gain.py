@@ -16,7 +16,7 @@ from kinds_pool import (
     to_runs,
 )
 
-from gossamer.kernels.gain import Gain, make_batch, stack_tables
+from gossamer.kernels.gain import make_batch, make_gain, stack_tables
 from gossamer.kernels.runs import Run
 from gossamer.serving.packing.gain import pack_gains
 
@@ -46,8 +46,8 @@ class Case:
 
     def run(self, runs, y, backend="cpu", workers=3):
         result = y.clone()
-        gain = Gain(self.pool.memory, MODULES, WIDTHS, self.bias, backend)
-        gain.scale_outputs_(result, make_batch(self.tables, [Run(*r) for r in runs], workers))
+        operation = make_gain(self.pool.memory, MODULES, WIDTHS, self.bias, backend)
+        operation.scale_outputs_(result, make_batch(self.tables, [Run(*r) for r in runs], workers))
         return result
 
     def expected(self, runs, y):
@@ -95,15 +95,15 @@ def test_inputs_are_scaled_in_a_copy_and_only_where_asked(backend):
     batch = make_batch(tables, runs, 2)
     x = torch.randn(16, H_IN)
     before = x.clone()
-    got = Gain(pool.memory, [1], [9], None, backend).scaled_inputs(x, batch)
+    got = make_gain(pool.memory, [1], [9], None, backend).scaled_inputs(x, batch)
     want = before.clone()
     want[1:10] *= factors[0]
     want[10:12] *= factors[1]
     assert torch.equal(got, want)
     assert torch.equal(x, before)
     # Another module has no factors, and the outputs of this one are left alone.
-    assert Gain(pool.memory, [4], [9], None, backend).scaled_inputs(x, batch) is x
+    assert make_gain(pool.memory, [4], [9], None, backend).scaled_inputs(x, batch) is x
     y = torch.randn(16, 9)
     unscaled = y.clone()
-    Gain(pool.memory, [1], [9], None, backend).scale_outputs_(y, batch)
+    make_gain(pool.memory, [1], [9], None, backend).scale_outputs_(y, batch)
     assert torch.equal(y, unscaled)

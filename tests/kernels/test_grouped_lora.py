@@ -8,7 +8,7 @@ import pytest
 import torch
 from lora_case import MODULES, NUM_MODULES, WIDTHS, Pool, add, expected, tokens
 
-from gossamer.kernels.grouped_lora import GroupedLora, RowFormat, make_batch, stack_tables
+from gossamer.kernels.grouped_lora import RowFormat, make_batch, make_grouped_lora, stack_tables
 from gossamer.kernels.grouped_lora.batch import LONGEST_CHUNK, SHORTEST_CHUNK, chunk_length
 from gossamer.kernels.runs import Run, balance
 
@@ -172,7 +172,7 @@ def test_columns_outside_the_group_and_strided_views_are_respected():
     num_tokens = MANY + 14
     x, y = tokens(num_tokens)
     # A group that lacks the middle module.
-    group = GroupedLora(pool.memory, [MODULES[0], MODULES[2]], [WIDTHS[0], WIDTHS[2]], "cpu")
+    group = make_grouped_lora(pool.memory, [MODULES[0], MODULES[2]], [WIDTHS[0], WIDTHS[2]], "cpu")
     wide = torch.zeros(num_tokens, WIDTHS[0] + WIDTHS[2])
     runs = [Run(0, 4, 0), Run(4, num_tokens - 4, 0)]
     batch = make_batch(stack_tables([adapter.table]), runs, 2)

@@ -8,7 +8,7 @@ from kinds_pool import BLOCK_BYTES, Pool
 
 from gossamer.adapters.edit_positions import positions_to_edit
 from gossamer.adapters.kinds.intervention import Edit, InterventionAdapter
-from gossamer.kernels.hidden_edit import HiddenEdit, make_batch, stack_tables
+from gossamer.kernels.hidden_edit import make_batch, make_hidden_edit, stack_tables
 from gossamer.kernels.hidden_edit.batch import FIRST, LAST
 from gossamer.serving.packing.hidden_edit import pack_edits
 
@@ -71,7 +71,7 @@ def test_any_tokens_of_any_adapters(adapters, backend, seed):
     for layer in range(NUM_LAYERS):
         hidden = torch.randn(30, WIDTH)
         got = hidden.clone()
-        HiddenEdit(pool.memory, backend).edit_(got, layer, batch)
+        make_hidden_edit(pool.memory, backend).edit_(got, layer, batch)
         want = expected(adapters, layer, hidden, edits)
         assert torch.allclose(got.double(), want, rtol=1e-5, atol=1e-4)
         others = [token for token in range(30) if token not in tokens]
@@ -91,7 +91,7 @@ def test_weights_equal_to_the_projection_are_the_identity():
     batch = make_batch(stack_tables([pool.place(part)]), [(0, 0, FIRST)])
     hidden = torch.randn(2, WIDTH, generator=generator)
     got = hidden.clone()
-    HiddenEdit(pool.memory, "cpu").edit_(got, 0, batch)
+    make_hidden_edit(pool.memory, "cpu").edit_(got, 0, batch)
     assert torch.equal(got, hidden)
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from gossamer.kernels.paged_attention import AttentionBatch, KvLayout, PagedAttention
+from gossamer.kernels.paged_attention import AttentionBatch, KvLayout, make_paged_attention
 from gossamer.kernels.runs import balance
 
 BACKENDS = ("cpu", "reference")
@@ -59,7 +59,7 @@ class Sequences:
 
     def step(self, parts, backend, *, long_chunk=16, num_workers=2):
         """Compute `parts` (sequence, first position, tokens); results per part and layer."""
-        attention = PagedAttention(self.pool, self.layout, backend)
+        attention = make_paged_attention(self.pool, self.layout, backend)
         batch = self._batch(parts, long_chunk, num_workers)
         results = []
         for layer in range(NUM_LAYERS):

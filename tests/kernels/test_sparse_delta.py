@@ -19,7 +19,7 @@ from kinds_pool import (
 from gossamer.adapters.kinds.sparse_delta import Blocks, Entries
 from gossamer.errors import AdapterFormatError
 from gossamer.kernels.runs import Run
-from gossamer.kernels.sparse_delta import SparseDelta, make_batch, stack_tables
+from gossamer.kernels.sparse_delta import make_batch, make_sparse_delta, stack_tables
 from gossamer.kernels.sparse_delta.batch import LONG, LONG_RUN, SHORT
 from gossamer.serving.packing.sparse_delta import pack_sparse
 
@@ -80,7 +80,7 @@ class Case:
     def run(self, runs, x, y, backend="cpu", workers=3):
         result = y.clone()
         batch = make_batch(self.tables, [Run(*r) for r in runs], workers)
-        SparseDelta(self.pool.memory, MODULES, WIDTHS, backend).add_(result, x, batch)
+        make_sparse_delta(self.pool.memory, MODULES, WIDTHS, backend).add_(result, x, batch)
         return result
 
     def expected(self, runs, x, y):

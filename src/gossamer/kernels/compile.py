@@ -8,15 +8,15 @@ import numpy as np
 import torch
 
 from gossamer.kernels import gain, hidden_edit, sparse_delta
-from gossamer.kernels.gated_activation import silu_and_multiply
+from gossamer.kernels.gated_activation import make_gated_activation
 from gossamer.kernels.grouped_lora import (
-    GroupedLora,
     LoraTable,
     RowFormat,
     make_batch,
+    make_grouped_lora,
     stack_tables,
 )
-from gossamer.kernels.paged_attention import AttentionBatch, KvLayout, PagedAttention
+from gossamer.kernels.paged_attention import AttentionBatch, KvLayout, make_paged_attention
 from gossamer.kernels.runs import Run
 from gossamer.kernels.transpose import move_matrices
 
@@ -29,7 +29,7 @@ def compile_kernels() -> None:
     _gain(pool)
     _sparse(pool)
     _edit(pool)
-    silu_and_multiply(torch.zeros(1, 4), "cpu")
+    make_gated_activation("cpu")(torch.zeros(1, 4))
     for dtype in (np.int16, np.int32):
         words = np.zeros(2, dtype=dtype)
         move_matrices(words, np.array([[0, 0, 2, 1]]), words.copy())
@@ -45,7 +45,7 @@ def _lora(pool: torch.Tensor) -> None:
         format=RowFormat.FLOAT32,
     )
     batch = make_batch(stack_tables([table]), [Run(0, 1, 0)], num_workers=1)
-    GroupedLora(pool, [0], [2], "cpu").add_(torch.zeros(1, 2), torch.zeros(1, 2), batch)
+    make_grouped_lora(pool, [0], [2], "cpu").add_(torch.zeros(1, 2), torch.zeros(1, 2), batch)
 
 
 def _attention(pool: torch.Tensor) -> None:
@@ -63,7 +63,7 @@ def _attention(pool: torch.Tensor) -> None:
         long_chunks=(),
     )
     states = torch.zeros(1, 1, 2)
-    PagedAttention(pool, layout, "cpu")(batch, 0, states, states, states, 1.0)
+    make_paged_attention(pool, layout, "cpu")(batch, 0, states, states, states, 1.0)
 
 
 def _gain(pool: torch.Tensor) -> None:
@@ -74,7 +74,7 @@ def _gain(pool: torch.Tensor) -> None:
             keeps_bias=True,
         )
         batch = gain.make_batch(gain.stack_tables([table]), [Run(0, 1, 0)], num_workers=1)
-        operation = gain.Gain(pool, [0], [2], None, "cpu")
+        operation = gain.make_gain(pool, [0], [2], None, "cpu")
         operation.scale_outputs_(operation.scaled_inputs(torch.zeros(1, 2), batch), batch)
 
 
@@ -90,7 +90,7 @@ def _sparse(pool: torch.Tensor) -> None:
         half=False,
     )
     batch = sparse_delta.make_batch(sparse_delta.stack_tables([table]), [Run(0, 1, 0)], 1)
-    operation = sparse_delta.SparseDelta(pool, [0], [2], "cpu")
+    operation = sparse_delta.make_sparse_delta(pool, [0], [2], "cpu")
     operation.add_(torch.zeros(1, 2), torch.zeros(1, 2), batch)
 
 
@@ -103,7 +103,7 @@ def _edit(pool: torch.Tensor) -> None:
         last_positions=0,
     )
     batch = hidden_edit.make_batch(hidden_edit.stack_tables([table]), [(0, 0, 0)])
-    hidden_edit.HiddenEdit(pool, "cpu").edit_(torch.zeros(1, 2), 0, batch)
+    hidden_edit.make_hidden_edit(pool, "cpu").edit_(torch.zeros(1, 2), 0, batch)
 
 
 if __name__ == "__main__":

@@ -43,6 +43,10 @@ class GainBatch:
     tables: GainTables
     chunks: Chunks
 
+    def scales_inputs_of(self, modules: Sequence[int] | LongArray) -> bool:
+        """Whether any adapter scales the inputs of a group: one of a single module."""
+        return len(modules) == 1 and bool(self.tables.scales_input[:, modules[0]].any())
+
 
 def stack_tables(adapters: Sequence[GainTable]) -> GainTables:
     """Put the tables of the adapters of a step side by side."""

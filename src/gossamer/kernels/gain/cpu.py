@@ -1,9 +1,14 @@
 """Gain on processors, in Numba."""
 
+from collections.abc import Sequence
+
 import numpy as np
+import torch
 from numba import njit, prange
+from torch import Tensor
 
 from gossamer.kernels.cpu import FAST
+from gossamer.kernels.gain.batch import GainBatch
 
 
 @njit(cache=True, nogil=True, fastmath=FAST)
@@ -48,3 +53,35 @@ def scale_inputs(x, pool, offsets, scales_input, chunk_first, chunk_count, chunk
             gain = pool[offsets[slot] : offsets[slot] + x.shape[1]]
             for t in range(chunk_first[chunk], chunk_first[chunk] + chunk_count[chunk]):
                 _scale(x[t], gain)
+
+
+class CpuGain:
+    """See `Gain`; float32."""
+
+    def __init__(
+        self, pool: Tensor, modules: Sequence[int], widths: Sequence[int], bias: Tensor | None
+    ) -> None:
+        self._pool = pool.view(torch.float32).numpy()
+        self._modules = np.array(modules, dtype=np.int64)
+        self._columns = np.array([0, *np.cumsum(widths)], dtype=np.int64)
+        self._bias = (torch.zeros(sum(widths)) if bias is None else bias).numpy()
+
+    def scaled_inputs(self, x: Tensor, batch: GainBatch) -> Tensor:
+        """See `Gain.scaled_inputs`."""
+        if not batch.scales_inputs_of(self._modules):
+            return x
+        x = x.clone()
+        module, tables, chunks = self._modules[0], batch.tables, batch.chunks
+        scale_inputs(
+            x.numpy(), self._pool, tables.offsets[:, module].copy(),
+            tables.scales_input[:, module].copy(), chunks.first, chunks.count, chunks.slot,
+        )  # fmt: skip
+        return x
+
+    def scale_outputs_(self, y: Tensor, batch: GainBatch) -> None:
+        """See `Gain.scale_outputs_`."""
+        tables, chunks = batch.tables, batch.chunks
+        scale_outputs(
+            y.numpy(), self._columns, self._modules, self._pool, self._bias, tables.offsets,
+            tables.scales_input, tables.keeps_bias, chunks.first, chunks.count, chunks.slot,
+        )  # fmt: skip

@@ -1,10 +1,36 @@
 """Gain in plain torch: states the operation; the oracle of the tests."""
 
 from collections.abc import Sequence
+from itertools import accumulate
 
+import torch
 from torch import Tensor
 
 from gossamer.kernels.gain.batch import GainBatch
+
+
+class ReferenceGain:
+    """See `Gain`; any device and dtype."""
+
+    def __init__(
+        self, pool: Tensor, modules: Sequence[int], widths: Sequence[int], bias: Tensor | None
+    ) -> None:
+        self._pool = pool.view(torch.float32)
+        self._modules = list(modules)
+        self._columns = [0, *accumulate(widths)]
+        self._bias = torch.zeros(sum(widths)) if bias is None else bias
+
+    def scaled_inputs(self, x: Tensor, batch: GainBatch) -> Tensor:
+        """See `Gain.scaled_inputs`."""
+        if not batch.scales_inputs_of(self._modules):
+            return x
+        x = x.clone()
+        scale_inputs(batch, self._pool, self._modules[0], x)
+        return x
+
+    def scale_outputs_(self, y: Tensor, batch: GainBatch) -> None:
+        """See `Gain.scale_outputs_`."""
+        scale_outputs(batch, self._pool, self._modules, self._columns, self._bias, y)
 
 
 def scale_outputs(

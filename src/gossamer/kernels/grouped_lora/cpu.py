@@ -7,10 +7,15 @@ caller into groups of equal cost, one per thread. The order of all sums is the s
 of tokens: a token's result does not depend on its neighbours.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
+import torch
 from numba import njit, prange
+from torch import Tensor
 
 from gossamer.kernels.cpu import largest
+from gossamer.kernels.grouped_lora.batch import LoraBatch
 from gossamer.kernels.tiles.expand import PANEL_LANES, make_expand, make_panel
 from gossamer.kernels.tiles.shrink import make_shrink
 
@@ -179,3 +184,26 @@ def add_lora(
                     _run_chunk(x, y, low, high, left, right, pool_half, starts, row_scale, scale, v)
                 else:
                     _run_chunk(x, y, low, high, left, right, pool_int8, starts, row_scale, scale, v)
+
+
+class CpuGroupedLora:
+    """See `GroupedLora`; float32."""
+
+    def __init__(self, pool: Tensor, modules: Sequence[int], widths: Sequence[int]) -> None:
+        self._modules = np.array(modules, dtype=np.int64)
+        self._columns = np.array([0, *np.cumsum(widths)], dtype=np.int64)
+        self._pool_float = pool.view(torch.float32).numpy()
+        self._pool_half = pool.view(torch.int16).numpy().view(np.uint16)
+        self._pool_int8 = pool.view(torch.int8).numpy()
+
+    def add_(self, y: Tensor, x: Tensor, batch: LoraBatch) -> None:
+        """See `GroupedLora.add_`."""
+        tables, chunks = batch.tables, batch.chunks
+        if not len(chunks):
+            return
+        add_lora(
+            x.numpy(), y.numpy(), self._columns, self._pool_float, self._pool_half,
+            self._pool_int8, tables.offsets, tables.row_scale, tables.first_row, tables.rank,
+            tables.scale, tables.format, self._modules, chunks.first, chunks.count, chunks.slot,
+            chunks.weight, chunks.bounds,
+        )  # fmt: skip

@@ -1,11 +1,25 @@
 """Grouped LoRA in plain torch: states the operation; the oracle of the tests."""
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
 from torch import Tensor
 
 from gossamer.kernels.grouped_lora.batch import LoraBatch, LoraTables, RowFormat
+
+
+class ReferenceGroupedLora:
+    """See `GroupedLora`; any device and dtype."""
+
+    def __init__(self, pool: Tensor, modules: Sequence[int], widths: Sequence[int]) -> None:
+        self._pool = pool
+        self._modules = list(modules)
+        self._columns = [0, *accumulate(widths)]
+
+    def add_(self, y: Tensor, x: Tensor, batch: LoraBatch) -> None:
+        """See `GroupedLora.add_`."""
+        add_lora(batch, self._pool, self._modules, self._columns, x, y)
 
 
 def add_lora(

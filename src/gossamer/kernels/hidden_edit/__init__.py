@@ -4,37 +4,28 @@ h += R^T (A h + b), with the edit of the token's own adapter and group of positi
 A = W - R, the other variants A = W.
 """
 
-import numpy as np
-import torch
+from typing import Protocol
+
 from torch import Tensor
 
-from gossamer.kernels.hidden_edit import reference
 from gossamer.kernels.hidden_edit.batch import EditBatch, EditTable, make_batch, stack_tables
+from gossamer.kernels.hidden_edit.reference import ReferenceHiddenEdit
 
-__all__ = ["EditBatch", "EditTable", "HiddenEdit", "make_batch", "stack_tables"]
+__all__ = ["EditBatch", "EditTable", "HiddenEdit", "make_batch", "make_hidden_edit", "stack_tables"]
 
 
-class HiddenEdit:
+class HiddenEdit(Protocol):
     """The operation for all decoder blocks of a model."""
-
-    def __init__(self, pool: Tensor, backend: str) -> None:
-        """pool: bytes of the block pool."""
-        self._pool = pool.view(torch.float32)
-        self._backend = backend
 
     def edit_(self, hidden: Tensor, layer: int, batch: EditBatch) -> None:
         """Edit hidden [T, d], the output of decoder block `layer`, in place."""
-        tables = batch.tables
-        if not tables.rank[:, layer].any():
-            return
-        if self._backend == "reference":
-            reference.edit(batch, self._pool, layer, hidden)
-            return
-        # Imported late: Numba is slow to load and a process may never need it.
-        from gossamer.kernels.hidden_edit import cpu
 
-        cpu.edit(
-            hidden.numpy(), self._pool.numpy(), tables.offsets,
-            np.ascontiguousarray(tables.first_row[:, layer]),
-            np.ascontiguousarray(tables.rank[:, layer]), batch.token, batch.slot, batch.group,
-        )  # fmt: skip
+
+def make_hidden_edit(pool: Tensor, backend: str) -> HiddenEdit:
+    """Make the operation of `backend` over `pool`, the bytes of the block pool."""
+    if backend == "reference":
+        return ReferenceHiddenEdit(pool)
+    # Imported late: Numba is slow to load and a process may never need it.
+    from gossamer.kernels.hidden_edit.cpu import CpuHiddenEdit
+
+    return CpuHiddenEdit(pool)

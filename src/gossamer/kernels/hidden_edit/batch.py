@@ -51,6 +51,10 @@ class EditBatch:
     slot: IntArray  # [E] which adapter of `tables`
     group: IntArray  # [E] FIRST or LAST
 
+    def has_edits_after(self, layer: int) -> bool:
+        """Whether any adapter of the step edits the output of decoder block `layer`."""
+        return bool(self.tables.rank[:, layer].any())
+
 
 def stack_tables(adapters: Sequence[EditTable]) -> EditTables:
     """Put the tables of the adapters of a step side by side."""

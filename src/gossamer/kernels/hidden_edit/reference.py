@@ -6,6 +6,18 @@ from torch import Tensor
 from gossamer.kernels.hidden_edit.batch import EditBatch
 
 
+class ReferenceHiddenEdit:
+    """See `HiddenEdit`; any device and dtype."""
+
+    def __init__(self, pool: Tensor) -> None:
+        self._pool = pool.view(torch.float32)
+
+    def edit_(self, hidden: Tensor, layer: int, batch: EditBatch) -> None:
+        """See `HiddenEdit.edit_`."""
+        if batch.has_edits_after(layer):
+            edit(batch, self._pool, layer, hidden)
+
+
 def edit(batch: EditBatch, pool: Tensor, layer: int, hidden: Tensor) -> None:
     """hidden[t] += R^T (A hidden[t] + b) for each edited token t of hidden [T, d].
 

@@ -5,12 +5,17 @@ together, so that keys and values are read once. The order of every sum depends 
 position alone: its result does not change with its neighbours in the batch.
 """
 
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
+import torch
 from numba import njit, prange
+from torch import Tensor
 
 from gossamer.kernels.cpu import FAST, add_scaled, dot, fast_exp
-
-float32 = np.float32
+from gossamer.kernels.paged_attention.batch import AttentionBatch, KvLayout
+from gossamer.kernels.paged_attention.matmul import attend_chunk
 
 
 @njit(cache=True, nogil=True, fastmath=FAST)
@@ -106,3 +111,40 @@ def attend(
                     pool, blocks, query[t, heads], out[t, heads], start, end, k_base, v_base,
                     block_tokens, scores, scale,
                 )  # fmt: skip
+
+
+class CpuPagedAttention:
+    """See `PagedAttention`; float32. Long chunks take torch's fused attention."""
+
+    def __init__(self, pool: Tensor, layout: KvLayout) -> None:
+        self._pool = pool
+        self._layout = layout
+        self._blocks = pool.view(layout.dtype).view(-1, layout.block_bytes // 4).numpy()
+
+    def __call__(
+        self, batch: AttentionBatch, layer: int, query: Tensor, key: Tensor, value: Tensor,
+        scale: float, window: int = 0,
+    ) -> Tensor:  # fmt: skip
+        """See `PagedAttention.__call__`."""
+        layout = self._layout
+        write_kv(
+            self._blocks, _rows(key), _rows(value), batch.token_block, batch.token_index, layer,
+            layout.block_tokens, layout.head_dim,
+        )  # fmt: skip
+        query = query.contiguous()
+        out = torch.empty_like(query)
+        if len(batch.short_tokens):
+            attend(
+                self._blocks, query.numpy(), out.numpy(), batch.short_tokens, batch.short_bounds,
+                batch.token_sequence, batch.positions, batch.sequence_start, batch.block_tables,
+                layer, layout.num_kv_heads, layout.block_tokens, np.float32(scale), window,
+            )  # fmt: skip
+        for chunk in batch.long_chunks:
+            attend_chunk(layout, self._pool, batch, layer, chunk, query, out, scale, window)
+        return out
+
+
+def _rows(states: Tensor) -> npt.NDArray[Any]:
+    """[T, heads, head_dim] as a NumPy array [T, heads * head_dim]."""
+    # Contiguous always: for another layout Numba would compile the kernel again, mid-service.
+    return states.reshape(states.shape[0], -1).contiguous().numpy()

@@ -6,6 +6,22 @@ from torch import Tensor
 from gossamer.kernels.paged_attention.batch import AttentionBatch, KvLayout
 
 
+class ReferencePagedAttention:
+    """See `PagedAttention`; any device and dtype."""
+
+    def __init__(self, pool: Tensor, layout: KvLayout) -> None:
+        self._pool = pool
+        self._layout = layout
+
+    def __call__(
+        self, batch: AttentionBatch, layer: int, query: Tensor, key: Tensor, value: Tensor,
+        scale: float, window: int = 0,
+    ) -> Tensor:  # fmt: skip
+        """See `PagedAttention.__call__`."""
+        write_kv(self._layout, self._pool, batch, layer, key, value)
+        return attend(self._layout, self._pool, batch, layer, query, scale, window)
+
+
 def write_kv(
     layout: KvLayout, pool: Tensor, batch: AttentionBatch, layer: int, key: Tensor, value: Tensor
 ) -> None:

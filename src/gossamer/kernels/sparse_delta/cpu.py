@@ -6,10 +6,16 @@ of all sums is the same for any number of tokens: a token's result does not depe
 neighbours.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
+import torch
 from numba import njit, prange
+from torch import Tensor
 
 from gossamer.kernels.cpu import FAST, largest
+from gossamer.kernels.runs import Chunks
+from gossamer.kernels.sparse_delta.batch import SparseBatch, SparseTables
 from gossamer.kernels.tiles.gather import make_gather
 from gossamer.kernels.tiles.shrink import make_shrink
 
@@ -129,3 +135,28 @@ def add_sparse(
                     out = columns[m] + rows[segment]
                     for t in range(low, high):
                         y[t, out] += chunk_weight[chunk] * sums[t - low]
+
+
+class CpuSparseDelta:
+    """See `SparseDelta`; float32."""
+
+    def __init__(self, pool: Tensor, modules: Sequence[int], widths: Sequence[int]) -> None:
+        self._modules = np.array(modules, dtype=np.int64)
+        self._columns = np.array([0, *np.cumsum(widths)], dtype=np.int64)
+        self._pool_float = pool.view(torch.float32).numpy()
+        self._pool_half = pool.view(torch.int16).numpy().view(np.uint16)
+        self._pool_int = pool.view(torch.int32).numpy().view(np.uint32)
+
+    def add_(self, y: Tensor, x: Tensor, batch: SparseBatch) -> None:
+        """See `SparseDelta.add_`."""
+        for chunks in (batch.short, batch.long):
+            if len(chunks):
+                self._add(y, x, batch.tables, chunks)
+
+    def _add(self, y: Tensor, x: Tensor, tables: SparseTables, chunks: Chunks) -> None:
+        add_sparse(
+            x.numpy(), y.numpy(), self._columns, self._modules, self._pool_float, self._pool_half,
+            self._pool_int, tables.first, tables.count, tables.half, tables.row, tables.column,
+            tables.length, tables.offset, chunks.first, chunks.count, chunks.slot, chunks.weight,
+            chunks.bounds,
+        )  # fmt: skip

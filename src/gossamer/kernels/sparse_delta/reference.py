@@ -1,11 +1,25 @@
 """Sparse changes in plain torch: states the operation; the oracle of the tests."""
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
 from torch import Tensor
 
 from gossamer.kernels.sparse_delta.batch import SparseBatch, SparseTables
+
+
+class ReferenceSparseDelta:
+    """See `SparseDelta`; any device and dtype."""
+
+    def __init__(self, pool: Tensor, modules: Sequence[int], widths: Sequence[int]) -> None:
+        self._pool = pool
+        self._modules = list(modules)
+        self._columns = [0, *accumulate(widths)]
+
+    def add_(self, y: Tensor, x: Tensor, batch: SparseBatch) -> None:
+        """See `SparseDelta.add_`."""
+        add_sparse(batch, self._pool, self._modules, self._columns, x, y)
 
 
 def add_sparse(

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from gossamer.adapters.base_shape import BaseShape
 from gossamer.kernels.dense_linear import DenseLinear
-from gossamer.kernels.gain import Gain
-from gossamer.kernels.grouped_lora import GroupedLora
-from gossamer.kernels.hidden_edit import HiddenEdit
-from gossamer.kernels.sparse_delta import SparseDelta
+from gossamer.kernels.gain import make_gain
+from gossamer.kernels.grouped_lora import make_grouped_lora
+from gossamer.kernels.hidden_edit import HiddenEdit, make_hidden_edit
+from gossamer.kernels.sparse_delta import make_sparse_delta
 from gossamer.serving.packing.base_linear import BaseLinear
 from gossamer.serving.runner.layers import (
     FusedLinear,
@@ -55,7 +55,7 @@ def attach(model: Any, pool: Tensor, backend: str, context: StepContext) -> Adap
         for siblings in _groups(parent):
             _replace(parent_path, parent, siblings, modules, pool, backend, context)
     fuse_layers(model, backend)
-    _edit_after_blocks(model, HiddenEdit(pool, backend), context)
+    _edit_after_blocks(model, make_hidden_edit(pool, backend), context)
     output = model.get_output_embeddings()
     if isinstance(output, nn.Linear):
         model.set_output_embeddings(PlainLinear(output, backend))
@@ -95,9 +95,9 @@ def _replace(
         modules.linears[path] = BaseLinear(dense, low, high, len(names) == 1)
         low = high
     operations = Operations(
-        lora=GroupedLora(pool, list(ids), dense.widths, backend),
-        gain=Gain(pool, list(ids), dense.widths, dense.bias, backend),
-        sparse=SparseDelta(pool, list(ids), dense.widths, backend),
+        lora=make_grouped_lora(pool, list(ids), dense.widths, backend),
+        gain=make_gain(pool, list(ids), dense.widths, dense.bias, backend),
+        sparse=make_sparse_delta(pool, list(ids), dense.widths, backend),
     )
     fused = FusedLinear(dense, operations, context)
     setattr(parent, names[0], fused)

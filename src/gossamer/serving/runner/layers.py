@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from gossamer.kernels.dense_linear import DenseLinear
 from gossamer.kernels.gain import Gain
-from gossamer.kernels.gated_activation import silu_and_multiply
+from gossamer.kernels.gated_activation import make_gated_activation
 from gossamer.kernels.grouped_lora import GroupedLora
 from gossamer.kernels.paged_attention import PagedAttention
 from gossamer.kernels.sparse_delta import SparseDelta
@@ -118,11 +118,11 @@ class FusedGatedMlp(nn.Module):
         super().__init__()
         self._gate_up = gate_up
         self._down = down
-        self._backend = backend
+        self._silu_and_multiply = make_gated_activation(backend)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x [1, T, hidden] to [1, T, hidden]."""
-        down: Tensor = self._down(silu_and_multiply(self._gate_up.joint(x), self._backend))
+        down: Tensor = self._down(self._silu_and_multiply(self._gate_up.joint(x)))
         return down
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gossamer.kernels.paged_attention import KvLayout, PagedAttention
+from gossamer.kernels.paged_attention import KvLayout, make_paged_attention
 from gossamer.serving.core.sequence import Sequence
 from gossamer.serving.core.stats import MergeStats
 from gossamer.serving.runner.attach import AdaptedModules, attach
@@ -22,7 +22,7 @@ class PagedModel:
 
     def __init__(self, model: Any, pool: Tensor, layout: KvLayout, backend: str) -> None:
         """Takes `model` over: its linear layers are replaced in place."""
-        self._context = StepContext(attention=PagedAttention(pool, layout, backend))
+        self._context = StepContext(attention=make_paged_attention(pool, layout, backend))
         self.modules: AdaptedModules = attach(model, pool, backend, self._context)
         self._model = model
         self.backend = backend
