@@ -1,8 +1,11 @@
 """From logits to tokens: distributions against plain NumPy, seeds, penalties, log-probabilities."""
 
+import random
+
 import numpy as np
 import pytest
 import torch
+from row_sampler import choose
 
 from gossamer.serving.core.messages import SamplingParams
 from gossamer.serving.runner.sampler import SamplingState, sample
@@ -211,3 +214,49 @@ def test_forbidden_tokens_are_never_drawn():
 
 def test_no_rows():
     assert sample(torch.zeros(0, VOCAB), []) == []
+
+
+def random_params(rng):
+    return {
+        "temperature": rng.choice([0, 1e-5, 0.2, 0.7, 1.0, 1.0, 1.7, rng.uniform(0.05, 3)]),
+        "top_p": rng.choice([1.0, 1.0, 0.9, 0.5, 0.99, 0.999, 1e-300, rng.uniform(0.01, 1)]),
+        "top_k": rng.choice([0, 0, 1, 5, 40, 255, 256, 257, 300, 2000]),
+        "min_p": rng.choice([0, 0, 0.05, 0.5, 1.0]),
+        "presence_penalty": rng.choice([0, 0, 0.5, -1]),
+        "frequency_penalty": rng.choice([0, 0, 0.3]),
+        "min_tokens": rng.choice([0, 0, 2]),
+        "seed": rng.randrange(10**6),
+    }
+
+
+@pytest.mark.parametrize("sets", [1500, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_rows_of_one_batch_are_sampled_as_each_alone(sets):
+    """The same tokens for the same seeds, whatever their neighbours ask for."""
+    rng = random.Random(sets)
+    generator = torch.Generator().manual_seed(sets)
+    forbidden = (1, 2)
+    done = different = 0
+    while done < sets:
+        vocabulary = rng.choice([40, 300, 1000, 3000])
+        states = [state(forbidden, **random_params(rng)) for _ in range(rng.randint(1, 40))]
+        alone = [random.Random(each.params.seed) for each in states]
+        generated = [[] for _ in states]
+        for _ in range(3):
+            logits = torch.randn(len(states), vocabulary, generator=generator)
+            logits *= rng.choice([0.5, 2, 6])
+            tokens = [choice.token_id for choice in sample(logits.clone(), states)]
+            for row, each in enumerate(states):
+                expected = choose(logits[row], each.params, generated[row], alone[row], forbidden)
+                different += tokens[row] != expected
+                generated[row].append(tokens[row])
+        done += len(states)
+    # Where a draw falls on the very border of two tokens, the order of a sum decides.
+    assert different <= 3 * sets // 10_000
+
+
+def test_a_row_of_no_numbers_says_nothing_and_the_others_do():
+    logits = torch.stack([logits_of(), torch.full((VOCAB,), float("nan")), logits_of(seed=1)])
+    logits[2, 3] = float("inf")
+    found = sample(logits.clone(), [state(temperature=0), state(), state()])
+    assert [choice is None for choice in found] == [False, True, True]
+    assert found[0].token_id == int(logits[0].argmax())
