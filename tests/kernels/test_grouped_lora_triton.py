@@ -21,8 +21,9 @@ WIDTHS = (190, 44, 300)
 H_IN = 1300
 """Two slabs, the second not full."""
 FLOAT, HALF, INT8 = RowFormat
-BOUNDS = {torch.float32: 1e-6, torch.bfloat16: 6e-3, torch.float16: 1e-3}
-"""The error of the result, relative to the size of what is added."""
+BOUNDS = {torch.float32: 3e-7, torch.bfloat16: 2.1e-3, torch.float16: 3e-4}
+"""The error of the result, relative to the size of what is added: little more than that of rounding
+the result, which a low-rank product of half the precision would exceed."""
 
 
 class Adapters:
@@ -144,7 +145,9 @@ class Adapters:
         assert torch.equal(got[untouched], y[untouched])
         # Rounding of the result is part of its error where what is added is small.
         error = (got.double() - want).norm() / (want - y.double()).norm()
-        assert error < BOUNDS[dtype], float(error)
+        # In bfloat16, rows of float32 are rounded as well.
+        rounded = dtype == torch.bfloat16 and options.get("formats") == [FLOAT]
+        assert error < BOUNDS[dtype] * (1.5 if rounded else 1), float(error)
         return got
 
 
@@ -208,21 +211,24 @@ def test_the_highest_rank(dtype):
     adapters.check([(0, 3, 0)], 4, dtype, formats=[FLOAT])
 
 
-@pytest.mark.parametrize("tokens", [8, 64])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_tokens_result_is_the_same_whatever_its_neighbours(dtype, tokens):
+@pytest.mark.parametrize(
+    ("tokens", "companies"),
+    [
+        (8, [[(0, 2, 1), (2, 9, 0), (11, 1, 2)], [(0, 3, 2), (3, 1, 0), (4, 8, 1), (4, 8, 0)]]),
+        (64, [[(0, 10, 0), (10, 2, 1), (10, 2, 0)]]),
+    ],
+    ids=["decode", "prefill"],
+)
+def test_a_tokens_result_is_the_same_whatever_its_neighbours(dtype, tokens, companies):
     """Bit for bit, within a variant, at any place of its bundle."""
-    adapters = Adapters(widths=(190,))
-    for ranks in ((20,), (64,), (3,)):
-        adapters.add(ranks, HALF)
+    adapters = Adapters(h_in=1100, widths=(190,))
+    for rank in (20, 40, 3):
+        adapters.add((rank,), HALF)
     x, y = adapters.tokens(12, dtype)
     options = {"tokens": tokens, "formats": [HALF]}
     alone = adapters.run([(3, 1, 0)], x, y, **options)[3]
-    for runs in (
-        [(0, 6, 0), (6, 2, 1)],
-        [(0, 2, 1), (2, 9, 0), (11, 1, 2)],
-        [(0, 3, 2), (3, 1, 0), (4, 8, 1), (4, 8, 0)],
-    ):
+    for runs in companies:
         assert torch.equal(adapters.run(runs, x, y, **options)[3], alone)
 
 

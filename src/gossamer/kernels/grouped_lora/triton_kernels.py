@@ -9,6 +9,9 @@ bits whatever its neighbours, within one variant (`Bundles.tokens`).
 Where the rows lie says the table in the adapter's own blocks; see `device_table`.
 """
 
+# Of a kernel's arguments only the constexprs have types.
+# mypy: disallow-incomplete-defs=False
+
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
@@ -53,7 +56,11 @@ class Variant(NamedTuple):
     num_warps: int = 4
 
 
-VARIANTS = {8: Variant(256, 256), 16: Variant(256, 256), 64: Variant(64, 128)}
+VARIANTS = {
+    8: Variant(256, 256),
+    16: Variant(128, 256, num_warps=8),
+    64: Variant(64, 128, num_warps=8),
+}
 """By the most tokens of a bundle: the first two for decoding, the last for prefill."""
 
 
@@ -278,17 +285,17 @@ class TritonGroupedLora:
         of each, in order; scratch: float32, see `scratch_elements`; bias: of all modules, [sum of
         widths]; formats: those of rows that may be resident.
         """
-        tiles = [(m, low) for m, width in enumerate(widths) for low in range(0, width, 256)]
-        ends = np.cumsum([0, *widths])
         self._floats = pool.view(torch.float32)
         self._pools = (
             self._floats, pool.view(torch.bfloat16), pool.view(torch.int8), pool.view(torch.int32),
             pool.view(torch.int64),
         )  # fmt: skip
         self._modules = _ints(modules, pool.device)
-        self._tile_module = _ints([m for m, _ in tiles], pool.device)
-        self._tile_column = _ints([low for _, low in tiles], pool.device)
-        self._column_end = _ints(ends.tolist(), pool.device)
+        self._column_end = _ints(np.cumsum([0, *widths]).tolist(), pool.device)
+        self._tiles = {
+            step: _tiles(widths, step, pool.device)
+            for step in {variant.block_n for variant in VARIANTS.values()}
+        }
         self._h_in = h_in
         self._slabs = triton.cdiv(h_in, SLAB)
         self._even = all(width % 16 == 0 for width in widths)
@@ -311,27 +318,34 @@ class TritonGroupedLora:
             )
         tokens = (bundles.first, bundles.count, bundles.entry, bundles.entry_table)
         num_bundles = len(bundles.first)
+        tile_module, tile_column = self._tiles[variant.block_n]
         shrink_kernel[(num_bundles, self._slabs, len(self._modules))](
             x, x.stride(0), *self._pools, *tokens, bundles.entry_row, self._modules,
             self._scratch, slab_stride, row_stride,
             H_IN=self._h_in, SLAB_=SLAB, TOKENS=bundles.tokens, BLOCK_K=variant.block_k,
             FORMAT=self._format, num_warps=variant.num_warps, num_stages=variant.shrink_stages,
         )  # fmt: skip
-        expand_kernel[(len(self._tile_module), num_bundles)](
+        expand_kernel[(len(tile_module), num_bundles)](
             y, y.stride(0), self._floats if self._bias is None else self._bias, *self._pools,
-            *tokens, bundles.entry_weight, bundles.entry_row, self._modules, self._tile_module,
-            self._tile_column, self._column_end, self._scratch, slab_stride, row_stride,
-            SLABS=self._slabs, TOKENS=bundles.tokens, BLOCK_N=BLOCK_N, FORMAT=self._format,
+            *tokens, bundles.entry_weight, bundles.entry_row, self._modules, tile_module,
+            tile_column, self._column_end, self._scratch, slab_stride, row_stride,
+            SLABS=self._slabs, TOKENS=bundles.tokens, BLOCK_N=variant.block_n, FORMAT=self._format,
             EVEN=self._even, HAS_BIAS=self._bias is not None, num_warps=variant.num_warps,
             num_stages=variant.expand_stages,
         )  # fmt: skip
+
+
+def _tiles(widths: Sequence[int], step: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The module of the group, and the first column within it, of each tile of `step` columns."""
+    tiles = [(m, low) for m, width in enumerate(widths) for low in range(0, width, step)]
+    return _ints([m for m, _ in tiles], device), _ints([low for _, low in tiles], device)
 
 
 def _ints(values: Sequence[int], device: torch.device) -> Tensor:
     return torch.tensor(values, dtype=torch.int32, device=device)
 
 
-_SIGNATURE = {
+_TYPES = {
     "x_stride": "i32", "y_stride": "i32", "v_slab_stride": "i32", "v_row_stride": "i32",
     "pool_float": "*fp32", "pool_half": "*bf16", "pool_int8": "*i8", "pool_int": "*i32",
     "pool_long": "*i64", "bundle_first": "*i32", "bundle_count": "*i32", "bundle_entry": "*i32",
@@ -342,53 +356,35 @@ _SIGNATURE = {
 
 def compile_cases() -> list[CompileCase]:
     """Return the launches for q, k and v of Llama-3-8B (4096 inputs), and down_proj (14336)."""
-    cases = []
-    for tokens in VARIANTS:
-        for row_format in (int(RowFormat.BFLOAT16), int(RowFormat.INT8), ANY_FORMAT):
-            cases += [
-                _shrink_case("bf16", row_format, tokens, 4096),
-                _expand_case("bf16", row_format, tokens, 4096),
-            ]
-    cases.append(_expand_case("bf16", int(RowFormat.BFLOAT16), 8, 14336))
-    cases.append(_shrink_case("fp32", int(RowFormat.FLOAT32), 8, 4096))
-    cases.append(_expand_case("fp32", int(RowFormat.FLOAT32), 8, 4096))
-    return cases
+    half, int8 = int(RowFormat.BFLOAT16), int(RowFormat.INT8)
+    launches = [("bf16", rows, n, 4096) for n in VARIANTS for rows in (half, int8, ANY_FORMAT)]
+    launches += [("bf16", half, 8, 14336), ("fp32", int(RowFormat.FLOAT32), 8, 4096)]
+    return [_case(kernel, *of) for of in launches for kernel in (shrink_kernel, expand_kernel)]
 
 
-def _label(kernel: str, dtype: str, row_format: int, tokens: int, h_in: int) -> str:
+def _case(
+    kernel: triton.JITFunction, dtype: str, row_format: int, tokens: int, h_in: int
+) -> CompileCase:
+    variant = VARIANTS[tokens]
     rows = "any" if row_format == ANY_FORMAT else RowFormat(row_format).name.lower()
-    return f"{kernel} {dtype}, rows {rows}, {tokens} tokens, {h_in} inputs"
-
-
-def _shrink_case(dtype: str, row_format: int, tokens: int, h_in: int) -> CompileCase:
-    variant = VARIANTS[tokens]
-    constants = {"H_IN": h_in, "SLAB_": SLAB, "BLOCK_K": variant.block_k}
+    is_shrink = kernel is shrink_kernel
+    constants = {
+        "H_IN": h_in, "SLAB_": SLAB, "BLOCK_K": variant.block_k, "SLABS": h_in // SLAB,
+        "BLOCK_N": variant.block_n, "EVEN": True, "HAS_BIAS": True, "TOKENS": tokens,
+        "FORMAT": row_format,
+    }  # fmt: skip
+    types = {**_TYPES, **dict.fromkeys(("x", "y", "bias"), f"*{dtype}")}
     return CompileCase(
-        label=_label("shrink", dtype, row_format, tokens, h_in),
-        kernel=shrink_kernel,
-        signature=_signature(shrink_kernel, {"x": f"*{dtype}"}),
-        constants={**constants, "TOKENS": tokens, "FORMAT": row_format},
-        aligned=("x_stride", "v_slab_stride", "v_row_stride"),
+        label=f"{'shrink' if is_shrink else 'expand'} {dtype}, rows {rows}, {tokens} tokens, "
+        f"{h_in} inputs",
+        kernel=kernel,
+        signature={name: types[name] for name in kernel.arg_names if name in types},
+        constants={name: n for name, n in constants.items() if name in kernel.arg_names},
+        aligned=("x_stride", "y_stride", "v_slab_stride", "v_row_stride"),
         num_warps=variant.num_warps,
-        num_stages=variant.shrink_stages,
+        num_stages=variant.shrink_stages if is_shrink else variant.expand_stages,
+        most_registers=176 if row_format == ANY_FORMAT or tokens == 64 else 128,
         uses_tensor_cores=dtype != "fp32",
+        # Whole numbers of expand are loaded 8 bytes at a time, 256 bytes by a warp.
+        loads={"cp.async.16": 2} if is_shrink or row_format != RowFormat.INT8 else {},
     )
-
-
-def _expand_case(dtype: str, row_format: int, tokens: int, h_in: int) -> CompileCase:
-    variant = VARIANTS[tokens]
-    constants = {"SLABS": h_in // SLAB, "BLOCK_N": variant.block_n, "EVEN": True, "HAS_BIAS": True}
-    return CompileCase(
-        label=_label("expand", dtype, row_format, tokens, h_in),
-        kernel=expand_kernel,
-        signature=_signature(expand_kernel, {"y": f"*{dtype}", "bias": f"*{dtype}"}),
-        constants={**constants, "TOKENS": tokens, "FORMAT": row_format},
-        aligned=("y_stride", "v_slab_stride", "v_row_stride"),
-        num_warps=variant.num_warps,
-        num_stages=variant.expand_stages,
-        uses_tensor_cores=dtype != "fp32",
-    )
-
-
-def _signature(kernel: triton.JITFunction, own: dict[str, str]) -> dict[str, str]:
-    return {n: kind for n, kind in {**_SIGNATURE, **own}.items() if n in kernel.arg_names}
