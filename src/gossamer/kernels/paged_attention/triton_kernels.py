@@ -1,13 +1,16 @@
 """Paged attention on GPUs, in Triton.
 
 A decode is cut into splits of the sequence, each computed by a program of its own for all query
-heads that share a key/value head, and merged in order; a prefill chunk takes a program for
-`QUERIES` tokens and a query head. Both read keys and values in tiles at multiples of `TILE`, so a
-token's result depends on its own place alone: tiles that it does not see change nothing.
+heads that share a key/value head, and merged in order; a prefill chunk takes a program for up to
+`QUERIES` tokens and a query head. Both read keys and values in tiles that begin at fixed places of
+the sequence, so a token's result depends on its own place alone: tiles that it does not see change
+nothing.
 """
 
 # Of a kernel's arguments only the constexprs have types.
 # mypy: disallow-incomplete-defs=False
+
+from typing import NamedTuple
 
 import torch
 import triton
@@ -23,7 +26,20 @@ from gossamer.kernels.attention_work import (
 from gossamer.kernels.paged_attention.batch import AttentionBatch, KvLayout
 from gossamer.kernels.triton_kernels import CompileCase, as_input, dot, rounded
 
-TILE = 64
+
+class Launch(NamedTuple):
+    """How attention is launched: tokens of a program and places of a tile of keys and values."""
+
+    rows: int
+    tile: int
+    num_warps: int
+    num_stages: int
+
+
+# By the bytes of a query's element. No spills on sm_80, sm_90 and sm_120 with heads of 128: wider
+# tiles spill in prefill. Float32 is multiplied without tensor cores, which takes more registers.
+DECODE = {2: Launch(1, 64, 4, 3), 4: Launch(1, 32, 8, 1)}
+PREFILL = {2: Launch(QUERIES, 32, 4, 2), 4: Launch(QUERIES // 2, 16, 4, 2)}
 MERGED = 16
 """The number of splits that a merge reads at once."""
 LOG2_E = tl.constexpr(1.4426950408889634)
@@ -186,37 +202,35 @@ def prefill_kernel(
     block_tables, table_stride, token_sequence, positions, sequence_start, chunk_first, chunk_count,
     scale,
     GROUP: tl.constexpr, D: tl.constexpr, D_PADDED: tl.constexpr, BLOCK_TOKENS: tl.constexpr,
-    QUERIES_: tl.constexpr, TILE_: tl.constexpr, WINDOW: tl.constexpr,
+    ROWS: tl.constexpr, TILE_: tl.constexpr, WINDOW: tl.constexpr,
 ):  # fmt: skip
-    """Up to QUERIES_ neighbouring tokens of one sequence and one query head."""
-    head, item = tl.program_id(0), tl.program_id(1)
-    count = tl.load(chunk_count + item)
-    if count == 0:
+    """Up to ROWS neighbouring tokens of one sequence and one query head."""
+    head, item, skipped = tl.program_id(0), tl.program_id(1), tl.program_id(2) * ROWS
+    count = tl.minimum(tl.load(chunk_count + item) - skipped, ROWS)
+    if count <= 0:
         return
-    first = tl.load(chunk_first + item)
+    first = tl.load(chunk_first + item) + skipped
     position = tl.load(positions + first)
     sequence = tl.load(token_sequence + first)
     start = first_place(sequence_start, sequence, position, WINDOW)
     end = position + count
-    i, d, n = tl.arange(0, QUERIES_), tl.arange(0, D_PADDED), tl.arange(0, TILE_)
+    i, d, n = tl.arange(0, ROWS), tl.arange(0, D_PADDED), tl.arange(0, TILE_)
     is_d = d < D
     is_out = (i < count)[:, None] & is_d[None, :]
+    lowest = tl.maximum(start, position + i + 1 - WINDOW) if WINDOW > 0 else start + i * 0
     token = (first + i).to(tl.int64)[:, None]
     qs = tl.load(
         q + token * q_token_stride + head * q_head_stride + d[None, :], mask=is_out, other=0.0
     )
     table = block_tables + sequence.to(tl.int64) * table_stride
     offset = layer_offset + head // GROUP * (BLOCK_TOKENS * D)
-    best = tl.full((QUERIES_,), float("-inf"), tl.float32)
-    total = tl.zeros((QUERIES_,), tl.float32)
-    acc = tl.zeros((QUERIES_, D_PADDED), tl.float32)
+    best = tl.full((ROWS,), float("-inf"), tl.float32)
+    total = tl.zeros((ROWS,), tl.float32)
+    acc = tl.zeros((ROWS, D_PADDED), tl.float32)
     for at in range(start // TILE_ * TILE_, end, TILE_):
         place = at + n
         is_place = (place >= start) & (place < end)
-        ahead = place[None, :] - (position + i)[:, None]
-        seen = is_place[None, :] & (ahead <= 0)
-        if WINDOW > 0:
-            seen &= ahead > -WINDOW
+        seen = (place[None, :] >= lowest[:, None]) & (place[None, :] <= (position + i)[:, None])
         best, total, acc = attend_tile(
             q, qs, pool, block_stride, offset, value_offset, table, place, is_place, seen, d, is_d,
             scale, best, total, acc, BLOCK_TOKENS, D,
@@ -302,7 +316,7 @@ class TritonPagedAttention:
         self, arrays: AttentionArrays, query: Tensor, out: Tensor,
         blocks: tuple[Tensor, int, int, int], scale: float, window: int,
     ) -> None:  # fmt: skip
-        layout = self._layout
+        layout, launch = self._layout, DECODE[query.itemsize]
         group = self._num_heads // layout.num_kv_heads
         padded = max(16, triton.next_power_of_2(layout.head_dim))
         places = (arrays.token_sequence, arrays.positions, arrays.sequence_start)
@@ -312,8 +326,8 @@ class TritonPagedAttention:
             *self.scratch, scale,
             HEADS=layout.num_kv_heads, GROUP=group,
             GROUP_PADDED=max(16, triton.next_power_of_2(group)), D=layout.head_dim, D_PADDED=padded,
-            BLOCK_TOKENS=layout.block_tokens, TILE_=TILE, SPLIT=SPLIT_TOKENS, WINDOW=window,
-            num_warps=4, num_stages=3,
+            BLOCK_TOKENS=layout.block_tokens, TILE_=launch.tile, SPLIT=SPLIT_TOKENS, WINDOW=window,
+            num_warps=launch.num_warps, num_stages=launch.num_stages,
         )  # fmt: skip
         merge_kernel[(self._num_heads, len(arrays.decode_token))](
             *self.scratch, out, *places, arrays.decode_token, arrays.decode_split,
@@ -325,52 +339,50 @@ class TritonPagedAttention:
         self, arrays: AttentionArrays, query: Tensor, out: Tensor,
         blocks: tuple[Tensor, int, int, int], scale: float, window: int,
     ) -> None:  # fmt: skip
-        layout = self._layout
-        prefill_kernel[(self._num_heads, len(arrays.chunk_first))](
+        layout, launch = self._layout, PREFILL[query.itemsize]
+        prefill_kernel[(self._num_heads, len(arrays.chunk_first), QUERIES // launch.rows)](
             query, query.stride(0), query.stride(1), out, *blocks, arrays.block_tables,
             arrays.block_tables.stride(0), arrays.token_sequence, arrays.positions,
             arrays.sequence_start, arrays.chunk_first, arrays.chunk_count, scale,
             GROUP=self._num_heads // layout.num_kv_heads, D=layout.head_dim,
             D_PADDED=max(16, triton.next_power_of_2(layout.head_dim)),
-            BLOCK_TOKENS=layout.block_tokens, QUERIES_=QUERIES, TILE_=TILE, WINDOW=window,
-            num_warps=4, num_stages=2,
+            BLOCK_TOKENS=layout.block_tokens, ROWS=launch.rows, TILE_=launch.tile, WINDOW=window,
+            num_warps=launch.num_warps, num_stages=launch.num_stages,
         )  # fmt: skip
 
 
 def compile_cases() -> list[CompileCase]:
     """Launches for Llama-3-8B (32 query heads, 8 key/value heads of 128, blocks of 16 tokens)."""
-    heads = {"HEADS": 8, "D": 128, "D_PADDED": 128, "BLOCK_TOKENS": 16}
-    write = {**heads, "HEADS_PADDED": 8}
-    decode = {
-        **heads, "GROUP": 4, "GROUP_PADDED": 16, "TILE_": TILE, "SPLIT": SPLIT_TOKENS, "WINDOW": 0,
+    constants = {
+        "HEADS": 8, "HEADS_PADDED": 8, "QUERY_HEADS": 32, "GROUP": 4, "GROUP_PADDED": 16, "D": 128,
+        "D_PADDED": 128, "BLOCK_TOKENS": 16, "SPLIT": SPLIT_TOKENS,
+        "MERGED_": MERGED,
     }  # fmt: skip
-    merge = {
-        "QUERY_HEADS": 32, "D": 128, "D_PADDED": 128, "SPLIT": SPLIT_TOKENS, "MERGED_": MERGED,
-        "WINDOW": 0,
-    }  # fmt: skip
-    prefill = {**heads, "GROUP": 4, "QUERIES_": QUERIES, "TILE_": TILE, "WINDOW": 0}
+    plain = Launch(0, 0, 4, 2)
     cases = []
-    for kind in ("bf16", "fp32"):
-        half = kind != "fp32"
-        for label, kernel, constants, stages, loads in (
-            ("write", write_kv_kernel, write, 2, {"ld.16": 2 if half else 4}),
-            ("decode", decode_kernel, decode, 3, {"cp.async.16": 2}),
-            ("merge", merge_kernel, merge, 2, {}),
-            ("prefill", prefill_kernel, prefill, 2, {"cp.async.16": 2}),
+    for kind, size in (("bf16", 2), ("fp32", 4)):
+        # Three programs on a multiprocessor hide a decode's latency: 65,536 registers / 3 / 128.
+        for label, kernel, launch, window, registers, load in (
+            ("write", write_kv_kernel, plain, 0, 32, "ld.16"),
+            ("decode", decode_kernel, DECODE[size], 0, 168, "cp.async.16"),
+            ("decode window", decode_kernel, DECODE[size], 4096, 168, "cp.async.16"),
+            ("merge", merge_kernel, plain, 0, 64, "ld.16"),
+            ("prefill", prefill_kernel, PREFILL[size], 0, 255, "cp.async.16"),
+            ("prefill window", prefill_kernel, PREFILL[size], 4096, 255, "cp.async.16"),
         ):
-            constants = {n: v for n, v in constants.items() if n in kernel.arg_names}
-            case = CompileCase(
-                label=f"attention {label} {kind}", kernel=kernel,
-                signature=_signature(kernel.arg_names, constants, kind), constants=constants,
-                aligned=(
-                    "key_token_stride", "key_head_stride", "value_token_stride",
-                    "value_head_stride", "q_token_stride", "q_head_stride", "block_stride",
-                    "layer_offset", "value_offset", "table_stride",
-                ),
-                num_stages=stages, uses_tensor_cores=half and label in ("decode", "prefill"),
-                loads=loads,
+            values = {**constants, "ROWS": launch.rows, "TILE_": launch.tile, "WINDOW": window}
+            values = {name: values[name] for name in kernel.arg_names if name in values}
+            cases.append(
+                CompileCase(
+                    label=f"attention {label} {kind}", kernel=kernel, constants=values,
+                    signature=_signature(kernel.arg_names, values, kind),
+                    aligned=tuple(n for n in kernel.arg_names if n.endswith(("stride", "offset"))),
+                    num_warps=launch.num_warps, num_stages=launch.num_stages,
+                    most_registers=registers, most_shared=64 * 1024,
+                    uses_tensor_cores=launch.tile > 0 and size == 2,
+                    loads={"ld.16" if launch.num_stages == 1 else load: 2},
+                )
             )  # fmt: skip
-            cases.append(case)
     return cases
 
 
@@ -378,9 +390,9 @@ def _signature(names: list[str], constants: dict[str, int], kind: str) -> dict[s
     """The types of a kernel's arguments over keys and values of `kind`."""
     known = dict.fromkeys(("q", "out", "pool", "key", "value"), f"*{kind}")
     known |= dict.fromkeys(("part", "part_max", "part_sum"), "*fp32") | {"scale": "fp32"}
-    strides = ("stride", "offset")
+    ints = ("stride", "offset")
     return {
-        name: known.get(name, "i32" if name.endswith(strides) else "*i32")
+        name: known.get(name, "i32" if name.endswith(ints) else "*i32")
         for name in names
         if name not in constants
     }
