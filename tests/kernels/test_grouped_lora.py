@@ -161,7 +161,7 @@ def test_the_sums_of_ranks_are_charged_not_the_largest_rank():
     pool = Pool(seed=9)
     small, large = pool.adapter(all_modules(2)), pool.adapter(all_modules(64))
     tables = stack_tables([small.table, large.table])
-    assert len(tables.offsets) == 2 * 3 * 2 + 2 * 3 * 64
+    assert tables.total_rank[:2].tolist() == [3 * 2, 3 * 64]
     assert tables.rank[0].sum() == 3 * 2
     assert tables.first_row[1, MODULES[0]] == len(small.table.offsets)
 
@@ -204,7 +204,7 @@ def test_several_weighted_adapters_for_the_same_tokens(backend):
 def test_every_token_is_in_one_chunk(num_workers):
     pool = Pool(seed=11)
     tables = stack_tables([pool.adapter(all_modules(2)).table for _ in range(6)])
-    assert tables.rank.shape == (6, NUM_MODULES)
+    assert tables.rank.shape[1] == NUM_MODULES
     sizes = (1, SHORTEST_CHUNK, SHORTEST_CHUNK + 1, MANY, MANY + 5)
     runs, first = [], 0
     for slot, size in enumerate(sizes):

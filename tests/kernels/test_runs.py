@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from gossamer.kernels.runs import Run, Stack, cut
+from gossamer.kernels.runs import Run, cut
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -46,10 +46,3 @@ def test_no_runs_no_chunks():
     chunks = cut([], 8, 3, lambda slot, count: 1)
     assert len(chunks) == 0
     assert chunks.bounds.tolist() == [0, 0, 0, 0]
-
-
-def test_tables_are_stacked_anew_only_for_other_adapters():
-    calls = []
-    stack = Stack(lambda tables: calls.append(list(tables)) or len(calls))
-    one, two = object(), object()
-    assert [stack([one, two]), stack([one, two]), stack([two, one]), stack([one])] == [1, 1, 2, 3]

@@ -5,14 +5,12 @@ Punica and S-LoRA call a run a segment (SGMV); here segments are pieces of a spa
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic, NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 IntArray = npt.NDArray[np.int32]
-Table = TypeVar("Table")
-Tables = TypeVar("Tables")
 
 
 class Run(NamedTuple):
@@ -95,20 +93,3 @@ def balance(costs: Sequence[int], num_groups: int) -> tuple[list[int], list[int]
     for group in groups:
         bounds.append(bounds[-1] + len(group))
     return [item for group in groups for item in sorted(group)], bounds
-
-
-class Stack(Generic[Table, Tables]):
-    """The tables of a step's adapters side by side; kept while the adapters stay the same."""
-
-    def __init__(self, stack: Callable[[Sequence[Table]], Tables]) -> None:
-        self._stack = stack
-        self._held: tuple[Table, ...] = ()
-        self._tables: Tables | None = None
-
-    def __call__(self, wanted: Sequence[Table]) -> Tables:
-        """The tables of `wanted`, in that order."""
-        held = self._held
-        same = len(held) == len(wanted) and all(a is b for a, b in zip(held, wanted, strict=True))
-        if self._tables is None or not same:
-            self._held, self._tables = tuple(wanted), self._stack(wanted)
-        return self._tables

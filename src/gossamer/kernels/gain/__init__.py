@@ -9,10 +9,18 @@ from typing import Protocol
 
 from torch import Tensor
 
-from gossamer.kernels.gain.batch import GainBatch, GainTable, make_batch, stack_tables
+from gossamer.kernels.gain.batch import GainBatch, GainTable, make_batch, stack_tables, table_arena
 from gossamer.kernels.gain.reference import ReferenceGain
 
-__all__ = ["Gain", "GainBatch", "GainTable", "make_batch", "make_gain", "stack_tables"]
+__all__ = [
+    "Gain",
+    "GainBatch",
+    "GainTable",
+    "make_batch",
+    "make_gain",
+    "stack_tables",
+    "table_arena",
+]
 
 
 class Gain(Protocol):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from gossamer.kernels.arena import TableArena
 from gossamer.kernels.runs import Chunks, Run, cut
 
 LongArray = npt.NDArray[np.int64]
@@ -29,7 +30,7 @@ class GainTable:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GainTables:
-    """The tables of a step's U adapters, side by side."""
+    """The tables of U adapters, side by side."""
 
     offsets: LongArray  # [U, M]
     scales_input: BoolArray  # [U, M]
@@ -42,21 +43,35 @@ class GainBatch:
 
     tables: GainTables
     chunks: Chunks
+    scaled_inputs: BoolArray
+    """Shape [M]: whether any adapter of the step scales the module's inputs."""
 
     def scales_inputs_of(self, modules: Sequence[int] | LongArray) -> bool:
         """Whether any adapter scales the inputs of a group: one of a single module."""
-        return len(modules) == 1 and bool(self.tables.scales_input[:, modules[0]].any())
+        return len(modules) == 1 and bool(self.scaled_inputs[modules[0]])
+
+
+def table_arena() -> TableArena[GainTable, GainTables]:
+    """Make an empty arena for the tables of this operation."""
+    return TableArena(
+        GainTables,
+        modules=("offsets", "scales_input"),
+        numbers={"keeps_bias": lambda table: np.bool_(table.keeps_bias)},
+    )
 
 
 def stack_tables(adapters: Sequence[GainTable]) -> GainTables:
-    """Put the tables of the adapters of a step side by side."""
-    return GainTables(
-        offsets=np.stack([a.offsets for a in adapters]),
-        scales_input=np.stack([a.scales_input for a in adapters]),
-        keeps_bias=np.array([a.keeps_bias for a in adapters]),
-    )
+    """Put tables side by side, the slot of each being its place in `adapters`."""
+    arena = table_arena()
+    arena.slots(adapters)
+    return arena.tables
 
 
 def make_batch(tables: GainTables, runs: Sequence[Run], num_workers: int) -> GainBatch:
     """Describe a step with these runs; each token is in one run at most."""
-    return GainBatch(tables=tables, chunks=cut(runs, CHUNK, num_workers, lambda slot, count: count))
+    used = sorted({run.slot for run in runs})
+    return GainBatch(
+        tables=tables,
+        chunks=cut(runs, CHUNK, num_workers, lambda slot, count: count),
+        scaled_inputs=np.asarray(tables.scales_input[used].any(axis=0)),
+    )

@@ -15,6 +15,7 @@ from gossamer.kernels.grouped_lora.batch import (
     RowFormat,
     make_batch,
     stack_tables,
+    table_arena,
 )
 from gossamer.kernels.grouped_lora.reference import ReferenceGroupedLora
 
@@ -26,6 +27,7 @@ __all__ = [
     "make_batch",
     "make_grouped_lora",
     "stack_tables",
+    "table_arena",
 ]
 
 

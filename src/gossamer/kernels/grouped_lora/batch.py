@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from gossamer.kernels.arena import TableArena
 from gossamer.kernels.runs import Chunks, Run, cut
 
 IntArray = npt.NDArray[np.int32]
@@ -56,12 +57,13 @@ class LoraTable:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoraTables:
-    """The tables of a step's U adapters, side by side."""
+    """The tables of U adapters, side by side."""
 
     first_row: LongArray  # [U, M] into offsets
     rank: IntArray  # [U, M]
     scale: npt.NDArray[np.float32]  # [U, M]
     format: IntArray  # [U] values of RowFormat
+    total_rank: LongArray  # [U] sum over the modules
     offsets: LongArray  # [all rows]
     row_scale: npt.NDArray[np.float32]  # [all rows]
 
@@ -74,26 +76,33 @@ class LoraBatch:
     chunks: Chunks
 
 
-def stack_tables(adapters: Sequence[LoraTable]) -> LoraTables:
-    """Put the tables of the adapters of a step side by side."""
-    shift = np.cumsum([0] + [len(a.offsets) for a in adapters[:-1]])
-    return LoraTables(
-        first_row=np.stack([a.first_row + s for a, s in zip(adapters, shift, strict=True)]),
-        rank=np.stack([a.rank for a in adapters]),
-        scale=np.stack([a.scale for a in adapters]),
-        format=np.array([a.format for a in adapters], dtype=np.int32),
-        offsets=np.concatenate([a.offsets for a in adapters]),
-        row_scale=np.concatenate([a.row_scale for a in adapters]),
+def table_arena() -> TableArena[LoraTable, LoraTables]:
+    """Make an empty arena for the tables of this operation."""
+    return TableArena(
+        LoraTables,
+        modules=("first_row", "rank", "scale"),
+        numbers={
+            "format": lambda table: np.int32(table.format),
+            "total_rank": lambda table: table.rank.sum(dtype=np.int64),
+        },
+        rows=("offsets", "row_scale"),
+        pointer="first_row",
     )
+
+
+def stack_tables(adapters: Sequence[LoraTable]) -> LoraTables:
+    """Put tables side by side, the slot of each being its place in `adapters`."""
+    arena = table_arena()
+    arena.slots(adapters)
+    return arena.tables
 
 
 def make_batch(tables: LoraTables, runs: Sequence[Run], num_workers: int) -> LoraBatch:
     """Describe a step with these runs; runs over the same tokens follow each other."""
-    total_rank = tables.rank.sum(axis=1).tolist()
 
     def cost(slot: int, count: int) -> float:
         # Reading the rows is the cost of a chunk; each further token of it adds about a tenth.
-        return float(total_rank[slot] * (9 + count))
+        return float(tables.total_rank[slot]) * (9 + count)
 
     num_tokens = sum(run.size for run in runs)
     return LoraBatch(

@@ -8,10 +8,24 @@ from typing import Protocol
 
 from torch import Tensor
 
-from gossamer.kernels.hidden_edit.batch import EditBatch, EditTable, make_batch, stack_tables
+from gossamer.kernels.hidden_edit.batch import (
+    EditBatch,
+    EditTable,
+    make_batch,
+    stack_tables,
+    table_arena,
+)
 from gossamer.kernels.hidden_edit.reference import ReferenceHiddenEdit
 
-__all__ = ["EditBatch", "EditTable", "HiddenEdit", "make_batch", "make_hidden_edit", "stack_tables"]
+__all__ = [
+    "EditBatch",
+    "EditTable",
+    "HiddenEdit",
+    "make_batch",
+    "make_hidden_edit",
+    "stack_tables",
+    "table_arena",
+]
 
 
 class HiddenEdit(Protocol):

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from gossamer.kernels.arena import TableArena
+
 IntArray = npt.NDArray[np.int32]
 LongArray = npt.NDArray[np.int64]
 
@@ -35,7 +37,7 @@ class EditTable:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EditTables:
-    """The tables of a step's U adapters, side by side."""
+    """The tables of U adapters, side by side."""
 
     first_row: LongArray  # [U, L, 2]
     rank: IntArray  # [U, L, 2]
@@ -51,23 +53,35 @@ class EditBatch:
     slot: IntArray  # [E] which adapter of `tables`
     group: IntArray  # [E] FIRST or LAST
 
+    edited: npt.NDArray[np.bool_]
+    """Shape [L]: whether any adapter of the step edits the output of the decoder block."""
+
     def has_edits_after(self, layer: int) -> bool:
         """Whether any adapter of the step edits the output of decoder block `layer`."""
-        return bool(self.tables.rank[:, layer].any())
+        return bool(self.edited[layer])
+
+
+def table_arena() -> TableArena[EditTable, EditTables]:
+    """Make an empty arena for the tables of this operation."""
+    return TableArena(
+        EditTables,
+        modules=("first_row", "rank"),
+        numbers={},
+        rows=("offsets",),
+        pointer="first_row",
+    )
 
 
 def stack_tables(adapters: Sequence[EditTable]) -> EditTables:
-    """Put the tables of the adapters of a step side by side."""
-    shift = np.cumsum([0] + [len(a.offsets) for a in adapters[:-1]])
-    return EditTables(
-        first_row=np.stack([a.first_row + s for a, s in zip(adapters, shift, strict=True)]),
-        rank=np.stack([a.rank for a in adapters]),
-        offsets=np.concatenate([a.offsets for a in adapters]),
-    )
+    """Put tables side by side, the slot of each being its place in `adapters`."""
+    arena = table_arena()
+    arena.slots(adapters)
+    return arena.tables
 
 
 def make_batch(tables: EditTables, edits: Sequence[tuple[int, int, int]]) -> EditBatch:
     """Describe a step whose `edits` are (token, slot, group); each token once at most."""
     columns = np.array(edits, dtype=np.int32).reshape(-1, 3)
     token, slot, group = np.ascontiguousarray(columns.T)
-    return EditBatch(tables=tables, token=token, slot=slot, group=group)
+    edited = (tables.rank[np.unique(slot)] > 0).any(axis=(0, 2))
+    return EditBatch(tables=tables, token=token, slot=slot, group=group, edited=edited)

@@ -16,6 +16,7 @@ from gossamer.kernels.sparse_delta.batch import (
     SparseTables,
     make_batch,
     stack_tables,
+    table_arena,
 )
 from gossamer.kernels.sparse_delta.reference import ReferenceSparseDelta
 
@@ -27,6 +28,7 @@ __all__ = [
     "make_batch",
     "make_sparse_delta",
     "stack_tables",
+    "table_arena",
 ]
 
 

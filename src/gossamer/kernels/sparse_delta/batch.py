@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from gossamer.kernels.arena import TableArena
 from gossamer.kernels.runs import Chunks, IntArray, Run, cut
 
 LongArray = npt.NDArray[np.int64]
@@ -40,7 +41,7 @@ class SparseTable:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SparseTables:
-    """The tables of a step's U adapters, side by side."""
+    """The tables of U adapters, side by side."""
 
     first: LongArray  # [U, M]
     count: LongArray  # [U, M]
@@ -61,19 +62,25 @@ class SparseBatch:
     long: Chunks
 
 
-def stack_tables(adapters: Sequence[SparseTable]) -> SparseTables:
-    """Put the tables of the adapters of a step side by side."""
-    shift = np.cumsum([0] + [len(a.row) for a in adapters[:-1]])
-    return SparseTables(
-        first=np.stack([a.first + s for a, s in zip(adapters, shift, strict=True)]),
-        count=np.stack([a.count for a in adapters]),
-        half=np.array([a.half for a in adapters]),
-        row=np.concatenate([a.row for a in adapters]),
-        column=np.concatenate([a.column for a in adapters]),
-        length=np.concatenate([a.length for a in adapters]),
-        offset=np.concatenate([a.offset for a in adapters]),
-        entries=np.array([a.length.sum() for a in adapters], dtype=np.int64),
+def table_arena() -> TableArena[SparseTable, SparseTables]:
+    """Make an empty arena for the tables of this operation."""
+    return TableArena(
+        SparseTables,
+        modules=("first", "count"),
+        numbers={
+            "half": lambda table: np.bool_(table.half),
+            "entries": lambda table: table.length.sum(dtype=np.int64),
+        },
+        rows=("row", "column", "length", "offset"),
+        pointer="first",
     )
+
+
+def stack_tables(adapters: Sequence[SparseTable]) -> SparseTables:
+    """Put tables side by side, the slot of each being its place in `adapters`."""
+    arena = table_arena()
+    arena.slots(adapters)
+    return arena.tables
 
 
 def make_batch(tables: SparseTables, runs: Sequence[Run], num_workers: int) -> SparseBatch:

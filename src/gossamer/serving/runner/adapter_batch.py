@@ -6,11 +6,12 @@ from typing import Any
 
 from gossamer.adapters.edit_positions import positions_to_edit
 from gossamer.kernels import gain, grouped_lora, hidden_edit, sparse_delta
+from gossamer.kernels.arena import TableArena
 from gossamer.kernels.gain import GainBatch
 from gossamer.kernels.grouped_lora import LoraBatch
 from gossamer.kernels.hidden_edit import EditBatch, EditTable
 from gossamer.kernels.hidden_edit.batch import FIRST, LAST
-from gossamer.kernels.runs import Run, Stack
+from gossamer.kernels.runs import Run
 from gossamer.kernels.sparse_delta import SparseBatch
 from gossamer.serving.core.adapter import AdapterEntry
 from gossamer.serving.packing.resident import Resident
@@ -37,14 +38,14 @@ def resident_of(entry: AdapterEntry) -> Resident:
 
 
 class AdapterBatchBuilder:
-    """Builds the adapters' part of a batch; keeps stacked tables while the adapters stay."""
+    """Builds the adapters' part of a batch; keeps the tables of adapters that were used lately."""
 
     def __init__(self, num_workers: int) -> None:
         self._num_workers = num_workers
-        self._lora = Stack(grouped_lora.stack_tables)
-        self._gain = Stack(gain.stack_tables)
-        self._sparse = Stack(sparse_delta.stack_tables)
-        self._edits = Stack(hidden_edit.stack_tables)
+        self._lora = grouped_lora.table_arena()
+        self._gain = gain.table_arena()
+        self._sparse = sparse_delta.table_arena()
+        self._edits = hidden_edit.table_arena()
 
     def build(
         self, step: Sequence[ScheduledChunk], starts: Sequence[int], hot: AdapterEntry | None = None
@@ -56,34 +57,32 @@ class AdapterBatchBuilder:
         parts = [
             (part, start, _residents(part, hot)) for part, start in zip(step, starts, strict=True)
         ]
-        lora, lora_runs = _runs(parts, lambda resident: resident.lora)
-        gains, gain_runs = _runs(parts, lambda resident: resident.gain)
-        sparse, sparse_runs = _runs(parts, lambda resident: resident.sparse)
+        lora = _runs(parts, lambda resident: resident.lora, self._lora)
+        gains = _runs(parts, lambda resident: resident.gain, self._gain)
+        sparse = _runs(parts, lambda resident: resident.sparse, self._sparse)
         workers = self._num_workers
         return AdapterBatch(
-            lora=grouped_lora.make_batch(self._lora(lora), lora_runs, workers) if lora else None,
-            gain=gain.make_batch(self._gain(gains), gain_runs, workers) if gains else None,
-            sparse=sparse_delta.make_batch(self._sparse(sparse), sparse_runs, workers)
+            lora=grouped_lora.make_batch(self._lora.tables, lora, workers) if lora else None,
+            gain=gain.make_batch(self._gain.tables, gains, workers) if gains else None,
+            sparse=sparse_delta.make_batch(self._sparse.tables, sparse, workers)
             if sparse
             else None,
             edits=self._edit_batch(parts),
         )
 
     def _edit_batch(self, parts: list[Part]) -> EditBatch | None:
-        tables: dict[int, EditTable] = {}
-        slots: dict[int, int] = {}
-        edits = []
-        for part, start, residents in parts:
-            for resident, _ in residents:
-                if (table := resident.edit) is None:
-                    continue
-                for place, group in _edited(part, table):
-                    slot = slots.setdefault(id(table), len(slots))
-                    tables[slot] = table
-                    edits.append((start + place, slot, group))
-        if not edits:
+        found = [
+            (start + place, table, group)
+            for part, start, residents in parts
+            for resident, _ in residents
+            if (table := resident.edit) is not None
+            for place, group in _edited(part, table)
+        ]
+        if not found:
             return None
-        return hidden_edit.make_batch(self._edits(list(tables.values())), edits)
+        slots = self._edits.slots([table for _, table, _ in found])
+        edits = [(token, slot, group) for (token, _, group), slot in zip(found, slots, strict=True)]
+        return hidden_edit.make_batch(self._edits.tables, edits)
 
 
 def _edited(part: ScheduledChunk, table: EditTable) -> Iterator[tuple[int, int]]:
@@ -102,28 +101,32 @@ def _edited(part: ScheduledChunk, table: EditTable) -> Iterator[tuple[int, int]]
             yield position - begin, LAST
 
 
-def _runs(parts: list[Part], table_of: Callable[[Resident], Any]) -> tuple[list[Any], list[Run]]:
-    """The tables of one operation, and the runs of tokens that meet them.
+def _runs(
+    parts: list[Part], table_of: Callable[[Resident], Any], arena: TableArena[Any, Any]
+) -> list[Run]:
+    """The runs of tokens that meet the tables of one operation, by their slots in `arena`.
 
     The tokens of a request with several adapters are in as many runs, one after the other.
     """
-    tables: dict[int, Any] = {}
-    slots: dict[int, int] = {}
+    found = [
+        [
+            (table, weight)
+            for resident, weight in residents
+            if (table := table_of(resident)) is not None
+        ]
+        for _, _, residents in parts
+    ]
+    slots = iter(arena.slots([table for met in found for table, _ in met]))
     runs: list[Run] = []
     last: list[Run] = []
-    for part, start, residents in parts:
-        fresh: list[Run] = []
-        for resident, weight in residents:
-            if (table := table_of(resident)) is not None:
-                slot = slots.setdefault(id(table), len(slots))
-                tables[slot] = table
-                fresh.append(Run(start, part.count, slot, weight))
+    for (part, start, _), met in zip(parts, found, strict=True):
+        fresh = [Run(start, part.count, next(slots), weight) for _, weight in met]
         if _continue(fresh, last):
             fresh = [run._replace(size=run.size + part.count) for run in last]
             del runs[-len(last) :]
         runs += fresh
         last = fresh
-    return list(tables.values()), runs
+    return runs
 
 
 def _continue(fresh: list[Run], last: list[Run]) -> bool:
