@@ -11,8 +11,12 @@ from torch import Tensor
 
 from gossamer.serving.core.messages import SamplingParams
 
-NARROW = 256
-"""Enough candidates for nearly every nucleus; a row with a wider one is sorted in full."""
+_TIERS = (64, 1024)
+"""Candidates that are looked at first: the first number is enough for nearly every top_p, and to
+sort all takes ten times as long. A row with a wider nucleus goes on to the next, and to all."""
+
+_PIECE = 256
+"""Tokens whose probabilities are summed before the place is looked for among the pieces."""
 
 
 def draw_tokens(
@@ -24,97 +28,103 @@ def draw_tokens(
     """
     scaled = logits / torch.tensor([[p.temperature] for p in params], dtype=logits.dtype)
     vocabulary = scaled.shape[1]
-    widths = [p.top_k if 0 < p.top_k < vocabulary else vocabulary for p in params]
-    is_cut = [p.top_p < 1.0 or w < vocabulary for p, w in zip(params, widths, strict=True)]
+    is_cut = [p.top_p < 1.0 or 0 < p.top_k < vocabulary for p in params]
     tokens = [0] * len(params)
-    for rows in ([r for r, cut in enumerate(is_cut) if not cut], _rows(is_cut)):
-        if not rows:
-            continue
-        # Without a copy where all rows are of one sort, as usual.
-        own = scaled if len(rows) == len(params) else scaled[rows]
-        chosen = [params[r] for r in rows]
-        at = [places[r] for r in rows]
-        found = (
-            _from_candidates(own, chosen, [widths[r] for r in rows], at)
-            if is_cut[rows[0]]
-            else _pick(own.softmax(1), chosen, at)
-        )
-        for row, token in zip(rows, found, strict=True):
-            tokens[row] = token
+    for draw, rows in (
+        (_from_all, [row for row, cut in enumerate(is_cut) if not cut]),
+        (_from_candidates, [row for row, cut in enumerate(is_cut) if cut]),
+    ):
+        if rows:
+            # Without a copy where all rows are of one sort, as usual.
+            own = scaled if len(rows) == len(params) else scaled[rows]
+            found = draw(own, [params[r] for r in rows], [places[r] for r in rows])
+            for row, token in zip(rows, found, strict=True):
+                tokens[row] = token
     return tokens
 
 
-def _rows(chosen: Sequence[bool]) -> list[int]:
-    return [row for row, is_chosen in enumerate(chosen) if is_chosen]
+def _from_all(
+    scaled: Tensor, params: Sequence[SamplingParams], places: Sequence[float]
+) -> list[int]:
+    return _pick(scaled.exp(), params, places)
 
 
 def _from_candidates(
-    scaled: Tensor, params: Sequence[SamplingParams], widths: Sequence[int], places: Sequence[float]
+    scaled: Tensor, params: Sequence[SamplingParams], places: Sequence[float]
 ) -> list[int]:
-    """Draw from the most likely `widths` of each row, as far as its top_p reaches."""
+    """Draw from the most likely tokens of each row, as many as its top_k and top_p keep."""
     vocabulary = scaled.shape[1]
-    width = torch.tensor([[w] for w in widths])
+    width = torch.tensor([[p.top_k if 0 < p.top_k < vocabulary else vocabulary] for p in params])
     top_p = torch.tensor([[p.top_p] for p in params], dtype=torch.float64)
-    is_whole = width == vocabulary
-    total = scaled.logsumexp(1, keepdim=True) if bool(is_whole.any()) else torch.zeros(1, 1)
-    values, tokens = torch.topk(scaled, min(max(widths), NARROW))
-    mass = (values - total).exp().sum(1, keepdim=True)
-    is_wide = (width > NARROW) & (~is_whole | (mass.double() < top_p))
-    wide = _rows(is_wide[:, 0].tolist())
-    result = _among(values, tokens, total, is_whole, width, top_p, params, places)
-    if wide:
-        values, tokens = torch.topk(scaled[wide], max(widths[row] for row in wide))
-        sorted_in_full = _among(
-            values,
-            tokens,
-            total.expand(len(widths), 1)[wide],
-            is_whole[wide],
-            width[wide],
-            top_p[wide],
-            [params[row] for row in wide],
-            [places[row] for row in wide],
+    total = scaled.logsumexp(1, keepdim=True)
+    result = [0] * len(params)
+    rows = list(range(len(params)))
+    for tier in (*_TIERS, vocabulary):
+        if not rows:
+            break
+        limit = min(tier, vocabulary, int(width[rows].max()))
+        own = scaled if len(rows) == len(params) else scaled[rows]
+        values, tokens = torch.topk(own, limit)
+        values = values.masked_fill(torch.arange(limit) >= width[rows], float("-inf"))
+        # Probabilities among the top_k candidates, as if the others did not exist.
+        is_whole = width[rows] == vocabulary
+        sums = torch.where(is_whole, total[rows], values.logsumexp(1, keepdim=True))
+        probabilities = (values - sums).exp()
+        mass = probabilities.sum(1, keepdim=True).double()
+        is_enough = (width[rows] <= limit) | (is_whole & (mass >= top_p[rows]))
+        before = probabilities.cumsum(1) - probabilities
+        # Compared in Python's precision: a tiny top_p must not round to 0 and lose them all.
+        is_out = (top_p[rows] < 1.0) & (before.double() >= top_p[rows])
+        found = _pick(
+            probabilities.masked_fill(is_out, 0.0),
+            [params[row] for row in rows],
+            [places[row] for row in rows],
         )
-        for row, token in zip(wide, sorted_in_full, strict=True):
+        chosen = tokens.gather(1, torch.tensor(found)[:, None])[:, 0].tolist()
+        left = []
+        for row, token, enough in zip(rows, chosen, is_enough[:, 0].tolist(), strict=True):
             result[row] = token
+            if not enough:
+                left.append(row)
+        rows = left
     return result
 
 
-def _among(
-    values: Tensor,
-    tokens: Tensor,
-    total: Tensor,
-    is_whole: Tensor,
-    width: Tensor,
-    top_p: Tensor,
-    params: Sequence[SamplingParams],
-    places: Sequence[float],
-) -> list[int]:
-    """Draw from sorted `values` [n, candidates], each of a row of `tokens`.
+def _pick(weights: Tensor, params: Sequence[SamplingParams], places: Sequence[float]) -> list[int]:
+    """Find in each row of `weights` [n, tokens] where its place lies; they need not add up to 1.
 
-    total [n, 1]: the logarithm of the sum over the whole vocabulary, for rows without a top_k.
+    What min_p leaves out has no weight. A token without weight is never chosen.
     """
-    values = values.masked_fill(torch.arange(values.shape[1]) >= width, float("-inf"))
-    # Probabilities among the top_k candidates, as if the others did not exist.
-    total = torch.where(is_whole, total, values.logsumexp(1, keepdim=True))
-    probabilities = (values - total).exp()
-    before = probabilities.cumsum(1) - probabilities
-    # Compared in Python's precision: a tiny top_p must not round to 0 and lose them all.
-    is_out = (top_p < 1.0) & (before.double() >= top_p)
-    found = _pick(probabilities.masked_fill(is_out, 0.0), params, places)
-    return tokens.gather(1, torch.tensor(found)[:, None])[:, 0].tolist()
-
-
-def _pick(
-    probabilities: Tensor, params: Sequence[SamplingParams], places: Sequence[float]
-) -> list[int]:
-    """Find where in its row of `probabilities` each place lies, what min_p leaves out left out."""
     if any(p.min_p > 0 for p in params):
-        least = torch.tensor([[p.min_p] for p in params], dtype=probabilities.dtype)
-        least = least * probabilities.amax(1, keepdim=True)
-        probabilities = probabilities.masked_fill(probabilities < least, 0.0)
-    cumulative = probabilities.double().cumsum(1)
-    target = torch.tensor(places, dtype=torch.float64)[:, None] * cumulative[:, -1:]
-    place = torch.searchsorted(cumulative, target, right=True)[:, 0]
-    # Rounding may put a target on the very end.
-    last = probabilities.shape[1] - 1 - (probabilities.flip(1) > 0).int().argmax(1)
-    return torch.minimum(place, last).tolist()
+        least = torch.tensor([[p.min_p] for p in params], dtype=weights.dtype)
+        least = least * weights.amax(1, keepdim=True)
+        weights = weights.masked_fill(weights < least, 0.0)
+    at = torch.tensor(places, dtype=torch.float64)[:, None]
+    if weights.shape[1] <= 2 * _PIECE:
+        return _place(weights, at)[0][:, 0].tolist()
+    # First the piece, then the token in it: the sums of all tokens one by one are not needed.
+    whole = weights.shape[1] // _PIECE * _PIECE
+    pieces = weights[:, :whole].view(len(weights), -1, _PIECE).sum(2)
+    if whole < weights.shape[1]:
+        pieces = torch.cat([pieces, weights[:, whole:].sum(1, keepdim=True)], dim=1)
+    piece, within = _place(pieces, at)
+    first = piece * _PIECE
+    columns = first + torch.arange(_PIECE)
+    inside = weights.gather(1, columns.clamp(max=weights.shape[1] - 1))
+    inside = inside.masked_fill(columns >= weights.shape[1], 0.0)
+    return (first + _place(inside, within)[0])[:, 0].tolist()
+
+
+def _place(weights: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the column [n, 1] in which the share `at` [n, 1] of a row's weight is reached, and
+    which share of that column's own weight it is."""
+    cumulative = weights.double().cumsum(1)
+    target = at * cumulative[:, -1:]
+    column = torch.searchsorted(cumulative, target, right=True)
+    if bool((column == weights.shape[1]).any()):
+        # Rounded up to the very end: the last column with a weight.
+        last = weights.shape[1] - 1 - (weights.flip(1) > 0).int().argmax(1, keepdim=True)
+        column = torch.minimum(column, last)
+    own = weights.gather(1, column).double()
+    share = (target - (cumulative.gather(1, column) - own)) / own
+    return column, share.clamp(0.0, 1.0)
