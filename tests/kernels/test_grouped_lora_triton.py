@@ -232,6 +232,17 @@ def test_a_tokens_result_is_the_same_whatever_its_neighbours(dtype, tokens, comp
         assert torch.equal(adapters.run(runs, x, y, **options)[3], alone)
 
 
+def test_columns_of_other_modules_are_not_written_back():
+    """Their own programs may be writing them at that time."""
+    adapters = Adapters(h_in=64)
+    adapters.add((3, 0, 0))
+    x, y = adapters.tokens(2)
+    # A zero that is read and written back, with nothing added, loses its sign.
+    got = adapters.run([(0, 2, 0)], x, torch.full_like(y, -0.0))
+    assert got[:, : WIDTHS[0]].all()
+    assert got[:, WIDTHS[0] :].signbit().all()
+
+
 # The gain.
 
 

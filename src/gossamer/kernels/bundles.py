@@ -68,20 +68,19 @@ class Bundles:
 def make_bundles(
     runs: Sequence[Run],
     tables: Sequence[int],
-    total_rank: Sequence[int],
+    costs: Sequence[float],
     tokens: int,
     grid: Grid | None = None,
 ) -> Bundles:
-    """Cut `runs` into bundles of at most `tokens` tokens; those of the largest rank stand first.
+    """Cut `runs` into bundles of at most `tokens` tokens; the dearest stand first.
 
     Runs over the same tokens must follow each other in `runs`: they become one bundle with several
     entries, in that order. tables: where the table of each slot starts in the pool, in bytes;
-    total_rank: the sum of each slot's ranks over its modules. grid: what the arrays are padded to;
-    without one they are as long as needed. Raises `ValueError` if the bundles exceed the grid.
+    costs: of reading each slot's adapter, such as the sum of its ranks. grid: what the arrays are
+    padded to; without one they are as long as needed. Raises `ValueError` if the bundles exceed the
+    grid.
     """
-    pieces = sorted(
-        _pieces(runs, tokens), key=lambda piece: -sum(total_rank[run.slot] for run in piece)
-    )
+    pieces = sorted(_pieces(runs, tokens), key=lambda piece: -sum(costs[run.slot] for run in piece))
     entries = [run for piece in pieces for run in piece]
     needed = Grid(len(pieces), len(entries), sum(run.size for run in entries))
     grid = needed if grid is None else grid
