@@ -37,7 +37,8 @@ def edit_of(token_slot, token_group, first_row, rank, item, layer, num_layers):
     return tl.load(first_row + place), tl.load(rank + place)
 
 
-@triton.jit
+# One kernel for all layers: 0, 1 and multiples of 16 would have their own.
+@triton.jit(do_not_specialize=["layer"])
 def project_kernel(
     hidden, stride, pool, offsets, first_row, rank, token, slot, group, layer, num_layers,
     projected,
@@ -68,7 +69,7 @@ def project_kernel(
     tl.store(projected + item * MAX_RANK_ + j, result, mask=is_row)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["layer"])
 def add_kernel(
     hidden, stride, pool, offsets, first_row, rank, token, slot, group, layer, num_layers,
     projected,

@@ -17,12 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from gossamer.kernels.attention_work import (
-    QUERIES,
-    SPLIT_TOKENS,
-    AttentionArrays,
-    arrays_of,
-)
+from gossamer.kernels.attention_work import QUERIES, SPLIT_TOKENS, AttentionArrays, arrays_of
 from gossamer.kernels.paged_attention.batch import AttentionBatch, KvLayout
 from gossamer.kernels.triton_kernels import CompileCase, as_input, dot, rounded
 
@@ -40,6 +35,10 @@ class Launch(NamedTuple):
 # tiles spill in prefill. Float32 is multiplied without tensor cores, which takes more registers.
 DECODE = {2: Launch(1, 64, 4, 3), 4: Launch(1, 32, 8, 1)}
 PREFILL = {2: Launch(QUERIES, 32, 4, 2), 4: Launch(QUERIES // 2, 16, 4, 2)}
+ALIGNED = frozenset(
+    f"{name}_stride" for name in ("key_token", "key_head", "value_token", "value_head", "q_token")
+) | {"q_head_stride", "block_stride", "layer_offset", "value_offset"}
+"""What is a multiple of 16 for heads of a usual width."""
 MERGED = 16
 """The number of splits that a merge reads at once."""
 LOG2_E = tl.constexpr(1.4426950408889634)
@@ -107,7 +106,8 @@ def first_place(sequence_start, sequence, position, WINDOW: tl.constexpr):
     return start
 
 
-@triton.jit
+# As wide as the longest sequence of a step: another kernel for it would be compiled mid-service.
+@triton.jit(do_not_specialize=["table_stride"])
 def decode_kernel(
     q, q_token_stride, q_head_stride, pool, block_stride, layer_offset, value_offset,
     block_tables, table_stride, token_sequence, positions, sequence_start, split_token, split_place,
@@ -196,7 +196,7 @@ def merge_kernel(
     tl.store(into, rounded(acc / tl.sum(total, axis=0), out), mask=is_d)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["table_stride"])
 def prefill_kernel(
     q, q_token_stride, q_head_stride, out, pool, block_stride, layer_offset, value_offset,
     block_tables, table_stride, token_sequence, positions, sequence_start, chunk_first, chunk_count,
@@ -376,7 +376,7 @@ def compile_cases() -> list[CompileCase]:
                 CompileCase(
                     label=f"attention {label} {kind}", kernel=kernel, constants=values,
                     signature=_signature(kernel.arg_names, values, kind),
-                    aligned=tuple(n for n in kernel.arg_names if n.endswith(("stride", "offset"))),
+                    aligned=tuple(set(kernel.arg_names) & ALIGNED),
                     num_warps=launch.num_warps, num_stages=launch.num_stages,
                     most_registers=registers, most_shared=64 * 1024,
                     uses_tensor_cores=launch.tile > 0 and size == 2,
