@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from gossamer.adapters.reading.limits import MOST_PLACES
-from gossamer.errors import AdapterFormatError, UnsupportedAdapterError
+from gossamer.errors import AdapterFormatError, UnsupportedAdapterError, cut
 
 COMMON = frozenset(
     {
@@ -42,7 +42,7 @@ def refuse_fields(
             continue
         if is_set(value) and isinstance(value, bool | list | dict):
             raise UnsupportedAdapterError(
-                f"adapter {name}: unknown field {field} = {short(value)} in its config may "
+                f"adapter {name}: unknown field {cut(field)} = {short(value)} in its config may "
                 "change the result; remove the field if it does not"
             )
 
