@@ -1,7 +1,7 @@
 """Builds the arrays of each operation from the adapters of a step and the tokens they meet."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from gossamer.adapters.edit_positions import positions_to_edit
@@ -46,6 +46,10 @@ class AdapterBatchBuilder:
         self._gain = gain.table_arena()
         self._sparse = sparse_delta.table_arena()
         self._edits = hidden_edit.table_arena()
+        self._key: list[Any] = []
+        self._kept: list[list[tuple[Resident, float]]] = []
+        """What the key names by identity."""
+        self._batch = AdapterBatch()
 
     def build(
         self, step: Sequence[ScheduledChunk], starts: Sequence[int], hot: AdapterEntry | None = None
@@ -57,6 +61,20 @@ class AdapterBatchBuilder:
         parts = [
             (part, start, _residents(part, hot)) for part, start in zip(step, starts, strict=True)
         ]
+        # While the same sequences decode, only what is edited can differ from step to step.
+        key = [
+            (start, part.count, [(id(resident), weight) for resident, weight in residents])
+            for part, start, residents in parts
+        ]
+        if key != self._key:
+            self._key, self._kept = key, [residents for _, _, residents in parts]
+            self._batch = self._build(parts)
+        if any(resident.edit is not None for residents in self._kept for resident, _ in residents):
+            return replace(self._batch, edits=self._edit_batch(parts))
+        return self._batch
+
+    def _build(self, parts: list[Part]) -> AdapterBatch:
+        """Build all but the edits."""
         lora = _runs(parts, lambda resident: resident.lora, self._lora)
         gains = _runs(parts, lambda resident: resident.gain, self._gain)
         sparse = _runs(parts, lambda resident: resident.sparse, self._sparse)
@@ -67,7 +85,6 @@ class AdapterBatchBuilder:
             sparse=sparse_delta.make_batch(self._sparse.tables, sparse, workers)
             if sparse
             else None,
-            edits=self._edit_batch(parts),
         )
 
     def _edit_batch(self, parts: list[Part]) -> EditBatch | None:
@@ -116,6 +133,8 @@ def _runs(
         ]
         for _, _, residents in parts
     ]
+    if not any(found):
+        return []
     slots = iter(arena.slots([table for met in found for table, _ in met]))
     runs: list[Run] = []
     last: list[Run] = []
