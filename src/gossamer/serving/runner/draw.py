@@ -24,9 +24,12 @@ def draw_tokens(
 ) -> list[int]:
     """Draw one token of each row of logits [n, vocabulary], each row's largest value being 0.
 
-    places: in [0, 1), where in its distribution a row's token lies.
+    The logits are used up. places: in [0, 1), where in its distribution a row's token lies.
     """
-    scaled = logits / torch.tensor([[p.temperature] for p in params], dtype=logits.dtype)
+    temperatures = [[p.temperature] for p in params]
+    scaled = logits
+    if any(temperature != [1.0] for temperature in temperatures):
+        scaled = logits.div_(torch.tensor(temperatures, dtype=logits.dtype))
     vocabulary = scaled.shape[1]
     is_cut = [p.top_p < 1.0 or 0 < p.top_k < vocabulary for p in params]
     tokens = [0] * len(params)
@@ -46,7 +49,7 @@ def draw_tokens(
 def _from_all(
     scaled: Tensor, params: Sequence[SamplingParams], places: Sequence[float]
 ) -> list[int]:
-    return _pick(scaled.exp(), params, places)
+    return _pick(scaled.exp_(), params, places)
 
 
 def _from_candidates(
@@ -56,7 +59,9 @@ def _from_candidates(
     vocabulary = scaled.shape[1]
     width = torch.tensor([[p.top_k if 0 < p.top_k < vocabulary else vocabulary] for p in params])
     top_p = torch.tensor([[p.top_p] for p in params], dtype=torch.float64)
-    total = scaled.logsumexp(1, keepdim=True)
+    is_uncut = width == vocabulary
+    # Of no use where each row has a top_k.
+    total = scaled.logsumexp(1, keepdim=True) if bool(is_uncut.any()) else torch.zeros(width.shape)
     result = [0] * len(params)
     rows = list(range(len(params)))
     for tier in (*_TIERS, vocabulary):
@@ -67,7 +72,7 @@ def _from_candidates(
         values, tokens = torch.topk(own, limit)
         values = values.masked_fill(torch.arange(limit) >= width[rows], float("-inf"))
         # Probabilities among the top_k candidates, as if the others did not exist.
-        is_whole = width[rows] == vocabulary
+        is_whole = is_uncut[rows]
         sums = torch.where(is_whole, total[rows], values.logsumexp(1, keepdim=True))
         probabilities = (values - sums).exp()
         mass = probabilities.sum(1, keepdim=True).double()

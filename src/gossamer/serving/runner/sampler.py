@@ -50,6 +50,7 @@ class SampledToken:
 def sample(logits: Tensor, states: Sequence[SamplingState]) -> list[SampledToken | None]:
     """Choose the next token of each row of `logits` [n, vocabulary], float32, and remember it.
 
+    `logits` are used up: to make others of their size would take as long as the arithmetic.
     None for a row whose largest value is no finite number: nothing can be chosen from it.
     """
     logprobs = {
@@ -73,7 +74,7 @@ def sample(logits: Tensor, states: Sequence[SamplingState]) -> list[SampledToken
         if len(drawn) < len(states):
             logits, peaks = logits[drawn], peaks[drawn]
         chosen = draw_tokens(
-            logits - peaks,
+            logits.sub_(peaks),
             [states[row].params for row in drawn],
             [states[row].rng.random() for row in drawn],
         )
