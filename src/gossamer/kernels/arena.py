@@ -66,6 +66,11 @@ class TableArena(Generic[Table, Tables]):
                 self._make_arrays(wanted)
         return [self._held[id(table)][1] for table in wanted]
 
+    def stack(self, wanted: Sequence[Table]) -> Tables:
+        """Return the arrays with `wanted` in them; in an empty arena each slot is its place."""
+        self.slots(wanted)
+        return self.tables
+
     def _take_in(self, table: Table, wanted: Sequence[Table]) -> bool:
         """Copy a table in, in the place of some that are not wanted if need be; tell if it fits."""
         size = self._size(table)

@@ -62,9 +62,7 @@ def table_arena() -> TableArena[GainTable, GainTables]:
 
 def stack_tables(adapters: Sequence[GainTable]) -> GainTables:
     """Put tables side by side, the slot of each being its place in `adapters`."""
-    arena = table_arena()
-    arena.slots(adapters)
-    return arena.tables
+    return table_arena().stack(adapters)
 
 
 def make_batch(tables: GainTables, runs: Sequence[Run], num_workers: int) -> GainBatch:

@@ -92,9 +92,7 @@ def table_arena() -> TableArena[LoraTable, LoraTables]:
 
 def stack_tables(adapters: Sequence[LoraTable]) -> LoraTables:
     """Put tables side by side, the slot of each being its place in `adapters`."""
-    arena = table_arena()
-    arena.slots(adapters)
-    return arena.tables
+    return table_arena().stack(adapters)
 
 
 def make_batch(tables: LoraTables, runs: Sequence[Run], num_workers: int) -> LoraBatch:

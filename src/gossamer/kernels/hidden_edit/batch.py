@@ -74,9 +74,7 @@ def table_arena() -> TableArena[EditTable, EditTables]:
 
 def stack_tables(adapters: Sequence[EditTable]) -> EditTables:
     """Put tables side by side, the slot of each being its place in `adapters`."""
-    arena = table_arena()
-    arena.slots(adapters)
-    return arena.tables
+    return table_arena().stack(adapters)
 
 
 def make_batch(tables: EditTables, edits: Sequence[tuple[int, int, int]]) -> EditBatch:

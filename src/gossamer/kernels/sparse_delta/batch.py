@@ -78,9 +78,7 @@ def table_arena() -> TableArena[SparseTable, SparseTables]:
 
 def stack_tables(adapters: Sequence[SparseTable]) -> SparseTables:
     """Put tables side by side, the slot of each being its place in `adapters`."""
-    arena = table_arena()
-    arena.slots(adapters)
-    return arena.tables
+    return table_arena().stack(adapters)
 
 
 def make_batch(tables: SparseTables, runs: Sequence[Run], num_workers: int) -> SparseBatch:
