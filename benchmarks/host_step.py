@@ -24,6 +24,7 @@ from gossamer.serving.core.messages import Request, SamplingParams
 from gossamer.serving.core.sequence import Sequence
 from gossamer.serving.packing.resident import Resident
 from gossamer.serving.runner.batch import BatchBuilder
+from gossamer.serving.runner.lowering.threads import ThreadLowering
 from gossamer.serving.runner.sampler import SamplingState, sample
 from gossamer.serving.scheduler.step import ScheduledChunk
 
@@ -39,7 +40,8 @@ def main() -> None:
     args = parser.parse_args()
     spare = [adapter(number) for number in range(args.steps)]
     sequences = [sequence(number, adapter(number)) for number in range(args.sequences)]
-    builder = BatchBuilder(block_tokens=BLOCK_TOKENS, num_workers=2)
+    lowering = ThreadLowering(block_tokens=BLOCK_TOKENS, num_workers=2)
+    builder = BatchBuilder(block_tokens=BLOCK_TOKENS, lowering=lowering)
 
     def build() -> None:
         builder.build([ScheduledChunk(each, 1) for each in sequences])

@@ -11,7 +11,8 @@ from gossamer.serving.core.adapter import AdapterEntry, Blend
 from gossamer.serving.core.messages import Request
 from gossamer.serving.core.sequence import Sequence
 from gossamer.serving.packing.resident import Resident
-from gossamer.serving.runner.adapter_batch import AdapterBatchBuilder
+from gossamer.serving.runner.lowering.adapters import AdapterBatchBuilder
+from gossamer.serving.runner.lowering.threads import AdapterChunks
 from gossamer.serving.scheduler.step import ScheduledChunk
 
 PROMPT = 10
@@ -66,45 +67,50 @@ def ranks(batch):
     return sorted(zip(chunks.first.tolist(), chunks.count.tolist(), found, strict=True))
 
 
+def built(builder, step, starts):
+    """What adapters do to linear layers in `step`."""
+    return builder.build(step, starts)[0]
+
+
 def test_decoding_sequences_share_what_was_built_for_the_step_before():
-    builder = AdapterBatchBuilder(num_workers=2)
+    builder = AdapterBatchBuilder(AdapterChunks(num_workers=2).make)
     step = [chunk(entry(Resident(lora=lora_table(rank)))) for rank in (4, 8)]
-    first = builder.build(step, [0, 1])
+    first = built(builder, step, [0, 1])
     assert ranks(first) == [(0, 1, 4), (1, 1, 8)]
-    assert builder.build(step, [0, 1]).lora is first.lora
+    assert built(builder, step, [0, 1]) is first
 
 
 @pytest.mark.parametrize("change", ["adapter", "order", "count", "weights", "files"])
 def test_whatever_differs_is_built_again(change):
-    builder = AdapterBatchBuilder(num_workers=2)
+    builder = AdapterBatchBuilder(AdapterChunks(num_workers=2).make)
     one, two = (entry(Resident(lora=lora_table(rank))) for rank in (4, 8))
-    assert ranks(builder.build([chunk(one), chunk(two)], [0, 1])) == [(0, 1, 4), (1, 1, 8)]
+    assert ranks(built(builder, [chunk(one), chunk(two)], [0, 1])) == [(0, 1, 4), (1, 1, 8)]
     if change == "adapter":
         other = entry(Resident(lora=lora_table(3)))
-        assert ranks(builder.build([chunk(one), chunk(other)], [0, 1])) == [(0, 1, 4), (1, 1, 3)]
+        assert ranks(built(builder, [chunk(one), chunk(other)], [0, 1])) == [(0, 1, 4), (1, 1, 3)]
     if change == "order":
-        assert ranks(builder.build([chunk(two), chunk(one)], [0, 1])) == [(0, 1, 8), (1, 1, 4)]
+        assert ranks(built(builder, [chunk(two), chunk(one)], [0, 1])) == [(0, 1, 8), (1, 1, 4)]
     if change == "count":
         step = [chunk(one, 3, 0), chunk(two)]
-        assert ranks(builder.build(step, [0, 3])) == [(0, 3, 4), (3, 1, 8)]
+        assert ranks(built(builder, step, [0, 3])) == [(0, 3, 4), (3, 1, 8)]
     if change == "weights":
         blends = [Blend((one, two), (weight, 1 - weight)) for weight in (0.25, 0.5)]
         weights = [
-            sorted(builder.build([chunk(blend)], [0]).lora.chunks.weight.tolist())
+            sorted(built(builder, [chunk(blend)], [0]).lora.chunks.weight.tolist())
             for blend in blends
         ]
         assert weights == [[0.25, 0.75], [0.5, 0.5]]
     if change == "files":
         one.table = Resident(lora=lora_table(5))
-        assert ranks(builder.build([chunk(one), chunk(two)], [0, 1])) == [(0, 1, 5), (1, 1, 8)]
+        assert ranks(built(builder, [chunk(one), chunk(two)], [0, 1])) == [(0, 1, 5), (1, 1, 8)]
 
 
 def test_edits_follow_the_positions_of_each_step():
-    builder = AdapterBatchBuilder(num_workers=1)
+    builder = AdapterBatchBuilder(AdapterChunks(num_workers=1).make)
     adapter = entry(Resident(edit=edit_table()))
-    edited = builder.build([chunk(adapter, 1, computed=0)], [0]).edits
+    edited = builder.build([chunk(adapter, 1, computed=0)], [0])[1]
     assert edited.token.tolist() == [0]
     # The next position of the prompt is edited too, and none that was generated.
-    assert builder.build([chunk(adapter, 1, computed=1)], [0]).edits.token.tolist() == [0]
-    assert builder.build([chunk(adapter, 1, computed=5)], [0]).edits is None
-    assert builder.build([chunk(adapter)], [0]).edits is None
+    assert builder.build([chunk(adapter, 1, computed=1)], [0])[1].token.tolist() == [0]
+    assert builder.build([chunk(adapter, 1, computed=5)], [0])[1] is None
+    assert builder.build([chunk(adapter)], [0])[1] is None

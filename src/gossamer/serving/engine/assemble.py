@@ -30,6 +30,7 @@ from gossamer.serving.packing.packer import Packer
 from gossamer.serving.runner.adapter_loader import AdapterLoader
 from gossamer.serving.runner.attach import base_shape
 from gossamer.serving.runner.batch import BatchBuilder
+from gossamer.serving.runner.lowering.threads import ThreadLowering
 from gossamer.serving.runner.merged_weights import LayerMerger
 from gossamer.serving.runner.model_runner import ModelRunner, PagedModel
 from gossamer.serving.runner.model_shape import kv_shape, linear_bytes, longest_row
@@ -112,7 +113,12 @@ def _load_base(settings: ServeSettings, folder: Path) -> _Base:
     num_blocks = _num_blocks(settings, layout.block_bytes, kept_free)
     pool_memory = new_pool_memory(num_blocks, layout.block_bytes)
     paged = PagedModel(model, pool_memory, layout, backend)
-    builder = BatchBuilder(block_tokens=layout.block_tokens, num_workers=torch.get_num_threads())
+    builder = BatchBuilder(
+        block_tokens=layout.block_tokens,
+        lowering=ThreadLowering(
+            block_tokens=layout.block_tokens, num_workers=torch.get_num_threads()
+        ),
+    )
     warm_up(ModelRunner(paged, builder))
     info = ModelInfo(
         name=_model_name(settings.model, folder),

@@ -12,20 +12,17 @@ from torch import Tensor, nn
 
 from gossamer.adapters.base_shape import BaseShape
 from gossamer.kernels.dense_linear import DenseLinear
-from gossamer.kernels.gain import make_gain
-from gossamer.kernels.grouped_lora import make_grouped_lora
 from gossamer.kernels.hidden_edit import HiddenEdit, make_hidden_edit
-from gossamer.kernels.sparse_delta import make_sparse_delta
 from gossamer.serving.packing.base_linear import BaseLinear
 from gossamer.serving.runner.layers import (
     FusedLinear,
-    Operations,
     PlainLinear,
     SiblingLinear,
     StepContext,
     fuse_layers,
 )
 from gossamer.serving.runner.model_shape import kv_shape
+from gossamer.serving.runner.operations import SeparateOperations
 
 ATTENTION = "gossamer_paged"
 
@@ -94,11 +91,7 @@ def _replace(
         high = low + layer.out_features
         modules.linears[path] = BaseLinear(dense, low, high, len(names) == 1)
         low = high
-    operations = Operations(
-        lora=make_grouped_lora(pool, list(ids), dense.widths, backend),
-        gain=make_gain(pool, list(ids), dense.widths, dense.bias, backend),
-        sparse=make_sparse_delta(pool, list(ids), dense.widths, backend),
-    )
+    operations = SeparateOperations(pool, list(ids), dense.widths, dense.bias, backend)
     fused = FusedLinear(dense, operations, context)
     setattr(parent, names[0], fused)
     for index, name in enumerate(names[1:], start=1):

@@ -7,12 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.kernels.dense_linear import DenseLinear
-from gossamer.kernels.gain import Gain
 from gossamer.kernels.gated_activation import make_gated_activation
-from gossamer.kernels.grouped_lora import GroupedLora
 from gossamer.kernels.paged_attention import PagedAttention
-from gossamer.kernels.sparse_delta import SparseDelta
-from gossamer.serving.runner.batch import StepBatch
+from gossamer.serving.runner.lowering.step import StepBatch
+from gossamer.serving.runner.operations import AdapterOperations
 
 # Root mean square norms that are weight * x / sqrt(mean(x^2) + eps), which torch has as one call.
 _NORMS = ("LlamaRMSNorm", "MistralRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm", "SmolLM3RMSNorm")
@@ -26,19 +24,12 @@ class StepContext:
     attention: PagedAttention | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Operations:
-    """The operations that adapters can apply to a group of linear layers."""
-
-    lora: GroupedLora
-    gain: Gain
-    sparse: SparseDelta
-
-
 class FusedLinear(nn.Module):
     """Sibling layers as one dense product, with the adapters' part added; called by the first."""
 
-    def __init__(self, dense: DenseLinear, operations: Operations, context: StepContext) -> None:
+    def __init__(
+        self, dense: DenseLinear, operations: AdapterOperations, context: StepContext
+    ) -> None:
         super().__init__()
         self._dense = dense
         self._operations = operations
@@ -58,18 +49,12 @@ class FusedLinear(nn.Module):
     def joint(self, x: Tensor) -> Tensor:
         """All siblings' parts of x [1, T, h_in], side by side."""
         batch = self._context.batch
-        if batch is None or not batch.has_adapters:
+        if batch is None or batch.adapters is None:
             plain: Tensor = self._weights(batch)(x)
             return plain
-        if batch.gain is not None:
-            x = self._operations.gain.scaled_inputs(x[0], batch.gain)[None]
+        x = self._operations.inputs(x[0], batch.adapters)[None]
         y: Tensor = self._weights(batch)(x)
-        if batch.lora is not None:
-            self._operations.lora.add_(y[0], x[0], batch.lora)
-        if batch.sparse is not None:
-            self._operations.sparse.add_(y[0], x[0], batch.sparse)
-        if batch.gain is not None:
-            self._operations.gain.scale_outputs_(y[0], batch.gain)
+        self._operations.outputs_(y[0], x[0], batch.adapters)
         return y
 
     def _weights(self, batch: StepBatch | None) -> DenseLinear:

@@ -11,8 +11,9 @@ from gossamer.kernels.paged_attention import KvLayout, make_paged_attention
 from gossamer.serving.core.sequence import Sequence
 from gossamer.serving.core.stats import MergeStats
 from gossamer.serving.runner.attach import AdaptedModules, attach
-from gossamer.serving.runner.batch import BatchBuilder, StepBatch
+from gossamer.serving.runner.batch import BatchBuilder
 from gossamer.serving.runner.layers import StepContext
+from gossamer.serving.runner.lowering.step import StepBatch
 from gossamer.serving.scheduler.hot_merge import HotMerger
 from gossamer.serving.scheduler.step import ScheduledChunk
 

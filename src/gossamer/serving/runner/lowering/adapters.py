@@ -1,34 +1,21 @@
-"""Builds the arrays of each operation from the adapters of a step and the tokens they meet."""
+"""Tells which adapters the tokens of a step meet, whatever the backend that computes them."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from gossamer.adapters.edit_positions import positions_to_edit
-from gossamer.kernels import gain, grouped_lora, hidden_edit, sparse_delta
-from gossamer.kernels.arena import TableArena
-from gossamer.kernels.gain import GainBatch
-from gossamer.kernels.grouped_lora import LoraBatch
+from gossamer.kernels import hidden_edit
 from gossamer.kernels.hidden_edit import EditBatch, EditTable
 from gossamer.kernels.hidden_edit.batch import FIRST, LAST
 from gossamer.kernels.runs import Run
-from gossamer.kernels.sparse_delta import SparseBatch
 from gossamer.serving.core.adapter import AdapterEntry
 from gossamer.serving.packing.resident import Resident
 from gossamer.serving.scheduler.step import ScheduledChunk
 
+Made = TypeVar("Made")
+
 Part = tuple[ScheduledChunk, int, list[tuple[Resident, float]]]
 """A sequence's part of the batch, its first token, and the adapters it meets with their weights."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AdapterBatch:
-    """The adapters' part of a batch; each field is None where no token of the step needs it."""
-
-    lora: LoraBatch | None = None
-    gain: GainBatch | None = None
-    sparse: SparseBatch | None = None
-    edits: EditBatch | None = None
 
 
 def resident_of(entry: AdapterEntry) -> Resident:
@@ -37,26 +24,25 @@ def resident_of(entry: AdapterEntry) -> Resident:
     return entry.table
 
 
-class AdapterBatchBuilder:
-    """Builds the adapters' part of a batch; keeps the tables of adapters that were used lately."""
+class AdapterBatchBuilder(Generic[Made]):
+    """Builds the adapters' part of a batch, or takes it over from the step before."""
 
-    def __init__(self, num_workers: int) -> None:
-        self._num_workers = num_workers
-        self._lora = grouped_lora.table_arena()
-        self._gain = gain.table_arena()
-        self._sparse = sparse_delta.table_arena()
+    def __init__(self, make: Callable[[list[Part]], Made]) -> None:
+        """`make` builds what the backend takes of all that adapters do to linear layers."""
+        self._make = make
         self._edits = hidden_edit.table_arena()
-        self._key: list[Any] = []
+        self._key: list[Any] | None = None
         self._kept: list[list[tuple[Resident, float]]] = []
         """What the key names by identity."""
-        self._batch = AdapterBatch()
+        self._made: Made
 
     def build(
         self, step: Sequence[ScheduledChunk], starts: Sequence[int], hot: AdapterEntry | None = None
-    ) -> AdapterBatch:
-        """Build the arrays of `step` in the order of the batch; starts: each part's first token.
+    ) -> tuple[Made, EditBatch | None]:
+        """Build what `step` needs in the order of the batch, and its edits of hidden states.
 
-        hot: the adapter that the base weights of this step hold already.
+        starts: each part's first token; hot: the adapter that the base weights of this step hold
+        already.
         """
         parts = [
             (part, start, _residents(part, hot)) for part, start in zip(step, starts, strict=True)
@@ -68,24 +54,10 @@ class AdapterBatchBuilder:
         ]
         if key != self._key:
             self._key, self._kept = key, [residents for _, _, residents in parts]
-            self._batch = self._build(parts)
+            self._made = self._make(parts)
         if any(resident.edit is not None for residents in self._kept for resident, _ in residents):
-            return replace(self._batch, edits=self._edit_batch(parts))
-        return self._batch
-
-    def _build(self, parts: list[Part]) -> AdapterBatch:
-        """Build all but the edits."""
-        lora = _runs(parts, lambda resident: resident.lora, self._lora)
-        gains = _runs(parts, lambda resident: resident.gain, self._gain)
-        sparse = _runs(parts, lambda resident: resident.sparse, self._sparse)
-        workers = self._num_workers
-        return AdapterBatch(
-            lora=grouped_lora.make_batch(self._lora.tables, lora, workers) if lora else None,
-            gain=gain.make_batch(self._gain.tables, gains, workers) if gains else None,
-            sparse=sparse_delta.make_batch(self._sparse.tables, sparse, workers)
-            if sparse
-            else None,
-        )
+            return self._made, self._edit_batch(parts)
+        return self._made, None
 
     def _edit_batch(self, parts: list[Part]) -> EditBatch | None:
         found = [
@@ -118,28 +90,15 @@ def _edited(part: ScheduledChunk, table: EditTable) -> Iterator[tuple[int, int]]
             yield position - begin, LAST
 
 
-def _runs(
-    parts: list[Part], table_of: Callable[[Resident], Any], arena: TableArena[Any, Any]
-) -> list[Run]:
-    """The runs of tokens that meet the tables of one operation, by their slots in `arena`.
+def join_runs(parts: list[Part], met: list[list[tuple[int, float]]]) -> list[Run]:
+    """The runs of `parts`, which meet (slot, weight) each.
 
     The tokens of a request with several adapters are in as many runs, one after the other.
     """
-    found = [
-        [
-            (table, weight)
-            for resident, weight in residents
-            if (table := table_of(resident)) is not None
-        ]
-        for _, _, residents in parts
-    ]
-    if not any(found):
-        return []
-    slots = iter(arena.slots([table for met in found for table, _ in met]))
     runs: list[Run] = []
     last: list[Run] = []
-    for (part, start, _), met in zip(parts, found, strict=True):
-        fresh = [Run(start, part.count, next(slots), weight) for _, weight in met]
+    for (part, start, _), slots in zip(parts, met, strict=True):
+        fresh = [Run(start, part.count, slot, weight) for slot, weight in slots]
         if _continue(fresh, last):
             fresh = [run._replace(size=run.size + part.count) for run in last]
             del runs[-len(last) :]

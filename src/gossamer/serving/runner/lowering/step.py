@@ -1,0 +1,87 @@
+"""A step as the host describes it, and as a backend computes it."""
+
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from gossamer.kernels.dense_linear import DenseLinear
+from gossamer.kernels.hidden_edit import EditBatch
+from gossamer.serving.core.adapter import AdapterEntry
+from gossamer.serving.core.sequence import Sequence
+from gossamer.serving.scheduler.step import ScheduledChunk
+
+IntArray = npt.NDArray[np.int32]
+LongArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostStep:
+    """T tokens of S chunks; those of a sequence, or an adapter, lie side by side."""
+
+    chunks: list[ScheduledChunk]
+    """In the order of the batch."""
+    counts: list[int]
+    """Shape [S]: tokens of each chunk."""
+    starts: list[int]
+    """Shape [S + 1]: the first token of each chunk, and T."""
+    token_ids: list[int]
+    """Shape [T]."""
+    positions: LongArray
+    """Shape [T]: as the model counts them, virtual tokens in front counted."""
+    places: IntArray
+    """Shape [T]: place in the sequence's blocks, counted from their beginning."""
+    token_sequence: IntArray
+    """Shape [T]: index of the token's chunk."""
+    sequence_start: IntArray
+    """Shape [S]: first place that is part of the sequence; 0 but for prefixes."""
+    block_tables: IntArray
+    """Shape [S, longest]: blocks of each sequence, in order."""
+    virtual: tuple[int, Tensor] | None
+    """See `StepBatch.virtual`."""
+    due: list[int]
+    """The chunks whose sequence's next token is due."""
+    hot: AdapterEntry | None
+    """The adapter that the weights of this step hold already."""
+    merged: Mapping[DenseLinear, DenseLinear]
+    """See `StepBatch.merged`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepBatch:
+    """The arrays of a step, built once and shared by all layers; T tokens."""
+
+    token_ids: Tensor  # [1, T] int64
+    positions: Tensor  # [1, T] int64, virtual tokens in front counted
+    virtual: tuple[int, Tensor] | None = None
+    """The first of the tokens that are given by embeddings [n, hidden], and these; their
+    `token_ids` mean nothing."""
+    attention: Any
+    """Tokens, sequences and blocks, as the backend's `PagedAttention` takes them."""
+    adapters: Any = None
+    """What the adapters do to linear layers, as the backend's `AdapterOperations` take it; None
+    where none acts on any: the plain path is taken."""
+    edits: EditBatch | None = None
+    sampled: list[Sequence]
+    """Sequences whose next token is due after this step."""
+    logit_rows: Tensor  # [len(sampled) or more] int64: their last tokens' places in the batch
+    merged: Mapping[DenseLinear, DenseLinear] = field(default_factory=dict)
+    """Layers that this step uses in the place of others: those with the hot adapter merged."""
+    key: Hashable = None
+    """Steps of one key differ in what is in their arrays alone: the same arrays, at the same
+    places. None: the step is like no other."""
+
+
+class Lowering(Protocol):
+    """Makes the arrays of one backend."""
+
+    def lower(self, step: HostStep) -> StepBatch:
+        """Return `step` as arrays."""
+
+
+def sampled(step: HostStep) -> list[Sequence]:
+    """Return the sequences whose next token is due."""
+    return [step.chunks[i].sequence for i in step.due]
