@@ -15,6 +15,7 @@ SERVING = (
     "scheduler",
     "simulation",
     "packing",
+    "device",
     "runner",
     "engine",
     "http",

@@ -87,10 +87,10 @@ class Life:
         world.loader.errors["torn"] = AdapterFormatError("torn")
         place = world.loader.place
 
-        def sometimes(rows, blocks):
+        def sometimes(rows, *places):
             if rows.startswith("unplaceable"):
                 raise MemoryError
-            return place(rows, blocks)
+            return place(rows, *places)
 
         world.loader.place = sometimes
         return world

@@ -11,6 +11,7 @@ from gossamer.serving.core.adapter import AdapterEntry
 from gossamer.serving.core.adapter_state import AdapterFacts, AdapterState
 from gossamer.serving.core.messages import Request, SamplingParams
 from gossamer.serving.core.sequence import Sequence
+from gossamer.serving.core.tickets import DoneTicket
 from gossamer.serving.memory.block_pool import BlockPool
 from gossamer.serving.memory.manager import MemoryManager
 from gossamer.serving.memory.prefix_cache import PrefixCache
@@ -74,9 +75,9 @@ class FakeLoader:
         )
         return Loaded(rows=f"{entry.name}@{version}", facts=facts)
 
-    def place(self, rows, blocks):
+    def place(self, rows, blocks, after):
         self.placed.append(rows)
-        return (rows, tuple(blocks))
+        return DoneTicket((rows, tuple(blocks)))
 
 
 class ManualThreads:
@@ -180,9 +181,10 @@ class World:
         policy=None,
         store=None,
         prefixes=None,
+        launched=lambda: 0,
         **limits,
     ):
-        self.pool = BlockPool(num_blocks)
+        self.pool = BlockPool(num_blocks, launched)
         self.folder = FakeFolder(dict(sizes))
         self.loader = FakeLoader(self.folder, adapter_bytes)
         self.rings = 0

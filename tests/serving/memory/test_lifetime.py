@@ -147,7 +147,7 @@ def test_the_source_of_a_copy_is_kept_until_it_has_ended():
 
 def test_a_copy_that_fails_gives_its_blocks_back_and_ends_only_its_requests():
     world = World(40, {"a": 5}, store={"copies": "manual"})
-    world.loader.place = lambda rows, blocks: 1 / 0
+    world.loader.place = lambda *_: 1 / 0
     world.add(4, 2, "a")
     other = world.add(4, 2)
     world.steps()

@@ -10,7 +10,7 @@ from gossamer.serving.core.tenants import NO_LIMITS
 PROMPT = tuple(range(16))
 
 
-def no_memory(rows, blocks):
+def no_memory(*_):
     raise MemoryError
 
 
@@ -46,7 +46,7 @@ def test_a_placement_that_fails_ends_its_adapters_requests_only(caches, copies):
 def test_a_mixture_of_which_one_part_cannot_be_placed_leaves_the_other_unused():
     world = World(60, {"a": 5, "b": 5})
     place = world.loader.place
-    world.loader.place = lambda rows, blocks: place(rows, blocks) if "a" in rows else 1 / 0
+    world.loader.place = lambda rows, *places: place(rows, *places) if "a" in rows else 1 / 0
     mixture, alone = world.add(4, 3, "a:0.5+b:0.5"), world.add(4, 3, "a")
     world.steps()
     assert ends(world) == ({mixture}, {alone})

@@ -164,7 +164,7 @@ def test_a_step_that_fails_refuses_the_adapter_and_frees_its_blocks():
 
 def test_the_table_that_cannot_be_made_refuses_the_adapter():
     world = world_of(40)
-    world.loader.place = lambda rows, blocks: 1 / 0
+    world.loader.place = lambda *_: 1 / 0
     world.add(4, 3, "p")
     other = world.add(4, 3)
     world.steps()

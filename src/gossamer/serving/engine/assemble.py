@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from gossamer.basemodel.files import fingerprint
 from gossamer.basemodel.load import load_config, load_model, load_tokenizer
@@ -14,11 +13,13 @@ from gossamer.basemodel.support import check_supported
 from gossamer.errors import SettingError
 from gossamer.kernels.backend import choose_backend
 from gossamer.kernels.paged_attention import KvLayout
-from gossamer.machine import fit_threads, usable_memory
+from gossamer.machine import fit_threads
 from gossamer.serving.core.daemon_threads import DaemonThreads
 from gossamer.serving.core.mailbox import Mailbox
 from gossamer.serving.core.tenants import LimitsOf
 from gossamer.serving.core.validation import EngineLimits
+from gossamer.serving.device.cpu import CpuDevice
+from gossamer.serving.device.device import Copier, Device
 from gossamer.serving.engine.adapter_control import AdapterControl
 from gossamer.serving.engine.engine import Engine
 from gossamer.serving.engine.output import ModelInfo
@@ -34,7 +35,6 @@ from gossamer.serving.runner.lowering.threads import ThreadLowering
 from gossamer.serving.runner.merged_weights import LayerMerger
 from gossamer.serving.runner.model_runner import ModelRunner, PagedModel
 from gossamer.serving.runner.model_shape import kv_shape, linear_bytes, longest_row
-from gossamer.serving.runner.model_shape import pool_memory as new_pool_memory
 from gossamer.serving.runner.warm_up import warm_up
 from gossamer.serving.scheduler.deadlines import FirstTokenPolicy
 from gossamer.serving.scheduler.hot_merge import HotMerger
@@ -68,7 +68,8 @@ class _Base:
     builder: BatchBuilder
     layout: KvLayout
     num_blocks: int
-    pool_memory: Tensor
+    device: Device
+    copier: Copier
 
 
 def assemble_engine(settings: ServeSettings, folder: Path, limits_of: LimitsOf) -> Engine:
@@ -100,19 +101,19 @@ def assemble_engine(settings: ServeSettings, folder: Path, limits_of: LimitsOf) 
 
 
 def _load_base(settings: ServeSettings, folder: Path) -> _Base:
-    backend = _backend(settings)
+    device = CpuDevice(_backend(settings))
     config = load_config(folder)
     check_supported(config, for_serving=True)
     tokenizer = load_tokenizer(folder)
-    model = load_model(folder, dtype=torch.float32, device=settings.device)
+    model = load_model(folder, dtype=device.dtype, device=device.torch_device)
     eos_token_ids = end_token_ids(model, tokenizer)
     # Counted before layers are replaced and packed.
     num_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
     layout = _layout(settings, model)
     kept_free = linear_bytes(model) if settings.merge_hot else 0
-    num_blocks = _num_blocks(settings, layout.block_bytes, kept_free)
-    pool_memory = new_pool_memory(num_blocks, layout.block_bytes)
-    paged = PagedModel(model, pool_memory, layout, backend)
+    num_blocks = _num_blocks(settings, device, layout.block_bytes, kept_free)
+    pool_memory = device.pool_memory(num_blocks, layout.block_bytes)
+    paged = PagedModel(model, pool_memory, layout, device.backend)
     builder = BatchBuilder(
         block_tokens=layout.block_tokens,
         lowering=ThreadLowering(
@@ -141,7 +142,8 @@ def _load_base(settings: ServeSettings, folder: Path) -> _Base:
         builder=builder,
         layout=layout,
         num_blocks=num_blocks,
-        pool_memory=pool_memory,
+        device=device,
+        copier=device.copier(pool_memory),
     )
 
 
@@ -169,7 +171,7 @@ def _loader(settings: ServeSettings, base: _Base) -> AdapterLoader:
     return AdapterLoader(
         shape,
         packer,
-        base.pool_memory,
+        base.copier,
         base.fingerprint,
         settings.adapter_limits,
         base.info.limits.max_context,
@@ -183,7 +185,7 @@ def _memory(
     names: AdapterNames,
     mailbox: Mailbox,
 ) -> MemoryManager:
-    pool = BlockPool(base.num_blocks)
+    pool = BlockPool(base.num_blocks, base.device.launched)
     prefixes = PrefixCache(
         pool,
         base.layout.block_tokens,
@@ -192,7 +194,9 @@ def _memory(
         between_tenants=settings.share_prefixes,
     )
     copies = DaemonThreads("gossamer-copies", most=1)
-    residency = Residency(pool, loader, mailbox.post, copies, at_once_bytes=AT_ONCE_BYTES)
+    # Where a copy runs beside steps, waiting for it costs more than it takes.
+    at_once = 0 if base.device.overlaps else AT_ONCE_BYTES
+    residency = Residency(pool, loader, mailbox.post, copies, at_once_bytes=at_once)
     return MemoryManager(pool, prefixes, residency, names.is_current)
 
 
@@ -250,11 +254,11 @@ def _layout(settings: ServeSettings, model: Any) -> KvLayout:
     return layout
 
 
-def _num_blocks(settings: ServeSettings, block_bytes: int, kept_free: int) -> int:
+def _num_blocks(settings: ServeSettings, device: Device, block_bytes: int, kept_free: int) -> int:
     """Blocks of the pool; `kept_free` bytes of what is free are left for merged weights."""
-    available = max(0, usable_memory() - kept_free)
+    available = max(0, device.memory_for_pool() - kept_free)
     if settings.memory_gib is None:
-        wanted = min(4 * _GIB, available // 4)
+        wanted = device.usual_memory(kept_free)
     else:
         wanted = int(settings.memory_gib * _GIB)
     if wanted > available:

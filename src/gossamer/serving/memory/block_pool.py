@@ -1,13 +1,17 @@
 """Keeps who owns which block: one free list for keys, values and adapter rows, in integers."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 
 class BlockPool:
     """Hands out blocks 0 .. num_blocks - 1. No compaction is ever needed: readers gather."""
 
-    def __init__(self, num_blocks: int) -> None:
+    def __init__(self, num_blocks: int, launched: Callable[[], int] = lambda: 0) -> None:
+        """`launched` tells the number of the step that was launched last: no later one uses what is
+        given back now."""
         self.num_blocks = num_blocks
+        self._launched = launched
+        self._last_step = [0] * num_blocks
         self._free = list(range(num_blocks - 1, -1, -1))
         self._owners: dict[int, Hashable] = {}
 
@@ -29,11 +33,20 @@ class BlockPool:
         return blocks
 
     def give(self, blocks: Sequence[int], owner: Hashable) -> None:
-        """Take `blocks` back from `owner`."""
+        """Take `blocks` back from `owner`; steps that were launched may use them still."""
+        step = self._launched()
         for block in blocks:
             assert self._owners.get(block) == owner, f"block {block} is not {owner}'s"
             del self._owners[block]
             self._free.append(block)
+            self._last_step[block] = step
+
+    def last_step(self, blocks: Sequence[int]) -> int:
+        """Return the newest step that may have used any of `blocks` for those who had them before.
+
+        What is copied into them must not be written before that step is done. 0: none.
+        """
+        return max((self._last_step[block] for block in blocks), default=0)
 
     def hand_over(self, block: int, owner: Hashable, new_owner: Hashable) -> None:
         """Make `block` of `owner` one of `new_owner`."""

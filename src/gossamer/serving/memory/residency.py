@@ -3,20 +3,36 @@
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from gossamer.errors import GossamerError
 from gossamer.serving.core.adapter import AdapterEntry
 from gossamer.serving.core.adapter_faults import end_by
 from gossamer.serving.core.adapter_state import AdapterState
+from gossamer.serving.core.tickets import Ticket
 from gossamer.serving.memory.block_pool import BlockPool
 
 
 class Placer(Protocol):
     """Writes rows into blocks."""
 
-    def place(self, rows: Any, blocks: list[int]) -> Any:
-        """Write `rows` into `blocks`; returns the table that finds them."""
+    def place(self, rows: Any, blocks: list[int], after: int) -> Ticket:
+        """Begin to write `rows` into `blocks`, which steps up to number `after` may still use.
+
+        The ticket's result is the table that finds the rows. Where this raises, nothing is written
+        any more.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class _Copy:
+    """A copy that was begun."""
+
+    ticket: Ticket
+    started: float
+    seconds: float | None
+    """How long it took, if it was done when it had been begun."""
 
 
 class Residency:
@@ -32,7 +48,8 @@ class Residency:
         at_once_bytes: int = 0,
     ) -> None:
         """`copies` is where rows are copied; None: on the caller's thread. Rows of so few bytes
-        between two calls of `collect` are copied at once all the same."""
+        between two calls of `collect` are copied at once all the same. `wake` is called when
+        `collect` has something to take over."""
         self._pool = pool
         self._placer = placer
         self._wake = wake
@@ -40,7 +57,8 @@ class Residency:
         self._clock = clock
         self._at_once_bytes = self._at_once_left = at_once_bytes
         self.resident: dict[AdapterEntry, None] = {}
-        self._placing: dict[AdapterEntry, Future[tuple[object, float]]] = {}
+        self._placing: dict[AdapterEntry, Future[_Copy]] = {}
+        self._joined: Future[None] | None = None
         self._computing: dict[AdapterEntry, float] = {}
         self.num_loads = 0
         self.num_evictions = 0
@@ -70,10 +88,11 @@ class Residency:
         self._at_once_left -= entry.num_bytes or 0
         entry.start_placing(self._take(entry))
         try:
-            table, seconds = self._copy(entry.rows, entry.blocks)
+            copy = self._copy(entry.rows, *self._places(entry))
+            copy.ticket.wait()
         except Exception as error:
             raise self._refuse(entry, error) from error
-        self._settle(entry, table, seconds)
+        self._settle(entry, copy)
 
     def start(self, entry: AdapterEntry) -> None:
         """Begin to place it, into free blocks; its rows may not be dropped meanwhile.
@@ -85,23 +104,30 @@ class Residency:
             self._computing[entry] = self._clock()
             return
         assert self._copies is not None
-        future = self._copies.submit(self._copy, entry.rows, entry.blocks)
+        future = self._copies.submit(self._copy, entry.rows, *self._places(entry))
         self._placing[entry] = future
         future.add_done_callback(lambda _: self._wake())
 
     def collect(self) -> list[AdapterEntry]:
         """Take over what has been copied since the last call: resident now, or refused."""
         self._at_once_left = self._at_once_bytes
-        done = [pair for pair in self._placing.items() if pair[1].done()]
-        for entry, future in done:
-            del self._placing[entry]
-            try:
-                table, seconds = future.result()
-            except Exception as error:
-                self._refuse(entry, error)
+        ended = []
+        for entry, future in list(self._placing.items()):
+            if not future.done():
                 continue
-            self._settle(entry, table, seconds)
-        return [entry for entry, _ in done]
+            try:
+                copy = future.result()
+                if not copy.ticket.done:
+                    self._wake_after(copy.ticket)
+                    continue
+            except Exception as error:
+                del self._placing[entry]
+                self._refuse(entry, error)
+            else:
+                del self._placing[entry]
+                self._settle(entry, copy)
+            ended.append(entry)
+        return ended
 
     def end_computing(self, entry: AdapterEntry, error: Exception | None = None) -> None:
         """The model has computed what belongs into its blocks: resident. Or failed: refused."""
@@ -110,11 +136,12 @@ class Residency:
             self._refuse(entry, error)
             return
         try:
-            table, _ = self._copy(entry.rows, entry.blocks)
+            copy = self._copy(entry.rows, *self._places(entry))
+            copy.ticket.wait()
         except Exception as failure:
             self._refuse(entry, failure)
         else:
-            self._settle(entry, table, seconds)
+            self._settle(entry, replace(copy, seconds=seconds))
 
     def stop_computing(self, entry: AdapterEntry) -> None:
         """Give up what was computed of it."""
@@ -151,11 +178,24 @@ class Residency:
         assert entry.num_blocks is not None
         return self._pool.take(entry.num_blocks, entry)
 
-    def _copy(self, rows: object, blocks: list[int]) -> tuple[object, float]:
-        started = self._clock()
-        return self._placer.place(rows, blocks), self._clock() - started
+    def _places(self, entry: AdapterEntry) -> tuple[list[int], int]:
+        """Return the blocks that it gets, and the step that may still use what was in them."""
+        return entry.blocks, self._pool.last_step(entry.blocks)
 
-    def _settle(self, entry: AdapterEntry, table: object, seconds: float) -> None:
-        entry.finish_placing(table, seconds)
+    def _copy(self, rows: object, blocks: list[int], after: int) -> _Copy:
+        started = self._clock()
+        ticket = self._placer.place(rows, blocks, after)
+        return _Copy(ticket, started, self._clock() - started if ticket.done else None)
+
+    def _wake_after(self, ticket: Ticket) -> None:
+        """Have the engine woken when `ticket` is done: it may have no step to run until then."""
+        assert self._copies is not None
+        if self._joined is None or self._joined.done():
+            self._joined = self._copies.submit(ticket.join)
+            self._joined.add_done_callback(lambda _: self._wake())
+
+    def _settle(self, entry: AdapterEntry, copy: _Copy) -> None:
+        seconds = self._clock() - copy.started if copy.seconds is None else copy.seconds
+        entry.finish_placing(copy.ticket.result(), seconds)
         self.resident[entry] = None
         self.num_loads += 1

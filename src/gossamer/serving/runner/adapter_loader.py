@@ -2,16 +2,15 @@
 
 from pathlib import Path
 
-from torch import Tensor
-
 from gossamer.adapters.load import Adapter, BaseShape, load_adapter
 from gossamer.adapters.reading.budget import Budget
 from gossamer.adapters.reading.limits import AdapterLimits
 from gossamer.errors import UnsupportedAdapterError
 from gossamer.serving.core.adapter import AdapterEntry
 from gossamer.serving.core.adapter_state import AdapterFacts
+from gossamer.serving.core.tickets import Ticket
+from gossamer.serving.device.device import Copier
 from gossamer.serving.packing.packer import HostAdapter, Packer
-from gossamer.serving.packing.resident import Resident
 from gossamer.serving.store.reader import Loaded
 
 
@@ -22,20 +21,22 @@ class AdapterLoader:
         self,
         base: BaseShape,
         packer: Packer,
-        pool: Tensor,
+        copier: Copier,
         base_fingerprint: str,
         limits: AdapterLimits,
         max_context: int,
     ) -> None:
-        """`limits`: what is read of an adapter at most; what `pool` cannot hold is not read, and
-        what leaves no room in `max_context` positions is refused."""
+        """`limits`: what is read of an adapter at most; what the pool of `copier` cannot hold is
+        not read, and what leaves no room in `max_context` positions is refused."""
         self._max_context = max_context
         self._base = base
-        self._pool = pool
+        self._copier = copier
         self._base_fingerprint = base_fingerprint
         self._packer = packer
         self._budget = Budget(
-            limits=limits, pool_bytes=pool.numel(), low_rank_width=packer.low_rank_width
+            limits=limits,
+            pool_bytes=copier.pool.numel(),
+            low_rank_width=packer.low_rank_width,
         )
 
     def load(self, entry: AdapterEntry) -> Loaded:
@@ -63,9 +64,9 @@ class AdapterLoader:
             ),
         )
 
-    def place(self, rows: HostAdapter, blocks: list[int]) -> Resident:
-        """Copy an adapter into blocks."""
-        return rows.place(self._pool, blocks)
+    def place(self, rows: HostAdapter, blocks: list[int], after: int) -> Ticket:
+        """See `Placer.place`; the ticket's result is a `Resident`."""
+        return self._copier.place(rows, blocks, after)
 
     def _require_context(self, adapter: Adapter) -> None:
         """Raise `UnsupportedAdapterError` for virtual tokens that leave no room for a prompt."""

@@ -1,11 +1,9 @@
-"""Sizes of a loaded model that its pool and its adapters depend on, and the pool's memory."""
+"""Sizes of a loaded model that its pool and its adapters depend on."""
 
-import mmap
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from gossamer.adapters.base_shape import BaseShape
 from gossamer.serving.packing.capacity import BaseSizes
@@ -36,16 +34,6 @@ def longest_row(model: Any) -> int:
         for module in model.modules()
         if isinstance(module, nn.Linear) and module is not output
     )
-
-
-def pool_memory(num_blocks: int, block_bytes: int) -> Tensor:
-    """Reserve the pool's bytes. They take memory from the system only when first written."""
-    if not hasattr(mmap, "MADV_HUGEPAGE"):
-        return torch.empty(num_blocks * block_bytes, dtype=torch.uint8)
-    pool = mmap.mmap(-1, num_blocks * block_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    # A step reads rows all over the pool; with small pages it would wait for address translation.
-    pool.madvise(mmap.MADV_HUGEPAGE)
-    return torch.frombuffer(pool, dtype=torch.uint8)
 
 
 def base_sizes(folder: Path) -> BaseSizes:

@@ -7,6 +7,7 @@ from typing import Any
 
 from gossamer.serving.core.adapter import AdapterEntry
 from gossamer.serving.core.adapter_state import AdapterFacts
+from gossamer.serving.core.tickets import DoneTicket, Ticket
 from gossamer.serving.store.folder import AdapterFolder
 from gossamer.serving.store.reader import Loaded
 
@@ -49,9 +50,9 @@ class SimulatedLoader:
             ),
         )
 
-    def place(self, rows: Any, blocks: list[int]) -> Any:
+    def place(self, rows: Any, blocks: list[int], after: int) -> Ticket:
         """Return the rows themselves; nothing is written."""
-        return rows
+        return DoneTicket(rows)
 
 
 class SimulatedDisk(Executor):

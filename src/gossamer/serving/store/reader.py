@@ -28,18 +28,15 @@ class Loaded:
 
     facts: AdapterFacts
     rows: Any
-    """What `place` writes into blocks; where it does not make the adapter whole (`is_copied`), the
-    model must have computed it there."""
+    """What is placed in blocks; where that does not make the adapter whole (`is_copied`), the model
+    must have computed it there."""
 
 
 class Loader(Protocol):
-    """Reads adapters and writes their rows into blocks; the only one that knows tensors."""
+    """Reads adapters; knows tensors, as `Placer` does, which writes them into blocks."""
 
     def load(self, entry: AdapterEntry) -> Loaded:
         """Read and check; raises `GossamerError`. Called on the loading thread."""
-
-    def place(self, rows: Any, blocks: list[int]) -> Any:
-        """Copy rows into blocks; returns the table that finds them."""
 
 
 def reading_threads(limit_seconds: float = math.inf) -> DaemonThreads:
