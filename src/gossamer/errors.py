@@ -27,7 +27,8 @@
         ├── OverloadedError        too many requests are waiting; carries a retry hint
         │   └── QuotaError         the tenant has used up what it may use for now
         ├── AdapterReplacedError   a begun request has lost its version of an adapter
-        └── EngineStoppedError     the engine is shutting down or has failed
+        ├── EngineStoppedError     the engine is shutting down or has failed
+        └── RankLostError          a process of a tensor-parallel server has gone
 
 The message is one clear line: what is wrong, with the value, and the remedy. Commands print it
 and exit with `exit_code`; the server sends it in OpenAI's error shape with a status that
@@ -176,6 +177,11 @@ class AdapterReplacedError(ServingError):
 
 class EngineStoppedError(ServingError):
     """The engine is shutting down or has failed."""
+
+
+class RankLostError(ServingError):
+    """A process of a tensor-parallel server has gone or does not answer; the server has to be
+    started again."""
 
 
 MAX_CUT = 200

@@ -24,6 +24,7 @@ ARROWS: dict[str, set[str]] = {
     "sparsity": BOTTOM | {"adapters", "kernels"},
     "training": BOTTOM | {"adapters", "basemodel", "kernels", "methods", "sparsity"},
     "serving": BOTTOM | {"adapters", "basemodel", "kernels"},
+    "cluster": BOTTOM | {"adapters", "basemodel", "kernels", "serving"},
     "merging": BOTTOM | {"adapters", "basemodel"},
     "verification": BOTTOM | {"adapters", "basemodel", "methods", "serving", "training"},
     "cli": BOTTOM
@@ -43,6 +44,10 @@ HOMES = {
     "re2": r"adapters/patterns\.py$",
     "triton": r"(.*/)?triton_kernels\.py$",
 }
+
+
+# Serving is handed what it needs of other processes.
+DISTRIBUTED = r"(cluster|methods|training)/"
 
 
 def _rooms_of(source: Source) -> set[str]:
@@ -76,6 +81,16 @@ def test_third_party_packages_stay_in_their_rooms(package):
         and not re.match(HOMES[package], source.name)
     ]
     assert not wrong, f"{package} is imported by {wrong}"
+
+
+def test_serving_knows_no_process_groups():
+    wrong = [
+        source.name
+        for source in sources()
+        if any(name.startswith("torch.distributed") for name in source.imports)
+        and not re.match(DISTRIBUTED, source.name)
+    ]
+    assert not wrong, wrong
 
 
 def test_only_the_serve_command_reaches_http():

@@ -1,0 +1,137 @@
+"""Joins the processes of a tensor-parallel model: who is who, and how they add and gather.
+
+Processes that Gossamer starts itself meet through a file in a private folder and talk over the
+loopback interface; under torchrun (`RANK` is set) they meet where torchrun says.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch._C._distributed_c10d import FileStore
+
+from gossamer.cluster.channel import ControlChannel
+from gossamer.errors import SettingError
+from gossamer.serving.shard import Shard
+
+STORE = "GOSSAMER_STORE"
+"""The variable that names the file through which started processes meet."""
+START_SECONDS = 3600.0
+"""So long the ranks wait for each other while the model is loaded."""
+LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo"}
+"""Keeps what ranks on one machine say on that machine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """The process groups of one rank, and what it does with them."""
+
+    rank: int
+    size: int
+    compute: Any
+    """The group of steps."""
+    control: ControlChannel
+    loads: Any
+    """The gloo group of the threads that read adapters."""
+
+    @property
+    def shard(self) -> Shard:
+        """Return the rank as the model sees it."""
+        return Shard(self.rank, self.size, self._all_reduce, self._gather)
+
+    def least(self, number: int) -> int:
+        """Return the smallest of the numbers of all ranks; at start only."""
+        return -_most(-number)
+
+    def meet(self) -> None:
+        """Wait until all ranks are here; at start only."""
+        _most(0)
+
+    def most(self, numbers: list[int]) -> list[int]:
+        """Return the largest of the numbers of all ranks, one by one; on the loading thread."""
+        tensor = torch.tensor(numbers, dtype=torch.int64)
+        dist.all_reduce(tensor, op=dist.ReduceOp.MAX, group=self.loads)
+        return tensor.tolist()
+
+    def add_up(self, tensor: Tensor) -> None:
+        """Add up a tensor of all ranks in place; on the loading thread."""
+        dist.all_reduce(tensor, group=self.loads)
+
+    def close(self) -> None:
+        """Leave the group."""
+        dist.destroy_process_group()
+
+    def _all_reduce(self, tensor: Tensor) -> None:
+        dist.all_reduce(tensor, group=self.compute)
+
+    def _gather(self, part: Tensor, total: int) -> Tensor:
+        """See `Shard.gather`: parts as torch's chunks divide `total`, the last may be shorter."""
+        width = -(-total // self.size)
+        own = torch.nn.functional.pad(part, (0, width - part.shape[-1])).contiguous()
+        parts = [torch.empty_like(own) for _ in range(self.size)] if self.rank == 0 else None
+        dist.gather(own, parts, dst=0, group=self.compute)
+        return part if parts is None else torch.cat(parts, dim=-1)[..., :total]
+
+
+def _most(number: int) -> int:
+    """The largest of the numbers of all ranks; the whole group has the long time limit."""
+    tensor = torch.tensor([number], dtype=torch.int64)
+    dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+    return int(tensor)
+
+
+def join(seconds: float, load_seconds: float) -> Ranks:
+    """Join the others as the environment says.
+
+    seconds: after which one that does not answer counts as lost; load_seconds: the same for one
+    that reads an adapter. Raises `SettingError` if this process is in a group already.
+    """
+    if dist.is_initialized():
+        raise SettingError(
+            "this process is in a torch.distributed group already: one process can hold one "
+            "tensor-parallel model; close the other one first"
+        )
+    start = timedelta(seconds=START_SECONDS)
+    if STORE not in os.environ:
+        dist.init_process_group("gloo", timeout=start)
+    else:
+        size = int(os.environ["WORLD_SIZE"])
+        dist.init_process_group(
+            "gloo",
+            store=FileStore(os.environ[STORE], size),
+            rank=int(os.environ["RANK"]),
+            world_size=size,
+            timeout=start,
+        )
+
+    def group(seconds: float) -> Any:
+        return dist.new_group(backend="gloo", timeout=timedelta(seconds=seconds))
+
+    return Ranks(
+        rank=dist.get_rank(),
+        size=dist.get_world_size(),
+        compute=group(seconds),
+        control=ControlChannel(group(seconds)),
+        loads=group(load_seconds),
+    )
+
+
+@contextmanager
+def variables(values: dict[str, str]) -> Iterator[None]:
+    """Set variables of the environment for a while."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

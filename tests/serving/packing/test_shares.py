@@ -1,0 +1,86 @@
+"""The shares of an adapter act on the shares of the layers as the whole does on the whole."""
+
+import torch
+
+from gossamer.adapters.kinds.ia3 import Ia3Adapter
+from gossamer.adapters.kinds.prefix import PrefixAdapter
+from gossamer.adapters.kinds.sparse_delta import Blocks, Entries, SparseAdapter
+from gossamer.serving.packing.sharded import share_of_ia3, share_of_prefix, share_of_sparse
+from gossamer.serving.shard import Shard, slices_of
+
+SHAPES = {"a.q_proj": (24, 10), "a.k_proj": (8, 10), "a.o_proj": (10, 24), "whole": (6, 10)}
+STYLES = {"a.q_proj": "column", "a.k_proj": "column", "a.o_proj": "row"}
+
+
+def slices(rank, size):
+    shard = Shard(rank, size, lambda tensor: None, lambda part, total: part)
+    return slices_of(shard, STYLES, SHAPES, kv_heads=2)
+
+
+def entries(path, generator, count=30):
+    h_out, h_in = SHAPES[path]
+    return Entries(
+        torch.randint(h_out, (count,), generator=generator),
+        torch.randint(h_in, (count,), generator=generator),
+        torch.randn(count, generator=generator),
+    )
+
+
+def blocks(path, generator, count=4):
+    places = []
+    for _ in range(count):
+        corner = [int(torch.randint(side, (), generator=generator)) for side in SHAPES[path]]
+        places.append([*corner, *(s - c for s, c in zip(SHAPES[path], corner, strict=True))])
+    held = sum(height * width for _, _, height, width in places)
+    return Blocks(torch.tensor(places), torch.randn(held, generator=generator))
+
+
+def dense(delta, shape):
+    weight = torch.zeros(shape)
+    delta.add_to(weight)
+    return weight
+
+
+def test_sparse_changes_of_all_ranks_are_the_whole_change():
+    generator = torch.Generator().manual_seed(3)
+    for make in (entries, blocks):
+        adapter = SparseAdapter("s", "d", {path: make(path, generator) for path in SHAPES})
+        for size in (2, 4):
+            for rank in range(size):
+                own = slices(rank, size)
+                share = share_of_sparse(adapter, own)
+                for path, delta in adapter.deltas.items():
+                    part = own.of(path)
+                    want = dense(delta, SHAPES[path])[part.outputs, part.inputs]
+                    torch.testing.assert_close(dense(share.deltas[path], want.shape), want)
+
+
+def test_a_rank_may_have_no_changes_at_all():
+    far = Entries(torch.tensor([0]), torch.tensor([0]), torch.tensor([1.0]))
+    block = Blocks(torch.tensor([[0, 0, 1, 1]]), torch.tensor([1.0]))
+    adapter = SparseAdapter("s", "d", {"a.q_proj": far, "a.o_proj": block})
+    share = share_of_sparse(adapter, slices(1, 2))
+    assert len(share.deltas["a.q_proj"].values) == 0
+    assert share.deltas["a.o_proj"].places.shape == (0, 4)
+
+
+def test_fewer_key_value_heads_than_ranks_are_copied():
+    """Four ranks and two heads of 4: ranks 0 and 1 have the first, 2 and 3 the second."""
+    factors = torch.arange(8.0)
+    adapter = Ia3Adapter("i", "d", {"a.k_proj": factors}, {"a.o_proj": torch.arange(24.0)})
+    kept = [share_of_ia3(adapter, slices(rank, 4)) for rank in range(4)]
+    assert [share.outputs["a.k_proj"].tolist() for share in kept] == [
+        [0, 1, 2, 3],
+        [0, 1, 2, 3],
+        [4, 5, 6, 7],
+        [4, 5, 6, 7],
+    ]
+    assert torch.equal(torch.cat([s.inputs["a.o_proj"] for s in kept]), torch.arange(24.0))
+
+
+def test_a_prefix_keeps_the_rank_s_heads():
+    states = torch.randn(5, 3, 2, 2, 4)
+    adapter = PrefixAdapter("p", "d", None, states)
+    assert torch.equal(share_of_prefix(adapter, slices(1, 2)).keys_values, states[:, :, :, 1:])
+    embeddings = PrefixAdapter("p", "d", torch.randn(5, 10), None)
+    assert share_of_prefix(embeddings, slices(1, 2)) is embeddings
