@@ -13,12 +13,8 @@ import importlib
 import json
 import os
 import pkgutil
-import re
-import subprocess
 import sys
-import tempfile
 import time
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -29,29 +25,21 @@ from triton.compiler import ASTSource
 
 import gossamer.kernels
 from gossamer.kernels.triton_kernels import CompileCase
+from machine_code import MachineCode, read
 
 ARCHITECTURES = (80, 90, 120)
-TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
 WIDTHS = (16, 8, 4, 2, 1)
 COLUMNS = ("registers", "spills", "stack", "shared", "HMMA", "HGMMA", "FFMA", "seconds")
 
 
-@dataclass
-class Row:
+@dataclass(kw_only=True)
+class Row(MachineCode):
     """What one case takes on one architecture."""
 
     label: str
     arch: int
-    registers: int = 0
-    spills: int = 0
-    stack: int = 0
-    shared: int = 0
-    HMMA: int = 0
-    HGMMA: int = 0
-    FFMA: int = 0
     seconds: float = 0.0
-    loads: dict[str, int] = field(default_factory=dict)
-    """Instructions in PTX: "cp.async.16" copies 16 bytes to shared memory, "ld.16" loads them."""
+    """Of compiling."""
     problems: list[str] = field(default_factory=list)
 
 
@@ -94,39 +82,9 @@ def compile_case(case: CompileCase, arch: int) -> Row:
         row.problems.append(f"does not compile: {type(error).__name__}: {error}")
         return row
     row.seconds = round(time.perf_counter() - started, 2)
-    row.shared = binary.metadata.shared
-    row.loads = count_loads(binary.asm["ptx"])
-    read_machine_code(binary.asm["cubin"], row)
+    read(binary, row)
     row.problems += list(problems(case, row))
     return row
-
-
-def count_loads(ptx: str) -> dict[str, int]:
-    """Loads from global memory by kind and width in bytes."""
-    found: Counter[str] = Counter()
-    for size in re.findall(r"cp\.async\.c[ga]\.shared\.global[^;]*?, *(0x[0-9a-f]+|\d+)", ptx):
-        found[f"cp.async.{int(size, 0)}"] += 1
-    for vector, bits in re.findall(r"ld\.global[\w.:]*?(?:\.v(\d))?\.[bfsu](\d+)\s", ptx):
-        found[f"ld.{int(vector or 1) * int(bits) // 8}"] += 1
-    return dict(found)
-
-
-def read_machine_code(cubin: bytes, row: Row) -> None:
-    """Put what NVIDIA's own tools say into `row`."""
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
-        file.flush()
-        usage, sass = (
-            subprocess.run(
-                [TOOLS / tool, option, file.name], capture_output=True, text=True, check=True
-            ).stdout
-            for tool, option in (("cuobjdump", "--dump-resource-usage"), ("nvdisasm", "-c"))
-        )
-    sizes = dict(re.findall(r"\b(REG|STACK):(\d+)", usage))
-    row.registers, row.stack = int(sizes["REG"]), int(sizes["STACK"])
-    count = Counter(re.findall(r"\b(LDL|STL|HMMA|HGMMA|FFMA)\b", sass))
-    row.spills = count["LDL"] + count["STL"]
-    row.HMMA, row.HGMMA, row.FFMA = count["HMMA"], count["HGMMA"], count["FFMA"]
 
 
 def problems(case: CompileCase, row: Row) -> Iterator[str]:

@@ -1,0 +1,65 @@
+"""This project's grouped LoRA on the work of `peers.work`."""
+
+import numpy as np
+import torch
+
+from gossamer.kernels.bundles import make_bundles
+from gossamer.kernels.grouped_lora import LoraTable, RowFormat
+from gossamer.kernels.grouped_lora.device_table import write_table
+from gossamer.kernels.grouped_lora.triton_kernels import TritonGroupedLora, scratch_elements
+from gossamer.kernels.runs import Run
+from peers.work import Factors, Prepared
+
+NAME = "gossamer"
+
+
+def prepare(factors: Factors) -> Prepared:
+    """Put rows, then tables, into a pool; rows are bfloat16, whatever x is."""
+    group, work = factors.group, factors.work
+    modules = range(len(group.widths))
+    device = torch.device(factors.device)
+    num_rows_bytes = factors.least_bytes
+    tables, rows, low = [], [], 0
+    for slot, rank in enumerate(work.ranks):
+        offsets = []
+        for m, width in enumerate(group.widths):
+            offsets += [low + i * group.h_in for i in range(rank)]
+            low += rank * group.h_in
+            offsets += [low + i * width for i in range(rank)]
+            low += rank * width
+            rows += [factors.a[slot][m].reshape(-1), factors.b[slot][m].T.reshape(-1)]
+        table = LoraTable(
+            first_row=np.array([2 * rank * m for m in modules]),
+            rank=np.full(len(modules), rank, np.int32),
+            scale=np.ones(len(modules), np.float32),
+            offsets=np.array(offsets, dtype=np.int64),
+            row_scale=np.ones(2 * rank * len(modules), np.float32),
+            format=RowFormat.BFLOAT16,
+        )
+        tables.append(write_table(table, None))
+    places = num_rows_bytes + np.cumsum([0, *(-(-len(t) // 16) * 16 for t in tables)])
+    pool = torch.empty(int(places[-1]), dtype=torch.uint8, device=device)
+    if device.type != "meta":
+        pool[:num_rows_bytes] = torch.cat(rows).to(torch.bfloat16).view(torch.uint8)
+        for place, table in zip(places.tolist(), tables, strict=False):
+            pool[place : place + len(table)] = torch.from_numpy(table).to(device)
+    runs = [Run(token, 1, token) for token in range(len(work.ranks))]
+    bundles = make_bundles(runs, places[:-1].tolist(), work.ranks, 8).to(device)
+    size = scratch_elements(len(modules), group.h_in, bundles.rows)
+    scratch = torch.empty(size, dtype=torch.float32, device=device)
+    operation = TritonGroupedLora(
+        pool, list(modules), group.widths, group.h_in, scratch, formats=[RowFormat.BFLOAT16]
+    )
+    y = factors.y.clone()
+    metadata = [
+        bundles.first, bundles.count, bundles.entry, bundles.entry_table, bundles.entry_weight,
+        bundles.entry_row, pool[num_rows_bytes:],
+    ]  # fmt: skip
+    return Prepared(
+        launch=lambda: operation.add_(y, factors.x, bundles),
+        y=y,
+        buffers={
+            "rows": [pool[:num_rows_bytes]], "x": [factors.x], "y": [y], "scratch": [scratch],
+            "metadata": metadata,
+        },
+    )  # fmt: skip

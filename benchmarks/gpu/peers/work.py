@@ -1,0 +1,101 @@
+"""The work that every implementation gets: one token for each of many adapters."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Group:
+    """Linear layers that read the same input."""
+
+    name: str
+    h_in: int
+    widths: tuple[int, ...]
+
+
+LLAMA_3_8B = (
+    Group("qkv", 4096, (4096, 1024, 1024)),
+    Group("o", 4096, (4096,)),
+    Group("gate_up", 4096, (14336, 14336)),
+    Group("down", 14336, (4096,)),
+)
+"""The groups of a decoder layer."""
+
+TOY = (Group("qkv", 1024, (64, 32, 32)), Group("down", 2048, (64,)))
+"""Groups on which a program of the interpreter takes milliseconds."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """A decode step: each token has an adapter of its own."""
+
+    label: str
+    ranks: tuple[int, ...]
+    """Of each token's adapter."""
+    max_rank: int
+    """What the server was started for: peers make room for it."""
+    planned: int = 64
+    """Tokens for which tiles are chosen, where that depends on them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """An implementation's arrays for one group, filled, and how it is launched."""
+
+    launch: Callable[[], object]
+    y: Tensor
+    """What the launch adds to, [tokens, sum of widths]."""
+    buffers: Mapping[str, Sequence[Tensor]]
+    """Arrays by what they hold: "rows" of adapters, "x", "y", "scratch", "metadata"."""
+    scratch_of: Callable[[], Sequence[Tensor]] = field(default=tuple)
+    """Scratch that only a launch makes."""
+
+
+class Factors:
+    """The adapters of a step, the same for every implementation."""
+
+    def __init__(
+        self, group: Group, work: Work, dtype: torch.dtype, device: str, seed: int = 0
+    ) -> None:
+        """dtype: of x, y and the rows; on "meta" nothing is drawn."""
+        self.group, self.work, self.dtype, self.device = group, work, dtype, device
+        is_real = device != "meta"
+        generator = torch.Generator(device if is_real else "cpu").manual_seed(seed)
+
+        def draw(*shape: int, size: float) -> Tensor:
+            if not is_real:
+                return torch.empty(*shape, dtype=dtype, device=device)
+            values = torch.randn(*shape, generator=generator, device=device)
+            # Bits that float16 and bfloat16 both have, so that all get the same numbers.
+            return (values * size).to(torch.bfloat16).to(dtype)
+
+        count = len(work.ranks)
+        self.x = draw(count, group.h_in, size=group.h_in**-0.5)
+        self.y = draw(count, sum(group.widths), size=1.0)
+        self.a = [[draw(r, group.h_in, size=1.0) for _ in group.widths] for r in work.ranks]
+        """Of each adapter and module, [rank, h_in]."""
+        self.b = [[draw(width, r, size=r**-0.5) for width in group.widths] for r in work.ranks]
+        """Of each adapter and module, [h_out, rank]."""
+
+    @property
+    def least_bytes(self) -> int:
+        """Bytes of the rows of all adapters: what must be read at least."""
+        numbers = self.group.h_in * len(self.group.widths) + sum(self.group.widths)
+        return self.dtype.itemsize * numbers * sum(self.work.ranks)
+
+    def expected(self) -> Tensor:
+        """Return y after the operation, in float64."""
+        result = self.y.double()
+        for token, (a, b) in enumerate(zip(self.a, self.b, strict=True)):
+            x = self.x[token].double()
+            parts = [bm.double() @ (am.double() @ x) for am, bm in zip(a, b, strict=True)]
+            result[token] += torch.cat(parts)
+        return result
+
+    def error(self, y: Tensor) -> float:
+        """Return the error of `y` relative to the size of what is added."""
+        expected = self.expected()
+        return float((y.double() - expected).norm() / (expected - self.y.double()).norm())
