@@ -23,7 +23,7 @@ from tiny import make_lora
 PAGE = ROOT / "docs" / "architecture.md"
 # The heading of each journey, and how many functions and files a reader may have to enter.
 BOUNDS = {
-    "A chat request, to its last event": (42, 28),
+    "A chat request, to its last event": (44, 28),
     "An adapter folder, to its kernel": (26, 16),
     "`gossamer tune --method smt`, to a saved adapter": (27, 20),
 }

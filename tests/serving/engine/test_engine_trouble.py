@@ -4,6 +4,7 @@ import random
 import threading
 import time
 
+import pytest
 from engine_case import (
     ask,
     ask_tokens,
@@ -23,7 +24,7 @@ from gossamer.errors import (
     ServingError,
 )
 from gossamer.serving.core.messages import Failed, Finished, Request, SamplingParams, Tokens
-from gossamer.serving.engine.output import Generation
+from gossamer.serving.engine.output import Generation, RequestOutput
 
 from tiny import make_lora
 
@@ -106,23 +107,47 @@ def test_a_step_that_fails_ends_the_requests_of_that_step_only(make_engine):
     check_idle(engine)
 
 
-def test_a_token_that_cannot_be_told_ends_its_request_only(make_engine, monkeypatch):
+@pytest.mark.parametrize(
+    ("owner", "method"), [(Generation, "accept"), (RequestOutput, "tokens")], ids=str
+)
+def test_a_token_that_cannot_be_told_ends_its_request_only(
+    make_engine, monkeypatch, owner, method
+):
     engine = make_engine()
     slow_down(engine)
     one, other = ask(engine, max_tokens=300), ask(engine, (9, 8), max_tokens=30)
     while not (one.events and other.events):
         time.sleep(0.005)
 
-    accept = Generation.accept
+    take = getattr(owner, method)
 
-    def fail(generation, choice):
-        if generation.sequence.request.request_id == one.id:
+    def fail(taker, choice, **named):
+        if taker.sequence.request.request_id == one.id:
             raise ValueError("pretended")
-        return accept(generation, choice)
+        return take(taker, choice, **named)
 
-    monkeypatch.setattr(Generation, "accept", fail)
+    monkeypatch.setattr(owner, method, fail)
     assert isinstance(one.wait(), Failed)
     assert other.wait().finish_reason == "length"
+    assert len(one.finals) == 1
+    check_idle(engine)
+    assert engine.stats().finished["failed"] == 1
+
+
+def test_a_last_token_that_cannot_be_told_fails_its_request(make_engine, monkeypatch):
+    """The engine has let the request go by then."""
+    engine = make_engine()
+
+    def fail(output, choice, **named):
+        raise ValueError("pretended")
+
+    tokens = RequestOutput.tokens
+    monkeypatch.setattr(RequestOutput, "tokens", fail)
+    one = ask(engine, max_tokens=1)
+    assert isinstance(one.wait(), Failed)
+    monkeypatch.setattr(RequestOutput, "tokens", tokens)
+    assert ask(engine).wait().finish_reason == "length"
+    assert len(one.events) == 1
     check_idle(engine)
 
 
@@ -241,8 +266,8 @@ def test_an_idle_engine_does_not_spin(make_engine, monkeypatch):
     """Neither with nothing to do nor while all that wait are waiting for the disk."""
     engine = make_engine()
     gate = hold_reading(monkeypatch)
-    turns, turn = [], engine.step
-    engine.step = lambda: turns.append(None) or turn()
+    turns, turn = [], engine.loop.step
+    engine.loop.step = lambda: turns.append(None) or turn()
     ask(engine, max_tokens=1).wait()
     late = ask(engine, adapter="r4")
     time.sleep(0.3)

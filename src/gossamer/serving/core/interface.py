@@ -53,7 +53,9 @@ class EngineInterface(Protocol):
         on_event: Callable[[Event], None],
         adapter: AnyAdapter | None = None,
     ) -> None:
-        """Queue `request`; its events go to `on_event`, called from the engine's own thread.
+        """Queue `request`; its events go to `on_event`, called from one thread of the engine's own.
+
+        All requests share that thread: whoever keeps it waiting stops the engine after a while.
 
         `adapter` is what `look_up` gave for `request.adapter`; not given, it is looked up here,
         which may wait for a disk.

@@ -2,11 +2,13 @@
 
 import codecs
 import logging
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
-from gossamer.errors import GossamerError
+from gossamer.errors import GossamerError, ServingError
 from gossamer.serving.core.messages import (
     Event,
     Failed,
@@ -143,22 +145,123 @@ class _WindowText:
 log = logging.getLogger(__name__)
 
 
+FAILED = "the server failed to compute this request; see its log"
+
+
 class Receiver:
     """Passes events on, none after the final one. A receiver's fault is not the engine's."""
 
     def __init__(self, on_event: Callable[[Event], None]) -> None:
         self._on_event = on_event
         self._has_ended = False
+        # A thread that was given up may come back while another tells the end.
+        self._lock = threading.Lock()
 
     def __call__(self, event: Event) -> None:
         """Tell `event`."""
-        if self._has_ended:
-            return
-        self._has_ended = not isinstance(event, Tokens)
+        with self._lock:
+            if self._has_ended:
+                return
+            self._has_ended = not isinstance(event, Tokens)
         try:
             self._on_event(event)
         except BaseException:
             log.exception("the receiver of an event has failed")
+
+
+class RequestOutput:
+    """Makes the events of one request; a method at a time, whichever thread calls it."""
+
+    def __init__(
+        self,
+        sequence: Sequence,
+        stream: TextStream,
+        vocabulary: Vocabulary,
+        emit: Callable[[Event], None],
+    ) -> None:
+        self.sequence = sequence
+        self.emit = emit
+        self._stream = stream
+        self._vocabulary = vocabulary
+        self._num_tokens = 0
+        self._is_broken = False
+
+    @property
+    def met_stop(self) -> bool:
+        """Return whether a stop text has ended the text."""
+        return self._stream.met_stop
+
+    def tokens(
+        self,
+        choice: SampledToken,
+        *,
+        is_text: bool = True,
+        is_last: bool = False,
+        look_for_stops: bool = True,
+    ) -> Tokens:
+        """Make the event of the next token, with the text that is certain by now.
+
+        Args:
+            choice: the token.
+            is_text: whether it adds to the text; that which ends a text does not.
+            is_last: whether no more tokens come, so that nothing is held back.
+            look_for_stops: whether a stop text may end the text here.
+        """
+        stream, text = self._stream, ""
+        if is_text:
+            text, _ = stream.push(choice.token_id, look_for_stops=look_for_stops)
+        if is_last and not stream.met_stop:
+            text += stream.finish(look_for_stops=look_for_stops)
+        self._num_tokens += 1
+        return Tokens(
+            request_id=self.sequence.request.request_id,
+            token_ids=(choice.token_id,),
+            text=text,
+            logprobs=None if choice.logprob is None else (self._logprob(choice),),
+        )
+
+    def tell(self, make: Callable[[], Tokens]) -> None:
+        """Send the event that `make` makes, unless one before could not be made."""
+        if not self._is_broken:
+            self.emit(make())
+
+    def finish(self, reason: FinishReason) -> None:
+        """Send the final event of a request that ran or was cancelled.
+
+        Text is still held back if it is cut between two tokens, for want of memory.
+        """
+        if self._is_broken:
+            self.fail(ServingError(FAILED))
+            return
+        request_id = self.sequence.request.request_id
+        if reason == "length" and (rest := self._stream.finish()):
+            self.emit(Tokens(request_id=request_id, token_ids=(), text=rest))
+        self.emit(
+            Finished(
+                request_id=request_id,
+                finish_reason=reason,
+                prompt_tokens=self.sequence.num_prompt,
+                completion_tokens=self._num_tokens,
+                cached_tokens=self.sequence.num_cached,
+            )
+        )
+
+    def fail(self, error: GossamerError) -> None:
+        """Send the final event of a request that cannot go on."""
+        self.emit(Failed(request_id=self.sequence.request.request_id, error=error))
+
+    def give_up(self) -> None:
+        """Tell no more tokens: one of them could not be told, so the request fails in the end."""
+        self._is_broken = True
+
+    def _logprob(self, choice: SampledToken) -> TokenLogprob:
+        assert choice.logprob is not None
+        return TokenLogprob(
+            token_id=choice.token_id,
+            text=self._vocabulary.text_of(choice.token_id),
+            logprob=choice.logprob,
+            top=tuple((t, self._vocabulary.text_of(t), value) for t, value in choice.top),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,86 +275,71 @@ class ModelInfo:
     eos_token_ids: frozenset[int]
     limits: EngineLimits
 
-    def generation(self, sequence: Sequence, on_event: Callable[[Event], None]) -> "Generation":
-        """Make what turns the tokens of `sequence` into events."""
+    def generation(
+        self,
+        sequence: Sequence,
+        on_event: Callable[[Event], None],
+        tell: Callable[[RequestOutput, Callable[[], None]], None],
+    ) -> "Generation":
+        """Make what follows the tokens of `sequence`; `tell` has a call made where events are."""
         params = sequence.request.sampling
         return Generation(
             sequence=sequence,
             sampling=SamplingState(params, tuple(self.eos_token_ids)),
-            stream=TextStream(self.tokenizer, params.stop),
             eos_token_ids=self.eos_token_ids,
-            vocabulary=vocabulary_of(self.tokenizer),
-            emit=Receiver(on_event),
+            output=RequestOutput(
+                sequence,
+                TextStream(self.tokenizer, params.stop),
+                vocabulary_of(self.tokenizer),
+                Receiver(on_event),
+            ),
+            tell=tell,
         )
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
 class Generation:
-    """Turns the tokens of a sequence into events."""
+    """Follows the tokens of a sequence on the engine's thread: what is drawn, and when it ends.
+
+    Text and events are made where `tell` has calls made, in the order of these calls. But where a
+    stop text may end a request its text is made at once, as no further token may be computed.
+    """
 
     sequence: Sequence
     sampling: SamplingState
-    stream: TextStream
     eos_token_ids: frozenset[int]
-    vocabulary: Vocabulary
-    emit: Callable[[Event], None]
+    output: RequestOutput
+    tell: Callable[[RequestOutput, Callable[[], None]], None]
 
     def accept(self, choice: SampledToken) -> FinishReason | None:
-        """Take the next token: tell its text, and why the request is done if it is."""
-        sequence = self.sequence
+        """Take the next token, and have it told; returns why the request is done if it is."""
+        sequence, output = self.sequence, self.output
         params = sequence.request.sampling
         sequence.token_ids.append(choice.token_id)
-        early = sequence.num_generated < params.min_tokens
-        ended = choice.token_id in self.eos_token_ids and not params.ignore_eos
-        text, met_stop = "", False
-        if not ended:
-            text, met_stop = self.stream.push(choice.token_id, look_for_stops=not early)
+        is_end = choice.token_id in self.eos_token_ids and not params.ignore_eos
         reason: FinishReason | None = None
-        if ended or met_stop:
+        if is_end:
             reason = "stop"
         elif sequence.num_left <= 0:
             reason = "length"
-        if reason is not None and not met_stop:
-            text += self.stream.finish(look_for_stops=not early)
-            if self.stream.met_stop:
-                reason = "stop"
-        self.emit(
-            Tokens(
-                request_id=sequence.request.request_id,
-                token_ids=(choice.token_id,),
-                text=text,
-                logprobs=None if choice.logprob is None else (self._logprob(choice),),
-            )
+        make = partial(
+            output.tokens,
+            choice,
+            is_text=not is_end,
+            is_last=reason is not None,
+            look_for_stops=sequence.num_generated >= params.min_tokens,
         )
-        return reason
+        if not params.stop:
+            self.tell(output, partial(output.tell, make))
+            return reason
+        event = make()
+        self.tell(output, partial(output.emit, event))
+        return "stop" if output.met_stop else reason
 
     def finish(self, reason: FinishReason) -> None:
-        """Send the final event of a request that ran or was cancelled.
-
-        Text is still held back if it is cut between two tokens, for want of memory.
-        """
-        if reason == "length" and (rest := self.stream.finish()):
-            request_id = self.sequence.request.request_id
-            self.emit(Tokens(request_id=request_id, token_ids=(), text=rest))
-        self.emit(
-            Finished(
-                request_id=self.sequence.request.request_id,
-                finish_reason=reason,
-                prompt_tokens=self.sequence.num_prompt,
-                completion_tokens=self.sequence.num_generated,
-                cached_tokens=self.sequence.num_cached,
-            )
-        )
+        """Have the final event told of a request that ran or was cancelled."""
+        self.tell(self.output, partial(self.output.finish, reason))
 
     def fail(self, error: GossamerError) -> None:
-        """Send the final event of a request that cannot go on."""
-        self.emit(Failed(request_id=self.sequence.request.request_id, error=error))
-
-    def _logprob(self, choice: SampledToken) -> TokenLogprob:
-        assert choice.logprob is not None
-        return TokenLogprob(
-            token_id=choice.token_id,
-            text=self.vocabulary.text_of(choice.token_id),
-            logprob=choice.logprob,
-            top=tuple((t, self.vocabulary.text_of(t), value) for t, value in choice.top),
-        )
+        """Have the final event told of a request that cannot go on."""
+        self.tell(self.output, partial(self.output.fail, error))

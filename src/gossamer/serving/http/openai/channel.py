@@ -1,7 +1,7 @@
 """Joins all engine requests of one HTTP call into one stream of events on the event loop.
 
-The engine calls back from its own thread. Events are put into a deque there, and the loop is woken
-at most once until it has looked; the engine never waits for a client.
+The engine calls back from a thread of its own. Events are put into a deque there, and the loop is
+woken at most once until it has looked; the engine never waits for a client.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ Batch = list[tuple[int, Tokens | Finished]]
 
 
 class Channel:
-    """The events of one call's requests, from the engine's thread to the event loop.
+    """The events of one call's requests, from the engine to the event loop.
 
     Use from one task of one event loop: `submit` on some thread, then `batches`, and `cancel` in
     the end.
