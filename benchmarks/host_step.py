@@ -22,10 +22,11 @@ from gossamer.kernels.grouped_lora import LoraTable, RowFormat
 from gossamer.serving.core.adapter import AdapterEntry
 from gossamer.serving.core.messages import Request, SamplingParams
 from gossamer.serving.core.sequence import Sequence
+from gossamer.serving.device.cpu import CpuFetch
 from gossamer.serving.packing.resident import Resident
 from gossamer.serving.runner.batch import BatchBuilder
 from gossamer.serving.runner.lowering.threads import ThreadLowering
-from gossamer.serving.runner.sampler import SamplingState, sample
+from gossamer.serving.runner.sampler import SamplingState, choose
 from gossamer.serving.scheduler.step import ScheduledChunk
 
 MODULES, RANK = 224, 16
@@ -83,7 +84,7 @@ def sampler(count: int, params: SamplingParams) -> Callable[[], object]:
     logits = 3 * torch.randn(count, VOCABULARY, generator=generator)
     logits[:, :8] += 12
     states = [SamplingState(params, ()) for _ in range(count)]
-    return lambda: sample(logits.clone(), states)
+    return lambda: choose(logits.clone(), states, CpuFetch).read()
 
 
 def adapter(number: int) -> AdapterEntry:

@@ -110,9 +110,7 @@ def test_a_step_that_fails_ends_the_requests_of_that_step_only(make_engine):
 @pytest.mark.parametrize(
     ("owner", "method"), [(Generation, "accept"), (RequestOutput, "tokens")], ids=str
 )
-def test_a_token_that_cannot_be_told_ends_its_request_only(
-    make_engine, monkeypatch, owner, method
-):
+def test_a_token_that_cannot_be_told_ends_its_request_only(make_engine, monkeypatch, owner, method):
     engine = make_engine()
     slow_down(engine)
     one, other = ask(engine, max_tokens=300), ask(engine, (9, 8), max_tokens=30)

@@ -55,7 +55,7 @@ class EngineInterface(Protocol):
     ) -> None:
         """Queue `request`; its events go to `on_event`, called from one thread of the engine's own.
 
-        All requests share that thread: whoever keeps it waiting stops the engine after a while.
+        All requests share that thread: a receiver that keeps it waiting stops the engine in time.
 
         `adapter` is what `look_up` gave for `request.adapter`; not given, it is looked up here,
         which may wait for a disk.

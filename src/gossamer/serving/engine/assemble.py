@@ -92,7 +92,7 @@ def assemble_engine(settings: ServeSettings, folder: Path, limits_of: LimitsOf) 
         merger = HotMerger(LayerMerger(loader, base.model.modules))
     return Engine(
         model=base.info,
-        runner=ModelRunner(base.model, base.builder, merger),
+        runner=ModelRunner(base.model, base.builder, base.device, merger),
         scheduler=scheduler,
         rate_limiter=RateLimiter(settings.max_waiting, scheduler.usage, limits_of),
         mailbox=mailbox,
@@ -120,7 +120,7 @@ def _load_base(settings: ServeSettings, folder: Path) -> _Base:
             block_tokens=layout.block_tokens, num_workers=torch.get_num_threads()
         ),
     )
-    warm_up(ModelRunner(paged, builder))
+    warm_up(ModelRunner(paged, builder, device))
     info = ModelInfo(
         name=_model_name(settings.model, folder),
         tokenizer=tokenizer,

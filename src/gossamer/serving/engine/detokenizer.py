@@ -15,7 +15,7 @@ from gossamer.serving.engine.output import RequestOutput
 log = logging.getLogger(__name__)
 
 MOST_BEHIND = 4096
-"""With so many calls to be made no step is begun: whoever receives events is too slow for it."""
+"""With more calls than this to be made no step is begun: a receiver of events is too slow."""
 
 
 class Detokenizer:

@@ -6,9 +6,7 @@ engine's alone touches scheduler, memory and model.
 
 import logging
 import threading
-import time
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 
 from gossamer.errors import EngineStoppedError, GossamerError, ServingError
@@ -22,8 +20,8 @@ from gossamer.serving.engine.detokenizer import Detokenizer
 from gossamer.serving.engine.open_requests import OpenRequests
 from gossamer.serving.engine.output import FAILED, Generation, RequestOutput
 from gossamer.serving.engine.stats import EngineFigures
-from gossamer.serving.runner.model_runner import ModelRunner
-from gossamer.serving.runner.sampler import SampledToken, sample
+from gossamer.serving.runner.model_runner import Choices, ModelRunner, Moments
+from gossamer.serving.runner.sampler import SampledToken
 from gossamer.serving.scheduler.rate_limiter import RateLimiter
 from gossamer.serving.scheduler.scheduler import Scheduler
 from gossamer.serving.scheduler.step import ScheduledChunk
@@ -33,12 +31,7 @@ log = logging.getLogger(__name__)
 _CUT_OFF = "the engine hangs; the answer was cut off"
 
 
-@dataclass(frozen=True, slots=True)
-class _Computed:
-    """The next tokens of a step, and when it was begun, built, computed and sampled."""
-
-    choices: list[tuple[Sequence, SampledToken | None]]
-    moments: tuple[float, float, float, float]
+Result = tuple[Choices, Moments]
 
 
 class EngineLoop:
@@ -123,8 +116,8 @@ class EngineLoop:
             if self.detokenizer.is_behind:
                 return self._is_broken
             chunks = self._schedule()
-            if chunks and (computed := self._run(chunks)) is not None:
-                self._postprocess(chunks, computed)
+            if chunks and (result := self._run(chunks)) is not None:
+                self._postprocess(chunks, result)
             return bool(chunks) or self._scheduler.wants_step or self._is_broken
         except Exception:
             log.exception("a step of the engine has failed")
@@ -150,26 +143,23 @@ class EngineLoop:
             self._scheduler.audit()
         return chunks
 
-    def _run(self, chunks: list[ScheduledChunk]) -> _Computed | None:
+    def _run(self, chunks: list[ScheduledChunk]) -> Result | None:
         """Compute `chunks` and choose the next tokens; None if that failed."""
         try:
-            step = self._runner.step(chunks)
-            states = [self.requests.generation(s).sampling for s in step.sequences]
-            choices = sample(step.logits, states)
+            return self._runner.launch(chunks, self.requests.sampling).result()
         except Exception as error:
             # No memory, say. The requests of this step end; the others go on.
             log.exception("a step has failed")
             self._fail(self._scheduler.failed(chunks, error))
             return None
-        pairs = list(zip(step.sequences, choices, strict=True))
-        return _Computed(pairs, (*step.moments, time.monotonic()))
 
-    def _postprocess(self, chunks: list[ScheduledChunk], computed: _Computed) -> None:
+    def _postprocess(self, chunks: list[ScheduledChunk], result: Result) -> None:
         """Take in what was computed, and tell the new tokens."""
-        num_chosen = sum(choice is not None for _, choice in computed.choices)
-        self.figures.observe_step(chunks, computed.moments, num_chosen)
-        self._scheduler.postprocess(chunks, computed.moments[-1] - computed.moments[0])
-        for sequence, choice in computed.choices:
+        choices, moments = result
+        num_chosen = sum(choice is not None for _, choice in choices)
+        self.figures.observe_step(chunks, moments, num_chosen)
+        self._scheduler.postprocess(chunks, moments[-1] - moments[0])
+        for sequence, choice in choices:
             self._accept(sequence, choice)
 
     def _accept(self, sequence: Sequence, choice: SampledToken | None) -> None:

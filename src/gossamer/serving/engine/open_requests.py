@@ -2,6 +2,7 @@
 
 from gossamer.serving.core.sequence import Sequence
 from gossamer.serving.engine.output import Generation
+from gossamer.serving.runner.sampler import SamplingState
 
 
 class OpenRequests:
@@ -58,6 +59,10 @@ class OpenRequests:
     def generation(self, sequence: Sequence) -> Generation:
         """Return what turns the tokens of `sequence`, which was seen, into events."""
         return self._seen[sequence]
+
+    def sampling(self, sequence: Sequence) -> SamplingState:
+        """Return what sampling keeps of `sequence`, which was seen."""
+        return self._seen[sequence].sampling
 
     def pop(self, sequence: Sequence) -> Generation | None:
         """Forget `sequence`; returns what tells its end, if that was not told yet."""

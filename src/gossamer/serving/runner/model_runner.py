@@ -1,7 +1,7 @@
-"""Owns the model alone: takes the chunks of a step and gives logits."""
+"""Owns the model alone: takes the chunks of a step and gives the next tokens."""
 
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,10 +10,12 @@ from torch import Tensor
 from gossamer.kernels.paged_attention import KvLayout, make_paged_attention
 from gossamer.serving.core.sequence import Sequence
 from gossamer.serving.core.stats import MergeStats
+from gossamer.serving.device.device import Device
 from gossamer.serving.runner.attach import AdaptedModules, attach
 from gossamer.serving.runner.batch import BatchBuilder
 from gossamer.serving.runner.layers import StepContext
 from gossamer.serving.runner.lowering.step import StepBatch
+from gossamer.serving.runner.sampler import ChosenTokens, SampledToken, SamplingState, choose
 from gossamer.serving.scheduler.hot_merge import HotMerger
 from gossamer.serving.scheduler.step import ScheduledChunk
 
@@ -62,26 +64,42 @@ class PagedModel:
         use_threads(torch.get_num_threads())
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepLogits:
-    """What a step has computed."""
+Choices = list[tuple[Sequence, SampledToken | None]]
+"""The sequences whose next token is due after a step, and what was chosen for each."""
 
-    sequences: list[Sequence]
-    """The sequences whose next token is due."""
-    logits: Tensor
-    """float32 [len(sequences), vocabulary]"""
-    moments: tuple[float, float, float]
-    """When the step was begun, its batch built, and its logits computed."""
+Moments = tuple[float, float, float, float]
+"""When a step was begun, its batch built, its logits computed (or launched), its tokens read."""
+
+
+class StepInFlight:
+    """A step that was launched, which the device may still compute."""
+
+    def __init__(
+        self, sequences: list[Sequence], chosen: ChosenTokens, moments: tuple[float, float, float]
+    ) -> None:
+        self._sequences = sequences
+        self._chosen = chosen
+        self._moments = moments
+
+    def result(self) -> tuple[Choices, Moments]:
+        """Wait for the step; called once."""
+        tokens = self._chosen.read()
+        return list(zip(self._sequences, tokens, strict=True)), (*self._moments, time.monotonic())
 
 
 class ModelRunner:
     """Computes steps: builds their batches, on merged weights where that is less work."""
 
     def __init__(
-        self, model: PagedModel, builder: BatchBuilder, merger: HotMerger | None = None
+        self,
+        model: PagedModel,
+        builder: BatchBuilder,
+        device: Device,
+        merger: HotMerger | None = None,
     ) -> None:
         self.model = model
         self.builder = builder
+        self.device = device
         self.merger = merger
 
     def follow(self) -> None:
@@ -89,15 +107,23 @@ class ModelRunner:
         if self.merger is not None:
             self.merger.follow()
 
-    def step(self, chunks: list[ScheduledChunk]) -> StepLogits:
-        """Compute `chunks`, whose keys and values are then in their sequences' blocks."""
+    def launch(
+        self, chunks: list[ScheduledChunk], state_of: Callable[[Sequence], SamplingState]
+    ) -> StepInFlight:
+        """Begin to compute `chunks`, and to choose the next tokens with the states of sampling.
+
+        Keys and values are then in the sequences' blocks, for whatever is launched behind it.
+        """
         begun = time.monotonic()
         merged = self.merger.choose(chunks) if self.merger is not None else None
         batch = self.builder.build(chunks, merged)
         built = time.monotonic()
         logits = self.model.run(batch)
         moments = (begun, built, time.monotonic())
-        return StepLogits(sequences=batch.sampled, logits=logits, moments=moments)
+        states = [state_of(sequence) for sequence in batch.sampled]
+        chosen = choose(logits, states, self.device.fetch)
+        self.device.step_launched()
+        return StepInFlight(batch.sampled, chosen, moments)
 
     def stats(self) -> MergeStats:
         """Tell what was merged. From any thread."""

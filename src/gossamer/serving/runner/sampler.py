@@ -1,8 +1,11 @@
-"""Chooses tokens from logits. A sequence's choice depends on its own logits and seed alone."""
+"""Chooses tokens from logits. A sequence's choice depends on its own logits and seed alone.
 
-import math
+What is chosen stays on the device of the logits, where the next step may read it, until the host
+asks for it: nothing here waits for the device but a draw whose nucleus may be a wide one (`draw`).
+"""
+
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
@@ -10,11 +13,15 @@ import torch
 from torch import Tensor
 
 from gossamer.serving.core.messages import SamplingParams
-from gossamer.serving.runner.draw import draw_tokens
+from gossamer.serving.device.device import Fetch
+from gossamer.serving.runner.draw import draw_tokens, put_on
 
 # Below this the division of logits could overflow, and all but the likeliest token have
 # probability 0 anyhow.
 _COLDEST = 1e-4
+
+_NOTHING = -1
+"""Stands for the token of a row of which nothing can be chosen."""
 
 
 @dataclass(slots=True)
@@ -26,15 +33,17 @@ class SamplingState:
     """End-of-text tokens, not to be chosen before `min_tokens` (never with `ignore_eos`)."""
     rng: Random = field(init=False)
     counts: Counter[int] = field(default_factory=Counter)
-    """The number of times that each token was generated."""
+    """The number of times that each token was generated, where penalties depend on it."""
+    num_chosen: int = 0
+    """The number of tokens chosen so far, read or not."""
 
     def __post_init__(self) -> None:
         self.rng = Random(self.params.seed)
 
     @property
-    def num_generated(self) -> int:
-        """The number of tokens chosen so far."""
-        return self.counts.total()
+    def needs_counts(self) -> bool:
+        """Return whether a token must be read before the next one is chosen."""
+        return bool(self.params.presence_penalty or self.params.frequency_penalty)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +55,52 @@ class SampledToken:
     top: tuple[tuple[int, float], ...] = ()
 
 
-@torch.inference_mode()
-def sample(logits: Tensor, states: Sequence[SamplingState]) -> list[SampledToken | None]:
-    """Choose the next token of each row of `logits` [n, vocabulary], float32, and remember it.
+@dataclass(frozen=True, slots=True)
+class _RowLogprobs:
+    """The log-probabilities of one row, on their way to the host."""
 
-    `logits` are used up: to make others of their size would take as long as the arithmetic.
-    None for a row whose largest value is no finite number: nothing can be chosen from it.
+    values: Fetch
+    """What the chosen token has, then the most likely ones."""
+    tokens: Fetch | None
+    """The most likely tokens, if they were asked for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChosenTokens:
+    """The tokens of a step, one for each row of logits."""
+
+    tokens: Tensor
+    """int64 [rows], on the device; of no meaning for a row without finite numbers."""
+    states: Sequence[SamplingState]
+    _read: Fetch
+    _logprobs: dict[int, _RowLogprobs]
+
+    def read(self) -> list[SampledToken | None]:
+        """Wait for the tokens and remember them; called once.
+
+        None for a row whose largest value is no finite number: nothing can be chosen from it.
+        """
+        choices: list[SampledToken | None] = []
+        for row, token in enumerate(self._read.result().tolist()):
+            if token == _NOTHING:
+                choices.append(None)
+                continue
+            state = self.states[row]
+            if state.needs_counts:
+                state.counts[token] += 1
+            choices.append(_describe(token, self._logprobs.get(row)))
+        return choices
+
+
+@torch.inference_mode()
+def choose(
+    logits: Tensor, states: Sequence[SamplingState], fetch: Callable[[Tensor], Fetch]
+) -> ChosenTokens:
+    """Choose the next token of each row of `logits` [n, vocabulary], float32.
+
+    `logits` are used up: to make others of their size would take as long as the arithmetic. `fetch`
+    begins to bring a tensor to the host. A state that `needs_counts` is chosen for again only when
+    its token was read.
     """
     logprobs = {
         row: torch.log_softmax(logits[row], dim=-1)
@@ -63,31 +112,29 @@ def sample(logits: Tensor, states: Sequence[SamplingState]) -> list[SampledToken
     _forbid(logits, states)
     best = _argmax(logits)
     peaks = logits.gather(1, best)
-    tokens = best[:, 0].tolist()
-    is_finite = [math.isfinite(peak) for peak in peaks[:, 0].tolist()]
-    drawn = [
-        row
-        for row, state in enumerate(states)
-        if is_finite[row] and state.params.temperature >= _COLDEST
-    ]
+    tokens = best[:, 0]
+    drawn = [row for row, state in enumerate(states) if state.params.temperature >= _COLDEST]
     if drawn:
-        if len(drawn) < len(states):
-            logits, peaks = logits[drawn], peaks[drawn]
-        chosen = draw_tokens(
-            logits.sub_(peaks),
+        rows = put_on(logits.device, drawn) if len(drawn) < len(states) else None
+        own, own_peaks = (logits, peaks) if rows is None else (logits[rows], peaks[rows])
+        found = draw_tokens(
+            own.sub_(own_peaks),
             [states[row].params for row in drawn],
             [states[row].rng.random() for row in drawn],
         )
-        for row, token in zip(drawn, chosen, strict=True):
-            tokens[row] = token
-    choices: list[SampledToken | None] = []
-    for row, (state, token) in enumerate(zip(states, tokens, strict=True)):
-        if not is_finite[row]:
-            choices.append(None)
-            continue
-        state.counts[token] += 1
-        choices.append(_describe(token, logprobs.get(row), state.params.logprobs))
-    return choices
+        tokens = found if rows is None else tokens.index_copy(0, rows, found)
+    for state in states:
+        state.num_chosen += 1
+    told = torch.where(peaks[:, 0].isfinite(), tokens, _NOTHING)
+    return ChosenTokens(
+        tokens=tokens,
+        states=states,
+        _read=fetch(told),
+        _logprobs={
+            row: _row_logprobs(values, tokens[row], states[row].params.logprobs, fetch)
+            for row, values in logprobs.items()
+        },
+    )
 
 
 def _argmax(logits: Tensor) -> Tensor:
@@ -104,14 +151,15 @@ def _penalize(logits: Tensor, states: Sequence[SamplingState]) -> None:
     tokens: list[int] = []
     amounts: list[Tensor] = []
     for row, state in enumerate(states):
-        params = state.params
-        if (params.presence_penalty or params.frequency_penalty) and state.counts:
+        if state.counts:
+            params = state.params
             rows += [row] * len(state.counts)
             tokens += state.counts
             counts = torch.tensor(list(state.counts.values()), dtype=logits.dtype)
             amounts.append(params.presence_penalty + params.frequency_penalty * counts)
     if rows:
-        logits[rows, tokens] -= torch.cat(amounts)
+        where = put_on(logits.device, [rows, tokens])
+        logits[where[0], where[1]] -= torch.cat(amounts).to(logits.device, non_blocking=True)
 
 
 def _forbid(logits: Tensor, states: Sequence[SamplingState]) -> None:
@@ -119,19 +167,27 @@ def _forbid(logits: Tensor, states: Sequence[SamplingState]) -> None:
     early = [
         (row, token)
         for row, state in enumerate(states)
-        if state.forbidden_early and state.num_generated < state.params.min_tokens
+        if state.num_chosen < state.params.min_tokens
         for token in state.forbidden_early
     ]
     if early:
-        rows, tokens = zip(*early, strict=True)
-        logits[list(rows), list(tokens)] = float("-inf")
+        rows, tokens = put_on(logits.device, list(zip(*early, strict=True)))
+        logits[rows, tokens] = float("-inf")
 
 
-def _describe(token: int, logprobs: Tensor | None, num_top: int | None) -> SampledToken:
+def _row_logprobs(
+    logprobs: Tensor, token: Tensor, num_top: int | None, fetch: Callable[[Tensor], Fetch]
+) -> _RowLogprobs:
+    own = logprobs.gather(0, token[None])
+    if not num_top:
+        return _RowLogprobs(fetch(own), None)
+    values, tokens = torch.topk(logprobs, min(num_top, len(logprobs)))
+    return _RowLogprobs(fetch(torch.cat([own, values])), fetch(tokens))
+
+
+def _describe(token: int, logprobs: _RowLogprobs | None) -> SampledToken:
     if logprobs is None:
         return SampledToken(token)
-    top: tuple[tuple[int, float], ...] = ()
-    if num_top:
-        values, tokens = torch.topk(logprobs, min(num_top, len(logprobs)))
-        top = tuple(zip(tokens.tolist(), values.tolist(), strict=True))
-    return SampledToken(token, float(logprobs[token]), top)
+    own, *values = logprobs.values.result().tolist()
+    likely = logprobs.tokens.result().tolist() if logprobs.tokens is not None else []
+    return SampledToken(token, own, tuple(zip(likely, values, strict=True)))

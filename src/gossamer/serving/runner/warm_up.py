@@ -8,10 +8,11 @@ import numpy as np
 from gossamer.kernels.compile import compile_kernels
 from gossamer.kernels.grouped_lora import LoraTable, RowFormat
 from gossamer.serving.core.adapter import AdapterEntry
-from gossamer.serving.core.messages import Request
+from gossamer.serving.core.messages import Request, SamplingParams
 from gossamer.serving.core.sequence import Sequence
 from gossamer.serving.packing.resident import Resident
 from gossamer.serving.runner.model_runner import ModelRunner
+from gossamer.serving.runner.sampler import SamplingState
 from gossamer.serving.scheduler.step import ScheduledChunk
 
 
@@ -60,4 +61,5 @@ def _run_one_token(runner: ModelRunner) -> None:
         token_ids=[0],
         blocks=[0],
     )
-    runner.step([ScheduledChunk(sequence, 1)])
+    state = SamplingState(SamplingParams(), ())
+    runner.launch([ScheduledChunk(sequence, 1)], lambda _: state).result()
