@@ -7,6 +7,8 @@ from gossamer.errors import MissingExtraError
 EXTRAS = {
     "tune": ("accelerate", "datasets", "matplotlib", "peft", "trl"),
     "plot": ("matplotlib",),
+    "qlora": ("accelerate", "bitsandbytes"),
+    "int8": ("accelerate", "torchao"),
 }
 """Names to import, by the group of packages in `pyproject.toml` that brings them."""
 

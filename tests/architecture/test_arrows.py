@@ -19,7 +19,7 @@ ARROWS: dict[str, set[str]] = {
     "basemodel": BOTTOM | {"adapters"},
     "adapters": BOTTOM,
     "kernels": BOTTOM,
-    "methods": BOTTOM | {"adapters", "kernels"},
+    "methods": BOTTOM | {"adapters", "basemodel", "kernels"},
     "tuners": {"methods"},
     "sparsity": BOTTOM | {"adapters", "kernels"},
     "training": BOTTOM | {"adapters", "basemodel", "kernels", "methods", "sparsity"},

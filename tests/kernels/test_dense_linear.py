@@ -1,10 +1,13 @@
 """The packed base product: equal to the plain one, and rows that do not feel their neighbours."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 
-from gossamer.kernels.dense_linear import DenseLinear, reference
+from gossamer.kernels.dense_linear import DenseLinear, make_dense_linear, reference
+from gossamer.kernels.dense_linear.quantized import whole_weight
 
 SHAPES = [(48, 64), (37, 19), (576, 192), (1, 1), (100, 48)]
 
@@ -84,3 +87,94 @@ def test_a_copy_with_updates_leaves_the_layer_as_it_was(backend):
         assert torch.equal(dense(x), before)
         assert torch.equal(other.squared_lengths()[:19], lengths[:19])
         assert not torch.equal(other.squared_lengths()[19:], lengths[19:])
+
+
+WAYS = ["nf4", "nf4-single", "fp4", "8bit", "int8"]
+
+
+def quantized(layer, way):
+    """`layer` with its weights as `way` says; skips where the library is not installed."""
+    if way == "int8":
+        torchao = pytest.importorskip("torchao.quantization", reason="needs torchao")
+        made = nn.Sequential(copy.deepcopy(layer))
+        torchao.quantize_(made, torchao.Int8WeightOnlyConfig(set_inductor_config=False))
+        return made[0]
+    bnb = pytest.importorskip("bitsandbytes", reason="needs bitsandbytes")
+    sizes = (layer.in_features, layer.out_features, layer.bias is not None)
+    if way == "8bit":
+        made = bnb.nn.Linear8bitLt(*sizes, has_fp16_weights=False)
+    else:
+        made = bnb.nn.Linear4bit(
+            *sizes, torch.float32, compress_statistics=way == "nf4", quant_type=way[:3]
+        )
+        made.support_avx512bf16_for_cpu = False
+    made.load_state_dict(layer.state_dict())
+    return made.to("cpu")
+
+
+def whole(layer):
+    """A plain layer of the weights that a quantised one stands for."""
+    plain = nn.Linear(layer.in_features, layer.out_features, layer.bias is not None)
+    plain.weight = nn.Parameter(whole_weight(layer, torch.float32))
+    plain.bias = layer.bias
+    return plain
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_whole_weights_are_those_that_the_library_multiplies_by(way):
+    torch.manual_seed(5)
+    layer = nn.Linear(100, 48)
+    made = quantized(layer, way)
+    weight = whole_weight(made, torch.float32)
+    assert 0 < (weight - layer.weight).abs().max() < (0.03 if "4" in way else 0.002)
+    with torch.inference_mode():
+        # Rows of 100 numbers of which one is 1: each is its own largest, so that 8 bits hold it.
+        columns = made(torch.eye(100)) - layer.bias
+    assert torch.allclose(columns.T, weight, atol=1e-4 if way == "8bit" else 1e-6)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_quantised_siblings_are_multiplied_as_their_whole_weights_bit_for_bit(way, backend):
+    """Also beside a layer that was left whole, and where some have a bias."""
+    torch.manual_seed(6)
+    layers = [quantized(nn.Linear(100, 48), way), nn.Linear(100, 33, bias=False)]
+    layers.append(quantized(nn.Linear(100, 20, bias=False), way))
+    dense = make_dense_linear(layers, backend)
+    plain = DenseLinear([whole(layer) for layer in layers], backend)
+    assert dense.widths == [48, 33, 20]
+    with torch.inference_mode():
+        for rows in (0, 1, 2, 33):
+            x = torch.randn(1, rows, 100)
+            assert torch.equal(dense(x), plain(x)), rows
+    assert torch.equal(dense.squared_lengths(), plain.squared_lengths())
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(("h_in", "h_out"), [(576, 48), (1536, 33)])
+def test_a_row_of_a_quantised_product_does_not_feel_its_neighbours(way, h_in, h_out):
+    torch.manual_seed(7)
+    dense = make_dense_linear([quantized(nn.Linear(h_in, h_out), way)], "cpu")
+    x = torch.randn(1, 40, h_in)
+    # An outlier of one row, for which LLM.int8 would compute a column of all rows apart.
+    x[0, 5, 3] = 60.0
+    with torch.inference_mode():
+        alone = torch.cat([dense(x[:, t : t + 1]) for t in range(40)], dim=1)
+        for rows in (2, 3, 8, 33, 40):
+            assert torch.equal(dense(x[:, :rows]), alone[:, :rows]), rows
+
+
+@pytest.mark.parametrize("way", ["nf4", "int8"])
+def test_off_the_processor_each_layer_multiplies_into_its_part(way):
+    torch.manual_seed(8)
+    layers = [quantized(nn.Linear(64, 48), way), quantized(nn.Linear(64, 20, bias=False), way)]
+    x = torch.randn(1, 7, 64)
+    with torch.inference_mode():
+        got = make_dense_linear(layers, "triton")(x)
+        assert torch.equal(got, torch.cat([layer(x) for layer in layers], dim=-1))
+
+
+def test_quantised_weights_are_not_merged():
+    dense = make_dense_linear([quantized(nn.Linear(64, 48), "nf4")], "cpu")
+    with pytest.raises(TypeError, match="quantised"):
+        dense.plus([(0, torch.ones(48, 64))])

@@ -4,6 +4,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gossamer.basemodel.files import read_config_json, require_tokenizer_files, weight_files
+from gossamer.basemodel.quantize import (
+    keep_as_quantized,
+    quantization_of,
+    require_library,
+    served_quantization,
+)
+from gossamer.basemodel.quantize import (
+    quantization_config as config_of,
+)
 from gossamer.basemodel.quiet import quiet_transformers
 from gossamer.errors import CorruptModelError, UnsupportedModelError
 
@@ -68,12 +77,14 @@ def load_model(
 ) -> Any:
     """The causal language model in `folder`, in eval mode, all weights in `dtype` on `device`.
 
-    `attn_implementation` and `quantization_config` go to transformers. A weight that the files
-    lack is an error; transformers alone would start it at random.
+    `attn_implementation` and `quantization_config` go to transformers. A model that is saved
+    quantised stays so, and computes in `dtype`. A weight that the files lack is an error;
+    transformers alone would start it at random.
 
     Raises:
         ModelNotFoundError, CorruptModelError: no folder, or files missing, truncated or unfit.
         UnsupportedModelError: not a causal language model, or weights stored as pickles.
+        MissingExtraError: the library that the model was quantised with is not installed.
     """
     from gossamer.basemodel.support import check_supported
 
@@ -83,14 +94,33 @@ def load_model(
     options: dict[str, Any] = {"dtype": dtype}
     if attn_implementation is not None:
         options["attn_implementation"] = attn_implementation
+    saved = quantization_of(config)
+    if saved != "none":
+        require_library(saved)
     if quantization_config is not None:
-        options |= {"quantization_config": quantization_config, "device_map": {"": device}}
-    model = _from_pretrained(folder, options)
-    if quantization_config is None:
-        model = model.to(device)
-    else:
-        _keep_weights_as_quantized(model)
+        options["quantization_config"] = quantization_config
+    if saved == "none" and quantization_config is None:
+        return _from_pretrained(folder, options).to(device).eval()
+    model = _from_pretrained(folder, {**options, "device_map": {"": device}})
+    keep_as_quantized(model, None if saved == "none" else dtype)
     return model.eval()
+
+
+def load_served_model(
+    folder: Path,
+    quantization: str,
+    *,
+    dtype: "torch.dtype",
+    device: "str | torch.device" = "cpu",
+) -> Any:
+    """The model in `folder` as it is served: quantised as it is saved, or as `quantization` says.
+
+    Raises as `load_model`, and `SettingError` if the two contradict each other.
+    """
+    config = load_config(folder)
+    name = served_quantization(config, quantization)
+    wanted = None if name == quantization_of(config) else config_of(name, dtype)
+    return load_model(folder, dtype=dtype, device=device, quantization_config=wanted)
 
 
 def require_chat_template(tokenizer: Any) -> None:
@@ -101,17 +131,6 @@ def require_chat_template(tokenizer: Any) -> None:
             f"the tokenizer of {name} has no chat template, so chats cannot be laid out; use an "
             "instruction-tuned model, plain text prompts, or put a chat_template.jinja beside it"
         )
-
-
-def _keep_weights_as_quantized(model: Any) -> None:
-    """Keep bitsandbytes from packing 4-bit weights again when a CPU with bf16 units evaluates.
-
-    That packing rounds the scales to bfloat16, so that what is evaluated is not what was trained,
-    and raises where the inputs of a layer are not a multiple of the quantisation block.
-    """
-    for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
 
 
 def _from_pretrained(folder: Path, options: dict[str, Any]) -> Any:

@@ -3,6 +3,7 @@
 import platform
 from typing import TYPE_CHECKING, Any
 
+from gossamer.basemodel.quantize import check_served
 from gossamer.errors import UnsupportedModelError
 
 SERVED_FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "smollm3")
@@ -30,10 +31,7 @@ def check_supported(config: Any, *, for_serving: bool) -> None:
             f"models of architecture '{family}' cannot be served; supported: "
             f"{', '.join(SERVED_FAMILIES)}"
         )
-    if getattr(config, "quantization_config", None) is not None:
-        raise UnsupportedModelError(
-            "quantised base models cannot be served; give the unquantised model"
-        )
+    check_served(config)
     _check_attention(config)
 
 

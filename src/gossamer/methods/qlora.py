@@ -4,8 +4,8 @@ from typing import Any
 
 import torch
 from peft import prepare_model_for_kbit_training
-from transformers import BitsAndBytesConfig
 
+from gossamer.basemodel.quantize import nf4_config
 from gossamer.errors import MissingExtraError, SettingError
 from gossamer.methods.common.method import MethodContext
 from gossamer.methods.common.peft_method import PeftMethod
@@ -30,16 +30,6 @@ def check_device(device: str) -> None:
             "method 'qlora': the installed bitsandbytes has no compiled library for this machine; "
             "pip install --upgrade bitsandbytes, or use method 'lora'"
         )
-
-
-def nf4_config(dtype: str, *, double_quant: bool) -> BitsAndBytesConfig:
-    """Ask for linear layers in NF4, blocks of 64 weights, products computed in `dtype`."""
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=double_quant,
-        bnb_4bit_compute_dtype=getattr(torch, dtype),
-    )
 
 
 def freeze_quantized(model: Any) -> Any:

@@ -6,6 +6,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from gossamer.adapters.reading.limits import AdapterLimits
+from gossamer.basemodel.quantize import Quantization
 from gossamer.settings import Settings
 
 
@@ -65,6 +66,11 @@ class ServeSettings(Settings):
     weights, so that its tokens need no work of their own. Costs as much memory again as the linear
     layers it adapts, beside memory_gib; and answers, base-only ones too, then equal those without
     it up to rounding, no longer bit for bit."""
+    quantization: Quantization = "none"
+    """Quantise the base model's linear layers when it is loaded: bnb-4bit (NF4 with quantised
+    scales, what `qlora` trains on), bnb-4bit-single (scales left whole), bnb-8bit, or int8 (by
+    torchao). It saves memory, and time only where the library's kernels are fast. A model that is
+    saved quantised is served so without it."""
     dtype: str = "float32"
     """Number format of weights, keys and values: float32."""
     device: str = "cpu"

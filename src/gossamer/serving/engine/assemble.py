@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from gossamer.basemodel.files import fingerprint
-from gossamer.basemodel.load import load_config, load_model, load_tokenizer
+from gossamer.basemodel.load import load_config, load_served_model, load_tokenizer
+from gossamer.basemodel.quantize import served_quantization
 from gossamer.basemodel.special_ids import end_token_ids
 from gossamer.basemodel.support import check_supported
 from gossamer.errors import SettingError
@@ -104,8 +105,14 @@ def _load_base(settings: ServeSettings, folder: Path) -> _Base:
     device = CpuDevice(_backend(settings))
     config = load_config(folder)
     check_supported(config, for_serving=True)
+    quantization = served_quantization(config, settings.quantization)
+    if settings.merge_hot and quantization != "none":
+        raise SettingError(
+            f"setting 'merge_hot': the base model's weights are quantised ({quantization}), and "
+            "an adapter merged into them would be rounded away; leave one of the two out"
+        )
     tokenizer = load_tokenizer(folder)
-    model = load_model(folder, dtype=device.dtype, device=device.torch_device)
+    model = load_served_model(folder, quantization, dtype=device.dtype, device=device.torch_device)
     eos_token_ids = end_token_ids(model, tokenizer)
     # Counted before layers are replaced and packed.
     num_bytes = sum(p.numel() * p.element_size() for p in model.parameters())

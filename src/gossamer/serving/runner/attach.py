@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from gossamer.adapters.base_shape import BaseShape
-from gossamer.kernels.dense_linear import DenseLinear
+from gossamer.kernels.dense_linear import make_dense_linear
 from gossamer.kernels.hidden_edit import HiddenEdit, make_hidden_edit
 from gossamer.serving.packing.base_linear import BaseLinear
 from gossamer.serving.runner.layers import (
@@ -82,7 +82,7 @@ def _replace(
 ) -> None:  # fmt: skip
     layers = [getattr(parent, name) for name in names]
     ids = range(len(modules.ids), len(modules.ids) + len(names))
-    dense = DenseLinear(layers, backend)
+    dense = make_dense_linear(layers, backend)
     low = 0
     for module_id, name, layer in zip(ids, names, layers, strict=True):
         path = f"{parent_path}.{name}" if parent_path else name

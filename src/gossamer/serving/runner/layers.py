@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gossamer.kernels.dense_linear import DenseLinear
+from gossamer.kernels.dense_linear import DenseLinear, make_dense_linear
 from gossamer.kernels.gated_activation import make_gated_activation
 from gossamer.kernels.paged_attention import PagedAttention
 from gossamer.serving.runner.lowering.step import StepBatch
@@ -89,7 +89,7 @@ class PlainLinear(nn.Module):
 
     def __init__(self, linear: nn.Linear, backend: str) -> None:
         super().__init__()
-        self._dense = DenseLinear([linear], backend)
+        self._dense = make_dense_linear([linear], backend)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x [.., h_in] to [.., h_out]."""
