@@ -74,7 +74,11 @@ def compile_case(case: CompileCase, arch: int) -> Row:
     source = ASTSource(
         fn=case.kernel, signature=signature, constexprs=dict(case.constants), attrs=attrs
     )
-    options = {"num_warps": case.num_warps, "num_stages": case.num_stages}
+    options = {
+        "num_warps": case.num_warps,
+        "num_stages": case.num_stages,
+        "maxnreg": case.register_limit,
+    }
     started = time.perf_counter()
     try:
         binary = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)

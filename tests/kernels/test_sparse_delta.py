@@ -168,7 +168,12 @@ def test_blocks_are_cut_by_rows_and_where_a_block_of_memory_ends(seed):
         for low in range(0, width, longest)
     ]
     assert [
-        *zip(part.row.tolist(), part.column.tolist(), part.length.tolist(), strict=True)
+        *zip(
+            part.table.row.tolist(),
+            part.table.column.tolist(),
+            part.table.length.tolist(),
+            strict=True,
+        )
     ] == pieces
     assert part.vectors.data.view(torch.float32).tolist() == list(range(count))
 

@@ -60,6 +60,8 @@ class CompileCase:
     """Whole numbers among the arguments that are multiples of 16; all pointers are."""
     num_warps: int = 4
     num_stages: int = 2
+    register_limit: int | None = None
+    """The registers of a thread that the launch asks for (`maxnreg`), if it does."""
     most_registers: int = 255
     """The most registers that a thread may take."""
     most_shared: int = 100 * 1024

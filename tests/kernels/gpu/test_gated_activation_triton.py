@@ -1,4 +1,4 @@
-"""The gate's GPU kernel, interpreted, against its formula in float64; gaps in the pool are NaN."""
+"""The gate's GPU kernel, interpreted, against its formula in float64."""
 
 import pytest
 import torch
@@ -13,18 +13,6 @@ BOUNDS = {torch.float32: 1e-6, torch.float16: 3e-4, torch.bfloat16: 2.5e-3}
 def random_rows(tokens, width, dtype=torch.float32, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return (2 * torch.randn(tokens, 2 * width, generator=generator)).to(dtype)
-
-
-def random_factors(count, width, dtype=torch.float32):
-    """Factors [count, width], and where they begin in a pool that is else NaN."""
-    generator = torch.Generator().manual_seed(1)
-    factors = torch.randn(count, width, generator=generator).to(dtype)
-    step = -(-width // 8) * 8 + 8
-    pool = torch.full((count * step + 8,), float("nan"), dtype=dtype)
-    starts = [8 + i * step for i in range(count)]
-    for start, row in zip(starts, factors, strict=True):
-        pool[start : start + width] = row
-    return factors, pool, starts
 
 
 def check(got, want, dtype=torch.float32):
@@ -57,33 +45,3 @@ def test_any_leading_dimensions_and_rows_that_lie_apart():
     shaped = silu_and_multiply(rows.view(2, 3, 100))
     assert shaped.shape == (2, 3, 50)
     check(shaped.view(6, 50), want)
-
-
-@pytest.mark.parametrize("dtype", BOUNDS, ids=str)
-@pytest.mark.parametrize("rest", [torch.float32, torch.bfloat16], ids=str)
-def test_factors_of_each_token_s_own_adapter(dtype, rest):
-    width = TILE + 76
-    rows = random_rows(6, width, dtype)
-    factors, pool, starts = random_factors(3, width, rest)
-    owners = [1, -1, 0, 2, 1, -1]
-    # More offsets than tokens: a step's array is as long as the longest step.
-    offsets = torch.tensor([starts[i] if i >= 0 else -1 for i in owners] + [2**40])
-    want = reference.silu_and_multiply(rows.double())
-    for token, owner in enumerate(owners):
-        if owner >= 0:
-            want[token] *= factors[owner].double()
-    got = silu_and_multiply(rows, pool, offsets)
-    check(got, want, dtype)
-    plain = silu_and_multiply(rows)
-    assert torch.equal(got[[1, 5]], plain[[1, 5]])
-
-
-def test_too_few_offsets():
-    _, pool, starts = random_factors(1, 8)
-    with pytest.raises(ValueError, match="1 offsets of factors for 2 rows"):
-        silu_and_multiply(random_rows(2, 8), pool, torch.tensor(starts))
-
-
-def test_factors_without_offsets():
-    with pytest.raises(ValueError, match="go together"):
-        silu_and_multiply(random_rows(1, 8), torch.ones(8))

@@ -9,8 +9,9 @@ import torch
 from gossamer.kernels.bundles import Grid, make_bundles
 from gossamer.kernels.gain import GainTable
 from gossamer.kernels.grouped_lora import LoraTable, RowFormat
-from gossamer.kernels.grouped_lora.device_table import HEADER, table_bytes, write_table
+from gossamer.kernels.grouped_lora.device_table import vector_bytes, write_table
 from gossamer.kernels.grouped_lora.triton_kernels import TritonGroupedLora, scratch_elements
+from gossamer.kernels.module_header import HEADER
 from gossamer.kernels.runs import Run
 
 NUM_MODULES = 5
@@ -81,12 +82,26 @@ class Adapters:
         gain = GainTable(
             offsets=places, scales_input=np.zeros(NUM_MODULES, bool), keeps_bias=keeps_bias
         )
-        table = write_table(lora if factors else None, gain if gains or not factors else None)
-        self.tables.append(self._place(torch.from_numpy(table)))
+        has_gain = bool(gains) or not factors
+        self.tables.append(self.place_table(lora if factors else None, gain if has_gain else None))
         self.total_rank.append(sum(ranks))
         self.factors.append(factors)
         self.gains.append((gain_of, keeps_bias))
         return len(self.tables) - 1
+
+    def place_table(self, lora, gain):
+        """Write the vectors of a table, each behind a gap; returns the first byte of the first."""
+        sizes = vector_bytes(
+            NUM_MODULES, lora and lora.rank, lora.format if lora is not None else FLOAT
+        )
+        out = np.full(int(sizes.sum()), 255, np.uint8)
+        vectors = torch.from_numpy(out).split(sizes.tolist())
+        # Poison at first: where vectors go has to be known before they are written.
+        places = [self._place(vector) for vector in vectors]
+        write_table(lora, gain, np.array(places), out)
+        for place, vector in zip(places, vectors, strict=True):
+            self.pool[place : place + len(vector)] = vector
+        return places[0]
 
     def _factor(self, rank, width, row_format):
         rows = torch.randn(rank, width, generator=self.generator)
@@ -276,8 +291,7 @@ def test_a_gain_of_inputs_leaves_the_outputs_alone():
     adapters = Adapters(h_in=64)
     offsets = np.full(NUM_MODULES, 4, np.int64)
     gain = GainTable(offsets=offsets, scales_input=np.ones(NUM_MODULES, bool), keeps_bias=False)
-    place = adapters._place(torch.from_numpy(write_table(None, gain)))
-    adapters.tables, adapters.total_rank = [place], [0]
+    adapters.tables, adapters.total_rank = [adapters.place_table(None, gain)], [0]
     x, y = adapters.tokens(2)
     assert torch.equal(adapters.run([(0, 2, 0)], x, y), y)
 
@@ -309,6 +323,16 @@ def lora_table(row_format, offsets=(32, 64, 16, 48, 80, 0)):
     )
 
 
+def written(lora, gain, places):
+    """The vectors of a table."""
+    num_modules = 3 if lora is not None else len(gain.offsets)
+    sizes = vector_bytes(num_modules, lora and lora.rank, lora.format if lora else FLOAT)
+    assert not (sizes % 16).any()
+    out = np.full(int(sizes.sum()), 255, np.uint8)
+    write_table(lora, gain, np.array(places), out)
+    return np.split(out, np.cumsum(sizes)[:-1])
+
+
 @pytest.mark.parametrize("row_format", RowFormat)
 def test_a_table_says_where_everything_is(row_format):
     lora = lora_table(row_format)
@@ -317,42 +341,40 @@ def test_a_table_says_where_everything_is(row_format):
         scales_input=np.array([False, False, True]),
         keeps_bias=True,
     )
-    table = write_table(lora, gain)
-    assert len(table) == table_bytes(3, 6, row_format)
-    header = table[: 3 * HEADER.itemsize].view(HEADER)
-    longs = table[: len(table) // 8 * 8].view(np.int64)
-    floats = table.view(np.float32)
-    for module in range(3):
-        entry, rank = header[module], lora.rank[module]
-        first = lora.first_row[module]
-        assert entry["rank"] == rank
-        assert entry["scale"] == lora.scale[module]
-        assert entry["flags"] & 3 == row_format
-        place = entry["first_offset"]
-        rows = slice(first, first + 2 * rank)
-        assert longs[place : place + 2 * rank].tolist() == lora.offsets[rows].tolist()
-        if row_format is INT8:
-            place = entry["first_row_scale"]
-            assert floats[place : place + 2 * rank].tolist() == lora.row_scale[rows].tolist()
+    places = [64, 2**41, 32]
+    header, *vectors = written(lora, gain, places)
+    header = header.view(HEADER)
+    assert header["rows"][[0, 2]].tolist() == [2**38, 4]
+    assert header["rank"].tolist() == lora.rank.tolist()
+    assert header["scale"].tolist() == lora.scale.tolist()
+    assert (header["flags"] & 3).tolist() == [row_format] * 3
     assert (header["flags"] & ~3).tolist() == [4 | 16, 0, 8]
     assert header["gain"].tolist() == [2**40, 0, 8]
+    for module, vector in zip((0, 2), vectors, strict=True):
+        count = 2 * int(lora.rank[module])
+        rows = slice(lora.first_row[module], lora.first_row[module] + count)
+        assert vector[: 8 * count].view(np.int64).tolist() == lora.offsets[rows].tolist()
+        scales = vector[8 * count : 12 * count].view(np.float32).tolist()
+        assert scales == (lora.row_scale[rows].tolist() if row_format is INT8 else [])
 
 
 def test_what_is_not_at_a_multiple_of_16_bytes_is_refused():
     with pytest.raises(ValueError, match="a row starts at byte 24, not at a multiple of 16"):
-        write_table(lora_table(HALF, offsets=(8, 12, 0, 0, 0, 0)), None)
+        written(lora_table(HALF, offsets=(8, 12, 0, 0, 0, 0)), None, [0, 96, 160])
+    with pytest.raises(ValueError, match="a vector starts at byte 104, not at a multiple of 16"):
+        written(lora_table(HALF), None, [0, 104, 160])
     gain = GainTable(offsets=np.array([4, 6]), scales_input=np.zeros(2, bool), keeps_bias=False)
     with pytest.raises(ValueError, match="a gain starts at byte 24, not at a multiple of 16"):
-        write_table(None, gain)
+        written(None, gain, [0])
 
 
 def test_a_table_of_nothing_or_of_too_high_a_rank_is_refused():
     with pytest.raises(ValueError, match="without rows and without a gain"):
-        write_table(None, None)
+        write_table(None, None, np.array([0]), np.zeros(0, np.uint8))
     table = lora_table(FLOAT)
     table.rank[0] = 257
     with pytest.raises(ValueError, match="a rank of 257 exceeds 256"):
-        write_table(table, None)
+        written(table, None, [0, 96, 160])
 
 
 # Bundles.

@@ -11,7 +11,14 @@ from gossamer.adapters.kinds.sparse_delta import Blocks, Entries
 from gossamer.kernels.bundles import Grid, make_bundles
 from gossamer.kernels.runs import Run
 from gossamer.kernels.sparse_delta import SparseTable
-from gossamer.kernels.sparse_delta.device_table import BAND, HEADER, SEGMENT, write_table
+from gossamer.kernels.sparse_delta.device_table import (
+    BAND,
+    BAND_RECORD,
+    HEADER,
+    SEGMENT,
+    order_bands,
+    write_table,
+)
 from gossamer.kernels.sparse_delta.triton_kernels import ENTRIES, TritonSparseDelta
 from gossamer.serving.packing.sparse_delta import pack_sparse
 
@@ -29,6 +36,10 @@ class Sparse:
         self.generator = torch.Generator().manual_seed(seed)
         self.rng = random.Random(seed)
         self.dense, self.tables, self.costs = [], [], []
+        # Tables may be longer than blocks here: they lie behind those, from the end on.
+        behind = torch.full((25_000,), float("nan")).view(torch.uint8)
+        self.pool.memory = torch.cat([self.pool.memory, behind])
+        self._end = len(self.pool.memory)
 
     def entries(self, m, count, dtype=torch.float32):
         """Random places; the same one may come twice, and a row may have none."""
@@ -52,13 +63,24 @@ class Sparse:
             delta.add_to(dense[m])
         by_path = {str(MODULES[m]): delta for m, delta in deltas.items()}
         table = self.pool.place(pack_sparse(by_path, IDS, BLOCK_BYTES))
-        data = torch.from_numpy(write_table(table, ALL_WIDTHS))
-        # Tables are longer than blocks here; a part of the pool's end is theirs.
-        low = 200_000 * (len(self.tables) + 1)
-        self.pool.memory[-low : len(self.pool.memory) - low + len(data)] = data
-        self.tables.append(len(self.pool.memory) - low)
+        self.tables.append(self._place_table(table))
         self.costs.append(int(table.length.sum()))
         self.dense.append(dense)
+
+    def _place_table(self, table):
+        """Write the vectors of a table in any order, with gaps; returns the place of the first."""
+        bands = order_bands(table, ALL_WIDTHS)
+        sizes = bands.vector_bytes
+        places = np.zeros(len(sizes), np.int64)
+        for i in self.rng.sample(range(len(sizes)), len(sizes)):
+            self._end -= int(sizes[i]) + 16 * self.rng.randint(0, 2)
+            places[i] = self._end
+        out = np.full(int(sizes.sum()), 255, np.uint8)
+        write_table(table, bands, places, out)
+        vectors = torch.from_numpy(out).split(sizes.tolist())
+        for place, vector in zip(places.tolist(), vectors, strict=True):
+            self.pool.memory[place : place + len(vector)] = vector
+        return int(places[0])
 
     def run(self, runs, x, y, *, tokens=8, grid=None, halves=(False, True)):
         result = y.clone()
@@ -185,17 +207,21 @@ def test_a_table_says_where_the_segments_of_each_band_are():
         offset=np.array([100, 200, 300, 400, 500, 2**40]),
         half=True,
     )
-    data = write_table(table, [18, 5, 33])
-    header = data[: 3 * HEADER.itemsize].view(HEADER)
-    words = data.view(np.int32)
-    assert header["bands"].tolist() == [12, 0, 15]
-    assert words[12:15].tolist() == [0, 1, 2]
-    assert words[15:19].tolist() == [2, 5, 6, 6]
-    assert header["half"].all()
-    start = header["segments"][0] * 4
-    assert start % 16 == 0
-    assert header["segments"].tolist() == [start // 4] * 3
-    segments = data[start:].view(SEGMENT)
+    bands = order_bands(table, [18, 5, 33])
+    sizes = bands.vector_bytes
+    # Headers, the bands of two modules, and those of five bands that have segments.
+    assert sizes.tolist() == [3 * 16, 2 * 16, 3 * 16, 16, 16, 3 * 16, 16]
+    places = 16 * (np.arange(len(sizes)) + 2**40)
+    out = np.full(int(sizes.sum()), 255, np.uint8)
+    write_table(table, bands, places, out)
+    header, one, other, *segments = np.split(out, np.cumsum(sizes)[:-1])
+    assert header.view(HEADER)["bands"].tolist() == [places[1] // 8, -1, places[2] // 8]
+    assert header.view(HEADER)["half"].all()
+    assert one.view(BAND_RECORD)["count"].tolist() == [1, 1]
+    assert one.view(BAND_RECORD)["segments"].tolist() == (places[3:5] // 8).tolist()
+    assert other.view(BAND_RECORD)["count"].tolist() == [3, 1, 0]
+    assert other.view(BAND_RECORD)["segments"].tolist() == [*(places[5:] // 8).tolist(), 0]
+    segments = np.concatenate(segments).view(SEGMENT)
     # Within a band by column, then by row.
     assert segments["offset"].tolist() == [200, 100, 400, 500, 300, 2**40]
     assert segments["column"].tolist() == [-1, -1, 4, 4, 8, -1]

@@ -25,7 +25,8 @@ def test_int8_rows_cost_a_quarter_and_move_logits_little(tmp_path, tiny_model):
         assert first_token(llm, None) == base
         rounded = first_token(llm, "a")
         (quarter,) = [info.num_bytes for info in llm.engine.adapters()]
-    assert quarter * 4 == full
+    # Rows of 100 elements are padded to 112 bytes.
+    assert full < quarter * 4 < 1.05 * full
     assert rounded.token_id == exact.token_id
     assert 0 < abs(rounded.logprob - exact.logprob) < 0.02
     assert abs(base.logprob - exact.logprob) > 0.02

@@ -21,8 +21,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from gossamer.kernels import module_header
 from gossamer.kernels.bundles import Bundles
-from gossamer.kernels.grouped_lora import device_table
 from gossamer.kernels.grouped_lora.batch import RowFormat
 from gossamer.kernels.grouped_lora.device_table import MAX_RANK
 from gossamer.kernels.triton_kernels import CompileCase, as_input, dot, rounded
@@ -35,10 +35,10 @@ which it has."""
 
 _MAX_RANK = tl.constexpr(MAX_RANK)
 _RANKS = tl.constexpr(16)  # rows of a tile: what a tensor core takes at a time
-_HEADER = tl.constexpr(device_table.HEADER.itemsize)
-_FORMAT_BITS = tl.constexpr(device_table.FORMAT_BITS)
-_SCALES_OUTPUT = tl.constexpr(device_table.SCALES_OUTPUT)
-_KEEPS_BIAS = tl.constexpr(device_table.KEEPS_BIAS)
+_LONGS = tl.constexpr(module_header.HEADER.itemsize // 8)  # 8-byte elements of a header
+_FORMAT_BITS = tl.constexpr(module_header.FORMAT_BITS)
+_SCALES_OUTPUT = tl.constexpr(module_header.SCALES_OUTPUT)
+_KEEPS_BIAS = tl.constexpr(module_header.KEEPS_BIAS)
 _FLOAT = tl.constexpr(int(RowFormat.FLOAT32))
 _HALF = tl.constexpr(int(RowFormat.BFLOAT16))
 _INT8 = tl.constexpr(int(RowFormat.INT8))
@@ -94,9 +94,10 @@ def _rows(
 
 
 @triton.jit
-def _row_scales(pool_floats, header, table, row, row_format, is_row, FORMAT: tl.constexpr):
-    """The scales [16] of rows of int8, from the module's row `row` on; 1 for other formats."""
-    at = pool_floats + table // 4 + tl.load(header + 6) + row
+def _row_scales(offsets, rows, row_format, is_row, FORMAT: tl.constexpr):
+    """The scales [16] of rows of int8, which follow `offsets`, those of all rows of the module
+    from `rows` on; 1 for other formats."""
+    at = offsets.to(tl.pointer_type(tl.float32), bitcast=True) + rows
     if FORMAT == _INT8:
         return tl.load(at, mask=is_row, other=1.0)
     return tl.load(at, mask=is_row & (row_format == _INT8), other=1.0)
@@ -132,10 +133,10 @@ def shrink_kernel(
     x_at = x + (first + t)[:, None] * x_stride
     for e in range(entry_low, entry_high):
         table = tl.load(entry_table + e)
-        header = pool_int + table // 4 + module * (_HEADER // 4)
-        rank = tl.load(header + 1)
-        row_format = tl.load(header + 3) & _FORMAT_BITS
-        offsets = pool_long + table // 8 + tl.load(header)
+        header = table // 8 + module * _LONGS
+        rank = tl.load(pool_int + 2 * header + 4)
+        row_format = tl.load(pool_int + 2 * header + 6) & _FORMAT_BITS
+        offsets = pool_long + tl.load(pool_long + header)
         v_row = tl.load(entry_row + e) + t
         for r_low in range(0, rank, _RANKS):
             is_row = r_low + r < rank
@@ -154,9 +155,8 @@ def shrink_kernel(
                 )
                 acc = dot(a, tl.trans(xs), acc)
             if FORMAT >= _INT8:
-                acc *= _row_scales(
-                    pool_float, header, table, r_low + r, row_format, is_row, FORMAT
-                )[:, None]
+                rows = 4 * rank + r_low + r
+                acc *= _row_scales(offsets, rows, row_format, is_row, FORMAT)[:, None]
             v_at = (
                 v + slab * v_slab_stride + v_row[None, :] * v_row_stride
                 + m * _MAX_RANK + (r_low + r)[:, None]
@@ -206,19 +206,18 @@ def expand_kernel(
     gain_at = tl.full((), 0, tl.int64)
     for e in range(entry_low, entry_high):
         table = tl.load(entry_table + e)
-        header = pool_int + table // 4 + module * (_HEADER // 4)
-        rank = tl.load(header + 1)
-        flags = tl.load(header + 3)
+        header = table // 8 + module * _LONGS
+        rank = tl.load(pool_int + 2 * header + 4)
+        flags = tl.load(pool_int + 2 * header + 6)
         row_format = flags & _FORMAT_BITS
-        offsets = pool_long + table // 8 + tl.load(header) + rank  # rows of B follow those of A
-        factor = tl.load(entry_weight + e) * tl.load(
-            pool_float + table // 4 + module * (_HEADER // 4) + 2
-        )
+        # Rows of B follow those of A.
+        offsets = pool_long + tl.load(pool_long + header) + rank
+        factor = tl.load(entry_weight + e) * tl.load(pool_float + 2 * header + 5)
         v_row = tl.load(entry_row + e) + t
         touched += rank
         has_gain = (flags & _SCALES_OUTPUT) != 0
         gain_flags = tl.where(has_gain, flags, gain_flags)
-        gain_here = tl.load(pool_long + table // 8 + module * (_HEADER // 8) + 2)
+        gain_here = tl.load(pool_long + header + 1)
         gain_at = tl.where(has_gain, gain_here, gain_at)
         for r_low in range(0, rank, _RANKS):
             is_row = r_low + r < rank
@@ -232,10 +231,8 @@ def expand_kernel(
                 low_rank += tl.load(v_at + slab * v_slab_stride, mask=v_mask, other=0.0)
             low_rank *= factor
             if FORMAT >= _INT8:
-                row = rank + r_low + r
-                low_rank *= _row_scales(
-                    pool_float, header, table, row, row_format, is_row, FORMAT
-                )[None, :]  # fmt: skip
+                rows = 3 * rank + r_low + r
+                low_rank *= _row_scales(offsets, rows, row_format, is_row, FORMAT)[None, :]
             upper = rounded(low_rank, y)
             acc = dot(upper, b, acc)
             if y.dtype.element_ty != tl.float32:

@@ -30,8 +30,10 @@ TOKENS = (8, 16, 64)
 """The most tokens of a bundle, by variant."""
 
 _BAND = tl.constexpr(device_table.BAND)
-_HEADER_WORDS = tl.constexpr(device_table.HEADER.itemsize // 4)
-_SEGMENT_WORDS = tl.constexpr(device_table.SEGMENT.itemsize // 4)
+# 8-byte elements of each.
+_HEADER = tl.constexpr(device_table.HEADER.itemsize // 8)
+_RECORD = tl.constexpr(device_table.BAND_RECORD.itemsize // 8)
+_SEGMENT = tl.constexpr(device_table.SEGMENT.itemsize // 8)
 _FLOATS = tl.constexpr(FLOATS)
 _HALVES = tl.constexpr(HALVES)
 
@@ -53,6 +55,16 @@ def _values(pool_float, pool_half, half, offset, k, mask, VALUES: tl.constexpr):
 
 
 @triton.jit
+def _values_width(length, half, VALUES: tl.constexpr):
+    """The 4-byte elements that the values of segments of `length` take."""
+    if VALUES == _FLOATS:
+        return length
+    if VALUES == _HALVES:
+        return (length + 1) // 2
+    return tl.where(half != 0, (length + 1) // 2, length)
+
+
+@triton.jit
 def sparse_kernel(
     x, x_stride, y, y_stride, pool_float, pool_half, pool_int, pool_long,
     bundle_first, bundle_count, bundle_entry, entry_table, entry_weight, modules,
@@ -69,8 +81,6 @@ def sparse_kernel(
         return
     m = tl.load(band_module + tl.program_id(0))
     band = tl.load(band_number + tl.program_id(0))
-    module_low = tl.load(column_end + m)
-    width = tl.load(column_end + m + 1) - module_low
     module = tl.load(modules + m)
     first = tl.load(bundle_first + bundle)
     t = tl.arange(0, TOKENS_)
@@ -81,21 +91,20 @@ def sparse_kernel(
     touched = 0
     for e in range(tl.load(bundle_entry + bundle), tl.load(bundle_entry + bundle + 1)):
         table = tl.load(entry_table + e)
-        words = pool_int + table // 4
-        header = words + module * _HEADER_WORDS
-        bands = tl.load(header)
-        half = tl.load(header + 2)
-        segments = table // 4 + tl.load(header + 1)
-        low = tl.load(words + bands + band, mask=bands > 0, other=0)
-        high = tl.load(words + bands + band + 1, mask=bands > 0, other=0)
-        touched += high - low
+        header = table // 8 + module * _HEADER
+        bands = tl.load(pool_long + header)
+        half = tl.load(pool_int + 2 * header + 2)
+        record = bands + band * _RECORD
+        segments = tl.load(pool_long + record, mask=bands >= 0, other=0)
+        number = tl.load(pool_int + 2 * record + 2, mask=bands >= 0, other=0)
+        touched += number
         weight = tl.load(entry_weight + e)
-        for s in range(low, high, _BAND):
-            is_segment = s + r < high
-            record = segments + (s + r) * _SEGMENT_WORDS
-            offset = tl.load(pool_long + record // 2, mask=is_segment, other=0)
-            column = tl.load(pool_int + record + 2, mask=is_segment, other=-1)
-            length_and_row = tl.load(pool_int + record + 3, mask=is_segment, other=0)
+        for s in range(0, number, _BAND):
+            is_segment = s + r < number
+            segment = segments + (s + r) * _SEGMENT
+            offset = tl.load(pool_long + segment, mask=is_segment, other=0)
+            column = tl.load(pool_int + 2 * segment + 2, mask=is_segment, other=-1)
+            length_and_row = tl.load(pool_int + 2 * segment + 3, mask=is_segment, other=0)
             length = length_and_row // _BAND
             longest = tl.max(length, axis=0)
             sums = tl.zeros((_BAND, TOKENS_), dtype=tl.float32)
@@ -111,7 +120,7 @@ def sparse_kernel(
                     sums = dot(as_input(values, x), tl.trans(xs), sums)
             else:
                 # Columns follow the values, which fill whole 4-byte elements.
-                places = offset + tl.where(half != 0, (length + 1) // 2, length)
+                places = offset + _values_width(length, half, VALUES)
                 is_listed = column < 0
                 for k_low in range(0, longest, ENTRIES_):
                     mask = (k_low + k)[None, :] < length[:, None]
@@ -131,6 +140,8 @@ def sparse_kernel(
             acc = dot(tl.where(is_row, weight, 0.0), sums, acc)
     if touched == 0:
         return
+    module_low = tl.load(column_end + m)
+    width = tl.load(column_end + m + 1) - module_low
     rows = band * _BAND + r
     y_at = y + (first + t)[None, :] * y_stride + (module_low + rows)[:, None]
     mask = is_token[None, :] & (rows < width)[:, None]
@@ -178,7 +189,14 @@ class TritonSparseDelta:
             self._band_module, self._band_number, self._column_end,
             TOKENS_=bundles.tokens, ENTRIES_=ENTRIES, VALUES=self._values,
             num_warps=4, num_stages=1,
+            maxnreg=_register_limit(bundles.tokens, self._values),
         )  # fmt: skip
+
+
+def _register_limit(tokens: int, values: int) -> int | None:
+    """The registers of a thread, where the assembler would else choose fewer than it needs, and
+    spill, so that one more block runs at a time."""
+    return 128 if tokens <= 16 and values == HALVES else None
 
 
 def _ints(values: Sequence[int], device: torch.device) -> Tensor:
@@ -207,6 +225,7 @@ def _case(dtype: str, values: int, tokens: int) -> CompileCase:
         constants=constants,
         aligned=("x_stride", "y_stride"),
         num_stages=1,
+        register_limit=_register_limit(tokens, values),
         most_registers=240 if tokens == 64 else 176,
         uses_tensor_cores=dtype != "fp32",
     )

@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from gossamer.adapters.base_shape import BaseShape
-from gossamer.serving.packing.vectors import block_starts
+from gossamer.kernels.module_header import ALIGNMENT
+from gossamer.serving.packing.vectors import lay_out_vectors, padded
 
 FLOAT = 4
 """Bytes of a float32, in which keys, values and most rows rest."""
@@ -34,6 +36,8 @@ class Cost:
     """The bytes of the adapter's weights."""
     num_blocks: int
     """Blocks; what their ends waste is included."""
+    last_bytes: int = 0
+    """Bytes of the last block that are taken."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,19 +48,41 @@ class PoolSizes:
     block_tokens: int
     row_width: int
     """Bytes of an element of low-rank rows: 4, 2 or 1."""
+    device_tables: bool = False
+    """Whether adapters have their tables in the pool, as GPU kernels need them."""
 
     @property
     def block_bytes(self) -> int:
         """Bytes of a block."""
         return self.base.token_bytes * self.block_tokens
 
-    def cost_of(self, vectors: Sequence[tuple[int, int]], *, width: int = FLOAT) -> Cost:
-        """Tell the cost of vectors (number, elements of `width` bytes), packed as in the pool."""
+    def cost_of(
+        self, vectors: Sequence[tuple[int, int]], *, width: int = FLOAT, aligned: bool = False
+    ) -> Cost:
+        """Tell the cost of vectors (number, elements of `width` bytes), packed as in the pool.
+
+        aligned: each takes whole 16 bytes.
+        """
         counts, elements = np.array(vectors, dtype=np.int64).reshape(-1, 2).T
-        bounds = np.concatenate([[0], np.cumsum(np.repeat(elements, counts))])
+        places = padded(elements, width) if aligned else elements
+        layout = lay_out_vectors(np.repeat(places, counts), self.block_bytes // width)
         return Cost(
-            num_bytes=int(bounds[-1]) * width,
-            num_blocks=len(block_starts(bounds, self.block_bytes // width)) - 1,
+            num_bytes=int(layout.bounds[-1]) * width,
+            num_blocks=len(layout.starts) - 1,
+            last_bytes=layout.used_at_end * width,
+        )
+
+    def with_tables(self, rows: Cost, sizes: npt.ArrayLike) -> Cost:
+        """Add tables, vectors of these bytes, which begin in the last block of the rows; nothing
+        where tables lie in host memory."""
+        if not self.device_tables:
+            return rows
+        used = -(-rows.last_bytes // ALIGNMENT) * ALIGNMENT
+        layout = lay_out_vectors(sizes, self.block_bytes, used)
+        return Cost(
+            num_bytes=rows.num_bytes + int(layout.bounds[-1]),
+            num_blocks=rows.num_blocks + len(layout.starts) - 1 - (used > 0),
+            last_bytes=layout.used_at_end,
         )
 
 
@@ -65,4 +91,5 @@ def together(*costs: Cost) -> Cost:
     return Cost(
         num_bytes=sum(cost.num_bytes for cost in costs),
         num_blocks=sum(cost.num_blocks for cost in costs),
+        last_bytes=costs[-1].last_bytes,
     )

@@ -13,9 +13,9 @@ from gossamer.errors import AdapterFormatError, UnsupportedAdapterError
 from gossamer.kernels.gain import GainTable
 from gossamer.serving.packing.base_linear import BaseLinear
 from gossamer.serving.packing.capacity import Cost, PoolSizes, together
-from gossamer.serving.packing.low_rank import cost_of_rank, pack_low_rank
+from gossamer.serving.packing.low_rank import cost_of_rows, pack_low_rank, table_bytes
 from gossamer.serving.packing.target import PackTarget, Parts
-from gossamer.serving.packing.vectors import VectorPart, join, pack_vectors
+from gossamer.serving.packing.vectors import Empty, VectorPart, host_empty, join, pack_vectors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +28,12 @@ class GainPart(VectorPart):
     num_modules: int
     keeps_bias: bool
 
+    @property
+    def scaled_inputs(self) -> frozenset[int]:
+        """The modules whose inputs are scaled."""
+        pairs = zip(self.modules, self.is_input, strict=True)
+        return frozenset(module for module, is_input in pairs if is_input)
+
     def place(self, pool: Tensor, blocks: list[int]) -> GainTable:
         """Copy the factors into `blocks` of the pool's bytes."""
         offsets = np.full(self.num_modules, -1, dtype=np.int64)
@@ -39,11 +45,12 @@ class GainPart(VectorPart):
 
 def pack_gains(
     outputs: Mapping[str, Tensor], inputs: Mapping[str, Tensor], module_ids: Mapping[str, int],
-    block_bytes: int, *, keeps_bias: bool,
+    block_bytes: int, *, keeps_bias: bool, empty: Empty = host_empty,
 ) -> GainPart:  # fmt: skip
     """Lay out factors by module path; a module is in one of the two."""
     paths = sorted({*outputs, *inputs}, key=module_ids.__getitem__)
-    data, widths = join([outputs[p] if p in outputs else inputs[p] for p in paths])
+    factors = [outputs[p] if p in outputs else inputs[p] for p in paths]
+    data, widths = join(factors, empty, aligned=True)
     return GainPart(
         vectors=pack_vectors(data, widths, block_bytes),
         modules=[module_ids[path] for path in paths],
@@ -85,7 +92,9 @@ def dora_gains(adapter: DoraAdapter, linears: Mapping[str, BaseLinear]) -> dict[
 def pack_dora(adapter: DoraAdapter, target: PackTarget) -> Parts:
     """Lay out low-rank rows, and what they scale outputs by."""
     gains = dora_gains(adapter, target.linears)
-    gain = pack_gains(gains, {}, target.module_ids, target.block_bytes, keeps_bias=True)
+    gain = pack_gains(
+        gains, {}, target.module_ids, target.block_bytes, keeps_bias=True, empty=target.empty
+    )
     return {**pack_low_rank(adapter, target), "gain": gain}
 
 
@@ -102,12 +111,17 @@ def pack_ia3(adapter: Ia3Adapter, target: PackTarget) -> Parts:
                 "together with layers of the same input; merge it with "
                 "`gossamer adapters merge` and serve the result"
             )
-    ids, block_bytes = target.module_ids, target.block_bytes
-    gain = pack_gains(adapter.outputs, adapter.inputs, ids, block_bytes, keeps_bias=False)
+    gain = pack_gains(
+        adapter.outputs, adapter.inputs, target.module_ids, target.block_bytes, keeps_bias=False,
+        empty=target.empty,
+    )  # fmt: skip
     return {"gain": gain}
 
 
 def cost_of_dora(pool: PoolSizes) -> dict[str, Cost]:
     """Tell the cost of low-rank rows and a factor per output of every linear layer."""
-    gains = pool.cost_of([(1, h_out) for h_out, _ in pool.base.shape.linears.values()])
-    return {"gain: DoRA 16, all linear": together(cost_of_rank(pool, 16), gains)}
+    rank, linears = 16, pool.base.shape.linears
+    gains = pool.cost_of([(1, h_out) for h_out, _ in linears.values()], aligned=True)
+    rows = together(cost_of_rows(pool, rank, linears), gains)
+    tables = table_bytes(pool, rank, len(linears))
+    return {f"gain: DoRA {rank}, all linear": pool.with_tables(rows, tables)}

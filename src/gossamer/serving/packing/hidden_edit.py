@@ -10,7 +10,7 @@ from gossamer.adapters.kinds.intervention import Edit, InterventionAdapter
 from gossamer.kernels.hidden_edit import EditTable
 from gossamer.serving.packing.capacity import Cost, PoolSizes
 from gossamer.serving.packing.target import PackTarget, Parts
-from gossamer.serving.packing.vectors import VectorPart, join, pack_vectors
+from gossamer.serving.packing.vectors import Empty, VectorPart, host_empty, join, pack_vectors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +33,9 @@ class EditPart(VectorPart):
         )
 
 
-def pack_edits(adapter: InterventionAdapter, num_layers: int, block_bytes: int) -> EditPart:
+def pack_edits(
+    adapter: InterventionAdapter, num_layers: int, block_bytes: int, empty: Empty = host_empty
+) -> EditPart:
     """Lay out the edits; one that both groups of positions share is stored once."""
     first_row = np.zeros((num_layers, 2), dtype=np.int64)
     rank = np.zeros((num_layers, 2), dtype=np.int32)
@@ -46,7 +48,7 @@ def pack_edits(adapter: InterventionAdapter, num_layers: int, block_bytes: int) 
                 rows += _rows(edit, is_loreft=adapter.variant == "loreft")
             first_row[layer, group] = stored[id(edit)]
             rank[layer, group] = len(edit.bias)
-    data, widths = join(rows)
+    data, widths = join(rows, empty)
     return EditPart(
         vectors=pack_vectors(data, widths, block_bytes),
         first_row=first_row,
@@ -58,7 +60,8 @@ def pack_edits(adapter: InterventionAdapter, num_layers: int, block_bytes: int) 
 
 def pack_intervention(adapter: InterventionAdapter, target: PackTarget) -> Parts:
     """Lay out the edits of an intervention."""
-    return {"edit": pack_edits(adapter, target.base.num_layers, target.block_bytes)}
+    layers, block_bytes = target.base.num_layers, target.block_bytes
+    return {"edit": pack_edits(adapter, layers, block_bytes, target.empty)}
 
 
 def cost_of_intervention(pool: PoolSizes) -> dict[str, Cost]:

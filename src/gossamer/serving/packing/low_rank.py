@@ -1,8 +1,13 @@
 """Low-rank adapters as parts for the pool."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import numpy.typing as npt
 
 from gossamer.adapters.kinds.low_rank import LowRankAdapter
+from gossamer.kernels.grouped_lora import RowFormat
+from gossamer.kernels.grouped_lora.device_table import vector_bytes
 from gossamer.serving.packing.capacity import Cost, PoolSizes
 from gossamer.serving.packing.target import PackTarget, Parts
 
@@ -27,10 +32,23 @@ def cost_of_low_rank(pool: PoolSizes) -> dict[str, Cost]:
 
 def cost_of_rank(pool: PoolSizes, rank: int, targets: Sequence[str] | None = None) -> Cost:
     """Tell the cost of A and B of all linear layers, or of those named in `targets`."""
-    shapes = [
-        shape
-        for path, shape in pool.base.shape.linears.items()
+    paths = [
+        path
+        for path in pool.base.shape.linears
         if targets is None or path.rsplit(".", 1)[-1] in targets
     ]
+    return pool.with_tables(cost_of_rows(pool, rank, paths), table_bytes(pool, rank, len(paths)))
+
+
+def cost_of_rows(pool: PoolSizes, rank: int, paths: Iterable[str]) -> Cost:
+    """Tell the cost of A and B of the modules at `paths`, without their tables."""
+    shapes = [pool.base.shape.linears[path] for path in paths]
     rows = [(rank, size) for h_out, h_in in shapes for size in (h_in, h_out)]
-    return pool.cost_of(rows, width=pool.row_width)
+    return pool.cost_of(rows, width=pool.row_width, aligned=True)
+
+
+def table_bytes(pool: PoolSizes, rank: int, num_adapted: int) -> npt.NDArray[np.int64]:
+    """Return the sizes of the vectors of the table of an adapter with a rank in some modules."""
+    row_format = next(each for each in RowFormat if each.dtype.itemsize == pool.row_width)
+    ranks = np.full(num_adapted, rank, dtype=np.int32)
+    return vector_bytes(len(pool.base.shape.linears), ranks, row_format)

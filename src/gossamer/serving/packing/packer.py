@@ -8,13 +8,17 @@ from torch import Tensor
 
 from gossamer.adapters.base_shape import BaseShape
 from gossamer.adapters.kinds.adapter import Adapter
+from gossamer.errors import SettingError
+from gossamer.kernels.module_header import ALIGNMENT
 from gossamer.kernels.paged_attention import KvLayout
 from gossamer.serving.packing.base_linear import BaseLinear
+from gossamer.serving.packing.device_tables import HostTables, pack_tables
 from gossamer.serving.packing.kinds import PACKED_KINDS
 from gossamer.serving.packing.prefix import PrefixPart
 from gossamer.serving.packing.resident import Resident
 from gossamer.serving.packing.rows import RowPacker
 from gossamer.serving.packing.target import PackTarget, Parts
+from gossamer.serving.packing.vectors import Empty, host_empty
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,16 +26,20 @@ class HostAdapter:
     """A checked adapter in host memory."""
 
     parts: Parts
+    tables: HostTables | None = None
+    """What GPU kernels read, behind the parts; None: tables stay in host memory."""
 
     @property
     def num_blocks(self) -> int:
         """Blocks that it takes: each part begins a block of its own."""
-        return sum(part.num_blocks for part in self.parts.values())
+        of_tables = 0 if self.tables is None else self.tables.num_blocks
+        return sum(part.num_blocks for part in self.parts.values()) + of_tables
 
     @property
     def num_bytes(self) -> int:
         """What it weighs; what blocks waste at their ends is not counted."""
-        return sum(part.num_bytes for part in self.parts.values())
+        of_tables = 0 if self.tables is None else self.tables.vectors.num_bytes
+        return sum(part.num_bytes for part in self.parts.values()) + of_tables
 
     @property
     def virtual_tokens(self) -> Tensor | None:
@@ -46,7 +54,10 @@ class HostAdapter:
         for field, part in self.parts.items():
             tables[field] = part.place(pool, left[: part.num_blocks])
             left = left[part.num_blocks :]
-        return Resident(**tables)
+        if self.tables is None:
+            return Resident(**tables)
+        of_rows = [tables.pop(field, None) for field in ("lora", "gain", "sparse")]
+        return Resident(tables=self.tables.place(pool, blocks, *of_rows), **tables)
 
 
 class Packer:
@@ -54,15 +65,27 @@ class Packer:
 
     def __init__(
         self, base: BaseShape, module_ids: Mapping[str, int], linears: Mapping[str, BaseLinear],
-        layout: KvLayout, *, int8: bool = False,
+        layout: KvLayout, *, int8: bool = False, device_tables: bool = False,
+        empty: Empty = host_empty,
     ) -> None:  # fmt: skip
-        """int8: round low-rank rows to whole numbers, each row with a scale."""
+        """int8: round low-rank rows to whole numbers, each row with a scale; device_tables: kernels
+        read tables from the pool; empty: allocates the host memory of adapters.
+
+        Raises `SettingError` if blocks are not whole 16 bytes and `device_tables` needs them so.
+        """
+        if device_tables and layout.block_bytes % ALIGNMENT:
+            raise SettingError(
+                f"setting 'block_tokens' {layout.block_tokens}: a block has {layout.block_bytes} "
+                f"bytes, which GPU kernels need to be whole {ALIGNMENT}; give a multiple of 16"
+            )
+        self._device_tables = device_tables
         self._target = PackTarget(
             base=base,
             module_ids=module_ids,
             linears=linears,
             layout=layout,
-            rows=RowPacker(module_ids, layout.block_bytes, int8=int8),
+            rows=RowPacker(module_ids, layout.block_bytes, int8=int8, empty=empty),
+            empty=empty,
         )
         self.low_rank_width = 1 if int8 else None
         """Bytes of an element of low-rank rows, if not as saved."""
@@ -72,4 +95,8 @@ class Packer:
 
         Raises `UnsupportedAdapterError` or `AdapterFormatError` for what cannot be computed here.
         """
-        return HostAdapter(parts=PACKED_KINDS[type(adapter)].pack(adapter, self._target))
+        parts = PACKED_KINDS[type(adapter)].pack(adapter, self._target)
+        if not self._device_tables:
+            return HostAdapter(parts=parts)
+        tables = pack_tables(adapter.name, parts, self._target)
+        return HostAdapter(parts=parts, tables=tables)

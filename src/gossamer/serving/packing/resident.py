@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from gossamer.kernels.gain import GainTable
-from gossamer.kernels.grouped_lora import LoraTable
+from gossamer.kernels.grouped_lora import LoraTable, RowFormat
 from gossamer.kernels.hidden_edit import EditTable
 from gossamer.kernels.sparse_delta import SparseTable
 
@@ -18,11 +18,34 @@ class PrefixTable:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceTables:
+    """The tables that GPU kernels read of an adapter, in its own blocks; places in bytes."""
+
+    lora: int = -1
+    """Place in the pool of the headers of its low-rank rows and gains; -1: it has neither."""
+    sparse: int = -1
+    """Place in the pool of the headers of its sparse changes; -1: it has none."""
+    cost: float = 0.0
+    """What reading it costs: its ranks or its entries, summed over the modules."""
+    scaled_inputs: frozenset[int] = frozenset()
+    """The modules whose inputs it scales."""
+    row_format: RowFormat | None = None
+    """The format of its low-rank rows, if it has some."""
+    half_values: bool | None = None
+    """Whether its sparse values are bfloat16, if it has some."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Resident:
-    """The tables of an adapter in the pool; None for what it does not do."""
+    """The tables of an adapter in the pool; None for what it does not do.
+
+    Where kernels read tables from the pool, `tables` says where, and there are no `lora`, `gain`
+    and `sparse` in host memory.
+    """
 
     lora: LoraTable | None = None
     gain: GainTable | None = None
     sparse: SparseTable | None = None
     edit: EditTable | None = None
     prefix: PrefixTable | None = None
+    tables: DeviceTables | None = None

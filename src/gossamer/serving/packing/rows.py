@@ -1,6 +1,6 @@
 """Low-rank factors as rows in blocks, moved there from the bytes of their files."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -14,7 +14,15 @@ from gossamer.adapters.kinds.low_rank import Factors, LowRankAdapter, Pair, Pair
 from gossamer.adapters.reading.safetensors_header import MOST_HEADERS, Place
 from gossamer.kernels.grouped_lora import LoraTable, RowFormat
 from gossamer.kernels.transpose import move_matrices
-from gossamer.serving.packing.vectors import VectorLayout, VectorPart, Vectors, lay_out_vectors
+from gossamer.serving.packing.vectors import (
+    Empty,
+    VectorLayout,
+    VectorPart,
+    Vectors,
+    host_empty,
+    lay_out_vectors,
+    padded,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,11 +30,13 @@ class HostRows(VectorPart):
     """The rows of a checked adapter in host memory.
 
     For each adapted module those of A [rank, h_in], then those of B transposed [rank, h_out];
-    nothing is padded to another rank.
+    nothing is padded to another rank, and a row only to whole 16 bytes.
     """
 
     table: LoraTable
     """What the table in the pool will say; its offsets come with the blocks."""
+    sizes: Mapping[int, tuple[int, int]]
+    """(h_in, h_out) of each adapted module."""
 
     def place(self, pool: Tensor, blocks: Sequence[int]) -> LoraTable:
         """Copy the rows into `blocks` of the pool's bytes; returns the table that finds them."""
@@ -35,12 +45,32 @@ class HostRows(VectorPart):
     def factors(self, module: int) -> tuple[Tensor, Tensor]:
         """Return A [rank, h_in] and B transposed [rank, h_out] of `module` as float32."""
         first, rank = int(self.table.first_row[module]), int(self.table.rank[module])
-        return self._factor(first, rank), self._factor(first + rank, rank)
+        h_in, h_out = self.sizes[module]
+        return self._factor(first, rank, h_in), self._factor(first + rank, rank, h_out)
 
-    def _factor(self, first: int, count: int) -> Tensor:
+    def _factor(self, first: int, count: int, width: int) -> Tensor:
         bounds = self.vectors.layout.bounds
-        rows = self.vectors.data[bounds[first] : bounds[first + count]].view(count, -1).float()
-        return rows * torch.from_numpy(self.table.row_scale[first : first + count, None])
+        rows = self.vectors.data[bounds[first] : bounds[first + count]].view(count, -1)
+        scale = torch.from_numpy(self.table.row_scale[first : first + count, None])
+        return rows[:, :width].float() * scale
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowLayout:
+    """Where the rows of an adapter go, worked out from the sizes of its factors alone."""
+
+    table: LoraTable
+    """It has no offsets yet."""
+    vectors: VectorLayout
+    sizes: dict[int, tuple[int, int]]
+    """(h_in, h_out) of each adapted module."""
+    is_padded: bool
+    """Whether there is a row that does not fill whole 16 bytes."""
+
+    def filled(self, data: Tensor) -> HostRows:
+        """Return the rows in `data`, which lie there as this says."""
+        vectors = Vectors(data=data, layout=self.vectors)
+        return HostRows(vectors=vectors, table=self.table, sizes=self.sizes)
 
 
 def lay_out(
@@ -48,10 +78,10 @@ def lay_out(
     module_ids: Mapping[str, int],
     block_bytes: int,
     row_format: RowFormat,
-) -> tuple[LoraTable, VectorLayout]:
+) -> RowLayout:
     """Lay out `factors`, by module path, for blocks of `block_bytes`.
 
-    The table has no offsets yet. Raises `KeyError` for a module that is not in `module_ids`.
+    Raises `KeyError` for a module that is not in `module_ids`.
     """
     pairs = list(factors.values())
     modules = [module_ids[path] for path in factors]
@@ -60,8 +90,10 @@ def lay_out(
     scale = np.zeros(len(module_ids), dtype=np.float32)
     scale[modules] = [pair.scale for pair in pairs]
     in_order = sorted(zip(modules, pairs, strict=True), key=lambda pair: pair[0])
-    sizes = [(p.rank, width) for _, p in in_order for width in (p.a.shape[1], p.b.shape[0])]
-    counts, widths = np.array(sizes).reshape(-1, 2).T
+    sizes = {module: (pair.a.shape[1], pair.b.shape[0]) for module, pair in in_order}
+    counts = np.repeat([pair.rank for _, pair in in_order], 2)
+    widths = np.array(list(sizes.values())).reshape(-1)
+    strides = padded(widths, row_format.dtype.itemsize)
     table = LoraTable(
         first_row=2 * (np.cumsum(rank, dtype=np.int64) - rank),
         rank=rank,
@@ -71,7 +103,12 @@ def lay_out(
         format=row_format,
     )
     block_elements = block_bytes // row_format.dtype.itemsize
-    return table, lay_out_vectors(np.repeat(widths, counts), block_elements)
+    return RowLayout(
+        table=table,
+        vectors=lay_out_vectors(np.repeat(strides, counts), block_elements),
+        sizes=sizes,
+        is_padded=bool((strides != widths).any()),
+    )
 
 
 _WORDS = {2: torch.int16, 4: torch.int32}
@@ -79,10 +116,9 @@ _WORDS = {2: torch.int16, 4: torch.int32}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Plan:
-    """How the data of files of one kind become rows."""
+    """How the data of files of one kind become rows, if none is padded."""
 
-    table: LoraTable
-    layout: VectorLayout
+    layout: RowLayout
     moves: npt.NDArray[np.int64]
     """See `move_matrices`."""
 
@@ -91,12 +127,14 @@ class RowPacker:
     """The packer of low-rank rows for one base model and blocks of one size."""
 
     def __init__(
-        self, module_ids: Mapping[str, int], block_bytes: int, *, int8: bool = False
-    ) -> None:
-        """int8: round each row to whole numbers times a scale of its own."""
+        self, module_ids: Mapping[str, int], block_bytes: int, *, int8: bool = False,
+        empty: Empty = host_empty,
+    ) -> None:  # fmt: skip
+        """int8: round each row to whole numbers times a scale of its own; empty: allocates rows."""
         self._ids = module_ids
         self._block_bytes = block_bytes
         self._int8 = int8
+        self._empty = empty
         self._plan = lru_cache(maxsize=MOST_HEADERS)(self._make_plan)
 
     def pack(self, adapter: LowRankAdapter) -> HostRows:
@@ -108,20 +146,26 @@ class RowPacker:
         if not self._int8:
             elements = adapter.file.elements()
             if elements is not None and elements.dtype in (torch.bfloat16, torch.float32):
-                return _moved(elements, self._plan(adapter.pairing))
+                plan = self._plan(adapter.pairing)
+                if not plan.layout.is_padded:
+                    return self._moved(elements, plan)
         return self.pack_factors(adapter.factors)
+
+    def _moved(self, elements: Tensor, plan: _Plan) -> HostRows:
+        data = self._empty(int(plan.layout.vectors.bounds[-1]), elements.dtype)
+        move_matrices(_bits(elements), plan.moves, _bits(data))
+        return plan.layout.filled(data)
 
     def _make_plan(self, pairing: Pairing) -> _Plan:
         """For a file whose tensors all have the type that their rows will have."""
         pairs = pairing.pairs
         dtype = next(iter(pairs.values())).a.dtype
         row_format = RowFormat.BFLOAT16 if dtype == torch.bfloat16 else RowFormat.FLOAT32
-        table, layout = lay_out(pairs, self._ids, self._block_bytes, row_format)
+        layout = lay_out(pairs, self._ids, self._block_bytes, row_format)
         in_order = [pairs[path] for path in sorted(pairs, key=self._ids.__getitem__)]
         moves = [move for pair in in_order for move in (_copy(pair.a), _transpose(pair.b))]
         to = np.cumsum([0, *(rows * columns for _, rows, columns in moves)])
         return _Plan(
-            table=table,
             layout=layout,
             moves=np.array([[start, low, *n] for (start, *n), low in zip(moves, to, strict=False)]),
         )
@@ -129,19 +173,21 @@ class RowPacker:
     def pack_factors(self, factors: Mapping[str, Factors]) -> HostRows:
         """Lay out `factors`, by module path, tensor by tensor. Raises as `pack`."""
         row_format = RowFormat.INT8 if self._int8 else _format_as_saved(factors)
-        table, layout = lay_out(factors, self._ids, self._block_bytes, row_format)
+        layout = lay_out(factors, self._ids, self._block_bytes, row_format)
         in_order = [factors[path] for path in sorted(factors, key=self._ids.__getitem__)]
-        matrices = [matrix for pair in in_order for matrix in (pair.a, pair.b.T)]
+        matrices: Iterable[Tensor] = [m for pair in in_order for m in (pair.a, pair.b.T)]
         if self._int8:
-            matrices = list(_quantised(matrices, table.row_scale))
-        data = torch.cat([matrix.to(row_format.dtype).reshape(-1) for matrix in matrices])
-        return HostRows(vectors=Vectors(data=data, layout=layout), table=table)
-
-
-def _moved(elements: Tensor, plan: _Plan) -> HostRows:
-    data = torch.empty(int(plan.layout.bounds[-1]), dtype=elements.dtype)
-    move_matrices(_bits(elements), plan.moves, _bits(data))
-    return HostRows(vectors=Vectors(data=data, layout=plan.layout), table=plan.table)
+            matrices = _quantised(matrices, layout.table.row_scale)
+        data = self._empty(int(layout.vectors.bounds[-1]), row_format.dtype)
+        if layout.is_padded:
+            data.zero_()
+        first = 0
+        for matrix in matrices:
+            rank, width = matrix.shape
+            low, high = layout.vectors.bounds[[first, first + rank]]
+            data[low:high].view(rank, -1)[:, :width] = matrix
+            first += rank
+        return layout.filled(data)
 
 
 def _copy(place: Place) -> tuple[int, int, int]:
@@ -165,7 +211,7 @@ def _format_as_saved(factors: Mapping[str, Factors]) -> RowFormat:
     return RowFormat.BFLOAT16 if half else RowFormat.FLOAT32
 
 
-def _quantised(factors: Sequence[Tensor], row_scale: npt.NDArray[np.float32]) -> Iterator[Tensor]:
+def _quantised(factors: Iterable[Tensor], row_scale: npt.NDArray[np.float32]) -> Iterator[Tensor]:
     """Each row [rank, width] as whole numbers from -127 to 127; the scales go into `row_scale`."""
     first = 0
     for factor in factors:

@@ -1,7 +1,7 @@
 """Sparse changes as segments in blocks: entries of one output row, cut where a block ends."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -12,9 +12,10 @@ from gossamer.adapters.kinds.sparse_delta import Blocks, Delta, Entries, SparseA
 from gossamer.adapters.reading.limits import MOST_PLACES
 from gossamer.errors import AdapterFormatError
 from gossamer.kernels.sparse_delta import SparseTable
+from gossamer.kernels.sparse_delta.device_table import BAND, BAND_RECORD, HEADER, SEGMENT
 from gossamer.serving.packing.capacity import Cost, PoolSizes
 from gossamer.serving.packing.target import PackTarget, Parts
-from gossamer.serving.packing.vectors import VectorPart, pack_vectors
+from gossamer.serving.packing.vectors import Empty, VectorPart, host_empty, pack_vectors
 
 LongArray = npt.NDArray[np.int64]
 
@@ -35,28 +36,19 @@ class Segments:
 class SparsePart(VectorPart):
     """The sparse changes of an adapter in host memory."""
 
-    first: LongArray  # [M] first segment of each module
-    count: LongArray  # [M]
-    row: npt.NDArray[np.int32]
-    column: npt.NDArray[np.int32]
-    length: npt.NDArray[np.int32]
-    half: bool
+    table: SparseTable
+    """What the table in the pool will say; its offsets come with the blocks."""
 
     def place(self, pool: Tensor, blocks: list[int]) -> SparseTable:
-        """Copy the changes into `blocks` of the pool's bytes."""
-        return SparseTable(
-            first=self.first,
-            count=self.count,
-            row=self.row,
-            column=self.column,
-            length=self.length,
-            offset=self.vectors.write(pool, blocks),
-            half=self.half,
-        )
+        """Copy the changes into `blocks` of the pool's bytes; returns the table that finds them."""
+        return replace(self.table, offset=self.vectors.write(pool, blocks))
 
 
 def pack_sparse(
-    deltas: Mapping[str, Delta], module_ids: Mapping[str, int], block_bytes: int
+    deltas: Mapping[str, Delta],
+    module_ids: Mapping[str, int],
+    block_bytes: int,
+    empty: Empty = host_empty,
 ) -> SparsePart:
     """Lay out changes by module path. Values saved as bfloat16 stay so, others become float32."""
     half = all(delta.values.dtype == torch.bfloat16 for delta in deltas.values())
@@ -71,21 +63,30 @@ def pack_sparse(
         first[module_ids[path]] = sum(len(each.row) for each in found)
         count[module_ids[path]] = len(segments.row)
         found.append(segments)
-    data = torch.from_numpy(_joined(each.data for each in found).astype(np.int32, copy=False))
+    widths = _joined(each.width for each in found)
+    data = empty(int(widths.sum()), torch.int32)
+    low = 0
+    for each in found:
+        data[low : low + len(each.data)] = torch.from_numpy(each.data)
+        low += len(each.data)
     return SparsePart(
-        vectors=pack_vectors(data, _joined(each.width for each in found), block_bytes),
-        first=first,
-        count=count,
-        row=_narrow(_joined(each.row for each in found)),
-        column=_narrow(_joined(each.column for each in found)),
-        length=_narrow(_joined(each.length for each in found)),
-        half=half,
+        vectors=pack_vectors(data, widths, block_bytes),
+        table=SparseTable(
+            first=first,
+            count=count,
+            row=_narrow(_joined(each.row for each in found)),
+            column=_narrow(_joined(each.column for each in found)),
+            length=_narrow(_joined(each.length for each in found)),
+            offset=np.zeros(0, dtype=np.int64),
+            half=half,
+        ),
     )
 
 
 def pack_sparse_adapter(adapter: SparseAdapter, target: PackTarget) -> Parts:
     """Lay out the changes of a sparse adapter."""
-    return {"sparse": pack_sparse(adapter.deltas, target.module_ids, target.block_bytes)}
+    ids, block_bytes = target.module_ids, target.block_bytes
+    return {"sparse": pack_sparse(adapter.deltas, ids, block_bytes, target.empty)}
 
 
 def cost_of_sparse(pool: PoolSizes) -> dict[str, Cost]:
@@ -94,14 +95,21 @@ def cost_of_sparse(pool: PoolSizes) -> dict[str, Cost]:
     Entries are spread evenly over rows here; real masks differ from row to row by a few bytes.
     """
     density, side = 0.01, 64
-    shapes = pool.base.shape.linears.values()
+    shapes = list(pool.base.shape.linears.values())
     # A value and a column for each entry; blocks are values alone.
     entries = [(h_out, 2 * max(1, round(density * h_in))) for h_out, h_in in shapes]
     weights = sum(h_out * h_in for h_out, h_in in shapes)
     blocks = [(max(1, round(density * weights / side**2)) * side, side)]
+    # In tables a header for each module, a record for each band and one for each segment.
+    tops = [len(shapes) * HEADER.itemsize]
+    tops += [-(-h_out // BAND) * BAND_RECORD.itemsize for h_out, _ in shapes]
+    by_rows = [BAND * SEGMENT.itemsize] * sum(-(-h_out // BAND) for h_out, _ in shapes)
+    by_blocks = [BAND * SEGMENT.itemsize] * (blocks[0][0] // BAND)
     return {
-        "sparse: SHiRA, 1 % of entries": pool.cost_of(entries),
-        f"sparse: SMT, 1 % in blocks of {side}": pool.cost_of(blocks),
+        "sparse: SHiRA, 1 % of entries": pool.with_tables(pool.cost_of(entries), [*tops, *by_rows]),
+        f"sparse: SMT, 1 % in blocks of {side}": pool.with_tables(
+            pool.cost_of(blocks), [*tops, *by_blocks]
+        ),
     }
 
 

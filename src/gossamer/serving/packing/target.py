@@ -10,6 +10,7 @@ from gossamer.adapters.base_shape import BaseShape
 from gossamer.kernels.paged_attention import KvLayout
 from gossamer.serving.packing.base_linear import BaseLinear
 from gossamer.serving.packing.rows import RowPacker
+from gossamer.serving.packing.vectors import Empty, host_empty
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +24,8 @@ class PackTarget:
     """These layers themselves, by module path."""
     layout: KvLayout
     rows: RowPacker
+    empty: Empty = host_empty
+    """Allocates the host memory of parts."""
 
     @property
     def block_bytes(self) -> int:
