@@ -75,7 +75,7 @@ def counted(groups: tuple[Group, ...]) -> Iterator[dict[str, Any]]:
                 prepared = implementation.prepare(factors)
                 with counting(prepared.buffers) as traffic:
                     prepared.launch()
-                tokens = len(work.ranks)
+                tokens = work.tokens
                 yield {
                     "work": work.label, "group": group.name,
                     "implementation": implementation.NAME, "error": factors.error(prepared.y),

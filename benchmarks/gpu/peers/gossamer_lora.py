@@ -43,7 +43,8 @@ def prepare(factors: Factors) -> Prepared:
         pool[:num_rows_bytes] = torch.cat(rows).to(torch.bfloat16).view(torch.uint8)
         for place, table in zip(places.tolist(), tables, strict=False):
             pool[place : place + len(table)] = torch.from_numpy(table).to(device)
-    runs = [Run(token, 1, token) for token in range(len(work.ranks))]
+    each = work.tokens_each
+    runs = [Run(slot * each, each, slot) for slot in range(len(work.ranks))]
     bundles = make_bundles(runs, places[:-1].tolist(), work.ranks, 8).to(device)
     size = scratch_elements(len(modules), group.h_in, bundles.rows)
     scratch = torch.empty(size, dtype=torch.float32, device=device)

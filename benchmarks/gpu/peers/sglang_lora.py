@@ -63,16 +63,20 @@ def prepare(factors: Factors) -> Prepared:
 
     a, b = stacked(factors)
     group, work, device = factors.group, factors.work, factors.device
-    count = len(work.ranks)
+    count, each = len(work.ranks), work.tokens_each
     ints = {"dtype": torch.int32}
+    # Segments of up to CHUNK tokens with one adapter: where each begins, and its adapter.
+    segments = [(slot * each + i, slot) for slot in range(count) for i in range(0, each, CHUNK)]
     batch = LoRABatchInfo(
         use_cuda_graph=True,
-        num_segments=count,
-        seg_indptr=torch.arange(count + 1, **ints).to(device),
-        weight_indices=torch.arange(count, **ints).to(device),
+        num_segments=len(segments),
+        seg_indptr=torch.tensor([*(first for first, _ in segments), work.tokens], **ints).to(
+            device
+        ),
+        weight_indices=torch.tensor([slot for _, slot in segments], **ints).to(device),
         lora_ranks=torch.tensor(work.ranks, **ints).to(device),
         scalings=torch.ones(count).to(device),
-        permutation=torch.arange(count, **ints).to(device),
+        permutation=torch.arange(work.tokens, **ints).to(device),
         max_len=CHUNK,
     )
     slices = torch.tensor([0, *group.widths], **ints).cumsum(0).to(torch.int32)

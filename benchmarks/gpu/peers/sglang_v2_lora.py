@@ -76,12 +76,12 @@ def prepare(factors: Factors) -> Prepared:
     ints = {"dtype": torch.int32}
     ranks = torch.tensor(work.ranks, **ints).to(device)
     scalings = torch.ones(count).to(device)
-    slots = torch.arange(count, **ints).to(device)
+    slots = torch.tensor(work.adapter_of, **ints).to(device)
     route = routing.build_route(slots, max_loras=count, block_size=plan.block_size)
     step = plan.b_tiles["BLOCK_SIZE_N"]
     geometry = _geometry(lora_b, group.widths, step, device)
     split = plan.a_tiles.get("SPLIT_K", 1)
-    bridge = torch.empty(count, modules * work.max_rank, dtype=factors.dtype, device=device)
+    bridge = torch.empty(work.tokens, modules * work.max_rank, dtype=factors.dtype, device=device)
     partial = torch.empty(split, *bridge.shape, device=device) if split > 1 else None
     tiles = triton.cdiv(route.sorted_pair_ids.numel(), route.block_size) * triton.cdiv(
         bridge.shape[1], plan.a_tiles["BLOCK_SIZE_N"]

@@ -72,18 +72,18 @@ def prepare(factors: Factors) -> Prepared:
             for m in range(len(group.widths)):
                 a[m][slot, 0, :rank] = factors.a[slot][m]
                 b[m][slot, 0, :, :rank] = factors.b[slot][m]
-    meta = LoRAKernelMeta.make(count, count, "cpu")
-    meta.prepare_tensors(torch.arange(count, dtype=torch.int32))
+    meta = LoRAKernelMeta.make(count, work.tokens, "cpu")
+    meta.prepare_tensors(torch.tensor(work.adapter_of, dtype=torch.int32))
     on_host = {"no_lora_flag_cpu", "num_active_loras_cpu", "default_num_active_loras_cpu"}
     for name, value in vars(meta).items():
         if isinstance(value, torch.Tensor) and name not in on_host:
             setattr(meta, name, value.to(device))
-    arguments = meta.meta_args(count, False)
+    arguments = meta.meta_args(work.tokens, False)
     y = factors.y.clone()
     buffers: list[torch.Tensor] = []
 
     def launch() -> None:
-        shape = len(group.widths), count, work.max_rank
+        shape = len(group.widths), work.tokens, work.max_rank
         buffer = torch.empty(shape, dtype=torch.float32, device=device)
         buffers[:] = [buffer]
         lora_shrink(factors.x, a, buffer, *arguments, 1.0)

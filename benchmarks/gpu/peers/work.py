@@ -1,4 +1,4 @@
-"""The work that every implementation gets: one token for each of many adapters."""
+"""The work that every implementation gets: a few tokens for each of many adapters."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,15 +30,26 @@ TOY = (Group("qkv", 1024, (64, 32, 32)), Group("down", 2048, (64,)))
 
 @dataclass(frozen=True)
 class Work:
-    """A decode step: each token has an adapter of its own."""
+    """A step: every adapter has the same number of tokens, one after the other."""
 
     label: str
     ranks: tuple[int, ...]
-    """Of each token's adapter."""
+    """Of each adapter."""
     max_rank: int
     """What the server was started for: peers make room for it."""
+    tokens_each: int = 1
     planned: int = 64
     """Tokens for which tiles are chosen, where that depends on them."""
+
+    @property
+    def tokens(self) -> int:
+        """Of the step."""
+        return self.tokens_each * len(self.ranks)
+
+    @property
+    def adapter_of(self) -> list[int]:
+        """The index of each token's adapter."""
+        return [slot for slot in range(len(self.ranks)) for _ in range(self.tokens_each)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,9 +83,8 @@ class Factors:
             # Bits that float16 and bfloat16 both have, so that all get the same numbers.
             return (values * size).to(torch.bfloat16).to(dtype)
 
-        count = len(work.ranks)
-        self.x = draw(count, group.h_in, size=group.h_in**-0.5)
-        self.y = draw(count, sum(group.widths), size=1.0)
+        self.x = draw(work.tokens, group.h_in, size=group.h_in**-0.5)
+        self.y = draw(work.tokens, sum(group.widths), size=1.0)
         self.a = [[draw(r, group.h_in, size=1.0) for _ in group.widths] for r in work.ranks]
         """Of each adapter and module, [rank, h_in]."""
         self.b = [[draw(width, r, size=r**-0.5) for width in group.widths] for r in work.ranks]
@@ -89,10 +99,10 @@ class Factors:
     def expected(self) -> Tensor:
         """Return y after the operation, in float64."""
         result = self.y.double()
-        for token, (a, b) in enumerate(zip(self.a, self.b, strict=True)):
+        for token, slot in enumerate(self.work.adapter_of):
             x = self.x[token].double()
-            parts = [bm.double() @ (am.double() @ x) for am, bm in zip(a, b, strict=True)]
-            result[token] += torch.cat(parts)
+            pairs = zip(self.a[slot], self.b[slot], strict=True)
+            result[token] += torch.cat([b.double() @ (a.double() @ x) for a, b in pairs])
         return result
 
     def error(self, y: Tensor) -> float:

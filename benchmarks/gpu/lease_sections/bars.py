@@ -1,0 +1,74 @@
+"""What the kernels and the engine are to reach; each bar reads what the sections have found."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from lease_sections.frame import Lease
+
+Answer = tuple[bool, str] | None
+"""Whether it is reached and the figure, or None: not measured."""
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One of them."""
+
+    text: str
+    check: Callable[[Lease], Answer]
+
+
+def _correct(lease: Lease) -> Answer:
+    found = lease.found("correctness")
+    if found is None:
+        return None
+    return not found["failed"] and not found["not_run"], f"{len(found['failed'])} failures"
+
+
+def _bandwidth(lease: Lease) -> Answer:
+    reached = lease.found("lora", "gossamer", "64 x r16", "layer", "gb_s")
+    most = lease.found("ceilings", "read_gb_s")
+    if reached is None or most is None:
+        return None
+    return reached >= 0.7 * most, f"{reached / most:.0%} of {most:.0f} GB/s"
+
+
+def _ratio(peer: str, work: str, least: float) -> Callable[[Lease], Answer]:
+    def check(lease: Lease) -> Answer:
+        own = lease.found("lora", "gossamer", work, "layer", "us")
+        other = lease.found("peers", peer, work, "layer", "us")
+        if own is None or other is None:
+            return None
+        return other / own >= least, f"{other / own:.2f}x"
+
+    return check
+
+
+def _not_yet(lease: Lease) -> Answer:
+    return None
+
+
+BARS = (
+    Bar("kernels correct against float64", _correct),
+    Bar("adapter kernels at 70 % of the read bandwidth, 64 of rank 16, all groups", _bandwidth),
+    Bar("equal ranks: 0.95 of csgmv's speed", _ratio("sglang csgmv", "64 x r16", 0.95)),
+    Bar("mixed ranks: 1.1 of csgmv's speed", _ratio("sglang csgmv", "64 mixed", 1.1)),
+    Bar("mixed ranks: 1.5 of vLLM's speed", _ratio("vllm", "64 mixed", 1.5)),
+    Bar("decode step without adapters at 70 % of the byte floor, 32 to 128 tokens", _not_yet),
+    Bar("LoRA on but unused costs 1 % at most", _not_yet),
+    Bar("64 adapters of rank 16 on attention cost 15 % of a step at most, on all 33 %", _not_yet),
+    Bar("one adapter costs 10 % of a step at most", _not_yet),
+    Bar("99th percentile of steps while adapters arrive within 1.05 of without", _not_yet),
+    Bar("0.5 ms of host work per step that nothing hides, 64 tokens", _not_yet),
+    Bar("30 times the requests per second of PEFT's switching, 100 adapters", _not_yet),
+)
+
+
+def table(lease: Lease) -> str:
+    """Return one line for each bar."""
+    lines = []
+    for bar in BARS:
+        # Figures of a dry run mean nothing.
+        answer = None if lease.dry else bar.check(lease)
+        state = "not measured" if answer is None else "reached" if answer[0] else "MISSED"
+        lines.append(f"{state:12}  {bar.text}{'' if answer is None else f': {answer[1]}'}")
+    return "\n".join(lines)

@@ -1,0 +1,95 @@
+"""The run on a rented GPU: sections that fail or no longer fit, bars, and launches on copies."""
+
+import json
+import time
+
+import pytest
+import torch
+from launches.operations import CASES, TINY
+from triton.runtime.interpreter import InterpretedFunction
+
+from lease_sections.bars import BARS, table
+from lease_sections.frame import Lease, Section, run_all
+from lease_sections.mirror import mirrored
+from lease_sections.plan import SECTIONS
+
+
+@pytest.fixture
+def lease(tmp_path):
+    return Lease(torch.device("cpu"), True, tmp_path, time.monotonic() + 60)
+
+
+def fails(lease):
+    raise ValueError("no such thing")
+
+
+def test_one_section_that_fails_stops_no_other(lease, capsys):
+    run_all(
+        [
+            Section("broken", 1, fails, str),
+            Section("long", 61, lambda lease: {}, str),
+            Section("fine", 1, lambda lease: {"us": 3}, lambda found: f"{found['us']} us"),
+        ],
+        lease,
+    )
+    kept = json.loads((lease.output / "result.json").read_text())
+    assert {name: entry["state"] for name, entry in kept.items()} == {
+        "broken": "failed", "long": "skipped", "fine": "done",
+    }  # fmt: skip
+    assert "no such thing" in kept["broken"]["traceback"]
+    assert kept["fine"]["found"] == {"us": 3}
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in lines] == [
+        ["broken", "failed"], ["long", "skipped"], ["fine", "done"],
+    ]  # fmt: skip
+    assert lines[2].endswith("3 us")
+
+
+def test_the_plan_fits_into_ten_minutes():
+    assert sum(section.seconds for section in SECTIONS) <= 570
+    assert len({section.name for section in SECTIONS}) == len(SECTIONS)
+
+
+def layer(us, gb_s=None):
+    return {"layer": {"us": us, "gb_s": gb_s}}
+
+
+def test_bars_are_reached_missed_or_not_measured(lease):
+    lease.dry = False
+    lease.results = {
+        "ceilings": {"found": {"read_gb_s": 3000.0}},
+        "lora": {"found": {"gossamer": {"64 x r16": layer(100, 2000), "64 mixed": layer(100)}}},
+        "peers": {"found": {"sglang csgmv": {"64 x r16": layer(96), "64 mixed": layer(105)}}},
+    }
+    states = dict(zip((bar.text for bar in BARS), table(lease).splitlines(), strict=True))
+    by_start = {text[:12]: line for text, line in states.items()}
+    assert by_start["adapter kern"].startswith("MISSED")
+    assert by_start["adapter kern"].endswith("67% of 3000 GB/s")
+    assert by_start["equal ranks:"].startswith("reached")
+    assert by_start["kernels corr"].startswith("not measured")
+    assert states["mixed ranks: 1.1 of csgmv's speed"].startswith("MISSED")
+    assert states["mixed ranks: 1.5 of vLLM's speed"].startswith("not measured")
+
+
+def test_figures_of_a_dry_run_reach_nothing(lease):
+    lease.results = {"correctness": {"found": {"failed": [], "not_run": []}}}
+    assert all(line.startswith("not measured") for line in table(lease).splitlines())
+
+
+@pytest.mark.parametrize("name", ["gate", "attention_decode"])
+def test_a_launch_on_copies_does_what_it_does_in_place(name, monkeypatch):
+    results = []
+    for on_copies in (False, True):
+        if on_copies:
+            monkeypatch.setattr(
+                InterpretedFunction, "run", mirrored(InterpretedFunction.run, "cpu")
+            )
+        case = CASES[name](TINY)
+        generator = torch.Generator().manual_seed(0)
+        for states in case.stays["states"] if name != "gate" else [case.stays["states"]]:
+            states.normal_(generator=generator)
+        results.append((case.body(), case.stays["pool"]))
+    (plain, plain_pool), (copied, copied_pool) = results
+    assert plain.abs().sum() > 0
+    assert torch.equal(plain, copied)
+    assert torch.equal(plain_pool, copied_pool)
