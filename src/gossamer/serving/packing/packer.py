@@ -45,7 +45,7 @@ class HostAdapter:
     def virtual_tokens(self) -> Tensor | None:
         """Embeddings [tokens, hidden] that the base model is to compute, if it is such a prefix."""
         prefix = self.parts.get("prefix")
-        return prefix.adapter.embeddings if isinstance(prefix, PrefixPart) else None
+        return prefix.embeddings if isinstance(prefix, PrefixPart) else None
 
     def place(self, pool: Tensor, blocks: Sequence[int]) -> Resident:
         """Copy everything into `blocks`; what the base model computes must be there already."""

@@ -15,47 +15,62 @@ from gossamer.serving.packing.target import PackTarget, Parts
 class PrefixPart:
     """A prefix in host memory, for blocks of a layout."""
 
-    adapter: PrefixAdapter
+    num_tokens: int
+    """Virtual tokens."""
     layout: KvLayout
-
-    @property
-    def is_copied(self) -> bool:
-        """Whether its keys and values are given; else the base model computes them in steps."""
-        return self.adapter.keys_values is not None
+    states: Tensor | None
+    """Keys and values as they will lie, [blocks, *shape of a block]; the last virtual token is the
+    last of the last block. None: the base model computes them in steps."""
+    embeddings: Tensor | None
+    """What it computes them from, [tokens, hidden]."""
 
     @property
     def num_blocks(self) -> int:
         """Blocks that its keys and values take."""
-        return -(-self.adapter.num_virtual_tokens // self.layout.block_tokens)
+        return -(-self.num_tokens // self.layout.block_tokens)
 
     @property
     def num_bytes(self) -> int:
         """Bytes of its keys and values."""
-        return self.adapter.num_virtual_tokens * (
-            self.layout.block_bytes // self.layout.block_tokens
-        )
+        return self.num_tokens * (self.layout.block_bytes // self.layout.block_tokens)
 
     def place(self, pool: Tensor, blocks: list[int]) -> PrefixTable:
-        """Copy given keys and values into `blocks`; computed ones are there already.
-
-        Right-aligned: the last virtual token is the last of the last block.
-        """
-        count, width = self.adapter.num_virtual_tokens, self.layout.block_tokens
-        if self.adapter.keys_values is not None:
+        """Copy given keys and values into `blocks`; computed ones are there already."""
+        if self.states is not None:
             view = self.layout.view(pool)
-            # [layers, 2, heads, tokens, head width], as in a block.
-            states = self.adapter.keys_values.permute(1, 2, 3, 0, 4)
-            end = count
-            for block in reversed(blocks):
-                begin = max(0, end - width)
-                view[block, :, :, :, width - (end - begin) :] = states[:, :, :, begin:end]
-                end = begin
-        return PrefixTable(blocks=tuple(blocks), num_tokens=count)
+            for block, states in zip(blocks, self.states, strict=True):
+                view[block].copy_(states, non_blocking=True)
+        return PrefixTable(blocks=tuple(blocks), num_tokens=self.num_tokens)
 
 
 def pack_prefix(adapter: PrefixAdapter, target: PackTarget) -> Parts:
     """Lay out a prefix, whether its keys and values are given or have to be computed."""
-    return {"prefix": PrefixPart(adapter=adapter, layout=target.layout)}
+    part = PrefixPart(
+        num_tokens=adapter.num_virtual_tokens,
+        layout=target.layout,
+        states=None if adapter.keys_values is None else _in_blocks(adapter.keys_values, target),
+        embeddings=adapter.embeddings,
+    )
+    return {"prefix": part}
+
+
+def _in_blocks(keys_values: Tensor, target: PackTarget) -> Tensor:
+    """Keys and values [tokens, layers, 2, heads, head width] as they lie in blocks, in the pool's
+    number format; what stands before the first is zero."""
+    layout, count = target.layout, len(keys_values)
+    num_blocks = -(-count // layout.block_tokens)
+    spare = num_blocks * layout.block_tokens - count
+    states = target.empty(num_blocks * layout.block_bytes // layout.dtype.itemsize, layout.dtype)
+    states = states.view(num_blocks, *layout.shape)
+    states[0, :, :, :, :spare] = 0
+    # By blocks and the tokens in each: [blocks, tokens, layers, 2, heads, head width].
+    by_token = states.permute(0, 4, 1, 2, 3, 5)
+    low = 0
+    for block in by_token:
+        room = layout.block_tokens - (spare if low == 0 else 0)
+        block[layout.block_tokens - room :] = keys_values[low : low + room]
+        low += room
+    return states
 
 
 def cost_of_prefix(pool: PoolSizes) -> dict[str, Cost]:
