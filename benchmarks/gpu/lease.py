@@ -5,7 +5,9 @@
 
 A section that no longer fits is skipped, one that fails does not stop the others; after each, what
 has been found so far is in DIR/result.json. Last come the bars, reached, missed or not measured.
-`--dry` runs every section at toy sizes on the CPU, where figures mean nothing: for mistakes.
+Two ways to find mistakes before the time counts, whose figures mean nothing: `--dry` runs every
+section at toy sizes on the CPU, `--compile-for 90` at full size on tensors without data, compiling
+what is launched (with `TRITON_CACHE_DIR`, for later use where Triton is the same).
 """
 
 import argparse
@@ -13,6 +15,7 @@ import json
 import os
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 PLANNED_S = 570
@@ -26,6 +29,7 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", metavar="SECTION", help="leave the others out")
     parser.add_argument("--seconds", type=float, default=PLANNED_S, help="when the time is over")
     parser.add_argument("--dry", action="store_true", help="toy sizes, on the CPU")
+    parser.add_argument("--compile-for", type=int, metavar="CC", help="full size, without a GPU")
     arguments = parser.parse_args()
     if arguments.dry:
         # Read when Triton is imported, which the sections do.
@@ -36,22 +40,30 @@ def main() -> int:
     from lease_sections.frame import Lease, run_all, write
     from lease_sections.plan import SECTIONS
 
-    if not arguments.dry and not torch.cuda.is_available():
-        parser.error("torch sees no GPU; use --dry to try the sections on a CPU")
+    device = "cpu" if arguments.dry else "meta" if arguments.compile_for else "cuda"
+    if device == "cuda" and not torch.cuda.is_available():
+        parser.error("torch sees no GPU; --dry and --compile-for try the sections without one")
     names = [section.name for section in SECTIONS]
     unknown = set(arguments.only or ()) - set(names)
     if unknown:
         parser.error(f"no section '{min(unknown)}'; there are {', '.join(names)}")
     arguments.output.mkdir(parents=True, exist_ok=True)
     lease = Lease(
-        device=torch.device("cpu" if arguments.dry else "cuda"),
+        device=torch.device(device),
         dry=arguments.dry,
         output=arguments.output,
         ends=time.monotonic() + arguments.seconds,
         peers=arguments.peers,
     )
     chosen = [s for s in SECTIONS if not arguments.only or s.name in arguments.only]
-    run_all(chosen, lease)
+    with ExitStack() as stack:
+        if arguments.compile_for:
+            from compile_only import compile_only
+
+            launches = stack.enter_context(compile_only(arguments.compile_for))
+        run_all(chosen, lease)
+        if arguments.compile_for:
+            print(f"{len({id(launch.binary) for launch in launches})} kernels compiled")
     bars = table(lease)
     print(f"\n{bars}")
     lease.results["bars"] = {"lines": bars.splitlines()}

@@ -29,6 +29,11 @@ class Lease:
     """What the sections so far have found, by their names."""
 
     @property
+    def has_data(self) -> bool:
+        """Whether tensors hold anything: not where launches are only compiled."""
+        return self.device.type != "meta"
+
+    @property
     def left(self) -> float:
         """Seconds."""
         return self.ends - time.monotonic()

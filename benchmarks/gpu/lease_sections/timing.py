@@ -14,7 +14,11 @@ CACHE_BYTES = 200_000_000
 
 def copies_for(num_bytes: int, lease: Lease, most: int = 16) -> int:
     """Return how many sets of inputs of `num_bytes` make a round."""
-    return 1 if lease.dry else max(2, min(most, math.ceil(CACHE_BYTES / max(num_bytes, 1))))
+    return (
+        1
+        if lease.device.type != "cuda"
+        else max(2, min(most, math.ceil(CACHE_BYTES / max(num_bytes, 1))))
+    )
 
 
 def seconds_each(bodies: Sequence[Callable[[], object]], lease: Lease, rounds: int = 7) -> float:

@@ -5,7 +5,7 @@ import torch
 
 from gossamer.kernels.bundles import make_bundles
 from gossamer.kernels.grouped_lora import LoraTable, RowFormat
-from gossamer.kernels.grouped_lora.device_table import write_table
+from gossamer.kernels.grouped_lora.device_table import vector_bytes, write_table
 from gossamer.kernels.grouped_lora.triton_kernels import TritonGroupedLora, scratch_elements
 from gossamer.kernels.runs import Run
 from peers.work import Factors, Prepared
@@ -20,6 +20,7 @@ def prepare(factors: Factors) -> Prepared:
     device = torch.device(factors.device)
     num_rows_bytes = factors.least_bytes
     tables, rows, low = [], [], 0
+    places, table_low = [], num_rows_bytes
     for slot, rank in enumerate(work.ranks):
         offsets = []
         for m, width in enumerate(group.widths):
@@ -36,16 +37,18 @@ def prepare(factors: Factors) -> Prepared:
             row_scale=np.ones(2 * rank * len(modules), np.float32),
             format=RowFormat.BFLOAT16,
         )
-        tables.append(write_table(table, None))
-    places = num_rows_bytes + np.cumsum([0, *(-(-len(t) // 16) * 16 for t in tables)])
-    pool = torch.empty(int(places[-1]), dtype=torch.uint8, device=device)
+        sizes = vector_bytes(len(modules), table.rank, table.format)
+        tables.append(np.empty(int(sizes.sum()), np.uint8))
+        write_table(table, None, table_low + np.cumsum(sizes) - sizes, tables[-1])
+        places.append(table_low)
+        table_low += len(tables[-1])
+    pool = torch.empty(table_low, dtype=torch.uint8, device=device)
     if device.type != "meta":
         pool[:num_rows_bytes] = torch.cat(rows).to(torch.bfloat16).view(torch.uint8)
-        for place, table in zip(places.tolist(), tables, strict=False):
-            pool[place : place + len(table)] = torch.from_numpy(table).to(device)
+        pool[num_rows_bytes:] = torch.from_numpy(np.concatenate(tables)).to(device)
     each = work.tokens_each
     runs = [Run(slot * each, each, slot) for slot in range(len(work.ranks))]
-    bundles = make_bundles(runs, places[:-1].tolist(), work.ranks, 8).to(device)
+    bundles = make_bundles(runs, places, work.ranks, 8).to(device)
     size = scratch_elements(len(modules), group.h_in, bundles.rows)
     scratch = torch.empty(size, dtype=torch.float32, device=device)
     operation = TritonGroupedLora(

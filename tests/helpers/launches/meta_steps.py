@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import torch
 
+from gossamer.kernels.gain.triton_kernels import TritonInputGain
 from gossamer.kernels.gated_activation.triton_kernels import silu_and_multiply
 from launches.operations import CASES, LLAMA_3_8B
 
@@ -24,14 +25,20 @@ def attention_decode() -> Callable[[], object]:
 
 
 def gate() -> Callable[[], object]:
-    """64 tokens with factors."""
+    """64 tokens."""
     return CASES["gate"](LLAMA_3_8B).body
 
 
-def offsets_of_the_host() -> Callable[[], object]:
+def input_gain() -> Callable[[], object]:
+    """64 tokens of `down_proj`."""
+    return CASES["input_gain"](LLAMA_3_8B).body
+
+
+def tables_of_the_host() -> Callable[[], object]:
     """A mistake: one array was left on the CPU."""
-    gate_up = torch.empty(64, 256, dtype=torch.bfloat16, device="meta")
-    return lambda: silu_and_multiply(gate_up, gate_up, torch.zeros(64, dtype=torch.int64))
+    x = torch.empty(64, 256, dtype=torch.bfloat16, device="meta")
+    operation = TritonInputGain(torch.empty(256, dtype=torch.uint8, device="meta"), 0)
+    return lambda: operation.scaled_inputs(x, torch.zeros(64, dtype=torch.int64))
 
 
 def asks_for_a_value() -> Callable[[], object]:

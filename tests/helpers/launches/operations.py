@@ -9,6 +9,7 @@ import torch
 
 from gossamer.kernels.attention_work import arrays_of
 from gossamer.kernels.bundles import Grid, make_bundles
+from gossamer.kernels.gain.triton_kernels import TritonInputGain
 from gossamer.kernels.gated_activation.triton_kernels import silu_and_multiply
 from gossamer.kernels.grouped_lora.triton_kernels import TritonGroupedLora, scratch_elements
 from gossamer.kernels.paged_attention import AttentionBatch, KvLayout
@@ -149,14 +150,22 @@ def attention_decode(sizes: Sizes) -> Case:
 
 
 def gate(sizes: Sizes) -> Case:
-    """The gate with factors of the next layer's inputs."""
-    pool = torch.zeros(16 * sizes.inner, dtype=torch.uint8, device=sizes.device)
+    """The gate; nothing of it depends on the step."""
     gate_up = _states(sizes, 2 * sizes.inner)
-    offsets = torch.full((sizes.tokens,), -1, dtype=torch.int64, device=sizes.device)
     return Case(
-        body=lambda: silu_and_multiply(gate_up, pool.view(sizes.dtype), offsets),
-        stays={"pool": pool, "states": gate_up, "step": offsets},
-        refill=lambda step: offsets.fill_(8 * step),
+        body=lambda: silu_and_multiply(gate_up), stays={"states": gate_up}, refill=lambda step: None
+    )
+
+
+def input_gain(sizes: Sizes) -> Case:
+    """Factors of the inputs of `down_proj`; the tables are those of `bundles_of`."""
+    pool = torch.zeros(4096, dtype=torch.uint8, device=sizes.device)
+    operation, x = TritonInputGain(pool, 1), _states(sizes, sizes.inner)
+    table = torch.full((sizes.tokens,), -1, dtype=torch.int64, device=sizes.device)
+    return Case(
+        body=lambda: operation.scaled_inputs(x, table),
+        stays={"pool": pool, "states": x, "step": table},
+        refill=lambda step: table.fill_(256 * step),
     )
 
 
@@ -165,4 +174,5 @@ CASES = {
     "sparse_delta": sparse_delta,
     "attention_decode": attention_decode,
     "gate": gate,
+    "input_gain": input_gain,
 }

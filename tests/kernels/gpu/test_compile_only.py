@@ -7,7 +7,7 @@ from launches.compiled import NotCompilable, compiled
 @pytest.fixture(scope="module")
 def launches(tmp_path_factory):
     """Of all operations, for an H100, from one process."""
-    names = ["grouped_lora", "sparse_delta", "attention_decode", "gate"]
+    names = ["grouped_lora", "sparse_delta", "attention_decode", "gate", "input_gain"]
     return compiled(names, tmp_path_factory.mktemp("cache"), torch_too=True)
 
 
@@ -27,18 +27,19 @@ def test_the_others_take_one_launch_for_each_part(launches):
         "write_kv_kernel", "decode_kernel", "merge_kernel",
     ]  # fmt: skip
     assert [launch["name"] for launch in launches["gate"]] == ["gate_kernel"]
+    assert [launch["name"] for launch in launches["input_gain"]] == ["scale_inputs_kernel"]
 
 
 def test_nothing_spills(launches):
     codes = [launch["code"] for of in launches.values() for launch in of]
-    assert len(codes) == 7
+    assert len(codes) == 8
     assert all(code["spills"] == 0 and 0 < code["registers"] <= 255 for code in codes)
 
 
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ("offsets_of_the_host", "gate_kernel gets 'offsets' on cpu, not on meta"),
+        ("tables_of_the_host", "scale_inputs_kernel gets 'token_table' on cpu, not on meta"),
         ("asks_for_a_value", "cannot be called on meta tensors"),
     ],
 )
