@@ -215,6 +215,8 @@ class World:
         self.done = []
         self.refused = []
         self.failed = []
+        self.launch = lambda plan: None
+        """Called for what is to be computed, before the scheduler takes it for done."""
         self.held = tuple
         """Called for the entries that something else than requests counts as in use."""
         self._count = 0
@@ -275,6 +277,7 @@ class World:
                 self.scheduler.remove(sequence)
                 self.failed.append(sequence)
             return plan
+        self.launch(plan)
         due = [
             part.sequence
             for part in plan

@@ -25,6 +25,9 @@ class CpuDevice:
         self.dtype = dtype
         self._launched = 0
 
+    def bind_thread(self) -> None:
+        """See `Device.bind_thread`: there is nothing to do."""
+
     def pool_memory(self, num_blocks: int, block_bytes: int) -> Tensor:
         """See `Device.pool_memory`. It takes memory from the system only when first written."""
         if not hasattr(mmap, "MADV_HUGEPAGE"):

@@ -66,6 +66,9 @@ class Device(Protocol):
     overlaps: bool
     """Whether a step that was launched runs while the host goes on."""
 
+    def bind_thread(self) -> None:
+        """Make it the calling thread's device; a thread that computes on it calls this first."""
+
     def pool_memory(self, num_blocks: int, block_bytes: int) -> Tensor:
         """Reserve the pool: uint8 [num_blocks * block_bytes], aligned to 256 bytes at least."""
 
@@ -103,7 +106,8 @@ class Device(Protocol):
         """Return what copies adapters into the blocks of `pool`."""
 
     def step_launched(self) -> None:
-        """Count a step; called by the runner when all of it, uploads too, has been launched."""
+        """Count a step; called by the runner when all of it, uploads too, has been launched, and
+        also when launching it has failed: a part of it may run."""
 
     def launched(self) -> int:
         """Return the number of the step that was launched last; 0 before the first."""
