@@ -57,6 +57,37 @@ def test_a_larger_neighbour_changes_no_ones_cost(sizes):
     assert one == 4 * sum(h_out + h_in for h_out, h_in in sizes.shape.linears.values())
 
 
+@pytest.mark.parametrize(
+    ("options", "width", "rows"),
+    [
+        ([], 4, "float32"),
+        (["--dtype", "bfloat16"], 2, "bfloat16"),
+        (["--dtype", "float16"], 2, "float32"),
+        (["--device", "cuda"], 2, "bfloat16"),
+        (["--device", "cuda", "--dtype", "float32", "--rows", "int8"], 4, "int8"),
+    ],
+)
+def test_bytes_are_those_of_the_number_format(tiny_model, capsys, options, width, rows):
+    sizes = base_sizes(tiny_model, width)
+    assert sizes.token_bytes * 4 == base_sizes(tiny_model).token_bytes * width
+    assert plan("--model", tiny_model, "--memory", 0.01, *options) == 0
+    out = capsys.readouterr().out
+    assert f"rows in {rows}" in out
+    num_blocks = int(0.01 * 1024**3) // (sizes.token_bytes * BLOCK_TOKENS)
+    assert f"pool of 0.01 GiB: {num_blocks} blocks" in out
+
+
+@pytest.mark.parametrize(
+    ("free", "gib"), [(80, 72.0), (2, 1.0)], ids=["nine tenths", "room for steps"]
+)
+def test_the_pool_of_a_gpu_is_what_the_weights_leave(tiny_model, capsys, monkeypatch, free, gib):
+    weights = base_sizes(tiny_model, 2).weight_bytes
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free * 1024**3 + weights, 0))
+    assert plan("--model", tiny_model, "--device", "cuda") == 0
+    assert f"pool of {gib:g} GiB" in capsys.readouterr().out
+
+
 def test_table_and_picture(tmp_path, tiny_model, capsys):
     picture = tmp_path / "plan.png"
     assert plan("--model", tiny_model, "--memory", 0.01, "--tokens", 160, "--output", picture) == 0
@@ -73,9 +104,11 @@ def test_table_and_picture(tmp_path, tiny_model, capsys):
         (["--memory", "-1"], "--memory"),
         (["--tokens", "10000000"], "give fewer or more --memory"),
         (["--block-tokens", "0"], "--block-tokens"),
+        (["--device", "cuda"], "--memory is needed: no GPU is visible"),
         (["--output", "/no/such/folder/x.png"], "does not exist"),
     ],
 )
-def test_wrong_wishes(tiny_model, capsys, options, words):
+def test_wrong_wishes(tiny_model, capsys, monkeypatch, options, words):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert plan("--model", tiny_model, *options) == 2
     assert words in capsys.readouterr().err

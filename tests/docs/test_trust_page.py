@@ -5,6 +5,7 @@ import re
 from house import ROOT
 
 from gossamer.adapters.reading.limits import AdapterLimits
+from gossamer.serving.device.cpu import CpuDevice
 from gossamer.serving.http.settings import HttpSettings
 from gossamer.serving.settings import ServeSettings
 
@@ -16,6 +17,10 @@ def test_every_limit_on_the_page_is_the_default_of_its_setting():
         name: field.default
         for settings in (AdapterLimits, HttpSettings, ServeSettings)
         for name, field in settings.model_fields.items()
+    }
+    defaults |= {
+        "max_running": CpuDevice.usual_running,
+        "max_batch_tokens": CpuDevice.usual_batch_tokens,
     }
     rows = ROW.findall((ROOT / "docs/concepts/trust.md").read_text())
     told = {option.replace("-", "_"): float(value.replace(",", "")) for value, option in rows}

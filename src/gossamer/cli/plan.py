@@ -2,6 +2,7 @@
 
 gossamer plan smollm2-135m
 gossamer plan smollm2-135m --memory 2 --tokens 8192 --output plan.png
+gossamer plan smollm2-135m --device cuda --memory 20       for a GPU, in bfloat16
 
 Arithmetic on the model's sizes; nothing is loaded. Keys, values and adapters share one pool, so
 each token less is room for adapters and each adapter less is room for tokens.
@@ -67,7 +68,7 @@ def _draw(plan: "PoolPlan", output: Path) -> None:
     from gossamer.serving.pool_picture import draw_pool_plan
 
     settings = plan.settings
-    title = f"{settings.model}: a pool of {settings.memory_gib:g} GiB"
+    title = f"{settings.model}: a pool of {plan.memory_gib:.4g} GiB"
     draw_pool_plan(
         plan.blocks_per_rank(), plan.num_blocks, settings.block_tokens, output, title=title
     )
@@ -76,14 +77,14 @@ def _draw(plan: "PoolPlan", output: Path) -> None:
 def _print(plan: "PoolPlan") -> None:
     settings, sizes = plan.settings, plan.sizes
     print(f"{settings.model}: {sizes.num_parameters:,} parameters", end=", ")
-    print(f"{format_bytes(4 * sizes.num_parameters)} in float32")
+    print(f"{format_bytes(sizes.weight_bytes)} in {plan.dtype}")
     print(f"one token: {format_bytes(sizes.token_bytes)} of keys and values")
     print(
-        f"pool of {settings.memory_gib:g} GiB: {plan.num_blocks} blocks of "
+        f"pool of {plan.memory_gib:.4g} GiB: {plan.num_blocks} blocks of "
         f"{format_bytes(plan.block_bytes)}, {plan.num_tokens} tokens without adapters"
     )
     print(f"beside {plan.tokens} tokens, {plan.left} blocks are left for adapters", end="; ")
-    print(f"rows in {settings.rows}\n")
+    print(f"rows in {plan.rows}\n")
     rows = [
         [
             name,

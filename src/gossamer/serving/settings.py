@@ -19,8 +19,9 @@ class ServeSettings(Settings):
     """Folder whose sub-folders are adapters, served under their names (repeatable); adapters are
     loaded from nowhere else."""
     memory_gib: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    """GiB for keys, values and adapter weights together; unset: a quarter of what is free (of the
-    container's limit, where there is one), at most 4."""
+    """GiB for keys, values and adapter weights together; unset: on a CPU a quarter of what is free
+    (of the container's limit, where there is one), at most 4; on a GPU nine tenths of what the
+    weights leave."""
     host_cache_gib: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     """GiB for weights of adapters that are not in the pool, so that they come back without being
     read from disk; unset: as much as the pool, at most 1; 0: none."""
@@ -37,12 +38,13 @@ class ServeSettings(Settings):
     another's."""
     max_context: int | None = Field(default=None, ge=2)
     """Prompt and new tokens of a request at most; unset: what the model was made for."""
-    max_running: int = Field(default=64, ge=1)
-    """Requests computed at a time."""
+    max_running: int | None = Field(default=None, ge=1)
+    """Requests computed at a time; unset: 64 on a CPU, 256 on a GPU."""
     max_waiting: int = Field(default=1024, ge=1)
     """Requests that may queue; more are refused with status 429."""
-    max_batch_tokens: int = Field(default=512, ge=1)
-    """The most tokens of a step; longer prompts are computed in chunks."""
+    max_batch_tokens: int | None = Field(default=None, ge=1)
+    """The most tokens of a step; longer prompts are computed in chunks; unset: 512 on a CPU, 2048
+    on a GPU."""
     first_token_slo: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Seconds from a request's arrival to its first token that are promised: requests that cannot
     have it in time are refused with status 429; unset: everyone waits."""
@@ -56,9 +58,11 @@ class ServeSettings(Settings):
     admission."""
     block_tokens: int = Field(default=16, ge=1)
     """Tokens whose keys and values share a block."""
-    adapter_rows: Literal["as-saved", "int8"] = "as-saved"
-    """How adapter weights rest in memory: as-saved (bfloat16 stays, others become float32; exact)
-    or int8 (a quarter of float32 and faster; answers may differ from the trained model's)."""
+    adapter_rows: Literal["auto", "as-saved", "base", "int8"] = "auto"
+    """How low-rank adapter weights rest in memory: as-saved (bfloat16 stays, others become float32;
+    exact), base (in the base model's number format), or int8 (a quarter of float32 and faster;
+    answers may differ from the trained model's); auto: base where that is bfloat16, else
+    as-saved."""
     adapter_limits: AdapterLimits = AdapterLimits()
     """What is read of an adapter at most."""
     merge_hot: bool = False
@@ -71,15 +75,16 @@ class ServeSettings(Settings):
     scales, what `qlora` trains on), bnb-4bit-single (scales left whole), bnb-8bit, or int8 (by
     torchao). It saves memory, and time only where the library's kernels are fast. A model that is
     saved quantised is served so without it."""
-    dtype: str = "float32"
-    """Number format of weights, keys and values: float32."""
-    device: str = "cpu"
-    """Where to compute: cpu."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Number format of weights, keys and values; auto: float32 on a CPU; on a GPU bfloat16, or
+    float32 where it does not compute in that."""
+    device: str = "auto"
+    """Where to compute: cpu, cuda (the first GPU) or cuda:N; auto: the first GPU, else the CPU."""
     threads: int | None = Field(default=None, ge=1)
     """Processor threads; unset: one for each core that the process may use, by its affinity and its
     container's quota."""
     backend: str = "auto"
-    """Kernels: auto, cpu or reference."""
+    """Kernels: auto, cpu, reference (plain torch) or triton (GPUs)."""
 
     @field_validator("adapters", mode="before")
     @classmethod
@@ -94,12 +99,17 @@ class PlanSettings(Settings):
 
     model: str
     """Alias, folder or hub id of the base model."""
-    memory_gib: float = 4.0
-    """Size of the pool."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Whether a CPU is to serve, or a GPU, whose defaults are others."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Number format of weights, keys and values; auto: float32 on a CPU, bfloat16 on a GPU."""
+    memory_gib: float | None = None
+    """Size of the pool; unset: 4 on a CPU; nine tenths of what the weights leave of the GPU that is
+    here."""
     tokens: int | None = None
     """Tokens of all running requests together; default: half of the pool."""
-    rows: Literal["float32", "bfloat16", "int8"] = "float32"
-    """How low-rank rows rest in memory."""
+    rows: Literal["auto", "float32", "bfloat16", "int8"] = "auto"
+    """How low-rank rows rest in memory; auto: bfloat16 beside a base in bfloat16, else float32."""
     block_tokens: int = 16
     """Tokens of a block, as for serve."""
 

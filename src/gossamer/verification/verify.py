@@ -63,8 +63,16 @@ class VerifySettings(Settings):
     """Largest difference of a log-probability that counts as rounding."""
     memory_gib: float | None = Field(default=None, gt=0)
     """GiB of the server's pool; unset: the server's own default."""
-    adapter_rows: Literal["as-saved", "int8"] = "as-saved"
+    adapter_rows: Literal["as-saved", "base", "int8"] = "as-saved"
     """How the server keeps low-rank rows."""
+    device: str = "auto"
+    """Where the server computes: auto, cpu, cuda or cuda:N; the references are computed on the
+    CPU, in float32."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
+    """Number format of the server's weights, keys and values. All but float32 differ from the
+    references by more than rounding of that format, so give a larger tolerance with them."""
+    backend: str = "auto"
+    """The server's kernels: auto, cpu, reference or triton."""
 
 
 def verify(
@@ -204,6 +212,9 @@ def _serve(
             adapters=folder,
             memory_gib=settings.memory_gib,
             adapter_rows=settings.adapter_rows,
+            device=settings.device,
+            dtype=settings.dtype,
+            backend=settings.backend,
         ) as llm,
     ):
         prompts = [

@@ -226,8 +226,7 @@ def short_request(request_id):
     ("settings", "message"),
     [
         ({"device": "foo"}, "device 'foo' does not exist"),
-        ({"device": "cuda"}, "'cuda' is not supported yet"),
-        ({"dtype": "bfloat16"}, "use float32"),
+        ({"dtype": "bfloat16", "backend": "cpu"}, "use dtype=float32"),
         ({"max_context": 513}, "exceeds the 512 positions"),
         ({"num_blocks": 1}, "less than two blocks"),
         ({"num_blocks": 10**9}, "are free"),

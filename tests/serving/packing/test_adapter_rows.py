@@ -136,6 +136,19 @@ def test_bfloat16_stays_and_float16_becomes_float32(
     assert rows.num_bytes == row_bytes(shapes, 3, width)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("row_format", [RowFormat.FLOAT32, RowFormat.BFLOAT16])
+def test_a_file_in_another_format_than_its_rows_is_rounded(
+    tmp_path, tiny_model, ids, dtype, row_format
+):
+    adapter = load_adapter(make_lora(tmp_path / "a", tiny_model, rank=3, dtype=dtype))
+    rows = RowPacker(ids, BLOCK_BYTES, row_format).pack(adapter)
+    assert rows.table.format is row_format
+    for path, pair in adapter.factors.items():
+        for got, want in zip(rows.factors(ids[path]), (pair.a, pair.b.T), strict=True):
+            assert torch.equal(got, want.to(row_format.dtype).float())
+
+
 @pytest.mark.parametrize(
     ("dtype", "targets", "is_moved"),
     [
@@ -179,7 +192,7 @@ def test_moved_from_a_file_or_tensor_by_tensor(
 def test_rows_of_odd_widths_start_at_multiples_of_16_bytes(dtype, int8):
     odd = {"a": (33, 7), "b": (5, 50), "c": (64, 48)}
     adapter = random_adapter(odd, {"a": 3, "b": 1, "c": 2}, dtype)
-    rows = pack(adapter, {"b": 0, "c": 1, "a": 2}, int8=int8)
+    rows = pack(adapter, {"b": 0, "c": 1, "a": 2}, row_format=RowFormat.INT8 if int8 else None)
     pool, table, _ = place(rows)
     assert not (table.offsets * table.format.dtype.itemsize % 16).any()
     tables = stack_tables([table])
@@ -204,12 +217,27 @@ def test_mixed_types_become_float32(shapes, ids):
     assert torch.equal(a, pair.a.float() + 1e-4)
 
 
+@pytest.mark.parametrize("saved", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("row_format", [RowFormat.FLOAT32, RowFormat.BFLOAT16])
+def test_rows_of_one_format_are_the_saved_ones_rounded_to_it(shapes, ids, saved, row_format):
+    adapter = random_adapter(shapes, dict.fromkeys(shapes, 3), saved)
+    rows = pack(adapter, ids, row_format=row_format)
+    assert rows.table.format is row_format
+    width = row_format.dtype.itemsize
+    assert rows.num_bytes == row_bytes(shapes, 3, width)
+    pool, table, _ = place(rows)
+    for path, pair in adapter.factors.items():
+        factors = gather_factors(stack_tables([table]), pool, 0, ids[path], *reversed(shapes[path]))
+        for got, want in zip(factors, (pair.a, pair.b.T), strict=True):
+            assert torch.equal(got, want.to(row_format.dtype).float())
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_int8_rows_are_a_quarter_and_off_by_half_a_unit_at_most(shapes, ids, dtype):
     adapter = random_adapter(shapes, dict.fromkeys(shapes, 3), dtype)
     path = next(iter(adapter.factors))
     adapter.factors[path].b[:, 1] = 0
-    rows = pack(adapter, ids, int8=True)
+    rows = pack(adapter, ids, row_format=RowFormat.INT8)
     assert rows.num_bytes == row_bytes(shapes, 3, 1)
     pool, table, _ = place(rows)
     for path, pair in adapter.factors.items():

@@ -18,6 +18,8 @@ class CpuDevice:
     """Implements `Device` on the processor."""
 
     overlaps = False
+    usual_batch_tokens = 512
+    usual_running = 64
 
     def __init__(self, backend: str, dtype: torch.dtype = torch.float32) -> None:
         self.torch_device = torch.device("cpu")

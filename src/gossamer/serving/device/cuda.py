@@ -17,13 +17,25 @@ model, 130 MiB of logits for 256 rows, and what cuBLAS takes."""
 GRAPH_BYTES = 512 * _MIB
 """Left free for graphs and their memory, which all of them share."""
 USUAL_SHARE = 0.9
-"""Of what is free after the weights, the pool takes so much by default."""
+"""The share of what the weights leave that the pool takes by default."""
+
+
+def most_for_pool(free: int) -> int:
+    """Return what a pool may take of `free` bytes; steps and graphs need the others."""
+    return max(0, free - WORKSPACE_BYTES - GRAPH_BYTES)
+
+
+def usual_share(free: int) -> int:
+    """Return what a pool takes by default of `free` bytes beside the weights."""
+    return min(int(max(0, free) * USUAL_SHARE), most_for_pool(free))
 
 
 class CudaDevice:
     """Implements `Device` on a GPU."""
 
     overlaps = True
+    usual_batch_tokens = 2048
+    usual_running = 256
 
     def __init__(self, cuda: CudaApi, backend: str, dtype: torch.dtype) -> None:
         """`cuda`: the calls of CUDA, of one GPU."""
@@ -48,12 +60,11 @@ class CudaDevice:
 
     def memory_for_pool(self) -> int:
         """See `Device.memory_for_pool`: what is free, without room for steps and graphs."""
-        return max(0, self._cuda.free_bytes() - WORKSPACE_BYTES - GRAPH_BYTES)
+        return most_for_pool(self._cuda.free_bytes())
 
     def usual_memory(self, kept_free: int) -> int:
         """See `Device.usual_memory`: nine tenths of what is free."""
-        left = max(0, self._cuda.free_bytes() - kept_free)
-        return min(int(left * USUAL_SHARE), max(0, self.memory_for_pool() - kept_free))
+        return usual_share(self._cuda.free_bytes() - kept_free)
 
     def host_empty(self, count: int, dtype: torch.dtype) -> Tensor:
         """See `Device.host_empty`: pinned memory."""

@@ -81,7 +81,7 @@ class CudaApi(Protocol):
         """Reserve [count] in host memory that the GPU reads without the host's help."""
 
     def free_bytes(self) -> int:
-        """Return the bytes of the GPU that nobody has, this process included."""
+        """Return the bytes of the GPU that are free for this process."""
 
 
 class TorchCuda:

@@ -65,6 +65,10 @@ class Device(Protocol):
     """The kernels' backend: cpu, reference or triton."""
     overlaps: bool
     """Whether a step that was launched runs while the host goes on."""
+    usual_batch_tokens: int
+    """The most tokens of a step, where no setting says it."""
+    usual_running: int
+    """The most requests computed at a time, where no setting says it."""
 
     def bind_thread(self) -> None:
         """Make it the calling thread's device; a thread that computes on it calls this first."""

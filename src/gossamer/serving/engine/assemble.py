@@ -12,15 +12,15 @@ from gossamer.basemodel.quantize import served_quantization
 from gossamer.basemodel.special_ids import end_token_ids
 from gossamer.basemodel.support import check_supported
 from gossamer.errors import SettingError
-from gossamer.kernels.backend import choose_backend
+from gossamer.kernels.grouped_lora import RowFormat
 from gossamer.kernels.paged_attention import KvLayout
 from gossamer.machine import fit_threads
 from gossamer.serving.core.daemon_threads import DaemonThreads
 from gossamer.serving.core.mailbox import Mailbox
 from gossamer.serving.core.tenants import LimitsOf
 from gossamer.serving.core.validation import EngineLimits
-from gossamer.serving.device.cpu import CpuDevice
 from gossamer.serving.device.device import Copier, Device
+from gossamer.serving.device.make import make_device
 from gossamer.serving.engine.adapter_control import AdapterControl
 from gossamer.serving.engine.engine import Engine
 from gossamer.serving.engine.output import ModelInfo
@@ -102,7 +102,7 @@ def assemble_engine(settings: ServeSettings, folder: Path, limits_of: LimitsOf) 
 
 
 def _load_base(settings: ServeSettings, folder: Path) -> _Base:
-    device = CpuDevice(_backend(settings))
+    device = _device(settings)
     config = load_config(folder)
     check_supported(config, for_serving=True)
     quantization = served_quantization(config, settings.quantization)
@@ -116,7 +116,7 @@ def _load_base(settings: ServeSettings, folder: Path) -> _Base:
     eos_token_ids = end_token_ids(model, tokenizer)
     # Counted before layers are replaced and packed.
     num_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
-    layout = _layout(settings, model)
+    layout = _layout(settings, model, device.dtype)
     kept_free = linear_bytes(model) if settings.merge_hot else 0
     num_blocks = _num_blocks(settings, device, layout.block_bytes, kept_free)
     pool_memory = device.pool_memory(num_blocks, layout.block_bytes)
@@ -154,27 +154,28 @@ def _load_base(settings: ServeSettings, folder: Path) -> _Base:
     )
 
 
-def _backend(settings: ServeSettings) -> str:
-    """Choose the kernels, once the machine is ready to compute."""
-    if settings.dtype != "float32":
-        raise SettingError(f"dtype '{settings.dtype}' is not supported yet; use float32")
-    try:
-        device = torch.device(settings.device)
-    except RuntimeError:
-        raise SettingError(f"device '{settings.device}' does not exist; use cpu") from None
-    backend = choose_backend(settings.backend, device, torch.float32)
+def _device(settings: ServeSettings) -> Device:
+    """Make the device, and have torch use the processors that there are."""
+    device = make_device(settings.device, backend=settings.backend, dtype=settings.dtype)
     if settings.threads is None:
         fit_threads()
     else:
         torch.set_num_threads(settings.threads)
-    return backend
+    return device
 
 
 def _loader(settings: ServeSettings, base: _Base) -> AdapterLoader:
     modules = base.model.modules
     shape = base_shape(base.config, modules)
-    is_int8 = settings.adapter_rows == "int8"
-    packer = Packer(shape, modules.ids, modules.linears, base.layout, int8=is_int8)
+    packer = Packer(
+        shape,
+        modules.ids,
+        modules.linears,
+        base.layout,
+        rows=_row_format(settings, base.device),
+        device_tables=base.device.backend == "triton",
+        empty=base.device.host_empty,
+    )
     return AdapterLoader(
         shape,
         packer,
@@ -183,6 +184,21 @@ def _loader(settings: ServeSettings, base: _Base) -> AdapterLoader:
         settings.adapter_limits,
         base.info.limits.max_context,
     )
+
+
+def _row_format(settings: ServeSettings, device: Device) -> RowFormat | None:
+    """The format of low-rank rows in the pool; None: as they were saved."""
+    asked = settings.adapter_rows
+    if asked == "int8":
+        return RowFormat.INT8
+    if asked == "as-saved" or (asked == "auto" and device.dtype != torch.bfloat16):
+        return None
+    if device.dtype == torch.float16:
+        raise SettingError(
+            "adapter_rows 'base' means float16 here, in which no rows are kept; use as-saved or "
+            "int8"
+        )
+    return RowFormat.BFLOAT16 if device.dtype == torch.bfloat16 else RowFormat.FLOAT32
 
 
 def _memory(
@@ -227,8 +243,8 @@ def _scheduler_limits(settings: ServeSettings, base: _Base) -> SchedulerLimits:
     return SchedulerLimits(
         block_tokens=base.layout.block_tokens,
         max_context=base.info.limits.max_context,
-        max_batch_tokens=settings.max_batch_tokens,
-        max_running=settings.max_running,
+        max_batch_tokens=settings.max_batch_tokens or base.device.usual_batch_tokens,
+        max_running=settings.max_running or base.device.usual_running,
         expected_new_tokens=settings.expected_new_tokens,
         adapter_cluster=settings.adapter_cluster,
         prefetch=settings.prefetch,
@@ -242,15 +258,16 @@ def _host_bytes(settings: ServeSettings, pool_bytes: int) -> int:
     return int(settings.host_cache_gib * _GIB)
 
 
-def _layout(settings: ServeSettings, model: Any) -> KvLayout:
+def _layout(settings: ServeSettings, model: Any, dtype: torch.dtype) -> KvLayout:
     layers, kv_heads, head_dim = kv_shape(model.config)
     layout = KvLayout(
         num_layers=layers,
         num_kv_heads=kv_heads,
         head_dim=head_dim,
         block_tokens=settings.block_tokens,
-        dtype=torch.float32,
+        dtype=dtype,
     )
+    # Whatever the base's format: factors of outputs, and rows as saved, are float32.
     row_bytes = longest_row(model) * 4
     if layout.block_bytes < row_bytes:
         per_token = layout.block_bytes // settings.block_tokens

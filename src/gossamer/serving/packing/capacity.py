@@ -11,7 +11,7 @@ from gossamer.kernels.module_header import ALIGNMENT
 from gossamer.serving.packing.vectors import lay_out_vectors, padded
 
 FLOAT = 4
-"""Bytes of a float32, in which keys, values and most rows rest."""
+"""Bytes of a float32, in which most rows rest, and on a CPU keys and values."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,11 +21,19 @@ class BaseSizes:
     shape: BaseShape
     num_parameters: int
     max_context: int
+    width: int = FLOAT
+    """Bytes of a number in which it is served: of its weights, keys and values."""
 
     @property
     def token_bytes(self) -> int:
         """Bytes of the keys and values of one token in all layers."""
-        return 2 * self.shape.num_layers * self.shape.num_kv_heads * self.shape.head_dim * FLOAT
+        heads = self.shape.num_layers * self.shape.num_kv_heads
+        return 2 * heads * self.shape.head_dim * self.width
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of all weights."""
+        return self.num_parameters * self.width
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ from torch import Tensor
 from gossamer.adapters.base_shape import BaseShape
 from gossamer.adapters.kinds.adapter import Adapter
 from gossamer.errors import SettingError
+from gossamer.kernels.grouped_lora import RowFormat
 from gossamer.kernels.module_header import ALIGNMENT
 from gossamer.kernels.paged_attention import KvLayout
 from gossamer.serving.packing.base_linear import BaseLinear
@@ -65,11 +66,11 @@ class Packer:
 
     def __init__(
         self, base: BaseShape, module_ids: Mapping[str, int], linears: Mapping[str, BaseLinear],
-        layout: KvLayout, *, int8: bool = False, device_tables: bool = False,
+        layout: KvLayout, *, rows: RowFormat | None = None, device_tables: bool = False,
         empty: Empty = host_empty,
     ) -> None:  # fmt: skip
-        """int8: round low-rank rows to whole numbers, each row with a scale; device_tables: kernels
-        read tables from the pool; empty: allocates the host memory of adapters.
+        """rows: the format of all low-rank rows; None: as saved, see `RowPacker`; device_tables:
+        kernels read tables from the pool; empty: allocates the host memory of adapters.
 
         Raises `SettingError` if blocks are not whole 16 bytes and `device_tables` needs them so.
         """
@@ -84,10 +85,10 @@ class Packer:
             module_ids=module_ids,
             linears=linears,
             layout=layout,
-            rows=RowPacker(module_ids, layout.block_bytes, int8=int8, empty=empty),
+            rows=RowPacker(module_ids, layout.block_bytes, rows, empty=empty),
             empty=empty,
         )
-        self.low_rank_width = 1 if int8 else None
+        self.low_rank_width = rows.dtype.itemsize if rows is not None else None
         """Bytes of an element of low-rank rows, if not as saved."""
 
     def pack(self, adapter: Adapter) -> HostAdapter:

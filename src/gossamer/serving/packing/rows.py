@@ -127,25 +127,29 @@ class RowPacker:
     """The packer of low-rank rows for one base model and blocks of one size."""
 
     def __init__(
-        self, module_ids: Mapping[str, int], block_bytes: int, *, int8: bool = False,
-        empty: Empty = host_empty,
+        self, module_ids: Mapping[str, int], block_bytes: int, row_format: RowFormat | None = None,
+        *, empty: Empty = host_empty,
     ) -> None:  # fmt: skip
-        """int8: round each row to whole numbers times a scale of its own; empty: allocates rows."""
+        """row_format: of all rows (rounded where it has fewer digits; int8: to whole numbers, each
+        row with a scale of its own); None: bfloat16 stays so, others become float32. empty:
+        allocates rows."""
         self._ids = module_ids
         self._block_bytes = block_bytes
-        self._int8 = int8
+        self._format = row_format
         self._empty = empty
         self._plan = lru_cache(maxsize=MOST_HEADERS)(self._make_plan)
 
     def pack(self, adapter: LowRankAdapter) -> HostRows:
         """Lay out the rows of an adapter.
 
-        Rows saved as bfloat16 stay so (half the memory and the reading, and exact); others become
-        float32. Raises `KeyError` for a module that the base model does not have.
+        Rows that rest as they were saved are moved in one pass. Raises `KeyError` for a module that
+        the base model does not have.
         """
-        if not self._int8:
+        if self._format is not RowFormat.INT8:
             elements = adapter.file.elements()
-            if elements is not None and elements.dtype in (torch.bfloat16, torch.float32):
+            as_saved = (RowFormat.BFLOAT16, RowFormat.FLOAT32)
+            stays = [each.dtype for each in (as_saved if self._format is None else [self._format])]
+            if elements is not None and elements.dtype in stays:
                 plan = self._plan(adapter.pairing)
                 if not plan.layout.is_padded:
                     return self._moved(elements, plan)
@@ -172,11 +176,11 @@ class RowPacker:
 
     def pack_factors(self, factors: Mapping[str, Factors]) -> HostRows:
         """Lay out `factors`, by module path, tensor by tensor. Raises as `pack`."""
-        row_format = RowFormat.INT8 if self._int8 else _format_as_saved(factors)
+        row_format = _format_as_saved(factors) if self._format is None else self._format
         layout = lay_out(factors, self._ids, self._block_bytes, row_format)
         in_order = [factors[path] for path in sorted(factors, key=self._ids.__getitem__)]
         matrices: Iterable[Tensor] = [m for pair in in_order for m in (pair.a, pair.b.T)]
-        if self._int8:
+        if row_format is RowFormat.INT8:
             matrices = _quantised(matrices, layout.table.row_scale)
         data = self._empty(int(layout.vectors.bounds[-1]), row_format.dtype)
         if layout.is_padded:

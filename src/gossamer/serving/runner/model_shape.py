@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from gossamer.adapters.base_shape import BaseShape
-from gossamer.serving.packing.capacity import BaseSizes
+from gossamer.serving.packing.capacity import FLOAT, BaseSizes
 
 
 def kv_shape(config: Any) -> tuple[int, int, int]:
@@ -36,8 +36,11 @@ def longest_row(model: Any) -> int:
     )
 
 
-def base_sizes(folder: Path) -> BaseSizes:
-    """Sizes of the model in `folder`; its weights are not read. Raises `BaseModelError`."""
+def base_sizes(folder: Path, width: int = FLOAT) -> BaseSizes:
+    """Sizes of the model in `folder` in numbers of `width` bytes; its weights are not read.
+
+    Raises `BaseModelError`.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -62,4 +65,5 @@ def base_sizes(folder: Path) -> BaseSizes:
         ),
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
         max_context=config.max_position_embeddings,
+        width=width,
     )
