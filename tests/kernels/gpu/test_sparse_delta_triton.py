@@ -17,7 +17,8 @@ from gossamer.kernels.sparse_delta.device_table import (
     HEADER,
     SEGMENT,
     order_bands,
-    write_table,
+    write_fixed,
+    write_places,
 )
 from gossamer.kernels.sparse_delta.triton_kernels import ENTRIES, TritonSparseDelta
 from gossamer.serving.packing.sparse_delta import pack_sparse
@@ -76,7 +77,8 @@ class Sparse:
             self._end -= int(sizes[i]) + 16 * self.rng.randint(0, 2)
             places[i] = self._end
         out = np.full(int(sizes.sum()), 255, np.uint8)
-        write_table(table, bands, places, out)
+        write_fixed(table, bands, out)
+        write_places(table.offset, bands, places, out)
         vectors = torch.from_numpy(out).split(sizes.tolist())
         for place, vector in zip(places.tolist(), vectors, strict=True):
             self.pool.memory[place : place + len(vector)] = vector
@@ -213,7 +215,10 @@ def test_a_table_says_where_the_segments_of_each_band_are():
     assert sizes.tolist() == [3 * 16, 2 * 16, 3 * 16, 16, 16, 3 * 16, 16]
     places = 16 * (np.arange(len(sizes)) + 2**40)
     out = np.full(int(sizes.sum()), 255, np.uint8)
-    write_table(table, bands, places, out)
+    write_fixed(table, bands, out)
+    # The last places count.
+    for shift in (160, 0):
+        write_places(table.offset + shift, bands, places + shift, out)
     header, one, other, *segments = np.split(out, np.cumsum(sizes)[:-1])
     assert header.view(HEADER)["bands"].tolist() == [places[1] // 8, -1, places[2] // 8]
     assert header.view(HEADER)["half"].all()

@@ -10,6 +10,7 @@ bands; then one for each band that has segments, with 16 bytes for each of those
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -45,8 +46,8 @@ class BandOrder:
     """Shape [C]: bands of each."""
     count: LongArray
     """Shape [B]: segments of each band of all changed modules."""
-    order: LongArray
-    """Shape [S]: which segment of the adapter comes at each place."""
+    order: LongArray | None
+    """Shape [S]: which segment of the adapter comes at each place; None: they are in order."""
 
     @property
     def vector_bytes(self) -> LongArray:
@@ -70,36 +71,53 @@ def order_bands(table: SparseTable, widths: npt.ArrayLike) -> BandOrder:
         row, column = table.row[first : first + count], table.column[first : first + count]
         order.append(first + np.lexsort((row, column, row // BAND)))
         counts.append(np.bincount(row // BAND, minlength=bands))
+    which = np.concatenate(order)
     return BandOrder(
         num_modules=len(table.count),
         modules=modules,
         num_bands=num_bands,
         count=np.concatenate(counts),
-        order=np.concatenate(order),
+        order=None if (which == np.arange(len(which))).all() else which,
     )
 
 
-def write_table(
-    table: SparseTable, bands: BandOrder, places: LongArray, out: npt.NDArray[np.uint8]
-) -> None:
-    """Write the vectors of the table of an adapter to `out`.
+def write_fixed(table: SparseTable, bands: BandOrder, out: npt.NDArray[np.uint8]) -> None:
+    """Write to `out` what the table says wherever the adapter will lie: all but places.
 
-    places: where each vector will lie in the pool, in bytes; in `out` they lie one behind the other
-    (`BandOrder.vector_bytes`). The table's offsets are those of the adapter's place in the pool.
+    In `out` the vectors of `BandOrder.vector_bytes` lie one behind the other.
     """
-    ends = np.cumsum([bands.num_modules * HEADER.itemsize, len(bands.count) * BAND_RECORD.itemsize])
+    header, records, segments = _parts(bands, out)
+    header["bands"], header["half"], header["unused"] = -1, table.half, 0
+    records["segments"], records["count"], records["unused"] = 0, bands.count, 0
+    row, column, length = (
+        each if bands.order is None else each[bands.order]
+        for each in (table.row, table.column, table.length)
+    )
+    segments["column"] = column
+    segments["length_and_row"] = length * BAND + row % BAND
+
+
+def write_places(
+    offset: LongArray, bands: BandOrder, places: LongArray, out: npt.NDArray[np.uint8]
+) -> None:
+    """Write to `out`, behind `write_fixed`, where everything lies in the pool.
+
+    offset [S]: of the adapter's segments, as in `SparseTable`; places: of the table's own vectors,
+    in bytes. Both may be written again, for other places.
+    """
+    header, records, segments = _parts(bands, out)
     changed = len(bands.modules)
-    header = out[: ends[0]].view(HEADER)
-    header["bands"] = -1
     header["bands"][bands.modules] = places[1 : 1 + changed] // 8
-    header["half"] = table.half
-    header["unused"] = 0
-    records = out[ends[0] : ends[1]].view(BAND_RECORD)
-    records["segments"] = 0
     records["segments"][bands.count > 0] = places[1 + changed :] // 8
-    records["count"] = bands.count
-    records["unused"] = 0
-    segments = out[ends[1] :].view(SEGMENT)
-    segments["offset"] = table.offset[bands.order]
-    segments["column"] = table.column[bands.order]
-    segments["length_and_row"] = table.length[bands.order] * BAND + table.row[bands.order] % BAND
+    segments["offset"] = offset if bands.order is None else offset[bands.order]
+
+
+def _parts(bands: BandOrder, out: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[Any], ...]:
+    """The headers, the records of bands, and those of segments."""
+    sizes = (bands.num_modules * HEADER.itemsize, len(bands.count) * BAND_RECORD.itemsize)
+    first, second = np.cumsum(sizes).tolist()
+    return (
+        out[:first].view(HEADER),
+        out[first:second].view(BAND_RECORD),
+        out[second:].view(SEGMENT),
+    )

@@ -56,7 +56,10 @@ class HostTables:
         gain: GainTable | None,
         sparse: SparseTable | None,
     ) -> DeviceTables:
-        """Write the tables of an adapter that lies in `blocks`, all its blocks, and copy them."""
+        """Write the tables of an adapter that lies in `blocks`, all its blocks, and copy them.
+
+        An earlier copy must be done: it is made from the same host memory.
+        """
         own = blocks[len(blocks) - self.vectors.num_blocks :]
         places = self.vectors.offsets(own)
         middle = self.num_lora
@@ -66,7 +69,7 @@ class HostTables:
             lora_table.write_table(lora, gain, places[:middle], data[:cut])
         if self.bands is not None:
             assert sparse is not None
-            sparse_table.write_table(sparse, self.bands, places[middle:], data[cut:])
+            sparse_table.write_places(sparse.offset, self.bands, places[middle:], data[cut:])
         self.vectors.write(pool, own)
         return DeviceTables(
             lora=int(places[0]) if middle else -1,
@@ -100,6 +103,8 @@ def pack_tables(name: str, parts: Parts, target: PackTarget) -> HostTables:
     sizes = np.concatenate([of_lora, of_sparse])
     _require_fit(name, int(sizes.max(initial=0)), target)
     data = target.empty(int(sizes.sum()), torch.uint8)
+    if sparse is not None and bands is not None:
+        sparse_table.write_fixed(sparse.table, bands, data.numpy()[int(of_lora.sum()) :])
     layout = lay_out_vectors(sizes, target.block_bytes, _used_at_end(parts))
     cost = 0
     if lora is not None:
