@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from runs import TINY, quiet_tune, write_rows
 
 from gossamer.cli.main import main
 from gossamer.serving.core.messages import TokenLogprob
@@ -83,6 +84,79 @@ def test_what_only_peft_can_judge_asks_for_it(capsys, tiny_model, tmp_path, monk
     assert (code, out) == (2, "")
     assert "prompt, which cannot be merged, needs PEFT" in err
     assert "pip install -e '.[tune]'" in err
+
+
+@pytest.fixture(scope="module")
+def qlora_run(tmp_path_factory, tiny_model):
+    """What `gossamer tune --method qlora` leaves."""
+    pytest.importorskip("bitsandbytes")
+    folder = tmp_path_factory.mktemp("qlora")
+    rows = write_rows(folder / "rows.jsonl")
+    quiet_tune(tiny_model, rows, folder / "runs" / "mine", method="qlora", max_steps=4, **TINY)
+    return folder / "runs" / "mine"
+
+
+def test_a_qlora_run_agrees_with_peft_on_the_base_that_it_was_trained_on(
+    capsys, caplog, tiny_model, qlora_run
+):
+    code, out, _ = verify(capsys, tiny_model, qlora_run, "--quantization", "bnb-4bit", "--json")
+    verdicts = json.loads(out)
+    assert code == 0
+    found = {(verdict["adapter"], verdict["reference"]) for verdict in verdicts}
+    assert found == {("(base)", "transformers"), ("mine", "merged"), ("mine", "PEFT")}
+    for verdict in verdicts:
+        assert verdict["equal_tokens"] == verdict["tokens"] == 12
+        assert verdict["largest_difference"] < 1e-4
+    assert not caplog.records
+    assert "--quantization bnb-4bit" in (qlora_run / "README.md").read_text()
+    assert main(["adapters", "inspect", str(qlora_run)]) == 0
+    assert "(quantised as bnb-4bit)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("way", "here"),
+    [
+        ("none", "whole"),
+        pytest.param("bnb-8bit", "quantised as bnb-8bit", marks=pytest.mark.slow),
+    ],
+)
+def test_a_qlora_run_on_another_precision_is_served_with_a_warning(
+    capsys, caplog, tiny_model, qlora_run, way, here
+):
+    code, _, _ = verify(capsys, tiny_model, qlora_run, "--quantization", way)
+    assert code == 0
+    (record,) = [r for r in caplog.records if r.name.startswith("gossamer.adapters")]
+    assert "adapter mine was trained on a base model quantised as bnb-4bit" in record.message
+    assert f"this one is {here}" in record.message
+    assert record.message.endswith("serve with --quantization bnb-4bit")
+
+
+def test_whole_adapters_are_merged_into_what_a_quantised_base_stands_for(
+    capsys, caplog, tiny_model, adapters, tmp_path
+):
+    """DoRA divides by row lengths, which are those of the rounded weights."""
+    pytest.importorskip("bitsandbytes")
+    make_dora(tmp_path / "dora", tiny_model)
+    paths = [adapters / "one" / "same", tmp_path / "dora"]
+    code, out, _ = verify(capsys, tiny_model, *paths, "--quantization", "bnb-8bit", "--json")
+    assert code == 0
+    for verdict in json.loads(out):
+        assert verdict["problem"] is None
+        assert verdict["largest_difference"] < 1e-4
+    assert not caplog.records
+
+
+def make_dora(folder, base):
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    config = LoraConfig(r=4, use_dora=True, target_modules="all-linear", task_type="CAUSAL_LM")
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), config)
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            weight.data.normal_(0, 0.2)
+    model.save_pretrained(folder)
 
 
 def make_prompt(folder, base):

@@ -1,9 +1,13 @@
 """The sizes of a base model that readers of adapters need, and whether an adapter fits them."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
-from gossamer.errors import BaseMismatchError
+from gossamer.errors import BaseMismatchError, cut, one_line
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +30,25 @@ def require_same_base(name: str, carried: str | None, served: str | None) -> Non
             f"adapter {name} was trained on a base model with fingerprint {carried[:12]}, not on "
             f"this one ({served[:12]}); use the base it was trained on"
         )
+
+
+def compare_quantization(name: str, carried: str | None, served: str | None) -> None:
+    """Warn if an adapter was trained on a base quantised as `carried`, and `served` is another."""
+    if carried is not None and served is not None and carried != served:
+        _warn(name, cut(carried, 40), served)
+
+
+@lru_cache(maxsize=1024)
+def _warn(name: str, carried: str, served: str) -> None:
+    """Once for each adapter, however often it is read."""
+    here = "whole" if served == "none" else f"quantised as {served}"
+    log.warning(
+        one_line(
+            f"adapter {name} was trained on a base model quantised as {carried}, and this one is "
+            f"{here}: its answers differ a little from those it was trained to give; for those, "
+            f"serve with --quantization {carried}"
+        )
+    )
 
 
 def require_linear(

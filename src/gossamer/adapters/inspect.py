@@ -8,7 +8,7 @@ from pathlib import Path
 from gossamer.adapters.config import read_config
 from gossamer.adapters.digest import digest_of
 from gossamer.adapters.kinds.table import KINDS, class_of, method_of_type
-from gossamer.adapters.layout import CONFIG_FILE
+from gossamer.adapters.layout import CONFIG_FILE, QUANTIZATION_KEY
 from gossamer.adapters.reading.limits import AdapterLimits
 from gossamer.adapters.reading.safetensors_header import Place
 from gossamer.adapters.weights import open_weights, weights_path
@@ -43,6 +43,8 @@ class AdapterInfo:
     digest: str
     base: str | None
     """Name or path of the base model it was trained on."""
+    quantization: str | None
+    """How that base was quantised, such as bnb-4bit; None: not at all, or it is not told."""
     created: float
     """Unix time of the weights file."""
 
@@ -78,6 +80,7 @@ def inspect(folder: Path, limits: AdapterLimits | None = None) -> AdapterInfo:
         dtype=dtypes.pop() if len(dtypes) == 1 else "mixed",
         digest=identity,
         base=base if isinstance(base, str) else None,
+        quantization=stored.header.metadata.get(QUANTIZATION_KEY),
         created=created,
     )
 

@@ -20,6 +20,9 @@ PREFIX = "base_model.model."
 BASE_KEY = "gossamer_base"
 """Metadata key of the weights file: the fingerprint of the base model that an adapter was trained
 on."""
+QUANTIZATION_KEY = "gossamer_quantization"
+"""Metadata key of the weights file: how that base model was quantised, such as bnb-4bit. Nothing is
+said by its absence."""
 
 
 def module_of_key(name: str, key: str, suffixes: Sequence[str], what: str) -> tuple[str, str]:

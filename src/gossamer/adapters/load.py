@@ -16,12 +16,14 @@ def load_adapter(
     *,
     base: BaseShape | None = None,
     base_fingerprint: str | None = None,
+    base_quantization: str | None = None,
     budget: Budget = UNBOUND,
 ) -> Adapter:
     """Read and check the adapter in `folder`, of whatever kind.
 
     With `base`, an adapter that does not fit these sizes is refused; with `base_fingerprint`, one
-    that carries another fingerprint is; what exceeds `budget`, before its weights are read.
+    that carries another fingerprint is; what exceeds `budget`, before its weights are read. With
+    `base_quantization`, a warning tells of an adapter that was trained on another precision.
 
     Raises:
         AdapterNotFoundError: no such adapter.
@@ -31,5 +33,11 @@ def load_adapter(
         BaseMismatchError: made for another base model.
         CapacityError: more than the budget's memory could hold.
     """
-    source = AdapterSource.read(folder, base=base, base_fingerprint=base_fingerprint, budget=budget)
+    source = AdapterSource.read(
+        folder,
+        base=base,
+        base_fingerprint=base_fingerprint,
+        base_quantization=base_quantization,
+        budget=budget,
+    )
     return kind_of(source).load(source)

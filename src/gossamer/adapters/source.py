@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gossamer.adapters.base_shape import BaseShape, require_same_base
+from gossamer.adapters.base_shape import BaseShape, compare_quantization, require_same_base
 from gossamer.adapters.config import read_config
 from gossamer.adapters.digest import digest_of
-from gossamer.adapters.layout import BASE_KEY
+from gossamer.adapters.layout import BASE_KEY, QUANTIZATION_KEY
 from gossamer.adapters.reading.budget import UNBOUND, Budget
 from gossamer.adapters.reading.safetensors_file import OpenSafetensors, SafetensorsFile
 from gossamer.adapters.weights import open_weights, require_finite
@@ -30,6 +30,9 @@ class AdapterSource:
     base_fingerprint: str | None = None
     """An adapter that carries another fingerprint is refused; one that carries none is judged by
     its shapes alone."""
+    base_quantization: str | None = None
+    """How the base is quantised ("none": not at all); of an adapter that was trained on another
+    precision is warned."""
     budget: Budget = UNBOUND
     """What exceeds it is refused before weights are read."""
 
@@ -41,6 +44,7 @@ class AdapterSource:
         base: BaseShape | None = None,
         linears: Mapping[str, tuple[int, int]] | None = None,
         base_fingerprint: str | None = None,
+        base_quantization: str | None = None,
         budget: Budget = UNBOUND,
         config: Mapping[str, Any] | None = None,
     ) -> "AdapterSource":
@@ -54,6 +58,7 @@ class AdapterSource:
             linears=base.linears if base is not None else linears,
             base=base,
             base_fingerprint=base_fingerprint,
+            base_quantization=base_quantization,
             budget=budget,
         )
 
@@ -74,7 +79,9 @@ class AdapterSource:
         Raises `BaseMismatchError`, or as `weights.open_weights`.
         """
         with open_weights(self.folder, self.budget.limits) as file:
-            require_same_base(self.name, file.header.metadata.get(BASE_KEY), self.base_fingerprint)
+            noted = file.header.metadata
+            require_same_base(self.name, noted.get(BASE_KEY), self.base_fingerprint)
+            compare_quantization(self.name, noted.get(QUANTIZATION_KEY), self.base_quantization)
             yield file
 
     def read_finite(self, file: OpenSafetensors) -> SafetensorsFile:

@@ -60,7 +60,11 @@ def quantization_of(config: Any) -> str:
     The names of `Quantization`, and `bnb-4bit-fp4` and `bnb-4bit-fp4-single`; what is not served is
     called by the name of its library.
     """
-    given = getattr(config, "quantization_config", None)
+    return name_of(getattr(config, "quantization_config", None))
+
+
+def name_of(given: Any) -> str:
+    """Name a transformers quantization config, or the dict of one, as `quantization_of` does."""
     if given is None:
         return "none"
     fields: dict[str, Any] = given if isinstance(given, dict) else given.to_dict()

@@ -98,13 +98,17 @@ def _inspect(args: argparse.Namespace) -> int:
         "parameters": f"{info.num_parameters:,}",
         "size": f"{format_bytes(info.num_bytes)} ({info.dtype})",
         "digest": info.digest,
-        "base": info.base or "-",
+        "base": (info.base or "-") + _precision(info),
         "created": created.isoformat(sep=" ", timespec="seconds"),
     }
     width = max(map(len, lines))
     for key, value in lines.items():
         print(f"{key:<{width}}  {value}")
     return 0
+
+
+def _precision(info: "AdapterInfo") -> str:
+    return f" (quantised as {info.quantization})" if info.quantization is not None else ""
 
 
 def _merge(args: argparse.Namespace) -> int:

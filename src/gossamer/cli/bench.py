@@ -15,8 +15,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
+from gossamer.basemodel.quantize import Quantization
 from gossamer.cli._options import Options
 from gossamer.errors import UsageError
 from gossamer.extras import require
@@ -42,6 +43,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--adapter-folder", metavar="DIR", type=Path, help="adapters of the started server"
     )
     serve.add_argument(
+        "--quantization",
+        choices=get_args(Quantization),
+        help="quantise the started server's base model; default: as it is saved",
+    )
+    serve.add_argument(
         "--names", metavar="A,B,...", help="models to ask for; default: all that the server lists"
     )
     serve.add_argument("--api-key", metavar="KEY", help=f"of the server; default: ${KEY_VARIABLE}")
@@ -54,6 +60,8 @@ def run(args: argparse.Namespace) -> int:
     """Play the workload; exit code 1 if nothing finished."""
     if args.adapter_folder is not None and args.url is not None:
         raise UsageError("--adapter-folder is for --model; a running server has its own adapters")
+    if args.quantization is not None and args.url is not None:
+        raise UsageError("--quantization is for --model; a running server has its own base model")
     client = CLIENT.read(args)
     _check_output(args.output)
     with _server(args) as url:
@@ -118,7 +126,7 @@ def _server(args: argparse.Namespace) -> Iterator[str]:
         return
     from gossamer.serving.loadtest.child_server import child_server
 
-    with child_server(args.model, args.adapter_folder) as url:
+    with child_server(args.model, args.adapter_folder, args.quantization or "none") as url:
         yield url
 
 

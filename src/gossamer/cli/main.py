@@ -84,8 +84,9 @@ def _run(arguments: Sequence[str]) -> int:
         return 0
     if name not in COMMANDS:
         return _report(unknown_command(name, COMMANDS), exit_code=2)
-    # On CPUs with bf16 units it warns of a package that it would like, whenever PEFT imports it.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    # They tell of packages and kernels that they would like, whenever something imports them.
+    for noisy in ("bitsandbytes", "torchao", "torch.utils._pytree"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
     module = import_module(f"gossamer.cli.{name}")
     return int(module.run(build_parser(name, module).parse_args(rest)))
 

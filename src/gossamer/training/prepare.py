@@ -6,7 +6,8 @@ from typing import Any
 
 from gossamer.basemodel.files import fingerprint
 from gossamer.basemodel.find import resolve
-from gossamer.basemodel.load import load_tokenizer
+from gossamer.basemodel.load import load_config, load_tokenizer
+from gossamer.basemodel.quantize import name_of, quantization_of
 from gossamer.machine import fit_threads
 from gossamer.methods import Method, MethodContext
 from gossamer.sparsity.plan import SparsityPlan
@@ -77,9 +78,17 @@ def prepare(settings: RunSettings) -> Prepared:
         recorded=recorded_facts(
             settings,
             base_fingerprint=context.base_fingerprint,
+            quantization=_quantization(method, context),
             sparse_plan=None if sparse is None else sparse.model_dump(mode="json"),
         ),
     )
+
+
+def _quantization(method: Method[Any], context: MethodContext) -> str | None:
+    """How the base is quantised that the run learns on; None: not at all."""
+    config = method.quantization(context)
+    name = quantization_of(load_config(context.base_folder)) if config is None else name_of(config)
+    return None if name == "none" else name
 
 
 def _context(

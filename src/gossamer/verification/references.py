@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gossamer.adapters.merge import merge_into
-from gossamer.basemodel.load import load_model
+from gossamer.basemodel.load import load_served_model
 from gossamer.basemodel.quiet import quiet_transformers
 from gossamer.errors import GossamerError, UnsupportedAdapterError
 
@@ -24,26 +24,48 @@ class ReferenceAnswer:
     """[tokens, vocabulary], of the step that chose each token."""
 
 
-def base_model(folder: Path) -> Any:
-    """Load the base model alone, in float32."""
-    return load_model(folder, dtype=torch.float32).eval()
+def base_model(folder: Path, quantization: str) -> Any:
+    """Load the base model alone, in float32, quantised as it is served."""
+    return load_served_model(folder, quantization, dtype=torch.float32)
 
 
-def merged_model(folder: Path, adapter: Path) -> Any:
-    """Load the base with `adapter` folded into its weights; raises as `merge_into`."""
-    model = base_model(folder)
+def merged_model(folder: Path, adapter: Path, quantization: str) -> Any:
+    """Load the base with `adapter` folded into its weights; raises as `merge_into`.
+
+    Of a quantised base these are the numbers that its weights stand for, so that nothing is rounded
+    a second time.
+    """
+    model = base_model(folder, quantization)
+    _make_whole(model)
     merge_into(model, adapter)
     return model
 
 
-def peft_model(folder: Path, adapter: Path) -> Any:
+@torch.no_grad()
+def _make_whole(model: nn.Module) -> None:
+    """Put plain linear layers in the place of quantised ones.
+
+    Their weights are what those make of the identity, which asks no library how it stores them.
+    """
+    layers: list[tuple[str, Any]] = list(model.named_modules())
+    for path, layer in layers:
+        if isinstance(layer, nn.Linear) and type(layer.weight) is not nn.Parameter:
+            bias, layer.bias = layer.bias, None  # type: ignore[assignment]
+            columns = [layer(rows) for rows in torch.split(torch.eye(layer.in_features), 1024)]
+            plain = nn.Linear(layer.in_features, layer.out_features, bias is not None)
+            plain.weight = nn.Parameter(torch.cat(columns).T.contiguous())
+            plain.bias = bias
+            model.set_submodule(path, plain)
+
+
+def peft_model(folder: Path, adapter: Path, quantization: str) -> Any:
     """Load the base with `adapter` active in PEFT; `UnsupportedAdapterError` if PEFT refuses."""
     from peft import PeftModel
 
     try:
         with quiet_transformers(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return PeftModel.from_pretrained(base_model(folder), adapter).eval()
+            return PeftModel.from_pretrained(base_model(folder, quantization), adapter).eval()
     except GossamerError:
         raise
     except Exception as error:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
+from gossamer.basemodel.quantize import Quantization
 from gossamer.errors import MissingExtraError, UnsupportedAdapterError, UsageError
 from gossamer.settings import Settings
 
@@ -73,6 +74,8 @@ class VerifySettings(Settings):
     references by more than rounding of that format, so give a larger tolerance with them."""
     backend: str = "auto"
     """The server's kernels: auto, cpu, reference or triton."""
+    quantization: Quantization = "none"
+    """How the base model is quantised when it is loaded, by the server and the references alike."""
 
 
 def verify(
@@ -92,7 +95,7 @@ def verify(
     verdicts = _against_base(base, prompts, served[None], settings, tell)
     for name, folder, kind in zip(names, adapters, kinds, strict=True):
         found: list[Verdict] = []
-        for reference, load in _references(base, folder).items():
+        for reference, load in _references(base, folder, settings.quantization).items():
             tell(f"{name}: {reference}")
             found += _judge(name, kind, reference, load, prompts, served[name], settings)
         if not _has_peft() and all(verdict.problem for verdict in found):
@@ -118,15 +121,20 @@ def _against_base(
 
     tell("base: transformers")
     return _judge(
-        "(base)", "-", "transformers", partial(base_model, base), prompts, served, settings
-    )
+        "(base)", "-", "transformers", partial(base_model, base, settings.quantization),
+        prompts, served, settings,
+    )  # fmt: skip
 
 
-def _references(base: Path, adapter: Path) -> dict[str, Callable[[], Any]]:
+def _references(base: Path, adapter: Path, quantization: str) -> dict[str, Callable[[], Any]]:
     from gossamer.verification.references import merged_model, peft_model
 
-    merged = {"merged": partial(merged_model, base, adapter)}
-    return merged | ({"PEFT": partial(peft_model, base, adapter)} if _has_peft() else {})
+    found: dict[str, Callable[[], Any]] = {
+        "merged": partial(merged_model, base, adapter, quantization)
+    }
+    if _has_peft():
+        found["PEFT"] = partial(peft_model, base, adapter, quantization)
+    return found
 
 
 def _judge(
@@ -215,6 +223,7 @@ def _serve(
             device=settings.device,
             dtype=settings.dtype,
             backend=settings.backend,
+            quantization=settings.quantization,
         ) as llm,
     ):
         prompts = [

@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from gossamer.adapters.layout import BASE_KEY, CONFIG_FILE, WEIGHTS_FILE
+from gossamer.adapters.layout import BASE_KEY, CONFIG_FILE, QUANTIZATION_KEY, WEIGHTS_FILE
+from gossamer.basemodel.quantize import quantization_of
 from gossamer.methods.common.method import MethodContext
 
 
@@ -24,14 +25,22 @@ def write_adapter(model: Any, folder: Path, *, base_name: str, base_fingerprint:
 
     The two files are those of `save_pretrained`, except that lists which PEFT writes in the random
     order of a set are sorted, `base_model_name_or_path` is `base_name`, and the weights carry
-    `base_fingerprint`. The configuration comes last: a folder that has one is complete.
+    `base_fingerprint` and how the base is quantised, if it is. The configuration comes last: a
+    folder that has one is complete.
     """
     with TemporaryDirectory(prefix=".adapter-", dir=folder) as scratch:
         # "auto" would ask a hub whether the vocabulary was resized.
         model.save_pretrained(scratch, save_embedding_layers=False)
         weights = load_file(Path(scratch) / WEIGHTS_FILE)
         config = json.loads((Path(scratch) / CONFIG_FILE).read_text())
-    write_files(folder, config, weights, base_name=base_name, base_fingerprint=base_fingerprint)
+    write_files(
+        folder,
+        config,
+        weights,
+        base_name=base_name,
+        base_fingerprint=base_fingerprint,
+        quantization=quantization_of(model.get_base_model().config),
+    )
 
 
 def write_files(
@@ -41,9 +50,12 @@ def write_files(
     *,
     base_name: str,
     base_fingerprint: str,
+    quantization: str = "none",
 ) -> None:
     """Write the fields of a `PeftConfig` and an adapter's weights, named as PEFT names them."""
     metadata = {"format": "pt", BASE_KEY: base_fingerprint}
+    if quantization != "none":
+        metadata[QUANTIZATION_KEY] = quantization
     content = save(dict(weights), metadata=metadata)
     (folder / WEIGHTS_FILE).write_bytes(_reproducible(content))
     config = {**config, "base_model_name_or_path": base_name}

@@ -5,6 +5,7 @@ from typing import Any
 
 from peft import PeftModel, TaskType
 
+from gossamer.basemodel.quantize import quantization_of
 from gossamer.methods.common.files import write_files
 from gossamer.methods.common.method import MethodContext
 from gossamer.methods.common.peft_method import PeftMethod
@@ -84,4 +85,5 @@ class SparseLora(PeftMethod[SparseLoraSettings]):
             weights,
             base_name=context.model_name,
             base_fingerprint=context.base_fingerprint,
+            quantization=quantization_of(model.get_base_model().config),
         )

@@ -64,6 +64,7 @@ class _Base:
     info: ModelInfo
     config: Any
     fingerprint: str
+    quantization: str
     num_bytes: int
     model: PagedModel
     builder: BatchBuilder
@@ -144,6 +145,7 @@ def _load_base(settings: ServeSettings, folder: Path) -> _Base:
         info=info,
         config=config,
         fingerprint=fingerprint(folder),
+        quantization=quantization,
         num_bytes=num_bytes,
         model=paged,
         builder=builder,
@@ -181,6 +183,7 @@ def _loader(settings: ServeSettings, base: _Base) -> AdapterLoader:
         packer,
         base.copier,
         base.fingerprint,
+        base.quantization,
         settings.adapter_limits,
         base.info.limits.max_context,
     )

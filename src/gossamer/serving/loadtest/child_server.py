@@ -19,12 +19,13 @@ _PATIENCE = 600.0
 
 
 @contextmanager
-def child_server(model: str, adapters: Path | None) -> Iterator[str]:
+def child_server(model: str, adapters: Path | None, quantization: str = "none") -> Iterator[str]:
     """Start a server on a free port of this machine; yields its address; stops it at the end.
 
     Raises `ServingError` with the server's last line if it does not start.
     """
     command = [sys.executable, "-m", "gossamer.cli.main", "serve", "--model", model, "--port", "0"]
+    command += ["--quantization", quantization]
     if adapters is not None:
         command += ["--adapters", str(adapters)]
     with tempfile.TemporaryFile("w+") as log:

@@ -23,6 +23,7 @@ class AdapterLoader:
         packer: Packer,
         copier: Copier,
         base_fingerprint: str,
+        base_quantization: str,
         limits: AdapterLimits,
         max_context: int,
     ) -> None:
@@ -32,6 +33,7 @@ class AdapterLoader:
         self._base = base
         self._copier = copier
         self._base_fingerprint = base_fingerprint
+        self._base_quantization = base_quantization
         self._packer = packer
         self._budget = Budget(
             limits=limits,
@@ -46,6 +48,7 @@ class AdapterLoader:
             path,
             base=self._base,
             base_fingerprint=self._base_fingerprint,
+            base_quantization=self._base_quantization,
             budget=self._budget,
         )
         self._require_context(adapter)

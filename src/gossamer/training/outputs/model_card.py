@@ -27,7 +27,7 @@ def write_model_card(
         "---\n" + yaml.safe_dump(head, sort_keys=False) + "---",
         f"# {path.absolute().parent.name}",
         f"`{settings.model}` fine-tuned with `{method.name}`: {summary(method.name)}.",
-        "## Use\n\n" + _usage(path.parent, settings, method),
+        "## Use\n\n" + _usage(path.parent, settings, method, recorded.get("quantization")),
         "## Results\n\n" + _table(result_rows(result)),
         "![loss](curve.png)",
         "## Settings\n\n" + _table(_setting_rows(settings, recorded)),
@@ -81,7 +81,9 @@ def _sparse_rows(result: RunResult) -> list[tuple[str, str]]:
     return rows
 
 
-def _usage(folder: Path, settings: RunSettings, method: Method[Any]) -> str:
+def _usage(
+    folder: Path, settings: RunSettings, method: Method[Any], quantization: str | None
+) -> str:
     if method.kind == "model":
         return _code(
             "from transformers import AutoModelForCausalLM\n\n"
@@ -94,10 +96,10 @@ def _usage(folder: Path, settings: RunSettings, method: Method[Any]) -> str:
     )
     if method.kind == "other":
         return f"This folder is the adapter. Load it with PEFT onto the same base model:\n\n{load}"
-    serve = _code(
-        f"gossamer serve --model {settings.model} --adapters {folder.absolute().parent}",
-        language="sh",
-    )
+    command = f"gossamer serve --model {settings.model} --adapters {folder.absolute().parent}"
+    if quantization is not None:
+        command += f" --quantization {quantization}"
+    serve = _code(command, language="sh")
     return (
         f"This folder is the adapter. Serve it with others:\n\n{serve}\n\n"
         f"or load it with PEFT onto the same base model:\n\n{load}"
