@@ -118,7 +118,7 @@ class FakeCuda:
             self.current = former
 
     def copy(self, target, source):
-        self.current.push(lambda: target.copy_(source))
+        self.current.push(torch.inference_mode()(lambda: target.copy_(source)))
 
     def new_graph(self):
         self.graphs.append(FakeGraph(self))

@@ -129,6 +129,8 @@ class TorchCuda:
 
     def pinned(self, count: int, dtype: torch.dtype) -> Tensor:
         """See `CudaApi.pinned`."""
+        # Threads that read adapters have another GPU as their current one at first.
+        self.bind_thread()
         return torch.empty(count, dtype=dtype, pin_memory=True)
 
     def free_bytes(self) -> int:

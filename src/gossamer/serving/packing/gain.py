@@ -60,8 +60,12 @@ def pack_gains(
     )
 
 
-def dora_gains(adapter: DoraAdapter, linears: Mapping[str, BaseLinear]) -> dict[str, Tensor]:
+def dora_gains(
+    adapter: DoraAdapter, linears: Mapping[str, BaseLinear], dtype: torch.dtype
+) -> dict[str, Tensor]:
     """Compute g [h_out] by module path: g_j = m_j over the length of row j of W + s B A.
+
+    `dtype` is the number format in which the base layers compute.
 
     The product is never formed: |W_j + s (B A)_j|^2 = |W_j|^2 + 2 s (W A^T)_j . B_j
     + s^2 B_j (A A^T) B_j^T, where W A^T is what the base layer makes of the rows of A.
@@ -73,7 +77,7 @@ def dora_gains(adapter: DoraAdapter, linears: Mapping[str, BaseLinear]) -> dict[
     for path, factors in adapter.factors.items():
         linear = linears[path]
         a, b = factors.a.float(), factors.b.double()
-        through = linear.product(a).double()  # [rank, h_out]
+        through = linear.product(a, dtype).double()  # [rank, h_out]
         gram = a.double() @ a.double().T
         squared = (
             linear.squared_lengths()
@@ -91,7 +95,7 @@ def dora_gains(adapter: DoraAdapter, linears: Mapping[str, BaseLinear]) -> dict[
 
 def pack_dora(adapter: DoraAdapter, target: PackTarget) -> Parts:
     """Lay out low-rank rows, and what they scale outputs by."""
-    gains = dora_gains(adapter, target.linears)
+    gains = dora_gains(adapter, target.linears, target.layout.dtype)
     gain = pack_gains(
         gains, {}, target.module_ids, target.block_bytes, keeps_bias=True, empty=target.empty
     )

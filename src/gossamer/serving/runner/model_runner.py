@@ -118,11 +118,14 @@ class ModelRunner:
         merged = self.merger.choose(chunks) if self.merger is not None else None
         batch = self.builder.build(chunks, merged)
         built = time.monotonic()
-        logits = self.model.run(batch)
-        moments = (begun, built, time.monotonic())
-        states = [state_of(sequence) for sequence in batch.sampled]
-        chosen = choose(logits, states, self.device.fetch)
-        self.device.step_launched()
+        try:
+            logits = self.model.run(batch)
+            moments = (begun, built, time.monotonic())
+            states = [state_of(sequence) for sequence in batch.sampled]
+            chosen = choose(logits, states, self.device.fetch)
+        finally:
+            # Where it fails, what was launched of it may run all the same, and use blocks.
+            self.device.step_launched()
         return StepInFlight(batch.sampled, chosen, moments)
 
     def stats(self) -> MergeStats:
