@@ -12,6 +12,7 @@ from gossamer.adapters.kinds.low_rank import Factors
 from gossamer.adapters.kinds.sparse_delta import Blocks, Entries
 from gossamer.kernels.bundles import make_bundles
 from gossamer.kernels.gain.triton_kernels import TritonInputGain
+from gossamer.kernels.grouped_lora import RowFormat
 from gossamer.kernels.grouped_lora.triton_kernels import TritonGroupedLora, scratch_elements
 from gossamer.kernels.paged_attention import KvLayout
 from gossamer.kernels.runs import Run
@@ -35,7 +36,7 @@ class Pool:
 
     def __init__(self, *, int8=False):
         base = BaseShape(linears=SHAPES, num_layers=2, hidden_size=37, num_kv_heads=1, head_dim=16)
-        rows = RowPacker(IDS, LAYOUT.block_bytes, int8=int8)
+        rows = RowPacker(IDS, LAYOUT.block_bytes, RowFormat.INT8 if int8 else None)
         self.target = PackTarget(base=base, module_ids=IDS, linears={}, layout=LAYOUT, rows=rows)
         self.memory = torch.full((400 * LAYOUT.block_bytes // 4,), float("nan")).view(torch.uint8)
         self._free = np.random.default_rng(0).permutation(400).tolist()

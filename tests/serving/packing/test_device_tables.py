@@ -42,7 +42,7 @@ def target(block_tokens=4, int8=False):
     layout = KvLayout(
         num_layers=3, num_kv_heads=1, head_dim=16, block_tokens=block_tokens, dtype=torch.float32
     )
-    rows = RowPacker(IDS, layout.block_bytes, int8=int8)
+    rows = RowPacker(IDS, layout.block_bytes, INT8 if int8 else None)
     return PackTarget(base=BASE, module_ids=IDS, linears={}, layout=layout, rows=rows)
 
 
@@ -306,7 +306,8 @@ def tiny_packer(shapes, block_tokens=16, **options):
 def test_costs_are_those_of_packing(tmp_path, tiny_model, tiny_shapes, rank, int8):
     adapter = load_adapter(make_lora(tmp_path / "a", tiny_model, rank=rank))
     for device_tables in (False, True):
-        packer, sizes = tiny_packer(tiny_shapes, int8=int8, device_tables=device_tables)
+        rows = INT8 if int8 else None
+        packer, sizes = tiny_packer(tiny_shapes, rows=rows, device_tables=device_tables)
         pool = PoolSizes(
             base=sizes, block_tokens=16, row_width=1 if int8 else 4, device_tables=device_tables
         )
