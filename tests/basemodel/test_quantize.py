@@ -9,15 +9,17 @@ import pytest
 import torch
 from transformers import AutoConfig, BitsAndBytesConfig
 
-from gossamer.basemodel.load import load_model
+from gossamer.basemodel.load import load_model, load_served_model
 from gossamer.basemodel.quantize import (
     Quantization,
     check_served,
     quantization_config,
     quantization_of,
     served_quantization,
+    stored_bytes,
 )
 from gossamer.errors import MissingExtraError, SettingError, UnsupportedModelError
+from gossamer.serving.runner.model_shape import base_sizes
 
 
 def saved(quantization):
@@ -83,6 +85,21 @@ def test_a_missing_library_is_named_with_what_installs_it(name, package, extra, 
     )
     with pytest.raises(MissingExtraError, match=rf"{package}.*pip install -e '\.\[{extra}\]'"):
         quantization_config(name, torch.float32)
+
+
+@pytest.mark.parametrize("name", get_args(Quantization))
+def test_planned_bytes_are_those_of_the_loaded_model(name, tiny_model):
+    if name != "none":
+        pytest.importorskip("torchao" if name == "int8" else "bitsandbytes", reason="not installed")
+    stored = stored_bytes(load_served_model(tiny_model, name, dtype=torch.float32))
+    planned = base_sizes(tiny_model, quantization=name).weight_bytes
+    whole = base_sizes(tiny_model).weight_bytes
+    # Bitsandbytes begins a group of 256 scales that it does not fill: 4 bytes for a layer.
+    assert planned <= stored <= planned + 4 * 21
+    if name == "none":
+        assert stored == whole
+    else:
+        assert stored < 0.5 * whole
 
 
 def test_8_bit_weights_are_multiplied_whole_whatever_the_neighbours(tiny_model):

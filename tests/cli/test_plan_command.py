@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from gossamer.cli._tables import format_bytes
 from gossamer.cli.main import main
 from gossamer.serving.core.messages import SamplingParams
 from gossamer.serving.llm import LLM
@@ -75,6 +76,13 @@ def test_bytes_are_those_of_the_number_format(tiny_model, capsys, options, width
     assert f"rows in {rows}" in out
     num_blocks = int(0.01 * 1024**3) // (sizes.token_bytes * BLOCK_TOKENS)
     assert f"pool of 0.01 GiB: {num_blocks} blocks" in out
+
+
+def test_a_quantised_base_weighs_less(tiny_model, capsys):
+    weights = base_sizes(tiny_model, quantization="bnb-4bit").weight_bytes
+    assert plan("--model", tiny_model, "--memory", 0.01, "--quantization", "bnb-4bit") == 0
+    said = f"{format_bytes(weights)} in float32, linear layers as bnb-4bit"
+    assert said in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -119,6 +119,34 @@ def served_quantization(config: Any, asked: str) -> str:
     )
 
 
+def linear_bytes(name: str, h_out: int, h_in: int) -> int:
+    """Bytes of the weight [h_out, h_in] of a linear layer that is quantised as `name` says.
+
+    4 bits: a code of half a byte for each number and a scale for each 64; the scale takes 4 bytes,
+    or one and 4 more for each 256 scales. 8 bits: a byte for each number, 4 for each row's scale;
+    torchao keeps a zero point beside it.
+    """
+    count = h_out * h_in
+    if not name.startswith("bnb-4bit"):
+        return count + (5 if name == "int8" else 4) * h_out
+    scales = -(-count // 64)
+    return -(-count // 2) + (4 * scales if name.endswith("single") else scales + scales // 64)
+
+
+def stored_bytes(model: Any) -> int:
+    """Bytes of all weights of a loaded model, quantised ones with their scales."""
+    return sum(_stored_bytes(parameter) for parameter in model.parameters())
+
+
+def _stored_bytes(weight: Any) -> int:
+    if hasattr(weight, "__tensor_flatten__"):  # torchao's, made of several tensors
+        return sum(int(getattr(weight, name).nbytes) for name in weight.__tensor_flatten__()[0])
+    scales = [getattr(weight, "SCB", None)]
+    if state := getattr(weight, "quant_state", None):
+        scales += [state.absmax, state.state2.absmax if state.nested else None]
+    return int(weight.nbytes) + sum(int(s.nbytes) for s in scales if s is not None)
+
+
 def keep_as_quantized(model: Any, compute_dtype: "torch.dtype | None" = None) -> None:
     """Let a model that has been loaded compute with the weights that were quantised, exactly.
 

@@ -77,7 +77,8 @@ def _draw(plan: "PoolPlan", output: Path) -> None:
 def _print(plan: "PoolPlan") -> None:
     settings, sizes = plan.settings, plan.sizes
     print(f"{settings.model}: {sizes.num_parameters:,} parameters", end=", ")
-    print(f"{format_bytes(sizes.weight_bytes)} in {plan.dtype}")
+    quantized = "" if sizes.quantization == "none" else f", linear layers as {sizes.quantization}"
+    print(f"{format_bytes(sizes.weight_bytes)} in {plan.dtype}{quantized}")
     print(f"one token: {format_bytes(sizes.token_bytes)} of keys and values")
     print(
         f"pool of {plan.memory_gib:.4g} GiB: {plan.num_blocks} blocks of "

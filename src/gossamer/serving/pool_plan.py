@@ -60,7 +60,7 @@ class PoolPlan:
 def plan_pool(settings: PlanSettings) -> PoolPlan:
     """Divide the pool of `settings`; raises `SettingError` for what cannot be divided so."""
     dtype, rows = _formats(settings)
-    sizes = base_sizes(resolve(settings.model), _WIDTHS[dtype])
+    sizes = base_sizes(resolve(settings.model), _WIDTHS[dtype], settings.quantization)
     memory_gib = _memory_gib(settings, sizes)
     block_tokens = settings.block_tokens
     block_bytes = sizes.token_bytes * block_tokens

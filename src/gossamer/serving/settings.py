@@ -103,6 +103,8 @@ class PlanSettings(Settings):
     """Whether a CPU is to serve, or a GPU, whose defaults are others."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Number format of weights, keys and values; auto: float32 on a CPU, bfloat16 on a GPU."""
+    quantization: Quantization = "none"
+    """How the base model's linear layers are quantised when it is loaded, as for serve."""
     memory_gib: float | None = None
     """Size of the pool; unset: 4 on a CPU; nine tenths of what the weights leave of the GPU that is
     here."""

@@ -8,7 +8,7 @@ import torch
 
 from gossamer.basemodel.files import fingerprint
 from gossamer.basemodel.load import load_config, load_served_model, load_tokenizer
-from gossamer.basemodel.quantize import served_quantization
+from gossamer.basemodel.quantize import served_quantization, stored_bytes
 from gossamer.basemodel.special_ids import end_token_ids
 from gossamer.basemodel.support import check_supported
 from gossamer.errors import SettingError
@@ -116,7 +116,7 @@ def _load_base(settings: ServeSettings, folder: Path) -> _Base:
     model = load_served_model(folder, quantization, dtype=device.dtype, device=device.torch_device)
     eos_token_ids = end_token_ids(model, tokenizer)
     # Counted before layers are replaced and packed.
-    num_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
+    num_bytes = stored_bytes(model)
     layout = _layout(settings, model, device.dtype)
     kept_free = linear_bytes(model) if settings.merge_hot else 0
     num_blocks = _num_blocks(settings, device, layout.block_bytes, kept_free)

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gossamer.adapters.base_shape import BaseShape
+from gossamer.basemodel.quantize import linear_bytes
 from gossamer.kernels.module_header import ALIGNMENT
 from gossamer.serving.packing.vectors import lay_out_vectors, padded
 
@@ -23,6 +24,8 @@ class BaseSizes:
     max_context: int
     width: int = FLOAT
     """Bytes of a number in which it is served: of its weights, keys and values."""
+    quantization: str = "none"
+    """How the weights of its linear layers rest."""
 
     @property
     def token_bytes(self) -> int:
@@ -33,7 +36,13 @@ class BaseSizes:
     @property
     def weight_bytes(self) -> int:
         """Bytes of all weights."""
-        return self.num_parameters * self.width
+        if self.quantization == "none":
+            return self.num_parameters * self.width
+        linears = self.shape.linears.values()
+        whole = self.num_parameters - sum(h_out * h_in for h_out, h_in in linears)
+        return whole * self.width + sum(
+            linear_bytes(self.quantization, *shape) for shape in linears
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

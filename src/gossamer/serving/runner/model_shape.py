@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 
 from gossamer.adapters.base_shape import BaseShape
+from gossamer.basemodel.quantize import served_quantization
 from gossamer.serving.packing.capacity import FLOAT, BaseSizes
 
 
@@ -36,10 +37,11 @@ def longest_row(model: Any) -> int:
     )
 
 
-def base_sizes(folder: Path, width: int = FLOAT) -> BaseSizes:
+def base_sizes(folder: Path, width: int = FLOAT, quantization: str = "none") -> BaseSizes:
     """Sizes of the model in `folder` in numbers of `width` bytes; its weights are not read.
 
-    Raises `BaseModelError`.
+    `quantization`: as in `ServeSettings`. Raises `BaseModelError`, or `SettingError` if the model
+    is saved quantised in another way.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -66,4 +68,5 @@ def base_sizes(folder: Path, width: int = FLOAT) -> BaseSizes:
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
         max_context=config.max_position_embeddings,
         width=width,
+        quantization=served_quantization(config, quantization),
     )
