@@ -5,9 +5,10 @@ import torch
 
 from gossamer.kernels.bundles import make_bundles
 from gossamer.kernels.grouped_lora import LoraTable, RowFormat
-from gossamer.kernels.grouped_lora.device_table import vector_bytes, write_table
-from gossamer.kernels.grouped_lora.triton_kernels import TritonGroupedLora, scratch_elements
+from gossamer.kernels.grouped_lora.device_table import MAX_RANK, vector_bytes, write_table
+from gossamer.kernels.grouped_lora.triton_kernels import SLAB, TritonGroupedLora
 from gossamer.kernels.runs import Run
+from gossamer.kernels.scratch import ScratchMemory
 from peers.work import Factors, Prepared
 
 NAME = "gossamer"
@@ -49,8 +50,9 @@ def prepare(factors: Factors) -> Prepared:
     each = work.tokens_each
     runs = [Run(slot * each, each, slot) for slot in range(len(work.ranks))]
     bundles = make_bundles(runs, places, work.ranks, 8).to(device)
-    size = scratch_elements(len(modules), group.h_in, bundles.rows)
-    scratch = torch.empty(size, dtype=torch.float32, device=device)
+    scratch = ScratchMemory(device)
+    slabs = -(-group.h_in // SLAB)
+    memory = scratch.take(slabs * bundles.rows * len(modules) * MAX_RANK)
     operation = TritonGroupedLora(
         pool, list(modules), group.widths, group.h_in, scratch, formats=[RowFormat.BFLOAT16]
     )
@@ -63,7 +65,7 @@ def prepare(factors: Factors) -> Prepared:
         launch=lambda: operation.add_(y, factors.x, bundles),
         y=y,
         buffers={
-            "rows": [pool[:num_rows_bytes]], "x": [factors.x], "y": [y], "scratch": [scratch],
+            "rows": [pool[:num_rows_bytes]], "x": [factors.x], "y": [y], "scratch": [memory],
             "metadata": metadata,
         },
     )  # fmt: skip

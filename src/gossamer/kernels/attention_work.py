@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from gossamer.kernels.paged_attention.batch import AttentionBatch
 
@@ -55,33 +56,57 @@ class AttentionArrays:
     """Shape [C]: its tokens, at most `QUERIES`; 0: none."""
 
 
+UNUSED = {
+    "token_block": -1, "decode_token": -1, "decode_split": 0, "split_token": -1, "split_place": 0,
+    "chunk_first": 0, "chunk_count": 0,
+}  # fmt: skip
+"""What says that an entry is not used, of each array in which some may not be."""
+
+
+def host_arrays(batch: AttentionBatch) -> dict[str, npt.NDArray[np.int32]]:
+    """Return the fields of `AttentionArrays` as they are needed, nothing padded."""
+    decode_split, split_token, split_place = _cut_decodes(batch)
+    chunk_first, chunk_count = _cut_chunks(batch)
+    arrays = {
+        "positions": batch.positions,
+        "token_sequence": batch.token_sequence,
+        "token_block": batch.token_block,
+        "token_index": batch.token_index,
+        "sequence_start": batch.sequence_start,
+        "block_tables": batch.block_tables,
+        "decode_token": batch.short_tokens,
+        "decode_split": decode_split,
+        "split_token": split_token,
+        "split_place": split_place,
+        "chunk_first": chunk_first,
+        "chunk_count": chunk_count,
+    }
+    return {
+        name: np.ascontiguousarray(np.asarray(array, dtype=np.int32))
+        for name, array in arrays.items()
+    }
+
+
 def arrays_of(
     batch: AttentionBatch, device: torch.device, *, decodes: int = 0, splits: int = 0,
     chunks: int = 0,
 ) -> AttentionArrays:  # fmt: skip
     """Arrays of a step on `device`, with places for at least that many pieces of each sort."""
-    decode_split, split_token, split_place = _cut_decodes(batch)
-    chunk_first, chunk_count = _cut_chunks(batch)
+    arrays = {
+        name: torch.from_numpy(array).to(device) for name, array in host_arrays(batch).items()
+    }
+    places = {"decode": decodes, "split": splits, "chunk": chunks}
 
-    def on_device(values: npt.ArrayLike, places: int = 0, unused: int = -1) -> Tensor:
-        array = np.asarray(values, dtype=np.int32)
-        if len(array) < places:
-            array = np.append(array, np.full(places - len(array), unused, dtype=np.int32))
-        return torch.from_numpy(np.ascontiguousarray(array)).to(device)
+    def padded(name: str) -> Tensor:
+        missing = places.get(name.split("_")[0], 0) - len(arrays[name])
+        return (
+            functional.pad(arrays[name], (0, missing), value=UNUSED[name])
+            if missing > 0
+            else arrays[name]
+        )
 
     return AttentionArrays(
-        positions=on_device(batch.positions),
-        token_sequence=on_device(batch.token_sequence),
-        token_block=on_device(batch.token_block),
-        token_index=on_device(batch.token_index),
-        sequence_start=on_device(batch.sequence_start),
-        block_tables=on_device(batch.block_tables),
-        decode_token=on_device(batch.short_tokens, decodes),
-        decode_split=on_device(decode_split, decodes),
-        split_token=on_device(split_token, splits),
-        split_place=on_device(split_place, splits),
-        chunk_first=on_device(chunk_first, chunks, 0),
-        chunk_count=on_device(chunk_count, chunks, 0),
+        **{name: padded(name) if name in UNUSED else arrays[name] for name in arrays}
     )
 
 

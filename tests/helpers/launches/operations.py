@@ -11,10 +11,11 @@ from gossamer.kernels.attention_work import arrays_of
 from gossamer.kernels.bundles import Grid, make_bundles
 from gossamer.kernels.gain.triton_kernels import TritonInputGain
 from gossamer.kernels.gated_activation.triton_kernels import silu_and_multiply
-from gossamer.kernels.grouped_lora.triton_kernels import TritonGroupedLora, scratch_elements
+from gossamer.kernels.grouped_lora.triton_kernels import TritonGroupedLora
 from gossamer.kernels.paged_attention import AttentionBatch, KvLayout
 from gossamer.kernels.paged_attention.triton_kernels import TritonPagedAttention
 from gossamer.kernels.runs import Run
+from gossamer.kernels.scratch import ScratchMemory
 from gossamer.kernels.sparse_delta.triton_kernels import TritonSparseDelta
 
 
@@ -96,10 +97,11 @@ def _on_bundles(sizes: Sizes, operation: Any, pool: torch.Tensor, scratch: list[
 def grouped_lora(sizes: Sizes) -> Case:
     """Low-rank rows and gains of q, k and v."""
     pool = torch.zeros(4096, dtype=torch.uint8, device=sizes.device)
-    size = scratch_elements(len(sizes.widths), sizes.h_in, 2 * sizes.tokens)
-    scratch = torch.zeros(size, device=sizes.device)
+    scratch = ScratchMemory(pool.device)
+    # As after a first step: what is made inside of a graph is not to stay.
+    kept = scratch.take(2**16)
     operation = TritonGroupedLora(pool, [0, 1, 2], sizes.widths, sizes.h_in, scratch)
-    return _on_bundles(sizes, operation, pool, [scratch])
+    return _on_bundles(sizes, operation, pool, [kept])
 
 
 def sparse_delta(sizes: Sizes) -> Case:
@@ -136,13 +138,14 @@ def attention_decode(sizes: Sizes) -> Case:
         return arrays_of(batch, device, decodes=count, splits=2 * count)
 
     static = arrays(0)
-    attention = TritonPagedAttention(pool, layout, heads, 2 * count)
+    attention = TritonPagedAttention(pool, layout)
+    scratch = [each.take(2**16) for each in attention.scratch]
     query = _states(sizes, heads, sizes.head_dim)
     key, value = (_states(sizes, kv_heads, sizes.head_dim) for _ in range(2))
     return Case(
         body=lambda: attention(static, 1, query, key, value, sizes.head_dim**-0.5),
         stays={
-            "pool": pool, "states": [query, key, value], "scratch": attention.scratch,
+            "pool": pool, "states": [query, key, value], "scratch": scratch,
             "step": tensors_of(static),
         },
         refill=lambda step: copy_fields(static, arrays(step)),

@@ -58,9 +58,9 @@ class Edits:
             ]
         )  # fmt: skip
 
-    def operation(self, most_edits=8):
-        operation = TritonHiddenEdit(self.pool, most_edits, self.rest)
-        operation.scratch.fill_(float("nan"))
+    def operation(self):
+        operation = TritonHiddenEdit(self.pool, self.rest)
+        operation.scratch.take(2**14).fill_(float("nan"))
         return operation
 
     def expected(self, hidden, layer, edits):
@@ -141,12 +141,6 @@ def test_the_arrays_of_a_step_serve_its_layers_only():
             got = hidden.clone()
             operation.edit_(got, layer, batch)
             check(got, hidden, edits.expected(hidden, layer, listed))
-
-
-def test_too_many_edits():
-    edits = Edits(RANKS, 20)
-    with pytest.raises(ValueError, match="a step of 5 edits; there is room for 4"):
-        edits.operation(4).edit_(random_hidden(10, 20), 0, make_batch(edits.tables, LISTED))
 
 
 def test_too_high_a_rank():

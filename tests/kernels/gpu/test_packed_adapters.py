@@ -13,9 +13,10 @@ from gossamer.adapters.kinds.sparse_delta import Blocks, Entries
 from gossamer.kernels.bundles import make_bundles
 from gossamer.kernels.gain.triton_kernels import TritonInputGain
 from gossamer.kernels.grouped_lora import RowFormat
-from gossamer.kernels.grouped_lora.triton_kernels import TritonGroupedLora, scratch_elements
+from gossamer.kernels.grouped_lora.triton_kernels import TritonGroupedLora
 from gossamer.kernels.paged_attention import KvLayout
 from gossamer.kernels.runs import Run
+from gossamer.kernels.scratch import ScratchMemory
 from gossamer.kernels.sparse_delta.triton_kernels import TritonSparseDelta
 from gossamer.serving.packing.device_tables import pack_tables
 from gossamer.serving.packing.gain import pack_gains
@@ -73,7 +74,8 @@ def test_rows_and_gains_of_outputs(dtype, int8):
     assert [each.cost for each in tables] == [25, 1, 2]
     runs = [Run(0, 2, 0), Run(2, 1, 1), Run(3, 2, 2)]
     bundles = make_bundles(runs, [t.lora for t in tables], [t.cost for t in tables], 8)
-    scratch = torch.full((scratch_elements(2, 37, bundles.rows),), float("nan"))
+    scratch = ScratchMemory(torch.device("cpu"))
+    scratch.take(2**18).fill_(float("nan"))
     x, y = pool.randn(6, 37), pool.randn(6, sum(WIDTHS))
     got = y.clone()
     TritonGroupedLora(pool.memory, UP, WIDTHS, 37, scratch).add_(got, x, bundles)

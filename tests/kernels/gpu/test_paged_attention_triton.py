@@ -98,15 +98,15 @@ class Step:
             self.layout, pool, self.batch, LAYER, query.double(), self.scale, self.shape.window
         )
 
-    def computed(self, batch=None, most_splits=64):
+    def computed(self, batch=None):
         """The pool and the result after one call of the kernels."""
         # What lies before the pool's first block shows a write to a block of number -1.
         guard = self.layout.block_bytes
         memory = torch.cat([torch.zeros(guard, dtype=torch.uint8), self.pool])
         pool = memory[guard:]
-        attention = TritonPagedAttention(pool, self.layout, self.shape.num_heads, most_splits)
+        attention = TritonPagedAttention(pool, self.layout)
         for scratch in attention.scratch:
-            scratch.fill_(float("nan"))
+            scratch.take(2**20).fill_(float("nan"))
         out = attention(batch or self.batch, LAYER, *self.states, self.scale, self.shape.window)
         assert not memory[:guard].any()
         return pool, out
@@ -217,16 +217,10 @@ def test_a_result_does_not_depend_on_company(window):
             # The second sequence is cut after 50 tokens, not after QUERIES.
             long_chunks=((0, 50, 0), (50, 40, 0)) if which == [1] else (),
         )
-        attention = TritonPagedAttention(mixed.pool.clone(), mixed.layout, 2, 4)
+        attention = TritonPagedAttention(mixed.pool.clone(), mixed.layout)
         states = [part[tokens] for part in mixed.states]
         got = attention(batch, LAYER, *states, mixed.scale, window)
         assert torch.equal(got, together[tokens])
-
-
-def test_more_splits_than_there_is_room_for():
-    step = Step(Shape(num_heads=1, num_kv_heads=1), [(SPLIT_TOKENS, 1)])
-    with pytest.raises(ValueError, match="a step of 2 splits; there is room for 1"):
-        step.computed(most_splits=1)
 
 
 def test_rows_whose_elements_are_apart():

@@ -20,6 +20,10 @@ def make_gated_activation(backend: str) -> GatedActivation:
     """Choose the operation of `backend`."""
     if backend == "reference":
         return reference.silu_and_multiply
+    if backend == "triton":
+        from gossamer.kernels.gated_activation import triton_kernels
+
+        return triton_kernels.silu_and_multiply
     # Imported late: Numba is slow to load and a process may never need it.
     from gossamer.kernels.gated_activation import cpu
 

@@ -25,6 +25,7 @@ from gossamer.kernels import module_header
 from gossamer.kernels.bundles import Bundles
 from gossamer.kernels.grouped_lora.batch import RowFormat
 from gossamer.kernels.grouped_lora.device_table import MAX_RANK
+from gossamer.kernels.scratch import ScratchMemory
 from gossamer.kernels.triton_kernels import CompileCase, as_input, dot, rounded
 
 SLAB = 1024
@@ -253,15 +254,6 @@ def expand_kernel(
     tl.store(y_at, rounded(acc, y), mask=mask)
 
 
-def scratch_elements(modules: int, h_in: int, rows: int) -> int:
-    """Return the float32 elements of scratch that a group of modules needs.
-
-    h_in: the inputs of the group; rows: those of the largest `Grid` of its steps. All groups of a
-    model may share one scratch, since a group is done with it when its launches are.
-    """
-    return triton.cdiv(h_in, SLAB) * rows * modules * MAX_RANK
-
-
 class TritonGroupedLora:
     """The operation and the gain for one group of modules that read the same input."""
 
@@ -271,7 +263,7 @@ class TritonGroupedLora:
         modules: Sequence[int],
         widths: Sequence[int],
         h_in: int,
-        scratch: Tensor,
+        scratch: ScratchMemory,
         *,
         bias: Tensor | None = None,
         formats: Collection[RowFormat] = tuple(RowFormat),
@@ -279,8 +271,9 @@ class TritonGroupedLora:
         """Make the fixed arrays of the group on the device of `pool`.
 
         pool: bytes of the block pool, uint8, aligned to 16 bytes; modules: their ids; widths: h_out
-        of each, in order; scratch: float32, see `scratch_elements`; bias: of all modules, [sum of
-        widths]; formats: those of rows that may be resident.
+        of each, in order; scratch: may be that of all groups of a model, since a group is done
+        with it when its launches are; bias: of all modules, [sum of widths]; formats: those of rows
+        that may be resident.
         """
         self._floats = pool.view(torch.float32)
         self._pools = (
@@ -303,29 +296,25 @@ class TritonGroupedLora:
     def add_(self, y: Tensor, x: Tensor, bundles: Bundles) -> None:
         """Change y [T, sum of widths] in place by what the adapters make of x [T, h_in].
 
-        Rows of x and y are contiguous. Raises `ValueError` if the scratch is too small.
+        Rows of x and y are contiguous.
         """
         variant = VARIANTS[bundles.tokens]
         row_stride = len(self._modules) * MAX_RANK
         slab_stride = bundles.rows * row_stride
-        if self._slabs * slab_stride > self._scratch.numel():
-            raise ValueError(
-                f"{bundles.rows} rows need {self._slabs * slab_stride} elements of scratch, which "
-                f"has {self._scratch.numel()}"
-            )
+        v = self._scratch.take(self._slabs * slab_stride)
         tokens = (bundles.first, bundles.count, bundles.entry, bundles.entry_table)
         num_bundles = len(bundles.first)
         tile_module, tile_column = self._tiles[variant.block_n]
         shrink_kernel[(num_bundles, self._slabs, len(self._modules))](
             x, x.stride(0), *self._pools, *tokens, bundles.entry_row, self._modules,
-            self._scratch, slab_stride, row_stride,
+            v, slab_stride, row_stride,
             H_IN=self._h_in, SLAB_=SLAB, TOKENS=bundles.tokens, BLOCK_K=variant.block_k,
             FORMAT=self._format, num_warps=variant.num_warps, num_stages=variant.shrink_stages,
         )  # fmt: skip
         expand_kernel[(len(tile_module), num_bundles)](
             y, y.stride(0), self._floats if self._bias is None else self._bias, *self._pools,
             *tokens, bundles.entry_weight, bundles.entry_row, self._modules, tile_module,
-            tile_column, self._column_end, self._scratch, slab_stride, row_stride,
+            tile_column, self._column_end, v, slab_stride, row_stride,
             SLABS=self._slabs, TOKENS=bundles.tokens, BLOCK_N=variant.block_n, FORMAT=self._format,
             EVEN=self._even, HAS_BIAS=self._bias is not None, num_warps=variant.num_warps,
             num_stages=variant.expand_stages,

@@ -39,6 +39,10 @@ def make_hidden_edit(pool: Tensor, backend: str) -> HiddenEdit:
     """Make the operation of `backend` over `pool`, the bytes of the block pool."""
     if backend == "reference":
         return ReferenceHiddenEdit(pool)
+    if backend == "triton":
+        from gossamer.kernels.hidden_edit.triton_kernels import TritonHiddenEdit
+
+        return TritonHiddenEdit(pool)
     # Imported late: Numba is slow to load and a process may never need it.
     from gossamer.kernels.hidden_edit.cpu import CpuHiddenEdit
 

@@ -19,6 +19,7 @@ import triton.language as tl
 from torch import Tensor
 
 from gossamer.kernels.hidden_edit.batch import EditBatch
+from gossamer.kernels.scratch import ScratchMemory
 from gossamer.kernels.triton_kernels import CompileCase, rounded
 
 MAX_RANK = 256
@@ -140,18 +141,15 @@ def arrays_of(batch: EditBatch, device: torch.device, edits: int = 0) -> EditArr
 class TritonHiddenEdit:
     """See `HiddenEdit`; on the pool's device, for hidden states of any type."""
 
-    def __init__(self, pool: Tensor, most_edits: int, dtype: torch.dtype = torch.float32) -> None:
-        """pool: bytes of the block pool. dtype: of the rows of edits in it.
-
-        most_edits: of a step; each takes 1 KiB of scratch.
-        """
+    def __init__(self, pool: Tensor, dtype: torch.dtype = torch.float32) -> None:
+        """pool: bytes of the block pool. dtype: of the rows of edits in it."""
         self._pool = pool.view(dtype)
-        self.scratch = torch.empty(most_edits, MAX_RANK, device=pool.device)
+        self.scratch = ScratchMemory(pool.device)
         """What the first launch leaves for the second: only what the step has written is read."""
         self._last: tuple[EditBatch, EditArrays] | None = None
 
     def edit_(self, hidden: Tensor, layer: int, batch: EditBatch) -> None:
-        """See `HiddenEdit.edit_`. Raises `ValueError` for too many edits or too high a rank."""
+        """See `HiddenEdit.edit_`. Raises `ValueError` for too high a rank."""
         if not batch.has_edits_after(layer):
             return
         if self._last is None or self._last[0] is not batch:
@@ -162,15 +160,14 @@ class TritonHiddenEdit:
 
     def edit_listed_(self, hidden: Tensor, layer: int, edits: EditArrays) -> None:
         """Edit hidden [T, d] in place by arrays that a step has filled."""
-        count, room = len(edits.token), len(self.scratch)
-        if count > room:
-            raise ValueError(f"a step of {count} edits; there is room for {room}")
+        count = len(edits.token)
         if hidden.stride(1) != 1:
             raise ValueError("hidden states must be contiguous")
         width, layers = hidden.shape[1], edits.rank.shape[1]
         arguments = (
             hidden, hidden.stride(0), self._pool, edits.offsets, edits.first_row, edits.rank,
-            edits.token, edits.slot, edits.group, layer, layers, self.scratch,
+            edits.token, edits.slot, edits.group, layer, layers,
+            self.scratch.take(count * MAX_RANK),
         )  # fmt: skip
         sizes = {"D": width, "COLUMNS_": COLUMNS, "RANKS_": RANKS, "MAX_RANK_": MAX_RANK}
         project_kernel[(count, MAX_RANK // RANKS)](*arguments, **sizes, num_warps=4)

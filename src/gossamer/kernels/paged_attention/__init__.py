@@ -1,6 +1,6 @@
 """Paged attention: causal attention over keys and values that lie in blocks of the pool."""
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -14,10 +14,11 @@ class PagedAttention(Protocol):
     """The operation for all layers of a model over one pool."""
 
     def __call__(
-        self, batch: AttentionBatch, layer: int, query: Tensor, key: Tensor, value: Tensor,
+        self, batch: Any, layer: int, query: Tensor, key: Tensor, value: Tensor,
         scale: float, window: int = 0,
     ) -> Tensor:  # fmt: skip
-        """Store the tokens' keys and values, then attend.
+        """Store the tokens' keys and values, then attend. `batch`: an `AttentionBatch`, or for
+        GPUs `AttentionArrays`.
 
         query [T, num_heads, head_dim], key and value [T, num_kv_heads, head_dim]; returns
         [T, num_heads, head_dim]. window: positions a token sees, itself included; 0: all.
@@ -28,6 +29,10 @@ def make_paged_attention(pool: Tensor, layout: KvLayout, backend: str) -> PagedA
     """Make the operation of `backend` over `pool`, uint8 [num_blocks * block_bytes]."""
     if backend == "reference":
         return ReferencePagedAttention(pool, layout)
+    if backend == "triton":
+        from gossamer.kernels.paged_attention.triton_kernels import TritonPagedAttention
+
+        return TritonPagedAttention(pool, layout)
     # Imported late: Numba is slow to load and a process may never need it.
     from gossamer.kernels.paged_attention.cpu import CpuPagedAttention
 

@@ -12,13 +12,13 @@ nothing.
 
 from typing import NamedTuple
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from gossamer.kernels.attention_work import QUERIES, SPLIT_TOKENS, AttentionArrays, arrays_of
 from gossamer.kernels.paged_attention.batch import AttentionBatch, KvLayout
+from gossamer.kernels.scratch import ScratchMemory
 from gossamer.kernels.triton_kernels import CompileCase, as_input, dot, rounded
 
 
@@ -244,21 +244,11 @@ def prefill_kernel(
 class TritonPagedAttention:
     """The operation for all layers of a model over one pool, on the pool's device."""
 
-    def __init__(self, pool: Tensor, layout: KvLayout, num_heads: int, most_splits: int) -> None:
-        """pool: bytes of the block pool, uint8 [num_blocks * block_bytes].
-
-        most_splits: of a step, all tokens that are computed alone together; a token at place p has
-        p // SPLIT_TOKENS + 1. They take (head_dim + 2) * 4 bytes per query head.
-        """
+    def __init__(self, pool: Tensor, layout: KvLayout) -> None:
+        """pool: bytes of the block pool, uint8 [num_blocks * block_bytes]."""
         self._pool = pool.view(layout.dtype)
         self._layout = layout
-        self._num_heads = num_heads
-        shape, device = (most_splits, num_heads), pool.device
-        self.scratch = (
-            torch.empty(*shape, layout.head_dim, device=device),
-            torch.empty(*shape, device=device),
-            torch.empty(*shape, device=device),
-        )
+        self.scratch = tuple(ScratchMemory(pool.device) for _ in range(3))
         """The splits' weighted values, largest scores and sums, from one launch to the next.
 
         Only what the step itself has written is read.
@@ -274,12 +264,8 @@ class TritonPagedAttention:
         query [T, num_heads, head_dim], key and value [T, num_kv_heads, head_dim]: each head_dim
         contiguous, else any views; returns [T, num_heads, head_dim], where rows of tokens that no
         piece of work names hold anything. window: positions a token sees, itself included; 0: all.
-        Raises `ValueError` if the step has more splits than there is room for.
         """
         arrays = batch if isinstance(batch, AttentionArrays) else self._arrays(batch)
-        splits, room = len(arrays.split_token), len(self.scratch[0])
-        if splits > room:
-            raise ValueError(f"a step of {splits} splits; there is room for {room}")
         if not query.stride(2) == key.stride(2) == value.stride(2) == 1:
             raise ValueError("queries, keys and values must be contiguous within a head")
         layout = self._layout
@@ -317,21 +303,24 @@ class TritonPagedAttention:
         blocks: tuple[Tensor, int, int, int], scale: float, window: int,
     ) -> None:  # fmt: skip
         layout, launch = self._layout, DECODE[query.itemsize]
-        group = self._num_heads // layout.num_kv_heads
+        heads, splits = query.shape[1], len(arrays.split_token)
+        group = heads // layout.num_kv_heads
         padded = max(16, triton.next_power_of_2(layout.head_dim))
+        sizes = (splits * heads * layout.head_dim, splits * heads, splits * heads)
+        scratch = [each.take(size) for each, size in zip(self.scratch, sizes, strict=True)]
         places = (arrays.token_sequence, arrays.positions, arrays.sequence_start)
-        decode_kernel[(layout.num_kv_heads, len(arrays.split_token))](
+        decode_kernel[(layout.num_kv_heads, splits)](
             query, query.stride(0), query.stride(1), *blocks, arrays.block_tables,
             arrays.block_tables.stride(0), *places, arrays.split_token, arrays.split_place,
-            *self.scratch, scale,
+            *scratch, scale,
             HEADS=layout.num_kv_heads, GROUP=group,
             GROUP_PADDED=max(16, triton.next_power_of_2(group)), D=layout.head_dim, D_PADDED=padded,
             BLOCK_TOKENS=layout.block_tokens, TILE_=launch.tile, SPLIT=SPLIT_TOKENS, WINDOW=window,
             num_warps=launch.num_warps, num_stages=launch.num_stages,
         )  # fmt: skip
-        merge_kernel[(self._num_heads, len(arrays.decode_token))](
-            *self.scratch, out, *places, arrays.decode_token, arrays.decode_split,
-            QUERY_HEADS=self._num_heads, D=layout.head_dim, D_PADDED=padded, SPLIT=SPLIT_TOKENS,
+        merge_kernel[(heads, len(arrays.decode_token))](
+            *scratch, out, *places, arrays.decode_token, arrays.decode_split,
+            QUERY_HEADS=heads, D=layout.head_dim, D_PADDED=padded, SPLIT=SPLIT_TOKENS,
             MERGED_=MERGED, WINDOW=window, num_warps=4,
         )  # fmt: skip
 
@@ -340,11 +329,12 @@ class TritonPagedAttention:
         blocks: tuple[Tensor, int, int, int], scale: float, window: int,
     ) -> None:  # fmt: skip
         layout, launch = self._layout, PREFILL[query.itemsize]
-        prefill_kernel[(self._num_heads, len(arrays.chunk_first), QUERIES // launch.rows)](
+        heads = query.shape[1]
+        prefill_kernel[(heads, len(arrays.chunk_first), QUERIES // launch.rows)](
             query, query.stride(0), query.stride(1), out, *blocks, arrays.block_tables,
             arrays.block_tables.stride(0), arrays.token_sequence, arrays.positions,
             arrays.sequence_start, arrays.chunk_first, arrays.chunk_count, scale,
-            GROUP=self._num_heads // layout.num_kv_heads, D=layout.head_dim,
+            GROUP=heads // layout.num_kv_heads, D=layout.head_dim,
             D_PADDED=max(16, triton.next_power_of_2(layout.head_dim)),
             BLOCK_TOKENS=layout.block_tokens, ROWS=launch.rows, TILE_=launch.tile, WINDOW=window,
             num_warps=launch.num_warps, num_stages=launch.num_stages,

@@ -32,6 +32,8 @@ from gossamer.serving.packing.packer import Packer
 from gossamer.serving.runner.adapter_loader import AdapterLoader
 from gossamer.serving.runner.attach import base_shape
 from gossamer.serving.runner.batch import BatchBuilder
+from gossamer.serving.runner.lowering.programs import ProgramLowering
+from gossamer.serving.runner.lowering.step import Lowering
 from gossamer.serving.runner.lowering.threads import ThreadLowering
 from gossamer.serving.runner.merged_weights import LayerMerger
 from gossamer.serving.runner.model_runner import ModelRunner, PagedModel
@@ -121,14 +123,12 @@ def _load_base(settings: ServeSettings, folder: Path) -> _Base:
     kept_free = linear_bytes(model) if settings.merge_hot else 0
     num_blocks = _num_blocks(settings, device, layout.block_bytes, kept_free)
     pool_memory = device.pool_memory(num_blocks, layout.block_bytes)
-    paged = PagedModel(model, pool_memory, layout, device.backend)
+    paged = PagedModel(model, pool_memory, layout, device)
     builder = BatchBuilder(
-        block_tokens=layout.block_tokens,
-        lowering=ThreadLowering(
-            block_tokens=layout.block_tokens, num_workers=torch.get_num_threads()
-        ),
+        block_tokens=layout.block_tokens, lowering=_lowering(device, layout.block_tokens)
     )
-    warm_up(ModelRunner(paged, builder, device))
+    most = settings.max_running or device.usual_running
+    warm_up(ModelRunner(paged, builder, device), pool_memory, layout, most)
     info = ModelInfo(
         name=_model_name(settings.model, folder),
         tokenizer=tokenizer,
@@ -156,9 +156,20 @@ def _load_base(settings: ServeSettings, folder: Path) -> _Base:
     )
 
 
+def _lowering(device: Device, block_tokens: int) -> Lowering:
+    if device.backend == "triton":
+        return ProgramLowering(device, block_tokens=block_tokens)
+    return ThreadLowering(block_tokens=block_tokens, num_workers=torch.get_num_threads())
+
+
 def _device(settings: ServeSettings) -> Device:
     """Make the device, and have torch use the processors that there are."""
     device = make_device(settings.device, backend=settings.backend, dtype=settings.dtype)
+    if settings.merge_hot and device.backend == "triton":
+        raise SettingError(
+            "merge_hot is for processors; a GPU computes one adapter for all tokens at a cost of "
+            "some per cent, and steps on other weights could not be replayed. Leave it out"
+        )
     if settings.threads is None:
         fit_threads()
     else:

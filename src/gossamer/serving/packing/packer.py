@@ -97,7 +97,8 @@ class Packer:
         Raises `UnsupportedAdapterError` or `AdapterFormatError` for what cannot be computed here.
         """
         parts = PACKED_KINDS[type(adapter)].pack(adapter, self._target)
-        if not self._device_tables:
+        # Edits and prefixes have no tables in the pool.
+        if not self._device_tables or not {"lora", "gain", "sparse"} & parts.keys():
             return HostAdapter(parts=parts)
         tables = pack_tables(adapter.name, parts, self._target)
         return HostAdapter(parts=parts, tables=tables)

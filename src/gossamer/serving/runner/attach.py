@@ -22,7 +22,7 @@ from gossamer.serving.runner.layers import (
     fuse_layers,
 )
 from gossamer.serving.runner.model_shape import kv_shape
-from gossamer.serving.runner.operations import SeparateOperations
+from gossamer.serving.runner.operations import MakeOperations, operations_of
 
 ATTENTION = "gossamer_paged"
 
@@ -48,9 +48,10 @@ def attach(model: Any, pool: Tensor, backend: str, context: StepContext) -> Adap
     Returns the layers that adapters can act on.
     """
     modules = AdaptedModules()
+    operations = operations_of(pool, backend)
     for parent_path, parent in list(model.named_modules()):
         for siblings in _groups(parent):
-            _replace(parent_path, parent, siblings, modules, pool, backend, context)
+            _replace(parent_path, parent, siblings, modules, operations, backend, context)
     fuse_layers(model, backend)
     _edit_after_blocks(model, make_hidden_edit(pool, backend), context)
     output = model.get_output_embeddings()
@@ -78,7 +79,7 @@ def _groups(parent: nn.Module) -> list[tuple[str, ...]]:
 
 def _replace(
     parent_path: str, parent: nn.Module, names: tuple[str, ...], modules: AdaptedModules,
-    pool: Tensor, backend: str, context: StepContext,
+    operations: MakeOperations, backend: str, context: StepContext,
 ) -> None:  # fmt: skip
     layers = [getattr(parent, name) for name in names]
     ids = range(len(modules.ids), len(modules.ids) + len(names))
@@ -91,8 +92,8 @@ def _replace(
         high = low + layer.out_features
         modules.linears[path] = BaseLinear(dense, low, high, len(names) == 1)
         low = high
-    operations = SeparateOperations(pool, list(ids), dense.widths, dense.bias, backend)
-    fused = FusedLinear(dense, operations, context)
+    doing = operations(list(ids), dense.widths, dense.in_features, dense.bias)
+    fused = FusedLinear(dense, doing, context)
     setattr(parent, names[0], fused)
     for index, name in enumerate(names[1:], start=1):
         setattr(parent, name, SiblingLinear(fused, index))

@@ -1,7 +1,7 @@
 """Owns the model alone: takes the chunks of a step and gives the next tokens."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import torch
@@ -19,22 +19,48 @@ from gossamer.serving.runner.sampler import ChosenTokens, SampledToken, Sampling
 from gossamer.serving.scheduler.hot_merge import HotMerger
 from gossamer.serving.scheduler.step import ScheduledChunk
 
+MOST_REPLAYS = 256
+"""Keys of steps that are kept: a captured step takes some MiB of a GPU. Few meet as many."""
+
 
 class PagedModel:
     """A transformers model over the block pool: a batch in, logits out."""
 
-    def __init__(self, model: Any, pool: Tensor, layout: KvLayout, backend: str) -> None:
-        """Takes `model` over: its linear layers are replaced in place."""
-        self._context = StepContext(attention=make_paged_attention(pool, layout, backend))
-        self.modules: AdaptedModules = attach(model, pool, backend, self._context)
+    def __init__(self, model: Any, pool: Tensor, layout: KvLayout, device: Device) -> None:
+        """Takes `model`, which is on the device, over: its layers are replaced in place."""
+        self.backend = device.backend
+        self._context = StepContext(attention=make_paged_attention(pool, layout, self.backend))
+        self.modules: AdaptedModules = attach(model, pool, self.backend, self._context)
         self._model = model
-        self.backend = backend
+        self._device = device
+        # What repeats the steps of a key, and where that leaves the logits.
+        self._replays: dict[Hashable, tuple[Callable[[], None], list[Tensor]]] = {}
 
     @torch.inference_mode()
     def run(self, batch: StepBatch) -> Tensor:
-        """Compute a batch; float32 logits [len(batch.sampled), vocabulary]."""
+        """Launch a batch; float32 logits [len(batch.sampled), vocabulary], valid until the next."""
         if self.backend == "cpu":
             self._share_threads()
+        logits = self._compute(batch) if batch.key is None else self._replay(batch)
+        return logits[: len(batch.sampled)]
+
+    def _replay(self, batch: StepBatch) -> Tensor:
+        """Compute a batch as others of its key were, whose arrays are where its own are."""
+        if batch.key not in self._replays:
+            if len(self._replays) >= MOST_REPLAYS:
+                self._device.forget_graphs()
+                self._replays.clear()
+            results: list[Tensor] = []
+
+            def body() -> None:
+                results[:] = [self._compute(batch)]
+
+            self._replays[batch.key] = (self._device.graph(batch.key, body), results)
+        replay, results = self._replays[batch.key]
+        replay()
+        return results[0]
+
+    def _compute(self, batch: StepBatch) -> Tensor:
         self._context.batch = batch
         try:
             output = self._model(
@@ -54,7 +80,7 @@ class PagedModel:
             return {"input_ids": batch.token_ids}
         first, rows = batch.virtual
         embeddings = self._model.get_input_embeddings()(batch.token_ids)
-        embeddings[0, first : first + len(rows)] = rows.to(embeddings.dtype)
+        embeddings[0, first : first + len(rows)] = rows.to(embeddings)
         return {"inputs_embeds": embeddings}
 
     def _share_threads(self) -> None:

@@ -1,13 +1,15 @@
 """What adapters do to a group of linear layers, as one object for each backend."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from torch import Tensor
 
 from gossamer.kernels.gain import make_gain
 from gossamer.kernels.grouped_lora import make_grouped_lora
+from gossamer.kernels.scratch import ScratchMemory
 from gossamer.kernels.sparse_delta import make_sparse_delta
+from gossamer.serving.runner.lowering.programs import ProgramBatch
 from gossamer.serving.runner.lowering.threads import AdapterBatch
 
 
@@ -48,3 +50,53 @@ class SeparateOperations:
             self._sparse.add_(y, x, batch.sparse)
         if batch.gain is not None:
             self._gain.scale_outputs_(y, batch.gain)
+
+
+class ProgramOperations:
+    """See `AdapterOperations`: Triton's kernels, for which tables lie in the adapters' blocks."""
+
+    def __init__(
+        self, pool: Tensor, modules: Sequence[int], widths: Sequence[int], h_in: int,
+        bias: Tensor | None, scratch: ScratchMemory,
+    ) -> None:  # fmt: skip
+        """modules: their ids; widths: h_out of each; scratch: for all groups of a model."""
+        # Imported late: Triton is not where there is no GPU.
+        from gossamer.kernels.gain.triton_kernels import TritonInputGain
+        from gossamer.kernels.grouped_lora.triton_kernels import TritonGroupedLora
+        from gossamer.kernels.sparse_delta.triton_kernels import TritonSparseDelta
+
+        self._lora = TritonGroupedLora(pool, modules, widths, h_in, scratch, bias=bias)
+        self._sparse = TritonSparseDelta(pool, modules, widths)
+        self._gain = TritonInputGain(pool, modules[0]) if len(modules) == 1 else None
+
+    def inputs(self, x: Tensor, batch: ProgramBatch) -> Tensor:
+        """See `AdapterOperations.inputs`."""
+        # Also where the adapters scale other modules' inputs alone: which they do is no part of a
+        # step's key, and the kernel looks into the table.
+        if batch.token_table is None or self._gain is None:
+            return x
+        return self._gain.scaled_inputs(x, batch.token_table)
+
+    def outputs_(self, y: Tensor, x: Tensor, batch: ProgramBatch) -> None:
+        """See `AdapterOperations.outputs_`."""
+        # The last pass of the low-rank kernels scales all of y by the gains of outputs.
+        if batch.sparse is not None:
+            self._sparse.add_(y, x, batch.sparse)
+        if batch.lora is not None:
+            self._lora.add_(y, x, batch.lora)
+
+
+MakeOperations = Callable[[Sequence[int], Sequence[int], int, "Tensor | None"], AdapterOperations]
+"""Makes the operations of a group from its modules' ids and widths, h_in, and their bias."""
+
+
+def operations_of(pool: Tensor, backend: str) -> MakeOperations:
+    """Return what makes the operations of `backend` over `pool`, the bytes of the block pool."""
+    if backend == "triton":
+        scratch = ScratchMemory(pool.device)
+        return lambda modules, widths, h_in, bias: ProgramOperations(
+            pool, modules, widths, h_in, bias, scratch
+        )
+    return lambda modules, widths, h_in, bias: SeparateOperations(
+        pool, modules, widths, bias, backend
+    )

@@ -4,31 +4,39 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
 from gossamer.kernels.compile import compile_kernels
 from gossamer.kernels.grouped_lora import LoraTable, RowFormat
+from gossamer.kernels.paged_attention import KvLayout
 from gossamer.serving.core.adapter import AdapterEntry
 from gossamer.serving.core.messages import Request, SamplingParams
 from gossamer.serving.core.sequence import Sequence
-from gossamer.serving.packing.resident import Resident
+from gossamer.serving.packing.resident import DeviceTables, Resident
+from gossamer.serving.runner.lowering.programs import SIZES
 from gossamer.serving.runner.model_runner import ModelRunner
 from gossamer.serving.runner.sampler import SamplingState
 from gossamer.serving.scheduler.step import ScheduledChunk
 
 
-def warm_up(runner: ModelRunner) -> None:
-    """Run one token with an adapter of rank 0, and the kernels of the other kinds.
+def warm_up(runner: ModelRunner, pool: Tensor, layout: KvLayout, most: int) -> None:
+    """Run a token with an adapter that does nothing, and the kernels of the other kinds.
 
-    Numba keeps what it compiles on disk; if it has to compile, that is told.
+    What is compiled is kept on disk; if something has to be, that is told. Where steps that decode
+    are captured, those of up to `most` tokens are, with adapters and without.
     """
+    if runner.model.backend == "triton":
+        _run_padded_steps(runner, pool, layout, most if pool.device.type == "cuda" else 1)
+        return
+    adapter = _entry(Resident(lora=_empty_table(len(runner.model.modules.ids))))
     if runner.model.backend != "cpu":
-        _run_one_token(runner)
+        _run([_token(adapter, 0)], runner)
         return
     from gossamer.kernels.cpu import on_compilation
 
     with on_compilation(_tell_of_compilation):
         compile_kernels()
-        _run_one_token(runner)
+        _run([_token(adapter, 0)], runner)
 
 
 def _tell_of_compilation() -> None:
@@ -39,9 +47,23 @@ def _tell_of_compilation() -> None:
     )
 
 
-def _run_one_token(runner: ModelRunner) -> None:
-    num_modules = len(runner.model.modules.ids)
-    table = LoraTable(
+def _run_padded_steps(runner: ModelRunner, pool: Tensor, layout: KvLayout, most: int) -> None:
+    """Run steps of all sizes up to `most` tokens, the largest first: it needs the most memory.
+
+    The headers of a table without rows are all zero; they lie in the first block, and the tokens'
+    keys and values in the second.
+    """
+    pool[: layout.block_bytes].zero_()
+    adapter = _entry(Resident(tables=DeviceTables(lora=0)))
+    for size in sorted((size for size in SIZES if size <= most), reverse=True):
+        for each in (adapter, None):
+            # Twice: the first time it is computed, the second time captured.
+            for _ in range(2):
+                _run([_token(each, 1) for _ in range(size)], runner)
+
+
+def _empty_table(num_modules: int) -> LoraTable:
+    return LoraTable(
         first_row=np.zeros(num_modules, dtype=np.int64),
         rank=np.zeros(num_modules, dtype=np.int32),
         scale=np.zeros(num_modules, dtype=np.float32),
@@ -49,17 +71,29 @@ def _run_one_token(runner: ModelRunner) -> None:
         row_scale=np.ones(1, dtype=np.float32),
         format=RowFormat.FLOAT32,
     )
+
+
+def _entry(resident: Resident) -> AdapterEntry:
+    """A resident adapter."""
     entry = AdapterEntry(name="warm-up", path=Path(), signature=())
     entry.start_reading()
-    entry.finish_reading(table)
+    entry.finish_reading(resident)
     entry.start_placing([])
-    entry.finish_placing(Resident(lora=table), 0.0)
+    entry.finish_placing(resident, 0.0)
+    return entry
+
+
+def _token(adapter: AdapterEntry | None, block: int) -> ScheduledChunk:
     sequence = Sequence(
         request=Request(request_id="warm-up", prompt_token_ids=(0,)),
-        adapter=entry,
+        adapter=adapter,
         max_new_tokens=1,
         token_ids=[0],
-        blocks=[0],
+        blocks=[block],
     )
-    state = SamplingState(SamplingParams(), ())
-    runner.launch([ScheduledChunk(sequence, 1)], lambda _: state).result()
+    return ScheduledChunk(sequence, 1)
+
+
+def _run(chunks: list[ScheduledChunk], runner: ModelRunner) -> None:
+    state = SamplingState(SamplingParams(temperature=0), ())
+    runner.launch(chunks, lambda _: state).result()

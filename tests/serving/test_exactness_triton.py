@@ -1,0 +1,86 @@
+"""The whole engine on GPU kernels, interpreted on this CPU, says what plain torch says."""
+
+from dataclasses import replace
+
+import pytest
+from kinds_case import GREEDY, NAMES, Kinds
+
+from gossamer.errors import SettingError
+from gossamer.serving.core.messages import SamplingParams
+from gossamer.serving.llm import LLM
+
+# PEFT's SHiRA makes sparse tensors without saying whether they shall be checked.
+pytestmark = pytest.mark.filterwarnings("ignore:Sparse invariant checks:UserWarning")
+
+
+@pytest.fixture(scope="module")
+def kinds(tmp_path_factory):
+    """Families, made when first asked for."""
+    made = {}
+
+    def family(name):
+        if name not in made:
+            made[name] = Kinds(tmp_path_factory.mktemp(name), name)
+        return made[name]
+
+    return family
+
+
+def said(family, backend, requests, sampling, **settings):
+    """The tokens and their log-probabilities that `backend` gives for (prompt, adapter) pairs."""
+    prompts, names = zip(*requests, strict=True)
+    options = {"memory_gib": 0.05, "threads": 1, "backend": backend, **settings}
+    with LLM(family.model, adapters=family.adapters, **options) as llm:
+        completions = llm.generate(list(prompts), adapter=list(names), sampling=sampling)
+        llm.engine.audit()
+    return completions
+
+
+def check_equal(family, requests, sampling, **settings):
+    want = said(family, "reference", requests, sampling)
+    got = said(family, "triton", requests, sampling, **settings)
+    for one, other, (_, name) in zip(want, got, requests, strict=True):
+        assert other.token_ids == one.token_ids, name
+        assert other.logprobs is not None
+        assert one.logprobs is not None
+        for token, reference in zip(other.logprobs, one.logprobs, strict=True):
+            assert abs(token.logprob - reference.logprob) < 1e-4, name
+
+
+def test_one_batch_of_all_that_adapters_do(kinds):
+    """Qwen2 has biases; the answers come from a chunked prefill and from padded decode steps."""
+    names = [None, "lora", "dora", "ia3", "shira", "smt", "loreft", "prefix-21"]
+    requests = [(f"Say {n} please"[: 5 + n], name) for n, name in enumerate(names)]
+    check_equal(kinds("qwen2"), requests, replace(GREEDY, max_tokens=3))
+
+
+def test_draws_and_penalties_of_a_seed(kinds):
+    sampling = SamplingParams(
+        max_tokens=3, seed=5, temperature=0.9, top_p=0.8, presence_penalty=0.5, logprobs=1
+    )
+    check_equal(kinds("qwen2"), [("Say", "lora-qv"), ("No", None)], sampling)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["llama", "qwen3"])
+def test_one_batch_of_all_kinds(kinds, family):
+    family = kinds(family)
+    assert {name for _, name in family.requests} >= set(NAMES)
+    check_equal(family, family.requests, replace(GREEDY, max_tokens=4))
+
+
+@pytest.mark.slow
+def test_rows_of_int8_small_blocks_and_memory_in_which_adapters_come_and_go(kinds):
+    family = kinds("llama")
+    requests = family.requests[:20]
+    want = said(family, "reference", requests, replace(GREEDY, max_tokens=3), adapter_rows="int8")
+    got = said(
+        family, "triton", requests, replace(GREEDY, max_tokens=3), adapter_rows="int8",
+        block_tokens=8, memory_gib=0.002, max_running=6,
+    )  # fmt: skip
+    assert [each.token_ids for each in got] == [each.token_ids for each in want]
+
+
+def test_merging_into_weights_is_for_processors(kinds):
+    with pytest.raises(SettingError, match="merge_hot"):
+        said(kinds("qwen2"), "triton", [("a", None)], GREEDY, merge_hot=True)
