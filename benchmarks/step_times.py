@@ -74,14 +74,16 @@ def measure(args: argparse.Namespace) -> tuple[list[tuple[float, ...]], list[flo
             run_load(llm, folder, 8, 4, 1, 64)
             scheduler = llm.engine.scheduler
             plan, learn = scheduler.plan, scheduler.record_step
-            started = [0.0]
+            started, planned = [0.0], [features([])]
 
             def timed_plan():
                 started[0] = time.process_time()
-                return plan()
+                step = plan()
+                planned[0] = features(step)
+                return step
 
             def record_step(step, duration):
-                rows.append(features(step))
+                rows.append(planned[0])
                 seconds.append(time.process_time() - started[0])
                 learn(step, duration)
 

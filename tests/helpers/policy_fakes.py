@@ -283,9 +283,10 @@ class World:
             for part in plan
             if part.count == part.sequence.num_to_compute and part.sequence.prefix_of is None
         ]
+        self.scheduler.advance(plan)
         self.scheduler.postprocess(plan)
         for sequence in due:
-            sequence.token_ids.append(8)
+            self.scheduler.record_token(sequence, 8)
             if sequence.num_left <= 0:
                 self.scheduler.remove(sequence)
                 self.done.append(sequence)

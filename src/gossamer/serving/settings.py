@@ -75,6 +75,9 @@ class ServeSettings(Settings):
     scales, what `qlora` trains on), bnb-4bit-single (scales left whole), bnb-8bit, or int8 (by
     torchao). It saves memory, and time only where the library's kernels are fast. A model that is
     saved quantised is served so without it."""
+    overlap_steps: bool | None = None
+    """Plan and launch a step before the tokens of the one before are read; unset: where the device
+    computes beside the host, which a processor does not. Answers are the same."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Number format of weights, keys and values; auto: float32 on a CPU; on a GPU bfloat16, or
     float32 where it does not compute in that."""

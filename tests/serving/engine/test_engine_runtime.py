@@ -282,9 +282,9 @@ def test_a_slow_copy_does_not_stall_running_requests(make_engine, shelf, monkeyp
     engine = make_engine(shelf)
     gate, place = threading.Event(), AdapterLoader.place
 
-    def slow_place(loader, rows, blocks):
+    def slow_place(loader, rows, blocks, after):
         assert gate.wait(WAIT)
-        return place(loader, rows, blocks)
+        return place(loader, rows, blocks, after)
 
     engine.load_adapter("x", "shelf/one").result(WAIT)
     monkeypatch.setattr(AdapterLoader, "place", slow_place)

@@ -7,13 +7,17 @@ from gossamer.serving.core.adapter import AdapterEntry, AnyAdapter
 from gossamer.serving.core.adapter_state import AdapterState
 from gossamer.serving.core.messages import Request
 
+UNKNOWN = -1
+"""Stands in `token_ids` for a sequence's next token while the step that gives it is in flight."""
+
 
 @dataclass(eq=False, slots=True, kw_only=True)
 class Sequence:
     """Holds one sequence; `token_ids[:num_computed]` have their keys and values in `blocks`.
 
     A sequence whose tokens are all computed but the last one decodes; with more to compute it
-    prefills. After a preemption it starts over with the tokens it has.
+    prefills. After a preemption it starts over with the tokens it has. Only its last token may be
+    `UNKNOWN`, and that counts as if it were there.
     """
 
     request: Request
@@ -59,6 +63,11 @@ class Sequence:
     def num_prompt(self) -> int:
         """Return the number of tokens of the prompt."""
         return len(self.request.prompt_token_ids)
+
+    @property
+    def has_unknown(self) -> bool:
+        """Tell whether its last token is not known yet."""
+        return self.token_ids[-1] == UNKNOWN
 
     @property
     def num_generated(self) -> int:

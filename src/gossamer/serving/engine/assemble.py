@@ -96,7 +96,9 @@ def assemble_engine(settings: ServeSettings, folder: Path, limits_of: LimitsOf) 
         merger = HotMerger(LayerMerger(loader, base.model.modules))
     return Engine(
         model=base.info,
-        runner=ModelRunner(base.model, base.builder, base.device, merger),
+        runner=ModelRunner(
+            base.model, base.builder, base.device, merger, overlaps=settings.overlap_steps
+        ),
         scheduler=scheduler,
         rate_limiter=RateLimiter(settings.max_waiting, scheduler.usage, limits_of),
         mailbox=mailbox,

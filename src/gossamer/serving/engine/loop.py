@@ -20,7 +20,8 @@ from gossamer.serving.engine.detokenizer import Detokenizer
 from gossamer.serving.engine.open_requests import OpenRequests
 from gossamer.serving.engine.output import FAILED, Generation, RequestOutput
 from gossamer.serving.engine.stats import EngineFigures
-from gossamer.serving.runner.model_runner import Choices, ModelRunner, Moments
+from gossamer.serving.runner.in_flight import StepInFlight
+from gossamer.serving.runner.model_runner import ModelRunner
 from gossamer.serving.runner.sampler import SampledToken
 from gossamer.serving.scheduler.rate_limiter import RateLimiter
 from gossamer.serving.scheduler.scheduler import Scheduler
@@ -29,9 +30,6 @@ from gossamer.serving.scheduler.step import ScheduledChunk
 log = logging.getLogger(__name__)
 
 _CUT_OFF = "the engine hangs; the answer was cut off"
-
-
-Result = tuple[Choices, Moments]
 
 
 class EngineLoop:
@@ -53,6 +51,10 @@ class EngineLoop:
         self.requests = OpenRequests()
         self.figures = EngineFigures()
         self.detokenizer = Detokenizer(mailbox.post, self._untold)
+        self._in_flight: StepInFlight | None = None
+        """The step that was launched last, if it was not taken in."""
+        self._last_end = 0.0
+        """When a step was taken in last."""
         self._is_broken = False
         self.taking_in = threading.Lock()
         """Held while a request is taken in, so that none slips in behind a cancel or the end."""
@@ -113,16 +115,37 @@ class EngineLoop:
         """Do what can be done now; False if only a message can bring more to do."""
         try:
             self._drain()
-            if self.detokenizer.is_behind:
-                return self._is_broken
-            chunks = self._schedule()
-            if chunks and (result := self._run(chunks)) is not None:
-                self._postprocess(chunks, result)
-            return bool(chunks) or self._scheduler.wants_step or self._is_broken
-        except Exception:
+            return self._turn() or self._is_broken
+        except Exception as error:
             log.exception("a step of the engine has failed")
-            self._fail(self.requests.seen())
+            self._abandon(error)
             return self._is_broken
+
+    def _turn(self) -> bool:
+        """Launch a step and take one in: this very one, or where steps overlap the one before.
+
+        In between, sequences of the step in flight count as if they had their next tokens.
+        """
+        before = self._in_flight
+        is_behind = self.detokenizer.is_behind
+        if before is not None and (is_behind or before.must_be_read):
+            self._take_in(before)
+            before = self._in_flight = None
+        if is_behind:
+            return False
+        if before is not None:
+            self._scheduler.advance(before.chunks)
+        chunks = self._schedule()
+        self._in_flight, error = self._launch(chunks, before)
+        if before is not None:
+            self._postprocess(before)
+        if error is not None:
+            # The requests of this step end; the others go on.
+            self._fail(self._scheduler.failed(chunks, error))
+        elif self._in_flight is not None and not self._runner.overlaps:
+            self._take_in(self._in_flight)
+            self._in_flight = None
+        return bool(chunks) or before is not None or self._scheduler.wants_step
 
     def _drain(self) -> None:
         """Take over what others have done meanwhile: messages, reading, copying, merging."""
@@ -143,22 +166,39 @@ class EngineLoop:
             self._scheduler.audit()
         return chunks
 
-    def _run(self, chunks: list[ScheduledChunk]) -> Result | None:
-        """Compute `chunks` and choose the next tokens; None if that failed."""
+    def _launch(
+        self, chunks: list[ScheduledChunk], before: StepInFlight | None
+    ) -> tuple[StepInFlight | None, Exception | None]:
+        """Begin to compute `chunks`, if any; the error if that failed."""
+        if not chunks:
+            return None, None
         try:
-            return self._runner.launch(chunks, self.requests.sampling).result()
+            return self._runner.launch(chunks, self.requests.sampling, before), None
         except Exception as error:
-            # No memory, say. The requests of this step end; the others go on.
+            # No memory, say.
             log.exception("a step has failed")
-            self._fail(self._scheduler.failed(chunks, error))
-            return None
+            return None, error
 
-    def _postprocess(self, chunks: list[ScheduledChunk], result: Result) -> None:
-        """Take in what was computed, and tell the new tokens."""
-        choices, moments = result
+    def _take_in(self, step: StepInFlight) -> None:
+        """Take in a step behind which no other was launched."""
+        self._scheduler.advance(step.chunks)
+        self._postprocess(step)
+
+    def _postprocess(self, step: StepInFlight) -> None:
+        """Take in what was computed, and tell the new tokens of those who have not ended yet."""
+        try:
+            choices, moments = step.result()
+        except Exception as error:
+            log.exception("a step has failed")
+            self._fail(self._scheduler.failed(step.chunks, error))
+            return
+        # What was done while the step before was computed is no time of this one's.
+        begun, built, computed, end = (max(moment, self._last_end) for moment in moments)
+        self._last_end = end
+        choices = [pair for pair in choices if self.requests.is_seen(pair[0])]
         num_chosen = sum(choice is not None for _, choice in choices)
-        self.figures.observe_step(chunks, moments, num_chosen)
-        self._scheduler.postprocess(chunks, moments[-1] - moments[0])
+        self.figures.observe_step(step.chunks, (begun, built, computed, end), num_chosen)
+        self._scheduler.postprocess(step.chunks, end - begun)
         for sequence, choice in choices:
             self._accept(sequence, choice)
 
@@ -167,7 +207,7 @@ class EngineLoop:
             self._fail([sequence], not_finite(sequence.adapter))
             return
         try:
-            self._scheduler.record_token(sequence)
+            self._scheduler.record_token(sequence, choice.token_id)
             self._rate_limiter.spend(sequence.tenant, 1)
             reason = self.requests.generation(sequence).accept(choice)
         except Exception:
@@ -202,6 +242,13 @@ class EngineLoop:
             self._fail([sequence])
 
     # The ends of requests.
+
+    def _abandon(self, error: Exception) -> None:
+        """End all requests that were seen, and what is in flight with them."""
+        step, self._in_flight = self._in_flight, None
+        self._fail(self.requests.seen())
+        if step is not None:
+            self._scheduler.failed(step.chunks, error)
 
     def _end_all(self, failure: EngineStoppedError | None) -> None:
         """Send the last events: no request that came in stays without an answer."""

@@ -312,10 +312,10 @@ class Generation:
     tell: Callable[[RequestOutput, Callable[[], None]], None]
 
     def accept(self, choice: SampledToken) -> FinishReason | None:
-        """Take the next token, and have it told; returns why the request is done if it is."""
+        """Have the next token told, which is in its place; returns why the request is done if it
+        is."""
         sequence, output = self.sequence, self.output
         params = sequence.request.sampling
-        sequence.token_ids.append(choice.token_id)
         is_end = choice.token_id in self.eos_token_ids and not params.ignore_eos
         reason: FinishReason | None = None
         if is_end:

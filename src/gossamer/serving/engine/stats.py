@@ -22,17 +22,16 @@ class EngineFigures:
     def observe_step(
         self, chunks: list[ScheduledChunk], moments: tuple[float, ...], num_chosen: int
     ) -> None:
-        """Count a step that was computed; its chunks are not marked as computed yet.
+        """Count a step that was computed.
 
         `moments`: when it was begun, its batch built, its logits computed, its tokens chosen, of
-        which there are `num_chosen`.
+        which `num_chosen` were taken.
         """
         self._step.observe(adapters_of(chunks), moments)
         self._num_steps += 1
         self._generated_tokens += num_chosen
         for chunk in chunks:
-            sequence = chunk.sequence
-            if sequence.prefix_of is None and not (chunk.count == 1 and sequence.is_decoding):
+            if not chunk.is_decode and chunk.sequence.prefix_of is None:
                 self._prompt_tokens += chunk.count
 
     def observe_end(self, reason: str) -> None:

@@ -13,9 +13,10 @@ from gossamer.serving.core.stats import MergeStats
 from gossamer.serving.device.device import Device
 from gossamer.serving.runner.attach import AdaptedModules, attach
 from gossamer.serving.runner.batch import BatchBuilder
+from gossamer.serving.runner.in_flight import StepInFlight
 from gossamer.serving.runner.layers import StepContext
 from gossamer.serving.runner.lowering.step import StepBatch
-from gossamer.serving.runner.sampler import ChosenTokens, SampledToken, SamplingState, choose
+from gossamer.serving.runner.sampler import SamplingState, choose
 from gossamer.serving.scheduler.hot_merge import HotMerger
 from gossamer.serving.scheduler.step import ScheduledChunk
 
@@ -90,29 +91,6 @@ class PagedModel:
         use_threads(torch.get_num_threads())
 
 
-Choices = list[tuple[Sequence, SampledToken | None]]
-"""The sequences whose next token is due after a step, and what was chosen for each."""
-
-Moments = tuple[float, float, float, float]
-"""When a step was begun, its batch built, its logits computed (or launched), its tokens read."""
-
-
-class StepInFlight:
-    """A step that was launched, which the device may still compute."""
-
-    def __init__(
-        self, sequences: list[Sequence], chosen: ChosenTokens, moments: tuple[float, float, float]
-    ) -> None:
-        self._sequences = sequences
-        self._chosen = chosen
-        self._moments = moments
-
-    def result(self) -> tuple[Choices, Moments]:
-        """Wait for the step; called once."""
-        tokens = self._chosen.read()
-        return list(zip(self._sequences, tokens, strict=True)), (*self._moments, time.monotonic())
-
-
 class ModelRunner:
     """Computes steps: builds their batches, on merged weights where that is less work."""
 
@@ -122,7 +100,12 @@ class ModelRunner:
         builder: BatchBuilder,
         device: Device,
         merger: HotMerger | None = None,
+        *,
+        overlaps: bool | None = None,
     ) -> None:
+        """`overlaps` is whether a step is launched before the one before was read; unset: if the
+        device computes beside the host."""
+        self.overlaps = device.overlaps if overlaps is None else overlaps
         self.model = model
         self.builder = builder
         self.device = device
@@ -134,15 +117,21 @@ class ModelRunner:
             self.merger.follow()
 
     def launch(
-        self, chunks: list[ScheduledChunk], state_of: Callable[[Sequence], SamplingState]
+        self,
+        chunks: list[ScheduledChunk],
+        state_of: Callable[[Sequence], SamplingState],
+        after: StepInFlight | None = None,
     ) -> StepInFlight:
         """Begin to compute `chunks`, and to choose the next tokens with the states of sampling.
 
         Keys and values are then in the sequences' blocks, for whatever is launched behind it.
+        `after` is the step launched before, if it was not read: it has the tokens that are unknown.
         """
         begun = time.monotonic()
         merged = self.merger.choose(chunks) if self.merger is not None else None
         batch = self.builder.build(chunks, merged)
+        if after is not None:
+            after.fill(batch)
         built = time.monotonic()
         try:
             logits = self.model.run(batch)
@@ -152,7 +141,8 @@ class ModelRunner:
         finally:
             # Where it fails, what was launched of it may run all the same, and use blocks.
             self.device.step_launched()
-        return StepInFlight(batch.sampled, chosen, moments)
+        overlaps = self.device.overlaps
+        return StepInFlight(chunks, batch.sampled, chosen, moments, overlaps=overlaps)
 
     def stats(self) -> MergeStats:
         """Tell what was merged. From any thread."""

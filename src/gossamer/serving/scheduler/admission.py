@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from collections.abc import Sequence as List
 
 from gossamer.errors import CapacityError, GossamerError, RequestError
-from gossamer.serving.core.adapter import AdapterEntry
+from gossamer.serving.core.adapter import AdapterEntry, AnyAdapter
 from gossamer.serving.core.adapter_state import AdapterState
 from gossamer.serving.core.sequence import Sequence
 from gossamer.serving.core.tenants import LimitsOf
@@ -177,6 +177,12 @@ def _quota_refusal(sequence: Sequence, quota: int | None) -> GossamerError | Non
         f"adapter {adapter.name} takes {size} bytes and tenant '{sequence.tenant}' may use {quota} "
         "for the adapters of its running requests; ask for a larger resident_mib"
     )
+
+
+def is_unread(adapter: AnyAdapter | None) -> bool:
+    """Tell whether an adapter's rows are not in memory, or are on the way into the pool."""
+    unread = (AdapterState.REGISTERED, AdapterState.LOADING, AdapterState.PLACING)
+    return adapter is not None and adapter.state in unread
 
 
 def blocks_for(num_tokens: int, block_tokens: int) -> int:

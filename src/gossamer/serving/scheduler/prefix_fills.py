@@ -27,7 +27,7 @@ class PrefixFills:
         return total - (self._current.num_computed if self._current is not None else 0)
 
     def next(self) -> Sequence | None:
-        """Return the sequence whose turn it is."""
+        """Return the sequence whose turn it is; None if there is nothing to compute now."""
         computing = self._memory.computing
         for entry in [entry for entry in computing if not entry.requests]:
             self._forget(entry)
@@ -35,13 +35,15 @@ class PrefixFills:
             computing.remove(entry)
         if computing and self._current is None:
             self._current = _sequence(computing[0])
+        if self._current is not None and not self._current.num_to_compute:
+            return None  # The last of it is in flight.
         return self._current
 
     def computed(self, sequence: Sequence) -> None:
         """Take note that a chunk of `sequence` was computed."""
         entry = sequence.prefix_of
         assert entry is not None
-        if not sequence.num_to_compute:
+        if sequence is self._current and not sequence.num_to_compute:
             self._forget(entry)
             self._adapters.end_computing(entry)
 
@@ -49,8 +51,9 @@ class PrefixFills:
         """Refuse the adapter of `sequence`, of which a chunk could not be computed."""
         entry = sequence.prefix_of
         assert entry is not None
-        self._forget(entry)
-        self._adapters.end_computing(entry, error)
+        if sequence is self._current:
+            self._forget(entry)
+            self._adapters.end_computing(entry, error)
 
     def _forget(self, entry: AdapterEntry) -> None:
         if self._current is not None and self._current.prefix_of is entry:

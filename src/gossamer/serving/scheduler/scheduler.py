@@ -7,13 +7,12 @@ from collections.abc import Callable, Iterable
 from itertools import islice
 
 from gossamer.errors import GossamerError
-from gossamer.serving.core.adapter import AnyAdapter
 from gossamer.serving.core.adapter_state import AdapterState
 from gossamer.serving.core.sequence import Sequence
 from gossamer.serving.core.stats import MemoryStats, TenantStats
 from gossamer.serving.core.tenants import LimitsOf, unlimited
 from gossamer.serving.memory.manager import MemoryManager
-from gossamer.serving.scheduler.admission import AdmissionControl, blocks_for
+from gossamer.serving.scheduler.admission import AdmissionControl, blocks_for, is_unread
 from gossamer.serving.scheduler.deadlines import Deadlines, FirstTokenPolicy
 from gossamer.serving.scheduler.fairness import (
     VirtualCounters,
@@ -31,6 +30,7 @@ from gossamer.serving.scheduler.order import (
     step_order,
 )
 from gossamer.serving.scheduler.prefix_fills import PrefixFills, chunk_of_fill
+from gossamer.serving.scheduler.progress import Progress
 from gossamer.serving.scheduler.queue import WaitingQueue
 from gossamer.serving.scheduler.step import ScheduledChunk, SchedulerLimits
 from gossamer.serving.scheduler.usage import TenantUsage
@@ -71,6 +71,7 @@ class Scheduler:
         self.forecast = Forecast()
         self.admission = AdmissionControl(self.running, memory, adapters, limits, limits_of)
         self._fills = PrefixFills(memory, adapters)
+        self._progress = Progress(self.running, memory, self._fills)
         self._next_up = NextUp(memory, self.waiting)
         self._deadlines = Deadlines(promise, self.forecast, clock)
         self.wants_step = False
@@ -101,14 +102,18 @@ class Scheduler:
             self._leave_queue(sequence)
 
     def plan(self) -> list[ScheduledChunk]:
-        """Choose the next step: one token for each decoding sequence first, then prompts."""
+        """Choose the next step: one token for each decoding sequence first, then prompts.
+
+        A step may be in flight that was advanced: those that get their last token from it sit out.
+        """
         budget = self._limits.max_batch_tokens
         step: list[ScheduledChunk] = []
         before = self.num_preemptions
         self.wants_step = False
         fill = self._fills.next()
-        turns = [fill, *self.running] if fill is not None else self.running
-        for sequence in step_order(turns, budget):
+        ending = self._progress.ending
+        turns = [s for s in self.running if s not in ending] if ending else self.running
+        for sequence in step_order([fill, *turns] if fill is not None else turns, budget):
             if budget == 0:
                 break
             if sequence is fill:
@@ -119,7 +124,7 @@ class Scheduler:
                 count = min(sequence.num_to_compute, budget)
                 if not self._grow(sequence, count):
                     continue
-            step.append(ScheduledChunk(sequence, count))
+            step.append(ScheduledChunk(sequence, count, sequence.is_decoding))
             budget -= count
         if self.num_preemptions > before:
             step = [p for p in step if p.sequence is fill or p.sequence in self.running]
@@ -132,40 +137,37 @@ class Scheduler:
         return step
 
     def record_step(self, step: list[ScheduledChunk], seconds: float) -> None:
-        """Learn how long `step` took, before its tokens are taken in."""
-        prompts = sum(part.count for part in step if not part.sequence.is_decoding)
+        """Learn how long `step` took."""
+        prompts = sum(part.count for part in step if not part.is_decode)
         self.forecast.record_step(prompt_tokens=prompts, seconds=seconds)
         # What a block of a prefix is worth is the time to compute it again.
         self.memory.learn_seconds_per_token(self.forecast.seconds_per_prompt_token)
 
+    def advance(self, step: list[ScheduledChunk]) -> None:
+        """Count the tokens of `step`, which is in flight, as computed; see `Progress.advance`."""
+        self._progress.advance(step)
+
     def postprocess(self, step: list[ScheduledChunk], seconds: float | None = None) -> None:
-        """Take in that the tokens of `step` were computed; the next ones are not there yet.
+        """Take in that `step`, which was advanced, was computed; its tokens are not there yet.
 
         What is to come is predicted from the `seconds` that it took, if they are told.
         """
         if seconds is not None:
             self.record_step(step, seconds)
-        for part in step:
-            sequence = part.sequence
-            sequence.num_computed += part.count
-            if sequence.prefix_of is not None:
-                self._fills.computed(sequence)
-            else:
-                self.memory.share(sequence)
+        self._progress.postprocess(step)
 
     def failed(self, step: list[ScheduledChunk], error: Exception) -> list[Sequence]:
         """Take in that `step` could not be computed; returns the requests that are to be ended.
 
         The adapter of which it was to compute a prefix is refused.
         """
-        for part in step:
-            if part.sequence.prefix_of is not None:
-                self._fills.failed(part.sequence, error)
-        return [part.sequence for part in step if part.sequence.prefix_of is None]
+        return self._progress.failed(step, error)
 
-    def record_token(self, sequence: Sequence) -> None:
-        """Take in that `sequence` gets its next token."""
-        if not sequence.num_generated:
+    def record_token(self, sequence: Sequence, token: int) -> None:
+        """Take in the next token of `sequence`, for which `advance` has kept the place."""
+        assert sequence.has_unknown
+        sequence.token_ids[-1] = token
+        if sequence.num_generated == 1:
             seconds = self._clock() - sequence.arrived
             self.usage.first_token(sequence.tenant, seconds)
 
@@ -217,7 +219,9 @@ class Scheduler:
         for sequence in order if self._has_room(budget) else ():
             if not self._has_room(budget) or len(overtaken) == MAX_REJECTED:
                 break
-            if _is_unread(sequence.adapter) or self.admission.exceeds_quota(sequence):
+            if sequence in self._progress.ending:
+                continue  # Put back just now, and about to end.
+            if is_unread(sequence.adapter) or self.admission.exceeds_quota(sequence):
                 # It waits for the disk, or for its own tenant's requests, which those behind it do
                 # not make slower.
                 if _is_kept_free_for(sequence):
@@ -238,7 +242,7 @@ class Scheduler:
                 count = self._start(sequence, budget)
                 if not count:
                     continue
-                step.append(ScheduledChunk(sequence, count))
+                step.append(ScheduledChunk(sequence, count, sequence.is_decoding))
                 budget -= count
                 for earlier in overtaken:
                     earlier.num_skipped += 1
@@ -385,11 +389,6 @@ class Scheduler:
 
     def _blocks(self, num_tokens: int) -> int:
         return blocks_for(num_tokens, self._limits.block_tokens)
-
-
-def _is_unread(adapter: AnyAdapter | None) -> bool:
-    unread = (AdapterState.REGISTERED, AdapterState.LOADING, AdapterState.PLACING)
-    return adapter is not None and adapter.state in unread
 
 
 def _is_kept_free_for(sequence: Sequence) -> bool:

@@ -35,6 +35,8 @@ class ScheduledChunk:
 
     sequence: Sequence
     count: int
+    is_decode: bool = False
+    """Whether that is the token generated last."""
 
 
 def adapters_of(step: list[ScheduledChunk]) -> list[AnyAdapter]:

@@ -167,14 +167,14 @@ class Simulator:
         self._replay.busy_seconds += seconds
         self._replay.adapters_in_steps += len({part.sequence.adapter for part in step} - {None})
         due = [part.sequence for part in step if part.count == part.sequence.num_to_compute]
+        self.scheduler.advance(step)
         self.scheduler.postprocess(step, seconds)
         for sequence in due:
             self._take_token(sequence)
 
     def _take_token(self, sequence: Sequence) -> None:
         outcome = self._outcomes[sequence]
-        self.scheduler.record_token(sequence)
-        sequence.token_ids.append(0)
+        self.scheduler.record_token(sequence, 0)
         outcome.output_tokens += 1
         if outcome.first_token is None:
             outcome.first_token = self.now
