@@ -61,6 +61,21 @@ def test_draws_and_penalties_of_a_seed(kinds):
     check_equal(kinds("qwen2"), [("Say", "lora-qv"), ("No", None)], sampling)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "bound"),
+    [("bfloat16", 0.08), pytest.param("float16", 0.01, marks=pytest.mark.slow)],
+)
+def test_short_number_formats(kinds, dtype, bound):
+    """The first token of each: later ones differ where two candidates are nearly as likely."""
+    family = kinds("qwen2")
+    requests = [("Say it", name) for name in ("lora", "dora", "ia3", None)]
+    first = replace(GREEDY, max_tokens=1)
+    want = said(family, "reference", requests, first)
+    got = said(family, "triton", requests, first, dtype=dtype)
+    for one, other in zip(want, got, strict=True):
+        assert abs(other.logprobs[0].logprob - one.logprobs[0].logprob) < bound
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama", "qwen3"])
 def test_one_batch_of_all_kinds(kinds, family):

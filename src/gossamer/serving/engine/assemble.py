@@ -125,7 +125,7 @@ def _load_base(settings: ServeSettings, folder: Path) -> _Base:
     kept_free = linear_bytes(model) if settings.merge_hot else 0
     num_blocks = _num_blocks(settings, device, layout.block_bytes, kept_free)
     pool_memory = device.pool_memory(num_blocks, layout.block_bytes)
-    paged = PagedModel(model, pool_memory, layout, device)
+    paged = PagedModel(model, pool_memory, layout, device, _row_format(settings, device))
     builder = BatchBuilder(
         block_tokens=layout.block_tokens, lowering=_lowering(device, layout.block_tokens)
     )

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from gossamer.adapters.base_shape import BaseShape
 from gossamer.kernels.dense_linear import make_dense_linear
+from gossamer.kernels.grouped_lora import RowFormat
 from gossamer.kernels.hidden_edit import HiddenEdit, make_hidden_edit
 from gossamer.serving.packing.base_linear import BaseLinear
 from gossamer.serving.runner.layers import (
@@ -42,13 +43,16 @@ class AdaptedModules:
     """The base layers, by module path."""
 
 
-def attach(model: Any, pool: Tensor, backend: str, context: StepContext) -> AdaptedModules:
+def attach(
+    model: Any, pool: Tensor, backend: str, context: StepContext, rows: RowFormat | None = None
+) -> AdaptedModules:
     """Replace the linear layers of a transformers model and select our attention.
 
-    Returns the layers that adapters can act on.
+    rows: the format of all low-rank rows; None: each adapter has its own. Returns the layers that
+    adapters can act on.
     """
     modules = AdaptedModules()
-    operations = operations_of(pool, backend)
+    operations = operations_of(pool, backend, rows)
     for parent_path, parent in list(model.named_modules()):
         for siblings in _groups(parent):
             _replace(parent_path, parent, siblings, modules, operations, backend, context)

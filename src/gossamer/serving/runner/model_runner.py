@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gossamer.kernels.grouped_lora import RowFormat
 from gossamer.kernels.paged_attention import KvLayout, make_paged_attention
 from gossamer.serving.core.sequence import Sequence
 from gossamer.serving.core.stats import MergeStats
@@ -27,11 +28,17 @@ MOST_REPLAYS = 256
 class PagedModel:
     """A transformers model over the block pool: a batch in, logits out."""
 
-    def __init__(self, model: Any, pool: Tensor, layout: KvLayout, device: Device) -> None:
-        """Takes `model`, which is on the device, over: its layers are replaced in place."""
+    def __init__(
+        self, model: Any, pool: Tensor, layout: KvLayout, device: Device,
+        rows: RowFormat | None = None,
+    ) -> None:  # fmt: skip
+        """Takes `model`, which is on the device, over: its layers are replaced in place.
+
+        rows: see `attach`.
+        """
         self.backend = device.backend
         self._context = StepContext(attention=make_paged_attention(pool, layout, self.backend))
-        self.modules: AdaptedModules = attach(model, pool, self.backend, self._context)
+        self.modules: AdaptedModules = attach(model, pool, self.backend, self._context, rows)
         self._model = model
         self._device = device
         # What repeats the steps of a key, and where that leaves the logits.

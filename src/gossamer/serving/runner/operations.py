@@ -1,12 +1,12 @@
 """What adapters do to a group of linear layers, as one object for each backend."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Protocol
 
 from torch import Tensor
 
 from gossamer.kernels.gain import make_gain
-from gossamer.kernels.grouped_lora import make_grouped_lora
+from gossamer.kernels.grouped_lora import RowFormat, make_grouped_lora
 from gossamer.kernels.scratch import ScratchMemory
 from gossamer.kernels.sparse_delta import make_sparse_delta
 from gossamer.serving.runner.lowering.programs import ProgramBatch
@@ -57,15 +57,18 @@ class ProgramOperations:
 
     def __init__(
         self, pool: Tensor, modules: Sequence[int], widths: Sequence[int], h_in: int,
-        bias: Tensor | None, scratch: ScratchMemory,
+        bias: Tensor | None, scratch: ScratchMemory, formats: Collection[RowFormat],
     ) -> None:  # fmt: skip
-        """modules: their ids; widths: h_out of each; scratch: for all groups of a model."""
+        """modules: their ids; widths: h_out of each; scratch: for all groups of a model; formats:
+        those of low-rank rows that may be resident."""
         # Imported late: Triton is not where there is no GPU.
         from gossamer.kernels.gain.triton_kernels import TritonInputGain
         from gossamer.kernels.grouped_lora.triton_kernels import TritonGroupedLora
         from gossamer.kernels.sparse_delta.triton_kernels import TritonSparseDelta
 
-        self._lora = TritonGroupedLora(pool, modules, widths, h_in, scratch, bias=bias)
+        self._lora = TritonGroupedLora(
+            pool, modules, widths, h_in, scratch, bias=bias, formats=formats
+        )
         self._sparse = TritonSparseDelta(pool, modules, widths)
         self._gain = TritonInputGain(pool, modules[0]) if len(modules) == 1 else None
 
@@ -90,12 +93,17 @@ MakeOperations = Callable[[Sequence[int], Sequence[int], int, "Tensor | None"], 
 """Makes the operations of a group from its modules' ids and widths, h_in, and their bias."""
 
 
-def operations_of(pool: Tensor, backend: str) -> MakeOperations:
-    """Return what makes the operations of `backend` over `pool`, the bytes of the block pool."""
+def operations_of(pool: Tensor, backend: str, rows: RowFormat | None) -> MakeOperations:
+    """Return what makes the operations of `backend` over `pool`, the bytes of the block pool.
+
+    rows: the format of all low-rank rows, for which kernels are then compiled; None: each adapter
+    has its own.
+    """
     if backend == "triton":
         scratch = ScratchMemory(pool.device)
+        formats = tuple(RowFormat) if rows is None else (rows,)
         return lambda modules, widths, h_in, bias: ProgramOperations(
-            pool, modules, widths, h_in, bias, scratch
+            pool, modules, widths, h_in, bias, scratch, formats
         )
     return lambda modules, widths, h_in, bias: SeparateOperations(
         pool, modules, widths, bias, backend
