@@ -105,6 +105,8 @@ def test_another_server_without_usage_or_token_prompts(peer, tmp_path, capsys):
         (["--adapters", "3"], "the server offers 2"),
         (["--min-output", "9", "--max-output", "3"], "min_output=9"),
         (["--rate", "0.1", "--duration", "1"], "makes no request"),
+        (["--device", "cuda"], "--device is for --model"),
+        (["--quantization", "int8"], "--quantization is for --model"),
     ],
 )
 def test_wrong_wishes(peer, capsys, options, words):
@@ -115,6 +117,12 @@ def test_wrong_wishes(peer, capsys, options, words):
 def test_no_server_there(capsys):
     assert bench("--url", "http://127.0.0.1:9", *SMALL) == 1
     assert "does not list its models" in capsys.readouterr().err
+
+
+def test_the_started_server_gets_its_options(tiny_model, capsys):
+    options = ["--device", "cpu", "--dtype", "bfloat16", "--backend", "cpu"]
+    assert bench("--model", tiny_model, *options, *SMALL) == 1
+    assert "computes in float32, not bfloat16" in capsys.readouterr().err
 
 
 def test_a_server_that_does_not_start(tmp_path, capsys):

@@ -15,14 +15,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
-from gossamer.basemodel.quantize import Quantization
 from gossamer.cli._options import Options
 from gossamer.errors import UsageError
 from gossamer.extras import require
 from gossamer.serving.loadtest.client import ClientSettings
 from gossamer.serving.loadtest.workload import Workload
+from gossamer.serving.settings import ServeSettings
 
 if TYPE_CHECKING:
     from gossamer.serving.loadtest.outcomes import LoadTestSummary, Sample
@@ -30,6 +30,11 @@ if TYPE_CHECKING:
 KEY_VARIABLE = "GOSSAMER_API_KEY"
 WORKLOAD = Options(Workload, title="workload")
 CLIENT = Options(ClientSettings, title="client")
+SERVER = Options(
+    ServeSettings,
+    title="the server started for --model",
+    fields=("device", "dtype", "backend", "quantization"),
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,11 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     serve.add_argument(
         "--adapter-folder", metavar="DIR", type=Path, help="adapters of the started server"
     )
-    serve.add_argument(
-        "--quantization",
-        choices=get_args(Quantization),
-        help="quantise the started server's base model; default: as it is saved",
-    )
+    SERVER.add_to(serve)
     serve.add_argument(
         "--names", metavar="A,B,...", help="models to ask for; default: all that the server lists"
     )
@@ -60,8 +61,10 @@ def run(args: argparse.Namespace) -> int:
     """Play the workload; exit code 1 if nothing finished."""
     if args.adapter_folder is not None and args.url is not None:
         raise UsageError("--adapter-folder is for --model; a running server has its own adapters")
-    if args.quantization is not None and args.url is not None:
-        raise UsageError("--quantization is for --model; a running server has its own base model")
+    started = SERVER.given(args)
+    if started and args.url is not None:
+        option = SERVER.option(next(iter(started)))
+        raise UsageError(f"{option} is for --model; a running server has its own settings")
     client = CLIENT.read(args)
     _check_output(args.output)
     with _server(args) as url:
@@ -126,7 +129,10 @@ def _server(args: argparse.Namespace) -> Iterator[str]:
         return
     from gossamer.serving.loadtest.child_server import child_server
 
-    with child_server(args.model, args.adapter_folder, args.quantization or "none") as url:
+    options = [
+        word for name, value in SERVER.given(args).items() for word in (SERVER.option(name), value)
+    ]
+    with child_server(args.model, args.adapter_folder, options) as url:
         yield url
 
 

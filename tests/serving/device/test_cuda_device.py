@@ -65,7 +65,9 @@ def test_a_graph_is_captured_once_for_a_key_and_replayed_on_the_stream_of_steps(
     assert cuda.graphs[0].options == ("one pool", "thread_local")
     device.graph(("decode", 16), body)
     assert len(cuda.graphs) == 2
+    run()
     device.forget_graphs()
+    assert cuda.compute.is_idle, "what is running is not taken away"
     device.graph(("decode", 8), body)
     assert len(cuda.graphs) == 3
 

@@ -60,7 +60,7 @@ class DenseLinear(nn.Module):
         """A copy with weights of its own: each update [n, h_in] added from its first row on."""
         weight = self.weight.to_dense() if self._packed else self.weight.clone()
         for first, update in updates:
-            weight[first : first + len(update)] += update
+            weight[first : first + len(update)] += update.to(weight.device)
         other = copy.copy(self)
         other.weight = pack(weight) if self._packed else weight
         other._squared_lengths = None

@@ -91,6 +91,8 @@ class CudaDevice:
 
     def forget_graphs(self) -> None:
         """See `Device.forget_graphs`."""
+        # One of them may be running.
+        self._cuda.compute.synchronize()
         self._graphs.clear()
 
     def copier(self, pool: Tensor) -> CudaCopier:

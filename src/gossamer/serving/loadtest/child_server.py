@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -19,13 +19,14 @@ _PATIENCE = 600.0
 
 
 @contextmanager
-def child_server(model: str, adapters: Path | None, quantization: str = "none") -> Iterator[str]:
+def child_server(model: str, adapters: Path | None, options: Sequence[str] = ()) -> Iterator[str]:
     """Start a server on a free port of this machine; yields its address; stops it at the end.
 
-    Raises `ServingError` with the server's last line if it does not start.
+    `options`: more of `gossamer serve`. Raises `ServingError` with the server's last line if it
+    does not start.
     """
     command = [sys.executable, "-m", "gossamer.cli.main", "serve", "--model", model, "--port", "0"]
-    command += ["--quantization", quantization]
+    command += options
     if adapters is not None:
         command += ["--adapters", str(adapters)]
     with tempfile.TemporaryFile("w+") as log:

@@ -134,6 +134,7 @@ class ModelRunner:
         Keys and values are then in the sequences' blocks, for whatever is launched behind it.
         `after` is the step launched before, if it was not read: it has the tokens that are unknown.
         """
+        self.device.bind_thread()
         begun = time.monotonic()
         merged = self.merger.choose(chunks) if self.merger is not None else None
         batch = self.builder.build(chunks, merged)
