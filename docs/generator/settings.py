@@ -35,8 +35,8 @@ def page() -> str:
 def all_settings() -> list[type[Settings]]:
     """All settings classes that have fields, but those of methods, by module and name."""
     for module in pkgutil.walk_packages(gossamer.__path__, "gossamer."):
-        # Triton's kernels need Triton, which the base install does not have.
-        if not module.name.endswith("triton_kernels"):
+        # They need packages that the base install does not have.
+        if not module.name.endswith((".triton_kernels", ".flashinfer")):
             import_module(module.name)
     found = {cls for cls in _subclasses(Settings) if not cls.__module__.startswith(METHODS)}
     return sorted(

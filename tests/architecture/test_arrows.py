@@ -43,6 +43,7 @@ HOMES = {
     "llvmlite": r"(.*/)?cpu\.py$|kernels/tiles/",
     "re2": r"adapters/patterns\.py$",
     "triton": r"(.*/)?triton_kernels\.py$",
+    "flashinfer": r"kernels/paged_attention/flashinfer\.py$",
 }
 
 

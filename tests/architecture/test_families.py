@@ -12,7 +12,7 @@ KERNELS = PACKAGE / "kernels"
 # What the operations share, and no operation itself.
 SHARED = {"tiles"}
 REQUIRED = {"__init__", "reference", "cpu"}
-OPTIONAL = {"batch", "device_table", "matmul", "quantized", "triton_kernels"}
+OPTIONAL = {"batch", "device_table", "flashinfer", "matmul", "quantized", "triton_kernels"}
 
 
 def _operations() -> list[str]:

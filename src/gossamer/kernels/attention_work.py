@@ -6,6 +6,7 @@ other numbers are copied into them. Entries that a step does not use say so (-1,
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from gossamer.kernels.paged_attention.batch import AttentionBatch
+from gossamer.kernels.paged_attention.batch import AttentionBatch, SequencePages
 
 SPLIT_TOKENS = 256
 """The number of places of a sequence that one program of a decode reads.
@@ -54,6 +55,8 @@ class AttentionArrays:
     """Shape [C]: first token of each piece of a prefill chunk."""
     chunk_count: Tensor
     """Shape [C]: its tokens, at most `QUERIES`; 0: none."""
+    pages: SequencePages | None = None
+    """The step for kernels that take sequences as a whole; no pieces of work are named then."""
 
 
 UNUSED = {
@@ -105,9 +108,10 @@ def arrays_of(
             else arrays[name]
         )
 
-    return AttentionArrays(
-        **{name: padded(name) if name in UNUSED else arrays[name] for name in arrays}
-    )
+    fields: dict[str, Any] = {
+        name: padded(name) if name in UNUSED else arrays[name] for name in arrays
+    }
+    return AttentionArrays(**fields)
 
 
 def _cut_decodes(batch: AttentionBatch) -> Sequence[npt.NDArray[np.int64]]:

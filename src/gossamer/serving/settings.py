@@ -88,6 +88,12 @@ class ServeSettings(Settings):
     container's quota."""
     backend: str = "auto"
     """Kernels: auto, cpu, reference (plain torch) or triton (GPUs)."""
+    attention: Literal["auto", "triton", "flashinfer"] = "auto"
+    """Kernels of attention on a GPU: auto is ours (triton); flashinfer those of the package
+    flashinfer-python, for float16 and bfloat16 and heads of 64, 128 or 256 (other models, and steps
+    with prefixes, take ours). They cut long sequences by what else is computed, so answers equal
+    each other up to rounding only. Experimental: it has been tested against the package's written
+    behaviour, not yet run on a GPU."""
 
     @field_validator("adapters", mode="before")
     @classmethod

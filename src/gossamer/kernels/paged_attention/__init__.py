@@ -4,14 +4,23 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from gossamer.kernels.paged_attention.batch import AttentionBatch, KvLayout
+from gossamer.kernels.paged_attention.batch import AttentionBatch, KvLayout, SequencePages
 from gossamer.kernels.paged_attention.reference import ReferencePagedAttention
 
-__all__ = ["AttentionBatch", "KvLayout", "PagedAttention", "make_paged_attention"]
+__all__ = [
+    "AttentionBatch",
+    "KvLayout",
+    "PagedAttention",
+    "SequencePages",
+    "make_paged_attention",
+]
 
 
 class PagedAttention(Protocol):
     """The operation for all layers of a model over one pool."""
+
+    def plan(self, batch: Any) -> None:
+        """Prepare, on the host, for a step whose layers are computed, or replayed, next."""
 
     def __call__(
         self, batch: Any, layer: int, query: Tensor, key: Tensor, value: Tensor,
@@ -25,14 +34,24 @@ class PagedAttention(Protocol):
         """
 
 
-def make_paged_attention(pool: Tensor, layout: KvLayout, backend: str) -> PagedAttention:
-    """Make the operation of `backend` over `pool`, uint8 [num_blocks * block_bytes]."""
+def make_paged_attention(
+    pool: Tensor, layout: KvLayout, backend: str, group: int = 1
+) -> PagedAttention:
+    """Make the operation of `backend` over `pool`, uint8 [num_blocks * block_bytes].
+
+    backend: or "flashinfer", see `kernels/attention_choice.py`; group: query heads that share a
+    key/value head.
+    """
     if backend == "reference":
         return ReferencePagedAttention(pool, layout)
     if backend == "triton":
         from gossamer.kernels.paged_attention.triton_kernels import TritonPagedAttention
 
         return TritonPagedAttention(pool, layout)
+    if backend == "flashinfer":
+        from gossamer.kernels.paged_attention.flashinfer import FlashInferPagedAttention
+
+        return FlashInferPagedAttention(pool, layout, group)
     # Imported late: Numba is slow to load and a process may never need it.
     from gossamer.kernels.paged_attention.cpu import CpuPagedAttention
 

@@ -36,6 +36,24 @@ class KvLayout:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SequencePages:
+    """The S sequences of a step and their blocks as lists, one behind the other; int32 tensors.
+
+    For kernels that take all tokens of a sequence together. Each sequence begins with its first
+    block, and the step's tokens are its last. Those that only fill a step up have one token in one
+    block.
+    """
+
+    first_token: Tensor  # [S + 1] on the host: the first token of each sequence, and T
+    first_page: Tensor  # [S + 1] on the host: where its blocks begin in `pages`, and their end
+    last_page_tokens: Tensor  # [S] on the host: places of its last block that are used, 1 or more
+    pages: Tensor  # [first_page[S] or more] on the device: blocks
+    is_replayed: bool
+    """Whether other steps of S sequences, one token each, and as many places for blocks are
+    computed by what was captured for this one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AttentionBatch:
     """Maps the T tokens of a step to their S sequences and blocks; each sequence is contiguous."""
 

@@ -121,6 +121,9 @@ class CpuPagedAttention:
         self._layout = layout
         self._blocks = pool.view(layout.dtype).view(-1, layout.block_bytes // 4).numpy()
 
+    def plan(self, batch: AttentionBatch) -> None:
+        """See `PagedAttention.plan`: nothing."""
+
     def __call__(
         self, batch: AttentionBatch, layer: int, query: Tensor, key: Tensor, value: Tensor,
         scale: float, window: int = 0,

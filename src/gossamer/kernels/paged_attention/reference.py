@@ -13,6 +13,9 @@ class ReferencePagedAttention:
         self._pool = pool
         self._layout = layout
 
+    def plan(self, batch: AttentionBatch) -> None:
+        """See `PagedAttention.plan`: nothing."""
+
     def __call__(
         self, batch: AttentionBatch, layer: int, query: Tensor, key: Tensor, value: Tensor,
         scale: float, window: int = 0,

@@ -255,6 +255,9 @@ class TritonPagedAttention:
         """
         self._last: tuple[AttentionBatch, AttentionArrays] | None = None
 
+    def plan(self, batch: AttentionBatch | AttentionArrays) -> None:
+        """See `PagedAttention.plan`: the lowering has cut the work already."""
+
     def __call__(
         self, batch: AttentionBatch | AttentionArrays, layer: int, query: Tensor, key: Tensor,
         value: Tensor, scale: float, window: int = 0,
@@ -266,12 +269,10 @@ class TritonPagedAttention:
         piece of work names hold anything. window: positions a token sees, itself included; 0: all.
         """
         arrays = batch if isinstance(batch, AttentionArrays) else self._arrays(batch)
-        if not query.stride(2) == key.stride(2) == value.stride(2) == 1:
-            raise ValueError("queries, keys and values must be contiguous within a head")
-        layout = self._layout
-        half = layout.num_kv_heads * layout.block_tokens * layout.head_dim
-        blocks = (self._pool, 2 * half * layout.num_layers, 2 * half * layer, half)
-        self._write(arrays, key, value, blocks)
+        if query.stride(2) != 1:
+            raise ValueError("queries must be contiguous within a head")
+        self.write(arrays, layer, key, value)
+        blocks = self._blocks(layer)
         out = query.new_empty(query.shape)
         if len(arrays.decode_token):
             self._decode(arrays, query, out, blocks, scale, window)
@@ -285,11 +286,17 @@ class TritonPagedAttention:
             self._last = batch, arrays_of(batch, self._pool.device)
         return self._last[1]
 
-    def _write(
-        self, arrays: AttentionArrays, key: Tensor, value: Tensor,
-        blocks: tuple[Tensor, int, int, int],
-    ) -> None:  # fmt: skip
+    def _blocks(self, layer: int) -> tuple[Tensor, int, int, int]:
+        """The pool, and the elements from a block to the next, to the layer, and to its values."""
         layout = self._layout
+        half = layout.num_kv_heads * layout.block_tokens * layout.head_dim
+        return self._pool, 2 * half * layout.num_layers, 2 * half * layer, half
+
+    def write(self, arrays: AttentionArrays, layer: int, key: Tensor, value: Tensor) -> None:
+        """Store the tokens' keys and values [T, num_kv_heads, head_dim], as `__call__` does."""
+        if not key.stride(2) == value.stride(2) == 1:
+            raise ValueError("keys and values must be contiguous within a head")
+        layout, blocks = self._layout, self._blocks(layer)
         write_kv_kernel[(len(key),)](
             key, key.stride(0), key.stride(1), value, value.stride(0), value.stride(1), *blocks,
             arrays.token_block, arrays.token_index,

@@ -12,6 +12,7 @@ from gossamer.basemodel.quantize import served_quantization, stored_bytes
 from gossamer.basemodel.special_ids import end_token_ids
 from gossamer.basemodel.support import check_supported
 from gossamer.errors import SettingError
+from gossamer.kernels.attention_choice import choose_attention
 from gossamer.kernels.grouped_lora import RowFormat
 from gossamer.kernels.paged_attention import KvLayout
 from gossamer.machine import fit_threads
@@ -37,7 +38,7 @@ from gossamer.serving.runner.lowering.step import Lowering
 from gossamer.serving.runner.lowering.threads import ThreadLowering
 from gossamer.serving.runner.merged_weights import LayerMerger
 from gossamer.serving.runner.model_runner import ModelRunner, PagedModel
-from gossamer.serving.runner.model_shape import kv_shape, linear_bytes, longest_row
+from gossamer.serving.runner.model_shape import has_window, kv_shape, linear_bytes, longest_row
 from gossamer.serving.runner.warm_up import warm_up
 from gossamer.serving.scheduler.deadlines import FirstTokenPolicy
 from gossamer.serving.scheduler.hot_merge import HotMerger
@@ -122,12 +123,17 @@ def _load_base(settings: ServeSettings, folder: Path) -> _Base:
     # Counted before layers are replaced and packed.
     num_bytes = stored_bytes(model)
     layout = _layout(settings, model, device.dtype)
+    attention = choose_attention(
+        settings.attention, device.backend, layout, has_window=has_window(config)
+    )
     kept_free = linear_bytes(model) if settings.merge_hot else 0
     num_blocks = _num_blocks(settings, device, layout.block_bytes, kept_free)
     pool_memory = device.pool_memory(num_blocks, layout.block_bytes)
-    paged = PagedModel(model, pool_memory, layout, device, _row_format(settings, device))
+    rows = _row_format(settings, device)
+    paged = PagedModel(model, pool_memory, layout, device, rows, attention)
     builder = BatchBuilder(
-        block_tokens=layout.block_tokens, lowering=_lowering(device, layout.block_tokens)
+        block_tokens=layout.block_tokens,
+        lowering=_lowering(device, layout.block_tokens, attention),
     )
     most = settings.max_running or device.usual_running
     warm_up(ModelRunner(paged, builder, device), pool_memory, layout, most)
@@ -158,9 +164,10 @@ def _load_base(settings: ServeSettings, folder: Path) -> _Base:
     )
 
 
-def _lowering(device: Device, block_tokens: int) -> Lowering:
+def _lowering(device: Device, block_tokens: int, attention: str) -> Lowering:
     if device.backend == "triton":
-        return ProgramLowering(device, block_tokens=block_tokens)
+        takes_pages = attention == "flashinfer"
+        return ProgramLowering(device, block_tokens=block_tokens, takes_pages=takes_pages)
     return ThreadLowering(block_tokens=block_tokens, num_workers=torch.get_num_threads())
 
 

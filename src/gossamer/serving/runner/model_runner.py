@@ -17,6 +17,7 @@ from gossamer.serving.runner.batch import BatchBuilder
 from gossamer.serving.runner.in_flight import StepInFlight
 from gossamer.serving.runner.layers import StepContext
 from gossamer.serving.runner.lowering.step import StepBatch
+from gossamer.serving.runner.model_shape import query_group
 from gossamer.serving.runner.sampler import SamplingState, choose
 from gossamer.serving.scheduler.hot_merge import HotMerger
 from gossamer.serving.scheduler.step import ScheduledChunk
@@ -30,14 +31,17 @@ class PagedModel:
 
     def __init__(
         self, model: Any, pool: Tensor, layout: KvLayout, device: Device,
-        rows: RowFormat | None = None,
+        rows: RowFormat | None = None, attention: str = "",
     ) -> None:  # fmt: skip
         """Takes `model`, which is on the device, over: its layers are replaced in place.
 
-        rows: see `attach`.
+        rows: see `attach`; attention: as `choose_attention` says, or empty: the device's backend.
         """
         self.backend = device.backend
-        self._context = StepContext(attention=make_paged_attention(pool, layout, self.backend))
+        self._attention = make_paged_attention(
+            pool, layout, attention or self.backend, query_group(model.config)
+        )
+        self._context = StepContext(attention=self._attention)
         self.modules: AdaptedModules = attach(model, pool, self.backend, self._context, rows)
         self._model = model
         self._device = device
@@ -49,6 +53,7 @@ class PagedModel:
         """Launch a batch; float32 logits [len(batch.sampled), vocabulary], valid until the next."""
         if self.backend == "cpu":
             self._share_threads()
+        self._attention.plan(batch.attention)
         logits = self._compute(batch) if batch.key is None else self._replay(batch)
         return logits[: len(batch.sampled)]
 

@@ -17,6 +17,19 @@ def kv_shape(config: Any) -> tuple[int, int, int]:
     return config.num_hidden_layers, getattr(config, "num_key_value_heads", heads), head_dim
 
 
+def query_group(config: Any) -> int:
+    """The query heads that share a key/value head."""
+    group: int = config.num_attention_heads // kv_shape(config)[1]
+    return group
+
+
+def has_window(config: Any) -> bool:
+    """Whether some layer sees a number of positions back only."""
+    return bool(
+        getattr(config, "use_sliding_window", True) and getattr(config, "sliding_window", None)
+    )
+
+
 def linear_bytes(model: Any) -> int:
     """The bytes of the linear layers that adapters can act on."""
     output = model.get_output_embeddings()

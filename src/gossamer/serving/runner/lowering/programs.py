@@ -18,6 +18,7 @@ from gossamer.kernels.runs import Run
 from gossamer.serving.device.device import Device
 from gossamer.serving.runner.lowering.adapters import AdapterBatchBuilder, Part, join_runs
 from gossamer.serving.runner.lowering.device_arrays import DeviceArrays
+from gossamer.serving.runner.lowering.pages import page_lists
 from gossamer.serving.runner.lowering.step import HostStep, StepBatch, sampled
 
 SIZES = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
@@ -63,23 +64,28 @@ class _AdapterWork:
 class ProgramLowering:
     """See `Lowering`: arrays on `device`, padded for graphs where steps decode."""
 
-    def __init__(self, device: Device, *, block_tokens: int) -> None:
+    def __init__(self, device: Device, *, block_tokens: int, takes_pages: bool = False) -> None:
+        """`takes_pages`: attention takes sequences as a whole wherever it can."""
+        self._device = device
         self._block_tokens = block_tokens
+        self._takes_pages = takes_pages
         self._arrays = DeviceArrays(device)
         self._adapters = AdapterBatchBuilder(_adapter_work)
 
     def lower(self, step: HostStep) -> StepBatch:
         """See `Lowering.lower`."""
         work, edits = self._adapters.build(step.chunks, step.starts[:-1], step.hot)
-        attention = host_arrays(self._attention(step))
         size = _size(step) if edits is None else None
         if size is not None and len(work.lora) + len(work.sparse) > _ENTRIES * size:
             size = None
+        pages = page_lists(step, self._block_tokens, size) if self._takes_pages else None
+        attention = host_arrays(self._attention(step, in_pieces=pages is None))
         splits = width = 0
         if size is not None:
             splits = _grown(size, 2, len(attention["split_token"]))
             width = _grown(_WIDTH, 4, attention["block_tables"].shape[1])
-        key = None if size is None else (size, splits, width, work.kinds)
+        room = len(pages.pages) if pages is not None else None
+        key = None if size is None else (size, splits, width, room, work.kinds)
         tokens = size or len(step.token_ids)
         arrays: dict[str, Array] = {
             "token_ids": _padded(np.array(step.token_ids, dtype=np.int64), tokens),
@@ -102,6 +108,8 @@ class ProgramLowering:
         }
         for name, made in bundles.items():
             arrays |= {f"{name}_{field}": array for field, array in _fields(made).items()}
+        if pages is not None:
+            arrays["pages"] = pages.pages
         if work.scales_inputs:
             arrays["token_table"] = _token_table(work, tokens)
         there = self._arrays.put(arrays, key)
@@ -109,7 +117,10 @@ class ProgramLowering:
             token_ids=there["token_ids"][None],
             positions=there["input_positions"][None],
             virtual=step.virtual,
-            attention=AttentionArrays(**{name: there[name] for name in attention}),
+            attention=AttentionArrays(
+                **{name: there[name] for name in attention},
+                pages=pages.placed(self._device, there["pages"]) if pages is not None else None,
+            ),
             adapters=_batch(work, bundles, there),
             edits=edits,
             sampled=sampled(step),
@@ -118,16 +129,19 @@ class ProgramLowering:
             key=key,
         )
 
-    def _attention(self, step: HostStep) -> AttentionBatch:
-        """Tokens that come alone are computed so; all others in chunks."""
-        starts, counts = step.starts, step.counts
+    def _attention(self, step: HostStep, *, in_pieces: bool) -> AttentionBatch:
+        """Tokens that come alone are computed so; all others in chunks.
+
+        Where sequences are taken as a whole, no pieces are named, nor the blocks that they read.
+        """
+        starts, counts = step.starts, step.counts if in_pieces else []
         return AttentionBatch(
             positions=step.places,
             sequence_start=step.sequence_start,
             token_sequence=step.token_sequence,
             token_block=step.block_tables[step.token_sequence, step.places // self._block_tokens],
             token_index=step.places % self._block_tokens,
-            block_tables=step.block_tables,
+            block_tables=step.block_tables if in_pieces else step.block_tables[:, :0],
             short_tokens=np.array(
                 [starts[i] for i, count in enumerate(counts) if count == 1], dtype=np.int32
             ),
