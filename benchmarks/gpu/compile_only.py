@@ -173,9 +173,10 @@ class _Operations(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         inputs = {str(i): v for i, v in enumerate(args)} | dict(kwargs or {})
         tensors = {n: v for n, v in inputs.items() if isinstance(v, Tensor)}
-        leaves = tree_leaves((args, kwargs, result))
-        on_device = any(isinstance(v, Tensor) and v.device.type == "meta" for v in leaves)
-        if on_device and starts_something(func):
+        leaves = tree_leaves((args, kwargs))
+        both = (*leaves, *tree_leaves(result))
+        on_device = any(isinstance(v, Tensor) and v.device.type == "meta" for v in both)
+        if on_device and starts_something(func, leaves, result):
             self._launches.append(
                 Launch(
                     name=str(func.overloadpacket).removeprefix("aten."),
@@ -187,13 +188,20 @@ class _Operations(TorchDispatchMode):
         return result
 
 
-def starts_something(func: Any) -> bool:
-    """Whether an operation of torch computes, as views and fresh memory do not."""
+def starts_something(func: Any, leaves: Sequence[Any], result: Any) -> bool:
+    """Whether an operation of torch computes, as views and fresh memory do not.
+
+    leaves: of its arguments. What may be a view, as the result of `reshape`, is one if it has the
+    memory of an argument.
+    """
     if func.overloadpacket.__name__ in NOT_LAUNCHED:
         return False
     returns = [value.alias_info for value in func._schema.returns]
-    is_view = any(alias is not None and not alias.is_write for alias in returns)
-    return not is_view
+    if not any(alias is not None and not alias.is_write for alias in returns):
+        return True
+    given = {v.untyped_storage()._cdata for v in leaves if isinstance(v, Tensor)}
+    made = [v for v in tree_leaves(result) if isinstance(v, Tensor)]
+    return any(v.untyped_storage()._cdata not in given for v in made)
 
 
 def as_json(launch: Launch, *, with_code: bool = True) -> dict[str, Any]:
@@ -202,7 +210,7 @@ def as_json(launch: Launch, *, with_code: bool = True) -> dict[str, Any]:
     return {
         "name": launch.name, "grid": launch.grid, "tensors": launch.tensors, "ints": launch.ints,
         "constants": {n: v if _is_plain(v) else str(v) for n, v in launch.constants.items()},
-        "code": code, "triton": triton.__version__,
+        "code": code, "binary": launch.binary and launch.binary.hash, "triton": triton.__version__,
     }  # fmt: skip
 
 

@@ -7,6 +7,8 @@ import torch
 from gossamer.kernels.gain.triton_kernels import TritonInputGain
 from gossamer.kernels.gated_activation.triton_kernels import silu_and_multiply
 from launches.operations import CASES, LLAMA_3_8B
+from launches.step_device import StepDevice, adapter
+from model_steps import Steps, chunk, llama_3_8b
 
 
 def grouped_lora() -> Callable[[], object]:
@@ -46,3 +48,63 @@ def asks_for_a_value() -> Callable[[], object]:
     count = torch.empty(1, dtype=torch.int32, device="meta")
     gate_up = torch.empty(64, 256, dtype=torch.bfloat16, device="meta")
     return lambda: silu_and_multiply(gate_up[: count.item()])
+
+
+def _steps(num_layers: int) -> Steps:
+    """Llama-3-8B in bfloat16, with fewer layers."""
+    return Steps(llama_3_8b(num_layers), StepDevice("meta", torch.bfloat16), num_blocks=4096)
+
+
+def _decode(num_layers: int, **kinds: bool) -> Callable[[], object]:
+    entries = [adapter(number, **kinds) if kinds else None for number in range(64)]
+    chunks = [chunk(entry, computed=500, first_block=32 * i) for i, entry in enumerate(entries)]
+    return _steps(num_layers).prepare(chunks)
+
+
+def base_decode_1() -> Callable[[], object]:
+    """64 sequences of 500 places, without adapters, one layer."""
+    return _decode(1)
+
+
+def base_decode_2() -> Callable[[], object]:
+    """The same with two layers."""
+    return _decode(2)
+
+
+def lora_decode_1() -> Callable[[], object]:
+    """64 sequences with an adapter each, one layer."""
+    return _decode(1, lora=True)
+
+
+def lora_decode_2() -> Callable[[], object]:
+    """The same with two layers."""
+    return _decode(2, lora=True)
+
+
+def all_decode_1() -> Callable[[], object]:
+    """64 adapters with low-rank rows, sparse changes and gains of inputs; one layer."""
+    return _decode(1, lora=True, sparse=True, scales=True)
+
+
+def all_decode_2() -> Callable[[], object]:
+    """The same with two layers."""
+    return _decode(2, lora=True, sparse=True, scales=True)
+
+
+def _prefill(num_layers: int) -> Callable[[], object]:
+    chunks = [
+        chunk(adapter(0), computed=100, count=500),
+        chunk(adapter(1), computed=300, first_block=40),
+        chunk(None, computed=0, count=40, first_block=80),
+    ]
+    return _steps(num_layers).prepare(chunks)
+
+
+def prefill_1() -> Callable[[], object]:
+    """A chunk of 500 tokens with an adapter, a decode with another, 40 tokens of the base."""
+    return _prefill(1)
+
+
+def prefill_2() -> Callable[[], object]:
+    """The same with two layers."""
+    return _prefill(2)
