@@ -6,8 +6,8 @@
 A section that no longer fits is skipped, one that fails does not stop the others; after each, what
 has been found so far is in DIR/result.json. Last come the bars, reached, missed or not measured.
 Two ways to find mistakes before the time counts, whose figures mean nothing: `--dry` runs every
-section at toy sizes on the CPU, `--compile-for 90` at full size on tensors without data, compiling
-what is launched (with `TRITON_CACHE_DIR`, for later use where Triton is the same).
+section at toy sizes on the CPU, `--compile-for 90` those of kernels alone at full size on tensors
+without data, compiling what is launched (into `TRITON_CACHE_DIR`, for later).
 """
 
 import argparse
@@ -19,6 +19,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 PLANNED_S = 570
+ROOT = Path(__file__).parents[2]
+# What sections use of this project beside the package; the package too, if it is not installed.
+sys.path += [str(ROOT / "benchmarks"), str(ROOT / "tests/helpers"), str(ROOT / "src")]
 
 
 def main() -> int:
@@ -29,7 +32,9 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", metavar="SECTION", help="leave the others out")
     parser.add_argument("--seconds", type=float, default=PLANNED_S, help="when the time is over")
     parser.add_argument("--dry", action="store_true", help="toy sizes, on the CPU")
-    parser.add_argument("--compile-for", type=int, metavar="CC", help="full size, without a GPU")
+    parser.add_argument(
+        "--compile-for", type=int, metavar="CC", help="kernels alone, full size, without a GPU"
+    )
     arguments = parser.parse_args()
     if arguments.dry:
         # Read when Triton is imported, which the sections do.

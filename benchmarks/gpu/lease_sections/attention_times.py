@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from gossamer.kernels.attention_work import SPLIT_TOKENS, arrays_of
+from gossamer.kernels.attention_work import arrays_of
 from gossamer.kernels.paged_attention import AttentionBatch, KvLayout
 from gossamer.kernels.paged_attention.triton_kernels import TritonPagedAttention
 from lease_sections.frame import Found, Lease
@@ -43,11 +43,10 @@ def _measured(lease: Lease, sequences: int, places: int, tokens: int) -> Found:
     torch.manual_seed(0)
     batch = _batch(sequences, places, tokens)
     arrays = arrays_of(batch, lease.device)
-    splits = sequences * (places // SPLIT_TOKENS + 1) if tokens == 1 else 0
     bodies: list[Callable[[], Any]] = []
     for _ in range(copies_for(num_bytes, lease)):
         pool = draw(int(batch.block_tables.max()) + 1, *layout.shape)
-        operation = TritonPagedAttention(pool.view(torch.uint8).view(-1), layout, heads, splits)
+        operation = TritonPagedAttention(pool.view(torch.uint8).view(-1), layout)
         q = draw(sequences * tokens, heads, width)
         k, v = (draw(sequences * tokens, kv_heads, width) for _ in range(2))
         bodies.append(lambda op=operation, q=q, k=k, v=v: op(arrays, 0, q, k, v, width**-0.5))

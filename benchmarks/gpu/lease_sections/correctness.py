@@ -18,8 +18,6 @@ def correctness(lease: Lease, most_seconds: float = 75) -> Found:
     Files that take too long are stopped; what they had not reported counts as not run. A test that
     bounds rounding may fail on a GPU by a hair, so that failures are named.
     """
-    if not lease.has_data:
-        raise NotImplementedError("tests need data")
     files = sorted(TESTS.glob("test_*_triton.py"))
     if lease.dry:
         files = [file for file in files if "gated_activation" in file.name]

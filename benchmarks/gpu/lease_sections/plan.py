@@ -1,12 +1,25 @@
 """The sections in their order, with the seconds that each may take; the last go first."""
 
-from lease_sections import attention_times, ceilings, correctness, lora_times
+from lease_sections import (
+    attention_times,
+    ceilings,
+    correctness,
+    decode_times,
+    engine_answers,
+    graph_steps,
+    loading,
+    lora_times,
+)
 from lease_sections.frame import Section
 
 SECTIONS = (
-    Section("ceilings", 20, ceilings.ceilings, ceilings.says),
+    Section("ceilings", 20, ceilings.ceilings, ceilings.says, needs_data=False),
     Section("correctness", 80, correctness.correctness, correctness.says),
-    Section("lora", 60, lora_times.ours, lora_times.says),
-    Section("peers", 45, lora_times.theirs, lora_times.says),
-    Section("attention", 30, attention_times.attention, attention_times.says),
+    Section("graphs", 30, graph_steps.graphs, graph_steps.says),
+    Section("engine", 60, engine_answers.answers, engine_answers.says),
+    Section("lora", 60, lora_times.ours, lora_times.says, needs_data=False),
+    Section("peers", 45, lora_times.theirs, lora_times.says, needs_data=False),
+    Section("attention", 30, attention_times.attention, attention_times.says, needs_data=False),
+    Section("decode", 120, decode_times.decode, decode_times.says),
+    Section("loading", 60, loading.loading, loading.says),
 )

@@ -33,6 +33,8 @@ def seconds_each(bodies: Sequence[Callable[[], object]], lease: Lease, rounds: i
             body()
         return (time.perf_counter() - started) / len(bodies)
     stream = torch.cuda.Stream()
+    # What the bodies read was made on the other stream.
+    stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for body in bodies:
             body()
