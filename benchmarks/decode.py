@@ -23,8 +23,8 @@ import torch
 
 from common import describe_machine, random_adapters, random_prompts
 from gossamer.basemodel.find import resolve
+from gossamer.llm import LLM
 from gossamer.serving.core.messages import Event, Request, SamplingParams, Tokens
-from gossamer.serving.llm import LLM
 from turns import AfterStep, Job, take_turns
 
 Systems = dict[str, Job]

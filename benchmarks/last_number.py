@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 
 from common import describe_machine
+from gossamer.llm import LLM
 from gossamer.serving.core.messages import SamplingParams
-from gossamer.serving.llm import LLM
 from gossamer.training.evaluation.tasks import last_number_is
 
 

@@ -27,8 +27,8 @@ from safetensors.torch import save_file
 
 from common import describe_machine, linear_shapes
 from gossamer.basemodel.find import resolve
+from gossamer.llm import LLM
 from gossamer.serving.core.messages import Event, Finished, Request, SamplingParams, Tokens
-from gossamer.serving.llm import LLM
 from gossamer.serving.loadtest.workload import Workload
 from gossamer.serving.simulation.outcomes import percentile
 

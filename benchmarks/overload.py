@@ -14,8 +14,8 @@ import matplotlib.pyplot as plt
 
 from common import describe_machine, random_adapters
 from gossamer.basemodel.find import resolve
+from gossamer.llm import LLM
 from gossamer.serving.core.messages import Event, Failed, Request, SamplingParams, Tokens
-from gossamer.serving.llm import LLM
 from gossamer.serving.loadtest.workload import Arrival, Workload
 from gossamer.serving.simulation.outcomes import Outcome, percentile, summarize
 

@@ -22,8 +22,8 @@ from pathlib import Path
 from common import random_adapters
 from gossamer.basemodel.find import resolve
 from gossamer.errors import GossamerError
+from gossamer.llm import LLM
 from gossamer.serving.core.messages import Event, Failed, Finished, Request, SamplingParams, Tokens
-from gossamer.serving.llm import LLM
 
 ROUND = 20.0
 """Seconds of trouble between two recounts."""

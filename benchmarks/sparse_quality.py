@@ -18,7 +18,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from common import describe_machine
-from gossamer.serving.llm import LLM
+from gossamer.llm import LLM
 from gossamer.training.outputs.listener import Listener
 from gossamer.training.outputs.loss_curve import smooth
 from gossamer.training.outputs.metrics import RunResult

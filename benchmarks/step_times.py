@@ -18,8 +18,8 @@ import numpy as np
 
 from common import describe_machine, random_adapters, random_prompts
 from gossamer.basemodel.find import resolve
+from gossamer.llm import LLM
 from gossamer.serving.core.messages import SamplingParams
-from gossamer.serving.llm import LLM
 from gossamer.serving.simulation.step_model import StepModel, features
 
 # (sequences, prompt tokens, new tokens, rank of each one's own adapter; 0: base)

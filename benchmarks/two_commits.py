@@ -126,7 +126,7 @@ def serve_steps(args: argparse.Namespace) -> None:
     import decode
     from common import random_prompts
     from gossamer.basemodel.find import resolve
-    from gossamer.serving.llm import LLM
+    from gossamer.llm import LLM
 
     def end_step() -> None:
         print("step", file=words, flush=True)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     __version__: str
     from gossamer.errors import GossamerError
+    from gossamer.llm import LLM
     from gossamer.serving.core.messages import SamplingParams
-    from gossamer.serving.llm import LLM
     from gossamer.training.comparison.compare import compare
     from gossamer.training.run import tune
 
@@ -22,7 +22,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # Where each public name lives; imported when first used, so that `import gossamer` is instant.
 _HOMES = {
     "GossamerError": "gossamer.errors",
-    "LLM": "gossamer.serving.llm",
+    "LLM": "gossamer.llm",
     "SamplingParams": "gossamer.serving.core.messages",
     "compare": "gossamer.training.comparison.compare",
     "tune": "gossamer.training.run",

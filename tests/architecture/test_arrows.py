@@ -25,10 +25,12 @@ ARROWS: dict[str, set[str]] = {
     "training": BOTTOM | {"adapters", "basemodel", "kernels", "methods", "sparsity"},
     "serving": BOTTOM | {"adapters", "basemodel", "kernels"},
     "cluster": BOTTOM | {"adapters", "basemodel", "kernels", "serving"},
+    "llm": BOTTOM | {"basemodel", "cluster", "serving"},
     "merging": BOTTOM | {"adapters", "basemodel"},
-    "verification": BOTTOM | {"adapters", "basemodel", "methods", "serving", "training"},
+    "verification": BOTTOM | {"adapters", "basemodel", "methods", "serving", "training", "llm"},
     "cli": BOTTOM
-    | {"adapters", "basemodel", "methods", "serving", "sparsity", "training", "verification"},
+    | {"adapters", "basemodel", "cluster", "methods", "serving", "sparsity", "training"}
+    | {"verification"},
 }
 # Where a third-party package may be imported: a pattern on the path below src/gossamer.
 HOMES = {

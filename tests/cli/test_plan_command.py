@@ -5,8 +5,8 @@ import torch
 
 from gossamer.cli._tables import format_bytes
 from gossamer.cli.main import main
+from gossamer.llm import LLM
 from gossamer.serving.core.messages import SamplingParams
-from gossamer.serving.llm import LLM
 from gossamer.serving.packing.capacity import PoolSizes
 from gossamer.serving.packing.low_rank import cost_of_rank
 from gossamer.serving.runner.model_shape import base_sizes

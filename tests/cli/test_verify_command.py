@@ -8,8 +8,8 @@ import torch
 from runs import TINY, quiet_tune, write_rows
 
 from gossamer.cli.main import main
+from gossamer.llm import Completion
 from gossamer.serving.core.messages import TokenLogprob
-from gossamer.serving.llm import Completion
 from gossamer.verification.references import ReferenceAnswer
 from gossamer.verification.verify import compare
 

@@ -8,26 +8,11 @@ import sys
 import time
 
 import pytest
+from ranks_case import is_running, wait_until
 
 from gossamer.cluster.children import Children
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
-
-
-def is_running(pid):
-    """Whether there is such a process that has not ended."""
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-def wait_until(condition, seconds=10):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def test_the_end_of_each_child_is_told_with_its_code():

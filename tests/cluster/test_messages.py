@@ -77,7 +77,6 @@ def test_steps_come_out_whole_though_only_new_blocks_are_sent():
                     blocks=list(alive[name]),
                     uses=[(rng.randrange(1, 9), rng.random()) for _ in range(rng.randint(0, 2))],
                     prefix_of=rng.choice((0, 3)),
-                    prefix_length=rng.randrange(20),
                 )
                 for name in rng.sample(sorted(alive), rng.randint(0, len(alive)))
             ],

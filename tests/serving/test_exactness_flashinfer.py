@@ -10,7 +10,7 @@ from launches import fake_flashinfer
 from gossamer.errors import MissingExtraError
 from gossamer.kernels import attention_choice
 from gossamer.kernels.paged_attention.triton_kernels import TritonPagedAttention
-from gossamer.serving.llm import LLM
+from gossamer.llm import LLM
 
 # PEFT's SHiRA makes sparse tensors without saying whether they shall be checked.
 pytestmark = pytest.mark.filterwarnings("ignore:Sparse invariant checks:UserWarning")

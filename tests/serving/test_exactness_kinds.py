@@ -8,8 +8,8 @@ from engine_case import ask, check_idle, standing_still, start
 from kinds_case import GREEDY, NAMES, Kinds, answers
 
 from gossamer.errors import RequestError, UnsupportedAdapterError
+from gossamer.llm import LLM
 from gossamer.serving.core.messages import Finished
-from gossamer.serving.llm import LLM
 
 from tiny import module_shapes
 

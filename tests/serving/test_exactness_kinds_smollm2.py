@@ -5,7 +5,7 @@ from kinds_case import NAMES, Kinds, answers
 
 from gossamer.basemodel.find import resolve
 from gossamer.basemodel.load import load_tokenizer
-from gossamer.serving.llm import LLM
+from gossamer.llm import LLM
 
 pytestmark = [
     pytest.mark.slow,

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from gossamer.basemodel.load import load_served_model
 from gossamer.errors import SettingError, UnsupportedModelError
-from gossamer.serving.llm import LLM
+from gossamer.llm import LLM
 
 # PEFT's SHiRA makes sparse tensors without saying whether they shall be checked.
 pytestmark = pytest.mark.filterwarnings("ignore:Sparse invariant checks:UserWarning")

@@ -6,7 +6,7 @@ import pytest
 from exactness import GREEDY, Family, answers
 
 from gossamer.basemodel.support import SERVED_FAMILIES
-from gossamer.serving.llm import LLM
+from gossamer.llm import LLM
 
 BLOCK_BYTES = 12288
 """Of 16 tokens in the tiny model: 3 layers, keys and values, 2 heads of 16, float32."""

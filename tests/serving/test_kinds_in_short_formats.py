@@ -3,8 +3,8 @@
 import pytest
 from kinds_case import NAMES, Kinds
 
+from gossamer.llm import LLM
 from gossamer.serving.core.messages import SamplingParams
-from gossamer.serving.llm import LLM
 
 # PEFT's SHiRA makes sparse tensors without saying whether they shall be checked.
 pytestmark = pytest.mark.filterwarnings("ignore:Sparse invariant checks:UserWarning")

@@ -8,8 +8,8 @@ from engine_case import check_idle
 from gossamer.errors import RequestError, SettingError, UnknownModelError, UsageError
 from gossamer.kernels.grouped_lora import cpu as lora_cpu
 from gossamer.kernels.paged_attention import cpu as attention_cpu
+from gossamer.llm import LLM
 from gossamer.serving.core.messages import SamplingParams
-from gossamer.serving.llm import LLM
 
 from tiny import make_lora
 

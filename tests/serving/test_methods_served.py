@@ -9,8 +9,8 @@ from transformers import AutoModelForCausalLM
 
 from gossamer import methods
 from gossamer.adapters.inspect import inspect
+from gossamer.llm import LLM
 from gossamer.serving.core.messages import SamplingParams
-from gossamer.serving.llm import LLM
 from gossamer.training.outputs.listener import Listener
 from gossamer.training.run import tune
 

@@ -5,12 +5,12 @@ import torch
 from peft import PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
+from gossamer.llm import LLM
 from gossamer.methods.reft.model import ReftConfig
 from gossamer.methods.smt.model import SmtConfig
 from gossamer.methods.smt.select import select_blocks
 from gossamer.methods.smt.settings import SmtSettings
 from gossamer.serving.core.messages import SamplingParams
-from gossamer.serving.llm import LLM
 
 GREEDY = SamplingParams(max_tokens=12, temperature=0, ignore_eos=True)
 REFT = {

@@ -5,7 +5,7 @@ import random
 import pytest
 from kinds_case import GREEDY, Kinds
 
-from gossamer.serving.llm import LLM
+from gossamer.llm import LLM
 
 # PEFT's SHiRA makes sparse tensors without saying whether they shall be checked.
 pytestmark = pytest.mark.filterwarnings("ignore:Sparse invariant checks:UserWarning")

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import torch
 
+from gossamer.llm import LLM, Completion
 from gossamer.serving.core.messages import SamplingParams
-from gossamer.serving.llm import LLM, Completion
 from lease_sections.frame import Found, Lease
 
 CONFIGURATIONS = ({"rank": 3}, {"rank": 16}, {"rank": 33}, {"rank": 8, "dora": True})

@@ -14,7 +14,8 @@ from gossamer.basemodel.quantize import (
     quantization_config as config_of,
 )
 from gossamer.basemodel.quiet import quiet_transformers
-from gossamer.errors import CorruptModelError, UnsupportedModelError
+from gossamer.basemodel.sharded import ModelPart, keep_local, loading_options
+from gossamer.errors import CorruptModelError, SettingError, UnsupportedModelError
 
 if TYPE_CHECKING:
     import torch
@@ -74,12 +75,14 @@ def load_model(
     device: "str | torch.device" = "cpu",
     attn_implementation: str | None = None,
     quantization_config: Any = None,
+    part: ModelPart | None = None,
 ) -> Any:
     """The causal language model in `folder`, in eval mode, all weights in `dtype` on `device`.
 
     `attn_implementation` and `quantization_config` go to transformers. A model that is saved
     quantised stays so, and computes in `dtype`. A weight that the files lack is an error;
-    transformers alone would start it at random.
+    transformers alone would start it at random. `part`: load what one rank of several computes (see
+    `gossamer.basemodel.sharded`); their process group must exist.
 
     Raises:
         ModelNotFoundError, CorruptModelError: no folder, or files missing, truncated or unfit.
@@ -99,6 +102,8 @@ def load_model(
         require_library(saved)
     if quantization_config is not None:
         options["quantization_config"] = quantization_config
+    if part is not None:
+        return _load_part(folder, config, part, options).to(device).eval()
     if saved == "none" and quantization_config is None:
         return _from_pretrained(folder, options).to(device).eval()
     model = _from_pretrained(folder, {**options, "device_map": {"": device}})
@@ -112,6 +117,7 @@ def load_served_model(
     *,
     dtype: "torch.dtype",
     device: "str | torch.device" = "cpu",
+    part: ModelPart | None = None,
 ) -> Any:
     """The model in `folder` as it is served: quantised as it is saved, or as `quantization` says.
 
@@ -120,7 +126,12 @@ def load_served_model(
     config = load_config(folder)
     name = served_quantization(config, quantization)
     wanted = None if name == quantization_of(config) else config_of(name, dtype)
-    return load_model(folder, dtype=dtype, device=device, quantization_config=wanted)
+    if part is not None and name != "none":
+        raise SettingError(
+            f"setting 'tensor_parallel' {part.size}: the base model's weights are quantised "
+            f"({name}), and such layers are not divided among processes; leave one of the two out"
+        )
+    return load_model(folder, dtype=dtype, device=device, quantization_config=wanted, part=part)
 
 
 def require_chat_template(tokenizer: Any) -> None:
@@ -131,6 +142,12 @@ def require_chat_template(tokenizer: Any) -> None:
             f"the tokenizer of {name} has no chat template, so chats cannot be laid out; use an "
             "instruction-tuned model, plain text prompts, or put a chat_template.jinja beside it"
         )
+
+
+def _load_part(folder: Path, config: Any, part: ModelPart, options: dict[str, Any]) -> Any:
+    model = _from_pretrained(folder, {**options, **loading_options(config, part)})
+    keep_local(model, part)
+    return model
 
 
 def _from_pretrained(folder: Path, options: dict[str, Any]) -> Any:

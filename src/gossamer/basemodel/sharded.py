@@ -19,7 +19,9 @@ _STYLES: dict[str, Style] = {
     "colwise_gather_output": "column",
     "rowwise": "row",
 }
-_KEY_VALUE = ("k_proj", "v_proj")
+_COPIED = "replicate"
+KEY_VALUE = ("k_proj", "v_proj")
+"""Names of the layers that make keys and values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,9 @@ def styles_of(plan: Mapping[str, str], paths: list[str]) -> dict[str, Style]:
     """
     found = {}
     for path in paths:
-        style = _STYLES.get(plan.get(re.sub(r"\.\d+(?=\.|$)", ".*", path), ""))
+        named = plan.get(re.sub(r"\.\d+(?=\.|$)", ".*", path), "")
+        is_copied = named == _COPIED and path.rsplit(".", 1)[-1] in KEY_VALUE
+        style = "column" if is_copied else _STYLES.get(named)
         if style is not None:
             found[path] = style
     return found
@@ -95,7 +99,7 @@ def loading_options(config: Any, part: ModelPart) -> dict[str, Any]:
     plan: dict[str, str] = {}
     if copies_kv_heads(config, part.size):
         # Dividing them would cut heads; `keep_local` takes the rank's own out of the whole.
-        plan = {f"model.layers.*.self_attn.{name}": "replicate" for name in _KEY_VALUE}
+        plan = {f"model.layers.*.self_attn.{name}": _COPIED for name in KEY_VALUE}
     return {"distributed_config": DistributedConfig(tp_size=part.size, tp_plan=plan or None)}
 
 
@@ -116,7 +120,7 @@ def keep_local(model: Any, part: ModelPart) -> None:
         vars(module).pop("forward", None)
         for name, parameter in list(module.named_parameters(recurse=False)):
             tensor = parameter.to_local() if hasattr(parameter, "to_local") else parameter
-            if copies and path.rsplit(".", 1)[-1] in _KEY_VALUE:
+            if copies and path.rsplit(".", 1)[-1] in KEY_VALUE:
                 width = len(tensor) // head_counts(model.config)[1]
                 tensor = tensor[own.start * width : own.stop * width].clone()
             if id(parameter) not in kept:  # tied ones stay one

@@ -20,8 +20,10 @@ import json
 import logging
 import os
 import shlex
+import signal
 import sys
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from gossamer.adapters.reading.limits import AdapterLimits
@@ -89,9 +91,12 @@ def _run(args: argparse.Namespace, watch: "SignalWatch") -> int:
     with bind(http_settings.host, http_settings.port) as listener:
         if http_settings.is_public and not http_settings.needs_key:
             _warn_of_open_door(http_settings.host)
-        from gossamer.serving.engine.build import build_engine
+        from gossamer.cluster.start import start_engine
 
-        engine = build_engine(engine_settings, limits_of)
+        # The server drains as at a signal, and then ends with an error.
+        engine = start_engine(
+            engine_settings, limits_of, on_lost=partial(os.kill, os.getpid(), signal.SIGTERM)
+        )
 
         from gossamer.serving.http.transport.server import run_server
 
@@ -100,6 +105,7 @@ def _run(args: argparse.Namespace, watch: "SignalWatch") -> int:
             _announce(url(listener), engine, time.monotonic() - started, needs_key=needs_key)
 
         run_server(engine, http_settings, listener, announce, watch)
+        engine.check()
     return 0
 
 

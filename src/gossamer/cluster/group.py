@@ -5,9 +5,9 @@ loopback interface; under torchrun (`RANK` is set) they meet where torchrun says
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
@@ -29,7 +29,7 @@ LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo"}
 
 
 @dataclass(frozen=True, slots=True)
-class Ranks:
+class ProcessRanks:
     """The process groups of one rank, and what it does with them."""
 
     rank: int
@@ -39,6 +39,15 @@ class Ranks:
     control: ControlChannel
     loads: Any
     """The gloo group of the threads that read adapters."""
+    merges: Any
+    """The gloo group of the threads that merge adapters."""
+
+    fail: Callable[[Exception], Exception] = lambda error: error
+    """Says what a failed step is to raise."""
+
+    def failing_with(self, fail: Callable[[Exception], Exception]) -> "ProcessRanks":
+        """Return the same ranks, whose steps raise what `fail` makes of errors."""
+        return replace(self, fail=fail)
 
     @property
     def shard(self) -> Shard:
@@ -57,46 +66,65 @@ class Ranks:
         """Return the largest of the numbers of all ranks, one by one; on the loading thread."""
         tensor = torch.tensor(numbers, dtype=torch.int64)
         dist.all_reduce(tensor, op=dist.ReduceOp.MAX, group=self.loads)
-        return tensor.tolist()
+        return [int(number) for number in tensor]
 
     def add_up(self, tensor: Tensor) -> None:
         """Add up a tensor of all ranks in place; on the loading thread."""
         dist.all_reduce(tensor, group=self.loads)
+
+    def any_failed(self, failed: bool) -> bool:
+        """Whether any rank has failed; on the merging thread."""
+        return bool(_most(int(failed), self.merges))
+
+    def any_differs(self, differs: bool) -> bool:
+        """Whether any rank differs from rank 0; between two steps."""
+        return bool(_most(int(differs), self.compute))
 
     def close(self) -> None:
         """Leave the group."""
         dist.destroy_process_group()
 
     def _all_reduce(self, tensor: Tensor) -> None:
-        dist.all_reduce(tensor, group=self.compute)
+        try:
+            dist.all_reduce(tensor, group=self.compute)
+        except RuntimeError as error:
+            raise self.fail(error) from error
 
     def _gather(self, part: Tensor, total: int) -> Tensor:
         """See `Shard.gather`: parts as torch's chunks divide `total`, the last may be shorter."""
         width = -(-total // self.size)
         own = torch.nn.functional.pad(part, (0, width - part.shape[-1])).contiguous()
         parts = [torch.empty_like(own) for _ in range(self.size)] if self.rank == 0 else None
-        dist.gather(own, parts, dst=0, group=self.compute)
+        try:
+            dist.gather(own, parts, dst=0, group=self.compute)
+        except RuntimeError as error:
+            raise self.fail(error) from error
         return part if parts is None else torch.cat(parts, dim=-1)[..., :total]
 
 
-def _most(number: int) -> int:
-    """The largest of the numbers of all ranks; the whole group has the long time limit."""
+def _most(number: int, group: Any = None) -> int:
+    """The largest of the numbers of all ranks; the group of all has the long time limit."""
     tensor = torch.tensor([number], dtype=torch.int64)
-    dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+    dist.all_reduce(tensor, op=dist.ReduceOp.MAX, group=group)
     return int(tensor)
 
 
-def join(seconds: float, load_seconds: float) -> Ranks:
-    """Join the others as the environment says.
-
-    seconds: after which one that does not answer counts as lost; load_seconds: the same for one
-    that reads an adapter. Raises `SettingError` if this process is in a group already.
-    """
+def require_no_group() -> None:
+    """Raise `SettingError` if this process is in a group already."""
     if dist.is_initialized():
         raise SettingError(
             "this process is in a torch.distributed group already: one process can hold one "
             "tensor-parallel model; close the other one first"
         )
+
+
+def join(seconds: float, load_seconds: float) -> ProcessRanks:
+    """Join the others as the environment says.
+
+    seconds: after which one that does not answer counts as lost; load_seconds: the same for one
+    that reads an adapter. Raises `SettingError` if this process is in a group already.
+    """
+    require_no_group()
     start = timedelta(seconds=START_SECONDS)
     if STORE not in os.environ:
         dist.init_process_group("gloo", timeout=start)
@@ -113,12 +141,13 @@ def join(seconds: float, load_seconds: float) -> Ranks:
     def group(seconds: float) -> Any:
         return dist.new_group(backend="gloo", timeout=timedelta(seconds=seconds))
 
-    return Ranks(
+    return ProcessRanks(
         rank=dist.get_rank(),
         size=dist.get_world_size(),
         compute=group(seconds),
         control=ControlChannel(group(seconds)),
         loads=group(load_seconds),
+        merges=group(START_SECONDS),
     )
 
 

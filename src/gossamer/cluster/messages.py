@@ -76,12 +76,11 @@ class StepPart:
     is_due: bool
     """Whether the next token is chosen after these."""
     blocks: list[int]
+    """Blocks of its own, in order."""
     uses: list[tuple[int, float]] = field(default_factory=list)
     """Numbers of the adapters that the tokens meet, and their weights."""
     prefix_of: int = 0
     """The number of the adapter whose virtual tokens these are, `tokens` saying only how many."""
-    prefix_length: int = 0
-    """The number of all its virtual tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +90,14 @@ class RunStep:
     parts: list[StepPart]
     merged: int = 0
     """The number of the adapter whose merged weights the step runs on; 0: the base's own."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckAdapters:
+    """Compare the adapters in the pool with those of rank 0, and say whether they differ."""
+
+    blocks: dict[str, list[int]]
+    """The blocks of each, by number in digits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,11 +118,12 @@ Message = (
     | ForgetRows
     | MergeAdapter
     | RunStep
+    | CheckAdapters
     | Ping
     | Stop
 )
 _TYPES: tuple[type[Any], ...] = get_args(Message)
-_HEAD = 10
+_HEAD = 9
 """Numbers in front of each part of a step."""
 
 
@@ -138,6 +146,8 @@ class Encoder:
             case LoadAdapter():
                 fields = [message.number, message.path, message.name, message.digest]
                 return kind + json.dumps(fields).encode()
+            case CheckAdapters():
+                return kind + json.dumps([message.blocks]).encode()
             case PlaceAdapter():
                 return kind + _numbers([message.number, *message.blocks])
             case ForgetRows():
@@ -160,7 +170,7 @@ class Encoder:
             fresh = part.blocks[kept:]
             numbers += (
                 known, kept, len(fresh), len(part.tokens), part.num_computed, part.num_prompt,
-                part.is_due, part.prefix_of, part.prefix_length, len(part.uses),
+                part.is_due, part.prefix_of, len(part.uses),
             )  # fmt: skip
             numbers += fresh
             numbers += part.tokens
@@ -182,7 +192,7 @@ class Decoder:
         kind, rest = _TYPES[data[0]], data[1:]
         if kind is RunStep:
             return self._step(rest)
-        if kind in (StartModel, LoadAdapter):
+        if kind in (StartModel, LoadAdapter, CheckAdapters):
             return cast(Message, kind(*json.loads(rest)))
         numbers = np.frombuffer(rest, "<i4").tolist()
         if kind is PlaceAdapter:
@@ -200,7 +210,7 @@ class Decoder:
         parts = []
         for _ in range(count):
             head = numbers[place : place + _HEAD]
-            known, kept, num_fresh, num_tokens, computed, prompt, due, prefix, virtual, uses = head
+            known, kept, num_fresh, num_tokens, computed, prompt, due, prefix, uses = head
             place += _HEAD
             lists = []
             for size in (num_fresh, num_tokens, uses):
@@ -217,7 +227,6 @@ class Decoder:
                     blocks=[*before, *fresh],
                     uses=list(zip(adapters, weights[used : used + uses], strict=True)),
                     prefix_of=prefix,
-                    prefix_length=virtual,
                 )
             )
             used += uses

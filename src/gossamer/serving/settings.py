@@ -83,6 +83,13 @@ class ServeSettings(Settings):
     float32 where it does not compute in that."""
     device: str = "auto"
     """Where to compute: cpu, cuda (the first GPU) or cuda:N; auto: the first GPU, else the CPU."""
+    tensor_parallel: int = Field(default=1, ge=1)
+    """Processes that compute the model together, each with its own share of the weights, of keys
+    and values and of the adapters; memory_gib holds for each. How many a model can be divided among
+    depends on its attention heads."""
+    rank_timeout: float = Field(default=60.0, gt=0, allow_inf_nan=False)
+    """Seconds after which one of several processes that does not answer counts as lost, which ends
+    the server."""
     threads: int | None = Field(default=None, ge=1)
     """Processor threads; unset: one for each core that the process may use, by its affinity and its
     container's quota."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gossamer.basemodel.sharded import ModelPart, Style, kv_heads_of
+from gossamer.basemodel.sharded import KEY_VALUE, ModelPart, Style, kv_heads_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,13 +99,26 @@ def slices_of(
         if style == "row":
             inputs = _share(h_in, shard)
             modules[path] = ModuleSlice(slice(None), inputs, is_partial=True)
-        elif path.rsplit(".", 1)[-1] in ("k_proj", "v_proj"):
+        elif path.rsplit(".", 1)[-1] in KEY_VALUE:
             width = h_out // kv_heads
             rows = slice(own.start * width, own.stop * width)
             modules[path] = ModuleSlice(rows, slice(None))
         else:
             modules[path] = ModuleSlice(_share(h_out, shard), slice(None))
     return Slices(modules=modules, kv_heads=slice(own.start, own.stop))
+
+
+def whole_shape(
+    local: tuple[int, int], path: str, style: Style | None, shard: Shard, kv_heads: int
+) -> tuple[int, int]:
+    """Return the shape (h_out, h_in) of a layer of which `shard` holds one of shape `local`."""
+    h_out, h_in = local
+    if style == "row":
+        return h_out, h_in * shard.size
+    if style == "column":
+        is_key_value = path.rsplit(".", 1)[-1] in KEY_VALUE
+        return h_out * (min(shard.size, kv_heads) if is_key_value else shard.size), h_in
+    return local
 
 
 def _share(count: int, shard: Shard) -> slice:

@@ -16,7 +16,7 @@ from gossamer.errors import MissingExtraError, UnsupportedAdapterError, UsageErr
 from gossamer.settings import Settings
 
 if TYPE_CHECKING:
-    from gossamer.serving.llm import Completion
+    from gossamer.llm import Completion
     from gossamer.verification.references import ReferenceAnswer
 
 TOP = 20
@@ -76,6 +76,8 @@ class VerifySettings(Settings):
     """The server's kernels: auto, cpu, reference or triton."""
     quantization: Quantization = "none"
     """How the base model is quantised when it is loaded, by the server and the references alike."""
+    tensor_parallel: int = Field(default=1, ge=1)
+    """Processes among which the server divides the model."""
 
 
 def verify(
@@ -206,8 +208,8 @@ def _serve(
     base: Path, adapters: dict[str, Path], settings: VerifySettings
 ) -> "tuple[list[list[int]], dict[str | None, list[Completion]]]":
     """Token ids of the prompts, and the answers by adapter (None: the base)."""
+    from gossamer.llm import LLM
     from gossamer.serving.core.messages import SamplingParams
-    from gossamer.serving.llm import LLM
 
     sampling = SamplingParams(
         max_tokens=settings.new_tokens, temperature=0, ignore_eos=True, logprobs=TOP
@@ -224,6 +226,7 @@ def _serve(
             dtype=settings.dtype,
             backend=settings.backend,
             quantization=settings.quantization,
+            tensor_parallel=settings.tensor_parallel,
         ) as llm,
     ):
         prompts = [

@@ -4,8 +4,8 @@ import torch
 from peft import PeftModel
 from reft_models import load, reft, tokens
 
+from gossamer.llm import LLM
 from gossamer.serving.core.messages import SamplingParams
-from gossamer.serving.llm import LLM
 
 VARIANTS = {
     "loreft": {"variant": "loreft"},

@@ -12,6 +12,7 @@ from policy_fakes import entry_in
 
 from gossamer.adapters.load import load_adapter
 from gossamer.errors import RequestError, UnknownModelError, UnsupportedAdapterError
+from gossamer.llm import LLM
 from gossamer.serving.core.adapter import (
     Blend,
     adapters_in,
@@ -20,7 +21,6 @@ from gossamer.serving.core.adapter import (
 )
 from gossamer.serving.core.adapter_state import AdapterState
 from gossamer.serving.core.stats import status_of_blend
-from gossamer.serving.llm import LLM
 from gossamer.serving.store.folder import AdapterFolder
 from gossamer.serving.store.names import AdapterNames
 

@@ -5,9 +5,9 @@ import torch
 from fake_cuda import FakeCuda
 
 from gossamer.errors import ServingError
+from gossamer.llm import LLM
 from gossamer.serving.core.messages import SamplingParams
 from gossamer.serving.device.cuda import CudaDevice
-from gossamer.serving.llm import LLM
 
 from tiny import make_lora
 

@@ -370,7 +370,7 @@ def test_an_interpreter_ends_although_nobody_stopped_the_engine_and_its_disk_han
 ):
     code = (
         "import sys, time\n"
-        "from gossamer.serving.llm import LLM\n"
+        "from gossamer.llm import LLM\n"
         "from gossamer.serving.core.messages import SamplingParams, Request\n"
         "from gossamer.serving.runner.adapter_loader import AdapterLoader\n"
         f"llm = LLM({str(tiny_model)!r}, adapters={str(adapters)!r}, memory_gib=0.002,\n"

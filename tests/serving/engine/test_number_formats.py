@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from gossamer.errors import SettingError
+from gossamer.llm import LLM
 from gossamer.serving.core.messages import SamplingParams
-from gossamer.serving.llm import LLM
 
 from tiny import make_lora
 

@@ -3,8 +3,8 @@
 import pytest
 
 from gossamer.errors import SettingError
+from gossamer.llm import LLM
 from gossamer.serving.core.messages import SamplingParams
-from gossamer.serving.llm import LLM
 
 from tiny import make_lora
 

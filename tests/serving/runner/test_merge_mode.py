@@ -13,7 +13,7 @@ from exactness import ADAPTERS, Family, answers
 from kinds_case import Kinds
 
 from gossamer.errors import SettingError, UnknownModelError
-from gossamer.serving.llm import LLM
+from gossamer.llm import LLM
 from gossamer.serving.scheduler.hot_merge import HotAdapterPolicy, HotLimits
 
 from tiny import make_lora, module_shapes

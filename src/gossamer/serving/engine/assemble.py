@@ -1,6 +1,6 @@
 """Puts the parts of an engine together: the one place that knows how each is made."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import torch
 from gossamer.basemodel.files import fingerprint
 from gossamer.basemodel.load import load_config, load_served_model, load_tokenizer
 from gossamer.basemodel.quantize import served_quantization, stored_bytes
+from gossamer.basemodel.sharded import kv_heads_of
 from gossamer.basemodel.special_ids import end_token_ids
 from gossamer.basemodel.support import check_supported
 from gossamer.errors import SettingError
@@ -31,7 +32,7 @@ from gossamer.serving.memory.prefix_cache import PrefixCache
 from gossamer.serving.memory.residency import Residency
 from gossamer.serving.packing.packer import Packer
 from gossamer.serving.runner.adapter_loader import AdapterLoader
-from gossamer.serving.runner.attach import base_shape
+from gossamer.serving.runner.attach import base_shape, slices
 from gossamer.serving.runner.batch import BatchBuilder
 from gossamer.serving.runner.lowering.programs import ProgramLowering
 from gossamer.serving.runner.lowering.step import Lowering
@@ -39,6 +40,7 @@ from gossamer.serving.runner.lowering.threads import ThreadLowering
 from gossamer.serving.runner.merged_weights import LayerMerger
 from gossamer.serving.runner.model_runner import ModelRunner, PagedModel
 from gossamer.serving.runner.model_shape import has_window, kv_shape, linear_bytes, longest_row
+from gossamer.serving.runner.team import Alone, Ranks, Team, TeamLoader
 from gossamer.serving.runner.warm_up import warm_up
 from gossamer.serving.scheduler.deadlines import FirstTokenPolicy
 from gossamer.serving.scheduler.hot_merge import HotMerger
@@ -46,6 +48,7 @@ from gossamer.serving.scheduler.rate_limiter import RateLimiter
 from gossamer.serving.scheduler.scheduler import Scheduler
 from gossamer.serving.scheduler.step import SchedulerLimits
 from gossamer.serving.settings import ServeSettings
+from gossamer.serving.shard import Shard
 from gossamer.serving.store.folder import AdapterFolder
 from gossamer.serving.store.host_cache import HostCache
 from gossamer.serving.store.manager import AdapterManager
@@ -61,7 +64,7 @@ the whole of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Base:
+class Base:
     """The base model, ready to compute over the pool."""
 
     info: ModelInfo
@@ -70,20 +73,30 @@ class _Base:
     quantization: str
     num_bytes: int
     model: PagedModel
+    lowering: Lowering
     builder: BatchBuilder
+    shard: Shard
     layout: KvLayout
     num_blocks: int
     device: Device
     copier: Copier
 
 
-def assemble_engine(settings: ServeSettings, folder: Path, limits_of: LimitsOf) -> Engine:
-    """Make an engine on the base model in `folder`; it is not started. Raises as `build_engine`."""
-    base = _load_base(settings, folder)
+def assemble_engine(
+    settings: ServeSettings, folder: Path, limits_of: LimitsOf, team: Team | None = None
+) -> Engine:
+    """Make an engine on the base model in `folder`; it is not started. Raises as `build_engine`.
+
+    team: the other ranks, if the model is computed by several.
+    """
+    team = team or Alone()
+    base = load_base(settings, folder, team.ranks)
+    base = replace(base, builder=_announced(base, team))
     mailbox = Mailbox()
-    loader = _loader(settings, base)
+    team.watch(mailbox.post)
+    loader = team.loader(make_loader(settings, base))
     names = AdapterNames(AdapterFolder(*settings.adapters, base=base.info.name))
-    memory = _memory(settings, base, loader, names, mailbox)
+    memory = _memory(settings, base, loader, names, mailbox, team)
     adapters = _adapters(settings, base, loader, names, memory, mailbox)
     scheduler = Scheduler(
         memory,
@@ -92,14 +105,14 @@ def assemble_engine(settings: ServeSettings, folder: Path, limits_of: LimitsOf) 
         promise=FirstTokenPolicy(slo=settings.first_token_slo),
         limits_of=limits_of,
     )
+    # Other ranks are told the tokens of a step, so those of the one before must have been read.
+    overlaps = settings.overlap_steps if base.shard.is_whole else False
     merger = None
     if settings.merge_hot:
-        merger = HotMerger(LayerMerger(loader, base.model.modules))
+        merger = HotMerger(team.merge(LayerMerger(loader, base.model.modules), loader))
     return Engine(
         model=base.info,
-        runner=ModelRunner(
-            base.model, base.builder, base.device, merger, overlaps=settings.overlap_steps
-        ),
+        runner=ModelRunner(base.model, base.builder, base.device, merger, team, overlaps=overlaps),
         scheduler=scheduler,
         rate_limiter=RateLimiter(settings.max_waiting, scheduler.usage, limits_of),
         mailbox=mailbox,
@@ -107,7 +120,12 @@ def assemble_engine(settings: ServeSettings, folder: Path, limits_of: LimitsOf) 
     )
 
 
-def _load_base(settings: ServeSettings, folder: Path) -> _Base:
+def load_base(settings: ServeSettings, folder: Path, ranks: Ranks) -> Base:
+    """Load the base model in `folder`, or this rank's part of it, and try it.
+
+    All ranks call this at the same time. Raises as `build_engine`.
+    """
+    shard = ranks.shard
     device = _device(settings)
     config = load_config(folder)
     check_supported(config, for_serving=True)
@@ -118,25 +136,26 @@ def _load_base(settings: ServeSettings, folder: Path) -> _Base:
             "an adapter merged into them would be rounded away; leave one of the two out"
         )
     tokenizer = load_tokenizer(folder)
-    model = load_served_model(folder, quantization, dtype=device.dtype, device=device.torch_device)
+    part = None if shard.is_whole else shard.part
+    model = load_served_model(
+        folder, quantization, dtype=device.dtype, device=device.torch_device, part=part
+    )
     eos_token_ids = end_token_ids(model, tokenizer)
     # Counted before layers are replaced and packed.
     num_bytes = stored_bytes(model)
-    layout = _layout(settings, model, device.dtype)
+    layout = _layout(settings, model, device.dtype, shard)
     attention = choose_attention(
         settings.attention, device.backend, layout, has_window=has_window(config)
     )
     kept_free = linear_bytes(model) if settings.merge_hot else 0
-    num_blocks = _num_blocks(settings, device, layout.block_bytes, kept_free)
+    num_blocks = ranks.least(_num_blocks(settings, device, layout.block_bytes, kept_free))
     pool_memory = device.pool_memory(num_blocks, layout.block_bytes)
     rows = _row_format(settings, device)
-    paged = PagedModel(model, pool_memory, layout, device, rows, attention)
-    builder = BatchBuilder(
-        block_tokens=layout.block_tokens,
-        lowering=_lowering(device, layout.block_tokens, attention),
-    )
+    paged = PagedModel(model, pool_memory, layout, device, rows, attention, shard)
+    lowering = _lowering(device, layout.block_tokens, attention)
+    builder = BatchBuilder(block_tokens=layout.block_tokens, lowering=lowering)
     most = settings.max_running or device.usual_running
-    warm_up(ModelRunner(paged, builder, device), pool_memory, layout, most)
+    warm_up(ModelRunner(paged, builder, device), pool_memory, layout, most, ranks.meet)
     info = ModelInfo(
         name=_model_name(settings.model, folder),
         tokenizer=tokenizer,
@@ -149,19 +168,27 @@ def _load_base(settings: ServeSettings, folder: Path) -> _Base:
             block_bytes=layout.block_bytes,
         ),
     )
-    return _Base(
+    return Base(
         info=info,
         config=config,
         fingerprint=fingerprint(folder),
         quantization=quantization,
         num_bytes=num_bytes,
         model=paged,
+        lowering=lowering,
         builder=builder,
+        shard=shard,
         layout=layout,
         num_blocks=num_blocks,
         device=device,
         copier=device.copier(pool_memory),
     )
+
+
+def _announced(base: Base, team: Team) -> BatchBuilder:
+    """Make what builds batches and tells other ranks of each."""
+    lowering = team.lowering(base.lowering)
+    return BatchBuilder(block_tokens=base.layout.block_tokens, lowering=lowering)
 
 
 def _lowering(device: Device, block_tokens: int, attention: str) -> Lowering:
@@ -186,7 +213,8 @@ def _device(settings: ServeSettings) -> Device:
     return device
 
 
-def _loader(settings: ServeSettings, base: _Base) -> AdapterLoader:
+def make_loader(settings: ServeSettings, base: Base) -> AdapterLoader:
+    """Make what reads and packs adapters for the base, or for this rank's part of it."""
     modules = base.model.modules
     shape = base_shape(base.config, modules)
     packer = Packer(
@@ -197,7 +225,7 @@ def _loader(settings: ServeSettings, base: _Base) -> AdapterLoader:
         rows=_row_format(settings, base.device),
         device_tables=base.device.backend == "triton",
         empty=base.device.host_empty,
-    )
+    ).for_share(slices(base.config, modules, base.shard))
     return AdapterLoader(
         shape,
         packer,
@@ -226,10 +254,11 @@ def _row_format(settings: ServeSettings, device: Device) -> RowFormat | None:
 
 def _memory(
     settings: ServeSettings,
-    base: _Base,
-    loader: AdapterLoader,
+    base: Base,
+    loader: TeamLoader,
     names: AdapterNames,
     mailbox: Mailbox,
+    team: Team,
 ) -> MemoryManager:
     pool = BlockPool(base.num_blocks, base.device.launched)
     prefixes = PrefixCache(
@@ -242,14 +271,16 @@ def _memory(
     copies = DaemonThreads("gossamer-copies", most=1)
     # Where a copy runs beside steps, waiting for it costs more than it takes.
     at_once = 0 if base.device.overlaps else AT_ONCE_BYTES
-    residency = Residency(pool, loader, mailbox.post, copies, at_once_bytes=at_once)
+    residency = Residency(
+        pool, loader, mailbox.post, copies, at_once_bytes=at_once, evicted=team.evicted
+    )
     return MemoryManager(pool, prefixes, residency, names.is_current)
 
 
 def _adapters(
     settings: ServeSettings,
-    base: _Base,
-    loader: AdapterLoader,
+    base: Base,
+    loader: TeamLoader,
     names: AdapterNames,
     memory: MemoryManager,
     mailbox: Mailbox,
@@ -262,7 +293,7 @@ def _adapters(
     return AdapterManager(names, reader, HostCache(host_bytes), memory)
 
 
-def _scheduler_limits(settings: ServeSettings, base: _Base) -> SchedulerLimits:
+def _scheduler_limits(settings: ServeSettings, base: Base) -> SchedulerLimits:
     return SchedulerLimits(
         block_tokens=base.layout.block_tokens,
         max_context=base.info.limits.max_context,
@@ -281,8 +312,9 @@ def _host_bytes(settings: ServeSettings, pool_bytes: int) -> int:
     return int(settings.host_cache_gib * _GIB)
 
 
-def _layout(settings: ServeSettings, model: Any, dtype: torch.dtype) -> KvLayout:
+def _layout(settings: ServeSettings, model: Any, dtype: torch.dtype, shard: Shard) -> KvLayout:
     layers, kv_heads, head_dim = kv_shape(model.config)
+    kv_heads = len(kv_heads_of(shard.part, kv_heads))
     layout = KvLayout(
         num_layers=layers,
         num_kv_heads=kv_heads,

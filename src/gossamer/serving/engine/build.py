@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gossamer.errors import AdapterNotFoundError
+from gossamer.errors import AdapterNotFoundError, SettingError
 from gossamer.serving.core.tenants import LimitsOf, unlimited
 from gossamer.serving.settings import ServeSettings
 
@@ -22,8 +22,13 @@ def build_engine(settings: ServeSettings, limits_of: LimitsOf = unlimited) -> "E
     """
     from gossamer.basemodel.find import resolve
 
+    if settings.tensor_parallel > 1:
+        raise SettingError(
+            f"tensor_parallel={settings.tensor_parallel}: this engine is of one process; start it "
+            "with `gossamer serve` or `gossamer.LLM`"
+        )
     # What can be wrong with names is told before anything heavy is loaded.
-    _check_adapters(settings.adapters)
+    check_adapters(settings.adapters)
     folder = resolve(settings.model)
     from gossamer.serving.engine.assemble import assemble_engine
 
@@ -32,7 +37,8 @@ def build_engine(settings: ServeSettings, limits_of: LimitsOf = unlimited) -> "E
     return engine
 
 
-def _check_adapters(folders: Iterable[Path]) -> None:
+def check_adapters(folders: Iterable[Path]) -> None:
+    """Raise `AdapterNotFoundError` if one of `folders` does not exist."""
     for folder in folders:
         if not folder.is_dir():
             raise AdapterNotFoundError(

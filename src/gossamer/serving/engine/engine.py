@@ -151,6 +151,10 @@ class Engine:
         is_alive = self.loop.is_alive and self.loop.detokenizer.is_alive
         return self.rate_limiter.is_open and is_alive
 
+    def check(self) -> None:
+        """Raise `RankLostError` if another process of the model is lost."""
+        self.runner.check()
+
     def stats(self) -> EngineStats:
         """See `EngineInterface.stats`."""
         return self.loop.figures.stats(
@@ -167,9 +171,13 @@ class Engine:
         Counts at once where the thread does not run, or calls this itself.
         """
         if not self.loop.is_alive or self.loop.is_current_thread():
-            self.scheduler.audit()
+            self._audit()
             return
-        call_elsewhere(self.mailbox.post, self.scheduler.audit)
+        call_elsewhere(self.mailbox.post, self._audit)
+
+    def _audit(self) -> None:
+        self.scheduler.audit()
+        self.runner.audit((entry.table, entry.blocks) for entry in self.scheduler.memory.resident)
 
     def shutdown(self, *, drain_seconds: float = 0.0) -> None:
         """See `EngineInterface.shutdown`."""

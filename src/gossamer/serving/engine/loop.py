@@ -9,7 +9,7 @@ import threading
 from contextlib import suppress
 from functools import partial
 
-from gossamer.errors import EngineStoppedError, GossamerError, ServingError
+from gossamer.errors import EngineStoppedError, GossamerError, RankLostError, ServingError
 from gossamer.serving.core.adapter import not_finite
 from gossamer.serving.core.futures import guard
 from gossamer.serving.core.mailbox import Mailbox
@@ -104,6 +104,8 @@ class EngineLoop:
             while self._mailbox.wait(busy=self.step()):
                 if self._is_broken:
                     raise RuntimeError("the scheduler is in disorder")
+        except RankLostError as error:
+            failure = EngineStoppedError(str(error))
         except BaseException:
             log.exception("the engine has failed")
             failure = EngineStoppedError("the engine has failed; see the server's log")
@@ -116,6 +118,8 @@ class EngineLoop:
         try:
             self._drain()
             return self._turn() or self._is_broken
+        except RankLostError:
+            raise
         except Exception as error:
             log.exception("a step of the engine has failed")
             self._abandon(error)
@@ -174,6 +178,8 @@ class EngineLoop:
             return None, None
         try:
             return self._runner.launch(chunks, self.requests.sampling, before), None
+        except RankLostError:
+            raise  # it ends the engine: the ranks no longer agree
         except Exception as error:
             # No memory, say.
             log.exception("a step has failed")

@@ -46,15 +46,17 @@ class Residency:
         copies: Executor | None = None,
         clock: Callable[[], float] = time.monotonic,
         at_once_bytes: int = 0,
+        evicted: Callable[[Any], None] = lambda table: None,
     ) -> None:
         """`copies` is where rows are copied; None: on the caller's thread. Rows of so few bytes
         between two calls of `collect` are copied at once all the same. `wake` is called when
-        `collect` has something to take over."""
+        `collect` has something to take over, and `evicted` with the table of what is evicted."""
         self._pool = pool
         self._placer = placer
         self._wake = wake
         self._copies = copies
         self._clock = clock
+        self._evicted = evicted
         self._at_once_bytes = self._at_once_left = at_once_bytes
         self.resident: dict[AdapterEntry, None] = {}
         self._placing: dict[AdapterEntry, Future[_Copy]] = {}
@@ -152,6 +154,7 @@ class Residency:
         """Take it out of the pool; its blocks are free again."""
         assert entry.users == 0
         assert entry.state is AdapterState.RESIDENT
+        self._evicted(entry.table)
         self._pool.give(entry.leave_blocks(), entry)
         del self.resident[entry]
         self.num_evictions += 1

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from gossamer.adapters.kinds.dora import DoraAdapter
 from gossamer.adapters.kinds.ia3 import Ia3Adapter
+from gossamer.adapters.kinds.low_rank import Factors
 from gossamer.errors import AdapterFormatError, UnsupportedAdapterError
 from gossamer.kernels.gain import GainTable
-from gossamer.serving.packing.base_linear import BaseLinear
 from gossamer.serving.packing.capacity import Cost, PoolSizes, together
 from gossamer.serving.packing.low_rank import cost_of_rows, pack_low_rank, table_bytes
 from gossamer.serving.packing.target import PackTarget, Parts
@@ -60,30 +60,51 @@ def pack_gains(
     )
 
 
-def dora_gains(
-    adapter: DoraAdapter, linears: Mapping[str, BaseLinear], dtype: torch.dtype
-) -> dict[str, Tensor]:
+def partial_squares(adapter: DoraAdapter, target: PackTarget) -> Tensor | None:
+    """Return this rank's part of the squared lengths of the rows that several ranks share.
+
+    They are those of layers whose inputs are divided, in the order of the adapter's factors; see
+    `_base_squares`. None if there are none.
+    """
+    found = [
+        _base_squares(path, factors, target)
+        for path, factors in adapter.factors.items()
+        if target.slices.of(path).is_partial
+    ]
+    return torch.cat(found) if found else None
+
+
+def _base_squares(path: str, factors: Factors, target: PackTarget) -> Tensor:
+    """Compute |W_j|^2 + 2 s (W A^T)_j . B_j of each row j, float64: a sum over inputs."""
+    linear, part = target.linears[path], target.slices.of(path)
+    a, b = factors.a.float()[:, part.inputs], factors.b[part.outputs].double()
+    through = linear.product(a, target.layout.dtype).double()  # [rank, h_out]
+    return linear.squared_lengths() + 2 * factors.scale * (through.T * b).sum(1)
+
+
+def dora_gains(adapter: DoraAdapter, target: PackTarget) -> dict[str, Tensor]:
     """Compute g [h_out] by module path: g_j = m_j over the length of row j of W + s B A.
 
     `dtype` is the number format in which the base layers compute.
 
     The product is never formed: |W_j + s (B A)_j|^2 = |W_j|^2 + 2 s (W A^T)_j . B_j
-    + s^2 B_j (A A^T) B_j^T, where W A^T is what the base layer makes of the rows of A.
+    + s^2 B_j (A A^T) B_j^T, where W A^T is what the base layer makes of the rows of A. Of a layer
+    whose inputs are divided among ranks, the first two are sums over them.
 
     Raises:
         AdapterFormatError: a row of W + s B A is zero.
     """
     gains = {}
+    shared = target.sums
     for path, factors in adapter.factors.items():
-        linear = linears[path]
-        a, b = factors.a.float(), factors.b.double()
-        through = linear.product(a, dtype).double()  # [rank, h_out]
-        gram = a.double() @ a.double().T
-        squared = (
-            linear.squared_lengths()
-            + 2 * factors.scale * (through.T * b).sum(1)
-            + factors.scale**2 * ((b @ gram) * b).sum(1)
-        )
+        part = target.slices.of(path)
+        a, b = factors.a.double(), factors.b[part.outputs].double()
+        if part.is_partial:
+            assert shared is not None
+            of_base, shared = shared[: len(b)], shared[len(b) :]
+        else:
+            of_base = _base_squares(path, factors, target)
+        squared = of_base + factors.scale**2 * ((b @ (a @ a.T)) * b).sum(1)
         if not bool((squared > 0).all()):
             raise AdapterFormatError(
                 f"adapter {adapter.name}: rows of {path} have length 0 with this adapter, which "
@@ -95,7 +116,7 @@ def dora_gains(
 
 def pack_dora(adapter: DoraAdapter, target: PackTarget) -> Parts:
     """Lay out low-rank rows, and what they scale outputs by."""
-    gains = dora_gains(adapter, target.linears, target.layout.dtype)
+    gains = dora_gains(adapter, target)
     gain = pack_gains(
         gains, {}, target.module_ids, target.block_bytes, keeps_bias=True, empty=target.empty
     )

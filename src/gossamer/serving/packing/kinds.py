@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from gossamer.adapters.kinds.adapter import Adapter
 from gossamer.adapters.kinds.dora import DoraAdapter
 from gossamer.adapters.kinds.ia3 import Ia3Adapter
@@ -15,12 +17,19 @@ from gossamer.adapters.kinds.low_rank import LowRankAdapter
 from gossamer.adapters.kinds.prefix import PrefixAdapter
 from gossamer.adapters.kinds.sparse_delta import SparseAdapter
 from gossamer.serving.packing.capacity import Cost, PoolSizes
-from gossamer.serving.packing.gain import cost_of_dora, pack_dora, pack_ia3
+from gossamer.serving.packing.gain import cost_of_dora, pack_dora, pack_ia3, partial_squares
 from gossamer.serving.packing.hidden_edit import cost_of_intervention, pack_intervention
 from gossamer.serving.packing.low_rank import cost_of_low_rank, pack_low_rank
 from gossamer.serving.packing.prefix import cost_of_prefix, pack_prefix
+from gossamer.serving.packing.sharded import (
+    share_of_dora,
+    share_of_ia3,
+    share_of_prefix,
+    share_of_sparse,
+)
 from gossamer.serving.packing.sparse_delta import cost_of_sparse, pack_sparse_adapter
 from gossamer.serving.packing.target import PackTarget, Parts
+from gossamer.serving.shard import Slices
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,17 +38,23 @@ class PackedKind:
 
     pack: Callable[[Any, PackTarget], Parts]
     """Lays an adapter out for blocks."""
+    share: Callable[[Any, Slices], Any] = lambda adapter, slices: adapter
+    """What one rank packs of an adapter; by default all of it, of which `pack` takes a share."""
+    sums: Callable[[Any, PackTarget], Tensor | None] = lambda share, target: None
+    """A rank's part of what packing a share needs the sum of over all ranks."""
     cost: Callable[[PoolSizes], dict[str, Cost]] = lambda pool: {}
     """What usual adapters take, by what they are; the table of `gossamer plan`."""
 
 
 PACKED_KINDS: dict[type[Adapter], PackedKind] = {
     LowRankAdapter: PackedKind(pack=pack_low_rank, cost=cost_of_low_rank),
-    DoraAdapter: PackedKind(pack=pack_dora, cost=cost_of_dora),
-    Ia3Adapter: PackedKind(pack=pack_ia3),
-    SparseAdapter: PackedKind(pack=pack_sparse_adapter, cost=cost_of_sparse),
+    DoraAdapter: PackedKind(
+        pack=pack_dora, cost=cost_of_dora, share=share_of_dora, sums=partial_squares
+    ),
+    Ia3Adapter: PackedKind(pack=pack_ia3, share=share_of_ia3),
+    SparseAdapter: PackedKind(pack=pack_sparse_adapter, cost=cost_of_sparse, share=share_of_sparse),
     InterventionAdapter: PackedKind(pack=pack_intervention, cost=cost_of_intervention),
-    PrefixAdapter: PackedKind(pack=pack_prefix, cost=cost_of_prefix),
+    PrefixAdapter: PackedKind(pack=pack_prefix, cost=cost_of_prefix, share=share_of_prefix),
 }
 
 

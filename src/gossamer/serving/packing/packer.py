@@ -1,7 +1,8 @@
 """An adapter of any kind, checked and laid out for blocks, and placed in them."""
 
+import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -20,6 +21,7 @@ from gossamer.serving.packing.resident import Resident
 from gossamer.serving.packing.rows import RowPacker
 from gossamer.serving.packing.target import PackTarget, Parts
 from gossamer.serving.packing.vectors import Empty, host_empty
+from gossamer.serving.shard import Slices
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,14 +93,34 @@ class Packer:
         self.low_rank_width = rows.dtype.itemsize if rows is not None else None
         """Bytes of an element of low-rank rows, if not as saved."""
 
-    def pack(self, adapter: Adapter) -> HostAdapter:
-        """Lay out an adapter as it will lie in blocks.
+    def for_share(self, slices: Slices) -> "Packer":
+        """Return a packer of what one rank holds: `slices` of the layers whose whole sizes are
+        those of the base."""
+        packer = copy.copy(self)
+        rows = self._target.rows.for_share(slices)
+        packer._target = replace(self._target, rows=rows, slices=slices)
+        return packer
+
+    def sums_of(self, adapter: Adapter) -> Tensor | None:
+        """Return this rank's part of what packing needs the sum of over all ranks, if anything."""
+        if self._target.slices.are_whole:
+            return None
+        kind = PACKED_KINDS[type(adapter)]
+        return kind.sums(kind.share(adapter, self._target.slices), self._target)
+
+    def pack(self, adapter: Adapter, sums: Tensor | None = None) -> HostAdapter:
+        """Lay out this rank's share of an adapter as it will lie in blocks.
+
+        sums: what `sums_of` has given, added up over all ranks.
 
         Raises `UnsupportedAdapterError` or `AdapterFormatError` for what cannot be computed here.
         """
-        parts = PACKED_KINDS[type(adapter)].pack(adapter, self._target)
+        kind = PACKED_KINDS[type(adapter)]
+        slices = self._target.slices
+        share = adapter if slices.are_whole else kind.share(adapter, slices)
+        target = self._target if sums is None else replace(self._target, sums=sums)
+        parts = kind.pack(share, target)
         # Edits and prefixes have no tables in the pool.
         if not self._device_tables or not {"lora", "gain", "sparse"} & parts.keys():
             return HostAdapter(parts=parts)
-        tables = pack_tables(adapter.name, parts, self._target)
-        return HostAdapter(parts=parts, tables=tables)
+        return HostAdapter(parts=parts, tables=pack_tables(adapter.name, parts, target))

@@ -23,6 +23,7 @@ from gossamer.serving.packing.vectors import (
     lay_out_vectors,
     padded,
 )
+from gossamer.serving.shard import ALL, ModuleSlice, Slices
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,16 +129,23 @@ class RowPacker:
 
     def __init__(
         self, module_ids: Mapping[str, int], block_bytes: int, row_format: RowFormat | None = None,
-        *, empty: Empty = host_empty,
+        *, empty: Empty = host_empty, slices: Slices = ALL,
     ) -> None:  # fmt: skip
         """row_format: of all rows (rounded where it has fewer digits; int8: to whole numbers, each
         row with a scale of its own); None: bfloat16 stays so, others become float32. empty:
-        allocates rows."""
+        allocates rows. slices: what of the rows a rank holds."""
+        self._slices = slices
         self._ids = module_ids
         self._block_bytes = block_bytes
         self._format = row_format
         self._empty = empty
         self._plan = lru_cache(maxsize=MOST_HEADERS)(self._make_plan)
+
+    def for_share(self, slices: Slices) -> "RowPacker":
+        """Return a packer of what one rank holds of the rows."""
+        return RowPacker(
+            self._ids, self._block_bytes, self._format, empty=self._empty, slices=slices
+        )
 
     def pack(self, adapter: LowRankAdapter) -> HostRows:
         """Lay out the rows of an adapter.
@@ -145,7 +153,7 @@ class RowPacker:
         Rows that rest as they were saved are moved in one pass. Raises `KeyError` for a module that
         the base model does not have.
         """
-        if self._format is not RowFormat.INT8:
+        if self._format is not RowFormat.INT8 and self._slices.are_whole:
             elements = adapter.file.elements()
             as_saved = (RowFormat.BFLOAT16, RowFormat.FLOAT32)
             stays = [each.dtype for each in (as_saved if self._format is None else [self._format])]
@@ -177,11 +185,19 @@ class RowPacker:
     def pack_factors(self, factors: Mapping[str, Factors]) -> HostRows:
         """Lay out `factors`, by module path, tensor by tensor. Raises as `pack`."""
         row_format = _format_as_saved(factors) if self._format is None else self._format
-        layout = lay_out(factors, self._ids, self._block_bytes, row_format)
-        in_order = [factors[path] for path in sorted(factors, key=self._ids.__getitem__)]
-        matrices: Iterable[Tensor] = [m for pair in in_order for m in (pair.a, pair.b.T)]
+        shares = {path: _share(pair, self._slices.of(path)) for path, pair in factors.items()}
+        layout = lay_out(shares, self._ids, self._block_bytes, row_format)
+        paths = sorted(factors, key=self._ids.__getitem__)
+        matrices: Iterable[Tensor]
         if row_format is RowFormat.INT8:
-            matrices = _quantised(matrices, layout.table.row_scale)
+            # Scales of whole rows: a rank has the numbers that a single one would have.
+            whole = [m for path in paths for m in (factors[path].a, factors[path].b.T)]
+            parts = [self._slices.of(path) for path in paths]
+            cuts = [columns for part in parts for columns in (part.inputs, part.outputs)]
+            rounded = _quantised(whole, layout.table.row_scale)
+            matrices = (rows[:, columns] for rows, columns in zip(rounded, cuts, strict=True))
+        else:
+            matrices = [m for path in paths for m in (shares[path].a, shares[path].b.T)]
         data = self._empty(int(layout.vectors.bounds[-1]), row_format.dtype)
         if layout.is_padded:
             data.zero_()
@@ -192,6 +208,11 @@ class RowPacker:
             data[low:high].view(rank, -1)[:, :width] = matrix
             first += rank
         return layout.filled(data)
+
+
+def _share(pair: Factors, part: ModuleSlice) -> Factors:
+    """Cut out of the factors what acts on a rank's own inputs and makes its own outputs."""
+    return Factors(pair.a[:, part.inputs], pair.b[part.outputs], pair.scale)
 
 
 def _copy(place: Place) -> tuple[int, int, int]:

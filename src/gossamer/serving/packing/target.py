@@ -11,6 +11,7 @@ from gossamer.kernels.paged_attention import KvLayout
 from gossamer.serving.packing.base_linear import BaseLinear
 from gossamer.serving.packing.rows import RowPacker
 from gossamer.serving.packing.vectors import Empty, host_empty
+from gossamer.serving.shard import ALL, Slices
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +27,10 @@ class PackTarget:
     rows: RowPacker
     empty: Empty = host_empty
     """Allocates the host memory of parts."""
+    slices: Slices = ALL
+    """What this rank holds of the layers, whose sizes in `base` are the whole ones."""
+    sums: Tensor | None = None
+    """What `PackedKind.sums` has given, added up over all ranks."""
 
     @property
     def block_bytes(self) -> int:

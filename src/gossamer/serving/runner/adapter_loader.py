@@ -34,7 +34,7 @@ class AdapterLoader:
         self._copier = copier
         self._base_fingerprint = base_fingerprint
         self._base_quantization = base_quantization
-        self._packer = packer
+        self.packer = packer
         self._budget = Budget(
             limits=limits,
             pool_bytes=copier.pool.numel(),
@@ -43,7 +43,12 @@ class AdapterLoader:
 
     def load(self, entry: AdapterEntry) -> Loaded:
         """Read and check the adapter's files."""
-        path: Path = entry.path
+        adapter = self.read(entry.path)
+        rows = self.packer.pack(adapter)
+        return self.loaded(adapter, rows, rows.num_blocks)
+
+    def read(self, path: Path) -> Adapter:
+        """Read and check the files of the adapter at `path`, without laying it out."""
         adapter = load_adapter(
             path,
             base=self._base,
@@ -52,11 +57,14 @@ class AdapterLoader:
             budget=self._budget,
         )
         self._require_context(adapter)
-        rows = self._packer.pack(adapter)
+        return adapter
+
+    def loaded(self, adapter: Adapter, rows: HostAdapter, num_blocks: int) -> Loaded:
+        """Return what others are told of `adapter`, laid out as `rows`, which take `num_blocks`."""
         return Loaded(
             rows=rows,
             facts=AdapterFacts(
-                num_blocks=rows.num_blocks,
+                num_blocks=num_blocks,
                 num_bytes=rows.num_bytes,
                 rank=adapter.max_rank,
                 digest=adapter.digest,

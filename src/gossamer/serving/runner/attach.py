@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from gossamer.adapters.base_shape import BaseShape
+from gossamer.basemodel.sharded import Style, styles_of
 from gossamer.kernels.dense_linear import make_dense_linear
 from gossamer.kernels.grouped_lora import RowFormat
 from gossamer.kernels.hidden_edit import HiddenEdit, make_hidden_edit
@@ -24,6 +25,7 @@ from gossamer.serving.runner.layers import (
 )
 from gossamer.serving.runner.model_shape import kv_shape
 from gossamer.serving.runner.operations import MakeOperations, operations_of
+from gossamer.serving.shard import WHOLE, Shard, ShardedEmbedding, Slices, slices_of, whole_shape
 
 ATTENTION = "gossamer_paged"
 
@@ -38,29 +40,33 @@ class AdaptedModules:
     ids: dict[str, int] = field(default_factory=dict)
     """Ids by module path; consecutive within a layer."""
     shapes: dict[str, tuple[int, int]] = field(default_factory=dict)
-    """Shapes (h_out, h_in) by module path."""
+    """Shapes (h_out, h_in) by module path, of the whole layers."""
     linears: dict[str, BaseLinear] = field(default_factory=dict)
-    """The base layers, by module path."""
+    """The base layers, by module path; those of a rank hold its share of them."""
+    styles: dict[str, Style] = field(default_factory=dict)
+    """How layers are divided among ranks, by module path; others are whole."""
 
 
 def attach(
-    model: Any, pool: Tensor, backend: str, context: StepContext, rows: RowFormat | None = None
-) -> AdaptedModules:
+    model: Any, pool: Tensor, backend: str, context: StepContext, rows: RowFormat | None = None,
+    shard: Shard = WHOLE,
+) -> AdaptedModules:  # fmt: skip
     """Replace the linear layers of a transformers model and select our attention.
 
-    rows: the format of all low-rank rows; None: each adapter has its own. Returns the layers that
-    adapters can act on.
+    rows: the format of all low-rank rows; None: each adapter has its own. shard: which part of the
+    whole `model` is. Returns the layers that adapters can act on.
     """
     modules = AdaptedModules()
     operations = operations_of(pool, backend, rows)
+    if not shard.is_whole:
+        paths = [path for path, _ in model.named_modules()]
+        modules.styles.update(styles_of(model._tp_plan, paths))
     for parent_path, parent in list(model.named_modules()):
         for siblings in _groups(parent):
-            _replace(parent_path, parent, siblings, modules, operations, backend, context)
+            _replace(parent_path, parent, siblings, modules, operations, backend, context, shard)
     fuse_layers(model, backend)
     _edit_after_blocks(model, make_hidden_edit(pool, backend), context)
-    output = model.get_output_embeddings()
-    if isinstance(output, nn.Linear):
-        model.set_output_embeddings(PlainLinear(output, backend))
+    _replace_ends(model, backend, shard)
     _register_attention()
     model.set_attn_implementation(ATTENTION)
     for module in model.modules():
@@ -83,24 +89,39 @@ def _groups(parent: nn.Module) -> list[tuple[str, ...]]:
 
 def _replace(
     parent_path: str, parent: nn.Module, names: tuple[str, ...], modules: AdaptedModules,
-    operations: MakeOperations, backend: str, context: StepContext,
+    operations: MakeOperations, backend: str, context: StepContext, shard: Shard,
 ) -> None:  # fmt: skip
     layers = [getattr(parent, name) for name in names]
+    kv_heads = getattr(getattr(parent, "config", None), "num_key_value_heads", 1)
     ids = range(len(modules.ids), len(modules.ids) + len(names))
     dense = make_dense_linear(layers, backend)
     low = 0
     for module_id, name, layer in zip(ids, names, layers, strict=True):
         path = f"{parent_path}.{name}" if parent_path else name
         modules.ids[path] = module_id
-        modules.shapes[path] = (layer.out_features, layer.in_features)
+        size = (layer.out_features, layer.in_features)
+        modules.shapes[path] = whole_shape(size, path, modules.styles.get(path), shard, kv_heads)
         high = low + layer.out_features
         modules.linears[path] = BaseLinear(dense, low, high, len(names) == 1)
         low = high
     doing = operations(list(ids), dense.widths, dense.in_features, dense.bias)
-    fused = FusedLinear(dense, doing, context)
+    is_partial = modules.styles.get(path) == "row"
+    fused = FusedLinear(dense, doing, context, shard.all_reduce if is_partial else None)
     setattr(parent, names[0], fused)
     for index, name in enumerate(names[1:], start=1):
         setattr(parent, name, SiblingLinear(fused, index))
+
+
+def _replace_ends(model: Any, backend: str, shard: Shard) -> None:
+    """Replace the output layer, and an embedding of which each rank has some rows."""
+    vocabulary = model.config.vocab_size
+    output = model.get_output_embeddings()
+    if isinstance(output, nn.Linear):
+        gather = None if shard.is_whole else lambda part: shard.gather(part, vocabulary)
+        model.set_output_embeddings(PlainLinear(output, backend, gather))
+    if not shard.is_whole:
+        embedding = model.get_input_embeddings()
+        model.set_input_embeddings(ShardedEmbedding(embedding, vocabulary, shard))
 
 
 def _edit_after_blocks(model: Any, edit: HiddenEdit, context: StepContext) -> None:
@@ -142,6 +163,11 @@ def _attention(
         kwargs.get("sliding_window") or 0,
     )
     return out[None], None
+
+
+def slices(config: Any, modules: AdaptedModules, shard: Shard) -> Slices:
+    """Return what `shard` holds of the layers and of the key/value heads."""
+    return slices_of(shard, modules.styles, modules.shapes, kv_shape(config)[1])
 
 
 def base_shape(config: Any, modules: AdaptedModules) -> BaseShape:

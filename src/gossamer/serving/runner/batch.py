@@ -1,17 +1,23 @@
 """From the chunks of a step to its batch: the order of the tokens, their places and blocks."""
 
-from collections.abc import Sequence as List
+from collections.abc import Sequence
 
 import numpy as np
 from torch import Tensor
 
-from gossamer.serving.core.sequence import Sequence
 from gossamer.serving.packing.packer import HostAdapter
 from gossamer.serving.packing.resident import PrefixTable
 from gossamer.serving.runner.lowering.adapters import resident_of
-from gossamer.serving.runner.lowering.step import HostStep, IntArray, Lowering, StepBatch
-from gossamer.serving.scheduler.hot_merge import Merged
-from gossamer.serving.scheduler.step import ScheduledChunk, adapters_of
+from gossamer.serving.runner.lowering.step import (
+    EntryView,
+    HostStep,
+    IntArray,
+    Lowering,
+    MergedView,
+    SequenceView,
+    StepBatch,
+    StepView,
+)
 
 
 class BatchBuilder:
@@ -21,13 +27,14 @@ class BatchBuilder:
         self._block_tokens = block_tokens
         self._lowering = lowering
 
-    def build(self, step: list[ScheduledChunk], merged: Merged | None = None) -> StepBatch:
+    def build(self, step: Sequence[StepView], merged: MergedView | None = None) -> StepBatch:
         """Build the arrays of `step`, to be run on the base weights or on the `merged` ones."""
         return self._lowering.lower(self.describe(step, merged))
 
-    def describe(self, step: list[ScheduledChunk], merged: Merged | None = None) -> HostStep:
+    def describe(self, step: Sequence[StepView], merged: MergedView | None = None) -> HostStep:
         """Lay `step` out: tokens of an adapter side by side."""
-        slots = {adapter: slot for slot, adapter in enumerate(adapters_of(step))}
+        found = dict.fromkeys(p.sequence.adapter for p in step if p.sequence.adapter is not None)
+        slots = {adapter: slot for slot, adapter in enumerate(found)}
         # Contiguous runs of an adapter: the kernels then work on slices, without gathering tokens.
         step = sorted(step, key=lambda p: slots[p.sequence.adapter] if p.sequence.adapter else -1)
         counts = [part.count for part in step]
@@ -41,35 +48,25 @@ class BatchBuilder:
             chunks=step,
             counts=counts,
             starts=starts.tolist(),
-            token_ids=[
-                token
-                for part in step
-                for token in part.sequence.token_ids[
-                    part.sequence.num_computed : part.sequence.num_computed + part.count
-                ]
-            ],
+            token_ids=[token for part in step for token in part.tokens],
             positions=(places - start[sequence]).astype(np.int64),
             places=places,
             token_sequence=sequence,
             sequence_start=start,
             block_tables=tables,
             virtual=_virtual(step, starts[:-1].tolist()),
-            due=[
-                i
-                for i, part in enumerate(step)
-                if part.count == part.sequence.num_to_compute and part.sequence.prefix_of is None
-            ],
+            due=[i for i, part in enumerate(step) if part.is_due],
             hot=merged.entry if merged is not None else None,
             merged=merged.layers if merged is not None else {},
         )
 
 
 def _block_tables(
-    step: list[ScheduledChunk], block_tokens: int
+    step: Sequence[StepView], block_tokens: int
 ) -> tuple[IntArray, IntArray, IntArray]:
     """Blocks of each sequence [S, longest], those of a prefix first; the places in them [S] where
     its own tokens begin, and where all that it looks at does."""
-    blocks: list[List[int]] = []
+    blocks: list[list[int]] = []
     own = np.zeros(len(step), dtype=np.int32)
     start = np.zeros(len(step), dtype=np.int32)
     for number, part in enumerate(step):
@@ -82,7 +79,8 @@ def _block_tables(
         else:
             blocks.append(sequence.blocks)
             if sequence.prefix_of is not None:
-                own[number] = len(sequence.blocks) * block_tokens - len(sequence.token_ids)
+                own[number] = len(sequence.blocks) * block_tokens
+                own[number] -= len(_virtual_tokens(sequence.prefix_of))
                 start[number] = own[number]
     tables = np.zeros((len(step), max(map(len, blocks))), dtype=np.int32)
     for row, found in zip(tables, blocks, strict=True):
@@ -90,18 +88,23 @@ def _block_tables(
     return tables, own, start
 
 
-def _virtual(step: list[ScheduledChunk], first: list[int]) -> tuple[int, Tensor] | None:
+def _virtual(step: Sequence[StepView], first: list[int]) -> tuple[int, Tensor] | None:
     """The chunk of a prefix that is computed, if one is: its first token, and the embeddings."""
     for part, place in zip(step, first, strict=True):
         if (entry := part.sequence.prefix_of) is not None:
             begin = part.sequence.num_computed
-            assert isinstance(entry.rows, HostAdapter)
-            assert entry.rows.virtual_tokens is not None
-            return place, entry.rows.virtual_tokens[begin : begin + part.count]
+            return place, _virtual_tokens(entry)[begin : begin + part.count]
     return None
 
 
-def _prefix_of(sequence: Sequence) -> PrefixTable | None:
-    if sequence.adapter is None or len(sequence.adapter.parts) > 1:
+def _virtual_tokens(entry: EntryView) -> Tensor:
+    """The embeddings [n, hidden] that the base model computes for a prefix."""
+    assert isinstance(entry.rows, HostAdapter)
+    assert entry.rows.virtual_tokens is not None
+    return entry.rows.virtual_tokens
+
+
+def _prefix_of(sequence: SequenceView) -> PrefixTable | None:
+    if sequence.adapter is None or len(sequence.adapter.parts) != 1:
         return None
     return resident_of(sequence.adapter.parts[0]).prefix

@@ -1,5 +1,6 @@
 """Our layers that stand in a transformers model: linear with adapters, gated MLP, norm."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,9 +29,15 @@ class FusedLinear(nn.Module):
     """Sibling layers as one dense product, with the adapters' part added; called by the first."""
 
     def __init__(
-        self, dense: DenseLinear, operations: AdapterOperations, context: StepContext
+        self,
+        dense: DenseLinear,
+        operations: AdapterOperations,
+        context: StepContext,
+        reduce: Callable[[Tensor], None] | None = None,
     ) -> None:
+        """`reduce` adds up what all ranks have computed, in place, where each has a part of it."""
         super().__init__()
+        self._reduce = reduce
         self._dense = dense
         self._operations = operations
         self._context = context
@@ -51,10 +58,16 @@ class FusedLinear(nn.Module):
         batch = self._context.batch
         if batch is None or batch.adapters is None:
             plain: Tensor = self._weights(batch)(x)
-            return plain
+            return self._whole(plain)
         x = self._operations.inputs(x[0], batch.adapters)[None]
         y: Tensor = self._weights(batch)(x)
         self._operations.outputs_(y[0], x[0], batch.adapters)
+        return self._whole(y)
+
+    def _whole(self, y: Tensor) -> Tensor:
+        # All that adapters do to outputs is linear in them, so it may be done to parts of a sum.
+        if self._reduce is not None:
+            self._reduce(y)
         return y
 
     def _weights(self, batch: StepBatch | None) -> DenseLinear:
@@ -87,13 +100,18 @@ class SiblingLinear(nn.Module):
 class PlainLinear(nn.Module):
     """A linear layer that no adapter acts on (the output layer)."""
 
-    def __init__(self, linear: nn.Linear, backend: str) -> None:
+    def __init__(
+        self, linear: nn.Linear, backend: str, gather: Callable[[Tensor], Tensor] | None = None
+    ) -> None:
+        """`gather` puts the outputs of all ranks side by side, where each has some."""
         super().__init__()
+        self._gather = gather
         self._dense = make_dense_linear([linear], backend)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x [.., h_in] to [.., h_out]."""
-        return self._dense(x)
+        y: Tensor = self._dense(x)
+        return y if self._gather is None else self._gather(y)
 
 
 class FusedGatedMlp(nn.Module):

@@ -9,6 +9,7 @@ from torch import Tensor
 from gossamer.errors import AdapterReplacedError
 from gossamer.kernels.dense_linear import DenseLinear
 from gossamer.serving.core.adapter import AdapterEntry
+from gossamer.serving.packing.packer import HostAdapter
 from gossamer.serving.packing.rows import HostRows
 from gossamer.serving.runner.attach import AdaptedModules
 from gossamer.serving.store.reader import Loader
@@ -21,7 +22,6 @@ class LayerMerger:
         self._loader = loader
         self._modules = modules
 
-    @torch.no_grad()
     def __call__(
         self, entry: AdapterEntry, stop: threading.Event
     ) -> dict[DenseLinear, DenseLinear] | None:
@@ -34,7 +34,16 @@ class LayerMerger:
         loaded = self._loader.load(entry)
         if loaded.facts.digest != entry.digest:
             raise AdapterReplacedError(f"adapter {entry.name} was replaced on disk")
-        updates = self._updates(loaded.rows.parts["lora"])
+        return self.merged(loaded.rows, stop)
+
+    @torch.no_grad()
+    def merged(
+        self, rows: HostAdapter, stop: threading.Event
+    ) -> dict[DenseLinear, DenseLinear] | None:
+        """Make copies of the layers that the low-rank `rows` adapt; None once `stop` is set."""
+        part = rows.parts["lora"]
+        assert isinstance(part, HostRows)
+        updates = self._updates(part)
         merged: dict[DenseLinear, DenseLinear] = {}
         for dense, parts in updates.items():
             if stop.is_set():

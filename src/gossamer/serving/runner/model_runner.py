@@ -1,12 +1,13 @@
 """Owns the model alone: takes the chunks of a step and gives the next tokens."""
 
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from gossamer.errors import RankLostError, one_line
 from gossamer.kernels.grouped_lora import RowFormat
 from gossamer.kernels.paged_attention import KvLayout, make_paged_attention
 from gossamer.serving.core.sequence import Sequence
@@ -17,10 +18,11 @@ from gossamer.serving.runner.batch import BatchBuilder
 from gossamer.serving.runner.in_flight import StepInFlight
 from gossamer.serving.runner.layers import StepContext
 from gossamer.serving.runner.lowering.step import StepBatch
-from gossamer.serving.runner.model_shape import query_group
 from gossamer.serving.runner.sampler import SamplingState, choose
+from gossamer.serving.runner.team import Team
 from gossamer.serving.scheduler.hot_merge import HotMerger
 from gossamer.serving.scheduler.step import ScheduledChunk
+from gossamer.serving.shard import WHOLE, Shard
 
 MOST_REPLAYS = 256
 """Keys of steps that are kept: a captured step takes some MiB of a GPU. Few meet as many."""
@@ -31,18 +33,21 @@ class PagedModel:
 
     def __init__(
         self, model: Any, pool: Tensor, layout: KvLayout, device: Device,
-        rows: RowFormat | None = None, attention: str = "",
+        rows: RowFormat | None = None, attention: str = "", shard: Shard = WHOLE,
     ) -> None:  # fmt: skip
         """Takes `model`, which is on the device, over: its layers are replaced in place.
 
-        rows: see `attach`; attention: as `choose_attention` says, or empty: the device's backend.
+        rows: see `attach`; attention: as `choose_attention` says, or empty: the device's backend;
+        shard: the part of the whole that `model` is.
         """
         self.backend = device.backend
+        self._shard = shard
+        heads = model.config.num_attention_heads // shard.size
         self._attention = make_paged_attention(
-            pool, layout, attention or self.backend, query_group(model.config)
+            pool, layout, attention or self.backend, heads // layout.num_kv_heads
         )
         self._context = StepContext(attention=self._attention)
-        self.modules: AdaptedModules = attach(model, pool, self.backend, self._context, rows)
+        self.modules: AdaptedModules = attach(model, pool, self.backend, self._context, rows, shard)
         self._model = model
         self._device = device
         # What repeats the steps of a key, and where that leaves the logits.
@@ -82,6 +87,15 @@ class PagedModel:
                 use_cache=False,
                 logits_to_keep=batch.logit_rows,
             )
+        except RankLostError:
+            raise
+        except Exception as error:
+            if self._shard.is_whole:
+                raise
+            raise RankLostError(
+                f"rank {self._shard.rank} failed in a step of which the others have computed their "
+                f"part ({one_line(str(error), 200)}); restart the server"
+            ) from error
         finally:
             self._context.batch = None
         logits: Tensor = output.logits[0]
@@ -112,11 +126,14 @@ class ModelRunner:
         builder: BatchBuilder,
         device: Device,
         merger: HotMerger | None = None,
+        team: Team | None = None,
         *,
         overlaps: bool | None = None,
     ) -> None:
-        """`overlaps` is whether a step is launched before the one before was read; unset: if the
-        device computes beside the host."""
+        """`team` are the other ranks, if the model is computed by several. `overlaps` is whether a
+        step is launched before the one before was read; unset: if the device computes beside the
+        host."""
+        self.team = team
         self.overlaps = device.overlaps if overlaps is None else overlaps
         self.model = model
         self.builder = builder
@@ -124,7 +141,11 @@ class ModelRunner:
         self.merger = merger
 
     def follow(self) -> None:
-        """Take over weights that were merged meanwhile, or have others merged."""
+        """Take over weights that were merged meanwhile, or have others merged.
+
+        Raises `RankLostError` if a rank is lost.
+        """
+        self.check()
         if self.merger is not None:
             self.merger.follow()
 
@@ -157,11 +178,23 @@ class ModelRunner:
         overlaps = self.device.overlaps
         return StepInFlight(chunks, batch.sampled, chosen, moments, overlaps=overlaps)
 
+    def check(self) -> None:
+        """Raise `RankLostError` if a rank is lost. From any thread."""
+        if self.team is not None:
+            self.team.check()
+
+    def audit(self, adapters: Iterable[tuple[Any, list[int]]]) -> None:
+        """Compare the tables and blocks of adapters with those of other ranks; see `Team.audit`."""
+        if self.team is not None:
+            self.team.audit(adapters)
+
     def stats(self) -> MergeStats:
         """Tell what was merged. From any thread."""
         return self.merger.stats() if self.merger is not None else MergeStats()
 
     def close(self) -> None:
-        """Stop the merging thread."""
+        """Stop the merging thread, and let the other ranks end."""
         if self.merger is not None:
             self.merger.close()
+        if self.team is not None:
+            self.team.close()

@@ -1,6 +1,7 @@
 """Runs one small step before the first request, so that none waits for kernels to be compiled."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,23 +20,33 @@ from gossamer.serving.runner.sampler import SamplingState
 from gossamer.serving.scheduler.step import ScheduledChunk
 
 
-def warm_up(runner: ModelRunner, pool: Tensor, layout: KvLayout, most: int) -> None:
+def warm_up(
+    runner: ModelRunner,
+    pool: Tensor,
+    layout: KvLayout,
+    most: int,
+    meet: Callable[[], None] = lambda: None,
+) -> None:
     """Run a token with an adapter that does nothing, and the kernels of the other kinds.
 
     What is compiled is kept on disk; if something has to be, that is told. Where steps that decode
-    are captured, those of up to `most` tokens are, with adapters and without.
+    are captured, those of up to `most` tokens are, with adapters and without. `meet` waits for the
+    other ranks, since one that compiles takes longer.
     """
     if runner.model.backend == "triton":
+        meet()
         _run_padded_steps(runner, pool, layout, most if pool.device.type == "cuda" else 1)
         return
     adapter = _entry(Resident(lora=_empty_table(len(runner.model.modules.ids))))
     if runner.model.backend != "cpu":
+        meet()
         _run([_token(adapter, 0)], runner)
         return
     from gossamer.kernels.cpu import on_compilation
 
     with on_compilation(_tell_of_compilation):
         compile_kernels()
+        meet()
         _run([_token(adapter, 0)], runner)
 
 

@@ -38,6 +38,17 @@ class ScheduledChunk:
     is_decode: bool = False
     """Whether that is the token generated last."""
 
+    @property
+    def tokens(self) -> list[int]:
+        """Return the tokens to compute; of a prefix they mean nothing."""
+        begin = self.sequence.num_computed
+        return self.sequence.token_ids[begin : begin + self.count]
+
+    @property
+    def is_due(self) -> bool:
+        """Tell whether the next token is chosen after these."""
+        return self.count == self.sequence.num_to_compute and self.sequence.prefix_of is None
+
 
 def adapters_of(step: list[ScheduledChunk]) -> list[AnyAdapter]:
     """List the distinct adapters of a step, in order of appearance."""

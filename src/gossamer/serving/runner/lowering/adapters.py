@@ -8,17 +8,16 @@ from gossamer.kernels import hidden_edit
 from gossamer.kernels.hidden_edit import EditBatch, EditTable
 from gossamer.kernels.hidden_edit.batch import FIRST, LAST
 from gossamer.kernels.runs import Run
-from gossamer.serving.core.adapter import AdapterEntry
 from gossamer.serving.packing.resident import Resident
-from gossamer.serving.scheduler.step import ScheduledChunk
+from gossamer.serving.runner.lowering.step import EntryView, StepView
 
 Made = TypeVar("Made")
 
-Part = tuple[ScheduledChunk, int, list[tuple[Resident, float]]]
+Part = tuple[StepView, int, list[tuple[Resident, float]]]
 """A sequence's part of the batch, its first token, and the adapters it meets with their weights."""
 
 
-def resident_of(entry: AdapterEntry) -> Resident:
+def resident_of(entry: EntryView) -> Resident:
     """Return what the loader has made of a resident adapter."""
     assert isinstance(entry.table, Resident), f"{entry.name} is not resident"
     return entry.table
@@ -37,7 +36,7 @@ class AdapterBatchBuilder(Generic[Made]):
         self._made: Made
 
     def build(
-        self, step: Sequence[ScheduledChunk], starts: Sequence[int], hot: AdapterEntry | None = None
+        self, step: Sequence[StepView], starts: Sequence[int], hot: EntryView | None = None
     ) -> tuple[Made, EditBatch | None]:
         """Build what `step` needs in the order of the batch, and its edits of hidden states.
 
@@ -45,7 +44,7 @@ class AdapterBatchBuilder(Generic[Made]):
         already.
         """
         parts = [
-            (part, start, _residents(part, hot)) for part, start in zip(step, starts, strict=True)
+            (part, start, residents_of(part, hot)) for part, start in zip(step, starts, strict=True)
         ]
         # While the same sequences decode, only what is edited can differ from step to step.
         key = [
@@ -74,7 +73,7 @@ class AdapterBatchBuilder(Generic[Made]):
         return hidden_edit.make_batch(self._edits.tables, edits)
 
 
-def _edited(part: ScheduledChunk, table: EditTable) -> Iterator[tuple[int, int]]:
+def _edited(part: StepView, table: EditTable) -> Iterator[tuple[int, int]]:
     """Yield (place in the part, group) of each token of the prompt that is edited.
 
     Positions are those of the prompt whatever its chunks; generated tokens are never edited, not
@@ -114,8 +113,8 @@ def _continue(fresh: list[Run], last: list[Run]) -> bool:
     return last[0].first + last[0].size == fresh[0].first
 
 
-def _residents(part: ScheduledChunk, hot: AdapterEntry | None) -> list[tuple[Resident, float]]:
-    """The adapters that the tokens of `part` meet, with weights.
+def residents_of(part: StepView, hot: EntryView | None) -> list[tuple[Resident, float]]:
+    """Return the adapters that the tokens of `part` meet, with weights.
 
     Weights with the hot adapter in them give each token that adapter once; what it should have of
     it instead is made up for: nothing at all, usually, or a share of its own.

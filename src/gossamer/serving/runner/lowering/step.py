@@ -1,6 +1,6 @@
 """A step as the host describes it, and as a backend computes it."""
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -10,19 +10,101 @@ from torch import Tensor
 
 from gossamer.kernels.dense_linear import DenseLinear
 from gossamer.kernels.hidden_edit import EditBatch
-from gossamer.serving.core.adapter import AdapterEntry
-from gossamer.serving.core.sequence import Sequence
-from gossamer.serving.scheduler.step import ScheduledChunk
 
 IntArray = npt.NDArray[np.int32]
 LongArray = npt.NDArray[np.int64]
+
+
+class EntryView(Protocol):
+    """An adapter, as a step needs it; see `AdapterEntry`."""
+
+    @property
+    def name(self) -> str:
+        """Return its name, for messages."""
+
+    @property
+    def table(self) -> object | None:
+        """Return the `Resident` that finds it in the pool."""
+
+    @property
+    def rows(self) -> object | None:
+        """Return the `HostAdapter`, if it is in host memory."""
+
+
+class UsesView(Protocol):
+    """The adapters that a sequence's tokens meet; see `AnyAdapter`."""
+
+    @property
+    def uses(self) -> Sequence[tuple[EntryView, float]]:
+        """Return each with its weight."""
+
+    @property
+    def parts(self) -> Sequence[EntryView]:
+        """Return them without weights."""
+
+
+class SequenceView(Protocol):
+    """A sequence, as a step needs it; see `serving.core.sequence.Sequence`."""
+
+    @property
+    def adapter(self) -> UsesView | None:
+        """Return what its tokens meet; chunks of equal objects lie side by side."""
+
+    @property
+    def num_computed(self) -> int:
+        """Return the number of its tokens before those of the step."""
+
+    @property
+    def num_prompt(self) -> int:
+        """Return the number of tokens of its prompt."""
+
+    @property
+    def blocks(self) -> list[int]:
+        """Return its own blocks."""
+
+    @property
+    def prefix_of(self) -> EntryView | None:
+        """Return the adapter whose virtual tokens these are, if they are."""
+
+
+class StepView(Protocol):
+    """A sequence's part of a step, as those see it who compute it: rank 0 has `ScheduledChunk`s,
+    and other ranks what rank 0 has told them."""
+
+    @property
+    def sequence(self) -> SequenceView:
+        """Return the sequence."""
+
+    @property
+    def count(self) -> int:
+        """Return the number of tokens to compute."""
+
+    @property
+    def tokens(self) -> list[int]:
+        """Return these tokens."""
+
+    @property
+    def is_due(self) -> bool:
+        """Return whether the next token is chosen after them."""
+
+
+class MergedView(Protocol):
+    """Base layers with one adapter in their weights; see `Merged`."""
+
+    @property
+    def entry(self) -> EntryView | None:
+        """Return the adapter; None where the tokens' adapters are told without it."""
+
+    @property
+    def layers(self) -> Any:
+        """Return the merged layers, by those whose places they take."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostStep:
     """T tokens of S chunks; those of a sequence, or an adapter, lie side by side."""
 
-    chunks: list[ScheduledChunk]
+    chunks: list[StepView]
     """In the order of the batch."""
     counts: list[int]
     """Shape [S]: tokens of each chunk."""
@@ -44,7 +126,7 @@ class HostStep:
     """See `StepBatch.virtual`."""
     due: list[int]
     """The chunks whose sequence's next token is due."""
-    hot: AdapterEntry | None
+    hot: EntryView | None
     """The adapter that the weights of this step hold already."""
     merged: Mapping[DenseLinear, DenseLinear]
     """See `StepBatch.merged`."""
@@ -65,7 +147,7 @@ class StepBatch:
     """What the adapters do to linear layers, as the backend's `AdapterOperations` take it; None
     where none acts on any: the plain path is taken."""
     edits: EditBatch | None = None
-    sampled: list[Sequence]
+    sampled: list[Any]
     """Sequences whose next token is due after this step."""
     logit_rows: Tensor  # [len(sampled) or more] int64: their last tokens' places in the batch
     merged: Mapping[DenseLinear, DenseLinear] = field(default_factory=dict)
@@ -82,6 +164,6 @@ class Lowering(Protocol):
         """Return `step` as arrays."""
 
 
-def sampled(step: HostStep) -> list[Sequence]:
+def sampled(step: HostStep) -> list[SequenceView]:
     """Return the sequences whose next token is due."""
     return [step.chunks[i].sequence for i in step.due]

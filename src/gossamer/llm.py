@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from gossamer.cluster.start import start_engine
 from gossamer.errors import UsageError
 from gossamer.serving.core.adapter import blend_name
 from gossamer.serving.core.messages import (
@@ -20,7 +21,7 @@ from gossamer.serving.core.messages import (
     TokenLogprob,
     Tokens,
 )
-from gossamer.serving.engine.build import ServeSettings, build_engine
+from gossamer.serving.settings import ServeSettings
 from gossamer.serving.tokenization.prompts import PromptEncoder
 
 Prompt = str | Sequence[int]
@@ -48,11 +49,11 @@ class LLM:
     """
 
     def __init__(self, model: str, *, adapters: str | Path | None = None, **settings: Any) -> None:
-        """`settings` are those of `ServeSettings` (`memory_gib`, `max_running`, ...)."""
+        """`settings` are those of `ServeSettings` (`memory_gib`, `tensor_parallel`, ...)."""
         folder = Path(adapters) if adapters is not None else None
         # A list of prompts is one call, however long: nothing here is refused for its number.
         given = {"model": str(model), "adapters": folder, "max_waiting": sys.maxsize, **settings}
-        self.engine = build_engine(ServeSettings.parse(given, where="LLM"))
+        self.engine = start_engine(ServeSettings.parse(given, where="LLM"))
         self._encoder = PromptEncoder(self.engine.tokenizer, self.engine.special_tokens)
         self._numbers = itertools.count(1)
 

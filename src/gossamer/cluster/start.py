@@ -1,0 +1,138 @@
+"""Starts an engine whose model several processes compute, or joins one as another rank."""
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gossamer.errors import SettingError
+from gossamer.serving.core.tenants import LimitsOf, unlimited
+from gossamer.serving.engine.build import build_engine, check_adapters
+from gossamer.serving.settings import ServeSettings
+
+if TYPE_CHECKING:
+    from gossamer.cluster.children import Children
+    from gossamer.cluster.leader import Leader
+    from gossamer.serving.engine.engine import Engine
+
+_HANG_SECONDS = 30.0
+"""Beyond max_read_seconds, which a reading notices itself unless the disk hangs."""
+
+
+def start_engine(
+    settings: ServeSettings,
+    limits_of: LimitsOf = unlimited,
+    on_lost: Callable[[], None] = lambda: None,
+) -> "Engine":
+    """Start an engine, and the processes of the other ranks if there are several.
+
+    Under torchrun (`RANK` is set) the processes are there already: those of the other ranks stay
+    here until rank 0 ends, and then leave by `SystemExit`. `on_lost` is called, on any thread, when
+    a rank is lost. Raises as `build_engine`, and `SettingError` for a number of ranks that the
+    model cannot be divided among.
+    """
+    if settings.tensor_parallel == 1:
+        return build_engine(settings, limits_of)
+    from gossamer.basemodel.find import resolve
+    from gossamer.basemodel.load import load_config
+    from gossamer.basemodel.sharded import check_size
+
+    if settings.overlap_steps:
+        raise SettingError(
+            f"setting 'overlap_steps': the ranks of tensor_parallel={settings.tensor_parallel} are "
+            "told the tokens of a step, which must have been read; leave one of the two out"
+        )
+    check_adapters(settings.adapters)
+    folder = resolve(settings.model)
+    check_size(load_config(folder), settings.tensor_parallel)
+    if "RANK" in os.environ:
+        return _join(settings, folder, limits_of, on_lost)
+    return _start(settings, folder, limits_of, on_lost)
+
+
+def _limits(settings: ServeSettings) -> tuple[float, float]:
+    """Seconds after which a rank counts as lost, in general and while it reads an adapter."""
+    reading = settings.adapter_limits.max_read_seconds + _HANG_SECONDS
+    return settings.rank_timeout, settings.rank_timeout + reading
+
+
+def _join(
+    settings: ServeSettings, folder: Path, limits_of: LimitsOf, on_lost: Callable[[], None]
+) -> "Engine":
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size != settings.tensor_parallel:
+        raise SettingError(
+            f"tensor_parallel={settings.tensor_parallel}, but torchrun has started {size} "
+            "processes; give both the same number"
+        )
+    if int(os.environ["RANK"]) == 0:
+        return _lead(settings, folder, limits_of, on_lost, {})
+    from gossamer.cluster.follower import follow
+
+    follow(*_limits(settings))
+    raise SystemExit(0)
+
+
+def _start(
+    settings: ServeSettings, folder: Path, limits_of: LimitsOf, on_lost: Callable[[], None]
+) -> "Engine":
+    """Start the other ranks on this machine; they meet in a folder that is private to this user."""
+    from gossamer.cluster.group import LOOPBACK, STORE, require_no_group, variables
+
+    require_no_group()
+    size = settings.tensor_parallel
+    with tempfile.TemporaryDirectory(prefix="gossamer-ranks-") as private:
+        environment = {
+            **LOOPBACK,
+            STORE: str(Path(private) / "store"),
+            "RANK": "0",
+            "LOCAL_RANK": "0",
+            "WORLD_SIZE": str(size),
+        }
+        with variables(environment):
+            commands = {rank: _command(settings) for rank in range(1, size)}
+            return _lead(settings, folder, limits_of, on_lost, commands)
+
+
+def _command(settings: ServeSettings) -> list[str]:
+    from gossamer.cluster.children import follower_command
+
+    return [*follower_command(), *map(str, _limits(settings))]
+
+
+def _lead(
+    settings: ServeSettings,
+    folder: Path,
+    limits_of: LimitsOf,
+    on_lost: Callable[[], None],
+    commands: dict[int, list[str]],
+) -> "Engine":
+    """Be rank 0; `commands` start the others."""
+    from gossamer.basemodel.files import fingerprint
+    from gossamer.cluster.group import join
+    from gossamer.cluster.leader import Leader
+    from gossamer.cluster.messages import StartModel
+    from gossamer.serving.engine.assemble import assemble_engine
+
+    leader = Leader(settings.rank_timeout, on_lost)
+    children = _children(commands, leader)
+    try:
+        leader.join(join(*_limits(settings)), children)
+        own = settings.model_dump(mode="json")
+        leader.announce(StartModel(str(folder.absolute()), fingerprint(folder), own))
+        engine = assemble_engine(settings, folder, limits_of, leader)
+        leader.start_pings()
+    except BaseException:
+        leader.close()
+        if children is not None:
+            children.kill()
+        raise
+    engine.start()
+    return engine
+
+
+def _children(commands: dict[int, list[str]], leader: "Leader") -> "Children | None":
+    from gossamer.cluster.children import Children
+
+    return Children(commands, leader.child_ended) if commands else None
