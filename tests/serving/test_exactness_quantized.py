@@ -112,6 +112,17 @@ def test_other_chunk_sizes_and_kernels_change_no_answer(kinds, settings):
         case.check_all(answers(llm, case.requests))
 
 
+@pytest.mark.slow
+def test_layers_that_multiply_by_their_librarys_kernels_say_the_same(kinds):
+    """What a GPU does, in Triton's interpreter."""
+    case = kinds("bnb-4bit")
+    with served(case.model, case.adapters, quantization="bnb-4bit", backend="triton") as llm:
+        asked = [(prompt[:20], name) for prompt, name in case.requests[:16]]
+        completions = answers(llm, asked)
+    for completion in completions:
+        case.check(completion)
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_base_only_requests_do_not_feel_the_adapters(kinds, way):
     """The same log-probabilities, bit for bit, as without any adapter."""
