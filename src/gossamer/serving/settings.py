@@ -81,8 +81,9 @@ class ServeSettings(Settings):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Number format of weights, keys and values; auto: float32 on a CPU; on a GPU bfloat16, or
     float32 where it does not compute in that."""
-    device: str = "auto"
-    """Where to compute: cpu, cuda (the first GPU) or cuda:N; auto: the first GPU, else the CPU."""
+    device: str = "cpu"
+    """Where to compute: cpu, cuda (the first GPU) or cuda:N; auto: the first GPU, else the CPU. A
+    CPU unless asked for otherwise, as serving has not run on a GPU yet."""
     tensor_parallel: int = Field(default=1, ge=1)
     """Processes that compute the model together, each with its own share of the weights, of keys
     and values and of the adapters; memory_gib holds for each. How many a model can be divided among

@@ -66,7 +66,7 @@ class VerifySettings(Settings):
     """GiB of the server's pool; unset: the server's own default."""
     adapter_rows: Literal["as-saved", "base", "int8"] = "as-saved"
     """How the server keeps low-rank rows."""
-    device: str = "auto"
+    device: str = "cpu"
     """Where the server computes: auto, cpu, cuda or cuda:N; the references are computed on the
     CPU, in float32."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32"

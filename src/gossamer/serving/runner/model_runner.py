@@ -10,6 +10,7 @@ from torch import Tensor
 from gossamer.errors import RankLostError, one_line
 from gossamer.kernels.grouped_lora import RowFormat
 from gossamer.kernels.paged_attention import KvLayout, make_paged_attention
+from gossamer.kernels.scratch import ScratchMemory
 from gossamer.serving.core.sequence import Sequence
 from gossamer.serving.core.stats import MergeStats
 from gossamer.serving.device.device import Device
@@ -51,7 +52,8 @@ class PagedModel:
         self._model = model
         self._device = device
         # What repeats the steps of a key, and where that leaves the logits.
-        self._replays: dict[Hashable, tuple[Callable[[], None], list[Tensor]]] = {}
+        self._replays: dict[Hashable, tuple[Callable[[], None], Tensor]] = {}
+        self._logits = ScratchMemory(device.torch_device)
 
     @torch.inference_mode()
     def run(self, batch: StepBatch) -> Tensor:
@@ -59,7 +61,7 @@ class PagedModel:
         if self.backend == "cpu":
             self._share_threads()
         self._attention.plan(batch.attention)
-        logits = self._compute(batch) if batch.key is None else self._replay(batch)
+        logits = self._replay(batch) if batch.key is not None else self._compute(batch).float()
         return logits[: len(batch.sampled)]
 
     def _replay(self, batch: StepBatch) -> Tensor:
@@ -68,17 +70,21 @@ class PagedModel:
             if len(self._replays) >= MOST_REPLAYS:
                 self._device.forget_graphs()
                 self._replays.clear()
-            results: list[Tensor] = []
+            # All steps leave their logits at one place: in memory of their own, those of a hundred
+            # keys would take some GiB.
+            rows, width = len(batch.logit_rows), self._model.config.vocab_size
+            logits = self._logits.take(rows * width)[: rows * width].view(rows, width)
 
             def body() -> None:
-                results[:] = [self._compute(batch)]
+                logits.copy_(self._compute(batch))
 
-            self._replays[batch.key] = (self._device.graph(batch.key, body), results)
-        replay, results = self._replays[batch.key]
+            self._replays[batch.key] = (self._device.graph(batch.key, body), logits)
+        replay, logits = self._replays[batch.key]
         replay()
-        return results[0]
+        return logits
 
     def _compute(self, batch: StepBatch) -> Tensor:
+        """Logits [len(batch.logit_rows), vocabulary] in the model's number format."""
         self._context.batch = batch
         try:
             output = self._model(
@@ -99,7 +105,7 @@ class PagedModel:
         finally:
             self._context.batch = None
         logits: Tensor = output.logits[0]
-        return logits.float()
+        return logits
 
     def _inputs(self, batch: StepBatch) -> dict[str, Tensor]:
         """The model's inputs: tokens by number, or all by embedding where some have no number."""
