@@ -88,9 +88,11 @@ def test_it_says_that_it_is_behind_and_wakes_once_when_it_has_caught_up(made):
     detokenizer = made(wake=woken.release, most=10)
     output = Output("a", told)
     detokenizer.tell(output, lambda: gate.wait(WAIT))
+    detokenizer.flush()
     assert not detokenizer.is_behind
     for number in range(20):
         detokenizer.tell(output, lambda number=number: told.append(number))
+    detokenizer.flush()
     assert detokenizer.is_behind
     assert not woken.acquire(timeout=0.05)
     gate.set()
@@ -115,6 +117,7 @@ def test_what_a_hanging_thread_did_not_tell_is_ended_once_without_it(made):
     detokenizer.tell(stuck, hang)
     for _ in range(3):
         detokenizer.tell(behind, lambda: behind.emit(token(2)))
+    detokenizer.flush()
     assert inside.wait(WAIT)
     assert not detokenizer.join(0.05)
     detokenizer.give_up(EngineStoppedError("pretended"))
@@ -122,6 +125,18 @@ def test_what_a_hanging_thread_did_not_tell_is_ended_once_without_it(made):
     assert detokenizer.join(WAIT)
     assert [name for name, event in told if isinstance(event, Failed)] == ["stuck", "behind"]
     assert len(told) == 2
+
+
+def test_calls_wait_for_a_flush(made):
+    detokenizer, told = made(), []
+    output, done = Output("a", told), threading.Event()
+    detokenizer.tell(output, lambda: output.emit(token(1)))
+    time.sleep(0.05)
+    assert not told
+    detokenizer.tell(output, done.set)
+    detokenizer.flush()
+    assert done.wait(WAIT)
+    assert len(told) == 1
 
 
 # In an engine.

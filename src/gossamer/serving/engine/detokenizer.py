@@ -1,13 +1,15 @@
 """Makes text of tokens, and tells events, on a thread of its own.
 
 The engine's thread can then begin the next step at once. Its calls come in one queue, so that the
-events of a request keep their order, and the final one comes last.
+events of a request keep their order, and the final one comes last. The thread is woken once for all
+calls of a step: each time it would contend with the engine's for the interpreter.
 """
 
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 
 from gossamer.errors import GossamerError
 from gossamer.serving.engine.output import RequestOutput
@@ -32,7 +34,10 @@ class Detokenizer:
         self._wake = wake
         self._on_fault = on_fault
         self._most_behind = most_behind
-        self._calls: SimpleQueue[tuple[RequestOutput, Callable[[], None]] | None] = SimpleQueue()
+        self._calls: deque[tuple[RequestOutput, Callable[[], None]]] = deque()
+        self._alarms: SimpleQueue[None] = SimpleQueue()
+        """One for each time that the thread is to look for calls."""
+        self._is_ending = False
         self._current: RequestOutput | None = None
         self._is_waited_for = False
         self._thread = threading.Thread(target=self._run, name="gossamer-detokenizer", daemon=True)
@@ -42,8 +47,16 @@ class Detokenizer:
         self._thread.start()
 
     def tell(self, output: RequestOutput, call: Callable[[], None]) -> None:
-        """Have `call` made, which tells something of `output`. From any thread; returns at once."""
-        self._calls.put((output, call))
+        """Have `call` made after the next `flush`; it tells something of `output`.
+
+        From any thread; returns at once.
+        """
+        self._calls.append((output, call))
+
+    def flush(self) -> None:
+        """Have all calls made that wait for it. From any thread; returns at once."""
+        if self._calls:
+            self._alarms.put(None)
 
     @property
     def is_behind(self) -> bool:
@@ -51,11 +64,11 @@ class Detokenizer:
 
         On the engine's thread.
         """
-        if self._calls.qsize() <= self._most_behind:
+        if len(self._calls) <= self._most_behind:
             return False
         self._is_waited_for = True
         # It may have caught up just before it was told that somebody waits.
-        return self._calls.qsize() > self._most_behind // 2
+        return len(self._calls) > self._most_behind // 2
 
     @property
     def is_alive(self) -> bool:
@@ -68,7 +81,8 @@ class Detokenizer:
 
     def end(self) -> None:
         """End the thread when all is told that was to be told by now."""
-        self._calls.put(None)
+        self._is_ending = True
+        self._alarms.put(None)
 
     def join(self, seconds: float) -> bool:
         """Wait until the thread has ended, `seconds` at most; whether it has."""
@@ -78,25 +92,37 @@ class Detokenizer:
     def give_up(self, error: GossamerError) -> None:
         """On another thread, as its own hangs: end with `error` whatever was to be told."""
         outputs = dict.fromkeys([self._current] if self._current is not None else ())
-        try:
-            while True:
-                if (call := self._calls.get_nowait()) is not None:
-                    outputs[call[0]] = None
-        except Empty:
-            self.end()
+        while (call := self._next()) is not None:
+            outputs[call[0]] = None
+        self.end()
         for output in outputs:
             output.fail(error)
 
     def _run(self) -> None:
-        while (call := self._calls.get()) is not None:
-            self._current, tell = call
-            try:
-                tell()
-            except BaseException:
-                log.exception("a token could not be told")
-                self._current.give_up()
-                self._on_fault(self._current)
-            if self._is_waited_for and self._calls.qsize() <= self._most_behind // 2:
-                self._is_waited_for = False
-                self._wake()
+        is_ending = False
+        while not is_ending:
+            self._alarms.get()
+            # Asked before the last look: what was to be told before the end is there by then.
+            is_ending = self._is_ending
+            while (call := self._next()) is not None:
+                self._make(*call)
         self._current = None
+
+    def _next(self) -> tuple[RequestOutput, Callable[[], None]] | None:
+        """The next call; None if there is none."""
+        try:
+            return self._calls.popleft()
+        except IndexError:
+            return None
+
+    def _make(self, output: RequestOutput, call: Callable[[], None]) -> None:
+        self._current = output
+        try:
+            call()
+        except BaseException:
+            log.exception("a token could not be told")
+            output.give_up()
+            self._on_fault(output)
+        if self._is_waited_for and len(self._calls) <= self._most_behind // 2:
+            self._is_waited_for = False
+            self._wake()

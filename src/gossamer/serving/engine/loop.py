@@ -124,6 +124,8 @@ class EngineLoop:
             log.exception("a step of the engine has failed")
             self._abandon(error)
             return self._is_broken
+        finally:
+            self.detokenizer.flush()
 
     def _turn(self) -> bool:
         """Launch a step and take one in: this very one, or where steps overlap the one before.

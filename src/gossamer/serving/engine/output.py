@@ -220,10 +220,10 @@ class RequestOutput:
             logprobs=None if choice.logprob is None else (self._logprob(choice),),
         )
 
-    def tell(self, make: Callable[[], Tokens]) -> None:
-        """Send the event that `make` makes, unless one before could not be made."""
+    def tell(self, choice: SampledToken, *, is_text: bool, is_last: bool) -> None:
+        """Send what `tokens` makes, unless one before could not be made."""
         if not self._is_broken:
-            self.emit(make())
+            self.emit(self.tokens(choice, is_text=is_text, is_last=is_last))
 
     def finish(self, reason: FinishReason) -> None:
         """Send the final event of a request that ran or was cancelled.
@@ -322,17 +322,14 @@ class Generation:
             reason = "stop"
         elif sequence.num_left <= 0:
             reason = "length"
-        make = partial(
-            output.tokens,
-            choice,
-            is_text=not is_end,
-            is_last=reason is not None,
-            look_for_stops=sequence.num_generated >= params.min_tokens,
-        )
+        is_last = reason is not None
         if not params.stop:
-            self.tell(output, partial(output.tell, make))
+            self.tell(output, partial(output.tell, choice, is_text=not is_end, is_last=is_last))
             return reason
-        event = make()
+        is_early = sequence.num_generated < params.min_tokens
+        event = output.tokens(
+            choice, is_text=not is_end, is_last=is_last, look_for_stops=not is_early
+        )
         self.tell(output, partial(output.emit, event))
         return "stop" if output.met_stop else reason
 

@@ -29,7 +29,11 @@ class TenantUsage:
 
     def of(self, tenant: str) -> _TenantCounts:
         """Return the counts of `tenant`, made when first asked for."""
-        return self._counts.setdefault(tenant, _TenantCounts())
+        counts = self._counts.get(tenant)
+        if counts is None:
+            # Other threads count refusals: there is one of each tenant all the same.
+            counts = self._counts.setdefault(tenant, _TenantCounts())
+        return counts
 
     def first_token(self, tenant: str, seconds: float) -> None:
         """Count a first token that came `seconds` after its request."""

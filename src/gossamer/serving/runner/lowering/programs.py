@@ -71,6 +71,9 @@ class ProgramLowering:
         self._takes_pages = takes_pages
         self._arrays = DeviceArrays(device)
         self._adapters = AdapterBatchBuilder(_adapter_work)
+        self._kept: tuple[_AdapterWork, int | None, dict[str, Bundles], dict[str, Array]] | None
+        self._kept = None
+        """What was made last of the adapters' work, and for how many tokens."""
 
     def lower(self, step: HostStep) -> StepBatch:
         """See `Lowering.lower`."""
@@ -101,17 +104,12 @@ class ProgramLowering:
                 lengths = {"split": splits, "chunk": 0}
                 length = lengths.get(name.split("_")[0], size or 0)
                 arrays[name] = _padded(array, length, UNUSED.get(name, 0))
-        bundles = {
-            name: _bundles(runs, work.parts, name, size)
-            for name, runs in (("lora", work.lora), ("sparse", work.sparse))
-            if runs
-        }
-        for name, made in bundles.items():
-            arrays |= {f"{name}_{field}": array for field, array in _fields(made).items()}
         if pages is not None:
             arrays["pages"] = pages.pages
-        if work.scales_inputs:
-            arrays["token_table"] = _token_table(work, tokens)
+        if self._kept is None or self._kept[0] is not work or self._kept[1] != size:
+            self._kept = (work, size, *_adapter_arrays(work, size, tokens))
+        bundles, adapter_arrays = self._kept[2:]
+        arrays |= adapter_arrays
         there = self._arrays.put(arrays, key)
         return StepBatch(
             token_ids=there["token_ids"][None],
@@ -185,6 +183,25 @@ def _adapter_work(parts: list[Part]) -> _AdapterWork:
         for resident, _ in residents
     )
     return _AdapterWork(parts, runs("lora"), runs("sparse"), scales)
+
+
+def _adapter_arrays(
+    work: _AdapterWork, size: int | None, tokens: int
+) -> tuple[dict[str, Bundles], dict[str, Array]]:
+    """The bundles of each operation, and all arrays that say what adapters do."""
+    bundles = {
+        name: _bundles(runs, work.parts, name, size)
+        for name, runs in (("lora", work.lora), ("sparse", work.sparse))
+        if runs
+    }
+    arrays = {
+        f"{name}_{field}": array
+        for name, made in bundles.items()
+        for field, array in _fields(made).items()
+    }
+    if work.scales_inputs:
+        arrays["token_table"] = _token_table(work, tokens)
+    return bundles, arrays
 
 
 def _bundles(runs: list[Run], parts: list[Part], field: str, size: int | None) -> Bundles:
