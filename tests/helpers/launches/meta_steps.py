@@ -1,11 +1,15 @@
 """Steps of Llama-3-8B's shapes on tensors without data; each function returns a step to be run."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
 from gossamer.kernels.gain.triton_kernels import TritonInputGain
 from gossamer.kernels.gated_activation.triton_kernels import silu_and_multiply
+from gossamer.serving.core.messages import SamplingParams
+from gossamer.serving.runner.model_runner import ModelRunner
+from gossamer.serving.runner.sampler import SamplingState
+from gossamer.serving.runner.warm_up import warm_up
 from launches.operations import CASES, LLAMA_3_8B
 from launches.step_device import StepDevice, adapter
 from model_steps import Steps, chunk, llama_3_8b
@@ -108,3 +112,61 @@ def prefill_1() -> Callable[[], object]:
 def prefill_2() -> Callable[[], object]:
     """The same with two layers."""
     return _prefill(2)
+
+
+def _launched(params: Sequence[SamplingParams]) -> Callable[[], object]:
+    """A step of the runner, one layer, with the choice of tokens; row i has the i-th parameters."""
+    steps = _steps(1)
+    runner = ModelRunner(steps.model, steps.builder, steps.device)
+    chunks = [chunk(None, computed=9, first_block=i) for i in range(len(params))]
+    states = {
+        id(each.sequence): SamplingState(params=of, forbidden_early=(2,))
+        for each, of in zip(chunks, params, strict=True)
+    }
+    for state in states.values():
+        state.counts.update([3, 3, 7] if state.needs_counts else [])
+    return lambda: runner.launch(chunks, lambda sequence: states[id(sequence)])
+
+
+def launch_greedy() -> Callable[[], object]:
+    """All rows take the likeliest token."""
+    return _launched([SamplingParams(temperature=0.0)] * 4)
+
+
+def launch_mixed() -> Callable[[], object]:
+    """Rows of all sorts of sampling, but for a top_p without a top_k, which has to wait."""
+    return _launched(
+        [
+            SamplingParams(temperature=0.0, logprobs=3),
+            SamplingParams(temperature=0.7, top_p=0.9, top_k=50, seed=1),
+            SamplingParams(temperature=1.0, top_k=5, min_p=0.1, min_tokens=3),
+            SamplingParams(temperature=1.0, presence_penalty=0.5, frequency_penalty=0.1),
+        ]
+    )
+
+
+def warm_up_of_a_server() -> Callable[[], object]:
+    """What is run before the first request, one layer."""
+    steps = _steps(1)
+    runner = ModelRunner(steps.model, steps.builder, steps.device)
+    return lambda: warm_up(runner, steps.pool, steps.layout, 64)
+
+
+def steps_of_many_sizes() -> Callable[[], object]:
+    """Decodes and mixed steps of a server's day, one layer."""
+    steps = _steps(1)
+
+    def run() -> None:
+        scaling = [chunk(adapter(i, scales=True), computed=7) for i in range(3)]
+        steps.prepare(scaling)()
+        for number in (1, 3, 8, 17, 64, 200):
+            for places in (1, 15, 16, 300, 3000):
+                some = [chunk(adapter(i % 7), computed=places) for i in range(number)]
+                steps.prepare(some)()
+        for count in (2, 7, 16, 33, 64, 65, 500, 1999):
+            for decodes in (0, 1, 5):
+                some = [chunk(adapter(0), computed=count % 40, count=count)]
+                some += [chunk(adapter(i), computed=70) for i in range(decodes)]
+                steps.prepare(some)()
+
+    return run

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gossamer.serving.core.tickets import DoneTicket, Ticket
-from gossamer.serving.device.cpu import CpuDevice
+from gossamer.serving.device.cpu import CpuDevice, CpuFetch
 from gossamer.serving.packing.resident import DeviceTables, Resident
 from launches.recording import Operation, differences, record
 from model_steps import entry_of
@@ -38,6 +38,10 @@ class StepDevice(CpuDevice):
         if target.device.type != "meta":
             target.copy_(source)
         return DoneTicket(target)
+
+    def fetch(self, tensor: Tensor) -> CpuFetch:
+        """Zeros, where there is nothing to bring."""
+        return CpuFetch(torch.zeros(tensor.shape, dtype=tensor.dtype))
 
     def graph(self, key: Hashable, body: Callable[[], None]) -> Callable[[], None]:
         """Run `body` once, as a capture is warmed up, and record it each time it is called."""

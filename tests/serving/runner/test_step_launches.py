@@ -17,6 +17,7 @@ STEPS = ("base_decode", "lora_decode", "all_decode", "prefill")
 def launches(tmp_path_factory):
     """Of all steps with one layer and with two."""
     names = [f"{step}_{layers}" for step in STEPS for layers in (1, 2)]
+    names += ["launch_greedy", "launch_mixed", "warm_up_of_a_server", "steps_of_many_sizes"]
     return compiled(names, tmp_path_factory.mktemp("cache"), torch_too=True)
 
 
@@ -79,3 +80,25 @@ def test_no_kernel_spills(launches):
     }
     assert len(codes) >= 9
     assert {name: code["spills"] for (name, _), code in codes.items() if code["spills"]} == {}
+
+
+def binaries(launches, body):
+    return {(each["name"], each["binary"]) for each in launches[body] if each["binary"]}
+
+
+def test_no_request_waits_for_a_kernel_to_be_compiled(launches):
+    """Whatever the numbers of tokens, sequences and places are, kernels are those of the start."""
+    met = binaries(launches, "steps_of_many_sizes")
+    assert met - binaries(launches, "warm_up_of_a_server") == set()
+    # Low-rank rows: for bundles of few and of many tokens; `down_proj` has inputs of its own.
+    variants = {"shrink_kernel": 4, "expand_kernel": 4, "scale_inputs_kernel": 2}
+    assert all(n == variants.get(name, 1) for name, n in Counter(name for name, _ in met).items())
+
+
+def test_tokens_are_chosen_without_waiting_for_the_device(launches):
+    """That they were launched at all says so: a tensor without data cannot be waited for."""
+    names = [launch["name"] for launch in launches["launch_greedy"]]
+    assert names[-4:] == ["argmax", "gather", "isfinite", "where"]
+    mixed = Counter(launch["name"] for launch in launches["launch_mixed"])
+    assert mixed["topk"] >= 1
+    assert mixed["log_softmax"] == 1

@@ -19,6 +19,9 @@ from gossamer.serving.runner.model_runner import ModelRunner
 from gossamer.serving.runner.sampler import SamplingState
 from gossamer.serving.scheduler.step import ScheduledChunk
 
+_PROMPT = 40
+"""Tokens of a prompt for which kernels take their widest tiles."""
+
 
 def warm_up(
     runner: ModelRunner,
@@ -71,6 +74,10 @@ def _run_padded_steps(runner: ModelRunner, pool: Tensor, layout: KvLayout, most:
             # Twice: the first time it is computed, the second time captured.
             for _ in range(2):
                 _run([_token(each, 1) for _ in range(size)], runner)
+    if pool.device.type != "cpu":
+        # What prompts need, and gains of inputs: else the first request waits seconds for each.
+        scaling = _entry(Resident(tables=DeviceTables(lora=0, scaled_inputs=frozenset({0}))))
+        _run([_chunk(scaling, 1, _PROMPT)], runner)
 
 
 def _empty_table(num_modules: int) -> LoraTable:
@@ -95,14 +102,19 @@ def _entry(resident: Resident) -> AdapterEntry:
 
 
 def _token(adapter: AdapterEntry | None, block: int) -> ScheduledChunk:
+    return _chunk(adapter, block, 1)
+
+
+def _chunk(adapter: AdapterEntry | None, block: int, count: int) -> ScheduledChunk:
+    """`count` tokens, all of whose places are in one block: what is computed has no meaning."""
     sequence = Sequence(
-        request=Request(request_id="warm-up", prompt_token_ids=(0,)),
+        request=Request(request_id="warm-up", prompt_token_ids=(0,) * count),
         adapter=adapter,
         max_new_tokens=1,
-        token_ids=[0],
-        blocks=[block],
+        token_ids=[0] * count,
+        blocks=[block] * count,
     )
-    return ScheduledChunk(sequence, 1)
+    return ScheduledChunk(sequence, count)
 
 
 def _run(chunks: list[ScheduledChunk], runner: ModelRunner) -> None:
