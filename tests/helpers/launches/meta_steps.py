@@ -2,17 +2,20 @@
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 
 from gossamer.kernels.gain.triton_kernels import TritonInputGain
 from gossamer.kernels.gated_activation.triton_kernels import silu_and_multiply
+from gossamer.kernels.hidden_edit import EditTable
 from gossamer.serving.core.messages import SamplingParams
+from gossamer.serving.packing.resident import DeviceTables, Resident
 from gossamer.serving.runner.model_runner import ModelRunner
 from gossamer.serving.runner.sampler import SamplingState
 from gossamer.serving.runner.warm_up import warm_up
 from launches.operations import CASES, LLAMA_3_8B
 from launches.step_device import StepDevice, adapter
-from model_steps import Steps, chunk, llama_3_8b
+from model_steps import Steps, chunk, entry_of, llama_3_8b
 
 
 def grouped_lora() -> Callable[[], object]:
@@ -170,3 +173,18 @@ def steps_of_many_sizes() -> Callable[[], object]:
                 steps.prepare(some)()
 
     return run
+
+
+def edited_prefill() -> Callable[[], object]:
+    """A prompt of 300 tokens whose first and last hidden states an adapter edits, and a decode."""
+    steps = _steps(1)
+    rank = 4
+    edit = EditTable(
+        first_row=np.array([[0, 2 * rank + 1]]),
+        rank=np.full((1, 2), rank, np.int32),
+        offsets=np.arange(2 * (2 * rank + 1), dtype=np.int64),
+        first_positions=3,
+        last_positions=2,
+    )
+    entry = entry_of(Resident(tables=DeviceTables(), edit=edit))
+    return steps.prepare([chunk(entry, computed=0, count=300), chunk(adapter(0), computed=50)])

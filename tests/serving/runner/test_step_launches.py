@@ -18,6 +18,7 @@ def launches(tmp_path_factory):
     """Of all steps with one layer and with two."""
     names = [f"{step}_{layers}" for step in STEPS for layers in (1, 2)]
     names += ["launch_greedy", "launch_mixed", "warm_up_of_a_server", "steps_of_many_sizes"]
+    names.append("edited_prefill")
     return compiled(names, tmp_path_factory.mktemp("cache"), torch_too=True)
 
 
@@ -53,6 +54,11 @@ def test_adapters_take_two_launches_for_each_group(launches):
 def test_a_layer_of_a_mixed_step(launches):
     found = of_a_layer(launches, "prefill") - of_a_layer(launches, "lora_decode")
     assert found == {"prefill_kernel": 1}
+
+
+def test_edits_take_two_launches_in_a_layer(launches):
+    found = Counter(launch["name"] for launch in launches["edited_prefill"])
+    assert (found["project_kernel"], found["add_kernel"]) == (1, 1)
 
 
 def test_layers_share_their_compiled_kernels(launches):
