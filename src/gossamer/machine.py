@@ -43,14 +43,16 @@ def usable_memory(proc: Path = _PROC) -> int:
     return min([available, *(number for number in left if number is not None)])
 
 
-def fit_threads() -> None:
+def fit_threads(num_processes: int = 1) -> None:
     """Have torch use no more threads than there are usable processors; its own default may.
+
+    Several processes that compute at the same time get a share each.
 
     torch counts the processors it may run on, and knows nothing of a quota of their time.
     """
     import torch
 
-    count = usable_cpus()
+    count = max(1, usable_cpus() // num_processes)
     if torch.get_num_threads() > count:
         torch.set_num_threads(count)
 

@@ -120,3 +120,22 @@ def test_wrong_wishes(tiny_model, capsys, monkeypatch, options, words):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert plan("--model", tiny_model, *options) == 2
     assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("ranks", "kv_heads"), [(2, 1), (4, 1)])
+def test_a_plan_of_several_processes_is_that_of_each(tiny_model, capsys, ranks, kv_heads):
+    """The tiny model has two key/value heads: four processes hold each of them twice."""
+    whole, share = base_sizes(tiny_model), base_sizes(tiny_model, num_ranks=ranks)
+    assert share.shape.num_kv_heads == kv_heads
+    assert share.shape.linears["model.layers.0.self_attn.q_proj"] == (64 // ranks, 48)
+    assert share.shape.linears["model.layers.0.self_attn.k_proj"] == (16, 48)
+    assert share.shape.linears["model.layers.2.mlp.down_proj"] == (48, 100 // ranks)
+    assert whole.num_parameters / ranks < share.num_parameters < whole.num_parameters / ranks * 1.25
+    assert plan(tiny_model, "--tensor-parallel", ranks, "--memory", 0.01) == 0
+    said = capsys.readouterr().out
+    assert f"each of {ranks} processes: {share.num_parameters:,} parameters" in said
+
+
+def test_a_plan_of_too_many_processes_names_those_that_work(tiny_model, capsys):
+    assert plan(tiny_model, "--tensor-parallel", 3) == 2
+    assert "tensor_parallel=3: " in capsys.readouterr().err

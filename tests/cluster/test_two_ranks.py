@@ -12,6 +12,9 @@ from ranks_case import followers, is_running, llm, wait_until
 
 from gossamer.errors import SettingError
 from gossamer.serving.core.messages import Finished
+from gossamer.serving.packing.capacity import PoolSizes
+from gossamer.serving.packing.low_rank import cost_of_rank
+from gossamer.serving.runner.model_shape import base_sizes
 
 pytestmark = pytest.mark.filterwarnings("ignore:Sparse invariant checks:UserWarning")
 
@@ -69,6 +72,17 @@ def test_a_rank_s_pool_has_as_many_blocks_of_half_the_bytes(two, family):
     with llm(family, 1) as one:
         assert one.engine.stats().blocks_total == two.engine.stats().blocks_total
         assert one.engine.model.limits.block_bytes == two.engine.model.limits.block_bytes
+
+
+def test_a_share_of_an_adapter_weighs_what_the_plan_says(two, family):
+    """The narrow ends of the factors are on every rank, the rest is divided."""
+    ask(two.engine, adapter="lora", max_tokens=1).wait()
+    (status,) = [each for each in two.engine.adapters() if each.name == "lora"]
+    share = PoolSizes(base=base_sizes(family.model, num_ranks=2), block_tokens=32, row_width=4)
+    whole = PoolSizes(base=base_sizes(family.model), block_tokens=16, row_width=4)
+    assert status.num_bytes == cost_of_rank(share, 8).num_bytes
+    assert share.block_bytes == whole.block_bytes == two.engine.model.limits.block_bytes
+    assert 0.5 < status.num_bytes / cost_of_rank(whole, 8).num_bytes < 0.8
 
 
 def test_adapters_that_come_and_go_are_the_same_on_all_ranks(two):

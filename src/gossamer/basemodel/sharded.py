@@ -103,6 +103,33 @@ def loading_options(config: Any, part: ModelPart) -> dict[str, Any]:
     return {"distributed_config": DistributedConfig(tp_size=part.size, tp_plan=plan or None)}
 
 
+def cut_whole(model: Any, part: ModelPart) -> None:
+    """Leave of the parameters of a whole model those of one rank, to tell their sizes; biases of
+    layers whose inputs are divided stay, as on rank 0."""
+    from torch import nn
+
+    styles = styles_of(model._tp_plan, [path for path, _ in model.named_modules()])
+    own = kv_heads_of(part, head_counts(model.config)[1])
+    kept: dict[int, nn.Parameter] = {}
+    for path, module in model.named_modules():
+        style = styles.get(path)
+        is_embedding = isinstance(module, nn.Embedding)
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            tensor = parameter
+            if style == "row" and name == "weight":
+                tensor = parameter[:, : -(-parameter.shape[1] // part.size)]
+            elif style == "column" and path.rsplit(".", 1)[-1] in KEY_VALUE:
+                width = len(parameter) // head_counts(model.config)[1]
+                tensor = parameter[: len(own) * width]
+            elif style == "column" or is_embedding:
+                tensor = parameter[: -(-len(parameter) // part.size)]
+            if id(parameter) not in kept:
+                kept[id(parameter)] = nn.Parameter(tensor.detach(), requires_grad=False)
+            module.register_parameter(name, kept[id(parameter)])
+        if isinstance(module, nn.Linear):
+            module.out_features, module.in_features = module.weight.shape
+
+
 def keep_local(model: Any, part: ModelPart) -> None:
     """Make every parameter of a model that was loaded in parts a plain tensor of the rank's own.
 

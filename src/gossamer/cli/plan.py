@@ -76,7 +76,8 @@ def _draw(plan: "PoolPlan", output: Path) -> None:
 
 def _print(plan: "PoolPlan") -> None:
     settings, sizes = plan.settings, plan.sizes
-    print(f"{settings.model}: {sizes.num_parameters:,} parameters", end=", ")
+    each = f", each of {settings.tensor_parallel} processes" if settings.tensor_parallel > 1 else ""
+    print(f"{settings.model}{each}: {sizes.num_parameters:,} parameters", end=", ")
     quantized = "" if sizes.quantization == "none" else f", linear layers as {sizes.quantization}"
     print(f"{format_bytes(sizes.weight_bytes)} in {plan.dtype}{quantized}")
     print(f"one token: {format_bytes(sizes.token_bytes)} of keys and values")

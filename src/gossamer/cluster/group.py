@@ -28,6 +28,10 @@ LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo"}
 """Keeps what ranks on one machine say on that machine."""
 
 
+_BACKENDS = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+"""What is said from processor to processor, and from GPU to GPU."""
+
+
 @dataclass(frozen=True, slots=True)
 class ProcessRanks:
     """The process groups of one rank, and what it does with them."""
@@ -70,7 +74,9 @@ class ProcessRanks:
 
     def add_up(self, tensor: Tensor) -> None:
         """Add up a tensor of all ranks in place; on the loading thread."""
-        dist.all_reduce(tensor, group=self.loads)
+        host = tensor.cpu()
+        dist.all_reduce(host, group=self.loads)
+        tensor.copy_(host)
 
     def any_failed(self, failed: bool) -> bool:
         """Whether any rank has failed; on the merging thread."""
@@ -127,24 +133,24 @@ def join(seconds: float, load_seconds: float) -> ProcessRanks:
     require_no_group()
     start = timedelta(seconds=START_SECONDS)
     if STORE not in os.environ:
-        dist.init_process_group("gloo", timeout=start)
+        dist.init_process_group(_BACKENDS, timeout=start)
     else:
         size = int(os.environ["WORLD_SIZE"])
         dist.init_process_group(
-            "gloo",
+            _BACKENDS,
             store=FileStore(os.environ[STORE], size),
             rank=int(os.environ["RANK"]),
             world_size=size,
             timeout=start,
         )
 
-    def group(seconds: float) -> Any:
-        return dist.new_group(backend="gloo", timeout=timedelta(seconds=seconds))
+    def group(seconds: float, backend: str = "gloo") -> Any:
+        return dist.new_group(backend=backend, timeout=timedelta(seconds=seconds))
 
     return ProcessRanks(
         rank=dist.get_rank(),
         size=dist.get_world_size(),
-        compute=group(seconds),
+        compute=group(seconds, _BACKENDS),
         control=ControlChannel(group(seconds)),
         loads=group(load_seconds),
         merges=group(START_SECONDS),

@@ -60,7 +60,9 @@ class PoolPlan:
 def plan_pool(settings: PlanSettings) -> PoolPlan:
     """Divide the pool of `settings`; raises `SettingError` for what cannot be divided so."""
     dtype, rows = _formats(settings)
-    sizes = base_sizes(resolve(settings.model), _WIDTHS[dtype], settings.quantization)
+    sizes = base_sizes(
+        resolve(settings.model), _WIDTHS[dtype], settings.quantization, settings.tensor_parallel
+    )
     memory_gib = _memory_gib(settings, sizes)
     block_tokens = settings.block_tokens
     block_bytes = sizes.token_bytes * block_tokens

@@ -122,6 +122,8 @@ class PlanSettings(Settings):
     """Number format of weights, keys and values; auto: float32 on a CPU, bfloat16 on a GPU."""
     quantization: Quantization = "none"
     """How the base model's linear layers are quantised when it is loaded, as for serve."""
+    tensor_parallel: int = Field(default=1, ge=1)
+    """Processes that compute the model together, as for serve; the plan is that of each."""
     memory_gib: float | None = None
     """Size of the pool; unset: 4 on a CPU; nine tenths of what the weights leave of the GPU that is
     here."""

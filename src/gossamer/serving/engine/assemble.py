@@ -1,5 +1,6 @@
 """Puts the parts of an engine together: the one place that knows how each is made."""
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from gossamer.serving.core.mailbox import Mailbox
 from gossamer.serving.core.tenants import LimitsOf
 from gossamer.serving.core.validation import EngineLimits
 from gossamer.serving.device.device import Copier, Device
-from gossamer.serving.device.make import make_device
+from gossamer.serving.device.make import find_device, make_device
 from gossamer.serving.engine.adapter_control import AdapterControl
 from gossamer.serving.engine.engine import Engine
 from gossamer.serving.engine.output import ModelInfo
@@ -126,7 +127,7 @@ def load_base(settings: ServeSettings, folder: Path, ranks: Ranks) -> Base:
     All ranks call this at the same time. Raises as `build_engine`.
     """
     shard = ranks.shard
-    device = _device(settings)
+    device = _device(settings, shard)
     config = load_config(folder)
     check_supported(config, for_serving=True)
     quantization = served_quantization(config, settings.quantization)
@@ -148,7 +149,7 @@ def load_base(settings: ServeSettings, folder: Path, ranks: Ranks) -> Base:
         settings.attention, device.backend, layout, has_window=has_window(config)
     )
     kept_free = linear_bytes(model) if settings.merge_hot else 0
-    num_blocks = ranks.least(_num_blocks(settings, device, layout.block_bytes, kept_free))
+    num_blocks = ranks.least(_num_blocks(settings, device, layout.block_bytes, kept_free, shard))
     pool_memory = device.pool_memory(num_blocks, layout.block_bytes)
     rows = _row_format(settings, device)
     paged = PagedModel(model, pool_memory, layout, device, rows, attention, shard)
@@ -198,16 +199,19 @@ def _lowering(device: Device, block_tokens: int, attention: str) -> Lowering:
     return ThreadLowering(block_tokens=block_tokens, num_workers=torch.get_num_threads())
 
 
-def _device(settings: ServeSettings) -> Device:
-    """Make the device, and have torch use the processors that there are."""
-    device = make_device(settings.device, backend=settings.backend, dtype=settings.dtype)
+def _device(settings: ServeSettings, shard: Shard) -> Device:
+    """Make the device, and have torch use the processors that there are, or this rank's share."""
+    name = settings.device
+    if not shard.is_whole and find_device(name).type == "cuda":
+        name = f"cuda:{os.environ.get('LOCAL_RANK', shard.rank)}"
+    device = make_device(name, backend=settings.backend, dtype=settings.dtype)
     if settings.merge_hot and device.backend == "triton":
         raise SettingError(
             "merge_hot is for processors; a GPU computes one adapter for all tokens at a cost of "
             "some per cent, and steps on other weights could not be replayed. Leave it out"
         )
     if settings.threads is None:
-        fit_threads()
+        fit_threads(shard.size)
     else:
         torch.set_num_threads(settings.threads)
     return device
@@ -333,11 +337,15 @@ def _layout(settings: ServeSettings, model: Any, dtype: torch.dtype, shard: Shar
     return layout
 
 
-def _num_blocks(settings: ServeSettings, device: Device, block_bytes: int, kept_free: int) -> int:
+def _num_blocks(
+    settings: ServeSettings, device: Device, block_bytes: int, kept_free: int, shard: Shard
+) -> int:
     """Blocks of the pool; `kept_free` bytes of what is free are left for merged weights."""
     available = max(0, device.memory_for_pool() - kept_free)
     if settings.memory_gib is None:
-        wanted = device.usual_memory(kept_free)
+        # Ranks on processors share the machine's memory; GPUs have their own.
+        sharing = shard.size if device.torch_device.type == "cpu" else 1
+        wanted = device.usual_memory(kept_free) // sharing
     else:
         wanted = int(settings.memory_gib * _GIB)
     if wanted > available:

@@ -7,6 +7,7 @@ from torch import nn
 
 from gossamer.adapters.base_shape import BaseShape
 from gossamer.basemodel.quantize import served_quantization
+from gossamer.basemodel.sharded import ModelPart, check_size, cut_whole
 from gossamer.serving.packing.capacity import FLOAT, BaseSizes
 
 
@@ -15,12 +16,6 @@ def kv_shape(config: Any) -> tuple[int, int, int]:
     heads = config.num_attention_heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
     return config.num_hidden_layers, getattr(config, "num_key_value_heads", heads), head_dim
-
-
-def query_group(config: Any) -> int:
-    """The query heads that share a key/value head."""
-    group: int = config.num_attention_heads // kv_shape(config)[1]
-    return group
 
 
 def has_window(config: Any) -> bool:
@@ -50,11 +45,15 @@ def longest_row(model: Any) -> int:
     )
 
 
-def base_sizes(folder: Path, width: int = FLOAT, quantization: str = "none") -> BaseSizes:
+def base_sizes(
+    folder: Path, width: int = FLOAT, quantization: str = "none", num_ranks: int = 1
+) -> BaseSizes:
     """Sizes of the model in `folder` in numbers of `width` bytes; its weights are not read.
 
-    `quantization`: as in `ServeSettings`. Raises `BaseModelError`, or `SettingError` if the model
-    is saved quantised in another way.
+    `quantization`: as in `ServeSettings`; with several `num_ranks`, what one of them has.
+
+    Raises `BaseModelError`, or `SettingError` if the model is saved quantised in another way, or
+    cannot be divided so.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -64,8 +63,12 @@ def base_sizes(folder: Path, width: int = FLOAT, quantization: str = "none") -> 
     config: Any = load_config(folder)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
-    output = model.get_output_embeddings()
     num_layers, num_kv_heads, head_dim = kv_shape(config)
+    if num_ranks > 1:
+        check_size(config, num_ranks)
+        cut_whole(model, ModelPart(0, num_ranks))
+        num_kv_heads = max(1, num_kv_heads // num_ranks)
+    output = model.get_output_embeddings()
     return BaseSizes(
         shape=BaseShape(
             linears={
