@@ -22,7 +22,7 @@ WIDTHS = (190, 44, 300)
 """h_out of each; the last takes two tiles of columns."""
 H_IN = 1300
 """Two slabs, the second not full."""
-FLOAT, HALF, INT8 = RowFormat
+FLOAT, HALF, INT8, FLOAT16 = RowFormat
 BOUNDS = {torch.float32: 3e-7, torch.bfloat16: 2.1e-3, torch.float16: 3e-4}
 """The error of the result, relative to the size of what is added: little more than that of rounding
 the result, which a low-rank product of half the precision would exceed."""
@@ -161,8 +161,8 @@ class Adapters:
         assert torch.equal(got[untouched], y[untouched])
         # Rounding of the result is part of its error where what is added is small.
         error = (got.double() - want).norm() / (want - y.double()).norm()
-        # In bfloat16, rows of float32 are rounded as well.
-        rounded = dtype == torch.bfloat16 and options.get("formats") == [FLOAT]
+        # In bfloat16, rows of float32 and float16 are rounded as well.
+        rounded = dtype == torch.bfloat16 and options.get("formats") not in ([HALF], [INT8])
         assert error < BOUNDS[dtype] * (1.5 if rounded else 1), float(error)
         return got
 
@@ -192,6 +192,8 @@ RUNS = [
         (torch.bfloat16, INT8),
         (torch.float16, HALF),
         (torch.float16, INT8),
+        (torch.float16, FLOAT16),
+        (torch.bfloat16, FLOAT16),
     ],
 )
 def test_mixed_ranks_and_blends_in_a_padded_grid(dtype, row_format):
@@ -206,7 +208,7 @@ def test_mixed_ranks_and_blends_in_a_padded_grid(dtype, row_format):
 def test_adapters_of_several_formats_in_one_batch(dtype):
     adapters = Adapters(h_in=200)
     for slot, ranks in enumerate(MIXED):
-        adapters.add(ranks, RowFormat(slot % 3))
+        adapters.add(ranks, RowFormat(slot % 4))
     adapters.check(RUNS, 20, dtype)
 
 

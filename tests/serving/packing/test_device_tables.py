@@ -34,7 +34,7 @@ SHAPES = {
 """(h_out, h_in); some are not whole 16 bytes in some formats."""
 IDS = {path: number for number, path in enumerate(sorted(SHAPES, reverse=True))}
 BASE = BaseShape(linears=SHAPES, num_layers=3, hidden_size=48, num_kv_heads=1, head_dim=16)
-FLOAT, HALF, INT8 = RowFormat
+FLOAT, HALF, INT8, _ = RowFormat
 
 
 def target(block_tokens=4, int8=False):

@@ -27,11 +27,13 @@ class RowFormat(IntEnum):
     BFLOAT16 = 1
     INT8 = 2
     """Whole numbers from -127 to 127, times the row's own scale."""
+    FLOAT16 = 3
+    """For kernels of GPUs and plain torch alone."""
 
     @property
     def dtype(self) -> torch.dtype:
         """The type of a row's elements."""
-        return (torch.float32, torch.bfloat16, torch.int8)[self]
+        return (torch.float32, torch.bfloat16, torch.int8, torch.float16)[self]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

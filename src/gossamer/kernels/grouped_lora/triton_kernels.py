@@ -43,6 +43,8 @@ _KEEPS_BIAS = tl.constexpr(module_header.KEEPS_BIAS)
 _FLOAT = tl.constexpr(int(RowFormat.FLOAT32))
 _HALF = tl.constexpr(int(RowFormat.BFLOAT16))
 _INT8 = tl.constexpr(int(RowFormat.INT8))
+_FLOAT16 = tl.constexpr(int(RowFormat.FLOAT16))
+_ANY = tl.constexpr(ANY_FORMAT)
 
 
 class Variant(NamedTuple):
@@ -87,11 +89,16 @@ def _rows(
         return _tile(pool_half, start, columns, mask, like, 8)
     if FORMAT == _INT8:
         return _tile(pool_int8, start, columns, mask, like, 16)
+    pool_float16 = pool_half.to(tl.pointer_type(tl.float16), bitcast=True)
+    if FORMAT == _FLOAT16:
+        return _tile(pool_float16, start, columns, mask, like, 8)
     # What is masked is not read: no more bytes than those of the adapter's own format.
-    is_half, is_int8 = row_format == _HALF, row_format == _INT8
+    is_half, is_int8, is_float16 = row_format == _HALF, row_format == _INT8, row_format == _FLOAT16
     rows = _tile(pool_float, start, columns, mask & (row_format == _FLOAT), like, 4)
     rows = tl.where(is_half, _tile(pool_half, start, columns, mask & is_half, like, 8), rows)
-    return tl.where(is_int8, _tile(pool_int8, start, columns, mask & is_int8, like, 16), rows)
+    rows = tl.where(is_int8, _tile(pool_int8, start, columns, mask & is_int8, like, 16), rows)
+    halves = _tile(pool_float16, start, columns, mask & is_float16, like, 8)
+    return tl.where(is_float16, halves, rows)
 
 
 @triton.jit
@@ -155,7 +162,7 @@ def shrink_kernel(
                     pool_float, pool_half, pool_int8, row_format, start, columns, a_mask, x, FORMAT
                 )
                 acc = dot(a, tl.trans(xs), acc)
-            if FORMAT >= _INT8:
+            if (FORMAT == _INT8) | (FORMAT == _ANY):
                 rows = 4 * rank + r_low + r
                 acc *= _row_scales(offsets, rows, row_format, is_row, FORMAT)[:, None]
             v_at = (
@@ -231,7 +238,7 @@ def expand_kernel(
             for slab in tl.static_range(0, SLABS):
                 low_rank += tl.load(v_at + slab * v_slab_stride, mask=v_mask, other=0.0)
             low_rank *= factor
-            if FORMAT >= _INT8:
+            if (FORMAT == _INT8) | (FORMAT == _ANY):
                 rows = 3 * rank + r_low + r
                 low_rank *= _row_scales(offsets, rows, row_format, is_row, FORMAT)[None, :]
             upper = rounded(low_rank, y)
@@ -345,6 +352,7 @@ def compile_cases() -> list[CompileCase]:
     half, int8 = int(RowFormat.BFLOAT16), int(RowFormat.INT8)
     launches = [("bf16", rows, n, 4096) for n in VARIANTS for rows in (half, int8, ANY_FORMAT)]
     launches += [("bf16", half, 8, 14336), ("fp32", int(RowFormat.FLOAT32), 8, 4096)]
+    launches += [("fp16", int(RowFormat.FLOAT16), 8, 4096)]
     return [_case(kernel, *of) for of in launches for kernel in (shrink_kernel, expand_kernel)]
 
 

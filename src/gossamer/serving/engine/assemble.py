@@ -248,12 +248,7 @@ def _row_format(settings: ServeSettings, device: Device) -> RowFormat | None:
         return RowFormat.INT8
     if asked == "as-saved" or (asked == "auto" and device.dtype != torch.bfloat16):
         return None
-    if device.dtype == torch.float16:
-        raise SettingError(
-            "adapter_rows 'base' means float16 here, in which no rows are kept; use as-saved or "
-            "int8"
-        )
-    return RowFormat.BFLOAT16 if device.dtype == torch.bfloat16 else RowFormat.FLOAT32
+    return next(each for each in RowFormat if each.dtype == device.dtype)
 
 
 def _memory(

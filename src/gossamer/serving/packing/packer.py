@@ -18,7 +18,7 @@ from gossamer.serving.packing.device_tables import HostTables, pack_tables
 from gossamer.serving.packing.kinds import PACKED_KINDS
 from gossamer.serving.packing.prefix import PrefixPart
 from gossamer.serving.packing.resident import Resident
-from gossamer.serving.packing.rows import RowPacker
+from gossamer.serving.packing.rows import KEPT, RowPacker
 from gossamer.serving.packing.target import PackTarget, Parts
 from gossamer.serving.packing.vectors import Empty, host_empty
 from gossamer.serving.shard import Slices
@@ -87,7 +87,13 @@ class Packer:
             module_ids=module_ids,
             linears=linears,
             layout=layout,
-            rows=RowPacker(module_ids, layout.block_bytes, rows, empty=empty),
+            rows=RowPacker(
+                module_ids,
+                layout.block_bytes,
+                rows,
+                kept=(*KEPT, RowFormat.FLOAT16) if device_tables else KEPT,
+                empty=empty,
+            ),
             empty=empty,
         )
         self.low_rank_width = rows.dtype.itemsize if rows is not None else None

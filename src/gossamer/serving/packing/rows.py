@@ -1,6 +1,6 @@
 """Low-rank factors as rows in blocks, moved there from the bytes of their files."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -112,6 +112,9 @@ def lay_out(
     )
 
 
+KEPT = (RowFormat.FLOAT32, RowFormat.BFLOAT16)
+"""The formats in which rows rest as they were saved, where nothing else is said."""
+
 _WORDS = {2: torch.int16, 4: torch.int32}
 
 
@@ -129,22 +132,28 @@ class RowPacker:
 
     def __init__(
         self, module_ids: Mapping[str, int], block_bytes: int, row_format: RowFormat | None = None,
-        *, empty: Empty = host_empty, slices: Slices = ALL,
+        *, kept: Collection[RowFormat] = KEPT, empty: Empty = host_empty, slices: Slices = ALL,
     ) -> None:  # fmt: skip
         """row_format: of all rows (rounded where it has fewer digits; int8: to whole numbers, each
-        row with a scale of its own); None: bfloat16 stays so, others become float32. empty:
+        row with a scale of its own); None: those of `kept` stay so, others become float32. empty:
         allocates rows. slices: what of the rows a rank holds."""
         self._slices = slices
         self._ids = module_ids
         self._block_bytes = block_bytes
         self._format = row_format
+        self._kept = kept
         self._empty = empty
         self._plan = lru_cache(maxsize=MOST_HEADERS)(self._make_plan)
 
     def for_share(self, slices: Slices) -> "RowPacker":
         """Return a packer of what one rank holds of the rows."""
         return RowPacker(
-            self._ids, self._block_bytes, self._format, empty=self._empty, slices=slices
+            self._ids,
+            self._block_bytes,
+            self._format,
+            kept=self._kept,
+            empty=self._empty,
+            slices=slices,
         )
 
     def pack(self, adapter: LowRankAdapter) -> HostRows:
@@ -155,8 +164,8 @@ class RowPacker:
         """
         if self._format is not RowFormat.INT8 and self._slices.are_whole:
             elements = adapter.file.elements()
-            as_saved = (RowFormat.BFLOAT16, RowFormat.FLOAT32)
-            stays = [each.dtype for each in (as_saved if self._format is None else [self._format])]
+            formats = self._kept if self._format is None else [self._format]
+            stays = [each.dtype for each in formats]
             if elements is not None and elements.dtype in stays:
                 plan = self._plan(adapter.pairing)
                 if not plan.layout.is_padded:
@@ -172,7 +181,7 @@ class RowPacker:
         """For a file whose tensors all have the type that their rows will have."""
         pairs = pairing.pairs
         dtype = next(iter(pairs.values())).a.dtype
-        row_format = RowFormat.BFLOAT16 if dtype == torch.bfloat16 else RowFormat.FLOAT32
+        row_format = next(each for each in RowFormat if each.dtype == dtype)
         layout = lay_out(pairs, self._ids, self._block_bytes, row_format)
         in_order = [pairs[path] for path in sorted(pairs, key=self._ids.__getitem__)]
         moves = [move for pair in in_order for move in (_copy(pair.a), _transpose(pair.b))]
@@ -184,7 +193,9 @@ class RowPacker:
 
     def pack_factors(self, factors: Mapping[str, Factors]) -> HostRows:
         """Lay out `factors`, by module path, tensor by tensor. Raises as `pack`."""
-        row_format = _format_as_saved(factors) if self._format is None else self._format
+        row_format = self._format
+        if row_format is None:
+            row_format = _format_as_saved(factors, self._kept)
         shares = {path: _share(pair, self._slices.of(path)) for path, pair in factors.items()}
         layout = lay_out(shares, self._ids, self._block_bytes, row_format)
         paths = sorted(factors, key=self._ids.__getitem__)
@@ -231,9 +242,9 @@ def _bits(tensor: Tensor) -> npt.NDArray[Any]:
     return tensor.view(_WORDS[tensor.element_size()]).numpy()
 
 
-def _format_as_saved(factors: Mapping[str, Factors]) -> RowFormat:
-    half = all(f.a.dtype == f.b.dtype == torch.bfloat16 for f in factors.values())
-    return RowFormat.BFLOAT16 if half else RowFormat.FLOAT32
+def _format_as_saved(factors: Mapping[str, Factors], kept: Collection[RowFormat]) -> RowFormat:
+    saved = {matrix.dtype for pair in factors.values() for matrix in (pair.a, pair.b)}
+    return next((each for each in kept if saved == {each.dtype}), RowFormat.FLOAT32)
 
 
 def _quantised(factors: Iterable[Tensor], row_scale: npt.NDArray[np.float32]) -> Iterator[Tensor]:
