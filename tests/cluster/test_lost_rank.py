@@ -12,7 +12,7 @@ import pytest
 from engine_case import ask, slow_down
 from ranks_case import followers, is_running, llm, send, wait_until
 
-from gossamer.errors import EngineStoppedError, RankLostError
+from gossamer.errors import EngineStoppedError, RankLostError, SettingError
 
 from tiny import make_lora
 
@@ -58,6 +58,25 @@ def test_a_killed_process_ends_every_request_with_its_exit_code(family):
         took = time.monotonic() - begun
     print(f"\n  from SIGKILL to the last of 12 ends: {took:.2f} s")
     assert took < 20, "a second or two on an idle machine"
+
+
+def test_a_process_that_fails_before_it_joins_is_no_one_s_to_wait_for(family, monkeypatch):
+    command = [sys.executable, "-c", "raise SystemExit(7)"]
+    monkeypatch.setattr("gossamer.cluster.children.follower_command", lambda: command)
+    with pytest.raises(RankLostError, match=r"rank 1 was lost \(exit code 7\)"):
+        llm(family, 2)
+
+
+def test_a_process_that_fails_while_it_loads_the_model_ends_the_start(family, monkeypatch):
+    code = (
+        "import os, sys; from gossamer.cluster import follower\n"
+        "def fail(*arguments): raise MemoryError('none left')\n"
+        "follower.load_base = fail; sys.exit(follower.main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", code]
+    monkeypatch.setattr("gossamer.cluster.children.follower_command", lambda: command)
+    with pytest.raises(RankLostError, match=r"rank 1 was lost \(exit code 1\)"):
+        llm(family, 2)
 
 
 def test_an_idle_server_notices_too(family):
@@ -124,3 +143,36 @@ def test_the_command_ends_with_an_error_and_leaves_no_process(family, tmp_path):
     process.communicate(timeout=60)
     assert process.returncode == 0
     assert not any(map(is_running, pids))
+
+
+@pytest.mark.slow
+def test_processes_of_torchrun_are_used_where_it_has_started_some(family):
+    """Only rank 0 takes the port; the others end with it."""
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+            *("--nproc-per-node", "2", "-m", "gossamer", "serve", str(family.model)),
+            *("--adapters", str(family.adapters), "--tensor-parallel", "2", "--port", "0"),
+            *("--threads", "1", "--memory", "0.05"),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    url = process.stdout.readline().split(" at ")[1].split()[0]
+    body = {"model": "one", "prompt": "Hi", "max_tokens": 3}
+    request = urllib.request.Request(
+        f"{url}/v1/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request) as reply:
+        assert len(json.load(reply)["choices"]) == 1
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+
+
+def test_another_number_of_torchrun_s_processes_is_refused(family, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(SettingError, match="tensor_parallel=2, but torchrun has started 3"):
+        llm(family, 2)

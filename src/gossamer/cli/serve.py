@@ -87,6 +87,9 @@ def _run(args: argparse.Namespace, watch: "SignalWatch") -> int:
     from gossamer.serving.key_file import KeyFile
 
     limits_of = KeyFile(http_settings.keys).limits_of if http_settings.keys else unlimited
+    from gossamer.cluster.start import follow_if_told
+
+    follow_if_told(engine_settings)
     # The port first: a busy one is reported at once, and not after the model has been loaded.
     with bind(http_settings.host, http_settings.port) as listener:
         if http_settings.is_public and not http_settings.needs_key:

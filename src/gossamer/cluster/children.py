@@ -82,14 +82,22 @@ def follower_command() -> list[str]:
     return [sys.executable, "-m", "gossamer.cluster.follower"]
 
 
-def follow_parent() -> None:
-    """Have this process killed when its parent ends; signals meant for rank 0 do not end it.
+def ignore_signals() -> None:
+    """Leave signals to rank 0.
 
     A terminal's Ctrl-C and a supervisor's SIGTERM reach all processes of a server, and rank 0 needs
-    the others until it has drained. Raises `SystemExit` if the parent has ended already.
+    the others until it has drained.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def follow_parent() -> None:
+    """Have this process killed when its parent ends; other signals do not end it.
+
+    Raises `SystemExit` if the parent has ended already.
+    """
+    ignore_signals()
     if sys.platform != "linux":
         return
     if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from gossamer.cluster.children import follow_parent
-from gossamer.cluster.group import ProcessRanks, join
+from gossamer.cluster.group import STORE, ProcessRanks, join, ready_file
 from gossamer.cluster.loading import load_together
 from gossamer.cluster.messages import (
     CheckAdapters,
@@ -255,6 +255,7 @@ def main(arguments: list[str]) -> int:
     """Follow rank 0, which is the parent of this process."""
     follow_parent()
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
+    ready_file(os.environ[STORE], int(os.environ["RANK"])).touch()
     try:
         follow(*map(float, arguments))
     except GossamerError as error:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -47,7 +48,7 @@ class ProcessRanks:
     """The gloo group of the threads that merge adapters."""
 
     fail: Callable[[Exception], Exception] = lambda error: error
-    """Says what a failed step is to raise."""
+    """Says what is to be raised where a rank does not answer."""
 
     def failing_with(self, fail: Callable[[Exception], Exception]) -> "ProcessRanks":
         """Return the same ranks, whose steps raise what `fail` makes of errors."""
@@ -60,11 +61,11 @@ class ProcessRanks:
 
     def least(self, number: int) -> int:
         """Return the smallest of the numbers of all ranks; at start only."""
-        return -_most(-number)
+        return -self._at_start(-number)
 
     def meet(self) -> None:
         """Wait until all ranks are here; at start only."""
-        _most(0)
+        self._at_start(0)
 
     def most(self, numbers: list[int]) -> list[int]:
         """Return the largest of the numbers of all ranks, one by one; on the loading thread."""
@@ -90,6 +91,12 @@ class ProcessRanks:
         """Leave the group."""
         dist.destroy_process_group()
 
+    def _at_start(self, number: int) -> int:
+        try:
+            return _most(number)
+        except RuntimeError as error:
+            raise self.fail(error) from error
+
     def _all_reduce(self, tensor: Tensor) -> None:
         try:
             dist.all_reduce(tensor, group=self.compute)
@@ -113,6 +120,11 @@ def _most(number: int, group: Any = None) -> int:
     tensor = torch.tensor([number], dtype=torch.int64)
     dist.all_reduce(tensor, op=dist.ReduceOp.MAX, group=group)
     return int(tensor)
+
+
+def ready_file(store: str, rank: int) -> Path:
+    """Return the file by which a started process says that it is about to join."""
+    return Path(f"{store}.ready-{rank}")
 
 
 def require_no_group() -> None:

@@ -261,7 +261,12 @@ class _AnnouncedAdapters:
     def place(self, rows: NumberedAdapter, blocks: list[int], after: int) -> Ticket:
         """Have all ranks copy their shares into the same blocks."""
         self._leader.announce(PlaceAdapter(rows.number, blocks))
-        return self._loader.place(rows, blocks, after)
+        try:
+            return self._loader.place(rows, blocks, after)
+        except Exception:
+            # Of memory, say: its blocks will have another use.
+            self._leader.announce(EvictAdapter(rows.number))
+            raise
 
 
 class _AnnouncedMerges:

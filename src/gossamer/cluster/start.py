@@ -2,7 +2,8 @@
 
 import os
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from gossamer.cluster.leader import Leader
     from gossamer.serving.engine.engine import Engine
 
+_POLL_SECONDS = 0.02
 _HANG_SECONDS = 30.0
 """Beyond max_read_seconds, which a reading notices itself unless the disk hangs."""
 
@@ -34,6 +36,7 @@ def start_engine(
     """
     if settings.tensor_parallel == 1:
         return build_engine(settings, limits_of)
+    follow_if_told(settings)
     from gossamer.basemodel.find import resolve
     from gossamer.basemodel.load import load_config
     from gossamer.basemodel.sharded import check_size
@@ -47,19 +50,18 @@ def start_engine(
     folder = resolve(settings.model)
     check_size(load_config(folder), settings.tensor_parallel)
     if "RANK" in os.environ:
-        return _join(settings, folder, limits_of, on_lost)
+        return _lead(settings, folder, limits_of, on_lost, {})
     return _start(settings, folder, limits_of, on_lost)
 
 
-def _limits(settings: ServeSettings) -> tuple[float, float]:
-    """Seconds after which a rank counts as lost, in general and while it reads an adapter."""
-    reading = settings.adapter_limits.max_read_seconds + _HANG_SECONDS
-    return settings.rank_timeout, settings.rank_timeout + reading
+def follow_if_told(settings: ServeSettings) -> None:
+    """Be a rank other than 0, if torchrun has started this process as one.
 
-
-def _join(
-    settings: ServeSettings, folder: Path, limits_of: LimitsOf, on_lost: Callable[[], None]
-) -> "Engine":
+    It then ends with rank 0, by `SystemExit`. Raises `SettingError` if torchrun has started another
+    number of processes than the settings say.
+    """
+    if settings.tensor_parallel == 1 or "RANK" not in os.environ:
+        return
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size != settings.tensor_parallel:
         raise SettingError(
@@ -67,11 +69,19 @@ def _join(
             "processes; give both the same number"
         )
     if int(os.environ["RANK"]) == 0:
-        return _lead(settings, folder, limits_of, on_lost, {})
+        return
+    from gossamer.cluster.children import ignore_signals
     from gossamer.cluster.follower import follow
 
+    ignore_signals()
     follow(*_limits(settings))
     raise SystemExit(0)
+
+
+def _limits(settings: ServeSettings) -> tuple[float, float]:
+    """Seconds after which a rank counts as lost, in general and while it reads an adapter."""
+    reading = settings.adapter_limits.max_read_seconds + _HANG_SECONDS
+    return settings.rank_timeout, settings.rank_timeout + reading
 
 
 def _start(
@@ -118,6 +128,7 @@ def _lead(
     leader = Leader(settings.rank_timeout, on_lost)
     children = _children(commands, leader)
     try:
+        _wait_for(commands, leader)
         leader.join(join(*_limits(settings)), children)
         own = settings.model_dump(mode="json")
         leader.announce(StartModel(str(folder.absolute()), fingerprint(folder), own))
@@ -130,6 +141,17 @@ def _lead(
         raise
     engine.start()
     return engine
+
+
+def _wait_for(ranks: Iterable[int], leader: "Leader") -> None:
+    """Wait until the started processes are about to join; the group itself would wait for one that
+    fails before until its time limit. Raises `RankLostError`."""
+    from gossamer.cluster.group import STORE, ready_file
+
+    files = [ready_file(os.environ[STORE], rank) for rank in ranks]
+    while not all(file.exists() for file in files):
+        leader.check()
+        time.sleep(_POLL_SECONDS)
 
 
 def _children(commands: dict[int, list[str]], leader: "Leader") -> "Children | None":
