@@ -1,12 +1,17 @@
 """The shares of an adapter act on the shares of the layers as the whole does on the whole."""
 
+import pytest
 import torch
 
 from gossamer.adapters.kinds.ia3 import Ia3Adapter
 from gossamer.adapters.kinds.prefix import PrefixAdapter
 from gossamer.adapters.kinds.sparse_delta import Blocks, Entries, SparseAdapter
+from gossamer.adapters.load import load_adapter
+from gossamer.serving.packing.rows import RowPacker
 from gossamer.serving.packing.sharded import share_of_ia3, share_of_prefix, share_of_sparse
 from gossamer.serving.shard import Shard, slices_of
+
+from tiny import make_lora, make_tiny_model, module_shapes
 
 SHAPES = {"a.q_proj": (24, 10), "a.k_proj": (8, 10), "a.o_proj": (10, 24), "whole": (6, 10)}
 STYLES = {"a.q_proj": "column", "a.k_proj": "column", "a.o_proj": "row"}
@@ -84,3 +89,29 @@ def test_a_prefix_keeps_the_rank_s_heads():
     assert torch.equal(share_of_prefix(adapter, slices(1, 2)).keys_values, states[:, :, :, 1:])
     embeddings = PrefixAdapter("p", "d", torch.randn(5, 10), None)
     assert share_of_prefix(embeddings, slices(1, 2)) is embeddings
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_rows_of_a_share_are_those_of_the_whole_cut(tmp_path, dtype):
+    """Moved in one pass from the file where they rest as they were saved, or made one by one."""
+    model = make_tiny_model(tmp_path / "model", intermediate_size=96)
+    adapter = load_adapter(make_lora(tmp_path / "a", model, rank=3, dtype=dtype))
+    shapes = module_shapes(model)
+    ids = {path: number for number, path in enumerate(shapes)}
+    styles = {
+        path: "row" if path.endswith(("o_proj", "down_proj")) else "column" for path in shapes
+    }
+    whole = RowPacker(ids, 12288).pack(adapter)
+    for size in (2, 4):
+        for rank in range(size):
+            shard = Shard(rank, size, lambda tensor: None, lambda part, total: part)
+            own = slices_of(shard, styles, shapes, kv_heads=2)
+            share = RowPacker(ids, 12288).for_share(own).pack(adapter)
+            for path, number in ids.items():
+                for got, factor, columns in zip(
+                    share.factors(number),
+                    whole.factors(number),
+                    (own.of(path).inputs, own.of(path).outputs),
+                    strict=True,
+                ):
+                    assert torch.equal(got, factor[:, columns])

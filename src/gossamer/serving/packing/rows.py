@@ -162,7 +162,7 @@ class RowPacker:
         Rows that rest as they were saved are moved in one pass. Raises `KeyError` for a module that
         the base model does not have.
         """
-        if self._format is not RowFormat.INT8 and self._slices.are_whole:
+        if self._format is not RowFormat.INT8:
             elements = adapter.file.elements()
             formats = self._kept if self._format is None else [self._format]
             stays = [each.dtype for each in formats]
@@ -182,9 +182,12 @@ class RowPacker:
         pairs = pairing.pairs
         dtype = next(iter(pairs.values())).a.dtype
         row_format = next(each for each in RowFormat if each.dtype == dtype)
-        layout = lay_out(pairs, self._ids, self._block_bytes, row_format)
-        in_order = [pairs[path] for path in sorted(pairs, key=self._ids.__getitem__)]
-        moves = [move for pair in in_order for move in (_copy(pair.a), _transpose(pair.b))]
+        shares = {
+            path: _shape_of_share(pair, self._slices.of(path)) for path, pair in pairs.items()
+        }
+        layout = lay_out(shares, self._ids, self._block_bytes, row_format)
+        in_order = sorted(pairs, key=self._ids.__getitem__)
+        moves = [move for path in in_order for move in _moves(pairs[path], self._slices.of(path))]
         to = np.cumsum([0, *(rows * columns for _, rows, columns in moves)])
         return _Plan(
             layout=layout,
@@ -226,15 +229,31 @@ def _share(pair: Factors, part: ModuleSlice) -> Factors:
     return Factors(pair.a[:, part.inputs], pair.b[part.outputs], pair.scale)
 
 
-def _copy(place: Place) -> tuple[int, int, int]:
-    """(first element, rows, columns) of a matrix that stays as it is."""
-    rows, columns = place.shape
-    return place.start // place.dtype.itemsize, 1, rows * columns
+def _shape_of_share(pair: Pair, part: ModuleSlice) -> Pair:
+    """Return `pair` with the shapes of what a rank holds of it; its places mean nothing."""
+    rank, h_in = pair.a.shape
+    h_out = pair.b.shape[0]
+    a = replace(pair.a, shape=(rank, len(range(h_in)[part.inputs])))
+    b = replace(pair.b, shape=(len(range(h_out)[part.outputs]), rank))
+    return Pair(a, b, pair.scale)
 
 
-def _transpose(place: Place) -> tuple[int, int, int]:
-    rows, columns = place.shape
-    return place.start // place.dtype.itemsize, rows, columns
+def _moves(pair: Pair, part: ModuleSlice) -> Iterator[tuple[int, int, int]]:
+    """Yield (first element, rows, columns) of what is moved: columns of A, then rows of B, which
+    are transposed."""
+    rank, h_in = pair.a.shape
+    start, columns = _first(pair.a), range(h_in)[part.inputs]
+    if len(columns) == h_in:
+        yield start, 1, rank * h_in
+    else:
+        yield from ((start + row * h_in + columns.start, 1, len(columns)) for row in range(rank))
+    outputs = range(pair.b.shape[0])[part.outputs]
+    yield _first(pair.b) + outputs.start * rank, len(outputs), rank
+
+
+def _first(place: Place) -> int:
+    """The first element of a matrix in its file."""
+    return place.start // place.dtype.itemsize
 
 
 def _bits(tensor: Tensor) -> npt.NDArray[Any]:
