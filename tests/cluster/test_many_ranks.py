@@ -1,13 +1,14 @@
 """Two and four processes, families with biases and with norms of heads, and long random lives."""
 
 import random
+from dataclasses import replace
 
 import pytest
 import torch
 from engine_case import BLOCK_BYTES, ask, check_idle
 from exactness import Family
 from exactness import answers as long_answers
-from kinds_case import NAMES, Kinds, answers
+from kinds_case import GREEDY, NAMES, Kinds, answers
 from ranks_case import llm
 
 from gossamer.serving.core.messages import Finished
@@ -117,3 +118,18 @@ def test_a_hot_adapter_is_merged_on_all_ranks(kinds):
         family.check(many[-1])
         answers(ranks, [([5, 6], "dora")] * 20)
         ranks.engine.audit()
+
+
+def test_gpu_kernels_on_two_ranks_say_what_those_of_one_processor_do(kinds):
+    """Interpreted; steps that decode are padded alike on both."""
+    family = kinds("qwen2")
+    sampling = replace(GREEDY, max_tokens=4)
+    names = [None, "lora", "dora", "ia3", "shira", "smt", "loreft", "prefix", "prompt"]
+    prompts = [list(range(5, 8 + 2 * number)) for number in range(len(names))]
+    said = []
+    for size, backend in ((1, "cpu"), (2, "triton")):
+        options = {"backend": backend, "max_running": 4, "rank_timeout": 300}
+        with llm(family, size, **options) as server:
+            said.append(server.generate(prompts, adapter=names, sampling=sampling))
+            server.engine.audit()
+    assert [c.token_ids for c in said[0]] == [c.token_ids for c in said[1]]

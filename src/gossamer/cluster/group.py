@@ -112,7 +112,9 @@ class ProcessRanks:
             dist.gather(own, parts, dst=0, group=self.compute)
         except RuntimeError as error:
             raise self.fail(error) from error
-        return part if parts is None else torch.cat(parts, dim=-1)[..., :total]
+        if parts is None:
+            return part.new_zeros(*part.shape[:-1], total)
+        return torch.cat(parts, dim=-1)[..., :total]
 
 
 def _most(number: int, group: Any = None) -> int:

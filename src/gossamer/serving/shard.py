@@ -27,7 +27,7 @@ class Shard:
     """Adds up a tensor of all ranks, in place; all ranks call it in the same order."""
     gather: Callable[[Tensor, int], Tensor]
     """Puts the parts [.., n] of all ranks side by side on rank 0, [.., the number given]; the
-    others get what they gave."""
+    others get zeros."""
 
     @property
     def part(self) -> ModelPart:
