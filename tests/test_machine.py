@@ -172,7 +172,7 @@ def test_a_server_in_a_container_takes_its_defaults_from_the_container(tiny_mode
     try:
         torch.set_num_threads(2)
         monkeypatch.setattr("gossamer.machine.usable_cpus", lambda: 1)
-        monkeypatch.setattr("gossamer.serving.engine.assemble.usable_memory", lambda: 8 * MIB)
+        monkeypatch.setattr("gossamer.serving.device.cpu.usable_memory", lambda: 8 * MIB)
         engine = build_engine(ServeSettings(model=str(tiny_model), backend="reference"))
         try:
             stats = engine.stats()
