@@ -8,6 +8,7 @@ from torch import Tensor
 from gossamer.serving.packing.packer import HostAdapter
 from gossamer.serving.packing.resident import PrefixTable
 from gossamer.serving.runner.lowering.adapters import resident_of
+from gossamer.serving.runner.lowering.block_tables import BlockTables
 from gossamer.serving.runner.lowering.step import (
     EntryView,
     HostStep,
@@ -26,6 +27,7 @@ class BatchBuilder:
     def __init__(self, *, block_tokens: int, lowering: Lowering) -> None:
         self._block_tokens = block_tokens
         self._lowering = lowering
+        self._tables = BlockTables()
 
     def build(self, step: Sequence[StepView], merged: MergedView | None = None) -> StepBatch:
         """Build the arrays of `step`, to be run on the base weights or on the `merged` ones."""
@@ -42,7 +44,7 @@ class BatchBuilder:
         first = np.array([part.sequence.num_computed for part in step], dtype=np.int32)
         sequence = np.repeat(np.arange(len(step), dtype=np.int32), counts)
         within = np.arange(starts[-1], dtype=np.int32) - starts[:-1].astype(np.int32)[sequence]
-        tables, own, start = _block_tables(step, self._block_tokens)
+        blocks, own, start = _blocks(step, self._block_tokens)
         places = own[sequence] + first[sequence] + within
         return HostStep(
             chunks=step,
@@ -53,7 +55,7 @@ class BatchBuilder:
             places=places,
             token_sequence=sequence,
             sequence_start=start,
-            block_tables=tables,
+            block_tables=self._tables.array(blocks),
             virtual=_virtual(step, starts[:-1].tolist()),
             due=[i for i, part in enumerate(step) if part.is_due],
             hot=merged.entry if merged is not None else None,
@@ -61,10 +63,10 @@ class BatchBuilder:
         )
 
 
-def _block_tables(
+def _blocks(
     step: Sequence[StepView], block_tokens: int
-) -> tuple[IntArray, IntArray, IntArray]:
-    """Blocks of each sequence [S, longest], those of a prefix first; the places in them [S] where
+) -> tuple[list[list[int]], IntArray, IntArray]:
+    """Blocks of each sequence [S], those of a prefix first; the places in them [S] where
     its own tokens begin, and where all that it looks at does."""
     blocks: list[list[int]] = []
     own = np.zeros(len(step), dtype=np.int32)
@@ -82,10 +84,7 @@ def _block_tables(
                 own[number] = len(sequence.blocks) * block_tokens
                 own[number] -= len(_virtual_tokens(sequence.prefix_of))
                 start[number] = own[number]
-    tables = np.zeros((len(step), max(map(len, blocks))), dtype=np.int32)
-    for row, found in zip(tables, blocks, strict=True):
-        row[: len(found)] = found
-    return tables, own, start
+    return blocks, own, start
 
 
 def _virtual(step: Sequence[StepView], first: list[int]) -> tuple[int, Tensor] | None:
