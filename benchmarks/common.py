@@ -4,7 +4,7 @@ import datetime
 import json
 import os
 import platform
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import torch
@@ -62,9 +62,17 @@ def random_adapters(
     dtype: torch.dtype = torch.float32,
     prefix: str = "adapter",
     dora: bool = False,
+    targets: Collection[str] | None = None,
 ) -> list[str]:
-    """Write `count` all-linear adapters with small random weights; returns their names."""
-    shapes = linear_shapes(folder)
+    """Write `count` adapters with small random weights; returns their names.
+
+    targets: last names of the linear layers that they change; None: all.
+    """
+    shapes = {
+        module: shape
+        for module, shape in linear_shapes(folder).items()
+        if targets is None or module.rpartition(".")[2] in targets
+    }
     norms = row_norms(folder, shapes) if dora else {}
     names = []
     for index in range(count):

@@ -12,6 +12,7 @@ another adapter, has come. Then choosing tokens alone, from logits as peaked as 
 """
 
 import argparse
+import functools
 import json
 import statistics
 import time
@@ -36,6 +37,7 @@ from gossamer.serving.core.sequence import Sequence
 from gossamer.serving.core.tickets import DoneTicket
 from gossamer.serving.core.validation import EngineLimits
 from gossamer.serving.device.cpu import CpuDevice, CpuFetch
+from gossamer.serving.device.device import Device
 from gossamer.serving.engine.loop import EngineLoop
 from gossamer.serving.engine.output import ModelInfo
 from gossamer.serving.memory.block_pool import BlockPool
@@ -100,12 +102,18 @@ def main() -> None:
 class Machine:
     """An engine whose model is a pause and whose adapters are numbers."""
 
-    def __init__(self, args: argparse.Namespace) -> None:
-        self._pause = args.model_ms / 1e3
+    def __init__(
+        self,
+        args: argparse.Namespace,
+        device: Device | None = None,
+        model: Callable[[], object] | None = None,
+    ) -> None:
+        """device: where arrays go and tokens are chosen, not the CPU; model: instead of a pause."""
+        self._model = model or functools.partial(time.sleep, args.model_ms / 1e3)
         self._clock = time.thread_time if args.processor_time else time.perf_counter
-        self._logits = peaked(args.sequences)
+        device = device or CpuDevice("reference")
+        self._logits = peaked(args.sequences).to(device.torch_device)
         self._seconds: dict[str, float] = defaultdict(float)
-        device = CpuDevice("reference")
         num_blocks = (args.sequences + 1) * (ADAPTER_BLOCKS + 2 * CONTEXT // BLOCK_TOKENS + 160)
         pool = BlockPool(num_blocks, device.launched)
         names = AdapterNames(_Folder())
@@ -173,6 +181,15 @@ class Machine:
                     times[part].append(value)
         return {part: round(1e3 * statistics.median(found), 3) for part, found in times.items()}
 
+    def step_seconds(self, count: int) -> list[float]:
+        """Of whole steps like the one before, the model's part included."""
+        found = []
+        for _ in range(count):
+            begun = time.perf_counter()
+            self._loop.step()
+            found.append(time.perf_counter() - begun)
+        return found
+
     def close(self) -> None:
         """End the thread that tells events."""
         self._loop.detokenizer.end()
@@ -193,7 +210,7 @@ class Machine:
     def run(self, batch: Any) -> torch.Tensor:
         """Stand for the model."""
         begun = self._clock()
-        time.sleep(self._pause)
+        self._model()
         logits = self._logits[: len(batch.sampled)].clone()
         self._seconds["model"] += self._clock() - begun
         return logits

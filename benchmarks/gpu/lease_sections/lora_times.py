@@ -1,6 +1,6 @@
 """Grouped LoRA at Llama-3-8B's shapes: time and bytes per second, ours and other servers'."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -23,7 +23,7 @@ TOY_WORKS = (Work("64 x r16", (16,) * 2, 16), Work("64 mixed", (8, 4), 16))
 MOST_ERROR = 1e-2
 """Of a result in bfloat16, relative to what is added: most of it comes from rounding the result."""
 COMPARED = ("64 x r16", "64 mixed")
-"""What the peers get as well."""
+"""What the peers get as well, and of which shrink and expand are timed apart."""
 
 
 def ours(lease: Lease) -> Found:
@@ -75,20 +75,33 @@ def _one(implementation: ModuleType, group: Group, work: Work, lease: Lease) -> 
         error = first.error(prepared[0].y) if lease.has_data else 0.0
         if not error < MOST_ERROR:
             raise ValueError(f"{implementation.NAME}, {group.name}, {work.label}: {error:.1e} off")
-        for seed in range(1, copies_for(first.least_bytes, lease)):
+        # A launch that is timed alone must not find its rows in a cache either.
+        apart = prepared[0].parts if work.label in COMPARED else {}
+        round_bytes = min(first.part_bytes.values()) if apart else first.least_bytes
+        for seed in range(1, copies_for(round_bytes, lease)):
             prepared.append(implementation.prepare(Factors(group, work, dtype, device, seed)))
         seconds = seconds_each([one.launch for one in prepared], lease)
+        parts = {
+            part: _part(first.part_bytes[part], [one.parts[part] for one in prepared], lease)
+            for part in apart
+        }
     except NotImplementedError as reason:
         return {"not_run": str(reason)}
     y_bytes = 2 * first.y.nbytes
     return {
         "us": 1e6 * seconds, "error": error, "least_bytes": first.least_bytes,
-        "gb_s": 1e-9 * (first.least_bytes + first.x.nbytes + y_bytes) / seconds,
+        "gb_s": 1e-9 * (first.least_bytes + first.x.nbytes + y_bytes) / seconds, **parts,
     }  # fmt: skip
 
 
+def _part(num_bytes: int, launches: Sequence[Callable[[], object]], lease: Lease) -> Found:
+    """One of the two launches alone; bytes of rows only."""
+    seconds = seconds_each(launches, lease)
+    return {"us": 1e6 * seconds, "least_bytes": num_bytes, "gb_s": 1e-9 * num_bytes / seconds}
+
+
 def says(found: Found) -> str:
-    """The time of a layer, by implementation and work."""
+    """The time of a layer, by implementation and work, and of shrink + expand by group."""
     parts = []
     for name, works in found.items():
         if name != "versions":
@@ -98,4 +111,17 @@ def says(found: Found) -> str:
                 if "layer" in of
             ]
             parts.append(f"{name}: {', '.join(times)}")
+            parts += [
+                f"{label} apart: {', '.join(_apart(groups))}"
+                for label, groups in works.items()
+                if _apart(groups)
+            ]
     return "; ".join(parts)
+
+
+def _apart(groups: Found) -> list[str]:
+    return [
+        f"{group} {of['shrink']['us']:.1f} + {of['expand']['us']:.1f} us"
+        for group, of in groups.items()
+        if "shrink" in of
+    ]

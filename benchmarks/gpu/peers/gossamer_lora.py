@@ -68,4 +68,8 @@ def prepare(factors: Factors) -> Prepared:
             "rows": [pool[:num_rows_bytes]], "x": [factors.x], "y": [y], "scratch": [memory],
             "metadata": metadata,
         },
+        parts={
+            "shrink": lambda: operation.shrink(factors.x, bundles),
+            "expand": lambda: operation.expand_(y, memory, bundles),
+        },
     )  # fmt: skip

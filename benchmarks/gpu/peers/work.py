@@ -63,6 +63,8 @@ class Prepared:
     """Arrays by what they hold: "rows" of adapters, "x", "y", "scratch", "metadata"."""
     scratch_of: Callable[[], Sequence[Tensor]] = field(default=tuple)
     """Scratch that only a launch makes."""
+    parts: Mapping[str, Callable[[], object]] = field(default_factory=dict)
+    """Its launches apart where they can be: "shrink", and "expand" of what that has left."""
 
 
 class Factors:
@@ -93,8 +95,16 @@ class Factors:
     @property
     def least_bytes(self) -> int:
         """Bytes of the rows of all adapters: what must be read at least."""
-        numbers = self.group.h_in * len(self.group.widths) + sum(self.group.widths)
-        return self.dtype.itemsize * numbers * sum(self.work.ranks)
+        return sum(self.part_bytes.values())
+
+    @property
+    def part_bytes(self) -> dict[str, int]:
+        """The same of the rows that "shrink" reads, and of those of "expand"."""
+        numbers = {
+            "shrink": self.group.h_in * len(self.group.widths), "expand": sum(self.group.widths),
+        }  # fmt: skip
+        size = self.dtype.itemsize * sum(self.work.ranks)
+        return {part: size * number for part, number in numbers.items()}
 
     def expected(self) -> Tensor:
         """Return y after the operation, in float64."""

@@ -305,27 +305,43 @@ class TritonGroupedLora:
 
         Rows of x and y are contiguous.
         """
+        self.expand_(y, self.shrink(x, bundles), bundles)
+
+    def shrink(self, x: Tensor, bundles: Bundles) -> Tensor:
+        """Return what `expand_` is to read: partial sums of x A^T, until scratch is taken again."""
         variant = VARIANTS[bundles.tokens]
-        row_stride = len(self._modules) * MAX_RANK
-        slab_stride = bundles.rows * row_stride
+        slab_stride, row_stride = self._strides(bundles)
         v = self._scratch.take(self._slabs * slab_stride)
         tokens = (bundles.first, bundles.count, bundles.entry, bundles.entry_table)
-        num_bundles = len(bundles.first)
-        tile_module, tile_column = self._tiles[variant.block_n]
-        shrink_kernel[(num_bundles, self._slabs, len(self._modules))](
+        shrink_kernel[(len(bundles.first), self._slabs, len(self._modules))](
             x, x.stride(0), *self._pools, *tokens, bundles.entry_row, self._modules,
             v, slab_stride, row_stride,
             H_IN=self._h_in, SLAB_=SLAB, TOKENS=bundles.tokens, BLOCK_K=variant.block_k,
             FORMAT=self._format, num_warps=variant.num_warps, num_stages=variant.shrink_stages,
         )  # fmt: skip
-        expand_kernel[(len(tile_module), num_bundles)](
+        return v
+
+    def expand_(self, y: Tensor, v: Tensor, bundles: Bundles) -> None:
+        """Change y [T, sum of widths] in place by what the adapters make of `v`, and their gains.
+
+        v: what `shrink` returned.
+        """
+        variant = VARIANTS[bundles.tokens]
+        tile_module, tile_column = self._tiles[variant.block_n]
+        tokens = (bundles.first, bundles.count, bundles.entry, bundles.entry_table)
+        expand_kernel[(len(tile_module), len(bundles.first))](
             y, y.stride(0), self._floats if self._bias is None else self._bias, *self._pools,
-            *tokens, bundles.entry_weight, bundles.entry_row, self._modules, tile_module,
-            tile_column, self._column_end, v, slab_stride, row_stride,
+            *tokens, bundles.entry_weight, bundles.entry_row, self._modules,
+            tile_module, tile_column, self._column_end, v, *self._strides(bundles),
             SLABS=self._slabs, TOKENS=bundles.tokens, BLOCK_N=variant.block_n, FORMAT=self._format,
             EVEN=self._even, HAS_BIAS=self._bias is not None, num_warps=variant.num_warps,
             num_stages=variant.expand_stages,
         )  # fmt: skip
+
+    def _strides(self, bundles: Bundles) -> tuple[int, int]:
+        """Elements of v from one slab to the next, and from one row."""
+        row_stride = len(self._modules) * MAX_RANK
+        return bundles.rows * row_stride, row_stride
 
 
 def _tiles(widths: Sequence[int], step: int, device: torch.device) -> tuple[Tensor, Tensor]:
