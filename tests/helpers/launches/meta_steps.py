@@ -8,6 +8,7 @@ import torch
 from gossamer.kernels.gain.triton_kernels import TritonInputGain
 from gossamer.kernels.gated_activation.triton_kernels import silu_and_multiply
 from gossamer.kernels.hidden_edit import EditTable
+from gossamer.serving.core.adapter import AdapterEntry
 from gossamer.serving.core.messages import SamplingParams
 from gossamer.serving.packing.resident import DeviceTables, Resident
 from gossamer.serving.runner.model_runner import ModelRunner
@@ -171,13 +172,15 @@ def steps_of_many_sizes() -> Callable[[], object]:
                 some = [chunk(adapter(0), computed=count % 40, count=count)]
                 some += [chunk(adapter(i), computed=70) for i in range(decodes)]
                 steps.prepare(some)()
+        for count in (1, 2, 8, 33, 300):
+            steps.prepare([chunk(adapter(0, sparse=True), computed=9, count=count)])()
+            steps.prepare([chunk(_editing(), computed=0, count=count), chunk(None, computed=50)])()
 
     return run
 
 
-def edited_prefill() -> Callable[[], object]:
-    """A prompt of 300 tokens whose first and last hidden states an adapter edits, and a decode."""
-    steps = _steps(1)
+def _editing() -> AdapterEntry:
+    """An adapter that edits the first and the last hidden states of a prompt."""
     rank = 4
     edit = EditTable(
         first_row=np.array([[0, 2 * rank + 1]]),
@@ -186,5 +189,10 @@ def edited_prefill() -> Callable[[], object]:
         first_positions=3,
         last_positions=2,
     )
-    entry = entry_of(Resident(tables=DeviceTables(), edit=edit))
-    return steps.prepare([chunk(entry, computed=0, count=300), chunk(adapter(0), computed=50)])
+    return entry_of(Resident(tables=DeviceTables(), edit=edit))
+
+
+def edited_prefill() -> Callable[[], object]:
+    """A prompt of 300 tokens whose first and last hidden states an adapter edits, and a decode."""
+    steps = _steps(1)
+    return steps.prepare([chunk(_editing(), computed=0, count=300), chunk(adapter(0), computed=50)])

@@ -97,7 +97,9 @@ def test_no_request_waits_for_a_kernel_to_be_compiled(launches):
     met = binaries(launches, "steps_of_many_sizes")
     assert met - binaries(launches, "warm_up_of_a_server") == set()
     # Low-rank rows: for bundles of few and of many tokens; `down_proj` has inputs of its own.
-    variants = {"shrink_kernel": 4, "expand_kernel": 4, "scale_inputs_kernel": 2}
+    variants = {
+        "shrink_kernel": 4, "expand_kernel": 4, "scale_inputs_kernel": 2, "sparse_kernel": 2,
+    }  # fmt: skip
     assert all(n == variants.get(name, 1) for name, n in Counter(name for name, _ in met).items())
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from gossamer.kernels.compile import compile_kernels
 from gossamer.kernels.grouped_lora import LoraTable, RowFormat
+from gossamer.kernels.hidden_edit import EditTable
 from gossamer.kernels.paged_attention import KvLayout
 from gossamer.serving.core.adapter import AdapterEntry
 from gossamer.serving.core.messages import Request, SamplingParams
@@ -64,8 +65,8 @@ def _tell_of_compilation() -> None:
 def _run_padded_steps(runner: ModelRunner, pool: Tensor, layout: KvLayout, most: int) -> None:
     """Run steps of all sizes up to `most` tokens, the largest first: it needs the most memory.
 
-    The headers of a table without rows are all zero; they lie in the first block, and the tokens'
-    keys and values in the second.
+    The headers of a table without rows or changes are all zero, and so are rows that edit nothing;
+    they lie in the first block, and the tokens' keys and values in the second.
     """
     pool[: layout.block_bytes].zero_()
     adapter = _entry(Resident(tables=DeviceTables(lora=0)))
@@ -75,9 +76,11 @@ def _run_padded_steps(runner: ModelRunner, pool: Tensor, layout: KvLayout, most:
             for _ in range(2):
                 _run([_token(each, 1) for _ in range(size)], runner)
     if pool.device.type != "cpu":
-        # What prompts need, and gains of inputs: else the first request waits seconds for each.
-        scaling = _entry(Resident(tables=DeviceTables(lora=0, scaled_inputs=frozenset({0}))))
-        _run([_chunk(scaling, 1, _PROMPT)], runner)
+        # What prompts need, and the rarer kinds: else the first request for each waits seconds.
+        tables = DeviceTables(lora=0, sparse=0, scaled_inputs=frozenset({0}))
+        all_kinds = _entry(Resident(tables=tables, edit=_empty_edit(layout.num_layers)))
+        for count in (_PROMPT, 1):
+            _run([_chunk(all_kinds, 1, count)], runner)
 
 
 def _empty_table(num_modules: int) -> LoraTable:
@@ -88,6 +91,17 @@ def _empty_table(num_modules: int) -> LoraTable:
         offsets=np.zeros(1, dtype=np.int64),
         row_scale=np.ones(1, dtype=np.float32),
         format=RowFormat.FLOAT32,
+    )
+
+
+def _empty_edit(num_layers: int) -> EditTable:
+    """Edits of rank 1 whose rows are zeros, at the beginning of the pool."""
+    return EditTable(
+        first_row=np.zeros((num_layers, 2), dtype=np.int64),
+        rank=np.ones((num_layers, 2), dtype=np.int32),
+        offsets=np.zeros(3, dtype=np.int64),
+        first_positions=1,
+        last_positions=0,
     )
 
 
