@@ -136,6 +136,22 @@ def test_a_plan_of_several_processes_is_that_of_each(tiny_model, capsys, ranks, 
     assert f"each of {ranks} processes: {share.num_parameters:,} parameters" in said
 
 
+def test_full_sharding_leaves_a_process_less_of_each_adapter(tiny_model, capsys):
+    shares = []
+    for sharding in ("replicated", "full"):
+        options = ("--tensor-parallel", 2, "--memory", 0.01, "--adapter-sharding", sharding)
+        assert plan(tiny_model, *options) == 0
+        (line,) = [
+            line
+            for line in capsys.readouterr().out.splitlines()
+            if line.startswith("low-rank 64, all linear")
+        ]
+        shares.append(int(line.split()[-1]))
+    assert shares[1] > shares[0], "more of them fit alone"
+    assert plan(tiny_model, "--device", "cuda", "--memory", 1, *options[:2], *options[4:]) == 2
+    assert "--adapter-sharding full: " in capsys.readouterr().err
+
+
 def test_a_plan_of_too_many_processes_names_those_that_work(tiny_model, capsys):
     assert plan(tiny_model, "--tensor-parallel", 3) == 2
     assert "tensor_parallel=3: " in capsys.readouterr().err

@@ -57,7 +57,7 @@ class ProcessRanks:
     @property
     def shard(self) -> Shard:
         """Return the rank as the model sees it."""
-        return Shard(self.rank, self.size, self._all_reduce, self._gather)
+        return Shard(self.rank, self.size, self._all_reduce, self._gather, self._all_gather)
 
     def least(self, number: int) -> int:
         """Return the smallest of the numbers of all ranks; at start only."""
@@ -102,6 +102,15 @@ class ProcessRanks:
             dist.all_reduce(tensor, group=self.compute)
         except RuntimeError as error:
             raise self.fail(error) from error
+
+    def _all_gather(self, part: Tensor) -> Tensor:
+        """See `Shard.all_gather`."""
+        parts = part.new_empty(self.size, *part.shape)
+        try:
+            dist.all_gather(list(parts), part.contiguous(), group=self.compute)
+        except RuntimeError as error:
+            raise self.fail(error) from error
+        return parts
 
     def _gather(self, part: Tensor, total: int) -> Tensor:
         """See `Shard.gather`: parts as torch's chunks divide `total`, the last may be shorter."""

@@ -46,6 +46,11 @@ def start_engine(
             f"setting 'overlap_steps': the ranks of tensor_parallel={settings.tensor_parallel} are "
             "told the tokens of a step, which must have been read; leave one of the two out"
         )
+    if settings.adapter_sharding == "full" and settings.merge_hot:
+        raise SettingError(
+            "setting 'merge_hot' needs the factors of an adapter whole, and 'adapter_sharding' "
+            "full divides them; leave one of the two out"
+        )
     check_adapters(settings.adapters)
     folder = resolve(settings.model)
     check_size(load_config(folder), settings.tensor_parallel)

@@ -7,7 +7,7 @@ start of a server on a machine takes half a minute longer.
 import numpy as np
 import torch
 
-from gossamer.kernels import gain, hidden_edit, sparse_delta
+from gossamer.kernels import gain, hidden_edit, sparse_delta, split_lora
 from gossamer.kernels.gated_activation import make_gated_activation
 from gossamer.kernels.grouped_lora import (
     LoraTable,
@@ -21,14 +21,19 @@ from gossamer.kernels.runs import Run
 from gossamer.kernels.transpose import move_matrices
 
 
-def compile_kernels() -> None:
-    """Call each kernel once, on tensors of no consequence."""
+def compile_kernels(*, split: bool = False) -> None:
+    """Call each kernel once, on tensors of no consequence.
+
+    split: also those of low-rank adapters that ranks have divided fully.
+    """
     pool = torch.zeros(256, dtype=torch.uint8)
     _lora(pool)
     _attention(pool)
     _gain(pool)
     _sparse(pool)
     _edit(pool)
+    if split:
+        _split(pool)
     make_gated_activation("cpu")(torch.zeros(1, 4))
     for dtype in (np.int16, np.int32):
         words = np.zeros(2, dtype=dtype)
@@ -46,6 +51,23 @@ def _lora(pool: torch.Tensor) -> None:
     )
     batch = make_batch(stack_tables([table]), [Run(0, 1, 0)], num_workers=1)
     make_grouped_lora(pool, [0], [2], "cpu").add_(torch.zeros(1, 2), torch.zeros(1, 2), batch)
+
+
+def _split(pool: torch.Tensor) -> None:
+    table = split_lora.SplitTable(
+        first_row=np.zeros(1, dtype=np.int64),
+        own=np.ones(1, dtype=np.int32),
+        rank=np.ones(1, dtype=np.int32),
+        scale=np.ones(1, dtype=np.float32),
+        offsets=np.zeros(2, dtype=np.int64),
+        row_scale=np.ones(2, dtype=np.float32),
+        format=RowFormat.FLOAT32,
+    )
+    batch = split_lora.make_batch(split_lora.stack_tables([table]), [Run(0, 1, 0)], num_workers=1)
+    operation = split_lora.make_split_lora(pool, [0], [(0, 2)], "cpu")
+    v = operation.shrink(torch.zeros(1, 2), batch)
+    assert v is not None
+    operation.expand_(torch.zeros(1, 2), v[None], batch)
 
 
 def _attention(pool: torch.Tensor) -> None:
@@ -107,4 +129,4 @@ def _edit(pool: torch.Tensor) -> None:
 
 
 if __name__ == "__main__":
-    compile_kernels()
+    compile_kernels(split=True)

@@ -60,6 +60,11 @@ class PoolPlan:
 def plan_pool(settings: PlanSettings) -> PoolPlan:
     """Divide the pool of `settings`; raises `SettingError` for what cannot be divided so."""
     dtype, rows = _formats(settings)
+    is_full = settings.adapter_sharding == "full"
+    if is_full and settings.device == "cuda":
+        raise SettingError(
+            "setting 'adapter_sharding' full: it is not for the kernels of a GPU; use replicated"
+        )
     sizes = base_sizes(
         resolve(settings.model), _WIDTHS[dtype], settings.quantization, settings.tensor_parallel
     )
@@ -86,6 +91,7 @@ def plan_pool(settings: PlanSettings) -> PoolPlan:
         block_tokens=block_tokens,
         row_width=_WIDTHS[rows],
         device_tables=settings.device == "cuda",
+        split_ranks=settings.tensor_parallel if is_full else 1,
     )
     return PoolPlan(
         settings=settings,

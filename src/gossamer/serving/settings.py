@@ -9,6 +9,8 @@ from gossamer.adapters.reading.limits import AdapterLimits
 from gossamer.basemodel.quantize import Quantization
 from gossamer.settings import Settings
 
+AdapterSharding = Literal["replicated", "full"]
+
 
 class ServeSettings(Settings):
     """The base model, its adapters, and the engine's limits."""
@@ -88,6 +90,11 @@ class ServeSettings(Settings):
     """Processes that compute the model together, each with its own share of the weights, of keys
     and values and of the adapters; memory_gib holds for each. How many a model can be divided among
     depends on its attention heads."""
+    adapter_sharding: AdapterSharding = "replicated"
+    """How low-rank adapters are divided among several processes: replicated (each has the narrow
+    ends of the factors whole; adapters add no communication), or full (each has an equal share of
+    both factors, for up to four exchanges more per layer and step, of small size; not with
+    merge_hot, nor with the kernels of a GPU). Answers are the same."""
     rank_timeout: float = Field(default=60.0, gt=0, allow_inf_nan=False)
     """Seconds after which one of several processes that does not answer counts as lost, which ends
     the server."""
@@ -124,6 +131,8 @@ class PlanSettings(Settings):
     """How the base model's linear layers are quantised when it is loaded, as for serve."""
     tensor_parallel: int = Field(default=1, ge=1)
     """Processes that compute the model together, as for serve; the plan is that of each."""
+    adapter_sharding: AdapterSharding = "replicated"
+    """How low-rank adapters are divided among these processes, as for serve."""
     memory_gib: float | None = None
     """Size of the pool; unset: 4 on a CPU; nine tenths of what the weights leave of the GPU that is
     here."""

@@ -3,8 +3,9 @@
 Each decoder block is Megatron's pair (arXiv 1909.08053): the outputs of q, k, v, gate and up are
 divided among the ranks, and o and down make a partial sum of theirs, which the ranks add up: two
 sums a block. Adapters are divided like the layers they act on (S-LoRA, arXiv 2311.03285, section
-6), in the form in which each rank's share of an adapter joins its share of the layer, so that an
-adapter adds no communication. How ranks add and gather is handed in with them.
+6): in the form in which each rank's share of an adapter joins its share of the layer, so that an
+adapter adds no communication; or, where that is asked for, with low-rank factors divided fully.
+How ranks add and gather is handed in with them.
 """
 
 from collections.abc import Callable, Mapping
@@ -28,6 +29,10 @@ class Shard:
     gather: Callable[[Tensor, int], Tensor]
     """Puts the parts [.., n] of all ranks side by side on rank 0, [.., the number given]; the
     others get zeros."""
+    all_gather: Callable[[Tensor], Tensor] = lambda part: part[None]
+    """Puts the parts of all ranks, tensors of one shape, one behind the other: [size, ..]."""
+    splits_factors: bool = False
+    """Whether both factors of low-rank adapters are divided; else their narrow ends are copied."""
 
     @property
     def part(self) -> ModelPart:
@@ -65,6 +70,9 @@ class Slices:
     modules: Mapping[str, ModuleSlice]
     """By module path, for layers that are divided."""
     kv_heads: slice
+    split: ModelPart | None = None
+    """The rank's part of low-rank factors whose two ends are divided; None: narrow ends are whole,
+    see `Shard.splits_factors`."""
 
     def of(self, path: str) -> ModuleSlice:
         """Return what the rank holds of the layer at `path`."""
@@ -105,7 +113,11 @@ def slices_of(
             modules[path] = ModuleSlice(rows, slice(None))
         else:
             modules[path] = ModuleSlice(_share(h_out, shard), slice(None))
-    return Slices(modules=modules, kv_heads=slice(own.start, own.stop))
+    return Slices(
+        modules=modules,
+        kv_heads=slice(own.start, own.stop),
+        split=shard.part if shard.splits_factors else None,
+    )
 
 
 def whole_shape(

@@ -1,5 +1,7 @@
 """The shares of an adapter act on the shares of the layers as the whole does on the whole."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -7,8 +9,10 @@ from gossamer.adapters.kinds.ia3 import Ia3Adapter
 from gossamer.adapters.kinds.prefix import PrefixAdapter
 from gossamer.adapters.kinds.sparse_delta import Blocks, Entries, SparseAdapter
 from gossamer.adapters.load import load_adapter
+from gossamer.kernels.grouped_lora import RowFormat
 from gossamer.serving.packing.rows import RowPacker
-from gossamer.serving.packing.sharded import share_of_ia3, share_of_prefix, share_of_sparse
+from gossamer.serving.packing.shares.kinds import share_of_ia3, share_of_prefix, share_of_sparse
+from gossamer.serving.packing.shares.low_rank import SplitRowPacker
 from gossamer.serving.shard import Shard, slices_of
 
 from tiny import make_lora, make_tiny_model, module_shapes
@@ -115,3 +119,69 @@ def test_rows_of_a_share_are_those_of_the_whole_cut(tmp_path, dtype):
                     strict=True,
                 ):
                     assert torch.equal(got, factor[:, columns])
+
+
+def split_rows(adapter, size, ids, shapes, slices_of_rank, row_format):
+    """A and B transposed by module, of all ranks in order, and the bytes of each rank."""
+    found, weights = {path: ([], []) for path in ids}, []
+    for rank in range(size):
+        own = slices_of_rank(rank)
+        rows = SplitRowPacker(ids, 12288, row_format, own, own.split).pack(adapter)
+        weights.append(rows.num_bytes)
+        table, bounds = rows.table, rows.vectors.layout.bounds
+        for path, number in ids.items():
+            first, each = int(table.first_row[number]), int(table.own[number])
+            h_out, h_in = shapes[path]
+            is_row = own.of(path).is_partial
+            for factor, low, count, width in zip(
+                found[path],
+                (first, first + each),
+                (each, int(table.rank[number])),
+                (h_in // size if is_row else h_in, h_out // size),
+                strict=True,
+            ):
+                data = rows.vectors.data[bounds[low] : bounds[low + count]].view(count, -1)
+                data = data[:, :width].float()
+                factor.append(data * torch.from_numpy(table.row_scale[low : low + count, None]))
+    return found, weights
+
+
+@pytest.mark.parametrize("row_format", [None, RowFormat.INT8], ids=["as-saved", "int8"])
+@pytest.mark.parametrize("size", [2, 4])
+def test_shares_of_both_factors_are_the_whole_ones_cut(tmp_path, size, row_format):
+    """Rank 5 is no multiple of the number of ranks: the last rows of A are zero."""
+    model = make_tiny_model(tmp_path / "model", intermediate_size=96)
+    adapter = load_adapter(make_lora(tmp_path / "a", model, rank=5))
+    shapes = module_shapes(model)
+    ids = {path: number for number, path in enumerate(shapes)}
+    styles = {
+        path: "row" if path.endswith(("o_proj", "down_proj")) else "column" for path in shapes
+    }
+
+    def slices_of_rank(rank):
+        shard = Shard(rank, size, lambda tensor: None, lambda part, total: part)
+        return slices_of(replace(shard, splits_factors=True), styles, shapes, kv_heads=4)
+
+    whole = RowPacker(ids, 12288, row_format).pack(adapter)
+    found, weights = split_rows(adapter, size, ids, shapes, slices_of_rank, row_format)
+    for path, number in ids.items():
+        a, b_t = whole.factors(number)
+        of_a, of_b = found[path]
+        if styles[path] == "row":
+            assert torch.equal(torch.cat(of_a, dim=1), a)
+        else:
+            padded = torch.cat(of_a)
+            assert torch.equal(padded[:5], a)
+            assert len(padded) == size * -(-5 // size)
+            assert not padded[5:].any()
+        assert torch.equal(torch.cat(of_b, dim=1), b_t)
+    width = 1 if row_format else 4
+
+    def num_bytes(rows, columns):
+        return rows * -(-columns * width // 16) * 16
+
+    per_rank = sum(
+        num_bytes(5, h_in // size) if styles[path] == "row" else num_bytes(-(-5 // size), h_in)
+        for path, (_, h_in) in shapes.items()
+    ) + sum(num_bytes(5, h_out // size) for h_out, _ in shapes.values())
+    assert weights == [per_rank] * size

@@ -37,7 +37,7 @@ _panel_4x3 = make_panel(4, 3)
 
 
 @njit(cache=True, nogil=True)
-def _shrink(x, low, high, pool, starts, v):
+def shrink(x, low, high, pool, starts, v):
     """v[t, j] = x[low + t] . row j, for tokens [low, high) and the rows at `starts`."""
     paired = high - (high - low) % 2
     if low < paired:
@@ -90,7 +90,7 @@ def _shrink_one(x, token, pool, starts, v, at):
 
 
 @njit(cache=True, nogil=True)
-def _expand(y, low, high, left, right, pool, starts, v):
+def expand(y, low, high, left, right, pool, starts, v):
     """y[low + t, left:right] += sum over j of v[t, j] * row j."""
     step, stride, rank = y.shape[1], v.shape[1], starts.shape[0]
     paired = high - (high - low) % 2
@@ -142,11 +142,11 @@ def _expand_one(y, place, low, high, pool, starts, v, weight):
 def _run_chunk(x, y, low, high, left, right, pool, starts, row_scale, scale, v):
     """y[low:high, left:right] += scale * (x[low:high] A^T) B^T; v [chunk, >= rank] is scratch."""
     rank = starts.shape[0] // 2
-    _shrink(x, low, high, pool, starts[:rank], v)
+    shrink(x, low, high, pool, starts[:rank], v)
     for t in range(high - low):
         for j in range(rank):
             v[t, j] *= scale * row_scale[j] * row_scale[rank + j]
-    _expand(y, low, high, left, right, pool, starts[rank:], v)
+    expand(y, low, high, left, right, pool, starts[rank:], v)
 
 
 @njit(cache=True, parallel=True, nogil=True)

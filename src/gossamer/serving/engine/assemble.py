@@ -126,7 +126,8 @@ def load_base(settings: ServeSettings, folder: Path, ranks: Ranks) -> Base:
 
     All ranks call this at the same time. Raises as `build_engine`.
     """
-    shard = ranks.shard
+    is_full = settings.adapter_sharding == "full" and not ranks.shard.is_whole
+    shard = replace(ranks.shard, splits_factors=is_full)
     device = _device(settings, shard)
     config = load_config(folder)
     check_supported(config, for_serving=True)
@@ -156,7 +157,8 @@ def load_base(settings: ServeSettings, folder: Path, ranks: Ranks) -> Base:
     lowering = _lowering(device, layout.block_tokens, attention)
     builder = BatchBuilder(block_tokens=layout.block_tokens, lowering=lowering)
     most = settings.max_running or device.usual_running
-    warm_up(ModelRunner(paged, builder, device), pool_memory, layout, most, ranks.meet)
+    runner = ModelRunner(paged, builder, device)
+    warm_up(runner, pool_memory, layout, most, ranks.meet, split=shard.splits_factors)
     info = ModelInfo(
         name=_model_name(settings.model, folder),
         tokenizer=tokenizer,
@@ -209,6 +211,11 @@ def _device(settings: ServeSettings, shard: Shard) -> Device:
         raise SettingError(
             "merge_hot is for processors; a GPU computes one adapter for all tokens at a cost of "
             "some per cent, and steps on other weights could not be replayed. Leave it out"
+        )
+    if shard.splits_factors and device.backend == "triton":
+        raise SettingError(
+            "setting 'adapter_sharding' full: the kernels of a GPU (backend triton) compute both "
+            "factors of an adapter in one go, with no exchange between them; use replicated"
         )
     if settings.threads is None:
         fit_threads(shard.size)

@@ -26,6 +26,8 @@ class BaseSizes:
     """Bytes of a number in which it is served: of its weights, keys and values."""
     quantization: str = "none"
     """How the weights of its linear layers rest."""
+    divided_inputs: frozenset[str] = frozenset()
+    """Layers whose inputs are divided among ranks, where these are the sizes of one rank."""
 
     @property
     def token_bytes(self) -> int:
@@ -67,6 +69,8 @@ class PoolSizes:
     """Bytes of an element of low-rank rows: 4, 2 or 1."""
     device_tables: bool = False
     """Whether adapters have their tables in the pool, as GPU kernels need them."""
+    split_ranks: int = 1
+    """Ranks that divide both factors of low-rank adapters; 1: narrow ends are whole."""
 
     @property
     def block_bytes(self) -> int:

@@ -21,7 +21,7 @@ from gossamer.serving.packing.gain import cost_of_dora, pack_dora, pack_ia3, par
 from gossamer.serving.packing.hidden_edit import cost_of_intervention, pack_intervention
 from gossamer.serving.packing.low_rank import cost_of_low_rank, pack_low_rank
 from gossamer.serving.packing.prefix import cost_of_prefix, pack_prefix
-from gossamer.serving.packing.sharded import (
+from gossamer.serving.packing.shares.kinds import (
     share_of_dora,
     share_of_ia3,
     share_of_prefix,

@@ -19,6 +19,7 @@ from gossamer.serving.packing.kinds import PACKED_KINDS
 from gossamer.serving.packing.prefix import PrefixPart
 from gossamer.serving.packing.resident import Resident
 from gossamer.serving.packing.rows import KEPT, RowPacker
+from gossamer.serving.packing.shares.low_rank import SplitRowPacker
 from gossamer.serving.packing.target import PackTarget, Parts
 from gossamer.serving.packing.vectors import Empty, host_empty
 from gossamer.serving.shard import Slices
@@ -82,6 +83,7 @@ class Packer:
                 f"bytes, which GPU kernels need to be whole {ALIGNMENT}; give a multiple of 16"
             )
         self._device_tables = device_tables
+        self._rows = rows
         self._target = PackTarget(
             base=base,
             module_ids=module_ids,
@@ -103,8 +105,16 @@ class Packer:
         """Return a packer of what one rank holds: `slices` of the layers whose whole sizes are
         those of the base."""
         packer = copy.copy(self)
-        rows = self._target.rows.for_share(slices)
-        packer._target = replace(self._target, rows=rows, slices=slices)
+        target = self._target
+        split_rows = None
+        if slices.split is not None:
+            split_rows = SplitRowPacker(
+                target.module_ids, target.block_bytes, self._rows, slices, slices.split,
+                empty=target.empty,
+            )  # fmt: skip
+        packer._target = replace(
+            target, rows=target.rows.for_share(slices), split_rows=split_rows, slices=slices
+        )
         return packer
 
     def sums_of(self, adapter: Adapter) -> Tensor | None:

@@ -6,6 +6,7 @@ from gossamer.kernels.gain import GainTable
 from gossamer.kernels.grouped_lora import LoraTable, RowFormat
 from gossamer.kernels.hidden_edit import EditTable
 from gossamer.kernels.sparse_delta import SparseTable
+from gossamer.kernels.split_lora import SplitTable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +45,8 @@ class Resident:
     """
 
     lora: LoraTable | None = None
+    split: SplitTable | None = None
+    """In the place of `lora`, where ranks have divided both factors."""
     gain: GainTable | None = None
     sparse: SparseTable | None = None
     edit: EditTable | None = None

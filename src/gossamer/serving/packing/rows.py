@@ -198,7 +198,7 @@ class RowPacker:
         """Lay out `factors`, by module path, tensor by tensor. Raises as `pack`."""
         row_format = self._format
         if row_format is None:
-            row_format = _format_as_saved(factors, self._kept)
+            row_format = format_as_saved(factors, self._kept)
         shares = {path: _share(pair, self._slices.of(path)) for path, pair in factors.items()}
         layout = lay_out(shares, self._ids, self._block_bytes, row_format)
         paths = sorted(factors, key=self._ids.__getitem__)
@@ -208,7 +208,7 @@ class RowPacker:
             whole = [m for path in paths for m in (factors[path].a, factors[path].b.T)]
             parts = [self._slices.of(path) for path in paths]
             cuts = [columns for part in parts for columns in (part.inputs, part.outputs)]
-            rounded = _quantised(whole, layout.table.row_scale)
+            rounded = quantised(whole, layout.table.row_scale)
             matrices = (rows[:, columns] for rows, columns in zip(rounded, cuts, strict=True))
         else:
             matrices = [m for path in paths for m in (shares[path].a, shares[path].b.T)]
@@ -261,13 +261,15 @@ def _bits(tensor: Tensor) -> npt.NDArray[Any]:
     return tensor.view(_WORDS[tensor.element_size()]).numpy()
 
 
-def _format_as_saved(factors: Mapping[str, Factors], kept: Collection[RowFormat]) -> RowFormat:
+def format_as_saved(factors: Mapping[str, Factors], kept: Collection[RowFormat]) -> RowFormat:
+    """Return the one of `kept` in which all of `factors` were saved, else float32."""
     saved = {matrix.dtype for pair in factors.values() for matrix in (pair.a, pair.b)}
     return next((each for each in kept if saved == {each.dtype}), RowFormat.FLOAT32)
 
 
-def _quantised(factors: Iterable[Tensor], row_scale: npt.NDArray[np.float32]) -> Iterator[Tensor]:
-    """Each row [rank, width] as whole numbers from -127 to 127; the scales go into `row_scale`."""
+def quantised(factors: Iterable[Tensor], row_scale: npt.NDArray[np.float32]) -> Iterator[Tensor]:
+    """Yield each row [rank, width] as whole numbers from -127 to 127; the scales go into
+    `row_scale`."""
     first = 0
     for factor in factors:
         rows = factor.float()

@@ -10,6 +10,7 @@ from gossamer.adapters.base_shape import BaseShape
 from gossamer.kernels.paged_attention import KvLayout
 from gossamer.serving.packing.base_linear import BaseLinear
 from gossamer.serving.packing.rows import RowPacker
+from gossamer.serving.packing.shares.low_rank import SplitRowPacker
 from gossamer.serving.packing.vectors import Empty, host_empty
 from gossamer.serving.shard import ALL, Slices
 
@@ -25,6 +26,8 @@ class PackTarget:
     """These layers themselves, by module path."""
     layout: KvLayout
     rows: RowPacker
+    split_rows: SplitRowPacker | None = None
+    """The packer of low-rank rows in the place of `rows`, where both factors are divided."""
     empty: Empty = host_empty
     """Allocates the host memory of parts."""
     slices: Slices = ALL

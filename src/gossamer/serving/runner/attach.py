@@ -25,6 +25,7 @@ from gossamer.serving.runner.layers import (
 )
 from gossamer.serving.runner.model_shape import kv_shape
 from gossamer.serving.runner.operations import MakeOperations, operations_of
+from gossamer.serving.runner.split_operations import SplitOperations
 from gossamer.serving.shard import WHOLE, Shard, ShardedEmbedding, Slices, slices_of, whole_shape
 
 ATTENTION = "gossamer_paged"
@@ -63,7 +64,9 @@ def attach(
         modules.styles.update(styles_of(model._tp_plan, paths))
     for parent_path, parent in list(model.named_modules()):
         for siblings in _groups(parent):
-            _replace(parent_path, parent, siblings, modules, operations, backend, context, shard)
+            _replace(
+                parent_path, parent, siblings, modules, operations, pool, backend, context, shard
+            )
     fuse_layers(model, backend)
     _edit_after_blocks(model, make_hidden_edit(pool, backend), context)
     _replace_ends(model, backend, shard)
@@ -89,7 +92,7 @@ def _groups(parent: nn.Module) -> list[tuple[str, ...]]:
 
 def _replace(
     parent_path: str, parent: nn.Module, names: tuple[str, ...], modules: AdaptedModules,
-    operations: MakeOperations, backend: str, context: StepContext, shard: Shard,
+    operations: MakeOperations, pool: Tensor, backend: str, context: StepContext, shard: Shard,
 ) -> None:  # fmt: skip
     layers = [getattr(parent, name) for name in names]
     kv_heads = getattr(getattr(parent, "config", None), "num_key_value_heads", 1)
@@ -106,6 +109,10 @@ def _replace(
         low = high
     doing = operations(list(ids), dense.widths, dense.in_features, dense.bias)
     is_partial = modules.styles.get(path) == "row"
+    if shard.splits_factors:
+        doing = SplitOperations(
+            doing, pool, list(ids), dense.widths, backend, shard, is_partial=is_partial
+        )
     fused = FusedLinear(dense, doing, context, shard.all_reduce if is_partial else None)
     setattr(parent, names[0], fused)
     for index, name in enumerate(names[1:], start=1):

@@ -7,7 +7,7 @@ from torch import nn
 
 from gossamer.adapters.base_shape import BaseShape
 from gossamer.basemodel.quantize import served_quantization
-from gossamer.basemodel.sharded import ModelPart, check_size, cut_whole
+from gossamer.basemodel.sharded import ModelPart, check_size, cut_whole, styles_of
 from gossamer.serving.packing.capacity import FLOAT, BaseSizes
 
 
@@ -64,8 +64,11 @@ def base_sizes(
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     num_layers, num_kv_heads, head_dim = kv_shape(config)
+    divided_inputs: frozenset[str] = frozenset()
     if num_ranks > 1:
         check_size(config, num_ranks)
+        styles = styles_of(model._tp_plan, [path for path, _ in model.named_modules()])
+        divided_inputs = frozenset(path for path, style in styles.items() if style == "row")
         cut_whole(model, ModelPart(0, num_ranks))
         num_kv_heads = max(1, num_kv_heads // num_ranks)
     output = model.get_output_embeddings()
@@ -85,4 +88,5 @@ def base_sizes(
         max_context=config.max_position_embeddings,
         width=width,
         quantization=served_quantization(config, quantization),
+        divided_inputs=divided_inputs,
     )

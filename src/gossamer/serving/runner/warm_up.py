@@ -30,12 +30,15 @@ def warm_up(
     layout: KvLayout,
     most: int,
     meet: Callable[[], None] = lambda: None,
+    *,
+    split: bool = False,
 ) -> None:
     """Run a token with an adapter that does nothing, and the kernels of the other kinds.
 
     What is compiled is kept on disk; if something has to be, that is told. Where steps that decode
     are captured, those of up to `most` tokens are, with adapters and without. `meet` waits for the
-    other ranks, since one that compiles takes longer.
+    other ranks, since one that compiles takes longer. split: adapters are divided fully, see
+    `Shard.splits_factors`.
     """
     if runner.model.backend == "triton":
         meet()
@@ -49,7 +52,7 @@ def warm_up(
     from gossamer.kernels.cpu import on_compilation
 
     with on_compilation(_tell_of_compilation):
-        compile_kernels()
+        compile_kernels(split=split)
         meet()
         _run([_token(adapter, 0)], runner)
 

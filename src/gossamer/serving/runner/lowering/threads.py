@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from gossamer.kernels import gain, grouped_lora, sparse_delta
+from gossamer.kernels import gain, grouped_lora, sparse_delta, split_lora
 from gossamer.kernels.arena import TableArena
 from gossamer.kernels.gain import GainBatch
 from gossamer.kernels.grouped_lora import LoraBatch
 from gossamer.kernels.paged_attention import AttentionBatch
 from gossamer.kernels.runs import Run, balance
 from gossamer.kernels.sparse_delta import SparseBatch
+from gossamer.kernels.split_lora import SplitBatch
 from gossamer.serving.packing.resident import Resident
 from gossamer.serving.runner.lowering.adapters import AdapterBatchBuilder, Part, join_runs
 from gossamer.serving.runner.lowering.step import HostStep, StepBatch, sampled
@@ -28,6 +29,8 @@ class AdapterBatch:
     """What adapters do to linear layers; each field is None where no token of the step needs it."""
 
     lora: LoraBatch | None = None
+    split: SplitBatch | None = None
+    """In the place of `lora`, where ranks have divided both factors."""
     gain: GainBatch | None = None
     sparse: SparseBatch | None = None
 
@@ -38,19 +41,22 @@ class AdapterChunks:
     def __init__(self, num_workers: int) -> None:
         self._num_workers = num_workers
         self._lora = grouped_lora.table_arena()
+        self._split = split_lora.table_arena()
         self._gain = gain.table_arena()
         self._sparse = sparse_delta.table_arena()
 
     def make(self, parts: list[Part]) -> AdapterBatch | None:
         """Return the batch, None if no adapter acts on any linear layer."""
         lora = _runs(parts, lambda resident: resident.lora, self._lora)
+        split = _runs(parts, lambda resident: resident.split, self._split)
         gains = _runs(parts, lambda resident: resident.gain, self._gain)
         sparse = _runs(parts, lambda resident: resident.sparse, self._sparse)
-        if not (lora or gains or sparse):
+        if not (lora or split or gains or sparse):
             return None
         workers = self._num_workers
         return AdapterBatch(
             lora=grouped_lora.make_batch(self._lora.tables, lora, workers) if lora else None,
+            split=split_lora.make_batch(self._split.tables, split, workers) if split else None,
             gain=gain.make_batch(self._gain.tables, gains, workers) if gains else None,
             sparse=sparse_delta.make_batch(self._sparse.tables, sparse, workers)
             if sparse

@@ -1,0 +1,1 @@
+"""What one rank of several packs of an adapter."""
