@@ -247,16 +247,9 @@ def test_int8_rows_are_a_quarter_and_off_by_half_a_unit_at_most(shapes, ids, dty
             assert ((got - want).abs() <= 0.5001 * unit).all()
 
 
-def test_float16_stays_where_kernels_know_it(shapes, ids):
-    ranks = dict.fromkeys(shapes, 4)
-    adapter = random_adapter(shapes, ranks, torch.float16)
-    known = RowPacker(ids, BLOCK_BYTES, kept=tuple(RowFormat))
-    rows = known.pack_factors(adapter.factors)
+def test_float16_is_a_format_on_request(shapes, ids):
+    adapter = random_adapter(shapes, dict.fromkeys(shapes, 4), torch.float16)
+    rows = pack(adapter, ids, row_format=RowFormat.FLOAT16)
     assert rows.table.format is RowFormat.FLOAT16
     assert rows.vectors.data.dtype == torch.float16
     assert pack(adapter, ids).table.format is RowFormat.FLOAT32
-    # Of several formats in one adapter none stays.
-    mixed = random_adapter(shapes, ranks, torch.bfloat16)
-    path = next(iter(shapes))
-    factors = {**adapter.factors, path: mixed.factors[path]}
-    assert known.pack_factors(factors).table.format is RowFormat.FLOAT32

@@ -32,8 +32,9 @@ SLAB = 1024
 """Inputs of one partial sum: always the same, so that sums never depend on the batch."""
 ANY_FORMAT = len(RowFormat)
 """What stands for a `RowFormat` where among the resident adapters are several: each table says
-which it has."""
+which it has, but FLOAT16, for which there would be too few registers."""
 
+TOGETHER = (RowFormat.FLOAT32, RowFormat.BFLOAT16, RowFormat.INT8)
 _MAX_RANK = tl.constexpr(MAX_RANK)
 _RANKS = tl.constexpr(16)  # rows of a tile: what a tensor core takes at a time
 _LONGS = tl.constexpr(module_header.HEADER.itemsize // 8)  # 8-byte elements of a header
@@ -89,16 +90,14 @@ def _rows(
         return _tile(pool_half, start, columns, mask, like, 8)
     if FORMAT == _INT8:
         return _tile(pool_int8, start, columns, mask, like, 16)
-    pool_float16 = pool_half.to(tl.pointer_type(tl.float16), bitcast=True)
     if FORMAT == _FLOAT16:
+        pool_float16 = pool_half.to(tl.pointer_type(tl.float16), bitcast=True)
         return _tile(pool_float16, start, columns, mask, like, 8)
     # What is masked is not read: no more bytes than those of the adapter's own format.
-    is_half, is_int8, is_float16 = row_format == _HALF, row_format == _INT8, row_format == _FLOAT16
+    is_half, is_int8 = row_format == _HALF, row_format == _INT8
     rows = _tile(pool_float, start, columns, mask & (row_format == _FLOAT), like, 4)
     rows = tl.where(is_half, _tile(pool_half, start, columns, mask & is_half, like, 8), rows)
-    rows = tl.where(is_int8, _tile(pool_int8, start, columns, mask & is_int8, like, 16), rows)
-    halves = _tile(pool_float16, start, columns, mask & is_float16, like, 8)
-    return tl.where(is_float16, halves, rows)
+    return tl.where(is_int8, _tile(pool_int8, start, columns, mask & is_int8, like, 16), rows)
 
 
 @triton.jit
@@ -273,14 +272,14 @@ class TritonGroupedLora:
         scratch: ScratchMemory,
         *,
         bias: Tensor | None = None,
-        formats: Collection[RowFormat] = tuple(RowFormat),
+        formats: Collection[RowFormat] = TOGETHER,
     ) -> None:
         """Make the fixed arrays of the group on the device of `pool`.
 
         pool: bytes of the block pool, uint8, aligned to 16 bytes; modules: their ids; widths: h_out
         of each, in order; scratch: may be that of all groups of a model, since a group is done
         with it when its launches are; bias: of all modules, [sum of widths]; formats: those of rows
-        that may be resident.
+        that may be resident, one or some of `TOGETHER`.
         """
         self._floats = pool.view(torch.float32)
         self._pools = (

@@ -18,7 +18,7 @@ from gossamer.serving.packing.device_tables import HostTables, pack_tables
 from gossamer.serving.packing.kinds import PACKED_KINDS
 from gossamer.serving.packing.prefix import PrefixPart
 from gossamer.serving.packing.resident import Resident
-from gossamer.serving.packing.rows import KEPT, RowPacker
+from gossamer.serving.packing.rows import RowPacker
 from gossamer.serving.packing.shares.low_rank import SplitRowPacker
 from gossamer.serving.packing.target import PackTarget, Parts
 from gossamer.serving.packing.vectors import Empty, host_empty
@@ -93,7 +93,6 @@ class Packer:
                 module_ids,
                 layout.block_bytes,
                 rows,
-                kept=(*KEPT, RowFormat.FLOAT16) if device_tables else KEPT,
                 empty=empty,
             ),
             empty=empty,

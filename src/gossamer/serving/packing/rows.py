@@ -1,6 +1,6 @@
 """Low-rank factors as rows in blocks, moved there from the bytes of their files."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -132,16 +132,15 @@ class RowPacker:
 
     def __init__(
         self, module_ids: Mapping[str, int], block_bytes: int, row_format: RowFormat | None = None,
-        *, kept: Collection[RowFormat] = KEPT, empty: Empty = host_empty, slices: Slices = ALL,
+        *, empty: Empty = host_empty, slices: Slices = ALL,
     ) -> None:  # fmt: skip
         """row_format: of all rows (rounded where it has fewer digits; int8: to whole numbers, each
-        row with a scale of its own); None: those of `kept` stay so, others become float32. empty:
+        row with a scale of its own); None: those of `KEPT` stay so, others become float32. empty:
         allocates rows. slices: what of the rows a rank holds."""
         self._slices = slices
         self._ids = module_ids
         self._block_bytes = block_bytes
         self._format = row_format
-        self._kept = kept
         self._empty = empty
         self._plan = lru_cache(maxsize=MOST_HEADERS)(self._make_plan)
 
@@ -151,7 +150,6 @@ class RowPacker:
             self._ids,
             self._block_bytes,
             self._format,
-            kept=self._kept,
             empty=self._empty,
             slices=slices,
         )
@@ -164,7 +162,7 @@ class RowPacker:
         """
         if self._format is not RowFormat.INT8:
             elements = adapter.file.elements()
-            formats = self._kept if self._format is None else [self._format]
+            formats = KEPT if self._format is None else [self._format]
             stays = [each.dtype for each in formats]
             if elements is not None and elements.dtype in stays:
                 plan = self._plan(adapter.pairing)
@@ -198,7 +196,7 @@ class RowPacker:
         """Lay out `factors`, by module path, tensor by tensor. Raises as `pack`."""
         row_format = self._format
         if row_format is None:
-            row_format = format_as_saved(factors, self._kept)
+            row_format = format_as_saved(factors)
         shares = {path: _share(pair, self._slices.of(path)) for path, pair in factors.items()}
         layout = lay_out(shares, self._ids, self._block_bytes, row_format)
         paths = sorted(factors, key=self._ids.__getitem__)
@@ -261,10 +259,10 @@ def _bits(tensor: Tensor) -> npt.NDArray[Any]:
     return tensor.view(_WORDS[tensor.element_size()]).numpy()
 
 
-def format_as_saved(factors: Mapping[str, Factors], kept: Collection[RowFormat]) -> RowFormat:
-    """Return the one of `kept` in which all of `factors` were saved, else float32."""
+def format_as_saved(factors: Mapping[str, Factors]) -> RowFormat:
+    """Return the one of `KEPT` in which all of `factors` were saved, else float32."""
     saved = {matrix.dtype for pair in factors.values() for matrix in (pair.a, pair.b)}
-    return next((each for each in kept if saved == {each.dtype}), RowFormat.FLOAT32)
+    return next((each for each in KEPT if saved == {each.dtype}), RowFormat.FLOAT32)
 
 
 def quantised(factors: Iterable[Tensor], row_scale: npt.NDArray[np.float32]) -> Iterator[Tensor]:

@@ -9,6 +9,7 @@ from gossamer.kernels.gain import make_gain
 from gossamer.kernels.grouped_lora import RowFormat, make_grouped_lora
 from gossamer.kernels.scratch import ScratchMemory
 from gossamer.kernels.sparse_delta import make_sparse_delta
+from gossamer.serving.packing.rows import KEPT
 from gossamer.serving.runner.lowering.programs import ProgramBatch
 from gossamer.serving.runner.lowering.threads import AdapterBatch
 
@@ -101,7 +102,7 @@ def operations_of(pool: Tensor, backend: str, rows: RowFormat | None) -> MakeOpe
     """
     if backend == "triton":
         scratch = ScratchMemory(pool.device)
-        formats = tuple(RowFormat) if rows is None else (rows,)
+        formats = KEPT if rows is None else (rows,)
         return lambda modules, widths, h_in, bias: ProgramOperations(
             pool, modules, widths, h_in, bias, scratch, formats
         )

@@ -17,7 +17,7 @@ from gossamer.adapters.kinds.low_rank import Factors, LowRankAdapter
 from gossamer.basemodel.sharded import ModelPart
 from gossamer.kernels.grouped_lora import RowFormat
 from gossamer.kernels.split_lora import SplitTable
-from gossamer.serving.packing.rows import KEPT, format_as_saved, quantised
+from gossamer.serving.packing.rows import format_as_saved, quantised
 from gossamer.serving.packing.vectors import (
     Empty,
     VectorPart,
@@ -82,7 +82,7 @@ class SplitRowPacker:
         paths = sorted(factors, key=self._ids.__getitem__)
         row_format = self._format
         if row_format is None:
-            row_format = format_as_saved(factors, KEPT)
+            row_format = format_as_saved(factors)
         table = self._table([(self._ids[path], factors[path], path) for path in paths], row_format)
         matrices, scales = [], []
         for path in paths:
