@@ -17,7 +17,9 @@ import statistics
 import sys
 import tempfile
 import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -131,46 +133,55 @@ def ours(
     """Have the engine answer all prompts."""
     steps = Steps(len(prompts), after_step)
     sampling = SamplingParams(max_tokens=count, temperature=0, ignore_eos=True)
-    for prompt, adapter in zip(prompts, adapters, strict=True):
-        request = Request(
-            request_id=f"decode-{next(REQUESTS)}",
-            prompt_token_ids=tuple(prompt),
-            adapter=adapter,
-            sampling=sampling,
-        )
-        llm.engine.submit(request, functools.partial(steps.on_event, request.request_id))
-    steps.done.wait()
+    with steps.watched(llm.engine.runner.model):
+        for prompt, adapter in zip(prompts, adapters, strict=True):
+            request = Request(
+                request_id=f"decode-{next(REQUESTS)}",
+                prompt_token_ids=tuple(prompt),
+                adapter=adapter,
+                sampling=sampling,
+            )
+            llm.engine.submit(request, steps.on_event)
+        steps.done.wait()
 
 
 REQUESTS = itertools.count()
 
 
 class Steps:
-    """Finds the ends of steps in the engine's events, which come on its thread."""
+    """Finds the ends of steps where the engine begins to compute the next one."""
 
     def __init__(self, count: int, after_step: AfterStep) -> None:
         self.done = threading.Event()
         self._count = count
         self._after_step = after_step
-        self._begun: set[str] = set()
-        self._in_step: set[str] = set()
         self._num_ended = 0
 
-    def on_event(self, request_id: str, event: Event) -> None:
-        """Once per step, as long as all sequences run: when each has had a token since the last
-        call. A step's tokens come together, so it does not matter with which of them that is."""
+    def on_event(self, event: Event) -> None:
+        """Count the requests that have ended."""
         if not isinstance(event, Tokens):
             self._num_ended += 1
             if self._num_ended == self._count:
                 self.done.set()
-            return
-        self._begun.add(request_id)
-        if len(self._begun) < self._count or self._num_ended:
-            return
-        self._in_step.add(request_id)
-        if len(self._in_step) == self._count:
-            self._in_step.clear()
-            self._after_step()
+
+    @contextlib.contextmanager
+    def watched(self, model: Any) -> Iterator[None]:
+        """Call `after_step` on the engine's thread before each step in which all sequences decode.
+
+        Events come on another thread, and some time later.
+        """
+        compute = model.run
+
+        def run(batch: Any) -> Any:
+            if len(batch.sampled) == self._count and batch.token_ids.numel() == self._count:
+                self._after_step()
+            return compute(batch)
+
+        model.run = run
+        try:
+            yield
+        finally:
+            model.run = compute
 
 
 def merged(

@@ -125,8 +125,8 @@ def serve_steps(args: argparse.Namespace) -> None:
     sys.path[:0] = map(str, paths_of(tree))
     import decode
     from common import random_prompts
+    from gossamer import LLM
     from gossamer.basemodel.find import resolve
-    from gossamer.llm import LLM
 
     def end_step() -> None:
         print("step", file=words, flush=True)
