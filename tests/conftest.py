@@ -35,3 +35,19 @@ def pytest_runtest_setup(item):
 def tiny_model(tmp_path_factory):
     """Folder of a tiny random Llama with tokenizer and chat template."""
     return make_tiny_model(tmp_path_factory.mktemp("models") / "tiny-llama")
+
+
+@pytest.fixture(scope="module")
+def kinds(tmp_path_factory):
+    """Tiny models of a family with an adapter of every kind, made when first asked for."""
+    # It needs PEFT, which the tests of the base install do without.
+    from kinds_case import Kinds
+
+    made = {}
+
+    def family(name):
+        if name not in made:
+            made[name] = Kinds(tmp_path_factory.mktemp(name), name)
+        return made[name]
+
+    return family

@@ -3,7 +3,10 @@
 import contextlib
 import os
 import time
+from collections import Counter
 from pathlib import Path
+
+import torch.distributed as dist
 
 from gossamer.llm import LLM
 
@@ -38,3 +41,34 @@ def send(pids, signal_number):
     """Send a signal to processes."""
     for pid in pids:
         os.kill(pid, signal_number)
+
+
+def assert_equal_answers(got, want):
+    """The same tokens, whose log-probabilities differ by rounding."""
+    assert [c.token_ids for c in got] == [c.token_ids for c in want]
+    pairs = [
+        (one.logprob, other.logprob)
+        for expected, found in zip(want, got, strict=True)
+        for one, other in zip(expected.logprobs, found.logprobs, strict=True)
+    ]
+    largest = max(abs(one - other) for one, other in pairs)
+    print(f"\n  log-probabilities differ by {largest:.1e} at most")
+    assert largest < 1e-5
+
+
+def count_collectives(monkeypatch):
+    """Count what the ranks say to each other from now on, by the name of the call."""
+    counts = Counter()
+
+    def counting(name):
+        call = getattr(dist, name)
+
+        def counted(*args, **named):
+            counts[name] += 1
+            return call(*args, **named)
+
+        return counted
+
+    for name in ("all_reduce", "all_gather", "gather"):
+        monkeypatch.setattr(dist, name, counting(name))
+    return counts

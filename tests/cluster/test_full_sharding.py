@@ -1,14 +1,11 @@
 """Low-rank adapters of which each process has a share of both factors: same answers, less each."""
 
-from collections import Counter
-
 import pytest
-import torch.distributed as dist
 from engine_case import ask
 from exactness import Family
 from exactness import answers as long_answers
 from kinds_case import NAMES, Kinds, answers
-from ranks_case import llm
+from ranks_case import assert_equal_answers, count_collectives, llm
 
 from gossamer.errors import SettingError
 from gossamer.serving.packing.capacity import PoolSizes
@@ -37,36 +34,6 @@ def family(tmp_path_factory):
 def full(family):
     with llm(family, 2, block_tokens=32, adapter_sharding="full") as ranks:
         yield ranks
-
-
-def assert_equal(got, want):
-    """The same tokens, whose log-probabilities differ by rounding."""
-    assert [c.token_ids for c in got] == [c.token_ids for c in want]
-    pairs = [
-        (one.logprob, other.logprob)
-        for expected, found in zip(want, got, strict=True)
-        for one, other in zip(expected.logprobs, found.logprobs, strict=True)
-    ]
-    largest = max(abs(one - other) for one, other in pairs)
-    print(f"\n  log-probabilities differ by {largest:.1e} at most")
-    assert largest < 1e-5
-
-
-def count_collectives(monkeypatch):
-    counts = Counter()
-
-    def counting(name):
-        call = getattr(dist, name)
-
-        def counted(*args, **named):
-            counts[name] += 1
-            return call(*args, **named)
-
-        return counted
-
-    for name in ("all_reduce", "all_gather", "gather"):
-        monkeypatch.setattr(dist, name, counting(name))
-    return counts
 
 
 # Per layer: sums for o and down beside the two of the base, and gathers for q, k, v and gate, up.
@@ -153,7 +120,7 @@ def test_all_kinds_and_blends_say_what_one_process_says(tmp_path, name, size, ba
     with llm(kinds, size, backend=backend, adapter_sharding="full") as ranks:
         got = answers(ranks, requests)
         ranks.engine.audit()
-    assert_equal(got, want)
+    assert_equal_answers(got, want)
 
 
 @pytest.mark.slow
@@ -168,7 +135,7 @@ def test_ranks_that_are_no_multiple_of_the_number_of_processes(tmp_path, size, r
         want = long_answers(one, requests)
     with llm(family, size, adapter_rows=rows, adapter_sharding="full") as ranks:
         got = long_answers(ranks, requests)
-    assert_equal(got, want)
+    assert_equal_answers(got, want)
 
 
 @pytest.mark.slow
@@ -184,4 +151,4 @@ def test_adapters_come_and_go_in_a_small_pool(family):
         evictions = ranks.engine.stats().adapter_evictions
     print(f"  {evictions} evictions")
     assert evictions > 5
-    assert_equal(got, want)
+    assert_equal_answers(got, want)

@@ -8,8 +8,8 @@ import torch
 from engine_case import BLOCK_BYTES, ask, check_idle
 from exactness import Family
 from exactness import answers as long_answers
-from kinds_case import GREEDY, NAMES, Kinds, answers
-from ranks_case import llm
+from kinds_case import GREEDY, NAMES, answers
+from ranks_case import assert_equal_answers, llm
 
 from gossamer.serving.core.messages import Finished
 
@@ -19,19 +19,6 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore:Sparse invariant checks:UserWarning"),
 ]
-
-
-@pytest.fixture(scope="module")
-def kinds(tmp_path_factory):
-    """Families, made when first asked for."""
-    made = {}
-
-    def family(name):
-        if name not in made:
-            made[name] = Kinds(tmp_path_factory.mktemp(name), name)
-        return made[name]
-
-    return family
 
 
 @pytest.mark.parametrize("size", [2, 4])
@@ -44,15 +31,7 @@ def test_all_kinds_in_one_batch_say_what_one_process_says(kinds, name, size):
     with llm(family, size) as ranks:
         got = answers(ranks, family.requests)
     family.check_all(got)
-    assert [c.token_ids for c in got] == [c.token_ids for c in want]
-    pairs = [
-        (one.logprob, other.logprob)
-        for expected, found in zip(want, got, strict=True)
-        for one, other in zip(expected.logprobs, found.logprobs, strict=True)
-    ]
-    largest = max(abs(one - other) for one, other in pairs)
-    print(f"\n  {name}, {size} processes: log-probabilities differ by {largest:.1e} at most")
-    assert largest < 1e-5
+    assert_equal_answers(got, want)
 
 
 @pytest.mark.parametrize("size", [2, 4])

@@ -2,13 +2,11 @@
 
 import random
 import time
-from collections import Counter
 
 import pytest
-import torch.distributed as dist
 from engine_case import ask, check_idle
 from kinds_case import NAMES, Kinds, answers
-from ranks_case import followers, is_running, llm, wait_until
+from ranks_case import count_collectives, followers, is_running, llm, wait_until
 
 from gossamer.errors import SettingError
 from gossamer.serving.core.messages import Finished
@@ -36,23 +34,6 @@ def two(family):
 def test_a_mixed_batch_says_what_each_reference_says(two, family):
     completions = answers(two, family.requests)
     family.check_all(completions)
-
-
-def count_collectives(monkeypatch):
-    counts = Counter()
-
-    def counting(name):
-        call = getattr(dist, name)
-
-        def counted(*args, **named):
-            counts[name] += 1
-            return call(*args, **named)
-
-        return counted
-
-    for name in ("all_reduce", "gather"):
-        monkeypatch.setattr(dist, name, counting(name))
-    return counts
 
 
 @pytest.mark.parametrize("name", [None, "lora", "dora", "shira", "ia3", "loreft", "prefix"])

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 from engine_case import ask, check_idle, standing_still, start
-from kinds_case import GREEDY, NAMES, Kinds, answers
+from kinds_case import GREEDY, NAMES, answers
 
 from gossamer.errors import RequestError, UnsupportedAdapterError
 from gossamer.llm import LLM
@@ -19,19 +19,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:Sparse invariant checks:UserWarn
 BLOCK_BYTES = 12288
 """Of 16 tokens in the tiny model: 3 layers, keys and values, 2 heads of 16, float32."""
 UNTIL_FULL = replace(GREEDY, max_tokens=None)
-
-
-@pytest.fixture(scope="module")
-def kinds(tmp_path_factory):
-    """Families, made when first asked for."""
-    made = {}
-
-    def family(name):
-        if name not in made:
-            made[name] = Kinds(tmp_path_factory.mktemp(name), name)
-        return made[name]
-
-    return family
 
 
 def served(family, **settings):

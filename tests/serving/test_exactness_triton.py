@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from kinds_case import GREEDY, NAMES, Kinds
+from kinds_case import GREEDY, NAMES
 
 from gossamer.errors import SettingError
 from gossamer.llm import LLM
@@ -11,19 +11,6 @@ from gossamer.serving.core.messages import SamplingParams
 
 # PEFT's SHiRA makes sparse tensors without saying whether they shall be checked.
 pytestmark = pytest.mark.filterwarnings("ignore:Sparse invariant checks:UserWarning")
-
-
-@pytest.fixture(scope="module")
-def kinds(tmp_path_factory):
-    """Families, made when first asked for."""
-    made = {}
-
-    def family(name):
-        if name not in made:
-            made[name] = Kinds(tmp_path_factory.mktemp(name), name)
-        return made[name]
-
-    return family
 
 
 def said(family, backend, requests, sampling, **settings):

@@ -192,8 +192,7 @@ RUNS = [
         (torch.bfloat16, INT8),
         (torch.float16, HALF),
         (torch.float16, INT8),
-        (torch.float16, FLOAT16),
-        (torch.bfloat16, FLOAT16),
+        *((dtype, FLOAT16) for dtype in (torch.float16, torch.bfloat16)),
     ],
 )
 def test_mixed_ranks_and_blends_in_a_padded_grid(dtype, row_format):
@@ -217,8 +216,8 @@ def test_long_runs_in_bundles_of_many_tokens(tokens):
     adapters = Adapters(h_in=1024, widths=(300,))
     for rank in (7, 64, 0):
         adapters.add((rank,), HALF)
-    runs = [(0, tokens + 3, 0), (tokens + 3, 5, 1, 0.5), (tokens + 3, 5, 0, 0.25)]
-    runs.append((tokens + 9, 2, 2))
+    low = tokens + 3
+    runs = [(0, low, 0), (low, 5, 1, 0.5), (low, 5, 0, 0.25), (tokens + 9, 2, 2)]
     adapters.check(runs, tokens + 12, torch.bfloat16, tokens=tokens, formats=[HALF])
 
 
