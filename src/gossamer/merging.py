@@ -32,21 +32,25 @@ def merge_to_folder(
     output = output.resolve()
     limits = limits or AdapterLimits()
     config = read_config(adapter, limits)
-    name = model or config.get("base_model_name_or_path")
-    if not isinstance(name, str) or not name:
-        raise UsageError(f"adapter {adapter.name} names no base model; give it with --model")
     _check_output(output, overwrite=overwrite)
-    base = _find_base(name, named_by_adapter=model is None)
+    base = base_of(adapter, config, model)
     _refuse_inputs(output, [base, adapter])
     merged, tokenizer = _merged(adapter, config, base, limits)
     _store(merged, tokenizer, output)
 
 
-def _find_base(name: str, *, named_by_adapter: bool) -> Path:
+def base_of(adapter: Path, config: Mapping[str, Any], model: str | None) -> Path:
+    """Find the folder of the base model: `model`, or else the one that the adapter's config names.
+
+    Raises `UsageError` if there is no name, or as `resolve`.
+    """
+    name = model or config.get("base_model_name_or_path")
+    if not isinstance(name, str) or not name:
+        raise UsageError(f"adapter {adapter.name} names no base model; give it with --model")
     try:
         return resolve(name)
     except GossamerError as error:
-        if named_by_adapter:
+        if model is None:
             message = f"{error}; the adapter's config names it as the base, --model overrides it"
             raise type(error)(message) from None
         raise

@@ -216,7 +216,7 @@ WRONG = [
         UnsupportedAdapterError,
         "merged.*PEFT",
     ),
-    ("ia3", {"peft_type": "GOSSAMER_SLORA"}, UnsupportedAdapterError, "result of `gossamer tune`"),
+    ("ia3", {"peft_type": "GOSSAMER_SLORA"}, UnsupportedAdapterError, "gossamer adapters convert"),
 ]
 
 

@@ -27,14 +27,24 @@ ARROWS: dict[str, set[str]] = {
     "cluster": BOTTOM | {"adapters", "basemodel", "kernels", "serving"},
     "llm": BOTTOM | {"basemodel", "cluster", "serving"},
     "merging": BOTTOM | {"adapters", "basemodel"},
+    "conversion": BOTTOM | {"adapters", "basemodel", "merging", "methods", "tuners"},
     "verification": BOTTOM | {"adapters", "basemodel", "methods", "serving", "training", "llm"},
     "cli": BOTTOM
-    | {"adapters", "basemodel", "cluster", "methods", "serving", "sparsity", "training"}
+    | {
+        "adapters",
+        "basemodel",
+        "cluster",
+        "conversion",
+        "methods",
+        "serving",
+        "sparsity",
+        "training",
+    }
     | {"verification"},
 }
 # Where a third-party package may be imported: a pattern on the path below src/gossamer.
 HOMES = {
-    "peft": r"(methods|training|verification)/",
+    "peft": r"(conversion|methods|training|verification)/",
     "trl": r"(methods|training)/",
     "datasets": r"(methods|training)/",
     "fastapi": r"serving/http/",

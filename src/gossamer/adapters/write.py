@@ -26,11 +26,13 @@ def write_low_rank(
     *,
     base_fingerprint: str | None = None,
     overwrite: bool = False,
+    beside: Mapping[str, str] | None = None,
 ) -> Path:
     """Write `factors` (by module path) as a LoRA adapter in PEFT's layout; returns `folder`.
 
     Without `config`, one is derived that gives each module its rank and scale. With
-    `base_fingerprint`, the adapter is bound to the base model of that fingerprint.
+    `base_fingerprint`, the adapter is bound to the base model of that fingerprint. `beside` are
+    further files of the folder, by name.
 
     Raises:
         AdapterFormatError: `config` contradicts the rank or scale of a module.
@@ -48,7 +50,7 @@ def write_low_rank(
         tensors[f"{PREFIX}{module}.lora_A.weight"] = factors[module].a.contiguous()
         tensors[f"{PREFIX}{module}.lora_B.weight"] = factors[module].b.contiguous()
     metadata = {BASE_KEY: base_fingerprint} if base_fingerprint else {}
-    _write_folder(folder, _config_text(fields), _safetensors(tensors, metadata))
+    _write_folder(folder, _config_text(fields), _safetensors(tensors, metadata), dict(beside or {}))
     return folder
 
 
@@ -133,8 +135,10 @@ def _safetensors(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str
     return len(header).to_bytes(8, "little") + header + data[8 + length :]
 
 
-def _write_folder(folder: Path, config: str, weights: bytes) -> None:
+def _write_folder(folder: Path, config: str, weights: bytes, beside: Mapping[str, str]) -> None:
     with replacing_folder(folder) as finished:
         finished.mkdir()
+        for name, text in beside.items():
+            (finished / name).write_text(text, encoding="utf-8")
         (finished / WEIGHTS_FILE).write_bytes(weights)
         (finished / CONFIG_FILE).write_text(config, encoding="utf-8")

@@ -1,8 +1,9 @@
-"""List, inspect and merge adapters.
+"""List, inspect, merge and convert adapters.
 
 gossamer adapters list DIR                      the adapters in a folder
 gossamer adapters inspect PATH                  one adapter: kind, rank, targets, size, digest
 gossamer adapters merge PATH --output DIR       fold it into its base model, as a model folder
+gossamer adapters convert PATH --output DIR     write it as plain LoRA, which PEFT alone can load
 """
 
 import argparse
@@ -46,13 +47,45 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     merge.add_argument(
         "--overwrite", action="store_true", help="replace a model folder that is already there"
     )
-    for action in (listing, inspect, merge):
+    convert = actions.add_parser(
+        "convert", help="write an adapter as plain LoRA: exact, or with a stated error"
+    )
+    _add_conversion(convert)
+    for action in (listing, inspect, merge, convert):
         LIMITS.add_to(action)
+
+
+def _add_conversion(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", metavar="PATH", type=Path)
+    parser.add_argument(
+        "--output", metavar="DIR", type=Path, required=True, help="folder of the LoRA adapter"
+    )
+    parser.add_argument(
+        "--rank",
+        metavar="N",
+        type=int,
+        help="rank of the LoRA (the most, with --max-error) where sparse changes are approximated",
+    )
+    parser.add_argument(
+        "--max-error",
+        metavar="X",
+        type=float,
+        help="largest relative error of the change of any matrix, such as 0.1; what cannot be "
+        "approximated as well is refused",
+    )
+    parser.add_argument(
+        "--model",
+        metavar="M",
+        help="base model, of which only the configuration is read; default: the one named in the "
+        "adapter's config",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the chosen sub-command."""
-    return {"list": _list, "inspect": _inspect, "merge": _merge}[args.action](args)
+    actions = {"list": _list, "inspect": _inspect, "merge": _merge, "convert": _convert}
+    return actions[args.action](args)
 
 
 def _list(args: argparse.Namespace) -> int:
@@ -121,6 +154,34 @@ def _merge(args: argparse.Namespace) -> int:
         overwrite=args.overwrite,
         limits=LIMITS.read(args),
     )
+    print(args.output)
+    return 0
+
+
+def _convert(args: argparse.Namespace) -> int:
+    from gossamer.conversion.convert import as_record, convert_to_lora
+
+    conversion = convert_to_lora(
+        args.folder,
+        args.output,
+        rank=args.rank,
+        max_error=args.max_error,
+        model=args.model,
+        limits=LIMITS.read(args),
+    )
+    if args.json:
+        return _print_json(as_record(conversion))
+    if conversion.exact:
+        print(f"exact: {len(conversion.modules)} layers", file=sys.stderr)
+    else:
+        rows = [[part.module, str(part.rank), f"{part.error:.2e}"] for part in conversion.modules]
+        print_table(["layer", "rank", "relative error"], rows)
+        worst = conversion.worst
+        print(
+            f"relative error: {conversion.error:.2e} of all layers together, at worst "
+            f"{worst.error:.2e}, of {worst.module}",
+            file=sys.stderr,
+        )
     print(args.output)
     return 0
 

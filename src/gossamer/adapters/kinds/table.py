@@ -110,6 +110,7 @@ KINDS: dict[type[Adapter], AdapterKind] = {
 
 _MERGE = "merge it where it was trained (PEFT's merge_and_unload) and serve that as a model"
 _RESULT = "serve the result of `gossamer tune`, which is converted, not a checkpoint of the run"
+_CONVERT = "make LoRA of it with `gossamer adapters convert` and serve that"
 _OTHER = "run it with PEFT, or tune with a method that can be served"
 
 # Why a type that people do have cannot be an adapter here, and what to do.
@@ -120,10 +121,10 @@ _WITHOUT_KIND = {
     "ADALORA": ("keeps its factors in three parts", _RESULT),
     "XLORA": ("mixes adapters by a network of its own", _OTHER),
     "GOSSAMER_BOTTLENECK": ("puts networks behind the layers, which cannot be merged", _OTHER),
-    "GOSSAMER_LAMDA": ("keeps its factors in three parts", _RESULT),
-    "GOSSAMER_LORTA": ("keeps the factors of all layers together", _RESULT),
-    "GOSSAMER_SLORA": ("is in the middle of its training", _RESULT),
-    "GOSSAMER_SPARSE_LORA": ("keeps masks and factors apart", _RESULT),
+    "GOSSAMER_LAMDA": ("keeps its factors in three parts", _CONVERT),
+    "GOSSAMER_LORTA": ("keeps the factors of all layers together", _CONVERT),
+    "GOSSAMER_SLORA": ("keeps single weights beside factors", _CONVERT),
+    "GOSSAMER_SPARSE_LORA": ("keeps masks and factors apart", _CONVERT),
 }
 
 
