@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -307,6 +308,9 @@ def test_another_base_shape(tmp_path, saved, shape):
         load_adapter(reft(tmp_path / "deep", layers=(3,)), base=shape)
     with pytest.raises(BaseMismatchError, match=r"model\.layers\.7"):
         load_adapter(smt(tmp_path / "smt", path="model.layers.7.mlp.up_proj"), base=shape)
+    uneven = replace(shape, layer_kv_heads=(2, 1, 2))
+    with pytest.raises(BaseMismatchError, match="unlike numbers of them"):
+        load_adapter(saved("prefix"), base=uneven)
     small = BaseShape(linears={}, num_layers=3, hidden_size=32, num_kv_heads=2, head_dim=16)
     with pytest.raises(BaseMismatchError, match=r"\[4, 48\].*\[4, 32\]"):
         load_adapter(saved("prompt"), base=small)

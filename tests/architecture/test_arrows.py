@@ -20,7 +20,7 @@ ARROWS: dict[str, set[str]] = {
     "adapters": BOTTOM,
     "kernels": BOTTOM,
     "methods": BOTTOM | {"adapters", "basemodel", "kernels"},
-    "tuners": {"methods"},
+    "tuners": {"basemodel", "methods"},
     "sparsity": BOTTOM | {"adapters", "kernels"},
     "training": BOTTOM | {"adapters", "basemodel", "kernels", "methods", "sparsity"},
     "serving": BOTTOM | {"adapters", "basemodel", "kernels"},

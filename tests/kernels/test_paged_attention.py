@@ -259,3 +259,33 @@ def test_equal_scores_average_the_values():
     (got,) = sequences.step([(0, 0, 13)], "cpu")
     mean = sequences.value[0].mean(dim=1).repeat_interleave(3, dim=1)
     assert torch.allclose(got[:, -1], mean, atol=1e-6)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_layers_with_heads_of_their_own(backend):
+    """As where all layers have as many, and what other layers have is not touched."""
+    sequences = Sequences(Shape(), (5, 23))
+    parts = [(0, 0, 5), (1, 0, 23)]
+    layout = KvLayout(
+        num_layers=3, num_kv_heads=3, layer_kv_heads=(1, 2, 3), head_dim=16, block_tokens=4,
+        dtype=torch.float32,
+    )  # fmt: skip
+    count = sequences.pool.numel() // sequences.layout.block_bytes
+    pool = torch.full((count * layout.block_bytes // 4,), float("nan")).view(torch.uint8)
+    sequences.pool, alike = pool, sequences.layout
+    batch = sequences._batch(parts, 16, 2)
+    attention = make_paged_attention(pool, layout, backend)
+    query, key, value = (
+        torch.cat([states[s][1] for s, _, _ in parts])
+        for states in (sequences.query, sequences.key, sequences.value)
+    )
+    out = attention(batch, 1, query, key, value, 0.25)
+    want = torch.cat([sequences.expected(s)[1] for s, _, _ in parts])
+    assert (out.double() - want).abs().max() < 2e-5
+    written = layout.layer_view(pool, 1).isfinite()
+    assert written.sum() == 2 * 2 * 16 * 28
+    assert all(layout.layer_view(pool, layer).isnan().all() for layer in (0, 2))
+    assert layout.block_bytes == 2 * (1 + 2 + 3) * 4 * 16 * 4
+    assert not alike.varies
+    with pytest.raises(ValueError, match="no one shape"):
+        layout.shape  # noqa: B018

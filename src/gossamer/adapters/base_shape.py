@@ -20,7 +20,15 @@ class BaseShape:
     """Decoder blocks."""
     hidden_size: int
     num_kv_heads: int
+    """Key/value heads of the layer that has the most."""
     head_dim: int
+    layer_kv_heads: tuple[int, ...] = ()
+    """Key/value heads of each layer; empty: all have `num_kv_heads`."""
+
+    @property
+    def total_kv_heads(self) -> int:
+        """Key/value heads of all layers together."""
+        return sum(self.layer_kv_heads) or self.num_layers * self.num_kv_heads
 
 
 def require_same_base(name: str, carried: str | None, served: str | None) -> None:

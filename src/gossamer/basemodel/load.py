@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gossamer.basemodel.files import read_config_json, require_tokenizer_files, weight_files
+from gossamer.basemodel.pruned import MARK, register
 from gossamer.basemodel.quantize import (
     keep_as_quantized,
     quantization_of,
@@ -28,7 +29,7 @@ def load_config(folder: Path) -> Any:
         ModelNotFoundError, CorruptModelError: no folder, no config.json, or a broken one.
         UnsupportedModelError: an architecture that transformers does not know.
     """
-    model_type = read_config_json(folder)["model_type"]
+    model_type = _model_type(folder)
     from transformers import CONFIG_MAPPING, AutoConfig
 
     if model_type not in CONFIG_MAPPING:
@@ -53,7 +54,7 @@ def load_tokenizer(folder: Path) -> Any:
     Raises:
         ModelNotFoundError, CorruptModelError: no folder, no tokenizer files, or broken ones.
     """
-    read_config_json(folder)
+    _model_type(folder)
     require_tokenizer_files(folder)
     from transformers import AutoTokenizer
 
@@ -132,6 +133,14 @@ def load_served_model(
             f"({name}), and such layers are not divided among processes; leave one of the two out"
         )
     return load_model(folder, dtype=dtype, device=device, quantization_config=wanted, part=part)
+
+
+def _model_type(folder: Path) -> str:
+    """Return the model type of `folder`; transformers knows it then, if there is such a model."""
+    model_type: str = read_config_json(folder)["model_type"]
+    if model_type.startswith(MARK):
+        register(model_type)
+    return model_type
 
 
 def require_chat_template(tokenizer: Any) -> None:

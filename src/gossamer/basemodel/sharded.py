@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from gossamer.basemodel.pruned import is_pruned
 from gossamer.errors import SettingError
 
 Style = Literal["column", "row"]
@@ -56,6 +57,11 @@ def allowed_sizes(config: Any) -> list[int]:
 
 def check_size(config: Any, size: int) -> None:
     """Raise `SettingError` if a model with this config cannot be divided among `size` ranks."""
+    if size > 1 and is_pruned(config):
+        raise SettingError(
+            f"tensor_parallel={size}: the layers of this pruned model have widths of their own, "
+            "and such models are not divided; serve it with tensor_parallel=1"
+        )
     allowed = allowed_sizes(config)
     if size not in allowed:
         heads, kv_heads = head_counts(config)

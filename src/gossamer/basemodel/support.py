@@ -3,10 +3,11 @@
 import platform
 from typing import TYPE_CHECKING, Any
 
+from gossamer.basemodel.pruned import FAMILIES, family_of
 from gossamer.basemodel.quantize import check_served
 from gossamer.errors import UnsupportedModelError
 
-SERVED_FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "smollm3")
+SERVED_FAMILIES = FAMILIES
 """Decoders with separate linear layers and full causal attention; tested one by one."""
 
 # Their frequencies depend on the longest sequence of a batch, so that neighbours in a batch would
@@ -26,7 +27,7 @@ def check_supported(config: Any, *, for_serving: bool) -> None:
     if not for_serving:
         _check_causal(config, family)
         return
-    if family not in SERVED_FAMILIES:
+    if family_of(family) not in SERVED_FAMILIES:
         raise UnsupportedModelError(
             f"models of architecture '{family}' cannot be served; supported: "
             f"{', '.join(SERVED_FAMILIES)}"

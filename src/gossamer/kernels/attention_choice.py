@@ -51,4 +51,6 @@ def _not_computed(layout: KvLayout, *, has_window: bool) -> str:
         return f"in {str(layout.dtype).removeprefix('torch.')}, only in float16 and bfloat16"
     if layout.head_dim not in FLASHINFER_HEADS:
         return f"heads of {layout.head_dim}, only of 64, 128 and 256"
+    if layout.varies:
+        return "layers with unlike numbers of key/value heads"
     return "sliding windows" if has_window else ""

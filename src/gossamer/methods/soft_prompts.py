@@ -16,7 +16,7 @@ from gossamer.methods.common.files import read_learnt, write_learnt
 from gossamer.methods.common.low_rank import ADAPTER
 from gossamer.methods.common.method import MethodContext, S
 from gossamer.methods.common.peft_method import PeftMethod
-from gossamer.methods.common.targets import is_meta
+from gossamer.methods.common.targets import is_meta, refuse_uneven_heads
 from gossamer.methods.settings import PrefixTuningSettings, PromptTuningSettings, PTuningSettings
 
 
@@ -132,6 +132,7 @@ class PrefixTuning(SoftPromptMethod[PrefixTuningSettings]):
             )
 
     def peft_config(self, model: Any, context: MethodContext) -> Any:
+        refuse_uneven_heads(model.config, self.name)
         return prefix_config(self.settings.tokens, self.settings.projection)
 
     def prepare(self, model: Any, context: MethodContext) -> Any:

@@ -1,12 +1,14 @@
 """Estimates how much memory a run will need, without loading the model."""
 
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM
 
 from gossamer.basemodel.load import load_config
+from gossamer.basemodel.pruned import widths_of
 from gossamer.methods import Method, MethodContext
 from gossamer.methods.common.targets import linear_paths
 from gossamer.training.loop.device import count_parameters
@@ -122,10 +124,12 @@ def _layers(config: Any, method: Method[Any], context: MethodContext, *, tokens:
     keys, values and the heads' output; 4 times the MLP's width. A method may keep the outputs of
     its linear layers besides. With gradient checkpointing: h per layer, and all this for one layer.
     """
-    hidden, mlp = config.hidden_size, config.intermediate_size
-    heads = config.num_attention_heads
+    hidden, heads = config.hidden_size, config.num_attention_heads
     head_dim = getattr(config, "head_dim", None) or hidden // heads
-    queries, keys = heads * head_dim, config.num_key_value_heads * head_dim
+    widths = widths_of(config)
+    # Means over the layers, which in pruned models have widths of their own.
+    mlp, kv_heads = fmean(widths.channels), fmean(widths.kv_heads)
+    queries, keys = heads // max(widths.kv_heads) * kv_heads * head_dim, kv_heads * head_dim
     outputs = queries + 2 * keys + hidden + 2 * mlp + hidden
     layer = 4 * hidden + 2 * queries + 2 * keys + 4 * mlp + method.outputs_kept * outputs
     layers = config.num_hidden_layers

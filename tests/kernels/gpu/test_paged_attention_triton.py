@@ -228,3 +228,18 @@ def test_rows_whose_elements_are_apart():
     step.states = [part.repeat_interleave(2, dim=2)[:, :, ::2] for part in step.states]
     with pytest.raises(ValueError, match="contiguous within a head"):
         step.computed()
+
+
+def test_layers_with_heads_of_their_own():
+    """As where all layers have as many, and what other layers have is not touched."""
+    step = Step(Shape(num_kv_heads=2), [(0, 1), (0, 5), (0, 20)])
+    layout = KvLayout(
+        num_layers=3, num_kv_heads=3, layer_kv_heads=(1, 2, 3), head_dim=16, block_tokens=16,
+        dtype=torch.float32,
+    )  # fmt: skip
+    count = step.pool.numel() // step.layout.block_bytes
+    pool = torch.full((count * layout.block_bytes // 4,), float("nan")).view(torch.uint8)
+    out = TritonPagedAttention(pool, layout)(step.batch, LAYER, *step.states, step.scale)
+    assert (out.double() - step.expected()[1]).abs().max() < BOUNDS[torch.float32]
+    assert layout.layer_view(pool, LAYER).isfinite().sum() == 2 * 2 * 16 * 26
+    assert all(layout.layer_view(pool, layer).isnan().all() for layer in (0, 2))

@@ -12,7 +12,7 @@ from gossamer.adapters.kinds.adapter import Adapter
 from gossamer.adapters.reading.safetensors_header import Header, Place
 from gossamer.adapters.source import AdapterSource
 from gossamer.adapters.weights import require_number_format
-from gossamer.errors import AdapterFormatError, UnsupportedAdapterError
+from gossamer.errors import AdapterFormatError, BaseMismatchError, UnsupportedAdapterError
 
 KEY = "prompt_embeddings"
 _FLOAT = 4
@@ -67,7 +67,7 @@ def load_prefix(source: AdapterSource) -> PrefixAdapter:
             require_shape(name, "the virtual tokens", place.shape, wanted)
         if base is not None:
             # Keys and values of each virtual token, whatever it is made of.
-            floats = 2 * base.num_layers * base.num_kv_heads * base.head_dim
+            floats = 2 * base.total_kv_heads * base.head_dim
             source.budget.require_room(name, place.shape[0] * floats * _FLOAT)
         weights = source.read_finite(stored)
     tensor = weights.tensor(place)
@@ -109,6 +109,11 @@ def _given_shape(source: AdapterSource, place: Place) -> tuple[int, int, int, in
         raise AdapterFormatError(
             f"adapter {name}: {width} numbers for each virtual token do not divide into keys and "
             f"values of {layers} layers and {heads} heads"
+        )
+    if base is not None and len(set(base.layer_kv_heads)) > 1:
+        raise BaseMismatchError(
+            f"adapter {name} has keys and values of {heads} heads for every layer, and the layers "
+            "of this pruned base model have unlike numbers of them; use the base it was trained on"
         )
     if base is not None:
         wanted = (base.num_layers, base.num_kv_heads, base.head_dim)

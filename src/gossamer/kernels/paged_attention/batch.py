@@ -12,27 +12,64 @@ IntArray = npt.NDArray[np.int32]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KvLayout:
-    """A block as keys and values: [num_layers, 2, num_kv_heads, block_tokens, head_dim]."""
+    """A block as keys and values: of each layer [2, its kv_heads, block_tokens, head_dim].
+
+    Where all layers have as many heads, that is [num_layers, 2, num_kv_heads, block_tokens,
+    head_dim].
+    """
 
     num_layers: int
     num_kv_heads: int
+    """Key/value heads of the layer that has the most."""
     head_dim: int
     block_tokens: int
     dtype: torch.dtype
+    layer_kv_heads: tuple[int, ...] = ()
+    """Key/value heads of each layer; empty: all have `num_kv_heads`."""
 
     @property
     def shape(self) -> tuple[int, int, int, int, int]:
-        """The shape of one block as an array."""
+        """The shape of one block as an array, where all layers have as many heads."""
+        if self.varies:
+            raise ValueError("the layers have unlike numbers of heads: there is no one shape")
         return (self.num_layers, 2, self.num_kv_heads, self.block_tokens, self.head_dim)
+
+    @property
+    def varies(self) -> bool:
+        """Whether layers have unlike numbers of heads."""
+        return len(set(self.layer_kv_heads)) > 1
 
     @property
     def block_bytes(self) -> int:
         """The number of bytes in one block."""
-        return int(np.prod(self.shape)) * self.dtype.itemsize
+        return self.block_elements * self.dtype.itemsize
+
+    @property
+    def block_elements(self) -> int:
+        """The number of elements in one block."""
+        return 2 * self.heads_before(self.num_layers) * self.block_tokens * self.head_dim
+
+    def heads_of(self, layer: int) -> int:
+        """Key/value heads of a layer."""
+        return self.layer_kv_heads[layer] if self.layer_kv_heads else self.num_kv_heads
+
+    def heads_before(self, layer: int) -> int:
+        """Key/value heads of all layers before `layer`: where in a block its own begin."""
+        if self.layer_kv_heads:
+            return sum(self.layer_kv_heads[:layer])
+        return layer * self.num_kv_heads
 
     def view(self, pool: Tensor) -> Tensor:
         """The pool's bytes as keys and values [num_blocks, *shape]."""
         return pool.view(self.dtype).view(-1, *self.shape)
+
+    def layer_view(self, pool: Tensor, layer: int) -> Tensor:
+        """The keys and values of a layer [num_blocks, 2, heads, block_tokens, head_dim]."""
+        token = self.block_tokens * self.head_dim
+        low, heads = 2 * self.heads_before(layer) * token, self.heads_of(layer)
+        blocks = pool.view(self.dtype).view(-1, self.block_elements)
+        part = blocks[:, low : low + 2 * heads * token]
+        return part.view(len(part), 2, heads, self.block_tokens, self.head_dim)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

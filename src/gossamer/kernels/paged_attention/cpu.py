@@ -19,17 +19,17 @@ from gossamer.kernels.paged_attention.matmul import attend_chunk
 
 
 @njit(cache=True, nogil=True, fastmath=FAST)
-def write_kv(pool, key, value, token_block, token_index, layer, block_tokens, head_dim):
-    """Store keys and values `[T, num_kv_heads * head_dim]` of `layer` into their blocks.
+def write_kv(pool, key, value, token_block, token_index, heads_before, block_tokens, head_dim):
+    """Store keys and values `[T, num_kv_heads * head_dim]` of a layer into their blocks.
 
-    pool: [num_blocks, block_elements]; a block holds
-    [num_layers, 2, num_kv_heads, block_tokens, head_dim].
+    pool: [num_blocks, block_elements]; a block holds of each layer
+    [2, num_kv_heads, block_tokens, head_dim]. heads_before: those of the layers before this one.
     """
     num_kv_heads = key.shape[1] // head_dim
     v_offset = num_kv_heads * block_tokens * head_dim
     for t in range(key.shape[0]):
         block = pool[token_block[t]]
-        base = (layer * 2 * num_kv_heads * block_tokens + token_index[t]) * head_dim
+        base = (2 * heads_before * block_tokens + token_index[t]) * head_dim
         for head in range(num_kv_heads):
             low = base + head * block_tokens * head_dim
             column = head * head_dim
@@ -82,9 +82,9 @@ def _attend_head(pool, blocks, q, out, start, end, k_base, v_base, block_tokens,
 @njit(cache=True, parallel=True, nogil=True, fastmath=FAST)
 def attend(
     pool, query, out, tokens, bounds, token_sequence, positions, sequence_start, block_tables,
-    layer, num_kv_heads, block_tokens, scale, window,
+    heads_before, num_kv_heads, block_tokens, scale, window,
 ):  # fmt: skip
-    """Causal attention of `tokens` over the blocks of their sequences.
+    """Causal attention of `tokens` over the blocks of their sequences; layers as in `write_kv`.
 
     query, out: [T, num_heads, head_dim]. Worker w computes tokens[bounds[w] : bounds[w + 1]].
     window: how many positions back a token sees, itself included; 0: all.
@@ -104,7 +104,7 @@ def attend(
             if window > 0:
                 start = max(start, end - window)
             for head in range(num_kv_heads):
-                k_base = (layer * 2 * num_kv_heads + head) * block_tokens * head_dim
+                k_base = (2 * heads_before + head) * block_tokens * head_dim
                 v_base = k_base + num_kv_heads * block_tokens * head_dim
                 heads = slice(head * group, (head + 1) * group)
                 _attend_head(
@@ -129,9 +129,9 @@ class CpuPagedAttention:
         scale: float, window: int = 0,
     ) -> Tensor:  # fmt: skip
         """See `PagedAttention.__call__`."""
-        layout = self._layout
+        layout, before = self._layout, self._layout.heads_before(layer)
         write_kv(
-            self._blocks, _rows(key), _rows(value), batch.token_block, batch.token_index, layer,
+            self._blocks, _rows(key), _rows(value), batch.token_block, batch.token_index, before,
             layout.block_tokens, layout.head_dim,
         )  # fmt: skip
         query = query.contiguous()
@@ -140,7 +140,7 @@ class CpuPagedAttention:
             attend(
                 self._blocks, query.numpy(), out.numpy(), batch.short_tokens, batch.short_bounds,
                 batch.token_sequence, batch.positions, batch.sequence_start, batch.block_tables,
-                layer, layout.num_kv_heads, layout.block_tokens, np.float32(scale), window,
+                before, layout.heads_of(layer), layout.block_tokens, np.float32(scale), window,
             )  # fmt: skip
         for chunk in batch.long_chunks:
             attend_chunk(layout, self._pool, batch, layer, chunk, query, out, scale, window)

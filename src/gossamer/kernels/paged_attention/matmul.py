@@ -24,7 +24,7 @@ def attend_chunk(
         value[None],
         attn_mask=_mask(count, end - start, window, query.dtype),
         scale=scale,
-        enable_gqa=query.shape[1] != layout.num_kv_heads,
+        enable_gqa=query.shape[1] != layout.heads_of(layer),
     )
     out[first : first + count] = result[0].transpose(0, 1)
 

@@ -29,10 +29,10 @@ def write_kv(
     layout: KvLayout, pool: Tensor, batch: AttentionBatch, layer: int, key: Tensor, value: Tensor
 ) -> None:
     """Store keys and values [T, num_kv_heads, head_dim] of `layer` at the tokens' places."""
-    view = layout.view(pool)
+    view = layout.layer_view(pool, layer)
     for t, (block, index) in enumerate(zip(batch.token_block, batch.token_index, strict=True)):
-        view[block, layer, 0, :, index] = key[t]
-        view[block, layer, 1, :, index] = value[t]
+        view[block, 0, :, index] = key[t]
+        view[block, 1, :, index] = value[t]
 
 
 def attend(
@@ -49,7 +49,7 @@ def attend(
         sequence = int(batch.token_sequence[t])
         start = max(int(batch.sequence_start[sequence]), end - window if window else 0)
         key, value = gather_sequence(layout, pool, batch, layer, sequence, end)
-        group = query.shape[1] // layout.num_kv_heads
+        group = query.shape[1] // layout.heads_of(layer)
         key = key[:, start:].repeat_interleave(group, dim=0).to(query.dtype)
         value = value[:, start:].repeat_interleave(group, dim=0).to(query.dtype)
         scores = scale * (key @ query[t, :, :, None]).squeeze(-1)
@@ -63,6 +63,6 @@ def gather_sequence(
     """Keys and values [num_kv_heads, length, head_dim] of a sequence, copied from its blocks."""
     num_blocks = -(-length // layout.block_tokens)
     blocks = torch.from_numpy(batch.block_tables[sequence, :num_blocks]).long()
-    both = layout.view(pool)[blocks, layer]  # [blocks, 2, heads, block_tokens, head_dim]
+    both = layout.layer_view(pool, layer)[blocks]  # [blocks, 2, heads, block_tokens, head_dim]
     both = both.permute(1, 2, 0, 3, 4).flatten(2, 3)[:, :, :length]
     return both[0], both[1]

@@ -275,9 +275,9 @@ class TritonPagedAttention:
         blocks = self._blocks(layer)
         out = query.new_empty(query.shape)
         if len(arrays.decode_token):
-            self._decode(arrays, query, out, blocks, scale, window)
+            self._decode(arrays, layer, query, out, blocks, scale, window)
         if len(arrays.chunk_first):
-            self._prefill(arrays, query, out, blocks, scale, window)
+            self._prefill(arrays, layer, query, out, blocks, scale, window)
         return out
 
     def _arrays(self, batch: AttentionBatch) -> AttentionArrays:
@@ -289,38 +289,41 @@ class TritonPagedAttention:
     def _blocks(self, layer: int) -> tuple[Tensor, int, int, int]:
         """The pool, and the elements from a block to the next, to the layer, and to its values."""
         layout = self._layout
-        half = layout.num_kv_heads * layout.block_tokens * layout.head_dim
-        return self._pool, 2 * half * layout.num_layers, 2 * half * layer, half
+        head = layout.block_tokens * layout.head_dim
+        before, own = layout.heads_before(layer), layout.heads_of(layer)
+        return self._pool, layout.block_elements, 2 * head * before, head * own
 
     def write(self, arrays: AttentionArrays, layer: int, key: Tensor, value: Tensor) -> None:
         """Store the tokens' keys and values [T, num_kv_heads, head_dim], as `__call__` does."""
         if not key.stride(2) == value.stride(2) == 1:
             raise ValueError("keys and values must be contiguous within a head")
         layout, blocks = self._layout, self._blocks(layer)
+        heads = layout.heads_of(layer)
         write_kv_kernel[(len(key),)](
             key, key.stride(0), key.stride(1), value, value.stride(0), value.stride(1), *blocks,
             arrays.token_block, arrays.token_index,
-            HEADS=layout.num_kv_heads, HEADS_PADDED=triton.next_power_of_2(layout.num_kv_heads),
+            HEADS=heads, HEADS_PADDED=triton.next_power_of_2(heads),
             D=layout.head_dim, D_PADDED=triton.next_power_of_2(layout.head_dim),
             BLOCK_TOKENS=layout.block_tokens, num_warps=4,
         )  # fmt: skip
 
     def _decode(
-        self, arrays: AttentionArrays, query: Tensor, out: Tensor,
+        self, arrays: AttentionArrays, layer: int, query: Tensor, out: Tensor,
         blocks: tuple[Tensor, int, int, int], scale: float, window: int,
     ) -> None:  # fmt: skip
         layout, launch = self._layout, DECODE[query.itemsize]
         heads, splits = query.shape[1], len(arrays.split_token)
-        group = heads // layout.num_kv_heads
+        kv_heads = layout.heads_of(layer)
+        group = heads // kv_heads
         padded = max(16, triton.next_power_of_2(layout.head_dim))
         sizes = (splits * heads * layout.head_dim, splits * heads, splits * heads)
         scratch = [each.take(size) for each, size in zip(self.scratch, sizes, strict=True)]
         places = (arrays.token_sequence, arrays.positions, arrays.sequence_start)
-        decode_kernel[(layout.num_kv_heads, splits)](
+        decode_kernel[(kv_heads, splits)](
             query, query.stride(0), query.stride(1), *blocks, arrays.block_tables,
             arrays.block_tables.stride(0), *places, arrays.split_token, arrays.split_place,
             *scratch, scale,
-            HEADS=layout.num_kv_heads, GROUP=group,
+            HEADS=kv_heads, GROUP=group,
             GROUP_PADDED=max(16, triton.next_power_of_2(group)), D=layout.head_dim, D_PADDED=padded,
             BLOCK_TOKENS=layout.block_tokens, TILE_=launch.tile, SPLIT=SPLIT_TOKENS, WINDOW=window,
             num_warps=launch.num_warps, num_stages=launch.num_stages,
@@ -332,7 +335,7 @@ class TritonPagedAttention:
         )  # fmt: skip
 
     def _prefill(
-        self, arrays: AttentionArrays, query: Tensor, out: Tensor,
+        self, arrays: AttentionArrays, layer: int, query: Tensor, out: Tensor,
         blocks: tuple[Tensor, int, int, int], scale: float, window: int,
     ) -> None:  # fmt: skip
         layout, launch = self._layout, PREFILL[query.itemsize]
@@ -341,7 +344,7 @@ class TritonPagedAttention:
             query, query.stride(0), query.stride(1), out, *blocks, arrays.block_tables,
             arrays.block_tables.stride(0), arrays.token_sequence, arrays.positions,
             arrays.sequence_start, arrays.chunk_first, arrays.chunk_count, scale,
-            GROUP=heads // layout.num_kv_heads, D=layout.head_dim,
+            GROUP=heads // layout.heads_of(layer), D=layout.head_dim,
             D_PADDED=max(16, triton.next_power_of_2(layout.head_dim)),
             BLOCK_TOKENS=layout.block_tokens, ROWS=launch.rows, TILE_=launch.tile, WINDOW=window,
             num_warps=launch.num_warps, num_stages=launch.num_stages,

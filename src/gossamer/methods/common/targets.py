@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from gossamer.basemodel.pruned import has_uneven_heads, widths_of
 from gossamer.errors import SettingError, unknown_name_message
 
 SHORTHANDS = ("all-linear", "attention", "mlp")
@@ -145,6 +146,16 @@ def refuse_quantized(model: Any, method: str, reason: str) -> None:
 def is_meta(model: Any) -> bool:
     """Whether `model` has no weights and is only to be counted."""
     return any(parameter.is_meta for parameter in model.parameters())
+
+
+def refuse_uneven_heads(config: Any, method: str) -> None:
+    """Raise `SettingError` for a pruned model whose layers have unlike numbers of heads."""
+    if has_uneven_heads(config):
+        raise SettingError(
+            f"method '{method}' has as many heads in every layer, and this pruned model has "
+            f"{min(widths_of(config).kv_heads)} to {max(widths_of(config).kv_heads)} key/value "
+            "heads; use lora, or another method that acts on single layers"
+        )
 
 
 def learn_in_float32(model: Any) -> Any:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gossamer.errors import SettingError, UnsupportedAdapterError
+from gossamer.methods.common.targets import refuse_uneven_heads
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,7 @@ def make_plan(config: Any, matrices: Iterable[tuple[str, int, int]], types: list
     there is none.
     """
     config = config.get_text_config()
+    refuse_uneven_heads(config, "lorta")
     count = config.num_attention_heads
     grouped = getattr(config, "num_key_value_heads", None) or count
     inputs, width, heads = _Rows(), _Rows(), _Rows()

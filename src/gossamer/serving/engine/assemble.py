@@ -40,7 +40,13 @@ from gossamer.serving.runner.lowering.step import Lowering
 from gossamer.serving.runner.lowering.threads import ThreadLowering
 from gossamer.serving.runner.merged_weights import LayerMerger
 from gossamer.serving.runner.model_runner import ModelRunner, PagedModel
-from gossamer.serving.runner.model_shape import has_window, kv_shape, linear_bytes, longest_row
+from gossamer.serving.runner.model_shape import (
+    has_window,
+    kv_shape,
+    layer_kv_heads,
+    linear_bytes,
+    longest_row,
+)
 from gossamer.serving.runner.team import Alone, Ranks, Team, TeamLoader
 from gossamer.serving.runner.warm_up import warm_up
 from gossamer.serving.scheduler.deadlines import FirstTokenPolicy
@@ -327,6 +333,7 @@ def _layout(settings: ServeSettings, model: Any, dtype: torch.dtype, shard: Shar
         head_dim=head_dim,
         block_tokens=settings.block_tokens,
         dtype=dtype,
+        layer_kv_heads=layer_kv_heads(model.config),
     )
     # Whatever the base's format: factors of outputs, and rows as saved, are float32.
     row_bytes = longest_row(model) * 4

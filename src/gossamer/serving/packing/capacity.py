@@ -32,8 +32,7 @@ class BaseSizes:
     @property
     def token_bytes(self) -> int:
         """Bytes of the keys and values of one token in all layers."""
-        heads = self.shape.num_layers * self.shape.num_kv_heads
-        return 2 * heads * self.shape.head_dim * self.width
+        return 2 * self.shape.total_kv_heads * self.shape.head_dim * self.width
 
     @property
     def weight_bytes(self) -> int:

@@ -23,7 +23,7 @@ from gossamer.serving.runner.layers import (
     StepContext,
     fuse_layers,
 )
-from gossamer.serving.runner.model_shape import kv_shape
+from gossamer.serving.runner.model_shape import kv_shape, layer_kv_heads
 from gossamer.serving.runner.operations import MakeOperations, operations_of
 from gossamer.serving.runner.split_operations import SplitOperations
 from gossamer.serving.shard import WHOLE, Shard, ShardedEmbedding, Slices, slices_of, whole_shape
@@ -186,4 +186,5 @@ def base_shape(config: Any, modules: AdaptedModules) -> BaseShape:
         hidden_size=config.hidden_size,
         num_kv_heads=num_kv_heads,
         head_dim=head_dim,
+        layer_kv_heads=layer_kv_heads(config),
     )

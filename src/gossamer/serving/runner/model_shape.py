@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 
 from gossamer.adapters.base_shape import BaseShape
+from gossamer.basemodel.pruned import has_uneven_heads, widths_of
 from gossamer.basemodel.quantize import served_quantization
 from gossamer.basemodel.sharded import ModelPart, check_size, cut_whole, styles_of
 from gossamer.serving.packing.capacity import FLOAT, BaseSizes
@@ -16,6 +17,11 @@ def kv_shape(config: Any) -> tuple[int, int, int]:
     heads = config.num_attention_heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
     return config.num_hidden_layers, getattr(config, "num_key_value_heads", heads), head_dim
+
+
+def layer_kv_heads(config: Any) -> tuple[int, ...]:
+    """The key/value heads of each layer, where layers have unlike numbers; else nothing."""
+    return widths_of(config).kv_heads if has_uneven_heads(config) else ()
 
 
 def has_window(config: Any) -> bool:
@@ -83,6 +89,7 @@ def base_sizes(
             hidden_size=config.hidden_size,
             num_kv_heads=num_kv_heads,
             head_dim=head_dim,
+            layer_kv_heads=layer_kv_heads(config),
         ),
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
         max_context=config.max_position_embeddings,
