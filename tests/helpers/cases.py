@@ -290,6 +290,19 @@ CASES: dict[str, Case] = {
         four_bit="trains whole weights in full precision",
         wrong=(({"modules": ["nope"]}, "'nope' matches no layer"),),
     ),
+    "loraprune": Case(
+        settings={"rank": RANK, "alpha": 4, "interval": 1, "head_ratio": 0.5},
+        count=low_rank(),
+        learns=("lora_A", "lora_B"),
+        tolerance=1e-5,
+        wrong=(
+            ({"head_ratio": 0.4}, "head_ratio 0.4 removes none of the 2 key/value heads of layer"),
+            ({"mlp_ratio": 0.0, "head_ratio": 0.0}, "mlp_ratio and head_ratio are both 0"),
+            ({"warmup_share": 0.5, "recovery_share": 0.5}, "leave no steps to prune in"),
+            ({"keep_layers": [3]}, "there is no layer 3; the model has 0 to 2"),
+            ({"keep_layers": [0, 1, 2]}, "keep_layers names all layers"),
+        ),
+    ),
     "full": Case(
         settings={},
         count=lambda s: matrices(s) + (2 * LAYERS + 1) * HIDDEN + VOCABULARY * HIDDEN,

@@ -66,6 +66,10 @@ TABLE: dict[str, tuple[str, str]] = {
         "gossamer.methods.reft.method:Loreft",
         "edits hidden states at prompt positions in a learnt subspace; very few parameters",
     ),
+    "loraprune": (
+        "gossamer.methods.loraprune.method:Loraprune",
+        "prunes whole channels and heads while LoRA learns; the result is a smaller model",
+    ),
     "lorta": (
         "gossamer.methods.lorta.method:Lorta",
         "one low-rank tensor for the attention of all layers; the smallest low-rank adapter",

@@ -85,7 +85,9 @@ def _usage(
     folder: Path, settings: RunSettings, method: Method[Any], quantization: str | None
 ) -> str:
     if method.kind == "model":
+        ours = f"import {method.tuner_module}  # makes transformers know it\n"
         return _code(
+            f"{ours if method.tuner_module else ''}"
             "from transformers import AutoModelForCausalLM\n\n"
             f'model = AutoModelForCausalLM.from_pretrained("{folder}")'
         )
