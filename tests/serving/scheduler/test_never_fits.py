@@ -5,7 +5,7 @@ from policy_fakes import World
 
 from gossamer.errors import CapacityError
 from gossamer.serving.core.tenants import NO_LIMITS, TenantLimits
-from gossamer.serving.scheduler.scheduler import MAX_SKIPS
+from gossamer.serving.scheduler.admission import MAX_SKIPS
 
 
 def flood(world, count=3 * MAX_SKIPS):

@@ -6,7 +6,8 @@ import pytest
 from policy_fakes import World, counts
 
 from gossamer.errors import CapacityError
-from gossamer.serving.scheduler.scheduler import MAX_SKIPS
+from gossamer.serving.core.adapter import Heat
+from gossamer.serving.scheduler.admission import MAX_SKIPS
 
 
 def test_decodes_come_before_prompts_and_prompts_come_in_chunks():
@@ -51,6 +52,23 @@ def test_not_more_run_than_allowed():
     assert len(world.scheduler.running) == 3
     world.steps()
     assert len(world.done) == 7
+
+
+def test_idle_adapters_are_weighed_once_for_all_that_grow_in_a_step(monkeypatch):
+    world = World(13, {"a": 3, "b": 3, "c": 3})
+    for name in "abc":
+        world.add(4, 1, name)
+    world.steps()
+    decoding = [world.add(4, 5) for _ in range(4)]
+    world.step()
+    assert world.memory.num_free == 0
+    weighed, chance = [], Heat.chance
+    monkeypatch.setattr(Heat, "chance", lambda heat, now: weighed.append(heat) or chance(heat, now))
+    world.step()
+    # Each took a block: two adapters had to go, the least valuable of three.
+    assert [len(sequence.blocks) for sequence in decoding] == [2, 2, 2, 2]
+    assert len(world.memory.resident) == 1
+    assert len(weighed) == 3
 
 
 def test_admission_counts_the_tokens_to_come():

@@ -5,8 +5,8 @@ from policy_fakes import World, counts
 
 from gossamer.errors import AdapterFormatError, AdapterReplacedError, CapacityError
 from gossamer.serving.core.adapter_state import AdapterState
+from gossamer.serving.scheduler.admission import MAX_SKIPS
 from gossamer.serving.scheduler.order import LOAD_AHEAD
-from gossamer.serving.scheduler.scheduler import MAX_SKIPS
 
 
 def test_an_adapter_is_read_then_placed_then_used():

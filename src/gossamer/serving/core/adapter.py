@@ -27,9 +27,9 @@ class Heat:
     amount: float = 0.0
     at: float = 0.0
 
-    def touch(self, now: float) -> None:
-        """Count one more use."""
-        self.amount = self.count(now) + 1.0
+    def touch(self, now: float, times: int = 1) -> None:
+        """Count one more use, or several."""
+        self.amount = self.count(now) + times
         self.at = now
 
     def count(self, now: float) -> float:

@@ -48,21 +48,22 @@ class Sequence:
     judged_in: tuple[AdapterState | None, int | None, int, int | None] | None = None
     """The circumstances (`admission.Circumstances`) in which it was last asked whether it can ever
     run."""
+    token_charge: float = 0.0
+    """What its tenant is charged for each of its new tokens, since it was admitted."""
+    # Fields and no properties, since each step asks for them several times.
+    tenant: str = field(init=False)
+    """The tenant that has sent the request."""
+    num_prompt: int = field(init=False)
+    """The number of tokens of the prompt."""
 
-    @property
-    def tenant(self) -> str:
-        """Return whose request it is."""
-        return self.request.tenant
+    def __post_init__(self) -> None:
+        self.tenant = self.request.tenant
+        self.num_prompt = len(self.request.prompt_token_ids)
 
     @property
     def priority(self) -> int:
         """Return its priority: a lower number starts first among its tenant's."""
         return self.request.priority
-
-    @property
-    def num_prompt(self) -> int:
-        """Return the number of tokens of the prompt."""
-        return len(self.request.prompt_token_ids)
 
     @property
     def has_unknown(self) -> bool:
@@ -87,4 +88,4 @@ class Sequence:
     @property
     def num_left(self) -> int:
         """Return the number of new tokens that may still come."""
-        return self.max_new_tokens - self.num_generated
+        return self.max_new_tokens + self.num_prompt - len(self.token_ids)

@@ -1,7 +1,6 @@
 """Holds the figures of a running engine: gauges, counters, histograms, adapters, tenants."""
 
 from bisect import bisect_left
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from gossamer.serving.core.adapter import AdapterEntry, AnyAdapter, Blend
@@ -64,12 +63,18 @@ class StepFigures:
         self._seconds = dict.fromkeys(PARTS, 0.0)
         self._adapters = Histogram(ADAPTER_BOUNDS)
         self._rank = Histogram(RANK_BOUNDS)
+        self._last: list[AnyAdapter] = []
+        self._last_counts = (0, 0)
+        """The adapters of the last step, and their number and ranks: mostly those of the next."""
 
-    def observe(self, adapters: Iterable[AnyAdapter], moments: tuple[float, ...]) -> None:
+    def observe(self, adapters: list[AnyAdapter], moments: tuple[float, ...]) -> None:
         """Count a step with `adapters`; `moments`: its begin, and the end of each of `PARTS`."""
-        parts = {entry for adapter in adapters for entry in adapter.parts}
-        self._adapters.observe(len(parts))
-        self._rank.observe(sum(entry.rank or 0 for entry in parts))
+        if adapters != self._last:
+            parts = {entry for adapter in adapters for entry in adapter.parts}
+            self._last, self._last_counts = adapters, (len(parts), sum(e.rank or 0 for e in parts))
+        number, rank = self._last_counts
+        self._adapters.observe(number)
+        self._rank.observe(rank)
         for part, begin, end in zip(PARTS, moments, moments[1:], strict=False):
             self._seconds[part] += end - begin
 

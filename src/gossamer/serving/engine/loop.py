@@ -6,6 +6,7 @@ engine's alone touches scheduler, memory and model.
 
 import logging
 import threading
+from collections import Counter
 from contextlib import suppress
 from functools import partial
 
@@ -203,21 +204,29 @@ class EngineLoop:
         # What was done while the step before was computed is no time of this one's.
         begun, built, computed, end = (max(moment, self._last_end) for moment in moments)
         self._last_end = end
-        choices = [pair for pair in choices if self.requests.is_seen(pair[0])]
-        num_chosen = sum(choice is not None for _, choice in choices)
-        self.figures.observe_step(step.chunks, (begun, built, computed, end), num_chosen)
-        self._scheduler.postprocess(step.chunks, end - begun)
+        taken: list[tuple[Generation, SampledToken]] = []
+        bad: list[Sequence] = []
         for sequence, choice in choices:
-            self._accept(sequence, choice)
-
-    def _accept(self, sequence: Sequence, choice: SampledToken | None) -> None:
-        if choice is None:
+            if (generation := self.requests.generation(sequence)) is None:
+                continue  # It has ended meanwhile.
+            if choice is None:
+                bad.append(sequence)
+            else:
+                taken.append((generation, choice))
+        self.figures.observe_step(step.chunks, (begun, built, computed, end), len(taken))
+        self._scheduler.postprocess(step.chunks, end - begun)
+        for sequence in bad:
             self._fail([sequence], not_finite(sequence.adapter))
-            return
+        for tenant, count in Counter(each.sequence.tenant for each, _ in taken).items():
+            self._rate_limiter.spend(tenant, count)
+        for generation, choice in taken:
+            self._accept(generation, choice)
+
+    def _accept(self, generation: Generation, choice: SampledToken) -> None:
+        sequence = generation.sequence
         try:
             self._scheduler.record_token(sequence, choice.token_id)
-            self._rate_limiter.spend(sequence.tenant, 1)
-            reason = self.requests.generation(sequence).accept(choice)
+            reason = generation.accept(choice)
         except Exception:
             log.exception("a token could not be taken")
             self._fail([sequence])

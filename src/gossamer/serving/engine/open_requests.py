@@ -56,9 +56,9 @@ class OpenRequests:
         """Tell whether `sequence` is open and the engine's thread has seen it."""
         return sequence in self._seen
 
-    def generation(self, sequence: Sequence) -> Generation:
-        """Return what turns the tokens of `sequence`, which was seen, into events."""
-        return self._seen[sequence]
+    def generation(self, sequence: Sequence) -> Generation | None:
+        """Return what turns the tokens of `sequence` into events; None unless `is_seen`."""
+        return self._seen.get(sequence)
 
     def sampling(self, sequence: Sequence) -> SamplingState:
         """Return what sampling keeps of `sequence`, which was seen."""

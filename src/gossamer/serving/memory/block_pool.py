@@ -27,9 +27,11 @@ class BlockPool:
     def take(self, count: int, owner: Hashable) -> list[int]:
         """Hand out `count` free blocks, now owned by `owner`. Ask `can_take` first."""
         assert self.can_take(count), f"{count} blocks asked for, {len(self._free)} free"
-        blocks = [self._free.pop() for _ in range(count)]
-        for block in blocks:
-            self._owners[block] = owner
+        # At once, from the end: a loop takes as long as all else when an adapter is placed.
+        start = len(self._free) - count
+        blocks = self._free[start:][::-1]
+        del self._free[start:]
+        self._owners.update(dict.fromkeys(blocks, owner))
         return blocks
 
     def give(self, blocks: Sequence[int], owner: Hashable) -> None:
@@ -46,7 +48,7 @@ class BlockPool:
 
         What is copied into them must not be written before that step is done. 0: none.
         """
-        return max((self._last_step[block] for block in blocks), default=0)
+        return max(map(self._last_step.__getitem__, blocks), default=0)
 
     def hand_over(self, block: int, owner: Hashable, new_owner: Hashable) -> None:
         """Make `block` of `owner` one of `new_owner`."""

@@ -74,9 +74,9 @@ class MemoryManager:
             sequence.blocks += self._pool.take(count, sequence)
         return True
 
-    def share(self, sequence: Sequence) -> None:
-        """More of `sequence` was computed: let others use the blocks that are full now."""
-        self._prefixes.computed(sequence)
+    def share(self, sequences: Iterable[Sequence]) -> None:
+        """More of `sequences` was computed: let others use the blocks that are full now."""
+        self._prefixes.computed(sequences)
 
     def release(self, sequence: Sequence) -> None:
         """Take all blocks of a sequence that runs no more; shared ones may be used again."""

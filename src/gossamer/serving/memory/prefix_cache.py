@@ -4,6 +4,7 @@ import time
 from array import array
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from hashlib import blake2b
 
 from gossamer.adapters.edit_positions import positions_independent_of_end
@@ -12,6 +13,9 @@ from gossamer.serving.core.sequence import Sequence
 from gossamer.serving.memory.block_pool import BlockPool
 
 KEY_BYTES = 16
+
+_NUM_KEPT = 4096
+"""Parents of first blocks that are kept: each running sequence needs its own at each full block."""
 
 
 def root_of(adapter: AnyAdapter | None, base: bytes = b"") -> bytes | None:
@@ -25,10 +29,11 @@ def root_of(adapter: AnyAdapter | None, base: bytes = b"") -> bytes | None:
         if entry.digest is None:
             return None
         used.append((entry.digest, weight))
-    return root_of_digests(used, base)
+    return root_of_digests(tuple(used), base)
 
 
-def root_of_digests(used: Iterable[tuple[str, float]], base: bytes) -> bytes:
+@lru_cache(_NUM_KEPT)
+def root_of_digests(used: tuple[tuple[str, float], ...], base: bytes) -> bytes:
     """Return the parent of first blocks for adapters given as digest and weight."""
     hasher = blake2b(base, digest_size=KEY_BYTES)
     for digest, weight in used:
@@ -36,6 +41,7 @@ def root_of_digests(used: Iterable[tuple[str, float]], base: bytes) -> bytes:
     return hasher.digest()
 
 
+@lru_cache(_NUM_KEPT)
 def of_tenant(root: bytes, tenant: str) -> bytes:
     """Return the parent of a tenant's own first blocks, to whose names no other's tokens lead."""
     # `person` keeps these hashes apart from those of blocks.
@@ -52,11 +58,13 @@ def extend_keys(sequence: Sequence, root: bytes, block_tokens: int, count: int) 
     if sequence.key_root != root:
         sequence.key_root, sequence.keys = root, []
     keys = sequence.keys
-    while len(keys) < count:
-        first = len(keys) * block_tokens
-        tokens = array("q", sequence.token_ids[first : first + block_tokens])
-        parent = keys[-1] if keys else root
-        keys.append(blake2b(parent + tokens.tobytes(), digest_size=KEY_BYTES).digest())
+    tokens = array("q", sequence.token_ids[len(keys) * block_tokens : count * block_tokens])
+    width = tokens.itemsize * block_tokens
+    content, parent = tokens.tobytes(), keys[-1] if keys else root
+    for begin in range(0, len(content), width):
+        block = content[begin : begin + width]
+        parent = blake2b(parent + block, digest_size=KEY_BYTES).digest()
+        keys.append(parent)
     return keys
 
 
@@ -126,6 +134,8 @@ class PrefixCache:
         self._by_block: dict[int, SharedBlock] = {}
         self._idle: dict[SharedBlock, None] = {}
         """Idle blocks of resident adapters, in the order in which they are reclaimed."""
+        self._idle_by_root: dict[bytes, dict[SharedBlock, None]] = {}
+        """Finds the idle blocks of a root."""
         self._orphans: dict[SharedBlock, None] = {}
         """Blocks of adapters that are not resident, which are reclaimed first."""
         self._computed = Heat()
@@ -152,8 +162,7 @@ class PrefixCache:
         found = self._match(sequence)
         for shared in found:
             if not shared.users:
-                self._idle.pop(shared, None)
-                self._orphans.pop(shared, None)
+                self._not_idle(shared)
             shared.users += 1
             shared.heat.touch(self._clock())
             if not shared.was_shared:
@@ -167,10 +176,16 @@ class PrefixCache:
             self.num_queried_tokens += len(sequence.token_ids)
             self.num_hit_tokens += sequence.num_computed
 
-    def computed(self, sequence: Sequence) -> None:
-        """More of `sequence` was computed: share the blocks that are full now."""
-        if not self.enabled or self._full_blocks(sequence.num_computed) <= sequence.num_offered:
+    def computed(self, sequences: Iterable[Sequence]) -> None:
+        """More of `sequences` was computed: share the blocks that are full now."""
+        if not self.enabled:
             return
+        for sequence in sequences:
+            if sequence.num_computed // self._block_tokens > sequence.num_offered:
+                self._offer(sequence)
+
+    def _offer(self, sequence: Sequence) -> None:
+        """Share the full blocks of `sequence` that depend on the tokens in them alone."""
         limit = num_shareable(sequence)
         tokens = sequence.num_computed if limit is None else min(sequence.num_computed, limit)
         count = self._full_blocks(tokens)
@@ -179,10 +194,11 @@ class PrefixCache:
         root = root_of(sequence.adapter, self._base)
         if root is None:
             return
-        keys = self._keys(sequence, root, count)
-        for index in range(sequence.num_offered, count):
-            if keys[index] not in self._by_key:
-                self._share(sequence, sequence.blocks[index], keys[index], root)
+        keys, now = self._keys(sequence, root, count), self._clock()
+        fresh = [n for n in range(sequence.num_offered, count) if keys[n] not in self._by_key]
+        for index in fresh:
+            self._share(sequence, sequence.blocks[index], keys[index], root, now)
+        self._computed.touch(now, len(fresh))
         sequence.num_offered = count
 
     def release(self, sequence: Sequence) -> None:
@@ -196,6 +212,7 @@ class PrefixCache:
             shared.users -= 1
             if not shared.users:
                 self._idle[shared] = None
+                self._idle_by_root.setdefault(shared.root, {})[shared] = None
         sequence.blocks = []
         sequence.num_offered = 0
 
@@ -222,11 +239,9 @@ class PrefixCache:
         first = root if self._between_tenants else of_tenant(root, sequence.tenant)
         return extend_keys(sequence, first, self._block_tokens, count)
 
-    def _share(self, sequence: Sequence, block: int, key: bytes, root: bytes) -> None:
+    def _share(self, sequence: Sequence, block: int, key: bytes, root: bytes, now: float) -> None:
         self._pool.hand_over(block, sequence, OWNER)
-        shared = SharedBlock(block, key, root, users=1)
-        shared.heat.touch(self._clock())
-        self._computed.touch(self._clock())
+        shared = SharedBlock(block, key, root, users=1, heat=Heat(1.0, now))
         self._by_key[key] = self._by_block[block] = shared
 
     # Idle blocks.
@@ -269,26 +284,35 @@ class PrefixCache:
 
     def orphan(self, digest: str) -> None:
         """The adapter `digest` has left the pool: idle blocks computed with it go first."""
-        root = self._root(digest)
-        for shared in [each for each in self._idle if each.root == root]:
+        for shared in self._idle_by_root.pop(self._root(digest), ()):
             del self._idle[shared]
             self._orphans[shared] = None
 
     def drop(self, digest: str) -> None:
         """The adapter `digest` cannot be asked for any more: free its idle blocks now."""
         root = self._root(digest)
-        for shared in [each for each in (*self._orphans, *self._idle) if each.root == root]:
+        orphans = [each for each in self._orphans if each.root == root]
+        for shared in [*orphans, *self._idle_by_root.get(root, ())]:
             self._forget(shared)
 
     def _root(self, digest: str) -> bytes:
         """The root of sequences of one adapter, at weight 1."""
-        return root_of_digests([(digest, 1.0)], self._base)
+        return root_of_digests(((digest, 1.0),), self._base)
 
     def _forget(self, shared: SharedBlock) -> None:
-        self._idle.pop(shared, None)
-        self._orphans.pop(shared, None)
+        self._not_idle(shared)
         del self._by_key[shared.key], self._by_block[shared.block]
         self._pool.give([shared.block], OWNER)
+
+    def _not_idle(self, shared: SharedBlock) -> None:
+        """It is in use again, or goes."""
+        self._orphans.pop(shared, None)
+        if shared in self._idle:
+            del self._idle[shared]
+            same = self._idle_by_root[shared.root]
+            del same[shared]
+            if not same:
+                del self._idle_by_root[shared.root]
 
     def num_private(self, running: Iterable[Sequence]) -> int:
         """Count the blocks of `running` sequences that are not shared."""
@@ -306,6 +330,9 @@ class PrefixCache:
                     assert self._pool.owner_of(block) is sequence, "a block of somebody else"
         assert self._pool.num_owned(OWNER) == len(self._by_block) == len(self._by_key)
         assert not self._idle.keys() & self._orphans.keys()
+        by_root = [block for same in self._idle_by_root.values() for block in same]
+        assert len(by_root) == len(self._idle)
+        assert self._idle.keys() == set(by_root)
         for block, shared in self._by_block.items():
             assert shared.users == users.get(block, 0), f"users of block {block} are miscounted"
             is_idle = shared in self._idle or shared in self._orphans

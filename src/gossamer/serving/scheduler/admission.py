@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable
 from collections.abc import Sequence as List
+from itertools import islice
+from operator import itemgetter
 
 from gossamer.errors import CapacityError, GossamerError, RequestError
 from gossamer.serving.core.adapter import AdapterEntry, AnyAdapter
@@ -11,6 +13,10 @@ from gossamer.serving.core.tenants import LimitsOf
 from gossamer.serving.memory.manager import MemoryManager
 from gossamer.serving.scheduler.step import SchedulerLimits
 from gossamer.serving.store.manager import AdapterManager
+
+MAX_SKIPS = 64
+"""A waiting request that this many later ones have overtaken, since there was no room for it, is
+overtaken no more."""
 
 Circumstances = tuple[AdapterState | None, int | None, int, int | None]
 """What the answer depends on: the adapter's state and size, how often pins have changed, and the
@@ -185,9 +191,27 @@ def is_unread(adapter: AnyAdapter | None) -> bool:
     return adapter is not None and adapter.state in unread
 
 
+def is_kept_free_for(sequence: Sequence) -> bool:
+    """Tell whether none may start meanwhile: overtaken often, it has memory for its adapter now."""
+    is_placing = sequence.adapter is not None and sequence.adapter.state is AdapterState.PLACING
+    return is_placing and sequence.num_skipped >= MAX_SKIPS
+
+
 def blocks_for(num_tokens: int, block_tokens: int) -> int:
     """Return the blocks that hold the keys and values of `num_tokens`."""
     return -(-num_tokens // block_tokens)
+
+
+def blocks_to_grow(decodes: Iterable[Sequence], budget: int, block_tokens: int) -> int:
+    """Return the blocks that the first `budget` of `decodes` lack for one more token each.
+
+    Prompts have had theirs since they were begun.
+    """
+    return sum(
+        sequence.num_computed >= len(sequence.blocks) * block_tokens
+        for sequence in islice(decodes, budget)
+        if sequence.num_to_compute == 1
+    )
 
 
 def peak_blocks(sequences: Iterable[tuple[int, int]], block_tokens: int) -> int:
@@ -198,14 +222,15 @@ def peak_blocks(sequences: Iterable[tuple[int, int]], block_tokens: int) -> int:
     still run, each `to_come[i]` tokens longer (S-LoRA, arXiv 2311.03285, admission test of its
     released scheduler; here with each sequence rounded up to blocks).
     """
-    ordered: List[tuple[int, int]] = sorted(sequences, key=lambda pair: -pair[1])
-    peak = held_sum = 0
+    ordered = sorted(sequences, key=itemgetter(1), reverse=True)
+    most = held_sum = 0
     for count, (held, to_come) in enumerate(ordered, start=1):
         held_sum += held
         # Each sequence wastes less than one block of its own.
         tokens = held_sum + count * (to_come + block_tokens - 1)
-        peak = max(peak, tokens // block_tokens)
-    return peak
+        if tokens > most:
+            most = tokens
+    return most // block_tokens
 
 
 class _Room:

@@ -1,6 +1,10 @@
 """Predicts how long things take here, from what was measured."""
 
+from collections.abc import Sequence as List
 from dataclasses import dataclass
+
+from gossamer.serving.core.sequence import Sequence
+from gossamer.serving.scheduler.step import SchedulerLimits
 
 NEWS = 0.1
 """Weight of the latest measurement in a running mean."""
@@ -23,6 +27,24 @@ class Load:
     """Requests that could start at once; 0 where memory or the number of requests forbids more."""
     places: int
     """Requests that run at a time when none is free."""
+
+
+def load_of(
+    running: List[Sequence], limits: SchedulerLimits, fill_tokens: int, *, is_full: bool
+) -> Load:
+    """Return the load of those that run.
+
+    `fill_tokens` are the virtual tokens that are still to be computed; `is_full`: somebody waits
+    for whom there was no room.
+    """
+    decoding = sum(s.is_decoding for s in running)
+    left = sum(s.num_to_compute for s in running if not s.is_decoding)
+    return Load(
+        prompt_tokens_left=left + fill_tokens,
+        chunk=limits.max_batch_tokens - decoding,
+        free_places=0 if is_full else limits.max_running - len(running),
+        places=len(running) if is_full else limits.max_running,
+    )
 
 
 class Forecast:

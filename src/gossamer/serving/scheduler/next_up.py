@@ -35,6 +35,10 @@ class NextUp:
             if sequence is not first:
                 yield sequence
 
+    def forget(self) -> None:
+        """Remember none: no request waits."""
+        self._sequence = None
+
     def _holds(self) -> bool:
         """Whether the remembered one still waits for what was begun."""
         sequence = self._sequence

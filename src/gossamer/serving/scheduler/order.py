@@ -96,7 +96,7 @@ def _favoured(running: Iterable[Sequence], cluster: int) -> Test | None:
     return lambda s: s.adapter is None or s.adapter in present
 
 
-def step_order(running: Iterable[Sequence], budget: int) -> list[Sequence]:
+def step_order(running: List[Sequence], budget: int) -> list[Sequence]:
     """Order `running`, given as admitted, as they take from the budget of tokens.
 
     Sequences that decode come first and take a token each; prompts share what is left, the oldest
@@ -104,9 +104,12 @@ def step_order(running: Iterable[Sequence], budget: int) -> list[Sequence]:
     never come: all then take turns, the one computed longest ago first, so that a sequence is
     computed at least once in ceil(decodes / budget) + prompts steps.
     """
-    ordered = sorted(running, key=lambda s: s.num_to_compute > 1)
-    num_decodes = sum(s.num_to_compute <= 1 for s in ordered)
-    if num_decodes < budget:
+    decodes: list[Sequence] = []
+    prompts: list[Sequence] = []
+    for sequence in running:
+        (prompts if sequence.num_to_compute > 1 else decodes).append(sequence)
+    ordered = decodes + prompts
+    if len(decodes) < budget:
         return ordered
     return sorted(ordered, key=lambda s: s.last_step)
 

@@ -28,7 +28,7 @@ class Progress:
         for part in step:
             sequence = part.sequence
             sequence.num_computed += part.count
-            if not sequence.num_to_compute and sequence.prefix_of is None:
+            if part.is_due:
                 sequence.token_ids.append(UNKNOWN)
                 if sequence.num_left <= 0:
                     self.ending.add(sequence)
@@ -37,12 +37,14 @@ class Progress:
         """Take in that `step`, which was advanced, was computed: others may use its blocks."""
         self.ending.clear()
         running = set(self._running)
+        shared: list[Sequence] = []
         for part in step:
             sequence = part.sequence
             if sequence.prefix_of is not None:
                 self._fills.computed(sequence)
             elif sequence in running:
-                self._memory.share(sequence)
+                shared.append(sequence)
+        self._memory.share(shared)
 
     def failed(self, step: list[ScheduledChunk], error: Exception) -> list[Sequence]:
         """Take in that `step` could not be computed; returns the requests that are to be ended."""

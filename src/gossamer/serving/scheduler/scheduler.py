@@ -8,11 +8,18 @@ from itertools import islice
 
 from gossamer.errors import GossamerError
 from gossamer.serving.core.adapter_state import AdapterState
-from gossamer.serving.core.sequence import Sequence
+from gossamer.serving.core.sequence import UNKNOWN, Sequence
 from gossamer.serving.core.stats import MemoryStats, TenantStats
 from gossamer.serving.core.tenants import LimitsOf, unlimited
 from gossamer.serving.memory.manager import MemoryManager
-from gossamer.serving.scheduler.admission import AdmissionControl, blocks_for, is_unread
+from gossamer.serving.scheduler.admission import (
+    MAX_SKIPS,
+    AdmissionControl,
+    blocks_for,
+    blocks_to_grow,
+    is_kept_free_for,
+    is_unread,
+)
 from gossamer.serving.scheduler.deadlines import Deadlines, FirstTokenPolicy
 from gossamer.serving.scheduler.fairness import (
     VirtualCounters,
@@ -20,7 +27,7 @@ from gossamer.serving.scheduler.fairness import (
     output_charge,
     prompt_charge,
 )
-from gossamer.serving.scheduler.forecast import Forecast, Load
+from gossamer.serving.scheduler.forecast import Forecast, Load, load_of
 from gossamer.serving.scheduler.next_up import NextUp
 from gossamer.serving.scheduler.order import (
     LOAD_AHEAD,
@@ -35,10 +42,6 @@ from gossamer.serving.scheduler.queue import WaitingQueue
 from gossamer.serving.scheduler.step import ScheduledChunk, SchedulerLimits
 from gossamer.serving.scheduler.usage import TenantUsage
 from gossamer.serving.store.manager import AdapterManager
-
-MAX_SKIPS = 64
-"""A waiting request that this many later ones have overtaken, since there was no room for it, is
-overtaken no more."""
 
 MAX_REJECTED = 32
 """After this many waiting requests that do not fit, the rest of the queue is not looked at."""
@@ -113,7 +116,11 @@ class Scheduler:
         fill = self._fills.next()
         ending = self._progress.ending
         turns = [s for s in self.running if s not in ending] if ending else self.running
-        for sequence in step_order([fill, *turns] if fill is not None else turns, budget):
+        order = step_order([fill, *turns] if fill is not None else turns, budget)
+        if self.memory.num_free < len(order):
+            # For all at once: each time costs a look at whatever is idle.
+            self.memory.reclaim(blocks_to_grow(order, budget, self._limits.block_tokens))
+        for sequence in order:
             if budget == 0:
                 break
             if sequence is fill:
@@ -124,7 +131,7 @@ class Scheduler:
                 count = min(sequence.num_to_compute, budget)
                 if not self._grow(sequence, count):
                     continue
-            step.append(ScheduledChunk(sequence, count, sequence.is_decoding))
+            step.append(ScheduledChunk(sequence, count))
             budget -= count
         if self.num_preemptions > before:
             step = [p for p in step if p.sequence is fill or p.sequence in self.running]
@@ -132,8 +139,7 @@ class Scheduler:
         has_news = self.wants_step or self.num_preemptions > before or self.memory.computing
         self.wants_step = not step and bool(has_news)
         self._step += 1
-        for part in step:
-            self._account(part)
+        self._account(step)
         return step
 
     def record_step(self, step: list[ScheduledChunk], seconds: float) -> None:
@@ -165,9 +171,9 @@ class Scheduler:
 
     def record_token(self, sequence: Sequence, token: int) -> None:
         """Take in the next token of `sequence`, for which `advance` has kept the place."""
-        assert sequence.has_unknown
+        assert sequence.token_ids[-1] == UNKNOWN
         sequence.token_ids[-1] = token
-        if sequence.num_generated == 1:
+        if len(sequence.token_ids) == sequence.num_prompt + 1:
             seconds = self._clock() - sequence.arrived
             self.usage.first_token(sequence.tenant, seconds)
 
@@ -208,6 +214,11 @@ class Scheduler:
     # Admission.
 
     def _admit(self, budget: int) -> list[ScheduledChunk]:
+        if not self.waiting:
+            self._met_rejection = False
+            self._next_up.forget()
+            self.adapters.drop_unneeded_rows()
+            return []
         step: list[ScheduledChunk] = []
         overtaken: list[Sequence] = []
         self.admission.running_changed()
@@ -224,7 +235,7 @@ class Scheduler:
             if is_unread(sequence.adapter) or self.admission.exceeds_quota(sequence):
                 # It waits for the disk, or for its own tenant's requests, which those behind it do
                 # not make slower.
-                if _is_kept_free_for(sequence):
+                if is_kept_free_for(sequence):
                     break
                 continue
             if self.admission.fits(sequence):
@@ -236,13 +247,13 @@ class Scheduler:
                     # computed, in steps that it shares with them.
                     self._next_up.begun(sequence, nobody_runs=nobody_runs)
                     self.admission.memory_changed()
-                    if _is_kept_free_for(sequence):
+                    if is_kept_free_for(sequence):
                         break
                     continue
                 count = self._start(sequence, budget)
                 if not count:
                     continue
-                step.append(ScheduledChunk(sequence, count, sequence.is_decoding))
+                step.append(ScheduledChunk(sequence, count))
                 budget -= count
                 for earlier in overtaken:
                     earlier.num_skipped += 1
@@ -305,6 +316,7 @@ class Scheduler:
         self.admission.running_changed()
         for part in missing:
             self.counters.charge(sequence.tenant, load_charge(part))
+        sequence.token_charge = output_charge(sequence.adapter, self._limits.base_bytes)
         if sequence.admitted is None:
             sequence.admitted = self._clock()
             self._deadlines.started(sequence)
@@ -338,24 +350,21 @@ class Scheduler:
         if sequence.adapter is not None:
             self.adapters.drop_ref(sequence.adapter)
 
-    def _account(self, part: ScheduledChunk) -> None:
-        sequence = part.sequence
-        sequence.last_step = self._step
-        if part.count == sequence.num_to_compute and sequence.prefix_of is None:
-            # A token comes of it.
-            charge = output_charge(sequence.adapter, self._limits.base_bytes)
-            self.counters.charge(sequence.tenant, charge)
+    def _account(self, step: list[ScheduledChunk]) -> None:
+        """Note who is computed, and charge each tenant for the tokens that come of it."""
+        charges: dict[str, float] = {}
+        for part in step:
+            sequence = part.sequence
+            sequence.last_step = self._step
+            if part.is_due:
+                tenant = sequence.tenant
+                charges[tenant] = charges.get(tenant, 0.0) + sequence.token_charge
+        for tenant, charge in charges.items():
+            self.counters.charge(tenant, charge)
 
     def _load(self) -> Load:
-        decoding = sum(s.is_decoding for s in self.running)
-        is_full = self._met_rejection
-        free = 0 if is_full else self._limits.max_running - len(self.running)
-        left = sum(s.num_to_compute for s in self.running if not s.is_decoding)
-        return Load(
-            prompt_tokens_left=left + self._fills.num_left,
-            chunk=self._limits.max_batch_tokens - decoding,
-            free_places=free,
-            places=len(self.running) if is_full else self._limits.max_running,
+        return load_of(
+            self.running, self._limits, self._fills.num_left, is_full=self._met_rejection
         )
 
     # Memory of running sequences.
@@ -366,8 +375,9 @@ class Scheduler:
         Where that is not enough the youngest running sequences are put back into the queue to be
         computed again later; False if `sequence` itself was the youngest.
         """
-        needed = self._blocks(sequence.num_computed + count) - len(sequence.blocks)
-        while not self.memory.grow(sequence, needed):
+        needed = blocks_for(sequence.num_computed + count, self._limits.block_tokens)
+        missing = needed - len(sequence.blocks)
+        while missing > 0 and not self.memory.grow(sequence, missing):
             youngest = self.running[-1]
             self._preempt(youngest)
             if youngest is sequence:
@@ -386,12 +396,3 @@ class Scheduler:
         self.memory.release(sequence)
         if sequence.adapter is not None:
             self.adapters.release(sequence.adapter)
-
-    def _blocks(self, num_tokens: int) -> int:
-        return blocks_for(num_tokens, self._limits.block_tokens)
-
-
-def _is_kept_free_for(sequence: Sequence) -> bool:
-    """Whether none may start meanwhile: overtaken often, it has memory for its adapter now."""
-    is_placing = sequence.adapter is not None and sequence.adapter.state is AdapterState.PLACING
-    return is_placing and sequence.num_skipped >= MAX_SKIPS

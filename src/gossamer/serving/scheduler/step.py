@@ -1,6 +1,6 @@
 """Defines what a step consists of, and what the scheduler must keep to."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from gossamer.serving.core.adapter import AnyAdapter
 from gossamer.serving.core.sequence import Sequence
@@ -29,25 +29,29 @@ class SchedulerLimits:
     """The bytes of the base model's weights, against which an adapter's work is measured."""
 
 
-@dataclass(frozen=True, slots=True)
+# Not frozen: one is made for each sequence and step, and a frozen one takes twice as long.
+@dataclass(slots=True)
 class ScheduledChunk:
     """Gives a sequence its part in a step: `count` tokens from `num_computed` on."""
 
     sequence: Sequence
     count: int
-    is_decode: bool = False
+    is_decode: bool = field(init=False)
     """Whether that is the token generated last."""
+    is_due: bool = field(init=False)
+    """Whether the next token is chosen after these."""
+
+    def __post_init__(self) -> None:
+        sequence = self.sequence
+        left = sequence.num_to_compute
+        self.is_decode = left == 1 and sequence.num_generated > 0
+        self.is_due = left == self.count and sequence.prefix_of is None
 
     @property
     def tokens(self) -> list[int]:
         """Return the tokens to compute; of a prefix they mean nothing."""
         begin = self.sequence.num_computed
         return self.sequence.token_ids[begin : begin + self.count]
-
-    @property
-    def is_due(self) -> bool:
-        """Tell whether the next token is chosen after these."""
-        return self.count == self.sequence.num_to_compute and self.sequence.prefix_of is None
 
 
 def adapters_of(step: list[ScheduledChunk]) -> list[AnyAdapter]:
