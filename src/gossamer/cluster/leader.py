@@ -31,7 +31,6 @@ from gossamer.errors import AdapterReplacedError, RankLostError, ServingError
 from gossamer.serving.core.adapter import AdapterEntry
 from gossamer.serving.core.tickets import Ticket
 from gossamer.serving.runner.adapter_loader import AdapterLoader
-from gossamer.serving.runner.lowering.adapters import residents_of
 from gossamer.serving.runner.lowering.step import HostStep, Lowering, StepBatch
 from gossamer.serving.runner.merged_weights import LayerMerger
 from gossamer.serving.runner.team import TeamLoader
@@ -207,7 +206,7 @@ class _AnnouncedSteps:
 
 def _parts(step: HostStep) -> list[StepPart]:
     parts = []
-    for chunk in step.chunks:
+    for chunk, met in zip(step.chunks, step.met, strict=True):
         sequence = chunk.sequence
         rows = sequence.prefix_of.rows if sequence.prefix_of is not None else None
         parts.append(
@@ -219,7 +218,7 @@ def _parts(step: HostStep) -> list[StepPart]:
                 blocks=sequence.blocks,
                 uses=[
                     (resident.number, weight)
-                    for resident, weight in residents_of(chunk, step.hot)
+                    for resident, weight in met
                     if isinstance(resident, NumberedResident)
                 ],
                 prefix_of=rows.number if isinstance(rows, NumberedAdapter) else 0,

@@ -10,7 +10,7 @@ from gossamer.serving.packing.packer import HostAdapter
 from gossamer.serving.packing.resident import Resident
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class NumberedResident(Resident):
     """An adapter in the pool of a rank."""
 

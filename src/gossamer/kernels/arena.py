@@ -74,12 +74,14 @@ class TableArena(Generic[Table, Tables]):
     def _take_in(self, table: Table, wanted: Sequence[Table]) -> bool:
         """Copy a table in, in the place of some that are not wanted if need be; tell if it fits."""
         size = self._size(table)
-        kept = {id(each) for each in wanted}
-        others = iter([key for key in self._held if key not in kept])
+        others: list[int] | None = None
         while not self._free_slots or (start := self._find(size)) is None:
-            if (key := next(others, None)) is None:
+            if others is None:
+                kept = {id(each) for each in wanted}
+                others = [key for key in reversed(self._held) if key not in kept]
+            if not others:
                 return False
-            self._drop(key)
+            self._drop(others.pop())
         self._copy(table, self._free_slots.pop(), start)
         return True
 

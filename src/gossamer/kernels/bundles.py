@@ -80,7 +80,9 @@ def make_bundles(
     padded to; without one they are as long as needed. Raises `ValueError` if the bundles exceed the
     grid.
     """
-    pieces = sorted(_pieces(runs, tokens), key=lambda piece: -sum(costs[run.slot] for run in piece))
+    pieces = sorted(
+        _pieces(runs, tokens), key=lambda piece: -sum([costs[run.slot] for run in piece])
+    )
     entries = [run for piece in pieces for run in piece]
     needed = Grid(len(pieces), len(entries), sum(run.size for run in entries))
     grid = needed if grid is None else grid
@@ -106,9 +108,12 @@ def _pieces(runs: Sequence[Run], tokens: int) -> Iterator[list[Run]]:
     """Yield the entries of each bundle, as runs over its tokens."""
     for (first, size), group in groupby(runs, key=lambda run: run[:2]):
         same = list(group)
+        if size <= tokens:
+            yield same
+            continue
         for low in range(first, first + size, tokens):
             count = min(tokens, first + size - low)
-            yield [run._replace(first=low, size=count) for run in same]
+            yield [Run(low, count, run.slot, run.weight) for run in same]
 
 
 def _padded(values: Sequence[float], length: int, dtype: type[np.number]) -> Tensor:

@@ -5,6 +5,8 @@ Punica and S-LoRA call a run a segment (SGMV); here segments are pieces of a spa
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from heapq import heapreplace
+from itertools import accumulate
 from typing import NamedTuple
 
 import numpy as np
@@ -49,32 +51,37 @@ def cut(
     units: list[list[Run]] = []
     for bundle in _bundles(runs):
         first, total = bundle[0][:2]
+        if total <= longest:
+            units.append(bundle)
+            continue
         for low in range(first, first + total, longest):
             size = min(longest, first + total - low)
-            units.append([run._replace(first=low, size=size) for run in bundle])
-    costs = [int(sum(cost(piece.slot, piece.size) for piece in unit)) for unit in units]
+            units.append([Run(low, size, run.slot, run.weight) for run in bundle])
+    costs = [int(sum([cost(slot, size) for _, size, slot, _ in unit])) for unit in units]
     order, bounds = balance(costs, num_workers)
-    sizes = np.cumsum([0, *(len(units[i]) for i in order)])
+    sizes = list(accumulate([len(units[i]) for i in order], initial=0))
     pieces = [piece for i in order for piece in units[i]]
-    columns = np.array([piece[:3] for piece in pieces], dtype=np.int32).reshape(-1, 3)
-    first, count, slot = np.ascontiguousarray(columns.T)
+    firsts, counts, slots, weights = zip(*pieces, strict=True) if pieces else ((), (), (), ())
     return Chunks(
-        first=first,
-        count=count,
-        slot=slot,
-        weight=np.array([piece.weight for piece in pieces], dtype=np.float32),
-        bounds=sizes[np.array(bounds)].astype(np.int32),
+        first=np.array(firsts, dtype=np.int32),
+        count=np.array(counts, dtype=np.int32),
+        slot=np.array(slots, dtype=np.int32),
+        weight=np.array(weights, dtype=np.float32),
+        bounds=np.array([sizes[bound] for bound in bounds], dtype=np.int32),
     )
 
 
 def _bundles(runs: Sequence[Run]) -> list[list[Run]]:
     """Runs over the same tokens, together."""
     bundles: list[list[Run]] = []
+    before = None
     for run in runs:
-        if bundles and bundles[-1][0][:2] == run[:2]:
+        tokens = run[:2]
+        if tokens == before:
             bundles[-1].append(run)
         else:
             bundles.append([run])
+        before = tokens
     return bundles
 
 
@@ -84,11 +91,13 @@ def balance(costs: Sequence[int], num_groups: int) -> tuple[list[int], list[int]
     Returns the items in group order, and the bounds of the groups in that list.
     """
     groups: list[list[int]] = [[] for _ in range(num_groups)]
-    loads = [0] * num_groups
-    for item in sorted(range(len(costs)), key=lambda i: -costs[i]):
-        lightest = loads.index(min(loads))
+    # The cheapest group stands first.
+    loads = [(0, group) for group in range(num_groups)]
+    # Reversed, the sort keeps equal items in their order all the same.
+    for item in sorted(range(len(costs)), key=costs.__getitem__, reverse=True):
+        load, lightest = loads[0]
         groups[lightest].append(item)
-        loads[lightest] += costs[item]
+        heapreplace(loads, (load + costs[item], lightest))
     bounds = [0]
     for group in groups:
         bounds.append(bounds[-1] + len(group))

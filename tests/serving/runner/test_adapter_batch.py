@@ -11,7 +11,7 @@ from gossamer.serving.core.adapter import AdapterEntry, Blend
 from gossamer.serving.core.messages import Request
 from gossamer.serving.core.sequence import Sequence
 from gossamer.serving.packing.resident import Resident
-from gossamer.serving.runner.lowering.adapters import AdapterBatchBuilder
+from gossamer.serving.runner.lowering.adapters import AdapterBatchBuilder, residents_of
 from gossamer.serving.runner.lowering.threads import AdapterChunks
 from gossamer.serving.scheduler.step import ScheduledChunk
 
@@ -67,9 +67,14 @@ def ranks(batch):
     return sorted(zip(chunks.first.tolist(), chunks.count.tolist(), found, strict=True))
 
 
+def build(builder, step, starts):
+    """What adapters do in `step`: to linear layers, and to hidden states."""
+    return builder.build(step, starts, [residents_of(part.sequence.adapter, None) for part in step])
+
+
 def built(builder, step, starts):
     """What adapters do to linear layers in `step`."""
-    return builder.build(step, starts)[0]
+    return build(builder, step, starts)[0]
 
 
 def test_decoding_sequences_share_what_was_built_for_the_step_before():
@@ -108,9 +113,9 @@ def test_whatever_differs_is_built_again(change):
 def test_edits_follow_the_positions_of_each_step():
     builder = AdapterBatchBuilder(AdapterChunks(num_workers=1).make)
     adapter = entry(Resident(edit=edit_table()))
-    edited = builder.build([chunk(adapter, 1, computed=0)], [0])[1]
+    edited = build(builder, [chunk(adapter, 1, computed=0)], [0])[1]
     assert edited.token.tolist() == [0]
     # The next position of the prompt is edited too, and none that was generated.
-    assert builder.build([chunk(adapter, 1, computed=1)], [0])[1].token.tolist() == [0]
-    assert builder.build([chunk(adapter, 1, computed=5)], [0])[1] is None
-    assert builder.build([chunk(adapter)], [0])[1] is None
+    assert build(builder, [chunk(adapter, 1, computed=1)], [0])[1].token.tolist() == [0]
+    assert build(builder, [chunk(adapter, 1, computed=5)], [0])[1] is None
+    assert build(builder, [chunk(adapter)], [0])[1] is None

@@ -100,9 +100,11 @@ def stack_tables(adapters: Sequence[LoraTable]) -> LoraTables:
 def make_batch(tables: LoraTables, runs: Sequence[Run], num_workers: int) -> LoraBatch:
     """Describe a step with these runs; runs over the same tokens follow each other."""
 
-    def cost(slot: int, count: int) -> float:
+    total_ranks = tables.total_rank.tolist()
+
+    def cost(slot: int, count: int) -> int:
         # Reading the rows is the cost of a chunk; each further token of it adds about a tenth.
-        return float(tables.total_rank[slot]) * (9 + count)
+        return total_ranks[slot] * (9 + count)
 
     num_tokens = sum(run.size for run in runs)
     return LoraBatch(

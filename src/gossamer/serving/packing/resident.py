@@ -36,9 +36,9 @@ class DeviceTables:
     """Whether its sparse values are bfloat16, if it has some."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Resident:
-    """The tables of an adapter in the pool; None for what it does not do.
+    """The tables of an adapter in the pool; None for what it does not do. Equal to itself alone.
 
     Where kernels read tables from the pool, `tables` says where, and there are no `lora`, `gain`
     and `sparse` in host memory.

@@ -9,12 +9,12 @@ from gossamer.kernels.hidden_edit import EditBatch, EditTable
 from gossamer.kernels.hidden_edit.batch import FIRST, LAST
 from gossamer.kernels.runs import Run
 from gossamer.serving.packing.resident import Resident
-from gossamer.serving.runner.lowering.step import EntryView, StepView
+from gossamer.serving.runner.lowering.step import EntryView, Met, StepView, UsesView
 
 Made = TypeVar("Made")
 
-Part = tuple[StepView, int, list[tuple[Resident, float]]]
-"""A sequence's part of the batch, its first token, and the adapters it meets with their weights."""
+Part = tuple[StepView, int, Met]
+"""A sequence's part of the batch, its first token, and the adapters that its tokens meet."""
 
 
 def resident_of(entry: EntryView) -> Resident:
@@ -30,32 +30,27 @@ class AdapterBatchBuilder(Generic[Made]):
         """`make` builds what the backend takes of all that adapters do to linear layers."""
         self._make = make
         self._edits = hidden_edit.table_arena()
-        self._key: list[Any] | None = None
-        self._kept: list[list[tuple[Resident, float]]] = []
-        """What the key names by identity."""
+        self._key: tuple[Any, ...] | None = None
         self._made: Made
+        self._has_edits = False
 
     def build(
-        self, step: Sequence[StepView], starts: Sequence[int], hot: EntryView | None = None
+        self, step: Sequence[StepView], starts: Sequence[int], met: Sequence[Met]
     ) -> tuple[Made, EditBatch | None]:
         """Build what `step` needs in the order of the batch, and its edits of hidden states.
 
-        starts: each part's first token; hot: the adapter that the base weights of this step hold
-        already.
+        starts: each part's first token; met: the adapters that its tokens meet.
         """
-        parts = [
-            (part, start, residents_of(part, hot)) for part, start in zip(step, starts, strict=True)
-        ]
         # While the same sequences decode, only what is edited can differ from step to step.
-        key = [
-            (start, part.count, [(id(resident), weight) for resident, weight in residents])
-            for part, start, residents in parts
-        ]
+        key = ([*starts], [part.count for part in step], [*met])
         if key != self._key:
-            self._key, self._kept = key, [residents for _, _, residents in parts]
-            self._made = self._make(parts)
-        if any(resident.edit is not None for residents in self._kept for resident, _ in residents):
-            return self._made, self._edit_batch(parts)
+            self._key = key
+            self._made = self._make(list(zip(step, starts, met, strict=True)))
+            self._has_edits = any(
+                resident.edit is not None for residents in met for resident, _ in residents
+            )
+        if self._has_edits:
+            return self._made, self._edit_batch(list(zip(step, starts, met, strict=True)))
         return self._made, None
 
     def _edit_batch(self, parts: list[Part]) -> EditBatch | None:
@@ -95,31 +90,26 @@ def join_runs(parts: list[Part], met: list[list[tuple[int, float]]]) -> list[Run
     The tokens of a request with several adapters are in as many runs, one after the other.
     """
     runs: list[Run] = []
-    last: list[Run] = []
+    before: list[tuple[int, float]] = []
+    first = 0
     for (part, start, _), slots in zip(parts, met, strict=True):
-        fresh = [Run(start, part.count, slot, weight) for slot, weight in slots]
-        if _continue(fresh, last):
-            fresh = [run._replace(size=run.size + part.count) for run in last]
-            del runs[-len(last) :]
-        runs += fresh
-        last = fresh
+        if slots and slots == before:
+            # The tokens adjoin, since all of the step lie side by side.
+            del runs[-len(slots) :]
+        else:
+            first = start
+        size = start + part.count - first
+        runs += [Run(first, size, slot, weight) for slot, weight in slots]
+        before = slots
     return runs
 
 
-def _continue(fresh: list[Run], last: list[Run]) -> bool:
-    """Whether both are runs with the same adapters and weights, over adjoining tokens."""
-    if not fresh or [run[2:] for run in fresh] != [run[2:] for run in last]:
-        return False
-    return last[0].first + last[0].size == fresh[0].first
+def residents_of(adapter: UsesView | None, hot: EntryView | None) -> Met:
+    """Return the adapters that tokens meet which are for `adapter`.
 
-
-def residents_of(part: StepView, hot: EntryView | None) -> list[tuple[Resident, float]]:
-    """Return the adapters that the tokens of `part` meet, with weights.
-
-    Weights with the hot adapter in them give each token that adapter once; what it should have of
+    Weights with the `hot` adapter in them give each token that adapter once; what it should have of
     it instead is made up for: nothing at all, usually, or a share of its own.
     """
-    adapter = part.sequence.adapter
     uses = adapter.uses if adapter is not None else ()
     if hot is None:
         return [(resident_of(entry), weight) for entry, weight in uses]

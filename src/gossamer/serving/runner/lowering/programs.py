@@ -77,7 +77,7 @@ class ProgramLowering:
 
     def lower(self, step: HostStep) -> StepBatch:
         """See `Lowering.lower`."""
-        work, edits = self._adapters.build(step.chunks, step.starts[:-1], step.hot)
+        work, edits = self._adapters.build(step.chunks, step.starts[:-1], step.met)
         size = _size(step) if edits is None else None
         if size is not None and len(work.lora) + len(work.sparse) > _ENTRIES * size:
             size = None
@@ -133,12 +133,13 @@ class ProgramLowering:
         Where sequences are taken as a whole, no pieces are named, nor the blocks that they read.
         """
         starts, counts = step.starts, step.counts if in_pieces else []
+        column, index = np.divmod(step.places, self._block_tokens)
         return AttentionBatch(
             positions=step.places,
             sequence_start=step.sequence_start,
             token_sequence=step.token_sequence,
-            token_block=step.block_tables[step.token_sequence, step.places // self._block_tokens],
-            token_index=step.places % self._block_tokens,
+            token_block=step.block_tables[step.token_sequence, column],
+            token_index=index,
             block_tables=step.block_tables if in_pieces else step.block_tables[:, :0],
             short_tokens=np.array(
                 [starts[i] for i, count in enumerate(counts) if count == 1], dtype=np.int32
@@ -215,7 +216,7 @@ def _bundles(runs: list[Run], parts: list[Part], field: str, size: int | None) -
     numbers = {place: number for number, place in enumerate(costs)}
     tokens = _SHORT if max(run.size for run in runs) <= 4 * _SHORT else _LONG
     return make_bundles(
-        [run._replace(slot=numbers[run.slot]) for run in runs],
+        [Run(run.first, run.size, numbers[run.slot], run.weight) for run in runs],
         list(costs),
         list(costs.values()),
         tokens,

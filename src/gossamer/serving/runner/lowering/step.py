@@ -10,9 +10,13 @@ from torch import Tensor
 
 from gossamer.kernels.dense_linear import DenseLinear
 from gossamer.kernels.hidden_edit import EditBatch
+from gossamer.serving.packing.resident import Resident
 
 IntArray = npt.NDArray[np.int32]
 LongArray = npt.NDArray[np.int64]
+
+Met = list[tuple[Resident, float]]
+"""The adapters that tokens meet, each with its weight."""
 
 
 class EntryView(Protocol):
@@ -106,6 +110,8 @@ class HostStep:
 
     chunks: list[StepView]
     """In the order of the batch."""
+    met: list[Met]
+    """Shape [S]: the adapters that each chunk's tokens meet."""
     counts: list[int]
     """Shape [S]: tokens of each chunk."""
     starts: list[int]
@@ -126,8 +132,6 @@ class HostStep:
     """See `StepBatch.virtual`."""
     due: list[int]
     """The chunks whose sequence's next token is due."""
-    hot: EntryView | None
-    """The adapter that the weights of this step hold already."""
     merged: Mapping[DenseLinear, DenseLinear]
     """See `StepBatch.merged`."""
 

@@ -1,7 +1,7 @@
 """Lowers steps for a processor: work is cut into chunks and shared out among threads."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,6 @@ from gossamer.kernels.paged_attention import AttentionBatch
 from gossamer.kernels.runs import Run, balance
 from gossamer.kernels.sparse_delta import SparseBatch
 from gossamer.kernels.split_lora import SplitBatch
-from gossamer.serving.packing.resident import Resident
 from gossamer.serving.runner.lowering.adapters import AdapterBatchBuilder, Part, join_runs
 from gossamer.serving.runner.lowering.step import HostStep, StepBatch, sampled
 
@@ -47,10 +46,10 @@ class AdapterChunks:
 
     def make(self, parts: list[Part]) -> AdapterBatch | None:
         """Return the batch, None if no adapter acts on any linear layer."""
-        lora = _runs(parts, lambda resident: resident.lora, self._lora)
-        split = _runs(parts, lambda resident: resident.split, self._split)
-        gains = _runs(parts, lambda resident: resident.gain, self._gain)
-        sparse = _runs(parts, lambda resident: resident.sparse, self._sparse)
+        lora = _runs(parts, "lora", self._lora)
+        split = _runs(parts, "split", self._split)
+        gains = _runs(parts, "gain", self._gain)
+        sparse = _runs(parts, "sparse", self._sparse)
         if not (lora or split or gains or sparse):
             return None
         workers = self._num_workers
@@ -74,52 +73,55 @@ class ThreadLowering:
 
     def lower(self, step: HostStep) -> StepBatch:
         """See `Lowering.lower`."""
-        adapters, edits = self._adapters.build(step.chunks, step.starts[:-1], step.hot)
+        adapters, edits = self._adapters.build(step.chunks, step.starts[:-1], step.met)
         last = [step.starts[i + 1] - 1 for i in step.due]
         return StepBatch(
-            token_ids=torch.tensor([step.token_ids], dtype=torch.int64),
-            positions=torch.from_numpy(step.positions)[None],
+            token_ids=torch.from_numpy(np.array([step.token_ids], dtype=np.int64)),
+            positions=torch.from_numpy(step.positions[None]),
             virtual=step.virtual,
             attention=self._attention(step),
             adapters=adapters,
             edits=edits,
             sampled=sampled(step),
-            logit_rows=torch.tensor(last, dtype=torch.int64),
+            logit_rows=torch.from_numpy(np.array(last, dtype=np.int64)),
             merged=step.merged,
         )
 
     def _attention(self, step: HostStep) -> AttentionBatch:
-        is_long = np.array([count >= LONG_CHUNK for count in step.counts])
-        short = np.nonzero(~is_long[step.token_sequence])[0].astype(np.int32)
+        is_short = np.array(step.counts) < LONG_CHUNK
+        short = np.flatnonzero(np.repeat(is_short, step.counts)).astype(np.int32)
         order, bounds = balance((step.places[short] + 8).tolist(), self._num_workers)
+        column, index = np.divmod(step.places, self._block_tokens)
         return AttentionBatch(
             positions=step.places,
             sequence_start=step.sequence_start,
             token_sequence=step.token_sequence,
-            token_block=step.block_tables[step.token_sequence, step.places // self._block_tokens],
-            token_index=step.places % self._block_tokens,
+            token_block=step.block_tables[step.token_sequence, column],
+            token_index=index,
             block_tables=step.block_tables,
-            short_tokens=short[np.array(order, dtype=np.int64)],
+            short_tokens=short[order],
             short_bounds=np.array(bounds, dtype=np.int32),
             long_chunks=tuple(
-                (step.starts[i], step.counts[i], i) for i in np.nonzero(is_long)[0].tolist()
+                (step.starts[i], count, i)
+                for i, count in enumerate(step.counts)
+                if count >= LONG_CHUNK
             ),
         )
 
 
-def _runs(
-    parts: list[Part], table_of: Callable[[Resident], Any], arena: TableArena[Any, Any]
-) -> list[Run]:
-    """The runs of tokens that meet the tables of one operation, by their slots in `arena`."""
-    found = [
-        [
-            (table, weight)
-            for resident, weight in residents
-            if (table := table_of(resident)) is not None
-        ]
-        for _, _, residents in parts
-    ]
-    if not any(found):
+def _runs(parts: list[Part], field: str, arena: TableArena[Any, Any]) -> list[Run]:
+    """The runs of tokens that meet the tables in one field of `Resident`, by their slots in
+    `arena`."""
+    table_of = attrgetter(field)
+    tables = [table_of(resident) for _, _, residents in parts for resident, _ in residents]
+    present = [table for table in tables if table is not None]
+    if not present:
         return []
-    slots = iter(arena.slots([table for met in found for table, _ in met]))
-    return join_runs(parts, [[(next(slots), weight) for _, weight in met] for met in found])
+    slots = iter(arena.slots(present))
+    met: list[list[tuple[int, float]]] = []
+    for _, _, residents in parts:
+        met.append(own := [])
+        for resident, weight in residents:
+            if table_of(resident) is not None:
+                own.append((next(slots), weight))
+    return join_runs(parts, met)
