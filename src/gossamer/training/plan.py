@@ -87,7 +87,8 @@ def plan_stages(
             name=stage.name,
             start=sum(steps[:index]),
             steps=stage.steps,
-            learning_rate=stage.learning_rate or settings.learning_rate or 0.0,
+            learning_rate=stage.learning_rate
+            or stage.rate_factor * (settings.learning_rate or 0.0),
             warmup_steps=_warmup_steps(stage.steps, settings.warmup),
         )
         for index, stage in enumerate(stages)

@@ -16,6 +16,7 @@ from entry_case import (
 )
 from peft import PeftModel
 from safetensors.torch import load_file
+from torch import nn
 from torch.nn.functional import linear
 from traffic import (
     SEED_BYTES,
@@ -32,6 +33,8 @@ from gossamer.methods.common.sparse_delta_mask import num_entries, random_entrie
 from gossamer.methods.slora.layer import SloraLinear
 from gossamer.methods.slora.method import updates
 from gossamer.methods.slora.prime import prime_factors
+from gossamer.training.plan import plan_stages
+from gossamer.training.settings import RunSettings
 
 from tiny import make_tiny_model, module_shapes
 
@@ -147,13 +150,33 @@ class TestPriming:
             error = (delta - scale * primed.b @ primed.a).norm().item()
             tail = singular[rank:].square().sum().sqrt().item()
             assert error == pytest.approx(tail, rel=1e-6)
-            assert primed.a.norm().item() == pytest.approx(primed.b.norm().item(), rel=1e-9)
             assert primed.retained == pytest.approx(
                 (singular[:rank].square().sum() / singular.square().sum()).item(), rel=1e-9
             )
-            balance = torch.diag(singular[:rank] / scale)
-            assert torch.allclose(primed.b.t() @ primed.b, balance, atol=1e-9)
-            assert torch.allclose(primed.a @ primed.a.t(), balance, atol=1e-9)
+
+    @pytest.mark.parametrize("scale", [0.5, 2.0])
+    @pytest.mark.parametrize("shape", [(48, 64), (64, 48)])
+    def test_the_rows_of_a_are_as_long_as_where_lora_begins(self, shape, scale):
+        index, values = random_update(shape, 0.2)
+        primed = prime_factors(index, 1e-3 * values, shape, rank=8, scale=scale)
+        start = nn.init.kaiming_uniform_(torch.empty(4096, shape[1]), a=5**0.5)
+        assert start.square().sum(1).mean().item() == pytest.approx(1 / 3, rel=0.02)
+        assert torch.allclose(primed.a @ primed.a.t(), torch.eye(8).double() / 3, atol=1e-12)
+        singular = 1e-3 * torch.linalg.svdvals(dense(index, values, shape))[:8]
+        lengths = primed.b.norm(dim=0)
+        assert torch.allclose(lengths, singular * 3**0.5 / scale, rtol=1e-9)
+
+    @pytest.mark.parametrize("scale", [0.5, 2.0])
+    def test_balanced_factors_have_the_same_norm_and_the_same_product(self, scale):
+        shape = (48, 64)
+        index, values = random_update(shape, 0.2)
+        asked = {"rank": 8, "scale": scale}
+        balanced = prime_factors(index, values, shape, split="balanced", **asked)
+        balance = torch.diag(torch.linalg.svdvals(dense(index, values, shape))[:8] / scale)
+        assert torch.allclose(balanced.b.t() @ balanced.b, balance, atol=1e-9)
+        assert torch.allclose(balanced.a @ balanced.a.t(), balance, atol=1e-9)
+        like_lora = prime_factors(index, values, shape, **asked)
+        assert torch.allclose(balanced.b @ balanced.a, like_lora.b @ like_lora.a, atol=1e-12)
 
     def test_at_full_rank_nothing_is_lost(self):
         # Five columns hold entries: the update has rank 5.
@@ -227,6 +250,14 @@ class TestLowRankStage:
             model(input_ids=IDS, labels=IDS).loss.backward()
             assert all(p.grad.abs().sum() > 0 for p in learning(model).values())
 
+    def test_the_split_changes_no_output(self, staged):
+        for keep in (False, True):
+            outs = [
+                logits(staged(keep_residual=keep, factor_split=split)[1])
+                for split in ("lora", "balanced")
+            ]
+            assert torch.allclose(outs[0], outs[1], atol=1e-5)
+
     def test_the_retained_energy_is_reported(self, staged):
         method, _, _, learnt = staged()
         report = method.stage_report(1)
@@ -282,6 +313,17 @@ class TestStages:
         made = method.stages(context(tiny_model, total_steps=total))
         assert [stage.steps for stage in made] == steps
 
+    @pytest.mark.parametrize(
+        ("settings", "sparse"), [({}, 5e-3), ({"sparse_learning_rate": 2e-4}, 2e-4)]
+    )
+    def test_the_sparse_stage_has_five_times_the_rate_of_the_run(
+        self, settings, sparse, tiny_model
+    ):
+        method = methods.find("slora").from_values(settings)
+        run = RunSettings(model="m", data="d", output="o", learning_rate=1e-3)
+        stages = plan_stages(method.stages(context(tiny_model, total_steps=50)), run, total=50)
+        assert [stage.learning_rate for stage in stages] == [sparse, 1e-3]
+
     def test_without_a_sparse_stage_it_is_plain_lora(self, tiny_model):
         torch.manual_seed(0)
         _, model, _ = build("slora", tiny_model, sparse_share=0, rank=4)
@@ -290,6 +332,45 @@ class TestStages:
         mine, theirs = learning(model), learning(plain)
         assert mine.keys() == theirs.keys()
         assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+class TestLearning:
+    """How fast the second stage learns."""
+
+    def descent(self, model, steps=20):
+        """Losses on the same rows, before each of the steps and after the last."""
+        optimizer = torch.optim.AdamW(learning(model).values(), lr=1e-3, weight_decay=0.0)
+        losses = []
+        for _ in range(steps + 1):
+            loss = model(input_ids=IDS, labels=IDS).loss
+            losses.append(loss.item())
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        return losses
+
+    def primed(self, tiny_model, **settings):
+        """A model after the stage change, which five sparse steps precede."""
+        torch.manual_seed(0)
+        method, model, where = build("slora", tiny_model, rank=4, **settings)
+        optimizer = torch.optim.AdamW(learning(model).values(), lr=1e-3, weight_decay=0.0)
+        for _ in range(5):
+            model(input_ids=IDS, labels=IDS).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        return method.enter_stage(model, 1, where)
+
+    def test_primed_steps_gain_as_much_as_those_of_lora(self, tiny_model):
+        torch.manual_seed(0)
+        _, plain, _ = build("lora", tiny_model, rank=4)
+        lora = self.descent(plain)
+        slora = self.descent(self.primed(tiny_model))
+        balanced = self.descent(self.primed(tiny_model, factor_split="balanced"))
+        gain = lora[0] - lora[-1]
+        assert slora[0] < lora[0]
+        assert slora[0] - slora[-1] > 0.98 * gain
+        assert slora[10] < lora[10]
+        assert balanced[0] - balanced[-1] < 0.7 * gain
 
 
 class TestTraffic:

@@ -65,7 +65,8 @@ class Stage:
     steps: int
     """Optimizer steps, at least one."""
     learning_rate: float | None = None
-    """Peak; None: the run's."""
+    """Peak; None: the run's, times `rate_factor`."""
+    rate_factor: float = 1.0
 
 
 S = TypeVar("S", bound=MethodSettings)

@@ -15,7 +15,7 @@ from gossamer.methods.slora.config import SloraConfig
 from gossamer.methods.slora.layer import SloraLinear
 from gossamer.methods.slora.model import SloraModel
 from gossamer.methods.slora.prime import Primed, prime_factors
-from gossamer.methods.slora.settings import SloraSettings
+from gossamer.methods.slora.settings import SloraSettings, Split
 
 _NAME = "default"
 
@@ -62,7 +62,13 @@ def updates(model: PeftModel) -> dict[str, Update]:
 
 
 def enter_low_rank(
-    model: PeftModel, settings: LoraSettings, *, density: float, seed: int, keep_residual: bool
+    model: PeftModel,
+    settings: LoraSettings,
+    *,
+    density: float,
+    seed: int,
+    keep_residual: bool,
+    split: Split = "lora",
 ) -> tuple[PeftModel, dict[str, float]]:
     """Make stage 2's model of stage 1's; also returns the energy kept, by module path.
 
@@ -82,16 +88,18 @@ def enter_low_rank(
     retained = {}
     for path, update in learnt.items():
         if not update.values.is_meta:
-            retained[path] = _prime(layers[path], update).retained
+            retained[path] = _prime(layers[path], update, split).retained
     return primed_model, retained
 
 
-def _prime(layer: Any, update: Update) -> Primed:
+def _prime(layer: Any, update: Update, split: Split) -> Primed:
     if isinstance(layer, SloraLinear):
         rank, scale = len(layer.slora_A[_NAME]), layer.scale[_NAME]
     else:
         rank, scale = layer.r[_NAME], layer.scaling[_NAME]
-    primed = prime_factors(update.index, update.values, update.shape, rank=rank, scale=scale)
+    primed = prime_factors(
+        update.index, update.values, update.shape, rank=rank, scale=scale, split=split
+    )
     if isinstance(layer, SloraLinear):
         layer.start_from(_NAME, update.values, primed.a, primed.b)
         return primed
@@ -103,6 +111,8 @@ def _prime(layer: Any, update: Update) -> Primed:
 
 
 SPARSE, LOW_RANK = "sparse", "low-rank"
+SPARSE_RATE_FACTOR = 5.0
+"""The peak rate of the sparse stage, as a multiple of the run's."""
 
 
 class Slora(PeftMethod[SloraSettings]):
@@ -138,7 +148,7 @@ class Slora(PeftMethod[SloraSettings]):
             return [Stage(name=LOW_RANK, steps=total)]
         rate = self.settings.sparse_learning_rate
         return [
-            Stage(name=SPARSE, steps=first, learning_rate=rate),
+            Stage(name=SPARSE, steps=first, learning_rate=rate, rate_factor=SPARSE_RATE_FACTOR),
             Stage(name=LOW_RANK, steps=total - first),
         ]
 
@@ -155,6 +165,7 @@ class Slora(PeftMethod[SloraSettings]):
             density=self.settings.density,
             seed=context.seed,
             keep_residual=self.settings.keep_residual,
+            split=self.settings.factor_split,
         )
         return model
 

@@ -10,6 +10,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gossamer.methods.slora.settings import Split
+
+LORA_ROW_LENGTH = 3**-0.5
+"""The expected length of a row of A where LoRA begins: its h_in entries are drawn evenly from
+(-1 / sqrt(h_in), 1 / sqrt(h_in)), so their squares add up to 1/3."""
+
 # Squares of singular values below this share of the largest are rounding, not learning.
 _ROUNDING = 1e-14
 
@@ -34,13 +40,19 @@ class Primed:
 
 
 def prime_factors(
-    index: Tensor, values: Tensor, shape: tuple[int, int], *, rank: int, scale: float
+    index: Tensor,
+    values: Tensor,
+    shape: tuple[int, int],
+    *,
+    rank: int,
+    scale: float,
+    split: Split = "lora",
 ) -> Primed:
-    """B = U_r (S_r/s)^1/2 and A = (S_r/s)^1/2 V_r^T of the update U S V^T: s B A is its best
-    approximation of that rank, and both factors have the same norm (arXiv 2308.06522, stage 2).
+    """B = U_r S_r / (s L) and A = L V_r^T of the update U S V^T, where s is the scale: s B A is its
+    best approximation of that rank (arXiv 2308.06522, stage 2) for any lengths L of the rows of A.
 
-    `index` [2, n] and `values` [n] are the update's entries. Computed in float64 through the
-    eigenvectors of the smaller Gram matrix; A and B come in the type of `values`.
+    `index` [2, n] and `values` [n] are the update's entries; `split` chooses L. Computed in float64
+    through the eigenvectors of the smaller Gram matrix; A and B come in the type of `values`.
     """
     delta = torch.zeros(shape, dtype=torch.float64, device=values.device)
     delta[index[0].long(), index[1].long()] = values.double()
@@ -51,12 +63,17 @@ def prime_factors(
     squares, vectors = squares.flip(0)[:rank], vectors.flip(1)[:, :rank]
     live = squares > _ROUNDING * len(gram) * squares[0]
     squares, vectors = squares[live], vectors[:, live]
-    # sqrt(S / s) on either side; S is the root of the eigenvalue.
-    own = (squares.sqrt() / scale).sqrt()
-    other = 1 / (squares.sqrt() * scale).sqrt()
+    singular = squares.sqrt()
+    lengths = _row_lengths(singular / scale, split)
     if wide:
-        b, a = vectors * own, (vectors.t() @ delta) * other[:, None]
+        b, a = vectors * (singular / (scale * lengths)), vectors.t() @ delta
+        a *= (lengths / singular)[:, None]
     else:
-        b, a = (delta @ vectors) * other, (vectors * own).t()
+        b, a = (delta @ vectors) / (scale * lengths), (vectors * lengths).t()
     kept = float(squares.sum())
     return Primed(a=a.to(values.dtype), b=b.to(values.dtype), kept=kept, total=total)
+
+
+def _row_lengths(singular: Tensor, split: Split) -> Tensor:
+    """The lengths of the rows of A, [r], where B A has the singular values `singular`."""
+    return torch.full_like(singular, LORA_ROW_LENGTH) if split == "lora" else singular.sqrt()

@@ -1,11 +1,13 @@
 """Settings of SLoRA."""
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from gossamer.methods.common.settings import PositiveFloat
 from gossamer.methods.settings import LoraSettings
+
+Split = Literal["lora", "balanced"]
 
 
 class SloraSettings(LoraSettings):
@@ -18,7 +20,13 @@ class SloraSettings(LoraSettings):
     """Share of the steps that the sparse stage takes; 0: none, which is plain `lora`."""
 
     sparse_learning_rate: PositiveFloat | None = None
-    """Peak learning rate of the sparse stage; unset: that of the run."""
+    """Peak learning rate of the sparse stage; unset: five times that of the run, since single
+    entries bear and need more than factors whose product is the change."""
+
+    factor_split: Split = "lora"
+    """How the sparse update is shared out between the factors. lora: the rows of A are as long as
+    where LoRA begins, so a step of B moves the weights as far as there. balanced: both factors have
+    the same norm; the update is small, so both are, and learn many times slower."""
 
     keep_residual: bool = False
     """Whether what the low-rank factors cannot hold of the sparse update is kept beside them. The
