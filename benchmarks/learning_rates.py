@@ -128,7 +128,7 @@ def first_guess(entry: Entry, args: argparse.Namespace, known: list[Row]) -> flo
             row["loss"],
         )
     )
-    return float(same[0]["rate"]) if same else float(methods.learning_rate(entry.method))
+    return float(same[0]["rate"]) if same else float(methods.default_rate(entry.method).narrow)
 
 
 def name_of(entry: Entry) -> str:

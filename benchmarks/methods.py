@@ -192,7 +192,7 @@ def prepared(
     base = load_model(Path(folder), dtype=torch.float32, quantization_config=quantization)
     set_seed(0)
     model = method.prepare(base, context).train()
-    rate = method.learning_rate
+    rate = method.settings_type.default_learning_rate.at(base.config.hidden_size)
     optimizer = method.optimizer(model, learning_rate=rate, weight_decay=0.0)
     if optimizer is None:
         learning = [p for p in model.parameters() if p.requires_grad]

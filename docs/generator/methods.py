@@ -5,6 +5,7 @@ import inspect
 from generator.markdown import prose, table
 from generator.settings import fields
 from gossamer.methods import registry
+from gossamer.methods.common.learning_rate import NARROW, WIDE, DefaultRate
 
 
 def page() -> str:
@@ -15,7 +16,7 @@ def page() -> str:
             f"[`{m.name}`](#{m.name})",
             registry.summary(m.name),
             m.kind,
-            f"{m.learning_rate:g}",
+            _rates(registry.default_rate(m.name)),
             f"`{m.extra}`" if m.extra else "",
         )
         for m in methods
@@ -24,9 +25,18 @@ def page() -> str:
     parts = [
         "# Methods",
         "`gossamer tune --method NAME --set SETTING=VALUE`. The kind says what the result does at"
-        " inference; the learning rate is the default.",
+        " inference; the learning rate is the default, for hidden sizes up to"
+        f" {NARROW} – from {WIDE} on.",
         table(head, rows),
     ]
     for m in methods:
-        parts += [f"## {m.name}", prose(inspect.getdoc(m)), fields(m.settings_type)]
+        rate = registry.default_rate(m.name)
+        parts += [f"## {m.name}", prose(inspect.getdoc(m))]
+        parts += [f"Default learning rate: {rate}. Source: {rate.source}.", fields(m.settings_type)]
     return "\n\n".join(parts)
+
+
+def _rates(rate: DefaultRate) -> str:
+    """The anchors of a default rate, as in 0.001 – 0.0002; one figure if they are the same."""
+    ends = dict.fromkeys((f"{rate.narrow:g}", f"{rate.wide:g}"))
+    return " – ".join(ends)

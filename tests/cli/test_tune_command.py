@@ -47,7 +47,7 @@ def test_the_help_of_a_method_lists_every_setting_with_its_sentence(capsys):
     assert "rank  (default 16)" in text
     assert "Width of the two thin matrices" in text
     assert "max_length  (default 1024)" in text
-    assert "default learning rate 0.0002" in text
+    assert "default learning rate 0.001 up to hidden size 576, 0.0002 from 4096 on" in text
     assert command("--help-method", "smt") == 0
     text = capsys.readouterr().out
     assert "criterion  (default abs_mean; one of abs_mean, mean_abs, L1, L2)" in text

@@ -20,8 +20,6 @@ def test_every_method_says_what_it_is(name):
     assert method.name == name
     assert methods.summary(name)
     assert "\n" not in methods.summary(name)
-    assert 0 < method.learning_rate < 1
-    assert "earning rate" in (method.__doc__ or ""), "the source of the default learning rate"
     for field, info in method.settings_type.model_fields.items():
         assert info.description, f"setting {field} has no sentence"
     assert isinstance(method.from_values({}).settings, method.settings_type)
@@ -53,13 +51,12 @@ def test_one_registration_adds_a_method_and_a_second_of_that_name_is_refused(mon
     monkeypatch.setattr(registry, "ADDED", {})
 
     class Nothing(Method):
-        """Learns nothing. Learning rate: any."""
+        """Learns nothing."""
 
         name = "nothing"
         summary = "learns nothing"
         kind = "low-rank"
         settings_type = MethodSettings
-        learning_rate = 0.1
 
         def prepare(self, model, context): ...
         def save(self, model, folder, context): ...
@@ -84,7 +81,6 @@ def test_listing_methods_loads_no_heavy_library():
 @pytest.mark.parametrize("name", sorted(registry.TABLE))
 def test_the_settings_beside_a_method_are_its_own(name):
     assert methods.settings_type(name) is methods.find(name).settings_type
-    assert methods.learning_rate(name) == methods.find(name).learning_rate
     assert methods.parse_settings(name, {}) == methods.find(name).from_values({}).settings
 
 
@@ -96,7 +92,7 @@ def test_names_lines_and_settings_are_known_without_loading_a_method():
         "except SystemExit: pass\n"
         "main(['tune', '--help-method', 'smt'])\n"
         "for name in m.names():\n"
-        "    m.summary(name), m.learning_rate(name), m.parse_settings(name, {})\n"
+        "    m.summary(name), m.default_rate(name), m.parse_settings(name, {})\n"
         "rows = m.registry.TABLE.values()\n"
         "loaded = {target.partition(':')[0] for target, _ in rows} & set(sys.modules)\n"
         "print(sorted(loaded | ({'torch', 'peft', 'transformers', 'trl'} & set(sys.modules))))"

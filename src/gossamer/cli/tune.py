@@ -12,7 +12,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 from gossamer.cli._options import Options, Style, add_assignments
 from gossamer.errors import SettingError
 from gossamer.extras import require
-from gossamer.methods import learning_rate, names, settings_type, summary
+from gossamer.methods import default_rate, names, settings_type, summary
 from gossamer.settings import Settings, parse_assignments
 from gossamer.training.arguments import check_names, collect
 from gossamer.training.settings import RunSettings
@@ -103,12 +103,13 @@ def _collected(args: argparse.Namespace) -> tuple[RunSettings, dict[str, Any]]:
 
 def method_help(name: str) -> str:
     """List all settings of a run with the method `name`, with their defaults and sentences."""
-    fields = settings_type(name)
+    fields, rate = settings_type(name), default_rate(name)
     run_fields = [field for field in RunSettings.model_fields if field != "method_settings"]
     return "\n".join(
         [
             f"{name}: {summary(name)}",
-            f"default learning rate {learning_rate(name):g}",
+            f"default learning rate {rate}",
+            f"  ({rate.source})",
             "",
             f"settings of {name}:",
             *_describe(fields, list(fields.model_fields)),

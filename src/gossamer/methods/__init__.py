@@ -8,8 +8,8 @@ by that alone.
 from gossamer.methods.common.method import Kind, Method, MethodContext, Stage
 from gossamer.methods.common.settings import MethodSettings
 from gossamer.methods.registry import (
+    default_rate,
     find,
-    learning_rate,
     names,
     parse_settings,
     register,
@@ -23,8 +23,8 @@ __all__ = [
     "MethodContext",
     "MethodSettings",
     "Stage",
+    "default_rate",
     "find",
-    "learning_rate",
     "names",
     "parse_settings",
     "register",

@@ -144,13 +144,11 @@ class Adalora(PeftMethod[AdaloraSettings]):
 
     Importance is the running mean of |weight * gradient| times its variation. The steps of the run
     are those of the schedule. The result is a plain LoRA adapter with a rank for each layer.
-    Learning rate: 1e-3, a common choice for AdaLoRA, whose strengths start at zero; ours.
     """
 
     name = "adalora"
     kind = "low-rank"
     settings_type = AdaloraSettings
-    learning_rate = AdaloraSettings.default_learning_rate
 
     _allocation: "Allocation"
 

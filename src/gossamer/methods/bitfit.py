@@ -31,15 +31,11 @@ def bias_config(model: Any, wanted: str | Sequence[str]) -> Any:
 
 
 class Bitfit(PeftMethod[BitfitSettings]):
-    """y = W x + b + d, where d starts at zero and learns. Models without biases are refused.
-
-    Learning rate: 1e-3 is that of the examples in the authors' code, for BERT.
-    """
+    """y = W x + b + d, where d starts at zero and learns. Models without biases are refused."""
 
     name = "bitfit"
     kind = "other"
     settings_type = BitfitSettings
-    learning_rate = BitfitSettings.default_learning_rate
 
     def peft_config(self, model: Any, context: MethodContext) -> Any:
         return bias_config(model, self.settings.target_modules)

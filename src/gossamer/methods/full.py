@@ -10,16 +10,11 @@ from gossamer.methods.settings import FullSettings
 
 
 class Full(Method[FullSettings]):
-    """All weights learn, kept in float32.
-
-    Learning rate: 2e-5, the default of TRL, is a tenth of LoRA's; for the full fine-tuning of GPT-3
-    the LoRA paper took 1/40 of it.
-    """
+    """All weights learn, kept in float32."""
 
     name = "full"
     kind = "model"
     settings_type = FullSettings
-    learning_rate = FullSettings.default_learning_rate
     trains_base = True
     dense_because = "it trains the base"
 

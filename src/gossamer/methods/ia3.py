@@ -33,15 +33,11 @@ def _ends(path: str, name: str) -> bool:
 
 
 class Ia3(PeftMethod[Ia3Settings]):
-    """y = l * (W x), and y = W (l * x) for feed-forward layers; the vectors l start at one.
-
-    Learning rate: 3e-3, a common choice for IA3, whose factors start at one; ours.
-    """
+    """y = l * (W x), and y = W (l * x) for feed-forward layers; the vectors l start at one."""
 
     name = "ia3"
     kind = "gain"
     settings_type = Ia3Settings
-    learning_rate = Ia3Settings.default_learning_rate
 
     def peft_config(self, model: Any, context: MethodContext) -> Any:
         settings = self.settings

@@ -28,15 +28,11 @@ def ln_config(model: Any, wanted: Sequence[str] | None) -> Any:
 
 
 class LnTuning(PeftMethod[LnTuningSettings]):
-    """y = g * x / rms(x) (and + b where the norm has one): g and b learn, the rest is frozen.
-
-    Learning rate: 1e-3, as for `bitfit`, which moves as few weights; ours.
-    """
+    """y = g * x / rms(x) (and + b where the norm has one): g and b learn, the rest is frozen."""
 
     name = "ln_tuning"
     kind = "other"
     settings_type = LnTuningSettings
-    learning_rate = LnTuningSettings.default_learning_rate
 
     def peft_config(self, model: Any, context: MethodContext) -> Any:
         return ln_config(model, self.settings.norms)

@@ -54,16 +54,11 @@ def _plain(value: float) -> float:
 
 
 class Lora(PeftMethod[LoraSettings]):
-    """y = W x + (alpha / rank) B A x, B starting at zero, W frozen.
-
-    Learning rate: 2e-4 is what the LoRA paper uses for GPT-3 and QLoRA for models up to 13 B
-    parameters; smaller models bear more (4e-4 and 5e-4 for RoBERTa-base in the LoRA paper).
-    """
+    """y = W x + (alpha / rank) B A x, B starting at zero, W frozen."""
 
     name = "lora"
     kind = "low-rank"
     settings_type = LoraSettings
-    learning_rate = LoraSettings.default_learning_rate
     size_setting = "rank"
 
     def peft_config(self, model: Any, context: MethodContext) -> Any:
@@ -73,13 +68,12 @@ class Lora(PeftMethod[LoraSettings]):
 class RsLora(PeftMethod[RsLoraSettings]):
     """y = W x + (alpha / sqrt(rank)) B A x: activations and gradients keep their size at any rank.
 
-    Learning rate: that of LoRA, since at the default rank and alpha the two are the same.
+    At the default rank and alpha it is LoRA.
     """
 
     name = "rslora"
     kind = "low-rank"
     settings_type = RsLoraSettings
-    learning_rate = RsLoraSettings.default_learning_rate
     size_setting = "rank"
 
     def peft_config(self, model: Any, context: MethodContext) -> Any:
@@ -87,15 +81,11 @@ class RsLora(PeftMethod[RsLoraSettings]):
 
 
 class Dora(PeftMethod[DoraSettings]):
-    """W' = m * V / |V| with V = W + (alpha / rank) B A, row by row; m, A and B learn.
-
-    Learning rate: 2e-4 is the paper's for LLaMA-7B and LLaMA2-7B at rank 16; alpha = 2 rank too.
-    """
+    """W' = m * V / |V| with V = W + (alpha / rank) B A, row by row; m, A and B learn."""
 
     name = "dora"
     kind = "gain"
     settings_type = DoraSettings
-    learning_rate = DoraSettings.default_learning_rate
     size_setting = "rank"
     # The base's product and the adapter's, both of which are multiplied by the gain.
     outputs_kept = 2.0

@@ -99,14 +99,12 @@ class Pissa(PeftMethod[PissaSettings]):
 
     The start computes what the base computes, but the base is changed to the residual. The result
     of a run is a plain LoRA adapter of the untouched base, of twice the rank:
-    scale * (B A - B0 A0). Learning rate: 2e-5 is the released script's for LLaMA-2-7B; the factors
-    start large, so LoRA's rate is often too high.
+    scale * (B A - B0 A0).
     """
 
     name = "pissa"
     kind = "low-rank"
     settings_type = PissaSettings
-    learning_rate = PissaSettings.default_learning_rate
     size_setting = "rank"
 
     _start: "Start"
@@ -135,7 +133,6 @@ class Federa(Pissa):
     """FeDeRA's initialisation (arXiv 2404.18848), which is PiSSA's: one method under two names.
 
     FeDeRA is this start in federated tuning: the server decomposes once and sends the factors.
-    Learning rate: that of `pissa`.
     """
 
     name = "federa"

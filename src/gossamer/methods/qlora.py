@@ -44,14 +44,12 @@ class QLora(PeftMethod[QLoraSettings]):
     Runs through bitsandbytes on NVIDIA, AMD and Intel GPUs, and on CPUs. It pays where the base
     weights are most of the memory: on SmolLM2-135M and a CPU a step was a tenth slower than that of
     `lora` and took as much memory. The adapter is a LoRA adapter for the base model; it was trained
-    on that model's 4-bit rounding. Learning rate: 2e-4 is the paper's for models up to 13 B
-    parameters (1e-4 above).
+    on that model's 4-bit rounding.
     """
 
     name = "qlora"
     kind = "low-rank"
     settings_type = QLoraSettings
-    learning_rate = QLoraSettings.default_learning_rate
     size_setting = "rank"
     extra = "qlora"
     extra_modules = ("bitsandbytes",)

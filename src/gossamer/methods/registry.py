@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import Any, TypeVar
 
 from gossamer.errors import UnknownNameError
+from gossamer.methods.common.learning_rate import DefaultRate
 from gossamer.methods.common.method import Method
 from gossamer.methods.common.settings import MethodSettings
 
@@ -188,10 +189,8 @@ def settings_type(name: str) -> type[MethodSettings]:
     return found
 
 
-def learning_rate(name: str) -> float:
+def default_rate(name: str) -> DefaultRate:
     """Return the default learning rate of a method; raises `UnknownNameError`."""
-    if name in ADDED:
-        return ADDED[name].learning_rate
     return settings_type(name).default_learning_rate
 
 

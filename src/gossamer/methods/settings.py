@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from gossamer.methods.common.learning_rate import DefaultRate
 from gossamer.methods.common.settings import MethodSettings, PositiveFloat, PositiveInt
 
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -13,7 +14,9 @@ Average = Annotated[float, Field(gt=0, lt=1)]
 class LoraSettings(MethodSettings):
     """Settings of `lora`."""
 
-    default_learning_rate = 2e-4
+    default_learning_rate = DefaultRate(
+        1e-3, 2e-4, source="sweep on SmolLM2-135M; QLoRA's paper, 7 to 13 billion parameters"
+    )
 
     rank: PositiveInt = 16
     """Width of the two thin matrices; more learns more and costs more."""
@@ -50,6 +53,10 @@ class RsLoraSettings(LoraSettings):
 class DoraSettings(LoraSettings):
     """Settings of `dora`."""
 
+    default_learning_rate = DefaultRate(
+        1e-3, 2e-4, source="that of lora; the paper for LLaMA-7B and LLaMA2-7B at rank 16"
+    )
+
 
 class QLoraSettings(LoraSettings):
     """Settings of `qlora`."""
@@ -61,7 +68,9 @@ class QLoraSettings(LoraSettings):
 class PissaSettings(LoraSettings):
     """Settings of `pissa`."""
 
-    default_learning_rate = 2e-5
+    default_learning_rate = DefaultRate(
+        3e-4, 2e-5, source="sweep on SmolLM2-135M; the released script for LLaMA-2-7B"
+    )
 
     alpha: PositiveFloat = 16.0
     """Strength: the factors' product is scaled by alpha / rank, and they start smaller by as much.
@@ -79,7 +88,9 @@ class FederaSettings(PissaSettings):
 class VeloraSettings(LoraSettings):
     """Settings of `velora`."""
 
-    default_learning_rate = 4e-4
+    default_learning_rate = DefaultRate(
+        1e-3, 4e-4, source="that of lora; the released scripts for LLaMA"
+    )
 
     compressed_modules: list[str] = Field(default=["v_proj", "down_proj"])
     """Layers, among those adapted, whose input is kept compressed; the paper's best choice."""
@@ -99,7 +110,9 @@ class VeloraSettings(LoraSettings):
 class AdaloraSettings(MethodSettings):
     """Settings of `adalora`."""
 
-    default_learning_rate = 1e-3
+    default_learning_rate = DefaultRate.flat(
+        1e-3, source="a common choice, whose strengths start at zero; not swept"
+    )
 
     rank: PositiveInt = 8
     """Mean rank of a layer at the end."""
@@ -141,7 +154,9 @@ class AdaloraSettings(MethodSettings):
 class ShiraSettings(MethodSettings):
     """Settings of `shira`."""
 
-    default_learning_rate = 2e-4
+    default_learning_rate = DefaultRate(
+        1e-3, 2e-4, source="sweep on SmolLM2-135M; scaled with the width as lora"
+    )
 
     rank: PositiveInt = 16
     """Size: a layer gets as many entries as LoRA of this rank would have weights."""
@@ -163,7 +178,7 @@ class ShiraSettings(MethodSettings):
 class Ia3Settings(MethodSettings):
     """Settings of `ia3`."""
 
-    default_learning_rate = 3e-3
+    default_learning_rate = DefaultRate.flat(3e-3, source="the paper, with Adafactor and T0")
 
     target_modules: str | list[str] = Field(default=["k_proj", "v_proj", "down_proj"])
     """Layers to rescale: the paper's keys, values and inner activations of the MLP; or all-linear,
@@ -179,7 +194,9 @@ class Ia3Settings(MethodSettings):
 class LnTuningSettings(MethodSettings):
     """Settings of `ln_tuning`."""
 
-    default_learning_rate = 1e-3
+    default_learning_rate = DefaultRate.flat(
+        1e-3, source="that of bitfit, which moves as few weights; not swept"
+    )
 
     norms: list[str] | None = None
     """Names of the normalisation layers that learn, such as [input_layernorm]; unset: all."""
@@ -188,7 +205,9 @@ class LnTuningSettings(MethodSettings):
 class BitfitSettings(MethodSettings):
     """Settings of `bitfit`."""
 
-    default_learning_rate = 1e-3
+    default_learning_rate = DefaultRate.flat(
+        1e-3, source="the examples in the authors' code, for BERT"
+    )
 
     target_modules: str | list[str] = "all-linear"
     """Layers whose biases learn: all-linear, attention, mlp, or a list of layer names; those that
@@ -198,7 +217,7 @@ class BitfitSettings(MethodSettings):
 class PromptTuningSettings(MethodSettings):
     """Settings of `prompt_tuning`."""
 
-    default_learning_rate = 3e-2
+    default_learning_rate = DefaultRate.flat(3e-2, source="PEFT's guide for causal models")
 
     tokens: PositiveInt = 20
     """Virtual tokens in front of the text; each takes the place of a real one in the context."""
@@ -211,7 +230,9 @@ class PromptTuningSettings(MethodSettings):
 class PrefixTuningSettings(MethodSettings):
     """Settings of `prefix_tuning`."""
 
-    default_learning_rate = 1e-2
+    default_learning_rate = DefaultRate.flat(
+        1e-2, source="PEFT's guide; `projection` wants a far smaller one"
+    )
 
     tokens: PositiveInt = 20
     """Virtual positions in front of the text, in every layer."""
@@ -228,7 +249,9 @@ class PrefixTuningSettings(MethodSettings):
 class PTuningSettings(MethodSettings):
     """Settings of `p_tuning`."""
 
-    default_learning_rate = 1e-3
+    default_learning_rate = DefaultRate.flat(
+        1e-3, source="PEFT's guide to P-tuning, for RoBERTa-large"
+    )
 
     tokens: PositiveInt = 20
     """Virtual tokens in front of the text."""
@@ -244,7 +267,9 @@ class PTuningSettings(MethodSettings):
 class FullSettings(MethodSettings):
     """Settings of `full`."""
 
-    default_learning_rate = 2e-5
+    default_learning_rate = DefaultRate(
+        1e-4, 2e-5, source="sweep on SmolLM2-135M; the default of TRL"
+    )
 
     train_embeddings: bool = True
     """Whether the token embeddings (and an output head tied to them) learn too."""

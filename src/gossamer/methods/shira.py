@@ -9,6 +9,7 @@ from peft import ShiraConfig, TaskType
 from gossamer.errors import SettingError
 from gossamer.methods.common.method import MethodContext
 from gossamer.methods.common.peft_method import PeftMethod
+from gossamer.methods.common.probe_loss import backward
 from gossamer.methods.common.targets import is_meta, refuse_quantized, select_targets
 from gossamer.methods.settings import ShiraSettings
 
@@ -86,7 +87,7 @@ def _scores(
         handles.append(weight.register_post_accumulate_grad_hook(_adder(sums[key])))
     try:
         for batch in context.probe_batches(steps):
-            model(**batch).loss.backward()
+            backward(model, batch)
     finally:
         for handle in handles:
             handle.remove()
@@ -125,14 +126,12 @@ class Shira(PeftMethod[ShiraSettings]):
     """W' = W + M * D, where the mask M stays as it was chosen and D starts at zero.
 
     High rank and few entries: adapters can be swapped by changing 1 to 2 % of the weights. Each
-    forward pass builds the changed weight, which costs time and a dense gradient. Learning rate:
-    2e-4, LoRA's, whose number of weights it has; the paper's own rate is not known to us.
+    forward pass builds the changed weight, which costs time and a dense gradient.
     """
 
     name = "shira"
     kind = "sparse"
     settings_type = ShiraSettings
-    learning_rate = ShiraSettings.default_learning_rate
     size_setting = "rank"
     dense_because = "it multiplies by weights that it has changed"
 

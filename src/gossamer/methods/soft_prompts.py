@@ -84,16 +84,11 @@ def start_tokens(model: Any, context: MethodContext, count: int, text: str | Non
 
 
 class PromptTuning(SoftPromptMethod[PromptTuningSettings]):
-    """[P; E(x)] instead of E(x): only the embeddings P in front of the text's learn.
-
-    Learning rate: 3e-2, with AdamW, is that of PEFT's guide for causal models; the paper uses 0.3
-    with Adafactor and T5.
-    """
+    """[P; E(x)] instead of E(x): only the embeddings P in front of the text's learn."""
 
     name = "prompt_tuning"
     kind = "prefix"
     settings_type = PromptTuningSettings
-    learning_rate = PromptTuningSettings.default_learning_rate
     size_setting = "tokens"
 
     def peft_config(self, model: Any, context: MethodContext) -> Any:
@@ -112,15 +107,11 @@ class PromptTuning(SoftPromptMethod[PromptTuningSettings]):
 
 
 class PrefixTuning(SoftPromptMethod[PrefixTuningSettings]):
-    """Attention sees [P_k; K] and [P_v; V] in every layer; only P_k and P_v learn.
-
-    Learning rate: 1e-2, with AdamW, is that of PEFT's guide; `projection` wants a far smaller one.
-    """
+    """Attention sees [P_k; K] and [P_v; V] in every layer; only P_k and P_v learn."""
 
     name = "prefix_tuning"
     kind = "prefix"
     settings_type = PrefixTuningSettings
-    learning_rate = PrefixTuningSettings.default_learning_rate
     size_setting = "tokens"
 
     def check(self, context: MethodContext) -> None:
@@ -147,15 +138,11 @@ class PrefixTuning(SoftPromptMethod[PrefixTuningSettings]):
 
 
 class PTuning(SoftPromptMethod[PTuningSettings]):
-    """[f(P); E(x)] instead of E(x): P and the network f learn, and only f(P) is kept.
-
-    Learning rate: 1e-3 is that of PEFT's guide to P-tuning, for RoBERTa-large.
-    """
+    """[f(P); E(x)] instead of E(x): P and the network f learn, and only f(P) is kept."""
 
     name = "p_tuning"
     kind = "prefix"
     settings_type = PTuningSettings
-    learning_rate = PTuningSettings.default_learning_rate
     size_setting = "tokens"
 
     def peft_config(self, model: Any, context: MethodContext) -> Any:

@@ -60,13 +60,12 @@ class Velora(PeftMethod[VeloraSettings]):
 
     Only the thin A sees the approximation. It saves memory where nothing else keeps that input, and
     none under gradient checkpointing, which computes the input again anyway. The result is a plain
-    LoRA adapter. Learning rate: 4e-4, the released LLaMA scripts', at rank 32 and alpha 16.
+    LoRA adapter.
     """
 
     name = "velora"
     kind = "low-rank"
     settings_type = VeloraSettings
-    learning_rate = VeloraSettings.default_learning_rate
     size_setting = "rank"
 
     def peft_config(self, model: Any, context: MethodContext) -> Any:

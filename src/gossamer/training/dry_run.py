@@ -16,6 +16,8 @@ class DryRun:
     """The course of a run that was not carried out."""
 
     settings: RunSettings
+    learning_rate_source: str | None
+    """Where the learning rate comes from; None: the settings give it."""
     plan: RunPlan
     data_lines: list[str]
     train_tokens: int
@@ -38,7 +40,8 @@ class DryRun:
             f"tokens: {self.train_tokens:,} per pass",
             f"steps: {plan.steps:,} of {plan.rows_per_step} rows, {plan.epochs:.2g} passes, "
             f"{plan.warmup_steps} of warm-up",
-            f"learning rate: {self.settings.learning_rate:g}, {self.settings.scheduler}",
+            f"learning rate: {self.settings.learning_rate:g}{self._rate_source()}, "
+            f"{self.settings.scheduler}",
             *self._stage_lines(),
             f"trainable parameters: {last.trainable:,} of {last.total_parameters:,} ({share:.2%})",
             f"memory, estimated: {_size(memory.total)} on {self.settings.device} in "
@@ -48,6 +51,9 @@ class DryRun:
             self.preview,
             "dry run: nothing was written",
         ]
+
+    def _rate_source(self) -> str:
+        return f" ({self.learning_rate_source})" if self.learning_rate_source else ""
 
     def _stage_lines(self) -> list[str]:
         if len(self.stages) == 1:
@@ -77,6 +83,7 @@ def dry_run(settings: RunSettings) -> DryRun:
         )
     return DryRun(
         settings=prepared.settings,
+        learning_rate_source=prepared.recorded.get("learning_rate_source"),
         plan=prepared.plan,
         stages=prepared.stages,
         data_lines=_data_lines(prepared),

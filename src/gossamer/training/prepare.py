@@ -9,7 +9,7 @@ from gossamer.basemodel.find import resolve
 from gossamer.basemodel.load import load_config, load_tokenizer
 from gossamer.basemodel.quantize import name_of, quantization_of
 from gossamer.machine import fit_threads
-from gossamer.methods import Method, MethodContext
+from gossamer.methods import Method, MethodContext, settings_type
 from gossamer.sparsity.plan import SparsityPlan
 from gossamer.training.data import EncodedData, load_data
 from gossamer.training.loop.device import choose_device, choose_dtype
@@ -50,12 +50,12 @@ def prepare(settings: RunSettings) -> Prepared:
     device = choose_device(settings.device)
     settings = settings.model_copy(
         update={
-            "learning_rate": settings.learning_rate or method.learning_rate,
             "dtype": choose_dtype(settings.dtype, device),
             "device": device.split(":")[0],
         }
     )
     folder = resolve(settings.model)
+    settings, rate_source = _with_learning_rate(settings, Path(folder))
     if settings.liger_kernel:
         check_liger(device, Path(folder))
     tokenizer = load_tokenizer(folder)
@@ -80,8 +80,19 @@ def prepare(settings: RunSettings) -> Prepared:
             base_fingerprint=context.base_fingerprint,
             quantization=_quantization(method, context),
             sparse_plan=None if sparse is None else sparse.model_dump(mode="json"),
+            learning_rate_source=rate_source,
         ),
     )
+
+
+def _with_learning_rate(settings: RunSettings, folder: Path) -> tuple[RunSettings, str | None]:
+    """The settings with a learning rate, and where it comes from; None: the user gave it."""
+    if settings.learning_rate is not None:
+        return settings, None
+    width = load_config(folder).get_text_config().hidden_size
+    rate = settings_type(settings.method).default_learning_rate.at(width)
+    chosen = settings.model_copy(update={"learning_rate": rate})
+    return chosen, f"default of {settings.method} at hidden size {width}"
 
 
 def _quantization(method: Method[Any], context: MethodContext) -> str | None:

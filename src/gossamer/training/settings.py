@@ -43,7 +43,8 @@ class RunSettings(DataSettings):
     """Forward passes per optimizer step; a step sees batch_size times as many rows."""
 
     learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    """Peak learning rate; unset: the method's own default."""
+    """Peak learning rate; unset: the method's default for a model of this width, which
+    `gossamer tune --help-method NAME` tells."""
 
     scheduler: Literal["linear", "cosine", "constant"] = "linear"
     """Course of the learning rate after the warm-up: down to zero in a line or a half cosine, or

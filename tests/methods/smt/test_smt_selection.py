@@ -6,7 +6,8 @@ from transformers import AutoModelForCausalLM
 
 from gossamer.errors import SettingError
 from gossamer.methods.smt.blocks import Block, block_scores, cut
-from gossamer.methods.smt.select import choose, count_weights, select_blocks, target_layers
+from gossamer.methods.smt.budget import Budget, count_weights
+from gossamer.methods.smt.select import choose, select_blocks, target_layers
 from gossamer.methods.smt.settings import SmtSettings
 from gossamer.methods.smt.statistics import GradientSums
 
@@ -30,9 +31,8 @@ def settings(**values):
 
 def pick(sums, count, **values):
     """The `count` best blocks of one part."""
-    wanted = settings(attention_ratio=0.5, **values)
-    weights = round(count * wanted.block_size**2 / 0.5)
-    return choose(sums, {"attention": list(sums), "mlp": []}, weights, wanted)
+    budget = Budget(SIZE, {"attention": count * SIZE**2, "mlp": 0}, {"attention": "a budget"})
+    return choose(sums, {"attention": list(sums), "mlp": []}, budget, settings(**values))
 
 
 def test_blocks_cover_a_matrix_once():
@@ -73,25 +73,6 @@ def test_a_checkerboard_is_seen_by_abs_mean_alone():
     checkerboard = {"a": [Block(8, 16, 8, 8)]}
     assert pick({"a": gradient}, 1, criterion="abs_mean") == checkerboard
     assert pick({"a": gradient}, 1, criterion="mean_abs") != checkerboard
-
-
-@pytest.mark.parametrize(
-    ("ratio", "weights", "count"),
-    [
-        # Blocks of 256 that the published ratios mean for LLaMA-7B and LLaMA3-8B.
-        (0.0084, 6_738_149_376, 863),
-        (0.0071, 8_029_995_008, 869),
-        (0.0084, 8_029_995_008, 1029),
-    ],
-)
-def test_the_number_of_blocks_is_that_of_the_released_code(ratio, weights, count):
-    sums = {"q": torch.zeros(1, 1)}
-    wanted = SmtSettings(attention_ratio=ratio)
-    budget = int(ratio * weights / 256**2)
-    assert budget == count
-    assert choose(sums, {"attention": ["q"], "mlp": []}, weights, wanted) == {
-        "q": [Block(0, 0, 1, 1)]
-    }
 
 
 def test_edges_fill_the_budget_and_never_exceed_it():

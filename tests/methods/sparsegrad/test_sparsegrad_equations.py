@@ -200,6 +200,26 @@ def test_micro_batches_add_up():
     assert torch.allclose(layer.gradient().values, joint.values, atol=1e-4)
 
 
+def test_of_several_micro_batches_no_more_entries_stay_than_of_one():
+    _, layer = a_layer(share=0.1)
+    x = torch.randn(TOKENS, IN)
+    for part in (x[:4], x[4:]):
+        layer(part).square().sum().backward()
+    count = round(0.1 * OUT * IN)
+    together = layer.pending
+    assert len(together.places) > count, "the parts have other largest entries"
+    kept = layer.gradient()
+    assert len(kept.places) == count
+    assert bool((kept.places.diff() > 0).all())
+    smallest = kept.values.abs().min()
+    left_out = ~torch.isin(together.places, kept.places)
+    assert bool((together.values[left_out].abs() <= smallest * 1.0001).all())
+    layer.zero_grad()
+    layer.forget_gradient()
+    layer(x).square().sum().backward()
+    assert len(layer.gradient().places) == count
+
+
 @pytest.mark.parametrize("energy", [1.0, 0.9])
 def test_the_strided_product_finds_what_the_plain_one_does(energy):
     generator = torch.Generator().manual_seed(0)

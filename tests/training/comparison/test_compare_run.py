@@ -100,6 +100,22 @@ def test_each_result_is_an_ordinary_run_folder(finished):
     assert not (lora / "checkpoints").exists()
 
 
+def test_the_best_of_several_rates_is_told_beside_the_others(small, tmp_path):
+    comparison = small(methods=["lora:learning_rate=[1e-6,3e-3]", "full:learning_rate=3e-3"])
+    slow, fast, full = comparison.entries
+    assert fast.loss.value < slow.loss.value
+    assert [comparison.is_best(entry) for entry in (slow, fast, full)] == [False, True, True]
+    lines = table(comparison).splitlines()
+    assert [line.partition("|")[2].partition("|")[0].strip() for line in lines[3:]] == [
+        "`lora:learning_rate=1e-6`",
+        "`lora:learning_rate=3e-3` **best rate**",
+        "`full:learning_rate=3e-3`",
+    ]
+    stored = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert [entry["best_rate"] for entry in stored["entries"]] == [False, True, True]
+    assert "Best rate: the one with the lowest" in (tmp_path / "out" / "table.md").read_text()
+
+
 def test_asked_again_nothing_is_done_again(small, monkeypatch):
     first = small(methods=["lora"])
     monkeypatch.setattr(

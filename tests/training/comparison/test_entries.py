@@ -39,10 +39,32 @@ def test_entries_are_told_apart(texts, entries):
     assert parsed(*texts) == entries
 
 
+def test_several_rates_are_an_entry_each_that_know_one_another():
+    text = "smt:block_size=64,learning_rate=[1e-4, 1e-3]"
+    entries = parse_entries([text, "lora"])
+    assert [entry.label for entry in entries] == [
+        "smt:block_size=64,learning_rate=1e-4",
+        "smt:block_size=64,learning_rate=1e-3",
+        "lora",
+    ]
+    assert [entry.run for entry in entries] == [
+        {"learning_rate": 1e-4},
+        {"learning_rate": 1e-3},
+        {},
+    ]
+    assert [entry.rates_of for entry in entries] == [text, text, None]
+    assert len({entry.folder for entry in entries}) == 3
+    # The speed of a step does not depend on the rate.
+    assert entries[0].timing_folder == entries[1].timing_folder != entries[2].timing_folder
+
+
 @pytest.mark.parametrize(
     ("texts", "message"),
     [
         ([""], "--methods is empty"),
+        (["lora:learning_rate=[1e-3]"], "give learning_rate a number, or several rates"),
+        (["lora:learning_rate=[1e-3, 0.001]"], "would share the folder"),
+        (["lora:learning_rate=[1e-3,1e-4],lora:learning_rate=1e-4"], "is the same as"),
         (["lorra"], "unknown method 'lorra'; did you mean 'lora'"),
         (["rank=4"], "'rank=4' has no method before it; write METHOD:rank=4"),
         (["lora", "rank=4"], "'rank=4' has no method before it"),

@@ -21,22 +21,19 @@ class Houlsby(_Bottleneck):
     """h + scale * (U f(D h + b1) + b2) behind attention and MLP, before each is added (1902.00751).
 
     U and b2 start at zero, so the start is the base. The norms, which the paper trains too, stay as
-    they are. Not linear, so it cannot be merged. Learning rate: 3e-4, a common choice for adapters;
-    ours.
+    they are. Not linear, so it cannot be merged.
     """
 
     name = "houlsby"
     settings_type = HoulsbySettings
-    learning_rate = HoulsbySettings.default_learning_rate
 
 
 class Pfeiffer(_Bottleneck):
     """h + scale * (U f(D h + b1) + b2) behind the MLP only (arXiv 2005.00247).
 
     Half the weights of `houlsby`, and about as good in the paper. Not linear, so it cannot be
-    merged. Learning rate: 1e-4, a common choice for adapters; ours.
+    merged.
     """
 
     name = "pfeiffer"
     settings_type = PfeifferSettings
-    learning_rate = PfeifferSettings.default_learning_rate

@@ -4,11 +4,16 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from gossamer.methods.common.learning_rate import DefaultRate
 from gossamer.methods.common.settings import MethodSettings, PositiveFloat, PositiveInt
 
 
 class BottleneckSettings(MethodSettings):
     """What both kinds of bottleneck adapters have in common."""
+
+    default_learning_rate = DefaultRate(
+        1e-3, 3e-4, source="sweep on SmolLM2-135M; LLM-Adapters for LLaMA-7B"
+    )
 
     width: PositiveInt = 64
     """Width of the bottleneck."""
@@ -26,16 +31,12 @@ class BottleneckSettings(MethodSettings):
 class HoulsbySettings(BottleneckSettings):
     """Settings of `houlsby`."""
 
-    default_learning_rate = 3e-4
-
     target_modules: str | list[str] = Field(default=["o_proj", "down_proj"])
     """Layers whose output is followed by an adapter: the last ones of attention and MLP."""
 
 
 class PfeifferSettings(BottleneckSettings):
     """Settings of `pfeiffer`."""
-
-    default_learning_rate = 1e-4
 
     target_modules: str | list[str] = Field(default=["down_proj"])
     """Layers whose output is followed by an adapter: the last one of the MLP."""

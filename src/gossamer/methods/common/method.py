@@ -81,8 +81,6 @@ class Method(ABC, Generic[S]):
     kind: Kind
     """May depend on the settings, as `tuner_module` may."""
     settings_type: ClassVar[type[MethodSettings]]
-    learning_rate: ClassVar[float]
-    """Default learning rate; the class's docstring names its source."""
     extra: ClassVar[str | None] = None
     """The optional dependency group of `pip install -e '.[...]'` that the method needs."""
     extra_modules: ClassVar[tuple[str, ...]] = ()
@@ -97,9 +95,9 @@ class Method(ABC, Generic[S]):
     tuner_module: str | None = None
     """The module to import before PEFT loads the result, where the tuner is ours."""
 
-    size_setting: ClassVar[str | None] = None
+    size_setting: str | None = None
     """The setting that scales how many parameters learn, such as "rank" (a whole number from 1) or
-    a density (a share up to 1); None: there is none."""
+    a density (a share up to 1); None: there is none. May depend on the settings."""
 
     outputs_kept: ClassVar[float] = 0.0
     """How many times the method keeps the outputs of its linear layers for the backward pass,

@@ -4,6 +4,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
+from gossamer.methods.common.learning_rate import DefaultRate
 from gossamer.settings import Settings
 
 PositiveInt = Annotated[int, Field(ge=1)]
@@ -13,5 +14,5 @@ PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 class MethodSettings(Settings):
     """Base of the settings of a method."""
 
-    default_learning_rate: ClassVar[float]
-    """The rate of a run whose settings name none; the method's docstring has its source."""
+    default_learning_rate: ClassVar[DefaultRate]
+    """The rate of a run whose settings name none, with its source."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.errors import DataError
+from gossamer.methods.common.probe_loss import backward
 from gossamer.methods.common.sparse_delta_mask import as_index, num_entries
 
 BUDGET = 2**30
@@ -74,7 +75,7 @@ def _gradient_sums(
     seen = 0
     try:
         for batch in batches:
-            model(**batch).loss.backward()
+            backward(model, batch)
             seen += 1
     finally:
         for handle in handles:

@@ -19,7 +19,6 @@ L = TypeVar("L", bound=LamdaSettings)
 
 class _LamdaMethod(PeftMethod[L]):
     kind = "low-rank"
-    learning_rate = LamdaSettings.default_learning_rate
     allocation: ClassVar[str]
 
     def peft_config(self, model: Any, context: MethodContext) -> Any:
@@ -40,8 +39,6 @@ class _LamdaMethod(PeftMethod[L]):
 class Lamda(_LamdaMethod[LamdaSettings]):
     """W' = (W - s B0 S0 A) + s B S A; A and B0 hold singular vectors of W and S0 its singular
     values; S learns throughout, B until its columns are frozen, A never.
-
-    Learning rate: 3e-4 is that of the authors' scripts at rank 64.
     """
 
     name = "lamda"
@@ -51,10 +48,7 @@ class Lamda(_LamdaMethod[LamdaSettings]):
 
 
 class LamdaPp(_LamdaMethod[LamdaPpSettings]):
-    """LaMDA++: LaMDA with more rank where the leading singular values hold less of the weight.
-
-    Learning rate: 3e-4 is that of the authors' scripts for LaMDA.
-    """
+    """LaMDA++: LaMDA with more rank where the leading singular values hold less of the weight."""
 
     name = "lamda_pp"
     settings_type = LamdaPpSettings

@@ -4,13 +4,16 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from gossamer.methods.common.learning_rate import DefaultRate
 from gossamer.methods.common.settings import MethodSettings, PositiveFloat, PositiveInt
 
 
 class LamdaSettings(MethodSettings):
     """Settings of `lamda`."""
 
-    default_learning_rate = 3e-4
+    default_learning_rate = DefaultRate(
+        3e-3, 3e-4, source="sweep on SmolLM2-135M; the authors' scripts at rank 64"
+    )
 
     rank: PositiveInt = 32
     """Number of singular vectors; the square matrix between them has as many rows and columns."""

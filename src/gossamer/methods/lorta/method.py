@@ -15,16 +15,11 @@ from gossamer.methods.lorta.settings import LortaSettings
 
 
 class Lorta(PeftMethod[LortaSettings]):
-    """dW[l, m, h] = (alpha / r) A diag(C_H[h] * C_M[m] * C_L[l]) Bᵀ, one set of factors for all.
-
-    Learning rate: 1e-2 is the lower end of the authors' settings for RoBERTa-large on GLUE (1e-2 to
-    3e-2); theirs for GSM8K is 5e-2, and those for instructions are far smaller (2e-5 to 4e-4).
-    """
+    """dW[l, m, h] = (alpha / r) A diag(C_H[h] * C_M[m] * C_L[l]) Bᵀ, one set of factors for all."""
 
     name = "lorta"
     kind = "low-rank"
     settings_type = LortaSettings
-    learning_rate = LortaSettings.default_learning_rate
     size_setting = "rank"
 
     def peft_config(self, model: Any, context: MethodContext) -> Any:

@@ -4,13 +4,16 @@ from typing import Annotated
 
 from pydantic import Field
 
+from gossamer.methods.common.learning_rate import DefaultRate
 from gossamer.methods.common.settings import MethodSettings, PositiveFloat, PositiveInt
 
 
 class LortaSettings(MethodSettings):
     """Settings of `lorta`."""
 
-    default_learning_rate = 1e-2
+    default_learning_rate = DefaultRate.flat(
+        1e-2, source="the authors' lower end for RoBERTa-large on GLUE; not swept"
+    )
 
     rank: PositiveInt = 64
     """Rank of the tensor, and the most rank of the change of any one matrix."""

@@ -19,7 +19,6 @@ class ReftMethod(PeftMethod[R]):
     """What LoReFT, DiReFT and NodiReFT share; the name of the method is the variant."""
 
     kind = "intervention"
-    learning_rate = ReftSettings.default_learning_rate
     size_setting = "rank"
     tuner_module = "gossamer.methods.reft.model"
 
@@ -28,11 +27,7 @@ class ReftMethod(PeftMethod[R]):
 
 
 class Loreft(ReftMethod[LoreftSettings]):
-    """h' = h + Rᵀ(W h + b - R h) at prompt positions; R has orthonormal rows; R, W and b learn.
-
-    Learning rate: 9e-4 is the paper's for LLaMA, tuned on GSM8K and used for all its sizes and
-    tasks of commonsense, arithmetic and instructions; so are rank 8 and 7 + 7 tied positions.
-    """
+    """h' = h + Rᵀ(W h + b - R h) at prompt positions; R has orthonormal rows; R, W and b learn."""
 
     name = "loreft"
     settings_type = LoreftSettings
@@ -41,8 +36,6 @@ class Loreft(ReftMethod[LoreftSettings]):
 class Direft(ReftMethod[DireftSettings]):
     """h' = h + Rᵀ(W h + b) at prompt positions; R, W and b learn, R being free: the DiReFT of the
     paper, which the authors' library calls Nodireft.
-
-    Learning rate: 9e-4 is the paper's for LLaMA, as for LoReFT.
     """
 
     name = "direft"
@@ -50,10 +43,7 @@ class Direft(ReftMethod[DireftSettings]):
 
 
 class Nodireft(ReftMethod[NodireftSettings]):
-    """NodiReFT: `direft` with its defaults, under the name of the authors' library.
-
-    Learning rate: 9e-4 is the paper's for LLaMA, as for LoReFT.
-    """
+    """NodiReFT: `direft` with its defaults, under the name of the authors' library."""
 
     name = "nodireft"
     settings_type = NodireftSettings

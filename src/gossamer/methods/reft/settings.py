@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from gossamer.methods.common.learning_rate import DefaultRate
 from gossamer.methods.common.settings import MethodSettings
 
 Count = Annotated[int, Field(ge=0)]
@@ -12,7 +13,9 @@ Count = Annotated[int, Field(ge=0)]
 class ReftSettings(MethodSettings):
     """What LoReFT, DiReFT and NodiReFT have in common."""
 
-    default_learning_rate = 9e-4
+    default_learning_rate = DefaultRate(
+        3e-3, 9e-4, source="sweep on SmolLM2-135M; the paper for LLaMA"
+    )
 
     rank: Annotated[int, Field(ge=1)] = 8
     """Number of directions of the hidden state that an edit may change."""

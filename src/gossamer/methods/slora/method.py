@@ -123,15 +123,11 @@ class Slora(PeftMethod[SloraSettings]):
 
     A random mask of 1 % is nearly noise of full rank: LoRA of rank 16 begins with a small part of
     what stage 1 learnt, which the run reports as retained energy.
-
-    Learning rate: 2e-4, that of LoRA, which the second stage is; the paper's is not given in what
-    could be read of it.
     """
 
     name = "slora"
     kind: Kind = "low-rank"
     settings_type = SloraSettings
-    learning_rate = SloraSettings.default_learning_rate
     size_setting = "rank"
 
     def __init__(self, settings: SloraSettings) -> None:

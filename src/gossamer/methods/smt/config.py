@@ -1,13 +1,12 @@
 """PEFT's configuration of SMT."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from gossamer.methods.common.sparse_delta_mask import random_entries
 from gossamer.methods.common.tuner_config import ConfigError, GossamerConfig
 from gossamer.methods.smt.blocks import Block, cut
-from gossamer.methods.smt.settings import SmtSettings
 
 PEFT_TYPE = "GOSSAMER_SMT"
 _CHOICE = ("blocks", "density", "block_size", "seed")
@@ -32,7 +31,7 @@ class SmtConfig(GossamerConfig):
     density: float = 0.01
     """Share of the blocks of each layer that are drawn, one at least, where `blocks` is not
     given."""
-    block_size: int = field(default_factory=lambda: SmtSettings().block_size)
+    block_size: int = 256
     """Edge of a block that is drawn."""
     seed: int = 0
     """The drawn blocks follow from it and from the layers' names."""

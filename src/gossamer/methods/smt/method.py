@@ -23,20 +23,20 @@ class Smt(PeftMethod[SmtSettings]):
     """W' = W + D, where D is zero but in the blocks that a warm-up found to matter.
 
     With selection=train the run begins with full fine-tuning and leaves a whole model: the moved
-    base with the blocks added, and the blocks beside it.
-
-    Learning rate: 1e-4, which the released code uses in its PEFT script and recommends in a
-    comment for the steps after the warm-up; the published runs used 9.65e-6. Adam's
-    betas are (0.9, 0.95) as released.
+    base with the blocks added, and the blocks beside it. Adam's betas are (0.9, 0.95) as released.
     """
 
     name = "smt"
     kind: Kind = "sparse"
     settings_type = SmtSettings
-    learning_rate = SmtSettings.default_learning_rate
     size_setting = "attention_ratio"
     tuner_module = "gossamer.methods.smt.model"
     dense_because = "it multiplies by weights of which blocks learn"
+
+    def __init__(self, settings: SmtSettings) -> None:
+        super().__init__(settings)
+        if settings.lora_rank is not None:
+            self.size_setting = "lora_rank"
 
     @classmethod
     def with_settings(cls, settings: SmtSettings) -> "Smt":
@@ -53,7 +53,7 @@ class SmtWholeRun(Smt):
     """SMT as published, with selection=train: full fine-tuning first, then the chosen blocks.
 
     The base moves, so such a run leaves a whole model: the moved base with the blocks added, and
-    the blocks beside it. Learning rate: that of `smt`; the first stage has one of its own.
+    the blocks beside it.
     """
 
     kind = "model"

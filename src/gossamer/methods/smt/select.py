@@ -11,6 +11,7 @@ from gossamer.errors import SettingError
 from gossamer.methods.common.method import MethodContext
 from gossamer.methods.common.targets import linear_paths, resolve_targets
 from gossamer.methods.smt.blocks import Block, block_scores, cut
+from gossamer.methods.smt.budget import PARTS, Budget, budget_of
 from gossamer.methods.smt.model import SmtConfig
 from gossamer.methods.smt.settings import SmtSettings
 from gossamer.methods.smt.statistics import GradientSums
@@ -34,14 +35,15 @@ def select_blocks(
     with GradientSums(model, [*layers["attention"], *layers["mlp"]], settings) as sums:
         for batch in batches:
             sums.add(batch)
-    return choose(sums.reduced(), layers, count_weights(model), settings)
+    return choose(sums.reduced(), layers, budget_of(model, settings), settings)
 
 
 def target_layers(model: Any, settings: SmtSettings) -> dict[str, list[str]]:
     """Return the layers of each part ("attention", "mlp") whose budget is not zero, by path."""
+    rank = settings.lora_rank or 0
     wanted = {
-        "attention": (settings.attention_ratio, settings.attention_modules),
-        "mlp": (settings.mlp_ratio, settings.mlp_modules),
+        "attention": (rank or settings.attention_ratio, settings.attention_modules),
+        "mlp": (rank or settings.mlp_ratio, settings.mlp_modules),
     }
     if not any(ratio for ratio, _ in wanted.values()):
         raise SettingError("attention_ratio and mlp_ratio are both 0: nothing would learn")
@@ -65,56 +67,43 @@ def _paths(model: Any, names: Sequence[str]) -> list[str]:
     return paths
 
 
-def count_weights(model: Any) -> int:
-    """Count weights in matrices, embeddings and output head included, tied ones once."""
-    seen: dict[int, int] = {}
-    for module in model.modules():
-        for parameter in module.parameters(recurse=False):
-            if parameter.dim() == 2:
-                # A quantised weight is packed: its own shape says nothing.
-                whole = hasattr(module, "in_features") and parameter is module.weight
-                size = module.in_features * module.out_features if whole else parameter.numel()
-                seen[id(parameter)] = size
-    return sum(seen.values())
-
-
 def choose(
     sums: Mapping[str, Tensor],
     layers: Mapping[str, Sequence[str]],
-    weights: int,
+    budget: Budget,
     settings: SmtSettings,
 ) -> Chosen:
     """Choose blocks by summed gradients [out, in] by path; parts are ranked apart."""
     chosen: Chosen = {}
-    for part in ("attention", "mlp"):
+    for part in PARTS:
         if not layers[part]:
             continue
-        ratio = getattr(settings, f"{part}_ratio")
-        budget = int(ratio * weights / settings.block_size**2) * settings.block_size**2
-        picked = _pick({path: sums[path] for path in layers[part]}, budget, settings)
+        scored = _scores({path: sums[path] for path in layers[part]}, budget.block_size, settings)
+        picked = _pick(scored, budget.weights[part], settings)
         if not picked:
-            raise SettingError(_too_small(part, ratio, weights, len(layers[part]), settings))
+            raise SettingError(_too_small(part, budget, len(layers[part]), settings))
         chosen |= picked
     return chosen
 
 
-def _pick(sums: Mapping[str, Tensor], budget: int, settings: SmtSettings) -> Chosen:
+Scored = dict[str, list[tuple[float, Block]]]
+"""Blocks with their scores, by path of the layer."""
+
+
+def _pick(scored: Scored, budget: int, settings: SmtSettings) -> Chosen:
     if settings.quota == "global":
-        return _best(sums, budget, settings)
+        return _best(scored, budget)
     chosen: Chosen = {}
-    for path, total in sums.items():
-        chosen |= _best({path: total}, budget // len(sums), settings)
+    for path, blocks in scored.items():
+        chosen |= _best({path: blocks}, budget // len(scored))
     return chosen
 
 
-def _best(sums: Mapping[str, Tensor], budget: int, settings: SmtSettings) -> Chosen:
+def _best(scored: Scored, budget: int) -> Chosen:
     """Blocks from the highest score down, each if it still fits into `budget` weights."""
-    size = settings.block_size
-    blocks = [(path, b) for path, total in sums.items() for b in cut(_shape(total), size)]
-    scores = torch.cat([_scores(total, settings) for total in sums.values()])
+    every = [(path, score, b) for path, blocks in scored.items() for score, b in blocks]
     chosen: Chosen = {}
-    for index in torch.argsort(scores, descending=True, stable=True).tolist():
-        path, block = blocks[index]
+    for path, _, block in sorted(every, key=lambda one: -one[1]):
         if block.size <= budget:
             budget -= block.size
             chosen.setdefault(path, []).append(block)
@@ -122,11 +111,18 @@ def _best(sums: Mapping[str, Tensor], budget: int, settings: SmtSettings) -> Cho
     return {path: sorted(c, key=_by_shape) for path, c in sorted(chosen.items())}
 
 
-def _scores(total: Tensor, settings: SmtSettings) -> Tensor:
-    if total.is_meta:
-        # A model that is only counted: any blocks will do.
-        return torch.zeros(len(cut(_shape(total), settings.block_size)), device="cpu")
-    return block_scores(total, settings.block_size, settings.criterion).cpu()
+def _scores(sums: Mapping[str, Tensor], size: int, settings: SmtSettings) -> Scored:
+    scored: Scored = {}
+    for path, total in sums.items():
+        blocks = cut(_shape(total), size)
+        # A model that is only counted has no gradients: any blocks will do.
+        found = (
+            [0.0] * len(blocks)
+            if total.is_meta
+            else block_scores(total, size, settings.criterion).tolist()
+        )
+        scored[path] = list(zip(found, blocks, strict=True))
+    return scored
 
 
 def _by_shape(block: Block) -> tuple[int, int, int, int]:
@@ -137,11 +133,12 @@ def _shape(matrix: Tensor) -> tuple[int, int]:
     return matrix.shape[0], matrix.shape[1]
 
 
-def _too_small(part: str, ratio: float, weights: int, count: int, settings: SmtSettings) -> str:
+def _too_small(part: str, budget: Budget, count: int, settings: SmtSettings) -> str:
     where = "" if settings.quota == "global" else f" in each of {count} matrices"
+    size, stated = budget.block_size, budget.stated[part]
+    name = stated.partition(" ")[0]
     return (
-        f"{part}_ratio = {ratio:g} of {weights:,} weights is less than one block of "
-        f"{settings.block_size}x{settings.block_size}{where}; lower block_size or raise the ratio"
+        f"{stated} is less than one block of {size}x{size}{where}; lower block_size or raise {name}"
     )
 
 
@@ -166,7 +163,7 @@ def any_blocks(model: Any, settings: SmtSettings) -> Chosen:
     """Any blocks, as many as would be chosen, for a model without weights."""
     layers = target_layers(model, settings)
     sums = {path: model.get_submodule(path).weight for paths in layers.values() for path in paths}
-    return choose(sums, layers, count_weights(model), settings)
+    return choose(sums, layers, budget_of(model, settings), settings)
 
 
 def adam(model: Any, *, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:

@@ -1,9 +1,10 @@
 """Settings of SMT."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from gossamer.methods.common.learning_rate import DefaultRate
 from gossamer.methods.common.settings import MethodSettings
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -13,7 +14,9 @@ Count = Annotated[int, Field(ge=1)]
 class SmtSettings(MethodSettings):
     """Settings of `smt`."""
 
-    default_learning_rate = 1e-4
+    default_learning_rate = DefaultRate(
+        1e-3, 1e-4, source="sweep on SmolLM2-135M; the released script for LLaMA-7B"
+    )
 
     attention_ratio: Share = 0.0084
     """Trainable share of the attention layers below, as a part of all weights of the model,
@@ -28,9 +31,13 @@ class SmtSettings(MethodSettings):
     mlp_modules: list[str] = Field(default=["gate_proj", "up_proj", "down_proj"])
     """Names of the MLP layers whose blocks may be chosen."""
 
-    block_size: Count = 256
-    """Edge of a square block of weights; blocks at the edges of a matrix may be smaller. Small
-    models need smaller blocks, or few layers get any."""
+    lora_rank: Count | None = None
+    """Budget stated as a size of LoRA: as many weights learn as LoRA of this rank has on all linear
+    layers of attention and of the MLP. Instead of attention_ratio and mlp_ratio."""
+
+    block_size: Literal["auto"] | Count = "auto"
+    """Edge of a square block of weights; blocks at the edges of a matrix may be smaller. auto: 64
+    for models of a hidden size below 2048, where few layers would get larger ones, else 256."""
 
     criterion: Literal["abs_mean", "mean_abs", "L1", "L2"] = "abs_mean"
     """How a block is scored from its summed gradient: mean magnitude, magnitude of the mean, sum of
@@ -56,3 +63,11 @@ class SmtSettings(MethodSettings):
     accumulate_on: Literal["cpu", "device"] = "cpu"
     """Where the summed gradients lie while blocks are chosen: 4 bytes for each weight of the layers
     that may be chosen."""
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> Self:
+        fields = type(self).model_fields
+        for name in ("attention_ratio", "mlp_ratio"):
+            if self.lora_rank is not None and getattr(self, name) != fields[name].default:
+                raise ValueError(f"{name} and lora_rank both state the budget; leave one out")
+        return self

@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from gossamer.methods.common.probe_loss import backward
 from gossamer.methods.smt.settings import SmtSettings
 
 
@@ -55,8 +56,7 @@ class GradientSums:
 
     def add(self, batch: Mapping[str, Any]) -> None:
         """Run forward and backward over one batch, the model in the mode it is in."""
-        with torch.enable_grad():
-            self._model(**{"use_cache": False, **batch}).loss.backward()
+        backward(self._model, batch)
 
     def reduced(self) -> dict[str, Tensor]:
         """Return the sums by path, over all ranks where torch.distributed runs."""

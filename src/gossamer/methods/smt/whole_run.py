@@ -14,8 +14,9 @@ from gossamer.adapters.layout import PREFIX
 from gossamer.methods.common.files import write_model
 from gossamer.methods.common.method import MethodContext
 from gossamer.methods.smt.blocks import Block
+from gossamer.methods.smt.budget import budget_of
 from gossamer.methods.smt.model import SmtConfig
-from gossamer.methods.smt.select import any_blocks, choose, count_weights, target_layers
+from gossamer.methods.smt.select import any_blocks, choose, target_layers
 from gossamer.methods.smt.settings import SmtSettings
 from gossamer.methods.smt.statistics import reduce_over_ranks
 
@@ -70,7 +71,8 @@ def start_blocks(model: Any, sums: RunningSums, settings: SmtSettings) -> PeftMo
     else:
         device = next(model.parameters()).device
         reduced = reduce_over_ranks(sums.sums, device)
-        chosen = choose(reduced, target_layers(model, settings), count_weights(model), settings)
+        budget = budget_of(model, settings)
+        chosen = choose(reduced, target_layers(model, settings), budget, settings)
     sums.sums.clear()
     return _with_blocks(model, chosen)
 

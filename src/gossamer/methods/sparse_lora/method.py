@@ -56,15 +56,11 @@ class SparseLora(PeftMethod[SparseLoraSettings]):
     2308.06522) is another: sparse fine-tuning first, ordinary LoRA after. Neither is S-LoRA (arXiv
     2311.03285), a way of serving many adapters, nor SparseLoRA (arXiv 2506.16500), which computes
     less of the frozen base while LoRA learns.
-
-    Learning rate: 1e-3, ours and not swept: there is no paper to take it from, and models of some
-    hundred million parameters bear it with LoRA.
     """
 
     name = "sparse_lora"
     kind = "sparse"
     settings_type = SparseLoraSettings
-    learning_rate = SparseLoraSettings.default_learning_rate
     size_setting = "rank"
 
     def peft_config(self, model: Any, context: MethodContext) -> Any:

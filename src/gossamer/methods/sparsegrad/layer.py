@@ -25,6 +25,8 @@ class SparseGradLinear(nn.Module):
         self.bias = linear.bias
         self.marker = nn.Parameter(torch.zeros(1, device=self.weight.device))
         self.pending: GradientEntries | None = None
+        self._most = 0
+        """The most entries that one micro-batch of the step has left."""
         self.dtype = linear.weight.dtype
         self._select = select
         self.in_features: int = linear.in_features
@@ -42,18 +44,27 @@ class SparseGradLinear(nn.Module):
         before = self.marker.grad
         if self.pending is None or before is None or not before.any():
             # The first micro-batch of a step.
-            self.pending = found
+            self.pending, self._most = found, len(found.places)
             return found.values.norm().view(1)
         self.pending = _sum(self.pending, found)
+        self._most = max(self._most, len(found.places))
         return self.pending.values.norm().view(1) - before
 
     def gradient(self) -> GradientEntries | None:
-        """Return what the backward passes of this step left, as clipped; None if nothing."""
+        """Return what the backward passes of this step left, as clipped; None if nothing.
+
+        Micro-batches differ in their largest entries: of the sum of several, as many of the largest
+        remain as one of them left. Clipping has seen the norm of all of the sum.
+        """
         if self.pending is None or self.marker.grad is None:
             return None
         norm = self.pending.values.norm()
         factor = torch.where(norm > 0, self.marker.grad / norm, self.marker.grad)
-        return GradientEntries(self.pending.places, self.pending.values * factor)
+        places, values = self.pending
+        if len(places) > self._most:
+            kept = values.abs().topk(self._most).indices.sort().values
+            places, values = places[kept], values[kept]
+        return GradientEntries(places, values * factor)
 
     def forget_gradient(self) -> None:
         """Begin a new step."""

@@ -14,14 +14,12 @@ class SparseGrad(Method[SparseGradSettings]):
     """W~ = V^T W U^T learns by the largest entries of its gradient; U and V come from a probe.
 
     The result is a whole model, its weights in the ordinary basis, or an adapter that approximates
-    it (`export`). Learning rate: 9e-5, that of the released code for LLaMA-2; its paper says 9e-4
-    in the text, and 1e-5 to 1e-4 for BERT and RoBERTa.
+    it (`export`).
     """
 
     name = "sparsegrad"
     kind: Kind = "model"
     settings_type = SparseGradSettings
-    learning_rate = SparseGradSettings.default_learning_rate
     dense_because = "its MLP weights learn, in another basis"
 
     def __init__(self, settings: SparseGradSettings) -> None:

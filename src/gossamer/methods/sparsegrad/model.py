@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from gossamer.errors import SettingError
+from gossamer.methods.common.probe_loss import backward
 from gossamer.methods.common.targets import linear_paths, resolve_targets
 from gossamer.methods.sparsegrad.autograd import Select, plain, strided
 from gossamer.methods.sparsegrad.basis import Basis, GradientModes
@@ -97,8 +98,7 @@ def _probe(
         watch: Any = layer.weight.register_post_accumulate_grad_hook
         handles.append(watch(_adder(found)))
     for batch in batches:
-        with torch.enable_grad():
-            model(**{"use_cache": False, **batch}).loss.backward()
+        backward(model, batch)
     for handle in handles:
         handle.remove()
     return {name: found.basis() for name, found in modes.items()}

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from gossamer.methods.common.learning_rate import DefaultRate
 from gossamer.methods.common.settings import MethodSettings
 
 Count = Annotated[int, Field(ge=1)]
@@ -12,7 +13,9 @@ Count = Annotated[int, Field(ge=1)]
 class SparseGradSettings(MethodSettings):
     """Settings of `sparsegrad`."""
 
-    default_learning_rate = 9e-5
+    default_learning_rate = DefaultRate(
+        3e-4, 9e-5, source="sweep on SmolLM2-135M; the released code for LLaMA-2"
+    )
 
     share: Annotated[float, Field(gt=0, le=1)] = 0.01
     """Share of the entries of each transformed gradient that is kept, the largest by magnitude."""

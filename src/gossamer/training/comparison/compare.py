@@ -205,6 +205,7 @@ class _Comparison:
         return EntryResult(
             label=entry.label,
             method=entry.method,
+            rates_of=entry.rates_of,
             runs={seed: found for seed, found in outcomes.items() if found is not None},
             failures={
                 seed: why

@@ -3,12 +3,13 @@
 Entries are separated by spaces or commas. An entry is a method's name, or `NAME:SETTING=VALUE`,
 after which commas may add further `SETTING=VALUE`. A part with no `=` begins an entry, and so does
 one with a `:` before its `=`; any other part is a setting of the entry before it. Commas inside
-brackets and quotes belong to the value.
+brackets and quotes belong to the value. An entry with several learning rates, as in
+`lora:learning_rate=[1e-4,1e-3]`, is one entry for each of them.
 """
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from gossamer.errors import SettingError, unknown_name_message
@@ -19,6 +20,8 @@ NONE = "none"
 """An entry that trains nothing: only the base model is scored."""
 RUN_SETTINGS = ("learning_rate", "scheduler", "warmup", "weight_decay", "max_grad_norm")
 """Settings of the run that an entry may have; the others are the same for all entries."""
+RATE = "learning_rate"
+"""The one of them that may have several values."""
 _OPEN, _CLOSE = "([{", ")]}"
 
 
@@ -33,6 +36,8 @@ class Entry:
     """Settings of the method that the entry names."""
     run: dict[str, Any]
     """Settings of the run that the entry names."""
+    rates_of: str | None = None
+    """What the user wrote, where that gave several learning rates and this entry is one of them."""
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -42,7 +47,16 @@ class Entry:
     @property
     def folder(self) -> str:
         """A name for a folder, e.g. `lora-rank-4`."""
-        return re.sub(r"[^A-Za-z0-9._]+", "-", self.label).strip("-.")[:100]
+        return _folder_name(self.label)
+
+    @property
+    def timing_folder(self) -> str:
+        """A name for the folder of its speed, which all rates share."""
+        return _folder_name(self.rates_of or self.label)
+
+
+def _folder_name(label: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._]+", "-", label).strip("-.")[:100]
 
 
 def parse_entries(texts: Sequence[str]) -> list[Entry]:
@@ -54,7 +68,9 @@ def parse_entries(texts: Sequence[str]) -> list[Entry]:
     parts = [group for text in texts for group in _groups(text)]
     if not parts:
         raise SettingError("--methods is empty; name methods as in --methods lora,dora,full")
-    entries = [_entry(name, settings) for name, settings in parts if name != NONE]
+    entries = [
+        entry for name, settings in parts if name != NONE for entry in _entries(name, settings)
+    ]
     known: list[tuple[Any, ...]] = []
     folders: dict[str, Entry] = {}
     for entry in entries:
@@ -72,6 +88,19 @@ def parse_entries(texts: Sequence[str]) -> list[Entry]:
                 f"'{entry.folder}'; write one of them in another order"
             )
     return entries
+
+
+def _entries(name: str, assignments: list[str]) -> list[Entry]:
+    """The entries that one written entry stands for: itself, or one for each learning rate."""
+    entry = _entry(name, assignments)
+    rates = entry.run.get(RATE)
+    if not isinstance(rates, list):
+        return [entry]
+    if len(rates) < 2:
+        raise SettingError(f"--methods: '{entry.label}': give {RATE} a number, or several rates")
+    others = [text for text in assignments if text.partition("=")[0].strip() != RATE]
+    single = [_entry(name, [*others, f"{RATE}={rate}"]) for rate in rates]
+    return [replace(each, rates_of=entry.label) for each in single]
 
 
 def _groups(text: str) -> list[tuple[str, list[str]]]:

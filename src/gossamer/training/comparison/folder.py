@@ -74,7 +74,7 @@ class Layout:
 
     def timing(self, entry: Entry) -> JobFolder:
         """The folder of the job that measures the speed of `entry`."""
-        return self.job(f"{entry.folder}-timing")
+        return self.job(f"{entry.timing_folder}-timing")
 
     def run(self, entry: Entry, seed: int) -> Path:
         """The run folder of a job, with the adapter."""

@@ -32,7 +32,8 @@ def draw_scores(comparison: Comparison, path: Path) -> None:
     base = comparison.base["value"]
     for axes, (title, scale, cost, unit) in zip(panels, _PANELS, strict=True):
         axes.axhline(base, color="#888888", linestyle="--", linewidth=1, label="base model")
-        for number, entry in enumerate(comparison.entries):
+        best = [entry for entry in comparison.entries if comparison.is_best(entry)]
+        for number, entry in enumerate(best):
             _point(axes, entry, cost(entry), unit, number)
         axes.set_xscale(scale)
         axes.set_xlabel(title)

@@ -32,6 +32,8 @@ class EntryResult:
     """Figures of each finished run, by seed."""
     failures: dict[int, str] = field(default_factory=dict)
     """Why a run failed, by seed."""
+    rates_of: str | None = None
+    """What the user wrote, where that gave several learning rates and this is one of them."""
 
     @property
     def score(self) -> Mean | None:
@@ -94,6 +96,17 @@ class Comparison:
         """Whether a run failed."""
         return any(entry.failures for entry in self.entries)
 
+    def is_best(self, entry: EntryResult) -> bool:
+        """Whether `entry` has the lowest held-out loss of those that differ by their rate alone.
+
+        True for an entry with one rate; False for one of which no run finished, beside others.
+        """
+        rivals = [e for e in self.entries if entry.rates_of and e.rates_of == entry.rates_of]
+        losses = [rival.loss.value for rival in rivals if rival.loss is not None]
+        if not rivals:
+            return True
+        return entry.loss is not None and entry.loss.value == min(losses)
+
     def as_record(self) -> dict[str, Any]:
         """Return plain values for `results.json`."""
         figures = ("score", "loss", "trainable", "peak_memory", "seconds", "step_seconds")
@@ -104,6 +117,8 @@ class Comparison:
                 {
                     "label": entry.label,
                     "method": entry.method,
+                    "rates_of": entry.rates_of,
+                    "best_rate": self.is_best(entry),
                     **{name: _plain(getattr(entry, name)) for name in figures},
                     "runs": {str(seed): run for seed, run in entry.runs.items()},
                     "failures": {str(seed): why for seed, why in entry.failures.items()},
@@ -178,12 +193,24 @@ def document(comparison: Comparison) -> str:
             "",
             "![losses](curves.png)",
             "",
+            *_about_rates(comparison),
             "Loss: nats per token of the replies. Time: the median of a run's steps, and all of "
             "its steps; loading and scoring are not in it. Memory: the most that the process of "
             "the training held, Python and libraries included.",
             "",
         ]
     )
+
+
+def _about_rates(comparison: Comparison) -> list[str]:
+    if not any(entry.rates_of for entry in comparison.entries):
+        return []
+    return [
+        "Best rate: the one with the lowest held-out loss of those that its entry gave; the first "
+        "picture shows only these. It was chosen by the rows that it is reported on, which favours "
+        "entries with more rates.",
+        "",
+    ]
 
 
 def percent(share: float | None, digits: int = 1) -> str:
@@ -202,7 +229,8 @@ def _base(comparison: Comparison, *, shares: bool, likelihood: bool, width: int)
 def _row(
     entry: EntryResult, comparison: Comparison, *, shares: bool, likelihood: bool
 ) -> list[str]:
-    cells = [f"`{entry.label}`"]
+    best = " **best rate**" if entry.rates_of and comparison.is_best(entry) else ""
+    cells = [f"`{entry.label}`{best}"]
     cells += [_share(entry.score)] if shares else []
     cells += [_share(entry.likeliest)] if likelihood else []
     first = next(iter(entry.runs.values()), None)

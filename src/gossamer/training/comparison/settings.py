@@ -92,7 +92,8 @@ class CompareSettings(EvaluationSettings):
     methods: list[str]
     """Methods to compare, such as lora,dora,full. An entry may carry settings of the method and
     learning_rate, scheduler, warmup, weight_decay or max_grad_norm: lora:rank=4,alpha=8. Commas or
-    spaces separate entries; `none` scores the base model alone."""
+    spaces separate entries; `none` scores the base model alone. With several rates,
+    lora:learning_rate=[1e-4,1e-3], a method is trained with each, and the best one is told."""
 
     budget: list[str] = Field(default=[])
     """What each method may spend: params=500k (each method takes the nearest size below),

@@ -174,6 +174,7 @@ def _facts(prepared: Prepared, model: Any, *, start: int) -> RunFacts:
         dtype=prepared.settings.dtype,
         device=prepared.context.device,
         learning_rate=prepared.settings.learning_rate or 0.0,
+        learning_rate_source=prepared.recorded.get("learning_rate_source"),
         eval_rows=len(prepared.data.eval),
         resumed_from=start,
     )

@@ -23,6 +23,8 @@ class RunFacts:
     dtype: str
     device: str
     learning_rate: float
+    learning_rate_source: str | None = None
+    """Where the learning rate comes from; None: the settings give it."""
     eval_rows: int
     resumed_from: int
     """The step of the checkpoint that the run goes on from; 0: from the start."""

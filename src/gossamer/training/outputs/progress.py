@@ -113,12 +113,18 @@ def start_lines(facts: RunFacts) -> list[str]:
         f"({share:.2%}), {facts.dtype} on {facts.device}",
         *facts.data_lines,
         f"{plan.steps} steps of {plan.rows_per_step} rows ({plan.epochs:.2g} passes over "
-        f"{plan.num_rows} rows), learning rate {facts.learning_rate:g}, "
+        f"{plan.num_rows} rows), learning rate {rate_text(facts)}, "
         f"{facts.eval_rows or 'no'} rows held out",
     ]
     if facts.resumed_from:
         lines.append(f"going on after step {facts.resumed_from}")
     return lines
+
+
+def rate_text(facts: RunFacts) -> str:
+    """The learning rate, and where it comes from unless the user gave it."""
+    source = f" ({facts.learning_rate_source})" if facts.learning_rate_source else ""
+    return f"{facts.learning_rate:g}{source}"
 
 
 def print_result(result: RunResult, console: Console | None = None) -> None:
