@@ -155,7 +155,7 @@ class ShiraSettings(MethodSettings):
     """Settings of `shira`."""
 
     default_learning_rate = DefaultRate(
-        1e-3, 2e-4, source="sweep on SmolLM2-135M; scaled with the width as lora"
+        1e-3, 2e-4, source="that of lora, whose number of weights it has; not swept"
     )
 
     rank: PositiveInt = 16

@@ -37,7 +37,7 @@ def test_the_number_of_blocks_is_that_of_the_released_code(shape, weights, ratio
 
 
 @pytest.mark.parametrize(
-    ("hidden_size", "edge"), [(64, 64), (576, 64), (2016, 64), (2048, 256), (4096, 256)]
+    ("hidden_size", "edge"), [(64, 64), (576, 64), (1984, 64), (2048, 256), (4096, 256)]
 )
 def test_auto_is_small_blocks_for_narrow_models(hidden_size, edge):
     model = torch.nn.Module()

@@ -12,7 +12,7 @@ class BottleneckSettings(MethodSettings):
     """What both kinds of bottleneck adapters have in common."""
 
     default_learning_rate = DefaultRate(
-        1e-3, 3e-4, source="sweep on SmolLM2-135M; LLM-Adapters for LLaMA-7B"
+        1e-3, 3e-4, source="scaled with the width; LLM-Adapters for LLaMA-7B"
     )
 
     width: PositiveInt = 64

@@ -11,8 +11,8 @@ from gossamer.methods.common.settings import MethodSettings, PositiveFloat, Posi
 class LamdaSettings(MethodSettings):
     """Settings of `lamda`."""
 
-    default_learning_rate = DefaultRate(
-        3e-3, 3e-4, source="sweep on SmolLM2-135M; the authors' scripts at rank 64"
+    default_learning_rate = DefaultRate.flat(
+        3e-4, source="the authors' scripts at rank 64; not swept"
     )
 
     rank: PositiveInt = 32

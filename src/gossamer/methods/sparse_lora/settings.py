@@ -12,7 +12,7 @@ class SparseLoraSettings(MethodSettings):
     """Settings of `sparse_lora`."""
 
     default_learning_rate = DefaultRate(
-        3e-3, 6e-4, source="sweep on SmolLM2-135M; scaled with the width as lora"
+        1e-3, 2e-4, source="ours, scaled with the width as lora; not swept"
     )
 
     rank: PositiveInt = 16

@@ -48,22 +48,23 @@ class SparseGradLinear(nn.Module):
             return found.values.norm().view(1)
         self.pending = _sum(self.pending, found)
         self._most = max(self._most, len(found.places))
-        return self.pending.values.norm().view(1) - before
+        return self._largest(self.pending).values.norm().view(1) - before
+
+    def _largest(self, total: GradientEntries) -> GradientEntries:
+        """Of the sum of several micro-batches, which differ in their largest entries, as many of
+        the largest as one of them left."""
+        if len(total.places) <= self._most:
+            return total
+        kept = total.values.abs().topk(self._most).indices.sort().values
+        return GradientEntries(total.places[kept], total.values[kept])
 
     def gradient(self) -> GradientEntries | None:
-        """Return what the backward passes of this step left, as clipped; None if nothing.
-
-        Micro-batches differ in their largest entries: of the sum of several, as many of the largest
-        remain as one of them left. Clipping has seen the norm of all of the sum.
-        """
+        """Return what the backward passes of this step left, as clipped; None if nothing."""
         if self.pending is None or self.marker.grad is None:
             return None
-        norm = self.pending.values.norm()
+        places, values = self._largest(self.pending)
+        norm = values.norm()
         factor = torch.where(norm > 0, self.marker.grad / norm, self.marker.grad)
-        places, values = self.pending
-        if len(places) > self._most:
-            kept = values.abs().topk(self._most).indices.sort().values
-            places, values = places[kept], values[kept]
         return GradientEntries(places, values * factor)
 
     def forget_gradient(self) -> None:
