@@ -51,8 +51,8 @@ class SparseGradLinear(nn.Module):
         return self._largest(self.pending).values.norm().view(1) - before
 
     def _largest(self, total: GradientEntries) -> GradientEntries:
-        """Of the sum of several micro-batches, which differ in their largest entries, as many of
-        the largest as one of them left."""
+        """Cut the sum of several micro-batches, which differ in their largest entries, to as many
+        as one of them left."""
         if len(total.places) <= self._most:
             return total
         kept = total.values.abs().topk(self._most).indices.sort().values
