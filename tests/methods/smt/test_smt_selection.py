@@ -6,7 +6,7 @@ from transformers import AutoModelForCausalLM
 
 from gossamer.errors import SettingError
 from gossamer.methods.smt.blocks import Block, block_scores, cut
-from gossamer.methods.smt.budget import Budget, count_weights
+from gossamer.methods.smt.budget import BlockBudget, count_weights
 from gossamer.methods.smt.select import choose, select_blocks, target_layers
 from gossamer.methods.smt.settings import SmtSettings
 from gossamer.methods.smt.statistics import GradientSums
@@ -31,7 +31,7 @@ def settings(**values):
 
 def pick(sums, count, **values):
     """The `count` best blocks of one part."""
-    budget = Budget(SIZE, {"attention": count * SIZE**2, "mlp": 0}, {"attention": "a budget"})
+    budget = BlockBudget(SIZE, {"attention": count * SIZE**2, "mlp": 0}, {"attention": "a budget"})
     return choose(sums, {"attention": list(sums), "mlp": []}, budget, settings(**values))
 
 

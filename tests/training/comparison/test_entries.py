@@ -63,7 +63,7 @@ def test_several_rates_are_an_entry_each_that_know_one_another():
     [
         ([""], "--methods is empty"),
         (["lora:learning_rate=[1e-3]"], "give learning_rate a number, or several rates"),
-        (["lora:learning_rate=[1e-3, 0.001]"], "would share the folder"),
+        (["lora:learning_rate=[1e-3, 0.001]"], "is the same as"),
         (["lora:learning_rate=[1e-3,1e-4],lora:learning_rate=1e-4"], "is the same as"),
         (["lorra"], "unknown method 'lorra'; did you mean 'lora'"),
         (["rank=4"], "'rank=4' has no method before it; write METHOD:rank=4"),

@@ -13,7 +13,7 @@ SMALL_BLOCK, LARGE_BLOCK, WIDE_MODEL = 64, 256, 2048
 
 
 @dataclass(frozen=True, slots=True)
-class Budget:
+class BlockBudget:
     """What the settings mean for one model."""
 
     block_size: int
@@ -23,7 +23,7 @@ class Budget:
     """How the settings state it, by part, for messages."""
 
 
-def budget_of(model: Any, settings: SmtSettings) -> Budget:
+def budget_of(model: Any, settings: SmtSettings) -> BlockBudget:
     """Find the budget of `model`; raises `SettingError` if nothing would learn."""
     size = block_size_of(model, settings)
     if settings.lora_rank is not None:
@@ -37,7 +37,7 @@ def budget_of(model: Any, settings: SmtSettings) -> Budget:
             part: f"{part}_ratio = {ratio:g} of {total:,} weights" for part, ratio in ratios.items()
         }
     whole = {part: count // size**2 * size**2 for part, count in weights.items()}
-    return Budget(block_size=size, weights=whole, stated=stated)
+    return BlockBudget(block_size=size, weights=whole, stated=stated)
 
 
 def block_size_of(model: Any, settings: SmtSettings) -> int:

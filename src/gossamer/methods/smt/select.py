@@ -11,7 +11,7 @@ from gossamer.errors import SettingError
 from gossamer.methods.common.method import MethodContext
 from gossamer.methods.common.targets import linear_paths, resolve_targets
 from gossamer.methods.smt.blocks import Block, block_scores, cut
-from gossamer.methods.smt.budget import PARTS, Budget, budget_of
+from gossamer.methods.smt.budget import PARTS, BlockBudget, budget_of
 from gossamer.methods.smt.model import SmtConfig
 from gossamer.methods.smt.settings import SmtSettings
 from gossamer.methods.smt.statistics import GradientSums
@@ -70,7 +70,7 @@ def _paths(model: Any, names: Sequence[str]) -> list[str]:
 def choose(
     sums: Mapping[str, Tensor],
     layers: Mapping[str, Sequence[str]],
-    budget: Budget,
+    budget: BlockBudget,
     settings: SmtSettings,
 ) -> Chosen:
     """Choose blocks by summed gradients [out, in] by path; parts are ranked apart."""
@@ -133,7 +133,7 @@ def _shape(matrix: Tensor) -> tuple[int, int]:
     return matrix.shape[0], matrix.shape[1]
 
 
-def _too_small(part: str, budget: Budget, count: int, settings: SmtSettings) -> str:
+def _too_small(part: str, budget: BlockBudget, count: int, settings: SmtSettings) -> str:
     where = "" if settings.quota == "global" else f" in each of {count} matrices"
     size, stated = budget.block_size, budget.stated[part]
     name = stated.partition(" ")[0]
