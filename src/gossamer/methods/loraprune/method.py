@@ -20,14 +20,11 @@ class Loraprune(Method[LorapruneSettings]):
     the gradients of A and B are masked by a cubic schedule; what is left goes on learning, and in
     the end LoRA is merged and the masked groups are cut out of the weights. The steps of the run
     are those of the schedule.
-
-    Learning rate: 1e-4, the paper's, for batches of 128 rows.
     """
 
     name = "loraprune"
     kind = "model"
     settings_type = LorapruneSettings
-    learning_rate = LorapruneSettings.default_learning_rate
     size_setting = "rank"
     dense_because = "it takes whole channels and heads away, of which plans know nothing"
 

@@ -4,6 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from gossamer.methods.common.learning_rate import DefaultRate
 from gossamer.methods.common.settings import MethodSettings, PositiveFloat, PositiveInt
 
 Ratio = Annotated[float, Field(ge=0, lt=1)]
@@ -12,7 +13,9 @@ Ratio = Annotated[float, Field(ge=0, lt=1)]
 class LorapruneSettings(MethodSettings):
     """Settings of `loraprune`."""
 
-    default_learning_rate = 1e-4
+    default_learning_rate = DefaultRate.flat(
+        1e-4, source="the paper, for batches of 128 rows; not swept"
+    )
 
     rank: PositiveInt = 8
     """Width of the two thin matrices beside each linear layer, all of which are adapted."""
