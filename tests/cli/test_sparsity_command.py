@@ -1,11 +1,13 @@
 """`gossamer sparsity`: plans found, listed, shown, refused."""
 
 import json
+import re
 
 import pytest
 
 from gossamer.cli.main import main
 from gossamer.sparsity import load_plan
+from gossamer.sparsity.search.halfway import JointLoss
 
 
 @pytest.fixture
@@ -23,16 +25,60 @@ def plan(model, rows, output, *more):
 
 def test_a_plan_is_found_and_drawn(tiny_model, rows, tmp_path, capsys):
     output = tmp_path / "plans" / "plan.yaml"
-    assert plan(tiny_model, rows, output, "--target", "0.7") == 0
+    assert plan(tiny_model, rows, output, "--target", "0.85") == 0
     found = load_plan(output)
     assert found.num_layers == 3
     assert any(shares.any for shares in found.all_shares(3))
     assert output.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
     printed = capsys.readouterr().out
     assert "operations kept" in printed
+    assert "of these, to choose channels" in printed
     assert "loss, this plan" in printed
-    assert plan(tiny_model, rows, output, "--target", "0.7") == 2
+    # Of MLPs alone, the same in all layers of a model without outer ones.
+    assert len(set(found.all_shares(3))) == 1
+    assert not found.qk
+    assert not found.vo
+    assert plan(tiny_model, rows, output, "--target", "0.85") == 2
     assert "add --overwrite" in capsys.readouterr().err
+
+
+def test_a_sweep_begins_with_equal_shares_and_is_drawn(tiny_model, rows, tmp_path, capsys):
+    output = tmp_path / "plan.yaml"
+    more = ["--search", "sweep", "--set", "exchanges=2", "--set", "attention_shares=[0.5]"]
+    assert plan(tiny_model, rows, output, "--max-increase", "0.5", *more) == 0
+    printed = dict(re.findall(r"^(loss, .*?)  +(\S+) *$", capsys.readouterr().out, re.MULTILINE))
+    dense, found, equal = (
+        float(printed[f"loss, {name}"])
+        for name in ("dense", "this plan", "equal shares of inner layers")
+    )
+    assert found <= equal <= dense + 0.5
+    assert load_plan(output).num_layers == 3
+
+
+def test_a_target_that_costs_too_much_is_refused_and_can_be_accepted(
+    tiny_model, rows, tmp_path, capsys, monkeypatch
+):
+    # A nat for each layer without its MLP.
+    monkeypatch.setattr(
+        JointLoss,
+        "__call__",
+        lambda self, plan: self.dense + sum(s.mlp for s in plan.all_shares(3)),
+    )
+    output = tmp_path / "plan.yaml"
+    assert plan(tiny_model, rows, output, "--target", "0.85", "--max-increase", "0.3") == 2
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert "target 0.85: the plan adds" in message
+    assert "more than max_increase 0.3" in message
+    assert not output.exists()
+    accepted = message.rsplit("max_increase=", 1)[1]
+    assert 0.3 < float(accepted) < 3
+    assert plan(tiny_model, rows, output, "--target", "0.85", "--max-increase", accepted) == 0
+    # What the message offers is what comes without a target.
+    offered = message.split("leave the target out, which keeps ")[1].split(",")[0]
+    assert plan(tiny_model, rows, output, "--max-increase", "0.3", "--overwrite") == 0
+    assert load_plan(output).mlp == {"0-2": 0.1}
+    kept = re.search(r"operations kept +(\S+)%", capsys.readouterr().out.split("plan.png")[1])[1]
+    assert float(offered) == pytest.approx(float(kept) / 100, abs=0.006)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """The sweep, and the plan chosen from it."""
 
+import itertools
+
 import pytest
 import torch
 from sparse_case import batch, tiny_base
@@ -8,7 +10,11 @@ from gossamer.errors import DataError, SettingError
 from gossamer.sparsity import SparsityPlan, sparsify
 from gossamer.sparsity.flops import work_shape
 from gossamer.sparsity.plot import draw_plan
-from gossamer.sparsity.search import Increase, Sensitivity, choose_plan, sparse_loss, sweep
+from gossamer.sparsity.search.halfway import JointLoss, sparse_loss
+from gossamer.sparsity.search.knapsack import choose_plan
+from gossamer.sparsity.search.sweep import Increase, Sensitivity, sweep
+from gossamer.sparsity.search.work import RunWork
+from gossamer.sparsity.tally import Tally
 
 OPTIONS = SparsityPlan(start=0)
 
@@ -31,7 +37,8 @@ SOME_LAYERS_LOOK_BACK_FOUR = {
 )
 def test_a_sweep_measures_what_each_layer_alone_does_to_the_loss(family, shape):
     model, batches = tiny_base(family, **shape), [batch(), batch(seed=1, padding="left")]
-    found = sweep(model, batches, mlp_shares=[0.5], attention_shares=[0.5], options=OPTIONS)
+    joint = JointLoss(model, batches)
+    found = sweep(joint, mlp_shares=[0.5], attention_shares=[0.5], options=OPTIONS)
     assert [(i.layer, i.group) for i in found.increases] == [
         (layer, group) for layer in range(3) for group in ("mlp", "attention")
     ]
@@ -52,7 +59,7 @@ def test_rows_without_labels_are_refused():
     inputs = batch()
     inputs["labels"].fill_(-100)
     with pytest.raises(DataError, match="no token of the rows is learnt"):
-        sweep(tiny_base(), [inputs], mlp_shares=[0.5], attention_shares=[0.5], options=OPTIONS)
+        JointLoss(tiny_base(), [inputs])
 
 
 def made_up(model):
@@ -67,30 +74,27 @@ def made_up(model):
     return Sensitivity(layers=3, dense_loss=2.0, increases=increases)
 
 
-def all_choices(found):
-    import itertools
-
+def all_groups(found):
     groups = {}
     for increase in found.increases:
-        groups.setdefault((increase.layer, increase.group), [None]).append(increase)
-    return itertools.product(*groups.values())
+        groups.setdefault((increase.layer, increase.group), []).append(increase)
+    return list(groups.values())
 
 
 @pytest.mark.parametrize("target", [0.8, 0.6, 0.5, 0.44])
 def test_the_chosen_plan_costs_least_of_all_that_reach_the_target(target):
     model = tiny_base()
     shape, found = work_shape(model, adapter_weights=0), made_up(model)
-    length, sparse_tokens = 100, 0.9
-    plan = choose_plan(
-        found, shape, OPTIONS, target=target, length=length, sparse_tokens=sparse_tokens
-    )
-    kept = shape.kept_share(plan, length=length, sparse_tokens=sparse_tokens)
-    assert kept <= target
-    dense = shape.dense_work(length)
+    work = RunWork(shape, Tally(1000, 900, 10, 100 * 1000), start=0)
+    plan = choose_plan(found, work, OPTIONS, target=target)
+    assert work.kept(plan) <= target
+    dense = shape.dense_work(100)
+    everything = [c[-1].shares for c in all_groups(found)]
+    choosing = 0.01 * sum(map(shape.scoring_work, everything)) / dense
     best = min(
         sum(choice.loss for choice in choices if choice)
-        for choices in all_choices(found)
-        if 1 - sparse_tokens * sum(shape.dropped_work(c.shares) for c in choices if c) / dense
+        for choices in itertools.product(*([None, *group] for group in all_groups(found)))
+        if 1 + choosing - 0.9 * sum(shape.dropped_work(c.shares) for c in choices if c) / dense
         <= target
     )
     cost = {(i.layer, i.group, i.share): i.loss for i in found.increases}
@@ -105,15 +109,9 @@ def test_the_chosen_plan_costs_least_of_all_that_reach_the_target(target):
 
 def test_a_target_out_of_reach_says_what_can_be_had():
     model = tiny_base()
+    work = RunWork(work_shape(model, adapter_weights=0), Tally(100, 50, 0, 10_000), start=0)
     with pytest.raises(SettingError, match=r"target 0.1 cannot be reached: with 50% of the tokens"):
-        choose_plan(
-            made_up(model),
-            work_shape(model, adapter_weights=0),
-            OPTIONS,
-            target=0.1,
-            length=100,
-            sparse_tokens=0.5,
-        )
+        choose_plan(made_up(model), work, OPTIONS, target=0.1)
 
 
 def test_a_plan_has_a_picture(tmp_path):

@@ -10,7 +10,7 @@ from gossamer.sparsity.family import HeadShape, key_scores, partners, top_channe
 from gossamer.sparsity.frozen_linear import FrozenLinear
 from gossamer.sparsity.predictor import PredictorFactors, factorise, output_norms
 
-PLAN = SparsityPlan(mlp={"0-2": 0.5}, qk={"0-2": 0.5}, vo={"0-2": 0.5}, start=0)
+PLAN = SparsityPlan(mlp={"0-2": 0.5}, qk={"0-2": 0.5}, vo={"0-2": 0.5}, start=0, criterion="svd")
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2"])

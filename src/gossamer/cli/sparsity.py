@@ -1,6 +1,6 @@
 """Plans of sparse compute: make one for a model and data, list and show the published ones.
 
-gossamer sparsity plan --model M --data D --output plan.yaml    sweep all layers, choose, draw
+gossamer sparsity plan --model M --data D --output plan.yaml    find one by the loss, and draw it
 gossamer sparsity list                                          plans that come with Gossamer
 gossamer sparsity show PLAN                                     a plan, published or of a file
 
@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 
 SWEEP = Options(
     SweepSettings,
-    fields=("model", "data", "target", "rows", "batch_size", "start", "seed"),
+    fields=(
+        *("model", "data", "target", "max_increase", "search"),
+        *("rows", "batch_size", "start", "seed"),
+    ),
     metavars={"model": "MODEL", "data": "DATA"},
     style=Style(default=" (default {})"),
 )
@@ -36,7 +39,7 @@ SWEEP = Options(
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the sub-commands."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    plan = actions.add_parser("plan", help="measure each layer and choose a plan")
+    plan = actions.add_parser("plan", help="find a plan by the loss on rows of the data")
     SWEEP.add_to(plan)
     plan.add_argument(
         "--output",
@@ -46,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the plan, as YAML; its picture lies beside it, as PNG",
     )
     plan.add_argument("--overwrite", action="store_true", help="replace a plan that is there")
-    add_assignments(plan, "any setting of the sweep or its data, such as mlp_shares=[0.9,0.99]")
+    add_assignments(plan, "any setting of the sweep or its data, such as attention_shares=[0.25]")
     actions.add_parser("list", help="show the plans that come with Gossamer")
     show = actions.add_parser("show", help="print a plan as YAML")
     show.add_argument("plan", metavar="PLAN", help="name of a published plan, or a file")
@@ -76,7 +79,7 @@ def _plan(args: argparse.Namespace) -> int:
     result = find_plan(settings, _show_progress)
     output.parent.mkdir(parents=True, exist_ok=True)
     picture = output.with_suffix(".png")
-    draw_plan(result.plan, result.sensitivity.layers, picture, sensitivity=result.sensitivity)
+    draw_plan(result.plan, result.layers, picture, sensitivity=result.sensitivity)
     _write(output, result)
     print_table(["", ""], _rows(result))
     print(f"{output}\n{picture}")
@@ -93,7 +96,8 @@ def _show_progress(done: int, total: int) -> None:
 def _write(path: Path, result: "SweepResult") -> None:
     head = (
         f"# Keeps {result.work_kept:.1%} of the operations of a run on rows of "
-        f"{result.length:.0f} tokens,\n# {result.context:.0%} of them context.\n"
+        f"{result.length:.0f} tokens,\n# {result.context:.0%} of which compute sparsely; the "
+        f"untrained model's loss is {result.plan_loss:.3f}, dense {result.dense_loss:.3f}.\n"
     )
     write_whole(path, head + result.plan.as_yaml())
 
@@ -101,12 +105,13 @@ def _write(path: Path, result: "SweepResult") -> None:
 def _rows(result: "SweepResult") -> list[tuple[str, str]]:
     rows = [
         ("operations kept", f"{result.work_kept:.1%}"),
-        ("context tokens", f"{result.context:.1%}"),
-        ("loss, dense", f"{result.sensitivity.dense_loss:.4f}"),
+        ("of these, to choose channels", f"{result.choosing_work:.2%}"),
+        ("tokens that compute sparsely", f"{result.context:.1%}"),
+        ("loss, dense", f"{result.dense_loss:.4f}"),
         ("loss, this plan", f"{result.plan_loss:.4f}"),
     ]
-    if result.uniform_loss is not None:
-        rows.append(("loss, equal shares in all layers", f"{result.uniform_loss:.4f}"))
+    if result.sensitivity is not None:
+        rows.append(("loss, equal shares of inner layers", f"{result.equal_loss:.4f}"))
     return rows
 
 

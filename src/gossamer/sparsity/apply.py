@@ -4,7 +4,6 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -25,24 +24,21 @@ from gossamer.sparsity.layers import (
     undone_on_error,
 )
 from gossamer.sparsity.plan import Shares, SparsityPlan, load_plan
-from gossamer.sparsity.predictor import Chance, Criterion, Guess, Oracle, PredictorFactors
+from gossamer.sparsity.predictor import (
+    Chance,
+    Criterion,
+    Guess,
+    PredictorFactors,
+    TrueNorms,
+    real_rows,
+    sampled_rows,
+)
 from gossamer.sparsity.predictor_cache import load_or_make
+from gossamer.sparsity.tally import Tally, row_lengths
 from gossamer.sparsity.tokens import TokenSplit, split_tokens
 
 _PASSES_PER_STEP = 1 << 20
 _SCORED = {"gate": "gate_proj", "up": "up_proj", "q": "q_proj", "k": "k_proj", "v": "v_proj"}
-
-
-@dataclass(slots=True)
-class Tally:
-    """Counts of what forward passes with gradients have computed."""
-
-    tokens: int = 0
-    """The number of tokens, padding included."""
-    sparse_tokens: int = 0
-    """The number of tokens that computed sparsely."""
-    token_lengths: int = 0
-    """The sum over tokens of the length of their row."""
 
 
 def sparsify(
@@ -167,21 +163,18 @@ class SparseCompute:
     @property
     def work_kept(self) -> float:
         """Share of the dense work that the passes so far took, by the model of FLOPs."""
-        return self._kept(self.tally)
+        return self.tally.work_kept(self.plan, self.work_shape)
 
     @property
     def step_work_kept(self) -> float:
         """Share of the dense work that the passes since `set_step` took, by the model of FLOPs."""
-        return self._kept(self.step_tally)
+        return self.step_tally.work_kept(self.plan, self.work_shape)
 
-    def _kept(self, tally: Tally) -> float:
-        if not tally.tokens:
-            return 1.0
-        return self.work_shape.kept_share(
-            self.plan,
-            length=tally.token_lengths / tally.tokens,
-            sparse_tokens=tally.sparse_tokens / tally.tokens,
-        )
+    @property
+    def step_choosing_work(self) -> float:
+        """Share of the dense work that choosing channels took since `set_step`; it is part of
+        `step_work_kept`."""
+        return self.step_tally.choosing_work(self.plan, self.work_shape)
 
     def _attach(
         self,
@@ -225,8 +218,10 @@ class SparseCompute:
             present = {name: factors[key] for name, key in own.items() if key in factors}
             return Guess(present, mean_tokens=self.plan.mean_tokens)
         found = {name: linears[key] for name, key in own.items() if key in linears}
+        if self.plan.criterion == "sample":
+            return TrueNorms(found, sampled_rows)
         if self.plan.criterion == "oracle":
-            return Oracle(found)
+            return TrueNorms(found, real_rows)
         chance = Chance(found, seed=self.plan.seed * 1_000_003 + number * 7919)
         self._chances.append(chance)
         return chance
@@ -236,22 +231,27 @@ class SparseCompute:
         self._pass.split = None
         if not (model.training and torch.is_grad_enabled()):
             return
-        shape = _batch_shape(args, kwargs)
-        if not self.is_sparse_step:
-            self._count(shape, 0)
-            return
+        shape, mask = _batch_shape(args, kwargs), _padding_mask(kwargs)
+        lengths = row_lengths(mask, shape)
+        split = self._sparse_split(shape, mask, kwargs) if self.is_sparse_step else None
+        self._pass.split = split
+        for tally in (self.tally, self.step_tally):
+            tally.add(lengths, split, self.plan)
+        self._draw_anew()
+
+    def _sparse_split(
+        self, shape: tuple[int, int], mask: Tensor | None, kwargs: Any
+    ) -> TokenSplit | None:
+        """The split of a batch that trains; None if none of its tokens computes sparsely."""
         self._refuse_packing(kwargs)
-        labels, mask = kwargs.get("labels"), kwargs.get("attention_mask")
+        labels = kwargs.get("labels")
         if labels is None and self.plan.tokens == "context":
             raise TrainingError(
                 "sparse compute: the model was given no labels, so it cannot be told which tokens "
                 "are context; pass labels to the model, or plan with tokens: all"
             )
-        split = self._split(shape, labels, mask)
-        self._count(shape, split.sparse.numel())
-        if split.sparse.numel():
-            self._pass.split = split
-        self._draw_anew()
+        split = split_tokens(self.plan, labels, mask, shape=shape)
+        return split if split.context else None
 
     @contextmanager
     def one_pass(self, labels: Tensor, mask: Tensor | None = None) -> Iterator[None]:
@@ -259,22 +259,13 @@ class SparseCompute:
 
         `labels` and `mask` [batch, length] are those of the batch that they will be given.
         """
-        before = self._pass.split
-        split = self._split((labels.shape[0], labels.shape[1]), labels, mask)
-        self._pass.split = split if split.sparse.numel() else None
+        before, shape = self._pass.split, (labels.shape[0], labels.shape[1])
+        split = split_tokens(self.plan, labels, mask, shape=shape)
+        self._pass.split = split if split.context else None
         try:
             yield
         finally:
             self._pass.split = before
-
-    def _split(self, shape: tuple[int, int], labels: Any, mask: Any) -> TokenSplit:
-        return split_tokens(
-            labels,
-            mask if isinstance(mask, Tensor) and mask.dim() == 2 else None,
-            shape=shape,
-            tokens=self.plan.tokens,
-            span=self.plan.span,
-        )
 
     def _after(self, model: nn.Module, args: Any, output: Any) -> None:
         outer = self._outer.pop()
@@ -282,13 +273,6 @@ class SparseCompute:
         # pass without gradients in between, such as a reference model's, must not replace it.
         if not torch.is_grad_enabled():
             self._pass.split = outer
-
-    def _count(self, shape: tuple[int, int], sparse: int) -> None:
-        tokens = shape[0] * shape[1]
-        for tally in (self.tally, self.step_tally):
-            tally.tokens += tokens
-            tally.sparse_tokens += sparse
-            tally.token_lengths += tokens * shape[1]
 
     def _draw_anew(self) -> None:
         moment = self._step * _PASSES_PER_STEP + self._pass_of_step
@@ -332,6 +316,11 @@ def _batch_shape(args: Any, kwargs: Any) -> tuple[int, int]:
             shape = kwargs[name].shape
             return int(shape[0]), int(shape[1])
     return int(args[0].shape[0]), int(args[0].shape[1])
+
+
+def _padding_mask(kwargs: Any) -> Tensor | None:
+    mask = kwargs.get("attention_mask")
+    return mask if isinstance(mask, Tensor) and mask.dim() == 2 else None
 
 
 def _print_note(text: str) -> None:

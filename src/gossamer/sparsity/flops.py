@@ -2,9 +2,12 @@
 
 Per token and layer, a multiply-add counted as two: a frozen linear layer with P weights costs 2 P
 forward and 2 P for the gradient of its input, an adapter's weights 6 each, causal attention
-6 T d. Embeddings, the output head, norms and the guess itself (0.05 %) are left out.
+6 T d. Channels that are chosen by true norms cost the products of the tokens that are looked at,
+forward: 2 for each weight of gate and up, of q and k, or of v. Embeddings, the output head, norms,
+padding, and the guess of the criterion `svd` (0.05 %) are left out.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,19 +58,49 @@ class WorkShape:
             + shares.vo * self.vo_weights
         )
 
-    def kept_share(self, plan: SparsityPlan, *, length: float, sparse_tokens: float) -> float:
-        """Share of the work that remains in a sparse step.
+    def scoring_work(self, shares: Shares) -> float:
+        """Operations that score the channels of one layer by the true products of one token."""
+        work = 0.0
+        if shares.mlp:
+            work += 2 * 2 * self.hidden * self.intermediate
+        if shares.qk:
+            work += 2 * self.qk_weights
+        if shares.vo:
+            work += 2 * self.hidden * self.key_channels
+        return work
 
-        `sparse_tokens` is the share of tokens that compute sparsely.
+    def choosing_share(
+        self, shares: Iterable[Shares], *, length: float, scored_tokens: float
+    ) -> float:
+        """Share of the dense work that choosing channels takes where layers drop `shares`.
+
+        `scored_tokens` is the share of tokens whose true products are computed for it.
         """
-        dropped = sum(self.dropped_work(shares) for shares in plan.all_shares(self.layers))
-        return 1 - sparse_tokens * dropped / self.dense_work(length)
+        return scored_tokens * sum(map(self.scoring_work, shares)) / self.dense_work(length)
+
+    def kept_share(
+        self,
+        plan: SparsityPlan,
+        *,
+        length: float,
+        sparse_tokens: float,
+        scored_tokens: float = 0.0,
+    ) -> float:
+        """Share of the work that remains in a sparse step, the choice of channels included.
+
+        `sparse_tokens` is the share of tokens that compute sparsely, `scored_tokens` of those whose
+        true products are computed to choose channels.
+        """
+        shares = plan.all_shares(self.layers)
+        dropped = sum(map(self.dropped_work, shares))
+        choosing = self.choosing_share(shares, length=length, scored_tokens=scored_tokens)
+        return 1 - sparse_tokens * dropped / self.dense_work(length) + choosing
 
     def run_share(self, plan: SparsityPlan, *, length: int, outputs: int) -> float:
         """Share of the work of a whole run that remains, its dense start included.
 
-        For sequences of `length` tokens, the last `outputs` of which are learnt; a start in whole
-        steps counts as none.
+        For sequences of `length` tokens, the last `outputs` of which are learnt, and channels
+        chosen by a guess; a start in whole steps counts as none.
         """
         sparse_tokens = 1.0 if plan.tokens == "all" else (length - outputs) / length
         kept = self.kept_share(plan, length=length, sparse_tokens=sparse_tokens)

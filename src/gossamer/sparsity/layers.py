@@ -179,15 +179,13 @@ class SparseAttention(SparseGroup):
         heads, released = self._heads, self._plan.released_mapping
         index: dict[str, Tensor] = {}
         if self._shares.qk:
-            queries = self._criterion.outputs("q", x, split.real)
-            keys = self._criterion.outputs("k", x, split.real)
+            queries = self._criterion.outputs("q", x, split)
+            keys = self._criterion.outputs("k", x, split)
             scores = key_scores(queries, keys, heads, released=released)
             index["k_proj"] = top_channels(scores, self._shares.qk)
             index["q_proj"] = partners(index["k_proj"], heads, released=released)
         if self._shares.vo:
-            index["v_proj"] = top_channels(
-                self._criterion.outputs("v", x, split.real), self._shares.vo
-            )
+            index["v_proj"] = top_channels(self._criterion.outputs("v", x, split), self._shares.vo)
             # The published code reads the numbers of value channels as inputs of o.
             index["o_proj"] = index["v_proj"] if released else partners(index["v_proj"], heads)
         return index
@@ -223,7 +221,7 @@ class SparseMlp(SparseGroup):
         self.attach(replaced)
 
     def choose(self, x: Tensor, split: TokenSplit) -> dict[str, Tensor]:
-        index = top_channels(self._criterion.mlp(x, split.real), self._share)
+        index = top_channels(self._criterion.mlp(x, split), self._share)
         return dict.fromkeys(("gate_proj", "up_proj", "down_proj"), index)
 
     def _whole(self, block: Any, modules: dict[str, nn.Module], replaced: Replaced) -> None:

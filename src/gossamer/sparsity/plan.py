@@ -59,18 +59,34 @@ class SparsityPlan(Settings):
     """Dense steps at the start: a share of all steps if below 1, else a number of steps."""
 
     tokens: Literal["context", "all"] = "context"
-    """Tokens that compute sparsely: only those without a label, or all."""
+    """Tokens that compute sparsely: only those whose output is not learnt from, or all."""
 
     span: Literal["batch", "sample"] = "batch"
-    """Tokens with a label stay dense, and all between the first and the last: of the whole batch,
-    so that all rows are cut alike (as published), or of each row for itself."""
+    """Tokens that are learnt from stay dense, and all between the first and the last: of the whole
+    batch, so that all rows are cut alike (as published), or of each row for itself."""
 
-    criterion: Literal["svd", "oracle", "random"] = "svd"
-    """How channels are chosen: by a low-rank guess of their norms, by their true norms (costs the
-    dense product; to judge the guess), or by chance (to judge the choice)."""
+    border: Literal["outputs", "labels"] = "outputs"
+    """Where the dense span begins and ends: with the tokens whose outputs are learnt from (each
+    predicts the next, so it begins before the first label), or one later, with the labels, as
+    published."""
+
+    dense_first: Annotated[int, Field(ge=0)] = 1
+    """Tokens at the start of each row, after padding, that stay dense. The first carries
+    activations a hundred times larger than those of others; 0 as published."""
+
+    criterion: Literal["sample", "svd", "oracle", "random"] = "sample"
+    """How channels are chosen: by their true norms over a few of the batch's sparse tokens; by a
+    low-rank guess of them over all tokens, as published; by true norms over all (costs the dense
+    product; to judge the others); or by chance (to judge the choice)."""
+
+    sample_tokens: Annotated[int, Field(ge=1)] = 32
+    """Tokens whose true norms the criterion `sample` looks at, evenly spaced."""
+
+    sample_of: Literal["batch", "row"] = "batch"
+    """Whether so many tokens are sampled of the whole batch or of each row."""
 
     rank: Annotated[int, Field(ge=1)] = 8
-    """The rank of the guess."""
+    """The rank of the criterion `svd`."""
 
     mean_tokens: bool = True
     """Whether the MLP's guess looks at the mean of each row's tokens, as published, or at each."""

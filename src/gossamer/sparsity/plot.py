@@ -9,7 +9,7 @@ from matplotlib.ticker import MaxNLocator
 
 from gossamer.files import replacing
 from gossamer.sparsity.plan import SparsityPlan
-from gossamer.sparsity.search import Sensitivity
+from gossamer.sparsity.search.sweep import Sensitivity
 
 _COLOURS = {"mlp": "#1f6fb4", "attention": "#d9541a"}
 _GROUPS = {"mlp": "MLP", "attention": "attention"}
@@ -18,7 +18,7 @@ _GROUPS = {"mlp": "MLP", "attention": "attention"}
 def draw_plan(
     plan: SparsityPlan, layers: int, path: Path, *, sensitivity: Sensitivity | None = None
 ) -> None:
-    """Draw `plan` to the PNG `path`; above it the loss increases that it was chosen by."""
+    """Draw `plan` to the PNG `path`; above it what each layer costs alone."""
     rows = 1 if sensitivity is None else 2
     figure = Figure(figsize=(8, 3 * rows), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)

@@ -1,6 +1,7 @@
-"""Chooses a layer's channels for a batch: by a cheap guess, by their true norms or by chance."""
+"""Scores a layer's channels for a batch: by true norms, by a cheap guess of them or by chance."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,7 +11,7 @@ from torch.nn import functional as F
 
 from gossamer.sparsity.frozen_linear import FrozenLinear
 from gossamer.sparsity.products import compute_dtype
-from gossamer.sparsity.tokens import product
+from gossamer.sparsity.tokens import TokenSplit, product
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,11 +106,11 @@ class Criterion(ABC):
     """Scores channels of one decoder layer; the highest are kept."""
 
     @abstractmethod
-    def mlp(self, x: Tensor, real: Tensor | None) -> Tensor:
+    def mlp(self, x: Tensor, split: TokenSplit) -> Tensor:
         """Scores [f] of the MLP's channels for its input [batch, length, d]."""
 
     @abstractmethod
-    def outputs(self, name: Projection, x: Tensor, real: Tensor | None) -> Tensor:
+    def outputs(self, name: Projection, x: Tensor, split: TokenSplit) -> Tensor:
         """Norms [out] of the outputs of q, k or v for the attention's input [batch, length, d]."""
 
 
@@ -120,26 +121,32 @@ class Guess(Criterion):
         self._factors = factors
         self._mean_tokens = mean_tokens
 
-    def mlp(self, x: Tensor, real: Tensor | None) -> Tensor:
-        rows = mean_rows(x, real) if self._mean_tokens else _real_rows(x, real)
+    def mlp(self, x: Tensor, split: TokenSplit) -> Tensor:
+        rows = mean_rows(x, split.real) if self._mean_tokens else real_rows(x, split)
         return gated_norms(rows, self._factors["gate"], self._factors["up"])
 
-    def outputs(self, name: Projection, x: Tensor, real: Tensor | None) -> Tensor:
-        return output_norms(_real_rows(x, real), self._factors[name])
+    def outputs(self, name: Projection, x: Tensor, split: TokenSplit) -> Tensor:
+        return output_norms(real_rows(x, split), self._factors[name])
 
 
-class Oracle(Criterion):
-    """Scores by true norms: costs the dense products that sparsity is meant to save."""
+class TrueNorms(Criterion):
+    """Scores by true norms over some tokens: costs their dense products, forward.
 
-    def __init__(self, linears: dict[str, FrozenLinear]) -> None:
+    Over all tokens (the oracle) that is what sparsity is meant to save; over a few, next to none.
+    """
+
+    def __init__(
+        self, linears: dict[str, FrozenLinear], rows: Callable[[Tensor, TokenSplit], Tensor]
+    ) -> None:
         self._linears = linears
+        self._rows = rows
 
-    def mlp(self, x: Tensor, real: Tensor | None) -> Tensor:
-        rows = _real_rows(x, real)
+    def mlp(self, x: Tensor, split: TokenSplit) -> Tensor:
+        rows = self._rows(x, split)
         return (F.silu(self._dense("gate", rows)) * self._dense("up", rows)).float().norm(dim=0)
 
-    def outputs(self, name: Projection, x: Tensor, real: Tensor | None) -> Tensor:
-        return self._dense(name, _real_rows(x, real)).float().norm(dim=0)
+    def outputs(self, name: Projection, x: Tensor, split: TokenSplit) -> Tensor:
+        return self._dense(name, self._rows(x, split)).float().norm(dim=0)
 
     def _dense(self, name: str, rows: Tensor) -> Tensor:
         linear = self._linears[name]
@@ -156,10 +163,10 @@ class Chance(Criterion):
         self.moment = 0
         """The number of the forward pass."""
 
-    def mlp(self, x: Tensor, real: Tensor | None) -> Tensor:
+    def mlp(self, x: Tensor, split: TokenSplit) -> Tensor:
         return self._draw("gate", x)
 
-    def outputs(self, name: Projection, x: Tensor, real: Tensor | None) -> Tensor:
+    def outputs(self, name: Projection, x: Tensor, split: TokenSplit) -> Tensor:
         return self._draw(name, x)
 
     def _draw(self, name: str, x: Tensor) -> Tensor:
@@ -168,5 +175,11 @@ class Chance(Criterion):
         return torch.rand(self._linears[name].out_features, generator=generator).to(x.device)
 
 
-def _real_rows(x: Tensor, real: Tensor | None) -> Tensor:
-    return x.reshape(-1, x.shape[-1]) if real is None else x[real]
+def real_rows(x: Tensor, split: TokenSplit) -> Tensor:
+    """The rows [n, d] of `x` [batch, length, d] that are no padding."""
+    return x.reshape(-1, x.shape[-1]) if split.real is None else x[split.real]
+
+
+def sampled_rows(x: Tensor, split: TokenSplit) -> Tensor:
+    """The rows [n, d] of the tokens of `x` [batch, length, d] that are sampled."""
+    return x.reshape(-1, x.shape[-1]).index_select(0, split.sampled)

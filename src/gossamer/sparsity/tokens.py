@@ -1,10 +1,11 @@
 """Says which tokens of a batch compute sparsely, gathers their rows and puts them back."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
+
+from gossamer.sparsity.plan import SparsityPlan
 
 IGNORED = -100
 
@@ -16,60 +17,88 @@ class TokenSplit:
     batch: int
     length: int
     sparse: Tensor
-    """Row numbers [n] of sparse tokens, ascending."""
+    """Row numbers [n] of sparse tokens, ascending; padding is among them."""
     dense: Tensor
     """Row numbers [batch * length - n] of the other tokens, ascending."""
     real: Tensor | None
     """A mask [batch, length] that is True outside padding; None if there is no padding."""
+    context: bool
+    """Whether a sparse token comes before a token that is learnt from. If not, what sparse tokens
+    compute is of no consequence."""
+    sampled: Tensor
+    """Row numbers of the tokens whose true products score channels, ascending; maybe none."""
 
     @property
     def all_sparse(self) -> bool:
         return self.dense.numel() == 0
 
-    @property
-    def sparse_share(self) -> float:
-        """Share of all tokens, padding included, that compute sparsely."""
-        return self.sparse.numel() / (self.batch * self.length)
-
 
 def split_tokens(
-    labels: Tensor | None,
-    mask: Tensor | None,
-    *,
-    shape: tuple[int, int],
-    tokens: Literal["context", "all"],
-    span: Literal["batch", "sample"],
+    plan: SparsityPlan, labels: Tensor | None, mask: Tensor | None, *, shape: tuple[int, int]
 ) -> TokenSplit:
-    """The split of a batch of `shape` [batch, length].
+    """The split by `plan` of a batch of `shape` [batch, length].
 
-    With `tokens="context"`, dense are the positions from the first label to the last: of the batch
-    (one span for all rows), or of each row. `labels` [batch, length] hold -100 where nothing is
-    learnt; `mask` [batch, length] is 0 at padding, on whichever side it is.
+    `labels` [batch, length] hold -100 where nothing is learnt; None: nothing is. `mask`
+    [batch, length] is 0 at padding, on whichever side it is; None: there is none.
     """
-    if tokens == "all" or labels is None:
-        dense = torch.zeros(shape, dtype=torch.bool, device=None if mask is None else mask.device)
-    else:
-        learnt = labels != IGNORED
-        if span == "batch":
-            learnt = learnt.any(0, keepdim=True)
-        dense = _between_first_and_last(learnt).expand(shape)
-    flat = dense.reshape(-1)
+    given = labels if mask is None else mask
+    device = None if given is None else given.device
     real = None if mask is None or bool(mask.all()) else mask.bool()
+    present = torch.ones(shape, dtype=torch.bool, device=device) if real is None else real
+    dense = present.cumsum(1) <= plan.dense_first
+    context = present
+    if plan.tokens == "context" and labels is not None:
+        # The loss compares the output of each token with the label of the next.
+        learnt = labels != IGNORED
+        read = torch.cat([learnt[:, 1:], torch.zeros_like(learnt[:, :1])], 1)
+        span = read if plan.border == "outputs" else learnt
+        dense = dense | _first_to_last(span.any(0, keepdim=True) if plan.span == "batch" else span)
+        context = context & _up_to_last(read)
+    # The outputs of padding are never read.
+    dense = dense & present
+    context = context & ~dense
+    flat = dense.reshape(-1)
     return TokenSplit(
         batch=shape[0],
         length=shape[1],
         sparse=(~flat).nonzero().squeeze(1),
         dense=flat.nonzero().squeeze(1),
         real=real,
+        context=bool(context.any()),
+        sampled=_sampled(context, plan),
     )
 
 
-def _between_first_and_last(learnt: Tensor) -> Tensor:
+def _sampled(candidates: Tensor, plan: SparsityPlan) -> Tensor:
+    """Row numbers of the tokens to sample among `candidates` [batch, length]."""
+    if plan.criterion != "sample":
+        return candidates.new_empty(0, dtype=torch.long)
+    groups = candidates if plan.sample_of == "row" else candidates.reshape(1, -1)
+    return evenly_spaced(groups, plan.sample_tokens).reshape(-1).nonzero().squeeze(1)
+
+
+def evenly_spaced(candidates: Tensor, count: int) -> Tensor:
+    """A mask of `count` of the True places of each row of `candidates` [n, length].
+
+    Of m candidates those are taken that lie in the middle of `count` equal parts; all if m is less.
+    The choice depends on nothing else, so that a repeated pass makes the same.
+    """
+    rank = candidates.cumsum(1)
+    number = rank[:, -1:]
+    # Part i ends where rank * count / m + 1/2 passes a whole number; in integers, so exactly.
+    here = (2 * rank * count + number) // (2 * number).clamp(min=1)
+    before = (2 * (rank - 1) * count + number) // (2 * number).clamp(min=1)
+    return candidates & ((here > before) | (number <= count))
+
+
+def _first_to_last(chosen: Tensor) -> Tensor:
     """A mask [n, length] of places from the first True of each row to the last."""
-    counts = learnt.int()
-    begun = counts.cumsum(1) > 0
-    not_over = counts.flip(1).cumsum(1).flip(1) > 0
-    return begun & not_over
+    return (chosen.cumsum(1) > 0) & _up_to_last(chosen)
+
+
+def _up_to_last(chosen: Tensor) -> Tensor:
+    """A mask [n, length] of places up to the last True of each row."""
+    return chosen.flip(1).cumsum(1).flip(1) > 0
 
 
 class RowGather:

@@ -16,27 +16,55 @@ class SweepSettings(DataSettings):
     model: str
     """Base model: an alias such as smollm2-135m, a folder, or a hub id."""
 
-    target: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)] = 0.5
-    """Share of the operations of a run to keep, its dense start included."""
+    target: Share | None = None
+    """Share of the operations of a run to keep, its dense start included. Refused where the loss
+    then rises by more than max_increase. Unset: as little as max_increase allows."""
+
+    max_increase: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.2
+    """What the plan as a whole may add to the loss of the untrained model, in nats per learnt
+    token."""
+
+    search: Literal["equal", "sweep"] = "equal"
+    """How to find the shares: equal ones in all inner layers (some ten measurements), or from
+    there by a sweep of all layers and exchanges between them that lower the loss of the whole."""
 
     rows: PositiveInt = 16
     """Rows of the data, chosen by the seed, on which losses are measured."""
 
     batch_size: PositiveInt = 8
-    """Rows per forward pass."""
+    """Rows per forward pass; give that of the run, whose batches choose their channels alike."""
 
-    mlp_shares: list[Share] = Field(default=[0.75, 0.95], min_length=1)
-    """Shares of MLP channels to try in each layer."""
+    first_layers: Annotated[int, Field(ge=0)] | None = None
+    """Layers at the start that stay dense; unset: a tenth of all."""
 
-    attention_shares: list[Share] = Field(default=[0.5, 0.75], min_length=1)
-    """Shares of attention channels to try in each layer."""
+    last_layers: Annotated[int, Field(ge=0)] | None = None
+    """Layers at the end that stay dense; unset: a fifteenth of all."""
+
+    attention_shares: list[Share] = Field(default=[])
+    """Shares of attention channels to try beside those of MLPs; none by default, for on small
+    models with few key heads they cost much more loss for the same work than MLP channels."""
+
+    mlp_shares: list[Share] = Field(default=[0.5, 0.75, 0.9], min_length=1)
+    """Shares of MLP channels that a sweep tries in each layer."""
+
+    exchanges: Annotated[int, Field(ge=0)] = 30
+    """Exchanges between two layers that are tried after a sweep."""
 
     start: Annotated[float, Field(ge=0, lt=1)] = 0.05
     """Share of a run's steps that are to be dense; written into the plan."""
 
     span: Literal["batch", "sample"] = "sample"
-    """Which tokens a run keeps dense: from the first label to the last of each row, or (as
-    published) of the whole batch. Written into the plan; less is dense with sample."""
+    """Which tokens a run keeps dense: from the first that is learnt from to the last of each row,
+    or (as published) of the whole batch. Written into the plan; less is dense with sample."""
+
+    criterion: Literal["sample", "svd"] = "sample"
+    """How the run is to choose channels; written into the plan."""
+
+    sample_tokens: PositiveInt = 32
+    """Tokens that the criterion `sample` looks at; written into the plan."""
+
+    sample_of: Literal["batch", "row"] = "batch"
+    """Whether so many are looked at in each batch or in each row; written into the plan."""
 
     lora_rank: PositiveInt = 16
     """Rank of the LoRA on all linear layers that is counted with the operations."""

@@ -54,7 +54,10 @@ def test_a_run_reports_work_kept_and_step_times(tune_tiny, plan, tmp_path):
     assert sparse.losses[:2] == dense.losses[:2]
     assert sparse.losses[2:] != dense.losses[2:]
     assert sparse.eval_loss_before == dense.eval_loss_before
-    assert list((tmp_path / "home" / "sparsity").glob("*.safetensors"))
+    assert 0 < sparse.choosing_work < 0.2
+    assert table["of this, to choose channels"] == f"{sparse.choosing_work:.2%}"
+    # What the guesses of the criterion svd need is not made.
+    assert not (tmp_path / "home" / "sparsity").exists()
 
 
 @pytest.mark.parametrize("method", ["lora", "dora", "rslora"])
@@ -83,7 +86,7 @@ class StopAfter(Listener):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("criterion", ["svd", "random"])
+@pytest.mark.parametrize("criterion", ["sample", "svd", "random"])
 def test_a_resumed_run_goes_on_to_the_same_losses(tune_tiny, tmp_path, criterion):
     path = tmp_path / "plan.yaml"
     path.write_text(PLAN + f"criterion: {criterion}\n")

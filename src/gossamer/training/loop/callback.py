@@ -149,7 +149,9 @@ class RunCallback(TrainerCallback):
             "seconds": round(self._seconds, 4),
         }
         if self._sparse is not None and self._sparse.handle is not None:
-            record["work_kept"] = round(self._sparse.handle.step_work_kept, 4)
+            handle = self._sparse.handle
+            record["work_kept"] = round(handle.step_work_kept, 4)
+            record["choosing_work"] = round(handle.step_choosing_work, 5)
         self._metrics.write(record)
         self._listener.step(record)
 

@@ -15,10 +15,10 @@ Record = dict[str, Any]
 """A line of `metrics.jsonl`.
 
 Of a step: step, loss, learning_rate, grad_norm, tokens, trained_tokens, seconds,
-tokens_per_second; with sparse compute, work_kept. Of an evaluation: step, eval_loss, eval_tokens,
-seconds. In a run of several stages all have the name of their `stage` too, and there is a line as
-each stage begins: step (those before it), stage, stage_steps, learning_rate, trainable, and what
-the method reports.
+tokens_per_second; with sparse compute, work_kept and choosing_work. Of an evaluation: step,
+eval_loss, eval_tokens, seconds. In a run of several stages all have the name of their `stage` too,
+and there is a line as each stage begins: step (those before it), stage, stage_steps,
+learning_rate, trainable, and what the method reports.
 """
 
 
@@ -83,8 +83,10 @@ def sparse_figures(steps: list[Record]) -> dict[str, float | None]:
     sparse = [record["seconds"] for record in known if record["work_kept"] < 1.0]
     tokens = sum(record["tokens"] for record in known)
     kept = sum(record["work_kept"] * record["tokens"] for record in known)
+    choosing = sum(record.get("choosing_work", 0.0) * record["tokens"] for record in known)
     return {
         "work_kept": round(kept / tokens, 4) if tokens else None,
+        "choosing_work": round(choosing / tokens, 5) if tokens else None,
         "dense_step_seconds": round(median(dense), 4) if dense and known else None,
         "sparse_step_seconds": round(median(sparse), 4) if sparse else None,
     }
@@ -121,6 +123,8 @@ class RunResult:
     work_kept: float | None = None
     """With sparse compute: operations of all steps as a share of dense ones, by the model of
     FLOPs (embeddings and head not counted)."""
+    choosing_work: float | None = None
+    """With sparse compute: the part of `work_kept` that the choice of channels took."""
     dense_step_seconds: float | None = None
     """With sparse compute: median time of a step of the dense start, if there was one."""
     sparse_step_seconds: float | None = None
