@@ -83,7 +83,7 @@ class SparsityPlan(Settings):
     """Tokens whose true norms the criterion `sample` looks at, evenly spaced."""
 
     sample_of: Literal["batch", "row"] = "batch"
-    """Whether so many tokens are sampled of the whole batch or of each row."""
+    """Whether this number of tokens is sampled of the whole batch or of each row."""
 
     rank: Annotated[int, Field(ge=1)] = 8
     """The rank of the criterion `svd`."""

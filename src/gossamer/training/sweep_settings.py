@@ -64,7 +64,7 @@ class SweepSettings(DataSettings):
     """Tokens that the criterion `sample` looks at; written into the plan."""
 
     sample_of: Literal["batch", "row"] = "batch"
-    """Whether so many are looked at in each batch or in each row; written into the plan."""
+    """Whether this number is looked at in each batch or in each row; written into the plan."""
 
     lora_rank: PositiveInt = 16
     """Rank of the LoRA on all linear layers that is counted with the operations."""
