@@ -11,6 +11,7 @@ from gossamer.methods.common.peft_tuner import copy_adapter
 from gossamer.methods.lamda.model import FreezeColumns, LamdaConfig
 from gossamer.methods.lorta.model import LortaConfig
 from gossamer.methods.reft.model import ReftConfig
+from gossamer.methods.sherl.model import SherlConfig
 from gossamer.methods.slora.model import SloraConfig
 from gossamer.methods.smt.model import SmtConfig
 from gossamer.methods.smt.select import select_blocks
@@ -24,6 +25,7 @@ __all__ = [
     "LamdaConfig",
     "LortaConfig",
     "ReftConfig",
+    "SherlConfig",
     "SloraConfig",
     "SmtConfig",
     "SparseLoraConfig",

@@ -217,6 +217,7 @@ WRONG = [
         UnsupportedAdapterError,
         "merged.*PEFT",
     ),
+    ("ia3", {"peft_type": "GOSSAMER_SHERL"}, UnsupportedAdapterError, "early layers.*PEFT"),
     ("ia3", {"peft_type": "GOSSAMER_SLORA"}, UnsupportedAdapterError, "gossamer adapters convert"),
 ]
 

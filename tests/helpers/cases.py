@@ -64,6 +64,12 @@ def bottlenecks(per_layer: int, width: int) -> Callable[[Shapes], int]:
     return lambda shapes: LAYERS * per_layer * (2 * HIDDEN * width + width + HIDDEN)
 
 
+def side_network(states: int, width: int) -> int:
+    """n (d w + w + 2 (w^2 + w)) + (w + 1) + (w d + d), with the last state going on in full."""
+    tap = HIDDEN * width + width + 2 * (width**2 + width)
+    return states * tap + (width + 1) + (width * HIDDEN + HIDDEN)
+
+
 NO_TARGET = ({"target_modules": ["nope"]}, "'nope' matches no layer; available: down_proj")
 NO_LAYER = ({"layers": [3]}, "there is no layer 3; the model has 0 to 2")
 NO_MERGE = "soft prompts have no weights to merge into"
@@ -251,6 +257,18 @@ CASES: dict[str, Case] = {
         rate=5e-2,
         tolerance=1e-4,
         wrong=(({"target_modules": "mlp"}, "lorta spans the matrices of attention"),),
+    ),
+    "sherl": Case(
+        # One block is late; the states are the embeddings and the outputs of the other two.
+        settings={"late_layers": 1},
+        count=lambda s: side_network(LAYERS, HIDDEN // 4),
+        learns=("sherl_side",),
+        merge="SHERL cannot be merged into the weights",
+        wrong=(
+            ({"late_layers": 3}, "late_layers = 3 leaves no early block: the model has 3"),
+            ({"layers": [2]}, "there is no early layer 2; with late_layers = 1 they are 0 to 1"),
+            ({"reduction": 49}, "reduction = 49 is above the model's width 48"),
+        ),
     ),
     "smt": Case(
         # The defaults are too coarse for the tiny model.

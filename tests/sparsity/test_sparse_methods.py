@@ -32,6 +32,7 @@ SLICED = {
     "pfeiffer": {},
     "pissa": {},
     "rslora": {},
+    "sherl": {"late_layers": 1},
     "slora": {},
     "slora, low-rank": {"stage": 1},
     "slora, residual kept": {"stage": 1, "keep_residual": True},

@@ -66,12 +66,21 @@ def test_activations_grow_with_rows_and_shrink_with_checkpointing(tiny_model):
     assert one.total > one.activations + one.weights
 
 
-def test_what_the_layers_are_said_to_keep_is_what_they_keep(tiny_model):
+KEEPING = {
+    "lora": {"rank": 1},
+    "sherl": {"late_layers": 1},
+    "sherl, no late layer": {"late_layers": 0, "skip": "gated", "form": "layer_norm"},
+    "sherl, plain adapters": {"late_layers": 2, "form": "linear", "reduction": 2},
+}
+
+
+@pytest.mark.parametrize("name", KEEPING)
+def test_what_the_layers_are_said_to_keep_is_what_they_keep(name, tiny_model):
     """The formula against the tensors that autograd really holds on to."""
     from gossamer.basemodel.load import load_model
     from gossamer.training.memory_estimate import _layers
 
-    method = methods.find("lora").from_values({"rank": 1})
+    method = methods.find(name.split(",")[0]).from_values(KEEPING[name])
     context = MethodContext(
         model_name="m",
         base_folder=tiny_model,
@@ -97,4 +106,4 @@ def test_what_the_layers_are_said_to_keep_is_what_they_keep(tiny_model):
         model(input_ids=ids, use_cache=False, logits_to_keep=1)
     measured = sum(size for size, _ in kept.values())
     formula = _layers(model.config, method, context, tokens=ids.numel())
-    assert formula == pytest.approx(measured, rel=0.15)
+    assert formula == pytest.approx(measured, rel=0.15), (formula, measured)

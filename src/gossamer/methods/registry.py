@@ -107,6 +107,10 @@ TABLE: dict[str, tuple[str, str]] = {
         "gossamer.methods.lora:RsLora",
         "LoRA scaled by alpha / sqrt(rank); for ranks of 64 and more",
     ),
+    "sherl": (
+        "gossamer.methods.sherl.method:Sherl",
+        "a network beside frozen early layers learns; a fraction of the activation memory",
+    ),
     "shira": (
         "gossamer.methods.shira:Shira",
         "trains a fixed sparse set of the weights' entries; high rank, easy to swap",

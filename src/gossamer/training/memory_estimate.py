@@ -122,7 +122,9 @@ def _layers(config: Any, method: Method[Any], context: MethodContext, *, tokens:
 
     Per token and layer: h into each of the two norms and, normed, into attention and MLP; queries,
     keys, values and the heads' output; 4 times the MLP's width. A method may keep the outputs of
-    its linear layers besides. With gradient checkpointing: h per layer, and all this for one layer.
+    its linear layers besides, or no inputs of theirs: the normed h, and one of the MLP's four.
+    With gradient checkpointing: h per layer, and all this for one layer. Layers that a method runs
+    without a backward pass keep nothing; what it keeps beside the layers is its own to say.
     """
     hidden, heads = config.hidden_size, config.num_attention_heads
     head_dim = getattr(config, "head_dim", None) or hidden // heads
@@ -132,8 +134,13 @@ def _layers(config: Any, method: Method[Any], context: MethodContext, *, tokens:
     queries, keys = heads // max(widths.kv_heads) * kv_heads * head_dim, kv_heads * head_dim
     outputs = queries + 2 * keys + hidden + 2 * mlp + hidden
     layer = 4 * hidden + 2 * queries + 2 * keys + 4 * mlp + method.outputs_kept * outputs
-    layers = config.num_hidden_layers
-    kept = layers * hidden + layer if context.gradient_checkpointing else layers * layer
+    layer -= 0 if method.inputs_kept else 2 * hidden + mlp
+    layers = method.layers_kept(config.num_hidden_layers)
+    if context.gradient_checkpointing:
+        kept = layers * hidden + min(layers, 1) * layer
+    else:
+        kept = layers * layer
+    kept += method.kept_beside(config.num_hidden_layers, hidden)
     return round(tokens * kept * (4 if context.dtype == "float32" else 2))
 
 

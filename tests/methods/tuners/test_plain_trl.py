@@ -12,6 +12,7 @@ from gossamer.methods.bottleneck.model import BottleneckConfig
 from gossamer.methods.lamda.model import FreezeColumns, LamdaConfig
 from gossamer.methods.lorta.model import LortaConfig
 from gossamer.methods.reft.model import ReftConfig
+from gossamer.methods.sherl.model import SherlConfig
 from gossamer.methods.slora.model import SloraConfig
 from gossamer.methods.smt.model import SmtConfig
 from gossamer.methods.smt.select import select_blocks
@@ -34,6 +35,7 @@ CONFIGS = {
     "loreft": lambda: ReftConfig(rank=4),
     "lamda": lambda: LamdaConfig(rank=4),
     "lorta": lambda: LortaConfig(rank=4),
+    "sherl": lambda: SherlConfig(late_layers=1),
     "houlsby": lambda: BottleneckConfig(target_modules=["o_proj", "down_proj"], width=4),
 }
 

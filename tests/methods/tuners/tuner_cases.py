@@ -10,6 +10,7 @@ from gossamer.tuners import (
     LamdaConfig,
     LortaConfig,
     ReftConfig,
+    SherlConfig,
     SloraConfig,
     SmtConfig,
     SparseLoraConfig,
@@ -41,12 +42,14 @@ CONFIGS = {
     "loreft": of(ReftConfig, **REFT),
     "direft": of(ReftConfig, variant="direft", **REFT),
     "nodireft": of(ReftConfig, variant="nodireft", **REFT),
+    "sherl": of(SherlConfig, late_layers=1, reduction=2),
     "houlsby": of(BottleneckConfig, target_modules=["o_proj", "down_proj"], width=4),
 }
 NAMES = list(CONFIGS)
 LINEAR = ["smt_drawn", "slora", "slora_residual", "sparse_lora", "lamda", "lamda_pp", "houlsby"]
 """Those of linear layers that are named by `target_modules`."""
-MERGED = [name for name in NAMES if name not in ("loreft", "direft", "nodireft", "houlsby")]
+UNMERGED = ("loreft", "direft", "nodireft", "sherl", "houlsby")
+MERGED = [name for name in NAMES if name not in UNMERGED]
 """Those that can be merged."""
 
 

@@ -99,6 +99,10 @@ class Method(ABC, Generic[S]):
     """The setting that scales how many parameters learn, such as "rank" (a whole number from 1) or
     a density (a share up to 1); None: there is none. May depend on the settings."""
 
+    inputs_kept: ClassVar[bool] = True
+    """Whether the inputs of linear layers are kept for the backward pass, as the gradients of what
+    learns in or beside those layers need; for the estimate of memory."""
+
     outputs_kept: ClassVar[float] = 0.0
     """How many times the method keeps the outputs of its linear layers for the backward pass,
     beyond what plain layers keep; for the estimate of memory."""
@@ -148,6 +152,16 @@ class Method(ABC, Generic[S]):
         """Write the result of the run into the empty folder `folder`: what PEFT or transformers
         loads onto the untouched base model. By default what `save` writes."""
         self.save(model, folder, context)
+
+    def layers_kept(self, layers: int) -> int:
+        """How many of the model's `layers` decoder layers keep what a backward pass through them
+        needs; for the estimate of memory."""
+        return layers
+
+    def kept_beside(self, layers: int, hidden: int) -> int:
+        """How many numbers per token a forward pass keeps that belong to no decoder layer, in a
+        model of `layers` layers of width `hidden`; for the estimate of memory."""
+        return 0
 
     def stages(self, context: MethodContext) -> list[Stage]:
         """Return the stages of a run; they add up to `context.total_steps` steps."""

@@ -1,10 +1,13 @@
 """Which layers a method acts on: from what the user wrote to names found in the model."""
 
 from collections.abc import Mapping, Sequence
+from inspect import signature
 from typing import Any
 
+from torch import nn
+
 from gossamer.basemodel.pruned import has_uneven_heads, widths_of
-from gossamer.errors import SettingError, unknown_name_message
+from gossamer.errors import SettingError, UnsupportedAdapterError, unknown_name_message
 
 SHORTHANDS = ("all-linear", "attention", "mlp")
 
@@ -91,6 +94,31 @@ def check_layers(model: Any, layers: Sequence[int] | None) -> None:
     for layer in layers or []:
         if layer >= count:
             raise SettingError(f"layers: there is no layer {layer}; the model has 0 to {count - 1}")
+
+
+def find_blocks(model: Any, method: str) -> tuple[str, nn.ModuleList]:
+    """Find the list of decoder blocks of `model`: its path, and the list itself.
+
+    Raises `UnsupportedAdapterError`, which names `method`, if there is none.
+    """
+    config = getattr(model, "config", None)
+    count = layer_count(model) if config is not None else 0
+    found = [
+        (path, module)
+        for path, module in model.named_modules()
+        if isinstance(module, nn.ModuleList)
+        and len(module) == count
+        and "." in path
+        # The module that holds the blocks is the one that is given the tokens.
+        and "input_ids"
+        in signature(model.get_submodule(path.rpartition(".")[0]).forward).parameters
+    ]
+    if not found:
+        raise UnsupportedAdapterError(
+            f"{type(model).__name__} has no list of decoder blocks, which {method} works on; it is "
+            "for causal language models of transformers such as Llama, Mistral and Qwen"
+        )
+    return min(found, key=lambda item: item[0].count("."))
 
 
 def layer_count(model: Any) -> int:

@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from inspect import signature
 from typing import Any
 
 from torch import Tensor, nn
 
 from gossamer.errors import SettingError, UnsupportedAdapterError
 from gossamer.methods.common.peft_tuner import GossamerTuner, register_tuner
+from gossamer.methods.common.targets import find_blocks
 from gossamer.methods.reft.config import PEFT_TYPE, ReftConfig
 from gossamer.methods.reft.layer import ReftBlock
 from gossamer.methods.reft.orthonormal import restore_orthonormal
@@ -50,7 +50,7 @@ class ReftModel(GossamerTuner):
         return peft_config
 
     def _prepare_model(self, peft_config: ReftConfig, model: nn.Module) -> None:
-        path, blocks = find_blocks(model)
+        path, blocks = find_blocks(model, "ReFT")
         count = len(blocks)
         layers = sorted(set(range(count) if peft_config.layers is None else peft_config.layers))
         if not layers:
@@ -128,28 +128,6 @@ class ReftModel(GossamerTuner):
 
     def merge_adapter(self, *args: Any, **kwargs: Any) -> None:
         raise _no_merge()
-
-
-def find_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
-    """Find the list of decoder blocks; raises `UnsupportedAdapterError` if there is none."""
-    config = getattr(model, "config", None)
-    count = config.get_text_config().num_hidden_layers if config is not None else 0
-    found = [
-        (path, module)
-        for path, module in model.named_modules()
-        if isinstance(module, nn.ModuleList)
-        and len(module) == count
-        and "." in path
-        # Prompts are found by what goes into the module that holds the blocks.
-        and "input_ids"
-        in signature(model.get_submodule(path.rpartition(".")[0]).forward).parameters
-    ]
-    if not found:
-        raise UnsupportedAdapterError(
-            f"{type(model).__name__} has no list of decoder blocks that ReFT could edit; it works "
-            "with causal language models of transformers such as Llama, Mistral and Qwen"
-        )
-    return min(found, key=lambda item: item[0].count("."))
 
 
 def _no_merge() -> UnsupportedAdapterError:
