@@ -35,7 +35,7 @@ from gossamer.training.comparison.entries import Entry, parse_entries
 from gossamer.training.outputs.listener import Listener
 from gossamer.training.run import tune
 
-LADDER = [digit * 10.0**power for power in range(-7, 1) for digit in (1, 3)]
+LADDER = [float(f"{digit}e{power}") for power in range(-7, 1) for digit in (1, 3)]
 Row = dict[str, Any]
 
 

@@ -15,7 +15,10 @@ class LoraSettings(MethodSettings):
     """Settings of `lora`."""
 
     default_learning_rate = DefaultRate(
-        1e-3, 2e-4, source="sweep on SmolLM2-135M; QLoRA's paper, 7 to 13 billion parameters"
+        1e-3,
+        2e-4,
+        source="a third of the best of a sweep of short runs on SmolLM2-135M; "
+        "QLoRA's paper, 7 to 13 billion parameters",
     )
 
     rank: PositiveInt = 16
@@ -54,7 +57,9 @@ class DoraSettings(LoraSettings):
     """Settings of `dora`."""
 
     default_learning_rate = DefaultRate(
-        1e-3, 2e-4, source="that of lora; the paper for LLaMA-7B and LLaMA2-7B at rank 16"
+        1e-3,
+        2e-4,
+        source="that of lora, not swept; the paper for LLaMA-7B and LLaMA2-7B at rank 16",
     )
 
 
@@ -89,7 +94,7 @@ class VeloraSettings(LoraSettings):
     """Settings of `velora`."""
 
     default_learning_rate = DefaultRate(
-        1e-3, 4e-4, source="that of lora; the released scripts for LLaMA"
+        1e-3, 4e-4, source="that of lora, not swept; the released scripts for LLaMA"
     )
 
     compressed_modules: list[str] = Field(default=["v_proj", "down_proj"])
@@ -178,7 +183,9 @@ class ShiraSettings(MethodSettings):
 class Ia3Settings(MethodSettings):
     """Settings of `ia3`."""
 
-    default_learning_rate = DefaultRate.flat(3e-3, source="the paper, with Adafactor and T0")
+    default_learning_rate = DefaultRate.flat(
+        3e-3, source="the paper, with Adafactor and T0; not swept"
+    )
 
     target_modules: str | list[str] = Field(default=["k_proj", "v_proj", "down_proj"])
     """Layers to rescale: the paper's keys, values and inner activations of the MLP; or all-linear,
@@ -206,7 +213,7 @@ class BitfitSettings(MethodSettings):
     """Settings of `bitfit`."""
 
     default_learning_rate = DefaultRate.flat(
-        1e-3, source="the examples in the authors' code, for BERT"
+        1e-3, source="the examples in the authors' code, for BERT; not swept"
     )
 
     target_modules: str | list[str] = "all-linear"
@@ -217,7 +224,9 @@ class BitfitSettings(MethodSettings):
 class PromptTuningSettings(MethodSettings):
     """Settings of `prompt_tuning`."""
 
-    default_learning_rate = DefaultRate.flat(3e-2, source="PEFT's guide for causal models")
+    default_learning_rate = DefaultRate.flat(
+        3e-2, source="PEFT's guide for causal models; not swept"
+    )
 
     tokens: PositiveInt = 20
     """Virtual tokens in front of the text; each takes the place of a real one in the context."""
@@ -231,7 +240,7 @@ class PrefixTuningSettings(MethodSettings):
     """Settings of `prefix_tuning`."""
 
     default_learning_rate = DefaultRate.flat(
-        1e-2, source="PEFT's guide; `projection` wants a far smaller one"
+        1e-2, source="PEFT's guide; `projection` wants a far smaller one; not swept"
     )
 
     tokens: PositiveInt = 20
@@ -250,7 +259,7 @@ class PTuningSettings(MethodSettings):
     """Settings of `p_tuning`."""
 
     default_learning_rate = DefaultRate.flat(
-        1e-3, source="PEFT's guide to P-tuning, for RoBERTa-large"
+        1e-3, source="PEFT's guide to P-tuning, for RoBERTa-large; not swept"
     )
 
     tokens: PositiveInt = 20

@@ -11,9 +11,7 @@ from gossamer.methods.common.settings import MethodSettings, PositiveFloat, Posi
 class BottleneckSettings(MethodSettings):
     """What both kinds of bottleneck adapters have in common."""
 
-    default_learning_rate = DefaultRate(
-        1e-3, 3e-4, source="scaled with the width; LLM-Adapters for LLaMA-7B"
-    )
+    default_learning_rate = DefaultRate.flat(3e-4, source="LLM-Adapters for LLaMA-7B; not swept")
 
     width: PositiveInt = 64
     """Width of the bottleneck."""

@@ -15,7 +15,7 @@ class SmtSettings(MethodSettings):
     """Settings of `smt`."""
 
     default_learning_rate = DefaultRate(
-        1e-3, 1e-4, source="sweep on SmolLM2-135M; the released script for LLaMA-7B"
+        1e-3, 1e-4, source="sweep on SmolLM2-135M at LoRA's size; the released script for LLaMA-7B"
     )
 
     attention_ratio: Share = 0.0084
