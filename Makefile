@@ -38,6 +38,14 @@ PEFT_SUITE ?= -n logical --maxprocesses 8
 test-peft: $(STAMP)  ## Run PEFT's own tests over our tuners (some 15 minutes; fetches PEFT's source).
 	@$(PY) tests/peft_suite $(PEFT_SUITE)
 
+# PYTHON=python3.13 takes another Python, TORCH_INDEX torch from another index.
+test-oldest test-newest: export TORCH_INDEX := $(TORCH_INDEX)
+test-oldest:  ## Test methods and training with the oldest libraries that pyproject.toml allows.
+	@tests/versions/run.sh oldest $(PYTHON)
+
+test-newest:  ## The same with the newest libraries there are, those not yet allowed too.
+	@tests/versions/run.sh newest $(PYTHON)
+
 coverage: $(STAMP)  ## Run the tests and list the lines of the package that none of them reaches.
 	@$(PY) -m pytest $(PARALLEL) --cov=gossamer \
 		--cov-report=term:skip-covered --cov-report=html:build/coverage

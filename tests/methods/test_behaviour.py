@@ -21,6 +21,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 
 from gossamer import methods
 from gossamer.basemodel.load import load_model
+from gossamer.basemodel.versions import enable_checkpointing
 from gossamer.errors import GossamerError, SettingError
 from gossamer.training.loop.device import count_parameters
 
@@ -175,7 +176,7 @@ def test_gradient_checkpointing(name):
     disturb(model)
     plain = gradients(model)
     whole = model if method.kind == "model" else model.get_base_model()
-    whole.activation_checkpointing_enable()
+    enable_checkpointing(whole)
     assert any(getattr(module, "gradient_checkpointing", False) for module in whole.modules())
     sparing = gradients(model)
     for parameter in plain:

@@ -195,6 +195,8 @@ def test_methods_run_and_learn(name, tiny_model, rows, tmp_path):
 def test_only_trained_tokens_go_through_the_output_head(tiny_model, rows, tmp_path, monkeypatch):
     from trl.trainer import utils
 
+    if not hasattr(utils, "_use_triton"):
+        pytest.skip("TRL below 1.16 leaves the other tokens out by a function of its own")
     scored = []
     head = utils._ChunkedLogProbFunction
 

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch.nn.parallel import DistributedDataParallel
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from gossamer.basemodel.versions import enable_checkpointing
 from gossamer.errors import SettingError
 from gossamer.methods.lorta.layer import LortaLinear
 from gossamer.methods.lorta.model import LortaConfig
@@ -178,7 +179,7 @@ def compare(one, other):
 def test_shared_factors_under_gradient_checkpointing(tiny_model):
     model, ids = lorta(tiny_model).train(), tokens()
     plain = gradients(model, ids)
-    model.get_base_model().activation_checkpointing_enable({"use_reentrant": False})
+    enable_checkpointing(model.get_base_model(), {"use_reentrant": False})
     compare(gradients(model, ids), plain)
 
 

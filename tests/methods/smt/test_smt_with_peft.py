@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from gossamer.basemodel.load import load_model
+from gossamer.basemodel.versions import checkpointing_argument, enable_checkpointing
 from gossamer.errors import AdapterFormatError, SettingError, UnsupportedAdapterError
 from gossamer.methods.smt.blocks import Block
 from gossamer.methods.smt.layer import SmtLinear
@@ -201,7 +202,7 @@ def trainer(model, folder, losses, peft_config=None, **options):
         max_length=None,
         dataset_kwargs={"skip_prepare_dataset": True},
         seed=0,
-        **{"max_steps": 3, "activation_checkpointing": False, "save_strategy": "no", **options},
+        **{"max_steps": 3, checkpointing_argument(): False, "save_strategy": "no", **options},
     )
     return SFTTrainer(
         model=model,
@@ -214,7 +215,7 @@ def trainer(model, folder, losses, peft_config=None, **options):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"activation_checkpointing": True}, {"gradient_accumulation_steps": 2}],
+    [{}, {checkpointing_argument(): True}, {"gradient_accumulation_steps": 2}],
     ids=["plain", "checkpointing", "accumulation"],
 )
 def test_three_steps_through_trl_lower_the_loss(model, tmp_path, options):
@@ -238,7 +239,7 @@ def test_gradient_checkpointing_changes_no_gradient(tiny_model):
         model = moved(get_peft_model(load(tiny_model), SmtConfig(blocks=chosen(tiny_model))))
         if checkpointing:
             model.enable_input_require_grads()
-            model.activation_checkpointing_enable({"use_reentrant": False})
+            enable_checkpointing(model, {"use_reentrant": False})
         model.train()(input_ids=IDS, labels=IDS).loss.backward()
         gradients.append([p.grad for p in model.parameters() if p.requires_grad])
     assert all(map(torch.equal, *gradients))

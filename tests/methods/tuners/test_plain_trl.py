@@ -8,6 +8,7 @@ from peft import PeftModel
 from transformers import AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
+from gossamer.basemodel.versions import checkpointing_argument
 from gossamer.methods.bottleneck.model import BottleneckConfig
 from gossamer.methods.lamda.model import FreezeColumns, LamdaConfig
 from gossamer.methods.lorta.model import LortaConfig
@@ -49,7 +50,7 @@ def make_trainer(config, output, *, callbacks=(), **options):
             output_dir=str(output),
             use_cpu=True,
             bf16=False,
-            activation_checkpointing=False,
+            **{checkpointing_argument(): False},
             per_device_train_batch_size=4,
             learning_rate=3e-2,
             lr_scheduler_type="constant",

@@ -11,6 +11,7 @@ from transformers import AutoTokenizer
 from trl import DPOConfig, DPOTrainer
 from tuner_cases import CONFIGS, LINEAR, NAMES, base, stir, tuned
 
+from gossamer.basemodel.versions import checkpointing_argument
 from gossamer.errors import UnknownNameError
 from gossamer.methods.lamda.freezing import freeze_columns, lamda_layers
 from gossamer.tuners import copy_adapter
@@ -95,7 +96,7 @@ def preference_trainer(model, folder):
             use_cpu=True,
             bf16=False,
             max_steps=1,
-            activation_checkpointing=False,
+            **{checkpointing_argument(): False},
             learning_rate=0.0,
             logging_steps=1,
             report_to=[],

@@ -7,6 +7,7 @@ import torch
 from peft import TaskType
 from torch import Tensor
 
+from gossamer.basemodel.versions import disable_checkpointing, enable_checkpointing
 from gossamer.errors import SettingError
 from gossamer.methods.common.method import MethodContext
 from gossamer.methods.common.targets import linear_paths, resolve_targets
@@ -150,11 +151,11 @@ def probed_config(model: Any, settings: SmtSettings, context: MethodContext) -> 
         was_training = model.training
         if context.gradient_checkpointing:
             # Checkpoints are only made in training mode.
-            model.activation_checkpointing_enable()
+            enable_checkpointing(model)
             model.train()
         chosen = select_blocks(model, context.probe_batches(settings.probe_batches), settings)
         if context.gradient_checkpointing:
-            model.activation_checkpointing_disable()
+            disable_checkpointing(model)
         model.train(was_training)
     return SmtConfig(task_type=TaskType.CAUSAL_LM, blocks=chosen)
 

@@ -9,6 +9,7 @@ from transformers import PrinterCallback, set_seed
 from trl import SFTConfig
 
 from gossamer.basemodel.load import load_model
+from gossamer.basemodel.versions import checkpointing_argument
 from gossamer.methods import Method, MethodContext
 from gossamer.training.data import EncodedData, Example
 from gossamer.training.loop.liger import use_liger
@@ -86,7 +87,7 @@ def _arguments(settings: RunSettings, context: MethodContext, stage: StagePlan) 
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.max_grad_norm,
         seed=settings.seed,
-        gradient_checkpointing=settings.gradient_checkpointing,
+        **{checkpointing_argument(): settings.gradient_checkpointing},
         # Rows come tokenised and cut.
         max_length=None,
         dataset_kwargs={"skip_prepare_dataset": True},

@@ -93,6 +93,7 @@ def _train_stage(
 ) -> tuple[Any, Path]:
     """Train one stage: the trained model, and the checkpoint after the last step."""
     settings = prepared.settings
+    forward = _own_forward(model)
     sparse = sparse_callback(prepared.sparse, prepared.context, listener)
     trainer = build_trainer(
         model,
@@ -113,6 +114,7 @@ def _train_stage(
     if callback.interrupted:
         raise RunInterrupted(Path(settings.output), trainer.last_checkpoint)
     model = _as_before_autocast(trainer.accelerator.unwrap_model(trainer.model))
+    _give_back_forward(model, forward)
     last = trainer.last_checkpoint
     # Trainer and callbacks refer to each other; the optimizer's state is to go now.
     del trainer, callback, sparse
@@ -134,6 +136,26 @@ def _as_before_autocast(model: Any) -> Any:
         if model.forward != original:
             model.forward = original
     return model
+
+
+def _own_forward(model: Any) -> Any:
+    """The forward function that was put on the base model itself; None: it has its class's."""
+    return vars(_base(model)).get("forward")
+
+
+def _give_back_forward(model: Any, forward: Any) -> None:
+    """Undo what a trainer did to the base model's forward, which evaluation is to find as it was.
+
+    TRL below 1.16 puts one there that computes losses in chunks and returns no logits.
+    """
+    base = _base(model)
+    vars(base).pop("forward", None)
+    if forward is not None:
+        base.forward = forward
+
+
+def _base(model: Any) -> Any:
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def _announce(

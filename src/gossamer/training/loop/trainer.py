@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import send_to_device
 from torch.optim.lr_scheduler import LambdaLR
 from trl import SFTTrainer
 from trl.trainer import utils
@@ -34,8 +35,12 @@ def trained_tokens_only() -> Iterator[None]:
     By itself it does so where Triton runs, and scores all positions elsewhere, padding included,
     for the sake of accelerators that compile again for each shape. On a CPU that is only waste: the
     head of a small model with a large vocabulary is a third of the step. The losses are the same.
+    TRL below 1.16 has no such choice: it leaves the others out by itself, on every device.
     """
-    before = utils._use_triton
+    before = getattr(utils, "_use_triton", None)
+    if before is None:
+        yield
+        return
     utils._use_triton = lambda device: device.type == "cpu" or before(device)
     try:
         yield
@@ -95,7 +100,6 @@ class RunTrainer(SFTTrainer):
         if self.lr_scheduler is None:
             factor = partial(rate_factor, plan=self.stage, scheduler=self._settings.scheduler)
             self.lr_scheduler = LambdaLR(optimizer or self.optimizer, factor)
-            self._created_lr_scheduler = True
         return self.lr_scheduler
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
@@ -162,7 +166,7 @@ class RunTrainer(SFTTrainer):
         for start in range(0, len(self.eval_rows), size):
             rows = self.eval_rows[start : start + size]
             batch = [{"input_ids": row.input_ids, "labels": row.labels} for row in rows]
-            yield self._prepare_inputs(self.data_collator(batch))
+            yield send_to_device(self.data_collator(batch), self.args.device)
 
     def _save_checkpoint(self, model: Any, trial: Any = None) -> None:
         # The metrics file has every step; a history in each checkpoint would grow without end.
