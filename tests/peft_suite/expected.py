@@ -81,6 +81,16 @@ NATURE: list[Rule] = [
         "target_modules in any row",
     ),
     (
+        "lamda|lamda_pp", "test_config", "test_config_layers_to_transform_index_zero", ".*",
+        "needs a list as target_modules",
+        "LaMDA without target_modules means all linear layers, of which numbers of layers would "
+        "choose none; refused by name",
+    ),
+    (
+        REFT, "test_config", "test_config_layers_to_transform_index_zero", ".*", "use layers",
+        "ReFT edits whole blocks, which its own field `layers` numbers; refused by name",
+    ),
+    (
         f"{SPARSE}|lamda|lamda_pp|{BOTTLENECK}", "test_feature_extraction_models", ".*training.*",
         ".*BertModel", "^AssertionError: $",
         "the row's target 'all-linear' includes BERT's pooler, which the hidden states that are "
