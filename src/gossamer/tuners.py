@@ -10,6 +10,7 @@ from gossamer.methods.bottleneck.model import BottleneckConfig
 from gossamer.methods.common.peft_tuner import copy_adapter
 from gossamer.methods.lamda.model import FreezeColumns, LamdaConfig
 from gossamer.methods.lorta.model import LortaConfig
+from gossamer.methods.meft.model import MeftConfig
 from gossamer.methods.reft.model import ReftConfig
 from gossamer.methods.sherl.model import SherlConfig
 from gossamer.methods.slora.model import SloraConfig
@@ -24,6 +25,7 @@ __all__ = [
     "FreezeColumns",
     "LamdaConfig",
     "LortaConfig",
+    "MeftConfig",
     "ReftConfig",
     "SherlConfig",
     "SloraConfig",

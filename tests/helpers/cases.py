@@ -241,6 +241,18 @@ CASES: dict[str, Case] = {
         tolerance=1e-4,
         wrong=(NO_TARGET, ({"rank": 33}, "rank = 33 is above the smaller side of model.layers.0")),
     ),
+    "meft": Case(
+        settings={"width": RANK, "reversible_layers": 2},
+        count=lambda s: 2 * 2 * (2 * HIDDEN * RANK + RANK + HIDDEN),
+        learns=("meft_f", "meft_g"),
+        starts_as_base=False,
+        merge="MEFT cannot be merged into the weights",
+        wrong=(
+            ({"reversible_layers": 4}, "reversible_layers = 4 is above the 3 layers"),
+            ({"lam": 0}, "'lam' = 0"),
+            ({"anchor_every": -1}, "'anchor_every' = -1"),
+        ),
+    ),
     "lorta": Case(
         # Inputs, widths of heads and numbers of heads of two kinds each; matrices; layers.
         count=lambda s: (

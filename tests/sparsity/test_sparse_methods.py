@@ -42,6 +42,7 @@ SLICED = {
 """By method, and what else there is to it: how the model is made that learns."""
 REFUSED = {
     "full": ({}, "the base weights of .* learn"),
+    "meft": ({}, "computes each layer a second time, from states that are only nearly the same"),
     "p_tuning": ({}, "learnt tokens in front of the text"),
     "prefix_tuning": ({}, "learnt tokens in front of the text"),
     "prompt_tuning": ({}, "learnt tokens in front of the text"),

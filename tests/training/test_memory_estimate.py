@@ -13,7 +13,7 @@ VOCABULARY = 259
 
 
 def estimated(folder, name="lora", *, batch_size=4, rows=100, dtype="float32", **changes):
-    settings = {"rank": 4} if name != "full" else {}
+    settings = {} if name in ("full", "meft") else {"rank": 4}
     context = MethodContext(
         model_name="m",
         base_folder=folder,
@@ -64,10 +64,12 @@ def test_activations_grow_with_rows_and_shrink_with_checkpointing(tiny_model):
     assert estimated(tiny_model, gradient_checkpointing=True).activations < one.activations
     assert estimated(tiny_model, "dora").activations > 1.5 * one.activations
     assert one.total > one.activations + one.weights
+    assert estimated(tiny_model, "meft").activations < 0.85 * one.activations
 
 
 KEEPING = {
     "lora": {"rank": 1},
+    "meft": {"width": 1, "reversible_layers": 2},
     "sherl": {"late_layers": 1},
     "sherl, no late layer": {"late_layers": 0, "skip": "gated", "form": "layer_norm"},
     "sherl, plain adapters": {"late_layers": 2, "form": "linear", "reduction": 2},

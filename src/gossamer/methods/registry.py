@@ -75,6 +75,10 @@ TABLE: dict[str, tuple[str, str]] = {
         "gossamer.methods.lorta.method:Lorta",
         "one low-rank tensor for the attention of all layers; the smallest low-rank adapter",
     ),
+    "meft": (
+        "gossamer.methods.meft.method:Meft",
+        "adapters in a model made reversible, which keeps few activations; cannot be merged",
+    ),
     "nodireft": (
         "gossamer.methods.reft.method:Nodireft",
         "direft under the name that the authors' library gives it",

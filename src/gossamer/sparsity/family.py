@@ -83,11 +83,11 @@ def decoder_layers(model: nn.Module) -> list[DecoderLayer]:
 
     Raises `UnsupportedModelError` for other families than `MODEL_TYPES`, other activations than
     SiLU, and other layers than q, k, v, o and gate, up, down; `UnsupportedAdapterError` for prompts
-    that are learnt, whose tokens no label belongs to.
+    that are learnt, whose tokens no label belongs to, and for adapters that rebuild states.
     """
     config = text_config(model)
     check_family(config)
-    _refuse_prompts(model)
+    _refuse_adapters(model)
     found = [
         _layer(path, module)
         for path, module in model.named_modules()
@@ -138,11 +138,17 @@ def _layer(path: str, module: Any) -> DecoderLayer:
     return DecoderLayer(path=path, attention=attention, mlp=module.mlp, heads=heads)
 
 
-def _refuse_prompts(model: Any) -> None:
+def _refuse_adapters(model: Any) -> None:
     configs = getattr(model, "peft_config", None)
     for config in configs.values() if isinstance(configs, dict) else ():
         if getattr(config, "is_prompt_learning", False):
             raise UnsupportedAdapterError(
                 f"sparse compute: {getattr(config, 'peft_type', 'a prompt adapter')} puts learnt "
                 "tokens in front of the text; use a method that adapts layers, such as lora"
+            )
+        if getattr(config, "rebuilds_states", False):
+            raise UnsupportedAdapterError(
+                f"sparse compute: {getattr(config, 'peft_type', 'an adapter')} computes each layer "
+                "a second time, from states that are only nearly the same, for which other "
+                "channels might be chosen; use a method such as lora"
             )

@@ -140,8 +140,9 @@ def _layers(config: Any, method: Method[Any], context: MethodContext, *, tokens:
         kept = layers * hidden + min(layers, 1) * layer
     else:
         kept = layers * layer
-    kept += method.kept_beside(config.num_hidden_layers, hidden)
-    return round(tokens * kept * (4 if context.dtype == "float32" else 2))
+    size = 4 if context.dtype == "float32" else 2
+    kept += method.kept_beside(config.num_hidden_layers, hidden, size)
+    return round(tokens * kept * size)
 
 
 def _head(config: Any, context: MethodContext, *, positions: int) -> int:

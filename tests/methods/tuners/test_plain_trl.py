@@ -12,6 +12,7 @@ from gossamer.basemodel.versions import checkpointing_argument
 from gossamer.methods.bottleneck.model import BottleneckConfig
 from gossamer.methods.lamda.model import FreezeColumns, LamdaConfig
 from gossamer.methods.lorta.model import LortaConfig
+from gossamer.methods.meft.model import MeftConfig
 from gossamer.methods.reft.model import ReftConfig
 from gossamer.methods.sherl.model import SherlConfig
 from gossamer.methods.slora.model import SloraConfig
@@ -36,6 +37,7 @@ CONFIGS = {
     "loreft": lambda: ReftConfig(rank=4),
     "lamda": lambda: LamdaConfig(rank=4),
     "lorta": lambda: LortaConfig(rank=4),
+    "meft": lambda: MeftConfig(width=4, reversible_layers=3),
     "sherl": lambda: SherlConfig(late_layers=1),
     "houlsby": lambda: BottleneckConfig(target_modules=["o_proj", "down_proj"], width=4),
 }

@@ -9,7 +9,7 @@ from method_helpers import base_folder, logits
 from peft import PeftModel, ShiraConfig, get_peft_model
 from transformers import AutoTokenizer
 from trl import DPOConfig, DPOTrainer
-from tuner_cases import CONFIGS, LINEAR, NAMES, base, stir, tuned
+from tuner_cases import CONFIGS, LINEAR, MEFT, NAMES, base, stir, tuned
 
 from gossamer.basemodel.versions import checkpointing_argument
 from gossamer.errors import UnknownNameError
@@ -27,7 +27,7 @@ def test_a_second_adapter_with_the_same_configuration_leaves_the_first_alone(nam
     model.add_adapter("second", model.peft_config["default"])
     assert torch.equal(logits(model), before)
     model.set_adapter("second")
-    assert torch.allclose(logits(model), logits(base()), atol=1e-4)
+    assert torch.allclose(logits(model), logits(base()), atol=1e-4) == (name not in MEFT)
     stir(model, seed=1)
     assert not torch.allclose(logits(model), before, atol=1e-2)
     model.set_adapter("default")

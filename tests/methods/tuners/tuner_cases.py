@@ -9,6 +9,7 @@ from gossamer.tuners import (
     BottleneckConfig,
     LamdaConfig,
     LortaConfig,
+    MeftConfig,
     ReftConfig,
     SherlConfig,
     SloraConfig,
@@ -42,13 +43,19 @@ CONFIGS = {
     "loreft": of(ReftConfig, **REFT),
     "direft": of(ReftConfig, variant="direft", **REFT),
     "nodireft": of(ReftConfig, variant="nodireft", **REFT),
+    **{
+        name: of(MeftConfig, variant=name, width=4, reversible_layers=2)
+        for name in ("meft1", "meft2", "meft3")
+    },
     "sherl": of(SherlConfig, late_layers=1, reduction=2),
     "houlsby": of(BottleneckConfig, target_modules=["o_proj", "down_proj"], width=4),
 }
 NAMES = list(CONFIGS)
 LINEAR = ["smt_drawn", "slora", "slora_residual", "sparse_lora", "lamda", "lamda_pp", "houlsby"]
 """Those of linear layers that are named by `target_modules`."""
-UNMERGED = ("loreft", "direft", "nodireft", "sherl", "houlsby")
+MEFT = ("meft1", "meft2", "meft3")
+"""Those that begin near the base and not as it: another model of nearly the same answers."""
+UNMERGED = ("loreft", "direft", "nodireft", "sherl", "houlsby", *MEFT)
 MERGED = [name for name in NAMES if name not in UNMERGED]
 """Those that can be merged."""
 

@@ -123,6 +123,10 @@ _WITHOUT_KIND = {
     "GOSSAMER_BOTTLENECK": ("puts networks behind the layers, which cannot be merged", _OTHER),
     "GOSSAMER_LAMDA": ("keeps its factors in three parts", _CONVERT),
     "GOSSAMER_LORTA": ("keeps the factors of all layers together", _CONVERT),
+    "GOSSAMER_MEFT": (
+        "computes the model's layers on two streams, which it cannot share with other requests",
+        _OTHER,
+    ),
     "GOSSAMER_SHERL": ("puts a network beside the early layers, which must end first", _OTHER),
     "GOSSAMER_SLORA": ("keeps single weights beside factors", _CONVERT),
     "GOSSAMER_SPARSE_LORA": ("keeps masks and factors apart", _CONVERT),

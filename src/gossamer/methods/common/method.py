@@ -158,9 +158,9 @@ class Method(ABC, Generic[S]):
         needs; for the estimate of memory."""
         return layers
 
-    def kept_beside(self, layers: int, hidden: int) -> int:
-        """How many numbers per token a forward pass keeps that belong to no decoder layer, in a
-        model of `layers` layers of width `hidden`; for the estimate of memory."""
+    def kept_beside(self, layers: int, hidden: int, size: int) -> int:
+        """How many numbers of `size` bytes per token a forward pass keeps that belong to no decoder
+        layer, in a model of `layers` layers of width `hidden`; for the estimate of memory."""
         return 0
 
     def stages(self, context: MethodContext) -> list[Stage]:

@@ -29,7 +29,7 @@ class Sherl(PeftMethod[SherlSettings]):
         assert late is not None
         return late
 
-    def kept_beside(self, layers: int, hidden: int) -> int:
+    def kept_beside(self, layers: int, hidden: int, size: int) -> int:
         config = self._placed(layers)
         assert config.layers
         inner = hidden // config.reduction
