@@ -2,6 +2,7 @@
 
 import inspect
 import pkgutil
+from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
@@ -24,11 +25,12 @@ def page() -> str:
         " [page of methods](methods.md).",
     ]
     for cls in all_settings():
-        parent = cls.__mro__[1]
-        more = f" Also all of [{parent.__name__}](#{parent.__name__.lower()})."
-        sentence = one_line(cls.__doc__) + (more if parent.model_fields else "")  # type: ignore[attr-defined]
+        parents = [base for base in cls.__bases__ if getattr(base, "model_fields", {})]
+        links = [f"[{base.__name__}](#{base.__name__.lower()})" for base in parents]
+        more = f" Also all of {', '.join(links)}." if links else ""
+        sentence = one_line(cls.__doc__) + more
         parts += [f"## {cls.__name__}", sentence, f"`{cls.__module__}`"]
-        parts += [fields(cls, besides=parent)]
+        parts += [fields(cls, besides=parents)]
     return "\n\n".join(parts)
 
 
@@ -44,9 +46,9 @@ def all_settings() -> list[type[Settings]]:
     )
 
 
-def fields(cls: type[Settings], *, besides: type[Any] = object) -> str:
-    """The table of the fields of `cls` that `besides` does not have."""
-    known = getattr(besides, "model_fields", {})
+def fields(cls: type[Settings], *, besides: Sequence[type[Any]] = ()) -> str:
+    """The table of the fields of `cls` that the classes `besides` do not have."""
+    known = {name for other in besides for name in getattr(other, "model_fields", {})}
     rows = [
         (f"`{name}`", f"`{type_name(info.annotation)}`", _default(info), info.description or "")
         for name, info in cls.model_fields.items()

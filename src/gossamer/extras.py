@@ -9,6 +9,9 @@ EXTRAS = {
     "plot": ("matplotlib",),
     "qlora": ("accelerate", "bitsandbytes"),
     "int8": ("accelerate", "torchao"),
+    "tensorboard": ("tensorboard",),
+    "trackio": ("trackio",),
+    "wandb": ("wandb",),
 }
 """Names to import, by the group of packages in `pyproject.toml` that brings them."""
 

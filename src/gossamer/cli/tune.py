@@ -19,7 +19,11 @@ from gossamer.training.settings import RunSettings
 
 RUN = Options(
     RunSettings,
-    fields=("model", "data", "method", "output", "max_steps", "seed", "dtype", "sparse_compute"),
+    fields=(
+        *("model", "data", "method", "objective", "output", "start_from"),
+        *("max_steps", "early_stop"),
+        *("seed", "dtype", "sparse_compute", "report_to"),
+    ),
     metavars={
         "model": "MODEL",
         "data": "DATA",

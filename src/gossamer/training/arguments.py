@@ -13,6 +13,7 @@ from gossamer.methods import parse_settings
 from gossamer.training.data.source import find_file
 from gossamer.training.outputs.run_folder import check_free, is_run
 from gossamer.training.outputs.run_record import FILE, read_config
+from gossamer.training.outputs.trackers import check_trackers
 from gossamer.training.settings import RunSettings, assemble
 
 
@@ -42,6 +43,7 @@ def check_names(settings: RunSettings, *, resume: bool, overwrite: bool) -> None
         check_resumable(output)
     else:
         check_free(output, overwrite=overwrite)
+    check_trackers(settings)
     require_known(settings.model)
     for name in (settings.data, settings.eval_data):
         if name is not None:

@@ -74,12 +74,15 @@ def dry_run(settings: RunSettings) -> DryRun:
     check_free(output, overwrite=True)
     with quiet_libraries():
         prepared = prepare(settings)
+        # Of rows that are not in memory, the first tell for all.
+        looked_at = prepared.data.train[:1000] if settings.lazy_data else prepared.data.train
+        sides = [side for row in looked_at for side in row.sides]
         memory = estimate_stages(
             prepared.method,
             prepared.context,
-            batch_size=settings.batch_size,
-            longest_row=max(len(row.input_ids) for row in prepared.data.train),
-            most_trained=max(row.trained_tokens for row in prepared.data.train),
+            batch_size=settings.batch_size * len(prepared.data.train[0].sides),
+            longest_row=max(len(side.input_ids) for side in sides),
+            most_trained=max(side.trained_tokens for side in sides),
         )
     return DryRun(
         settings=prepared.settings,
@@ -87,7 +90,9 @@ def dry_run(settings: RunSettings) -> DryRun:
         plan=prepared.plan,
         stages=prepared.stages,
         data_lines=_data_lines(prepared),
-        train_tokens=sum(len(row.input_ids) for row in prepared.data.train),
+        train_tokens=round(
+            sum(len(side.input_ids) for side in sides) / len(looked_at) * len(prepared.data.train)
+        ),
         eval_rows=len(prepared.data.eval),
         memory=memory,
         preview=prepared.data.preview(prepared.tokenizer),

@@ -3,14 +3,11 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
-from typing import Any
 
 import torch
 from torch.utils.data import Sampler
 
 from gossamer.methods import Stage
-from gossamer.training.data import Example
 from gossamer.training.settings import RunSettings
 
 
@@ -117,9 +114,11 @@ class RowOrder(Sampler[int]):
         generator = torch.Generator().manual_seed(self._seed)
         left = self._plan.num_samples
         while left > 0:
-            order = torch.randperm(self._plan.num_rows, generator=generator).tolist()
-            yield from order[:left]
+            order = torch.randperm(self._plan.num_rows, generator=generator)[:left]
             left -= len(order)
+            # Not all at once: there may be more rows than Python's numbers fit in memory.
+            for start in range(0, len(order), 65536):
+                yield from order[start : start + 65536].tolist()
 
 
 def rate_factor(step: int, *, plan: RunPlan | StagePlan, scheduler: str) -> float:
@@ -134,48 +133,3 @@ def rate_factor(step: int, *, plan: RunPlan | StagePlan, scheduler: str) -> floa
         return 1.0
     done = min(1.0, (step - warmup) / max(1, plan.steps - warmup))
     return 1.0 - done if scheduler == "linear" else 0.5 * (1.0 + math.cos(math.pi * done))
-
-
-def collator(tokenizer: Any) -> Any:
-    """A collator that makes a batch of examples: padded on the right, the padding masked."""
-    from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
-
-    return DataCollatorForLanguageModeling(pad_token_id=_pad_token(tokenizer))
-
-
-class ProbeBatches:
-    """Gives a run's `MethodContext.probe_batches`: what its trainer will see first."""
-
-    def __init__(
-        self,
-        rows: list[Example],
-        tokenizer: Any,
-        settings: RunSettings,
-        plan: RunPlan,
-        *,
-        device: str,
-    ) -> None:
-        self._rows = rows
-        self._tokenizer = tokenizer
-        self._settings = settings
-        self._plan = plan
-        self._device = device
-
-    def __call__(self, count: int) -> Iterator[dict[str, Any]]:
-        """The first `count` forward passes' batches, on the device; no random state is touched."""
-        collate = collator(self._tokenizer)
-        order = iter(RowOrder(self._plan, self._settings.seed))
-        for _ in range(count):
-            rows = [self._rows[n] for n in islice(order, self._settings.batch_size)]
-            if not rows:
-                return
-            batch = collate([{"input_ids": r.input_ids, "labels": r.labels} for r in rows])
-            yield {name: tensor.to(self._device) for name, tensor in batch.items()}
-
-
-def _pad_token(tokenizer: Any) -> int:
-    # Padding is masked, so any token will do.
-    for token in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0):
-        if token is not None:
-            return int(token)
-    raise AssertionError

@@ -11,12 +11,19 @@ from gossamer.basemodel.quantize import name_of, quantization_of
 from gossamer.machine import fit_threads
 from gossamer.methods import Method, MethodContext, settings_type
 from gossamer.sparsity.plan import SparsityPlan
+from gossamer.training.collation import ProbeBatches
 from gossamer.training.data import EncodedData, load_data
+from gossamer.training.density.check import check_density
 from gossamer.training.loop.device import choose_device, choose_dtype
 from gossamer.training.loop.liger import check_liger, liger_kernels
 from gossamer.training.loop.sparse_compute import sparse_plan
+from gossamer.training.objectives.check import check_format, check_objective, reading
+from gossamer.training.objectives.start import learnt_by
 from gossamer.training.outputs.run_record import recorded_facts
-from gossamer.training.plan import ProbeBatches, RunPlan, StagePlan, make_plan, plan_stages
+from gossamer.training.outputs.trackers import check_trackers
+from gossamer.training.packing.check import check_packing
+from gossamer.training.packing.rows import pack
+from gossamer.training.plan import RunPlan, StagePlan, make_plan, plan_stages
 from gossamer.training.settings import RunSettings
 
 
@@ -35,6 +42,8 @@ class Prepared:
     """The plan by which part of the base is computed; None: all of it."""
     liger: dict[str, bool] | None
     """The names of Liger's kernels, and whether each is used; None: none is."""
+    start_from: Path | None
+    """What another run has learnt, which this one goes on from; None: the method's own start."""
     stages: tuple[StagePlan, ...]
     recorded: dict[str, Any]
     """The facts that `run.yaml` records beside the settings."""
@@ -59,12 +68,18 @@ def prepare(settings: RunSettings) -> Prepared:
     if settings.liger_kernel:
         check_liger(device, Path(folder))
     tokenizer = load_tokenizer(folder)
-    data = load_data(settings, tokenizer, seed=settings.seed)
+    check_packing(settings, method)
+    check_objective(settings)
+    data = load_data(reading(settings), tokenizer, seed=settings.seed)
+    check_format(settings, data)
+    data = pack(data, settings.max_length) if settings.packing else data
     plan = make_plan(settings, len(data.train))
     probe = ProbeBatches(data.train, tokenizer, settings, plan, device=device)
     context = _context(settings, Path(folder), plan, probe, device=device)
     method.check(context)
     sparse = sparse_plan(settings, method, context)
+    check_density(settings)
+    check_trackers(settings)
     return Prepared(
         settings=settings,
         method=method,
@@ -74,6 +89,7 @@ def prepare(settings: RunSettings) -> Prepared:
         plan=plan,
         sparse=sparse,
         liger=liger_kernels(sparse) if settings.liger_kernel else None,
+        start_from=learnt_by(settings, method, context),
         stages=plan_stages(method.stages(context), settings, total=plan.steps),
         recorded=recorded_facts(
             settings,

@@ -12,14 +12,23 @@ from gossamer.errors import (
 )
 from gossamer.files import disk_trouble
 from gossamer.training.arguments import check_resumable, collect
+from gossamer.training.density.check import density_facts
 from gossamer.training.loop.build import build_model
 from gossamer.training.loop.device import count_parameters, peak_memory
+from gossamer.training.loop.held_out import best_step, model_of_step
 from gossamer.training.loop.sparse_compute import check_same_plan
 from gossamer.training.loop.stages import check_stages, train_stages
+from gossamer.training.objectives.reference import with_reference
 from gossamer.training.outputs.checkpoint import latest_checkpoint, read_stage, step_of
 from gossamer.training.outputs.listener import Listener, warn
 from gossamer.training.outputs.loss_curve import draw_loss_curve
-from gossamer.training.outputs.metrics import RunResult, read_metrics, summarize, truncate_metrics
+from gossamer.training.outputs.metrics import (
+    RunResult,
+    read_metrics,
+    summarize,
+    train_records,
+    truncate_metrics,
+)
 from gossamer.training.outputs.model_card import write_model_card
 from gossamer.training.outputs.progress import make_progress
 from gossamer.training.outputs.run_folder import (
@@ -37,6 +46,7 @@ from gossamer.training.outputs.run_record import (
     read_config,
     write_run_record,
 )
+from gossamer.training.packing.check import prove_packing
 from gossamer.training.prepare import Prepared, prepare
 from gossamer.training.quiet import quiet_libraries
 from gossamer.training.settings import RunSettings
@@ -118,7 +128,10 @@ def _carry_out(prepared: Prepared, *, resume: bool, listener: Listener) -> RunRe
     checkpoint = None
     if resume:
         prepared, checkpoint = _continued(prepared, output)
-    model = build_model(prepared.method, prepared.context, prepared.liger)
+    model = build_model(prepared.method, prepared.context, prepared.liger, prepared.start_from)
+    prepared.recorded.update(density_facts(prepared.settings, model))
+    if prepared.settings.packing:
+        prove_packing(model)
     if not resume:
         make_run_folder(output)
         clear_run(output)
@@ -126,8 +139,19 @@ def _carry_out(prepared: Prepared, *, resume: bool, listener: Listener) -> RunRe
         listener.note(f"{output} has no checkpoint yet: starting from the first step")
     _forget_later_lines(prepared, checkpoint)
     write_run_record(output, prepared.settings, prepared.recorded)
+    prepared = with_reference(prepared, model, listener)
     model = train_stages(prepared, model, checkpoint, listener)
-    return _finish(prepared, model, listener)
+    best = best_step(prepared)
+    if best is not None and best != _last_step(output):
+        listener.note(f"the result is that of step {best}, whose held-out loss is the lowest")
+        # Before the next one is loaded.
+        del model
+        model = model_of_step(prepared, best)
+    return _finish(prepared, model, best, listener)
+
+
+def _last_step(output: Path) -> int:
+    return max((record["step"] for record in train_records(read_metrics(output))), default=0)
 
 
 def _forget_later_lines(prepared: Prepared, checkpoint: Path | None) -> None:
@@ -157,7 +181,7 @@ def _continued(prepared: Prepared, output: Path) -> tuple[Prepared, Path | None]
     return replace(prepared, recorded=recorded), latest_checkpoint(output)
 
 
-def _finish(prepared: Prepared, model: Any, listener: Listener) -> RunResult:
+def _finish(prepared: Prepared, model: Any, best: int | None, listener: Listener) -> RunResult:
     """Write curve, card, adapter and record, in this order: the record tells that all is there."""
     output = Path(prepared.settings.output)
     records = read_metrics(output)
@@ -168,6 +192,7 @@ def _finish(prepared: Prepared, model: Any, listener: Listener) -> RunResult:
         trainable=trainable,
         total=total,
         peak_memory=peak_memory(prepared.context.device),
+        best_step=best,
     )
     listener.trained(model, result)
     draw_loss_curve(

@@ -1,5 +1,6 @@
 """Finds a sparsity plan for a model and data: equal shares first, then perhaps a sweep."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -21,9 +22,9 @@ from gossamer.sparsity.search.sweep import Sensitivity, sweep
 from gossamer.sparsity.search.work import RunWork
 from gossamer.sparsity.tally import Tally, row_lengths
 from gossamer.sparsity.tokens import split_tokens
+from gossamer.training.collation import collator, features
 from gossamer.training.data import Example, load_data
 from gossamer.training.loop.device import choose_device, choose_dtype
-from gossamer.training.plan import collator
 from gossamer.training.quiet import quiet_libraries
 from gossamer.training.sweep_settings import SweepSettings
 
@@ -179,14 +180,14 @@ def _plan_options(settings: SweepSettings) -> SparsityPlan:
 
 
 def some_batches(
-    rows: list[Example], tokenizer: Any, settings: SweepSettings, device: str
+    rows: Sequence[Example], tokenizer: Any, settings: SweepSettings, device: str
 ) -> list[Batch]:
     """The rows of the data on which losses are measured, in batches on `device`."""
     generator = torch.Generator().manual_seed(settings.seed)
     order = iter(torch.randperm(len(rows), generator=generator).tolist()[: settings.rows])
     collate, batches = collator(tokenizer), []
     while chosen := [rows[number] for number in islice(order, settings.batch_size)]:
-        batch = collate([{"input_ids": r.input_ids, "labels": r.labels} for r in chosen])
+        batch = collate([features(row) for row in chosen])
         batches.append({name: tensor.to(device) for name, tensor in batch.items()})
     return batches
 

@@ -242,3 +242,37 @@ def test_preview_marks_what_is_trained(load, write, tokenizer):
     assert text.count("<|im_start|>user\nWhat is 2+2?<|im_end|>\n") == 2
     assert "example 2: " in text
     assert "example 3: " not in text
+
+
+def test_turns_of_weight_0_are_context(load, write, trained, tokenizer):
+    weighed = [TALK[0], {**TALK[1], "weight": 0}, TALK[2], {**TALK[3], "weight": 1}]
+    (example,) = load(write([{"messages": weighed}])).train
+    (whole,) = load(write([{"messages": TALK}])).train
+    assert example.input_ids == whole.input_ids
+    assert trained(tokenizer, example) == ["see you<|im_end|>"]
+    # What follows the last answer that is learnt from is left out.
+    first = [TALK[0], TALK[1], TALK[2], {**TALK[3], "weight": 0}]
+    (example,) = load(write([{"messages": first}])).train
+    assert trained(tokenizer, example) == ["hello<|im_end|>"]
+    assert "bye" not in tokenizer.decode(example.input_ids)
+
+
+@pytest.mark.parametrize(
+    ("weight", "reason"),
+    [(0.5, "weight must be 0 or 1, got float 0.5"), (0, "all assistant turns")],
+)
+def test_weights_that_leave_nothing_or_a_part_are_refused(weight, reason, load, write):
+    with pytest.raises(DataError, match=reason):
+        load(write([{"messages": [TALK[0], {**TALK[1], "weight": weight}]}]))
+
+
+def test_the_last_turn_alone(load, write, trained, tokenizer):
+    (example,) = load(write([{"messages": TALK}]), train_on="last").train
+    (whole,) = load(write([{"messages": TALK}])).train
+    assert example.input_ids == whole.input_ids
+    assert trained(tokenizer, example) == ["see you<|im_end|>"]
+    # Templates that write earlier turns differently later on have a border for the last one.
+    thinking = with_template(FORGETFUL)
+    talk = [TALK[0], {"role": "assistant", "content": "hm</think>hello"}, *TALK[2:]]
+    (example,) = load(write([{"messages": talk}]), tokenizer=thinking, train_on="last").train
+    assert trained(thinking, example) == ["see you<|im_end|>"]

@@ -1,7 +1,7 @@
 """Checks one raw row: gives the sample that it says, or the reason why it cannot be used.
 
-The result is one of three samples: a `Conversation`, a `PromptCompletion` of two strings, or a
-`Passage` of text.
+The result is one of four samples: a `Conversation`, a `PromptCompletion` of two strings, a
+`Passage` of text, or a `Preference` between two of them.
 """
 
 import json
@@ -18,10 +18,23 @@ Message = dict[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """Messages with `role` and `content`; assistant turns before `first_trained` are context."""
+    """Messages with `role` and `content`; assistant turns before `first_trained` are context, and
+    so are those whose number is in `untrained`."""
 
     messages: list[Message]
     first_trained: int = 0
+    untrained: frozenset[int] = frozenset()
+
+    @property
+    def trained(self) -> list[int]:
+        """The numbers of the assistant turns that are learnt from."""
+        return [
+            number
+            for number, message in enumerate(self.messages)
+            if message["role"] == "assistant"
+            and number >= self.first_trained
+            and number not in self.untrained
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +53,15 @@ class Passage:
     text: str
 
 
-Sample = Conversation | PromptCompletion | Passage
+@dataclass(frozen=True, slots=True)
+class Preference:
+    """Two answers to the same prompt."""
+
+    chosen: Conversation | PromptCompletion
+    rejected: Conversation | PromptCompletion
+
+
+Sample = Conversation | PromptCompletion | Passage | Preference
 
 
 def check_row(values: dict[str, Any], fmt: str) -> Sample:
@@ -58,8 +79,12 @@ def _check_messages(values: dict[str, Any]) -> Sample:
     if isinstance(messages, str):
         # A CSV file has no lists, and some Parquet files hold JSON text.
         messages = _parsed("messages", messages)
-    conversation = Conversation(_messages("messages", messages))
+    conversation = Conversation(
+        _messages("messages", messages), untrained=_without_weight("messages", messages)
+    )
     _require_answer("messages", conversation.messages)
+    if not conversation.trained:
+        raise RowProblem("all assistant turns have weight 0: nothing to learn")
     return conversation
 
 
@@ -74,6 +99,46 @@ def _check_pair(values: dict[str, Any]) -> Sample:
     if answer[0]["role"] != "assistant":
         raise RowProblem(f"completion[0] must be an assistant turn, got '{answer[0]['role']}'")
     return Conversation([*context, *answer], first_trained=len(context))
+
+
+def _check_preference(values: dict[str, Any]) -> Preference:
+    """Read a row in TRL's preference format: texts with a prompt, or conversations, in which the
+    messages that both have in common are context too."""
+    prompt, answers = values.get("prompt"), (values["chosen"], values["rejected"])
+    if all(isinstance(answer, str) for answer in answers):
+        return _text_preference(prompt, *answers)
+    if not all(isinstance(answer, list) for answer in answers):
+        raise RowProblem("'chosen' and 'rejected' must both be strings or both lists of messages")
+    context = _messages("prompt", prompt) if isinstance(prompt, list) else []
+    sides = [
+        context + _messages(name, answer)
+        for name, answer in zip(("chosen", "rejected"), answers, strict=True)
+    ]
+    if sides[0] == sides[1]:
+        raise RowProblem("'chosen' and 'rejected' are the same")
+    shared = len(context)
+    while shared < min(map(len, sides)) and sides[0][shared] == sides[1][shared]:
+        shared += 1
+    for name, messages in zip(("chosen", "rejected"), sides, strict=True):
+        _require_answer(name, messages[shared:])
+        if messages[shared]["role"] != "assistant":
+            raise RowProblem(
+                f"'{name}' goes on with a {messages[shared]['role']} turn where both answers "
+                "differ; it must be an assistant turn"
+            )
+    if not shared:
+        raise RowProblem("'prompt' is missing: nothing comes before the two answers")
+    return Preference(*(Conversation(messages, first_trained=shared) for messages in sides))
+
+
+def _text_preference(prompt: object, chosen: object, rejected: object) -> Preference:
+    if prompt is None:
+        raise RowProblem("'prompt' is missing; answers that are strings need one")
+    question = _prompt("prompt", prompt)
+    pair = (_text("chosen", chosen), _text("rejected", rejected))
+    if pair[0] == pair[1]:
+        raise RowProblem("'chosen' and 'rejected' are the same")
+    return Preference(*(PromptCompletion(question, answer) for answer in pair))
 
 
 def _check_instruction(values: dict[str, Any]) -> Sample:
@@ -94,6 +159,20 @@ def _messages(column: str, value: object) -> list[Message]:
     if not value:
         raise RowProblem(f"'{column}' is an empty list")
     return [_message(f"{column}[{index}]", entry) for index, entry in enumerate(value)]
+
+
+def _without_weight(column: str, messages: list[dict[str, Any]]) -> frozenset[int]:
+    """The numbers of the messages with weight 0, as OpenAI's format has it, which are context."""
+    found = set()
+    for number, message in enumerate(messages):
+        weight = message.get("weight")
+        if weight is None:
+            continue
+        if weight not in (0, 1):
+            raise RowProblem(f"{column}[{number}].weight must be 0 or 1, got {describe(weight)}")
+        if not weight:
+            found.add(number)
+    return frozenset(found)
 
 
 def _message(place: str, entry: object) -> Message:
@@ -159,4 +238,5 @@ _CHECKS = {
     "prompt-completion": _check_pair,
     "instruction": _check_instruction,
     "text": _check_text,
+    "preference": _check_preference,
 }

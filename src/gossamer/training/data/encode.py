@@ -21,11 +21,33 @@ class Example:
 
     input_ids: list[int]
     labels: list[int]
+    lengths: tuple[int, ...] = ()
+    """The lengths of the rows that are packed into this one; empty: it is one row."""
 
     @property
     def trained_tokens(self) -> int:
         """The number of labels that count in the loss."""
         return len(self.labels) - self.labels.count(NO_LOSS)
+
+    @property
+    def sides(self) -> tuple["Example", ...]:
+        """What goes through the model for this row."""
+        return (self,)
+
+
+@dataclass(frozen=True, slots=True)
+class PreferencePair:
+    """A preference: two answers to one prompt, each whole and labelled as an example is."""
+
+    chosen: Example
+    rejected: Example
+    reference: tuple[float, float] | None = None
+    """The log-probabilities of the chosen and the rejected answer under DPO's reference."""
+
+    @property
+    def sides(self) -> tuple[Example, ...]:
+        """What goes through the model for this row."""
+        return (self.chosen, self.rejected)
 
 
 class ExampleEncoder:

@@ -50,10 +50,12 @@ def _json_lines(lines: Iterable[bytes]) -> Rows:
     for number, line in enumerate(lines, start=1):
         line = line.removeprefix(_BOM) if number == 1 else line
         if line.strip():
-            yield _json_line(number, line)
+            yield parse_line(number, line)
 
 
-def _json_line(number: int, line: bytes) -> Row | BadRow:
+def parse_line(number: int, line: bytes) -> Row | BadRow:
+    """Read the row of one line of JSON."""
+    line = line.removeprefix(_BOM) if number == 1 else line
     try:
         return _as_row(number, json.loads(line.decode("utf-8")))
     except UnicodeDecodeError as error:

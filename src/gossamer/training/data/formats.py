@@ -1,4 +1,4 @@
-"""Detects which of the four formats rows have, by the names of their columns."""
+"""Detects which of the five formats rows have, by the names of their columns."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -10,10 +10,11 @@ REQUIRED: dict[str, tuple[str, ...]] = {
     "prompt-completion": ("prompt", "completion"),
     "instruction": ("instruction", "output"),
     "text": ("text",),
+    "preference": ("chosen", "rejected"),
 }
 """The columns that a row of each format must have."""
 
-OPTIONAL: dict[str, tuple[str, ...]] = {"instruction": ("input",)}
+OPTIONAL: dict[str, tuple[str, ...]] = {"instruction": ("input",), "preference": ("prompt",)}
 """The columns that a row of a format may have."""
 
 _OTHER_WORDS = {
@@ -23,6 +24,8 @@ _OTHER_WORDS = {
     "instruction": ("question", "query", "prompt"),
     "output": ("answer", "response", "reply", "completion", "target"),
     "text": ("content", "document", "body"),
+    "chosen": ("preferred", "accepted", "winner", "better"),
+    "rejected": ("dispreferred", "refused", "loser", "worse"),
 }
 
 

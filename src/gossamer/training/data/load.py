@@ -3,21 +3,22 @@
 import random
 from collections.abc import Iterable
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
 from gossamer.errors import DataError
 from gossamer.training.data.check import check_row
-from gossamer.training.data.encode import Example, ExampleEncoder, cut
+from gossamer.training.data.encode import Example, ExampleEncoder, PreferencePair, cut
 from gossamer.training.data.formats import detect_format, ignored_columns
+from gossamer.training.data.lazy import LazyRows, first_columns, open_store
 from gossamer.training.data.render import Rendered, Renderer, require_template
 from gossamer.training.data.report import DataReport, EncodedData
-from gossamer.training.data.rows import BadRow, Row, RowProblem, Source
+from gossamer.training.data.rows import BadRow, Row, RowProblem
 from gossamer.training.data.settings import DataSettings
 from gossamer.training.data.source import open_source
+from gossamer.training.data.tally import BadRowTally
 
-_PROBLEMS_KEPT = 5
 _BATCH_ROWS = 1000
 
 
@@ -28,6 +29,8 @@ def load_data(settings: DataSettings, tokenizer: Any, *, seed: int) -> EncodedDa
     held out. Raises `DataError` for data that cannot be used, with file and line, and
     `UnsupportedModelError` if the tokenizer lacks a chat template or an end-of-text token.
     """
+    if settings.lazy_data:
+        return _load_lazily(settings, tokenizer, seed)
     examples, report = _load(settings.data, settings, tokenizer, settings.max_rows)
     if settings.eval_data is not None:
         held_out, eval_report = _load(settings.eval_data, settings, tokenizer, None)
@@ -36,29 +39,11 @@ def load_data(settings: DataSettings, tokenizer: Any, *, seed: int) -> EncodedDa
     return EncodedData(train, held_out, report)
 
 
-@dataclass
-class _Tally:
-    """Counts bad rows; the first raises unless they are to be skipped."""
-
-    source: Source
-    skip: bool
-    count: int = 0
-    problems: list[str] = field(default_factory=list)
-
-    def add(self, number: int, reason: str) -> None:
-        problem = f"{self.source.where(number)}: {reason}"
-        if not self.skip:
-            raise DataError(f"{problem} (--skip-bad-rows leaves such rows out)")
-        self.count += 1
-        if len(self.problems) < _PROBLEMS_KEPT:
-            self.problems.append(problem)
-
-
 def _load(
     name: str, settings: DataSettings, tokenizer: Any, max_rows: int | None
-) -> tuple[list[Example], DataReport]:
+) -> tuple[list[Any], DataReport]:
     source = open_source(name, max_rows=max_rows)
-    tally = _Tally(source, settings.skip_bad_rows)
+    tally = BadRowTally(source.where, settings.skip_bad_rows)
     with closing(source.rows) as stream:
         rows, rows_read = _readable(islice(stream, max_rows), tally)
     if not rows:
@@ -82,7 +67,39 @@ def _load(
     return _encoded(rendered, ExampleEncoder(tokenizer), report)
 
 
-def _readable(rows: Iterable[Row | BadRow], tally: _Tally) -> tuple[list[Row], int]:
+def _load_lazily(settings: DataSettings, tokenizer: Any, seed: int) -> EncodedData:
+    """The rows of `data` unread, but for a check of each; held-out ones as ever."""
+    name = settings.data
+    store = open_store(name, settings.max_rows)
+    tally = BadRowTally(lambda number: f"{name}, {store.unit} {number}", settings.skip_bad_rows)
+    columns = first_columns(store)
+    fmt = detect_format(columns, settings.data_format, name)
+    _check_template(fmt, settings, tokenizer, name)
+    tools = (Renderer(tokenizer, settings), ExampleEncoder(tokenizer), tally)
+    rows = LazyRows(store, fmt, *tools, max_length=settings.max_length).checked()
+    if not rows:
+        raise DataError(_no_rows_message(name, tally))
+    report = DataReport(
+        source=name,
+        format=fmt,
+        rows_read=len(rows) + tally.count,
+        rows_used=len(rows),
+        bad_rows=tally.count,
+        problems=tuple(tally.problems),
+        max_length=settings.max_length,
+        ignored_columns=tuple(ignored_columns(columns, fmt)),
+        lazy=True,
+    )
+    if settings.eval_data is not None:
+        held_out, eval_report = _load(settings.eval_data, settings, tokenizer, None)
+        return EncodedData(rows, held_out, report, eval_report)
+    chosen = _chosen(len(rows), settings.eval_split, seed, name)
+    kept = rows.only(place for n, place in enumerate(rows.places) if n not in chosen)
+    held = rows.only(place for n, place in enumerate(rows.places) if n in chosen)
+    return EncodedData(kept, held[:], report)
+
+
+def _readable(rows: Iterable[Row | BadRow], tally: BadRowTally) -> tuple[list[Row], int]:
     good: list[Row] = []
     for row in rows:
         if isinstance(row, BadRow):
@@ -104,31 +121,40 @@ def _check_template(fmt: str, settings: DataSettings, tokenizer: Any, name: str)
         )
 
 
-def _rendered(rows: list[Row], fmt: str, renderer: Renderer, tally: _Tally) -> list[Rendered]:
+def _rendered(
+    rows: list[Row], fmt: str, renderer: Renderer, tally: BadRowTally
+) -> list[tuple[Rendered, ...]]:
     result = []
     for row in rows:
         try:
-            result.append(renderer.render(check_row(row.values, fmt)))
+            result.append(renderer.render_sides(check_row(row.values, fmt)))
         except RowProblem as problem:
             tally.add(row.number, str(problem))
     return result
 
 
 def _encoded(
-    rendered: list[Rendered], encoder: ExampleEncoder, report: DataReport
-) -> tuple[list[Example], DataReport]:
-    """Cut examples to the maximum length, leave out those with nothing to learn, and count."""
-    kept: list[Example] = []
+    rendered: list[tuple[Rendered, ...]], encoder: ExampleEncoder, report: DataReport
+) -> tuple[list[Any], DataReport]:
+    """Cut examples to the maximum length, leave out those with nothing to learn, and count.
+
+    A row is an example, or a pair of which both have something to learn.
+    """
+    kept: list[Example | PreferencePair] = []
     longest = truncated = dropped = 0
     for start in range(0, len(rendered), _BATCH_ROWS):
-        for full in encoder.encode(rendered[start : start + _BATCH_ROWS]):
-            longest = max(longest, len(full.input_ids))
-            example = cut(full, report.max_length)
-            if not example.trained_tokens:
+        rows = rendered[start : start + _BATCH_ROWS]
+        encoded = iter(encoder.encode([side for row in rows for side in row]))
+        for row in rows:
+            whole = [next(encoded) for _ in row]
+            length = max(len(side.input_ids) for side in whole)
+            longest = max(longest, length)
+            sides = [cut(side, report.max_length) for side in whole]
+            if not all(side.trained_tokens for side in sides):
                 dropped += 1
                 continue
-            truncated += len(full.input_ids) > report.max_length
-            kept.append(example)
+            truncated += length > report.max_length
+            kept.append(PreferencePair(sides[0], sides[1]) if len(sides) == 2 else sides[0])
     if not kept:
         raise DataError(
             f"'{report.source}': no row has a token to learn within max_length="
@@ -140,16 +166,21 @@ def _encoded(
         truncated=truncated,
         dropped=dropped,
         longest=longest,
-        tokens=sum(len(example.input_ids) for example in kept),
-        trained_tokens=sum(example.trained_tokens for example in kept),
+        tokens=sum(len(side.input_ids) for row in kept for side in row.sides),
+        trained_tokens=sum(side.trained_tokens for row in kept for side in row.sides),
     )
 
 
-def _split(
-    examples: list[Example], wanted: float, seed: int, name: str
-) -> tuple[list[Example], list[Example]]:
+def _split(examples: list[Any], wanted: float, seed: int, name: str) -> tuple[list[Any], list[Any]]:
     """Split rows into (train, held out), in the file's order; `wanted` is a share or a count."""
-    total = len(examples)
+    chosen = _chosen(len(examples), wanted, seed, name)
+    held_out = [example for index, example in enumerate(examples) if index in chosen]
+    train = [example for index, example in enumerate(examples) if index not in chosen]
+    return train, held_out
+
+
+def _chosen(total: int, wanted: float, seed: int, name: str) -> set[int]:
+    """The numbers of the rows to hold out."""
     count = int(wanted) if wanted >= 1 else round(total * wanted)
     if wanted:
         count = max(count, 1)
@@ -157,13 +188,10 @@ def _split(
         raise DataError(
             f"'{name}' has {total} usable rows; eval_split={wanted} would leave none to train on"
         )
-    chosen = set(random.Random(seed).sample(range(total), count))
-    held_out = [example for index, example in enumerate(examples) if index in chosen]
-    train = [example for index, example in enumerate(examples) if index not in chosen]
-    return train, held_out
+    return set(random.Random(seed).sample(range(total), count))
 
 
-def _no_rows_message(name: str, tally: _Tally) -> str:
+def _no_rows_message(name: str, tally: BadRowTally) -> str:
     if not tally.count:
         return f"'{name}' has no rows"
     return f"'{name}' has no usable row; {tally.count} are bad, the first: {tally.problems[0]}"

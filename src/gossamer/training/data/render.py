@@ -9,7 +9,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from gossamer.errors import UnsupportedModelError
-from gossamer.training.data.check import Conversation, Message, Passage, PromptCompletion, Sample
+from gossamer.training.data.check import (
+    Conversation,
+    Message,
+    Passage,
+    Preference,
+    PromptCompletion,
+    Sample,
+)
 from gossamer.training.data.rows import RowProblem
 from gossamer.training.data.settings import DataSettings
 
@@ -44,9 +51,16 @@ class Renderer:
         self._tokenizer = tokenizer
         self._templated = settings.chat_template
         self._train_all = settings.train_on == "all"
+        self._only_last = settings.train_on == "last"
         self._end = _end_of_turn(tokenizer)
 
-    def render(self, sample: Sample) -> Rendered:
+    def render_sides(self, sample: Sample) -> tuple[Rendered, ...]:
+        """Render both answers of a preference, each with its prompt; one text of other samples."""
+        if isinstance(sample, Preference):
+            return (self.render(sample.chosen), self.render(sample.rejected))
+        return (self.render(sample),)
+
+    def render(self, sample: Conversation | PromptCompletion | Passage) -> Rendered:
         """Render the text of `sample` in pieces.
 
         Raises `RowProblem` if the chat template refuses the row or renders the start of the
@@ -80,24 +94,23 @@ class Renderer:
         return Rendered(pieces, plain=True, closed=closed)
 
     def _conversation(self, sample: Conversation) -> Rendered:
-        messages = sample.messages
+        messages, trained = sample.messages, sample.trained
+        if self._only_last:
+            trained = trained[-1:]
         if not self._train_all:
             # Nothing is learnt from what follows the last answer.
-            last = max(i for i, m in enumerate(messages) if m["role"] == "assistant")
-            messages = messages[: last + 1]
+            messages = messages[: trained[-1] + 1]
         whole = self._apply(messages)
         pieces: list[Piece] = []
         done, closed = 0, True
-        for index in range(sample.first_trained, len(messages)):
-            if messages[index]["role"] != "assistant":
-                continue
+        for index in trained:
             start, end = self._turn(messages, index, whole)
             is_last = index == len(messages) - 1
             end, closed = self._trimmed(whole, start, end, is_last=is_last)
             pieces.append(Piece(whole[done:start], self._train_all))
             pieces.append(Piece(whole[start:end], True))
             done = end
-        if messages[-1]["role"] != "assistant":
+        if trained[-1] != len(messages) - 1:
             pieces.append(Piece(whole[done:], self._train_all))
             closed = True
         return Rendered(tuple(p for p in pieces if p.text), plain=False, closed=closed)

@@ -1,5 +1,6 @@
 """The result of loading: the examples, and what there is to tell about them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +13,7 @@ class DataReport:
 
     source: str
     format: str
-    """messages, prompt-completion, instruction or text."""
+    """messages, prompt-completion, instruction, text or preference."""
     rows_read: int
     """All rows, bad ones included, blank lines not."""
     rows_used: int
@@ -31,17 +32,23 @@ class DataReport:
     """Tokens of the longest row before cutting."""
     max_length: int = 0
     ignored_columns: tuple[str, ...] = ()
+    lazy: bool = False
+    """Whether rows are read when they are needed; then tokens are not counted."""
+    packed: int = 0
+    """The rows into which the training rows were packed; 0: they were not."""
 
     def lines(self) -> list[str]:
         """The report in plain sentences, one a line."""
         rows = f"{self.source}: {self.rows_used} of {self.rows_read} rows, format {self.format}"
-        lines = [
-            rows,
+        tokens = (
             f"{self.tokens} tokens, {self.trained_tokens} trained on, "
-            f"longest row {self.longest} tokens",
-        ]
+            f"longest row {self.longest} tokens"
+        )
+        lines = [rows, "rows are read as they are needed" if self.lazy else tokens]
         if self.ignored_columns:
             lines.append(f"ignored columns: {', '.join(self.ignored_columns)}")
+        if self.packed:
+            lines.append(f"packed into {self.packed} rows of at most {self.max_length} tokens")
         if self.truncated:
             lines.append(f"{self.truncated} rows cut to max_length={self.max_length} tokens")
         if self.dropped:
@@ -61,8 +68,9 @@ class DataReport:
 class EncodedData:
     """Examples ready for the trainer, in the order of the file."""
 
-    train: list[Example]
-    eval: list[Example]
+    train: Sequence[Any]
+    """Examples, or pairs where the format is preference."""
+    eval: list[Any]
     """Held-out rows of `data`, or the rows of `eval_data`; empty if neither was asked for."""
     report: DataReport
     """About `data`, held-out rows included."""
@@ -70,11 +78,11 @@ class EncodedData:
     """About `eval_data`."""
 
     def preview(self, tokenizer: Any, n: int = 1) -> str:
-        """The first `n` training examples as the model reads them.
+        """The first `n` training examples as the model reads them, of pairs the chosen one first.
 
         The stretches that count in the loss stand between `>>>` and `<<<`; all else is context.
         """
-        shown = self.train[:n]
+        shown = [side for row in self.train[:n] for side in row.sides]
         return "\n\n".join(_preview(tokenizer, i, e) for i, e in enumerate(shown, start=1))
 
 

@@ -19,15 +19,21 @@ class DataSettings(Settings):
     eval_split: int | float = 0
     """Without `eval_data`: how much of `data` to hold out for evaluation, chosen by the seed; a
     share if below 1, else a number of rows."""
-    data_format: Literal["auto", "messages", "prompt-completion", "instruction", "text"] = "auto"
+    data_format: Literal[
+        "auto", "messages", "prompt-completion", "instruction", "text", "preference"
+    ] = "auto"
     """How to read a row; auto tells it by the names of the columns."""
     max_length: int = Field(default=1024, ge=2)
     """Longest row in tokens; longer rows are cut at the end, and counted."""
+    lazy_data: bool = False
+    """Read and encode the rows of `data` when a step needs them, so that they may be more than fit
+    in memory: a .jsonl or .parquet file, or a data set of the hub."""
     max_rows: int | None = Field(default=None, ge=1)
     """Read at most this many rows of `data`, from its start."""
-    train_on: Literal["completion", "all"] = "completion"
-    """Which tokens count in the loss: those of the completion (each assistant turn of a
-    conversation), or all. Rows of plain text always count in full."""
+    train_on: Literal["completion", "last", "all"] = "completion"
+    """Which tokens count in the loss: those of the completion (of a conversation each assistant
+    turn without `weight` 0), of the last assistant turn, or all. Rows of plain text always count
+    in full."""
     chat_template: bool = True
     """Put prompts and completions into the model's chat template, as the server does with chat
     requests; false joins them as plain text. Rows of plain text are never put into it."""

@@ -12,13 +12,21 @@ from gossamer.training.data.rows import Row, Rows, Source
 
 def open_hub(name: str, *, max_rows: int | None = None) -> Source:
     """The rows of `org/name`, `org/name:split` or `org/name:config:split`. Raises `DataError`."""
-    path, *rest = name.split(":")
-    split = rest[-1] if rest else "train"
-    config = rest[0] if len(rest) == 2 else None
-    dataset = _load(name, path, config, split)
+    dataset = load_hub(name)
     if max_rows is not None:
         dataset = dataset.select(range(min(max_rows, len(dataset))))
     return Source(name, "row", _rows(dataset))
+
+
+def load_hub(name: str) -> Any:
+    """The `datasets.Dataset` of `org/name`, `org/name:split` or `org/name:config:split`.
+
+    Raises `DataError`.
+    """
+    path, *rest = name.split(":")
+    split = rest[-1] if rest else "train"
+    config = rest[0] if len(rest) == 2 else None
+    return _load(name, path, config, split)
 
 
 def _rows(dataset: Any) -> Rows:

@@ -114,6 +114,8 @@ def load_eval_set(
         raise DataError(f"'{name}' has no rows to evaluate on")
     columns = dict.fromkeys(column for row in rows for column in row.values)
     fmt = detect_format(columns, data.data_format, name)
+    if fmt == "preference":
+        raise DataError(f"'{name}' holds pairs of answers, which have no score; give rows of one")
     data = data.model_copy(update={"train_on": "completion"})
     if fmt != "text" and data.chat_template:
         require_template(tokenizer)
@@ -171,7 +173,7 @@ class _Reader:
         return check_row({**values, column: reply}, self._format)
 
     def _encode(self, sample: Sample) -> Example:
-        return self._encoder.encode([self._renderer.render(sample)])[0]
+        return self._encoder.encode(self._renderer.render_sides(sample))[0]
 
 
 def _readable(source: Source) -> list[Row]:

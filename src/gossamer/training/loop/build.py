@@ -1,29 +1,39 @@
 """Puts together the model, method and trainer of a run."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
 from transformers import PrinterCallback, set_seed
-from trl import SFTConfig
+from trl import DPOConfig, SFTConfig
 
 from gossamer.basemodel.load import load_model
 from gossamer.basemodel.versions import checkpointing_argument
+from gossamer.errors import CheckpointError
 from gossamer.methods import Method, MethodContext
-from gossamer.training.data import EncodedData, Example
+from gossamer.training.collation import collator, features
+from gossamer.training.data import EncodedData
+from gossamer.training.density.meter import DensityMeter
 from gossamer.training.loop.liger import use_liger
-from gossamer.training.loop.trainer import RunTrainer
-from gossamer.training.plan import RunPlan, StagePlan, collator
+from gossamer.training.loop.preference_trainer import PreferenceTrainer
+from gossamer.training.loop.trainer import RunBehaviour, RunTrainer
+from gossamer.training.outputs.trackers import reporting_arguments
+from gossamer.training.plan import RunPlan, StagePlan
 from gossamer.training.settings import RunSettings
 
 
 def build_model(
-    method: Method[Any], context: MethodContext, liger: dict[str, bool] | None = None
+    method: Method[Any],
+    context: MethodContext,
+    liger: dict[str, bool] | None = None,
+    start_from: Path | None = None,
 ) -> Any:
     """The base model with the method applied; its random start depends on the seed alone.
 
-    `liger`: kernels of Liger that the base computes by; None: its own.
+    `liger`: kernels of Liger that the base computes by; None: its own. `start_from`: what a run
+    of the same method has learnt, to be learnt on; raises `CheckpointError` if it does not fit.
     """
     dtype = torch.float32 if method.trains_base else getattr(torch, context.dtype)
     model = load_model(
@@ -36,7 +46,22 @@ def build_model(
         # Before adapters wrap the layers that Liger looks for.
         use_liger(model, liger)
     set_seed(context.seed)
-    return method.prepare(model, context)
+    model = method.prepare(model, context)
+    if start_from is not None:
+        _go_on(method, model, start_from)
+    return model
+
+
+def _go_on(method: Method[Any], model: Any, start_from: Path) -> None:
+    """Give `model` what `method` has learnt in another run."""
+    try:
+        method.restore(model, start_from)
+    except Exception as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(
+            f"start_from: what {start_from} holds does not fit this run ({first}); give the run "
+            "the method settings of that one"
+        ) from error
 
 
 def build_trainer(
@@ -50,23 +75,29 @@ def build_trainer(
     plan: RunPlan,
     stage: StagePlan,
     callbacks: Sequence[Any] = (),
-) -> RunTrainer:
+    density: DensityMeter | None = None,
+) -> RunBehaviour:
     """A trainer that carries out `stage`; it takes over the random state from here."""
     before = {n: p.data for n, p in model.named_parameters() if p.requires_grad}
-    trainer = RunTrainer(
+    trainer_class = RunTrainer if settings.objective == "sft" else PreferenceTrainer
+    trainer = trainer_class(
         settings=settings,
         method=method,
         context=context,
         plan=plan,
         stage=stage,
         eval_rows=data.eval,
+        density=density,
         model=model,
         args=_arguments(settings, context, stage),
-        train_dataset=_dataset(data.train),
+        train_dataset=_dataset(data.train[:1] if data.report.lazy else data.train),
         data_collator=collator(tokenizer),
         processing_class=tokenizer,
         callbacks=[*method.callbacks(context), *callbacks],
     )
+    if data.report.lazy:
+        # TRL asks for a data set of its library, though any will do.
+        trainer.train_dataset = _LazyDataset(data.train)
     # TRL turns the adapter of a quantised base into bfloat16; ours stays as the method made it.
     for name, parameter in model.named_parameters():
         if name in before and parameter.dtype != before[name].dtype:
@@ -75,8 +106,9 @@ def build_trainer(
     return trainer
 
 
-def _arguments(settings: RunSettings, context: MethodContext, stage: StagePlan) -> SFTConfig:
-    arguments = SFTConfig(
+def _arguments(settings: RunSettings, context: MethodContext, stage: StagePlan) -> Any:
+    config, own = _of_objective(settings)
+    arguments = config(
         output_dir=settings.output,
         use_cpu=context.device == "cpu",
         bf16=context.dtype == "bfloat16",
@@ -90,7 +122,7 @@ def _arguments(settings: RunSettings, context: MethodContext, stage: StagePlan) 
         **{checkpointing_argument(): settings.gradient_checkpointing},
         # Rows come tokenised and cut.
         max_length=None,
-        dataset_kwargs={"skip_prepare_dataset": True},
+        **own,
         # The run's own callback evaluates, saves and shows.
         eval_strategy="no",
         save_strategy="no",
@@ -98,6 +130,8 @@ def _arguments(settings: RunSettings, context: MethodContext, stage: StagePlan) 
         logging_nan_inf_filter=False,
         disable_tqdm=True,
         report_to=[],
+        neftune_noise_alpha=settings.neftune_noise_alpha,
+        **reporting_arguments(settings),
         dataloader_pin_memory=context.device != "cpu",
     )
     if context.device != "cpu":
@@ -106,7 +140,33 @@ def _arguments(settings: RunSettings, context: MethodContext, stage: StagePlan) 
     return arguments
 
 
-def _dataset(rows: list[Example]) -> Dataset:
-    return Dataset.from_dict(
-        {"input_ids": [r.input_ids for r in rows], "labels": [r.labels for r in rows]}
-    )
+def _of_objective(settings: RunSettings) -> tuple[Any, dict[str, Any]]:
+    """The class of TRL's arguments, and those that other objectives do not have."""
+    if settings.objective == "sft":
+        return SFTConfig, {"dataset_kwargs": {"skip_prepare_dataset": True}}
+    with_sft = settings.dpo_sft_weight > 0
+    return DPOConfig, {
+        "remove_unused_columns": False,
+        "beta": settings.beta,
+        "loss_type": [settings.dpo_loss, "sft"] if with_sft else [settings.dpo_loss],
+        "loss_weights": [1.0, settings.dpo_sft_weight] if with_sft else None,
+        "label_smoothing": settings.dpo_label_smoothing,
+    }
+
+
+class _LazyDataset(torch.utils.data.Dataset[dict[str, Any]]):
+    """Rows as a collator takes them, made when they are asked for."""
+
+    def __init__(self, rows: Sequence[Any]) -> None:
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return features(self._rows[index])
+
+
+def _dataset(rows: Sequence[Any]) -> Dataset:
+    columns = [features(row) for row in rows]
+    return Dataset.from_dict({name: [c[name] for c in columns] for name in columns[0]})

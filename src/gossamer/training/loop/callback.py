@@ -13,7 +13,9 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from gossamer.sparsity.callback import SparseComputeCallback
-from gossamer.training.loop.trainer import RunTrainer
+from gossamer.training.loop.held_out import HeldOutLoss
+from gossamer.training.loop.preference_trainer import preference_figures
+from gossamer.training.loop.trainer import RunBehaviour
 from gossamer.training.outputs.listener import Listener
 from gossamer.training.outputs.metrics import MetricsFile, Record
 from gossamer.training.plan import StagePlan
@@ -66,7 +68,7 @@ class RunCallback(TrainerCallback):
 
     def __init__(
         self,
-        trainer: RunTrainer,
+        trainer: RunBehaviour,
         settings: RunSettings,
         metrics: MetricsFile,
         listener: Listener,
@@ -74,6 +76,7 @@ class RunCallback(TrainerCallback):
         stages: Sequence[StagePlan],
         *,
         sparse: SparseComputeCallback | None = None,
+        held_out: HeldOutLoss | None = None,
     ) -> None:
         self._trainer = trainer
         self._total_steps = stages[-1].end
@@ -83,6 +86,9 @@ class RunCallback(TrainerCallback):
         self._listener = listener
         self._stop = stop
         self._sparse = sparse
+        self._held_out = held_out
+        if held_out is not None and settings.load_best_at_end:
+            trainer.best_step = held_out.best_step
         self._began = 0.0
         self._seconds = 0.0
         self.interrupted = False
@@ -106,6 +112,7 @@ class RunCallback(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         self._trainer.step_tokens = self._trainer.step_trained_tokens = 0
+        self._trainer.density_figures()
         self._began = time.perf_counter()
 
     def on_step_end(
@@ -152,7 +159,10 @@ class RunCallback(TrainerCallback):
             handle = self._sparse.handle
             record["work_kept"] = round(handle.step_work_kept, 4)
             record["choosing_work"] = round(handle.step_choosing_work, 5)
+        record |= self._trainer.density_figures() | preference_figures(logs)
         self._metrics.write(record)
+        # For trackers, which are told after this.
+        logs |= {name: value for name, value in record.items() if name not in ("step", "stage")}
         self._listener.step(record)
 
     def on_evaluate(
@@ -171,8 +181,11 @@ class RunCallback(TrainerCallback):
             "eval_tokens": metrics["eval_tokens"],
             "seconds": round(metrics["eval_seconds"], 4),
         }
+        more = ("eval_density", "eval_accuracy", "eval_margin")
+        record |= {name: metrics[name] for name in more if name in metrics}
         self._metrics.write(record)
         self._listener.evaluated(record)
+        self._judge(state.global_step, metrics["eval_loss"], control)
 
     def on_save(
         self,
@@ -182,6 +195,22 @@ class RunCallback(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         self._listener.saved(self._trainer.last_checkpoint)
+
+    def _judge(self, step: int, loss: float, control: TrainerControl) -> None:
+        """Keep the best step's checkpoint, and end the run when the loss no longer falls."""
+        held_out, settings = self._held_out, self._settings
+        if held_out is None:
+            return
+        if held_out.add(step, loss) and settings.load_best_at_end:
+            self._trainer.best_step = step
+            control.should_save = True
+        if held_out.over and step < self._total_steps:
+            control.should_save = control.should_training_stop = True
+            self._listener.note(
+                f"stopped after step {step}: the held-out loss has not fallen in "
+                f"{held_out.waiting} evaluations (lowest: {held_out.best_loss:.4f} after step "
+                f"{held_out.best_step})"
+            )
 
     def _place(self, state: TrainerState) -> Record:
         stage = {"stage": self._trainer.stage.name} if self._staged else {}

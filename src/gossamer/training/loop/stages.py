@@ -12,13 +12,16 @@ from typing import Any
 from transformers import set_seed
 
 from gossamer.errors import CheckpointError
+from gossamer.training.density.meter import density_meter
 from gossamer.training.loop.build import build_trainer
 from gossamer.training.loop.callback import RunCallback, RunInterrupted, StopRequest, stop_on_signal
 from gossamer.training.loop.device import count_parameters
+from gossamer.training.loop.held_out import held_out_loss
 from gossamer.training.loop.sparse_compute import sparse_callback
 from gossamer.training.outputs.checkpoint import as_checkpoint_error, read_stage, step_of
 from gossamer.training.outputs.listener import Listener, RunFacts
 from gossamer.training.outputs.metrics import MetricsFile
+from gossamer.training.outputs.trackers import tracker_callbacks
 from gossamer.training.plan import StagePlan
 from gossamer.training.prepare import Prepared
 from gossamer.training.settings import RunSettings
@@ -93,24 +96,40 @@ def _train_stage(
 ) -> tuple[Any, Path]:
     """Train one stage: the trained model, and the checkpoint after the last step."""
     settings = prepared.settings
+    held_out = held_out_loss(prepared, stage)
+    if held_out is not None and held_out.over and checkpoint is not None:
+        return model, checkpoint
     forward = _own_forward(model)
     sparse = sparse_callback(prepared.sparse, prepared.context, listener)
-    trainer = build_trainer(
-        model,
-        prepared.tokenizer,
-        prepared.data,
-        settings=settings,
-        method=prepared.method,
-        context=prepared.context,
-        plan=prepared.plan,
-        stage=stage,
-        callbacks=[] if sparse is None else [sparse],
-    )
-    callback = RunCallback(
-        trainer, settings, metrics, listener, stop, prepared.stages, sparse=sparse
-    )
-    trainer.add_callback(callback)
-    trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
+    with density_meter(settings, model) as density:
+        trainer = build_trainer(
+            model,
+            prepared.tokenizer,
+            prepared.data,
+            settings=settings,
+            method=prepared.method,
+            context=prepared.context,
+            plan=prepared.plan,
+            stage=stage,
+            callbacks=[] if sparse is None else [sparse],
+            density=density,
+        )
+        callback = RunCallback(
+            trainer,
+            settings,
+            metrics,
+            listener,
+            stop,
+            prepared.stages,
+            sparse=sparse,
+            held_out=held_out,
+        )
+        trainer.add_callback(callback)
+        # After the run's own, which adds to what they report.
+        start = stage.start if checkpoint is None else step_of(checkpoint)
+        for tracker in tracker_callbacks(settings, start=start):
+            trainer.add_callback(tracker)
+        trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
     if callback.interrupted:
         raise RunInterrupted(Path(settings.output), trainer.last_checkpoint)
     model = _as_before_autocast(trainer.accelerator.unwrap_model(trainer.model))

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,14 @@ from typing import Any
 import torch
 from accelerate.utils import send_to_device
 from torch.optim.lr_scheduler import LambdaLR
+from transformers import Trainer
 from trl import SFTTrainer
 from trl.trainer import utils
 
 from gossamer.errors import TrainingError
 from gossamer.methods import Method, MethodContext
-from gossamer.training.data import Example
+from gossamer.training.collation import features, token_mask
+from gossamer.training.density.meter import DensityMeter
 from gossamer.training.outputs.checkpoint import (
     as_checkpoint_error,
     prune_checkpoints,
@@ -48,8 +50,8 @@ def trained_tokens_only() -> Iterator[None]:
         utils._use_triton = before
 
 
-class RunTrainer(SFTTrainer):
-    """An `SFTTrainer` over examples that are token ids already, for one stage of a run.
+class RunBehaviour(Trainer):
+    """What a run asks of any of TRL's trainers, put in front of one as a base class.
 
     `train` goes on from a checkpoint of the stage, or from that at the end of the stage before; the
     model is that of the checkpoint already.
@@ -67,7 +69,8 @@ class RunTrainer(SFTTrainer):
         context: MethodContext,
         plan: RunPlan,
         stage: StagePlan,
-        eval_rows: list[Example],
+        eval_rows: list[Any],
+        density: DensityMeter | None = None,
         **options: Any,
     ) -> None:
         # Before the base class, whose constructor calls methods that are overridden below.
@@ -77,8 +80,11 @@ class RunTrainer(SFTTrainer):
         self._plan = plan
         self.stage = stage
         self.eval_rows = eval_rows
+        self.density = density
         self.step_tokens = self.step_trained_tokens = 0
         self.last_checkpoint = Path()
+        self.best_step: int | None = None
+        """A step whose checkpoint stays."""
         super().__init__(**options)
 
     def _send_telemetry(self) -> None:
@@ -103,22 +109,32 @@ class RunTrainer(SFTTrainer):
         return self.lr_scheduler
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
-        self.step_tokens += int(inputs["attention_mask"].sum())
-        self.step_trained_tokens += int((inputs["labels"][:, 1:] != -100).sum())
+        tokens, trained = self.counts(inputs)
+        self.step_tokens += tokens
+        self.step_trained_tokens += trained
         loss = super().training_step(model, inputs, num_items_in_batch)
         if not math.isfinite(loss.item()):
             raise self._diverged("the loss", loss.item())
         return loss
 
-    def compute_loss(self, *args: Any, **options: Any) -> Any:
-        with trained_tokens_only():
-            loss = super().compute_loss(*args, **options)
-        term = self._method.regularizer(self.model) if self.model.training else None
-        if term is None:
+    def compute_loss(self, model: Any, inputs: Any, *args: Any, **options: Any) -> Any:
+        watching = (
+            nullcontext() if self.density is None else self.density.watching(token_mask(inputs))
+        )
+        with trained_tokens_only(), watching:
+            loss = super().compute_loss(model, inputs, *args, **options)
+        if not self.model.training:
             return loss
-        # Once per optimizer step, whatever the accumulation; in the gradient, not in the value.
-        term = term / self.current_gradient_accumulation_steps
-        return loss + (term - term.detach())
+        terms = [self._method.regularizer(self.model)]
+        terms += [] if self.density is None else [self.density.loss()]
+        for term in terms:
+            if term is not None:
+                # Once per optimizer step, whatever the accumulation, which TRL's trainer divides
+                # by itself where it says so; in the gradient, not in the value.
+                divided = getattr(self, "loss_is_scaled_for_ga", None) is False
+                share = term / (1 if divided else self.current_gradient_accumulation_steps)
+                loss = loss + (share - share.detach())
+        return loss
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> float:
         # Called before the optimizer steps: weights never become NaN, so checkpoints are sound.
@@ -136,44 +152,67 @@ class RunTrainer(SFTTrainer):
         )
 
     def evaluate(self, *args: Any, **options: Any) -> dict[str, float]:
-        """Mean loss per trained token over the held-out rows, whatever the batch size."""
+        """Mean loss per trained token, or per pair, over the held-out rows, whatever the batch."""
         began = time.perf_counter()
         model = self.model
         was_training = model.training
         model.eval()
-        loss_sum, count = 0.0, 0
+        loss_sum, count, weights = 0.0, 0, list[int]()
+        self.density_figures()
         try:
             for batch in self._eval_batches():
-                labels = int((batch["labels"][:, 1:] != -100).sum())
+                weights.append(self.weight(batch))
+                count += self.counts(batch)[1]
                 with torch.no_grad(), self.compute_loss_context_manager():
-                    loss_sum += float(self.compute_loss(model, batch)) * labels
-                count += labels
+                    loss_sum += float(self.compute_loss(model, batch)) * weights[-1]
+            figures = self.eval_figures(weights)
         finally:
             model.train(was_training)
             self._metrics["eval"].clear()
         metrics = {
-            "eval_loss": loss_sum / max(count, 1),
+            "eval_loss": loss_sum / max(sum(weights), 1),
             "eval_tokens": count,
             "eval_seconds": time.perf_counter() - began,
+            **{f"eval_{name}": value for name, value in self.density_figures().items()},
+            **figures,
         }
+        self.control = self.callback_handler.on_log(
+            self.args, self.state, self.control, dict(metrics)
+        )
         self.control = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, metrics
         )
         return metrics
 
+    def counts(self, batch: Any) -> tuple[int, int]:
+        """How many tokens `batch` has, and how many of them count in the loss."""
+        return int(token_mask(batch).sum()), int((batch["labels"][:, 1:] != -100).sum())
+
+    def weight(self, batch: Any) -> int:
+        """What the loss of a batch is the mean over."""
+        return self.counts(batch)[1]
+
+    def eval_figures(self, weights: list[int]) -> dict[str, float]:
+        """What else was measured in batches of these weights, by names that begin with eval_."""
+        return {}
+
+    def density_figures(self) -> dict[str, float]:
+        """What the density meter saw since the last call; empty without one."""
+        return {} if self.density is None else self.density.take()
+
     def _eval_batches(self) -> Iterator[Any]:
         size = self._settings.batch_size
         for start in range(0, len(self.eval_rows), size):
             rows = self.eval_rows[start : start + size]
-            batch = [{"input_ids": row.input_ids, "labels": row.labels} for row in rows]
-            yield send_to_device(self.data_collator(batch), self.args.device)
+            batch = self.data_collator([features(row) for row in rows])
+            yield send_to_device(batch, self.args.device)
 
     def _save_checkpoint(self, model: Any, trial: Any = None) -> None:
         # The metrics file has every step; a history in each checkpoint would grow without end.
         self.state.log_history = []
         output = Path(self._settings.output)
         self.last_checkpoint = write_checkpoint(output, self.state.global_step, self._fill)
-        prune_checkpoints(output, self._settings.save_total_limit)
+        prune_checkpoints(output, self._settings.save_total_limit, best=self.best_step)
 
     def _fill(self, folder: Path) -> None:
         self._method.save(self.model, folder, self._context)
@@ -191,3 +230,7 @@ class RunTrainer(SFTTrainer):
             return
         with as_checkpoint_error(Path(checkpoint)):
             super()._load_optimizer_and_scheduler(checkpoint)
+
+
+class RunTrainer(RunBehaviour, SFTTrainer):
+    """An `SFTTrainer` over examples that are token ids already, for one stage of a run."""

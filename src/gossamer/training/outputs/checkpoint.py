@@ -102,10 +102,12 @@ def as_checkpoint_error(checkpoint: Path) -> Iterator[None]:
         ) from error
 
 
-def prune_checkpoints(output: Path, keep: int) -> None:
-    """Remove all but the latest `keep` checkpoints, and what killed processes left behind."""
+def prune_checkpoints(output: Path, keep: int, *, best: int | None = None) -> None:
+    """Remove all but the latest `keep` checkpoints and that of the step `best`, and what killed
+    processes left behind."""
     for folder in _all(output)[:-keep]:
-        _remove(_set_aside(folder))
+        if step_of(folder) != best:
+            _remove(_set_aside(folder))
     for leftover in (output / FOLDER).glob(".step-*"):
         _remove(leftover)
 

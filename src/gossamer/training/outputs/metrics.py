@@ -15,10 +15,12 @@ Record = dict[str, Any]
 """A line of `metrics.jsonl`.
 
 Of a step: step, loss, learning_rate, grad_norm, tokens, trained_tokens, seconds,
-tokens_per_second; with sparse compute, work_kept and choosing_work. Of an evaluation: step,
-eval_loss, eval_tokens, seconds. In a run of several stages all have the name of their `stage` too,
-and there is a line as each stage begins: step (those before it), stage, stage_steps,
-learning_rate, trainable, and what the method reports.
+tokens_per_second; with sparse compute, work_kept and choosing_work; with density_loss, density and
+density_term. Of an evaluation: step, eval_loss, eval_tokens, seconds; with density_loss,
+eval_density. Of pairs both also have accuracy and margin, or eval_accuracy and eval_margin. In a
+run of several stages all have the name of their `stage` too, and there is a line as each stage
+begins: step (those before it), stage, stage_steps, learning_rate, trainable, and what the method
+reports.
 """
 
 
@@ -92,6 +94,27 @@ def sparse_figures(steps: list[Record]) -> dict[str, float | None]:
     }
 
 
+def density_figures(steps: list[Record], evals: list[Record], last: int) -> dict[str, float | None]:
+    """The density of activations at the end of training, and on held-out rows at the start and
+    after the step `last`, from the metrics."""
+    tail = [record["density"] for record in _tail(steps) if "density" in record]
+    known = [
+        (record["step"], record["eval_density"]) for record in evals if "eval_density" in record
+    ]
+    before = [share for step, share in known if step == 0]
+    after = [share for step, share in known if step == last]
+    return {
+        "density": round(sum(tail) / len(tail), 6) if tail else None,
+        "eval_density_before": before[-1] if before else None,
+        "eval_density": after[-1] if after else None,
+    }
+
+
+def _tail(steps: list[Record]) -> list[Record]:
+    """The last tenth of the steps."""
+    return steps[-max(1, len(steps) // 10) :]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunResult:
     """A finished run, interruptions included in all figures."""
@@ -106,7 +129,7 @@ class RunResult:
     eval_loss_before: float | None
     """Loss on the held-out rows before the first step; None: not evaluated."""
     eval_loss: float | None
-    """Loss on the held-out rows after the last step."""
+    """Loss on the held-out rows after the last step; with load_best_at_end, after `best_step`."""
     trainable: int
     total: int
     seconds: float
@@ -120,6 +143,8 @@ class RunResult:
     """Stages of a run that has several: each one's name, first step, steps, learning rate,
     trainable parameters and what the method reports of it; `trainable` is that of the last."""
 
+    best_step: int | None = None
+    """With load_best_at_end: the step whose weights are the result."""
     work_kept: float | None = None
     """With sparse compute: operations of all steps as a share of dense ones, by the model of
     FLOPs (embeddings and head not counted)."""
@@ -129,6 +154,18 @@ class RunResult:
     """With sparse compute: median time of a step of the dense start, if there was one."""
     sparse_step_seconds: float | None = None
     """With sparse compute: median time of a sparse step."""
+    eval_accuracy: float | None = None
+    """With pairs: the share of the held-out ones of which the model has come to prefer the chosen
+    answer, measured where `eval_loss` was."""
+    eval_margin: float | None = None
+    """With pairs: by how much, beta times the mean difference of the answers' gains."""
+    density: float | None = None
+    """With density_loss: the share of MLP activations that were dense in the last tenth of the
+    steps, mean of the layers."""
+    eval_density_before: float | None = None
+    """With density_loss: the same on the held-out rows before the first step."""
+    eval_density: float | None = None
+    """With density_loss: the same where `eval_loss` was measured."""
 
     @property
     def trainable_share(self) -> float:
@@ -143,14 +180,21 @@ class RunResult:
 
 
 def summarize(
-    output: Path, records: list[Record], *, trainable: int, total: int, peak_memory: int
+    output: Path,
+    records: list[Record],
+    *,
+    trainable: int,
+    total: int,
+    peak_memory: int,
+    best_step: int | None = None,
 ) -> RunResult:
     """Compute the result of a run from its metrics; there is at least one step."""
     steps, evals = train_records(records), eval_records(records)
     losses = [float(record["loss"]) for record in steps]
-    tail = losses[-max(1, len(losses) // 10) :]
+    tail = [float(record["loss"]) for record in _tail(steps)]
     before = [record["eval_loss"] for record in evals if record["step"] == 0]
-    after = [record["eval_loss"] for record in evals if record["step"] == steps[-1]["step"]]
+    last = steps[-1]["step"] if best_step is None else best_step
+    after = [record["eval_loss"] for record in evals if record["step"] == last]
     seconds = sum(record["seconds"] for record in steps)
     tokens = sum(record["tokens"] for record in steps)
     return RunResult(
@@ -167,8 +211,17 @@ def summarize(
         tokens_per_second=round(tokens / seconds, 1),
         peak_memory=peak_memory,
         **sparse_figures(steps),
+        best_step=best_step,
+        **density_figures(steps, evals, last),
+        **{name: _at(evals, last, name) for name in ("eval_accuracy", "eval_margin")},
         stages=[_without_mappings(record) for record in stage_records(records)],
     )
+
+
+def _at(evals: list[Record], step: int, name: str) -> float | None:
+    """A figure of the last evaluation after `step`, if it has one."""
+    found = [record[name] for record in evals if record["step"] == step and name in record]
+    return found[-1] if found else None
 
 
 def _without_mappings(record: Record) -> Record:

@@ -49,6 +49,11 @@ def result_rows(result: RunResult) -> list[tuple[str, str]]:
     ]
     if result.work_kept is not None:
         rows += _sparse_rows(result)
+    rows += _density_rows(result)
+    if result.eval_accuracy is not None:
+        rows.append(("chosen answer preferred, held-out pairs", f"{result.eval_accuracy:.1%}"))
+    if result.best_step is not None:
+        rows.append(("result of step", f"{result.best_step:,}"))
     if result.eval_loss is not None:
         rows.append(("evaluation loss", f"{result.eval_loss:.4f}"))
     if result.eval_loss_before is not None:
@@ -83,6 +88,16 @@ def _sparse_rows(result: RunResult) -> list[tuple[str, str]]:
     return rows
 
 
+def _density_rows(result: RunResult) -> list[tuple[str, str]]:
+    """Return a row for each density of MLP activations that was measured."""
+    known = (
+        ("activation density, last tenth", result.density),
+        ("activation density, held-out rows", result.eval_density),
+        ("activation density, held-out rows, before", result.eval_density_before),
+    )
+    return [(name, f"{value:.2%}") for name, value in known if value is not None]
+
+
 def _usage(
     folder: Path, settings: RunSettings, method: Method[Any], quantization: str | None
 ) -> str:
@@ -115,6 +130,8 @@ def _setting_rows(settings: RunSettings, recorded: Mapping[str, Any]) -> list[tu
     del values["method_settings"]
     rows = [(name, f"`{value}`") for name, value in values.items() if value is not None]
     versions = ", ".join(f"{name} {number}" for name, number in recorded["versions"].items())
+    if "density_above" in recorded:
+        rows.append(("an activation is dense above", f"`{recorded['density_above']:.4g}`"))
     return [*rows, ("versions", versions)]
 
 

@@ -9,6 +9,7 @@ from gossamer.adapters.layout import CONFIG_FILE, WEIGHTS_FILE
 from gossamer.errors import SettingError
 from gossamer.files import replace_file, storing
 from gossamer.training.outputs import checkpoint, metrics, run_record
+from gossamer.training.outputs.trackers import TENSORBOARD_FOLDER
 
 MODEL_CARD = "README.md"
 LOSS_CURVE = "curve.png"
@@ -46,7 +47,8 @@ def clear_run(output: Path) -> None:
     published = sections.get("result", {}).get("files", [])
     for name in (*_MARKS, *published, *_OWN_FILES):
         (output / Path(name).name).unlink(missing_ok=True)
-    shutil.rmtree(output / checkpoint.FOLDER, ignore_errors=True)
+    for folder in (checkpoint.FOLDER, TENSORBOARD_FOLDER):
+        shutil.rmtree(output / folder, ignore_errors=True)
     (output / run_record.FILE).unlink()
 
 

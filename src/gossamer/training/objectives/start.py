@@ -1,0 +1,43 @@
+"""Finds what a finished run has learnt, for another one that goes on from it."""
+
+from pathlib import Path
+from typing import Any
+
+from gossamer.errors import SettingError
+from gossamer.methods import Method, MethodContext
+from gossamer.training.outputs.checkpoint import FOLDER
+from gossamer.training.outputs.run_folder import is_run
+from gossamer.training.outputs.run_record import FILE, read_config
+from gossamer.training.settings import RunSettings
+
+
+def learnt_by(settings: RunSettings, method: Method[Any], context: MethodContext) -> Path | None:
+    """The folder from which `method` can restore what the run `start_from` has learnt: the
+    checkpoint of its result, or the result itself; None: the run starts as its method does.
+
+    Raises `SettingError` if that run is none, or is of another method or base model.
+    """
+    if settings.start_from is None:
+        return None
+    run = Path(settings.start_from)
+    if not is_run(run):
+        raise SettingError(f"start_from '{run}' holds no run (no {FILE}); give a run's folder")
+    values, sections = read_config(run / FILE)
+    result = sections.get("result")
+    if result is None:
+        raise SettingError(f"start_from '{run}' is not finished; go on with it by --resume first")
+    if values.get("method") != method.name:
+        raise SettingError(
+            f"start_from '{run}' was learnt with method '{values.get('method')}', this run has "
+            f"'{method.name}'; use the same method, or merge that adapter into its base first"
+        )
+    if sections.get("recorded", {}).get("base_fingerprint") != context.base_fingerprint:
+        raise SettingError(f"start_from '{run}' was learnt on another base model")
+    if len(method.stages(context)) > 1:
+        raise SettingError(
+            f"start_from: method '{method.name}' learns in stages, which begin with the base; "
+            "merge that adapter into its base first"
+        )
+    step = result.get("best_step") or result.get("steps")
+    checkpoint = run / FOLDER / f"step-{step}"
+    return checkpoint if checkpoint.is_dir() else run

@@ -1,0 +1,136 @@
+"""Rows read when they are needed are the rows that are in memory, in the same run."""
+
+import json
+
+import pytest
+from runs import TINY, quiet_tune, write_rows
+
+from gossamer.basemodel.load import load_tokenizer
+from gossamer.errors import DataError, SettingError
+from gossamer.training.data import DataSettings, files, load_data
+from gossamer.training.data.lazy import JsonLines
+from gossamer.training.dry_run import dry_run
+from gossamer.training.outputs.listener import Listener
+from gossamer.training.settings import RunSettings
+
+
+@pytest.fixture
+def rows(tmp_path):
+    """Rows with blank lines, a byte order mark and letters of several bytes."""
+    path = write_rows(tmp_path / "rows.jsonl")
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("\ufeff" + "".join(lines[:5]) + "\n  \n" + "".join(lines[5:]))
+    extra = {"prompt": "Wie heißt du?", "completion": "Ödön\u2028."}
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(extra, ensure_ascii=False))
+    return path
+
+
+def load(tiny_model, path, **settings):
+    tokenizer = load_tokenizer(tiny_model)
+    return load_data(DataSettings(data=str(path), **settings), tokenizer, seed=3)
+
+
+def parquet(rows):
+    import pyarrow
+    import pyarrow.parquet
+
+    values = [json.loads(line) for line in rows.read_text("utf-8-sig").split("\n") if line.strip()]
+    path = rows.with_suffix(".parquet")
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(values), path, row_group_size=4)
+    return path
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "parquet"])
+def test_they_are_the_same_rows(ending, tiny_model, rows, monkeypatch, tmp_path):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    path = rows if ending == "jsonl" else parquet(rows)
+    for settings in ({}, {"eval_split": 5}, {"max_rows": 7}, {"max_length": 60}):
+        whole = load(tiny_model, path, **settings)
+        lazy = load(tiny_model, path, lazy_data=True, **settings)
+        assert lazy.train[:] == whole.train
+        assert [lazy.train[n] for n in range(len(lazy.train))] == whole.train
+        assert lazy.eval == whole.eval
+        assert lazy.report.rows_used == whole.report.rows_used
+        assert "rows are read as they are needed" in lazy.report.lines()
+
+
+def test_nothing_is_kept_but_places(tiny_model, rows, monkeypatch):
+    lazy = load(tiny_model, rows, lazy_data=True).train
+    read = []
+    real = files.parse_line
+    monkeypatch.setattr(
+        "gossamer.training.data.lazy.parse_line", lambda n, line: read.append(n) or real(n, line)
+    )
+    assert lazy[9] == lazy[9]
+    # The blank lines count as lines.
+    assert read == [12, 12]
+    assert len(lazy.places) == 25
+
+
+def test_bad_rows_are_told_at_the_start(tiny_model, rows):
+    with rows.open("a", encoding="utf-8") as file:
+        file.write('\n{"prompt": "x"}\nnonsense\n')
+    with pytest.raises(DataError, match="line 28: 'completion' is missing"):
+        load(tiny_model, rows, lazy_data=True)
+    data = load(tiny_model, rows, lazy_data=True, skip_bad_rows=True)
+    assert (len(data.train), data.report.bad_rows, data.report.rows_read) == (25, 2, 27)
+
+
+def test_a_row_without_anything_to_learn_keeps_its_place(tiny_model, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    pairs = [{"prompt": "a" * size, "completion": "b"} for size in (1, 200, 2)]
+    path.write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    data = load(tiny_model, path, lazy_data=True, max_length=80)
+    assert [row.trained_tokens > 0 for row in data.train] == [True, False, True]
+
+
+def test_what_cannot_be_read_lazily_is_refused(tiny_model, tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("prompt,completion\na,b\n")
+    with pytest.raises(DataError, match=r"lazy_data reads \.jsonl and \.parquet files"):
+        load(tiny_model, path, lazy_data=True)
+
+
+def test_a_file_that_goes_away_is_told(rows):
+    store = JsonLines("mine", rows, None)
+    rows.unlink()
+    with pytest.raises(DataError, match="'mine' cannot be read: No such file"):
+        store.raw(0)
+
+
+class Interrupt(Listener):
+    def step(self, record):
+        if record["step"] == 5:
+            raise RuntimeError("stopped here")
+
+
+def test_a_run_is_the_same_and_resumes_exactly(tiny_model, rows, tmp_path, monkeypatch):
+    monkeypatch.setattr("gossamer.training.run.draw_loss_curve", lambda *args, **options: None)
+    # More than one pass, so that the order begins anew.
+    settings = {**TINY, "max_steps": 8, "save_every": 3, "eval_split": 3}
+    whole = quiet_tune(tiny_model, rows, tmp_path / "whole", **settings)
+    lazy = quiet_tune(tiny_model, rows, tmp_path / "lazy", lazy_data=True, **settings)
+    assert lazy.losses == whole.losses
+    assert lazy.eval_loss == whole.eval_loss
+    settings |= {"lazy_data": True, "listener": Interrupt()}
+    with pytest.raises(RuntimeError, match="stopped here"):
+        quiet_tune(tiny_model, rows, tmp_path / "parts", **settings)
+    assert quiet_tune(output=tmp_path / "parts", resume=True).losses == whole.losses
+
+
+def test_a_dry_run_counts_by_the_first_rows(tiny_model, rows, tmp_path):
+    values = {"model": str(tiny_model), "data": str(rows), "output": str(tmp_path / "run")}
+    whole = dry_run(RunSettings(**values))
+    lazy = dry_run(RunSettings(**values, lazy_data=True))
+    assert lazy.train_tokens == whole.train_tokens
+    assert lazy.memory == whole.memory
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [({"packing": True}, "packing cannot go with lazy_data"), ({"objective": "dpo"}, "lazy_data")],
+)
+def test_what_needs_all_rows_is_refused(settings, reason, tiny_model, rows, tmp_path):
+    with pytest.raises(SettingError, match=reason):
+        quiet_tune(tiny_model, rows, tmp_path / "run", lazy_data=True, **settings)
