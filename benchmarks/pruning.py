@@ -74,7 +74,10 @@ def quality(args: argparse.Namespace) -> None:
         held_out.write_text("".join(lines[: args.test_rows]))
     facts = {
         "machine": describe_machine(),
-        "command": " ".join(["python", *sys.argv]),
+        # Paths of this machine say nothing elsewhere.
+        "command": " ".join(
+            ["python benchmarks/pruning.py", *(Path(word).name for word in sys.argv[1:])]
+        ),
         "steps": args.steps, "rows": args.rows, "rate": args.rate, "seeds": args.seeds,
         "test_rows": args.test_rows,
     }  # fmt: skip

@@ -6,6 +6,7 @@ from exactness import Family, answers
 from gossamer.basemodel.pruned import FAMILIES, register
 from gossamer.errors import SettingError
 from gossamer.llm import LLM
+from gossamer.serving.runner.model_shape import base_sizes
 
 WIDTHS = {"layer_key_value_heads": [2, 1, 2], "layer_intermediate_sizes": [57, 100, 80]}
 SHAPES = {
@@ -70,6 +71,12 @@ def test_the_pool_has_room_for_the_heads_there_are(families):
     """A block of 16 tokens: keys and values of 2 + 1 + 2 heads of 16, float32."""
     with served(families("llama"), memory_gib=100 * 10240 / 1024**3) as llm:
         assert llm.engine.stats().blocks_total == 100
+
+
+def test_a_plan_counts_the_heads_there_are(families):
+    sizes = base_sizes(families("llama").model)
+    assert sizes.token_bytes == 2 * (2 + 1 + 2) * 16 * 4
+    assert sizes.shape.linears["model.layers.0.mlp.down_proj"] == (48, 57)
 
 
 def test_several_ranks_are_refused_with_the_reason(families):

@@ -5,22 +5,34 @@ import json
 
 import pytest
 import torch
-from method_helpers import IDS, LABELS, base_model, context, exported, gradients, logits
+from method_helpers import (
+    IDS,
+    LABELS,
+    base_model,
+    context,
+    disturb,
+    exported,
+    gradients,
+    logits,
+)
 from prune_case import (
     CHANNELS,
     HEAD_DIM,
     HEADS,
     KV_HEADS,
+    SETTINGS,
     backward,
+    folder_of,
     learning,
     pruned,
 )
-from transformers import AutoConfig, AutoModelForCausalLM, set_seed
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, set_seed
 
 from gossamer.basemodel.load import load_model
 from gossamer.basemodel.pruned import FAMILIES, widths_of
 from gossamer.methods.lora import Lora
 from gossamer.methods.loraprune.export import GROUPS_FILE
+from gossamer.methods.loraprune.method import Loraprune
 
 GROUP = HEADS // KV_HEADS
 
@@ -226,3 +238,21 @@ def test_a_smaller_model_is_pruned_again(tmp_path):
     again = exported(second, model, context(folder), tmp_path)
     assert widths_of(AutoConfig.from_pretrained(again)).channels == (70, 63, 90)
     assert widths_of(AutoConfig.from_pretrained(again)).kv_heads == (2, 2, 4)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_base_in_few_bits_leaves_whole_weights(bits, tmp_path):
+    pytest.importorskip("bitsandbytes")
+    config = BitsAndBytesConfig(load_in_4bit=bits == 4, load_in_8bit=bits == 8)
+    base = load_model(folder_of("llama"), dtype=torch.float32, quantization_config=config)
+    method, where = Loraprune.from_values(SETTINGS), context(folder_of("llama"))
+    model = method.prepare(base, where)
+    disturb(model)
+    backward(model)
+    method.pruner.score()
+    method.pruner.prune({"heads": 0.5, "mlp": 0.3})
+    folder = exported(method, model, where, tmp_path)
+    assert "quantization_config" not in json.loads((folder / "config.json").read_text())
+    smaller = load_model(folder, dtype=torch.float32)
+    assert widths_of(smaller.config).channels == (70, 70, 100)
+    assert (logits(smaller) - logits(model)).abs().max() < 1e-3

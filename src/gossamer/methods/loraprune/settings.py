@@ -13,8 +13,11 @@ Ratio = Annotated[float, Field(ge=0, lt=1)]
 class LorapruneSettings(MethodSettings):
     """Settings of `loraprune`."""
 
-    default_learning_rate = DefaultRate.flat(
-        1e-4, source="the paper, for batches of 128 rows; not swept"
+    default_learning_rate = DefaultRate(
+        1e-3,
+        1e-4,
+        source="that of lora on SmolLM2-135M, not swept with pruning; the paper, for 7 billion "
+        "parameters and more and batches of 128 rows",
     )
 
     rank: PositiveInt = 8
