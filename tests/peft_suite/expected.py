@@ -26,6 +26,18 @@ NATURE: list[Rule] = [
         "ReFT: two edits of the same positions do not add up; refused by name",
     ),
     (
+        "sherl", ".*", ".*", ".*", "SHERL cannot be merged",
+        "a network beside the early layers makes what the late ones get, so it cannot be merged",
+    ),
+    (
+        "sherl", ".*", ".*", ".*", "cannot act together",
+        "SHERL: two networks cannot both make the input of the late layers; refused by name",
+    ),
+    (
+        "sherl", ".*", ".*", ".*", "has no list of decoder blocks|has an encoder",
+        "SHERL works with decoders of transformers; refused by name",
+    ),
+    (
         ".*", ".*", ".*", ".*GPT2.*|EmbConv1D",
         "cannot adapt|cannot be adapted|needs linear layers|has none of the matrices|"
         "No `target_modu|wo.output",

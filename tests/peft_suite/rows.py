@@ -11,6 +11,7 @@ from gossamer.tuners import (
     LamdaConfig,
     LortaConfig,
     ReftConfig,
+    SherlConfig,
     SloraConfig,
     SmtConfig,
     SparseLoraConfig,
@@ -74,8 +75,11 @@ ROWS = {
     "loreft": Row(ReftConfig, {"variant": "loreft", **_REFT}, targets=None, plain=False),
     "direft": Row(ReftConfig, {"variant": "direft", **_REFT}, targets=None, plain=False),
     "nodireft": Row(ReftConfig, {"variant": "nodireft", **_REFT}, targets=None, plain=False),
+    "sherl": Row(SherlConfig, {"reduction": 2}, targets=None, plain=False),
 }
 """By name of the method."""
+WHOLE_BLOCKS = (ReftConfig, SherlConfig)
+"""Those that act on decoder blocks and refuse the names of layers."""
 OURS = tuple(dict.fromkeys(row.config for row in ROWS.values()))
 PLAIN_LINEAR = tuple(dict.fromkeys(row.config for row in ROWS.values() if row.plain))
 _PLAIN = {name: row for name, row in ROWS.items() if row.plain}
@@ -142,7 +146,7 @@ def quantization_rows() -> list[tuple]:
     return [
         (
             cls,
-            {**kwargs, "target_modules": ["q_proj", "v_proj"]} if cls is not ReftConfig else kwargs,
+            kwargs if cls in WHOLE_BLOCKS else {**kwargs, "target_modules": ["q_proj", "v_proj"]},
         )
         for cls, kwargs in model_rows(None)
     ]

@@ -8,11 +8,20 @@ from method_helpers import IDS, LABELS, base_model
 from peft import get_peft_model
 from sherl_case import sherl, side_of, slow_side, tokens
 from torch.autograd.graph import saved_tensors_hooks
+from transformers import BertConfig, BertModel, T5Config, T5Model
 
-from gossamer.errors import SettingError, UsageError
+from gossamer.errors import SettingError, UnsupportedAdapterError, UsageError
 from gossamer.methods.sherl.model import SherlConfig
 
 from tiny import SHAPE, make_tiny_model
+
+SMALL = {
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "vocab_size": 50,
+}
 
 
 def blocks_of(model):
@@ -191,6 +200,19 @@ def test_modules_that_gradients_never_reach_cannot_learn_besides(name, tiny_mode
     config = SherlConfig(late_layers=1, modules_to_save=[name])
     with pytest.raises(SettingError, match=rf"modules_to_save: '{name}' means .*late modules only"):
         get_peft_model(base_model(tiny_model), config)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: BertModel(BertConfig(**SMALL)), "BertModel has no list of decoder blocks, which"),
+        (lambda: T5Model(T5Config(d_kv=8, d_ff=16, **SMALL)), "T5Model has an encoder beside"),
+    ],
+    ids=["encoder", "encoder and decoder"],
+)
+def test_other_models_than_decoders_are_refused(make, message):
+    with pytest.raises(UnsupportedAdapterError, match=message):
+        get_peft_model(make(), SherlConfig())
 
 
 def test_late_modules_can_learn_besides(tiny_model):

@@ -30,6 +30,11 @@ class SherlModel(GossamerTuner):
         return peft_config
 
     def _prepare_model(self, peft_config: SherlConfig, model: nn.Module) -> None:
+        if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+            raise UnsupportedAdapterError(
+                f"{type(model).__name__} has an encoder beside its decoder; SHERL is for causal "
+                "language models of transformers such as Llama, Mistral and Qwen"
+            )
         path, blocks = find_blocks(model, "SHERL")
         peft_config.set_places(path, len(blocks))
         width = self._width(model)
