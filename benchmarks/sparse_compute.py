@@ -1,12 +1,14 @@
-"""Step time of sparse compute against PEFT's LoRA step, beside what the model of FLOPs predicts.
+r"""Step time of sparse compute against PEFT's LoRA step, beside what the model of FLOPs predicts.
 
-    python benchmarks/sparse_compute.py --output FILE.json [--models smollm2 wide] [--rounds 5]
+    python benchmarks/sparse_compute.py --output FILE.json [--models smollm2 wide] [--rounds 5] \
+        [--plans plan.yaml]
 
 One process. In each round all systems take a step on the same batch, in an order of the round's
 own, and ratios are taken within the round; the median of the rounds counts. "PEFT" is
 `get_peft_model` on transformers' model, trained as `gossamer tune` does, with an output head that
-works on learnt tokens only, in all systems alike; so the ratios are those of sparsity. Weights are
-random where they do not matter: channels are chosen by guess, as in training.
+works on learnt tokens only, in all systems alike; so the ratios are those of sparsity. Channels are
+chosen as a plan does by default, and the choice is part of the step. With `--plans`, plans of files
+are systems as well; name only models that they are for.
 """
 
 import argparse
@@ -24,7 +26,7 @@ from trl.trainer.utils import add_fused_lm_head
 
 from common import describe_machine
 from gossamer.basemodel.find import resolve
-from gossamer.sparsity import SparsityPlan, sparsify
+from gossamer.sparsity import SparsityPlan, load_plan, sparsify
 from gossamer.training.loop.trainer import trained_tokens_only
 
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
@@ -46,6 +48,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=["smollm2", "wide"])
     parser.add_argument("--targets", nargs="+", default=["attention", "all"], choices=TARGETS)
     parser.add_argument("--shares", nargs="+", default=SHARES, help="MLP:ATTENTION dropped")
+    parser.add_argument("--plans", nargs="+", default=[], metavar="FILE", help="plans as systems")
     parser.add_argument("--rows", type=int, default=4)
     parser.add_argument("--length", type=int, default=256)
     parser.add_argument("--learnt", type=float, default=0.25, help="share of tokens with a label")
@@ -83,6 +86,8 @@ def measure(name: str, targets: str, args: argparse.Namespace) -> list[dict[str,
         layers = f"0-{last}"
         plan = {"mlp": {layers: mlp}, "attention": {layers: attention}, "start": 0}
         systems[f"MLP {mlp:g}, attention {attention:g}"] = SparsityPlan.parse(plan)
+    for path in args.plans:
+        systems[Path(path).stem] = load_plan(path).updated({"start": 0})
     seconds: dict[str, list[float]] = {system: [] for system in systems}
     kept: dict[str, float] = {}
     guesses: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""What sparse compute costs in quality: dense LoRA and LoRA under plans, at equal steps.
+r"""What sparse compute costs in quality: dense LoRA and LoRA under plans, at equal steps.
 
     python benchmarks/sparse_quality.py --train TRAIN.jsonl --test TEST.jsonl --output FOLDER \
         --plans 80=plan80.yaml 50=plan50.yaml [--seeds 0 1 2] [--steps 100]
@@ -25,6 +25,7 @@ from common import describe_machine
 from gossamer.files import write_whole
 from gossamer.llm import LLM
 from gossamer.sparsity import load_plan
+from gossamer.training.outputs.checkpoint import latest_checkpoint
 from gossamer.training.outputs.listener import Listener
 from gossamer.training.outputs.loss_curve import smooth
 from gossamer.training.run import tune
@@ -76,6 +77,7 @@ def train(name: str, seed: int, args: argparse.Namespace, plan: str | None) -> N
     if record.exists():
         return
     print(f"{name}, seed {seed}", flush=True)
+    begun = latest_checkpoint(folder) is not None
     result = tune(
         args.model,
         args.train,
@@ -91,7 +93,8 @@ def train(name: str, seed: int, args: argparse.Namespace, plan: str | None) -> N
         seed=seed,
         sparse_compute=plan,
         save_every=20,
-        resume=folder.exists(),
+        resume=begun,
+        overwrite=not begun,
         listener=Listener(),
     )
     found = {"system": name, "seed": seed, **result.as_record(), "losses": result.losses}

@@ -1,4 +1,4 @@
-"""The loss of an untrained model under equal MLP shares, by the rule that chooses channels.
+r"""The loss of an untrained model under equal MLP shares, by the rule that chooses channels.
 
     python benchmarks/sparse_rules.py --data TRAIN.jsonl --output FILE.json \
         [--shares 0.65] [--rules released sample oracle random]
