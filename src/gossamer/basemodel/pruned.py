@@ -125,6 +125,9 @@ def _config_class(family_config: Any) -> Any:
         """A family's config with the widths of each layer."""
 
         model_type = MARK + family_config.model_type
+        # There is no pruned model without lists; older versions of transformers would make one to
+        # find out what to store.
+        has_no_defaults_at_init = True
 
         def __post_init__(self, **fields: Any) -> None:
             super().__post_init__(**fields)
