@@ -4,6 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from gossamer.methods.common.learning_rate import DefaultRate
 from gossamer.methods.common.settings import PositiveFloat
 from gossamer.methods.settings import LoraSettings
 
@@ -12,6 +13,10 @@ Split = Literal["lora", "balanced"]
 
 class SloraSettings(LoraSettings):
     """Settings of `slora`."""
+
+    default_learning_rate = DefaultRate(
+        1e-3, 2e-4, source="sweep on SmolLM2-135M; that of lora, which the second stage is"
+    )
 
     density: Annotated[float, Field(gt=0, le=1)] = 0.01
     """Share of the entries of each matrix that learn in the sparse stage, drawn at random."""
