@@ -44,18 +44,27 @@ def collator(tokenizer: Any) -> Any:
 
     pad_token = _pad_token(tokenizer)
     padded = DataCollatorForLanguageModeling(pad_token_id=pad_token)
-    placed = DataCollatorForLanguageModeling(pad_token_id=pad_token, return_position_ids=True)
 
     def collate(examples: list[dict[str, Any]]) -> dict[str, Any]:
         if "chosen_ids" in examples[0]:
             return _preference_batch(pad_token, examples)
-        if "seq_lengths" not in examples[0]:
-            return dict(padded(examples))
-        batch = dict(placed(examples))
-        del batch["attention_mask"]
+        batch = dict(padded([{n: e[n] for n in ("input_ids", "labels")} for e in examples]))
+        if "seq_lengths" in examples[0]:
+            del batch["attention_mask"]
+            lengths = [example["seq_lengths"] for example in examples]
+            batch["position_ids"] = _positions(lengths, batch["input_ids"].shape[1])
         return batch
 
     return collate
+
+
+def _positions(lengths: list[Sequence[int]], width: int) -> torch.Tensor:
+    """[rows, width]: places in packed rows of these lengths; 0 for padding."""
+    positions = torch.zeros(len(lengths), width, dtype=torch.long)
+    for index, row in enumerate(lengths):
+        places = torch.cat([torch.arange(length) for length in row])
+        positions[index, : len(places)] = places
+    return positions
 
 
 def _preference_batch(pad_token: int, pairs: list[dict[str, Any]]) -> dict[str, Any]:

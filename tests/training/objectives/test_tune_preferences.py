@@ -2,6 +2,7 @@
 
 import json
 import math
+from importlib.metadata import version
 
 import pytest
 import torch
@@ -18,10 +19,14 @@ from gossamer.basemodel.load import load_model, load_tokenizer
 from gossamer.errors import DataError, SettingError
 from gossamer.training.data import DataSettings, load_data
 from gossamer.training.evaluation.predict import log_probabilities
+from gossamer.training.objectives import check
+from gossamer.training.objectives.check import OLDEST_TRL
 from gossamer.training.outputs.listener import Listener
 from gossamer.training.outputs.metrics import eval_records, read_metrics, train_records
 from gossamer.training.outputs.model_card import result_rows
 
+OLD = tuple(int(part) for part in version("trl").split(".")[:2]) < OLDEST_TRL
+pytestmark = pytest.mark.skipif(OLD, reason="pairs need a newer TRL")
 LOG_2 = math.log(2)
 SERVED = ("low-rank", "gain", "sparse", "intervention", "prefix")
 
@@ -202,6 +207,12 @@ def test_what_pairs_cannot_go_with_is_refused(settings, reason, tiny_model, pair
     with pytest.raises(SettingError, match=reason):
         prefer(tiny_model, pairs, tmp_path / "run", **settings)
     assert not (tmp_path / "run").exists()
+
+
+def test_an_older_trl_is_refused(tiny_model, pairs, tmp_path, monkeypatch):
+    monkeypatch.setattr(check, "version", lambda name: "1.10.0")
+    with pytest.raises(SettingError, match=r"needs TRL 1\.16 or newer, and 1\.10\.0 is installed"):
+        prefer(tiny_model, pairs, tmp_path / "run")
 
 
 def test_data_and_objective_must_fit(tiny_model, pairs, tmp_path):

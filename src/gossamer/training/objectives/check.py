@@ -1,14 +1,25 @@
 """Refuses what an objective cannot go with."""
 
+from importlib.metadata import version
+
 from gossamer.errors import DataError, SettingError
 from gossamer.training.data import EncodedData
 from gossamer.training.settings import RunSettings
+
+OLDEST_TRL = (1, 16)
+"""The first whose trainer for preferences scores answers without the logits of all tokens."""
 
 
 def check_objective(settings: RunSettings) -> None:
     """Raise `SettingError` if a setting of the run cannot go with learning from pairs."""
     if settings.objective == "sft":
         return
+    installed = version("trl")
+    if tuple(int(part) for part in installed.split(".")[:2]) < OLDEST_TRL:
+        raise SettingError(
+            f"objective={settings.objective} needs TRL {'.'.join(map(str, OLDEST_TRL))} or newer, "
+            f"and {installed} is installed: pip install -U trl"
+        )
     given = (
         ("packing", settings.packing, "pairs are not packed"),
         (

@@ -34,12 +34,16 @@ def reporting_arguments(settings: RunSettings) -> dict[str, Any]:
     """Training arguments that name the run to trackers; Trackio's figures stay on this machine."""
     if not settings.report_to:
         return {}
-    return {
+    from transformers import TrainingArguments
+
+    wanted = {
         "project": "gossamer",
         "run_name": Path(settings.output).absolute().name,
         "trackio_space_id": None,
         "trackio_static_space_id": False,
     }
+    # Older versions lack some.
+    return {name: value for name, value in wanted.items() if hasattr(TrainingArguments, name)}
 
 
 def _tensorboard(settings: RunSettings, start: int) -> Any:
