@@ -1,11 +1,14 @@
 """The names that transformers changed, by whichever of them the installed version knows."""
 
+import torch
 from transformers import AutoModelForCausalLM, TrainingArguments
 
 from gossamer.basemodel.versions import (
+    cache_in,
     checkpointing_argument,
     disable_checkpointing,
     enable_checkpointing,
+    uncached_arguments,
 )
 
 
@@ -44,3 +47,17 @@ def test_the_former_names():
 def test_the_argument_turns_it_on(tmp_path):
     arguments = TrainingArguments(str(tmp_path), use_cpu=True, **{checkpointing_argument(): True})
     assert arguments.gradient_checkpointing is True
+
+
+def test_the_cache_by_either_name():
+    assert cache_in({"past_key_values": 1}) == cache_in({"cache": 1, "past_key_values": None}) == 1
+    assert cache_in({"use_cache": True}) is None
+    assert uncached_arguments({"cache": 1, "position_ids": 2, "use_cache": True}) == {
+        "position_ids": 2, "use_cache": False
+    }  # fmt: skip
+
+
+def test_the_cache_of_a_models_output(tiny_model):
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    out = model(input_ids=torch.tensor([[5, 6, 7]]), use_cache=True)
+    assert cache_in(out).get_seq_length() == 3

@@ -11,6 +11,7 @@ import torch
 from peft import PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig, TaskType
 from transformers import AutoTokenizer
 
+from gossamer.basemodel.versions import cache_in
 from gossamer.errors import SettingError
 from gossamer.methods.common.files import read_learnt, write_learnt
 from gossamer.methods.common.low_rank import ADAPTER
@@ -37,7 +38,7 @@ def start_prefix_from(model: Any, ids: torch.Tensor) -> None:
     PEFT keeps [tokens, 2 * layers * heads * head_dim]: of each layer the keys, then the values.
     """
     with torch.no_grad():
-        cache = model.get_base_model()(input_ids=ids[None], use_cache=True).past_key_values
+        cache = cache_in(model.get_base_model()(input_ids=ids[None], use_cache=True))
         pairs = [tensor[0] for layer in cache.layers for tensor in (layer.keys, layer.values)]
         # [2 * layers, heads, tokens, head_dim]
         prefix = torch.stack(pairs).permute(2, 0, 1, 3).reshape(len(ids), -1)

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gossamer.basemodel.versions import cache_in, uncached_arguments
 from gossamer.errors import UnsupportedAdapterError
 from gossamer.methods.meft.coupling import Coupling, run_plainly
 from gossamer.methods.meft.halves import LayerParts, couple
@@ -84,7 +85,7 @@ def couplings(
     made = []
     for layer, arguments in calls:
         if without_cache:
-            arguments = {**arguments, "past_key_values": None, "use_cache": False}
+            arguments = uncached_arguments(arguments)
         block: nn.Module = layer.get_base_layer()
         parts = LayerParts(
             block, layer.adapter("f", name), layer.adapter("g", name), arguments, dtype
@@ -94,7 +95,7 @@ def couplings(
 
 
 def _cache(calls: list[Call]) -> Any:
-    return calls[0][1].get("past_key_values")
+    return cache_in(calls[0][1])
 
 
 def _drops_cache(calls: list[Call]) -> bool:

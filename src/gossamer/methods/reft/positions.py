@@ -9,6 +9,7 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor, nn
 
+from gossamer.basemodel.versions import cache_in
 from gossamer.errors import UsageError
 
 
@@ -169,7 +170,7 @@ class PromptTracker:
         self._shape = (given.shape[0], given.shape[1])
         self._found = {}
         self._find = None
-        past = _cached_tokens(kwargs.get("past_key_values"))
+        past = _cached_tokens(cache_in(kwargs))
         if past and given.shape[1] == 1 and (self._width is None or past >= self._width):
             return
         if past and self._width is None:
