@@ -34,6 +34,10 @@ NATURE: list[Rule] = [
         "SHERL: two networks cannot both make the input of the late layers; refused by name",
     ),
     (
+        "sherl", ".*", ".*layer.*", ".*", "use late_layers, taps and layers",
+        "SHERL acts on whole blocks, which its own fields choose; refused by name",
+    ),
+    (
         "sherl", ".*", ".*", ".*", "has no list of decoder blocks|has an encoder",
         "SHERL works with decoders of transformers; refused by name",
     ),
