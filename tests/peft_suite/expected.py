@@ -103,8 +103,22 @@ NATURE: list[Rule] = [
         "choose none; refused by name",
     ),
     (
-        REFT, "test_config", "test_config_layers_to_transform_index_zero", ".*", "use layers",
-        "ReFT edits whole blocks, which its own field `layers` numbers; refused by name",
+        f"{REFT}|meft|sherl", ".*",
+        ".*layer_indexing|test_config_layers_to_transform_index_zero", ".*", "means nothing to",
+        "the tuner has fields of its own for the layers it acts on; PEFT's is refused by name",
+    ),
+    (
+        ".*", ".*", ".*layer_indexing", ".*", "cannot be used when `target_modules` is a str",
+        "the row names its targets by one string, beside which PEFT's own configurations refuse "
+        "numbers of layers, too",
+    ),
+    (
+        "meft", ".*", ".*", ".*", "MEFT cannot make a model of type",
+        "MEFT's equations are written for decoders of Llama's family; others are refused by name",
+    ),
+    (
+        "meft", ".*", ".*", ".*", "MEFT cannot be merged",
+        "MEFT computes with two streams and networks beside the layers, so it cannot be merged",
     ),
     (
         f"{SPARSE}|lamda|lamda_pp|{BOTTLENECK}", "test_feature_extraction_models", ".*training.*",

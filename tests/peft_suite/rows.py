@@ -10,6 +10,7 @@ from gossamer.tuners import (
     BottleneckConfig,
     LamdaConfig,
     LortaConfig,
+    MeftConfig,
     ReftConfig,
     SherlConfig,
     SloraConfig,
@@ -75,10 +76,11 @@ ROWS = {
     "loreft": Row(ReftConfig, {"variant": "loreft", **_REFT}, targets=None, plain=False),
     "direft": Row(ReftConfig, {"variant": "direft", **_REFT}, targets=None, plain=False),
     "nodireft": Row(ReftConfig, {"variant": "nodireft", **_REFT}, targets=None, plain=False),
+    "meft": Row(MeftConfig, {"width": 4}, targets=None, plain=False),
     "sherl": Row(SherlConfig, {"reduction": 2}, targets=None, plain=False),
 }
 """By name of the method."""
-WHOLE_BLOCKS = (ReftConfig, SherlConfig)
+WHOLE_BLOCKS = (MeftConfig, ReftConfig, SherlConfig)
 """Those that act on decoder blocks and refuse the names of layers."""
 OURS = tuple(dict.fromkeys(row.config for row in ROWS.values()))
 PLAIN_LINEAR = tuple(dict.fromkeys(row.config for row in ROWS.values() if row.plain))
