@@ -47,7 +47,7 @@ def _no_pictures(monkeypatch):
 
 
 def prefer(base, pairs, output, objective="dpo", **settings):
-    defaults = {"max_steps": 4, "batch_size": 6, "warmup": 0, "beta": 0.5}
+    defaults = {"max_steps": 4, "batch_size": 6, "warmup": 0, "preference_beta": 0.5}
     return quiet_tune(base, pairs, output, objective=objective, **{**defaults, **settings})
 
 

@@ -7,6 +7,7 @@ engine's alone touches scheduler, memory and model.
 import logging
 import threading
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
 
@@ -217,10 +218,23 @@ class EngineLoop:
         self._scheduler.postprocess(step.chunks, end - begun)
         for sequence in bad:
             self._fail([sequence], not_finite(sequence.adapter))
-        for tenant, count in Counter(each.sequence.tenant for each, _ in taken).items():
-            self._rate_limiter.spend(tenant, count)
+        uncounted = self._spend(Counter(each.sequence.tenant for each, _ in taken))
         for generation, choice in taken:
-            self._accept(generation, choice)
+            if generation.sequence.tenant in uncounted:
+                self._fail([generation.sequence])
+            else:
+                self._accept(generation, choice)
+
+    def _spend(self, tokens: Mapping[str, int]) -> set[str]:
+        """Count the tokens of each tenant, and return the tenants whose tokens could not be."""
+        uncounted = set()
+        for tenant, count in tokens.items():
+            try:
+                self._rate_limiter.spend(tenant, count)
+            except Exception:
+                log.exception("tokens could not be counted")
+                uncounted.add(tenant)
+        return uncounted
 
     def _accept(self, generation: Generation, choice: SampledToken) -> None:
         sequence = generation.sequence

@@ -147,7 +147,7 @@ def _of_objective(settings: RunSettings) -> tuple[Any, dict[str, Any]]:
     with_sft = settings.dpo_sft_weight > 0
     return DPOConfig, {
         "remove_unused_columns": False,
-        "beta": settings.beta,
+        "beta": settings.preference_beta,
         "loss_type": [settings.dpo_loss, "sft"] if with_sft else [settings.dpo_loss],
         "loss_weights": [1.0, settings.dpo_sft_weight] if with_sft else None,
         "label_smoothing": settings.dpo_label_smoothing,

@@ -18,7 +18,7 @@ class ObjectiveSettings(Settings):
     """Folder of a finished run with the same method and base model, whose adapter is learnt on;
     its optimizer is not taken over."""
 
-    beta: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.1
+    preference_beta: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.1
     """dpo: how strongly the model is held to its start. orpo: the weight of the odds ratio."""
 
     dpo_loss: Literal["sigmoid", "hinge", "ipo", "robust", "apo_zero", "nca_pair"] = "sigmoid"
