@@ -47,7 +47,13 @@ def copy_adapter(model: Any, source: str, target: str) -> None:
         raise RuntimeError(f"{target} has no room for {result.unexpected_keys[:3]}")
 
 
-__all__ = ["GossamerConfig", "GossamerLayer", "GossamerTuner", "register_tuner"]
+__all__ = [
+    "GossamerBlockTuner",
+    "GossamerConfig",
+    "GossamerLayer",
+    "GossamerTuner",
+    "register_tuner",
+]
 
 REFERENCE = "ref"
 """The name under which TRL's trainers add the adapter that stands for the model at the start."""
@@ -157,6 +163,43 @@ class GossamerTuner(BaseTuner):
                 "set_adapter and run one adapter at a time, or serve them with gossamer serve"
             )
         yield
+
+
+class GossamerBlockTuner(GossamerTuner):
+    """Base of tuners whose layers are `GossamerBlock`s, which are never merged.
+
+    Subclasses say why in `no_merge`, and undo in `let_go` what they have done to the model beside
+    its blocks.
+    """
+
+    no_merge: ClassVar[str]
+    """What is said to those who would merge the adapter into the weights."""
+
+    def let_go(self) -> None:
+        """Undo what was done to the model; called before its blocks are put back."""
+
+    def width(self, model: Any) -> int:
+        """Return how wide the hidden states of `model` are."""
+        return int(model.config.get_text_config().hidden_size)
+
+    def _prepare_adapter_config(self, peft_config: Any, model_config: Any) -> Any:
+        return peft_config
+
+    def _replace_module(self, parent: Any, child_name: str, new_module: Any, child: Any) -> None:
+        # A block has no weight of its own for PEFT's version to hand over.
+        setattr(parent, child_name, new_module)
+
+    def _unload_and_optionally_merge(
+        self, merge: bool = True, *args: Any, **kwargs: Any
+    ) -> nn.Module:
+        if merge:
+            raise UnsupportedAdapterError(self.no_merge)
+        self.let_go()
+        model: nn.Module = super()._unload_and_optionally_merge(False, *args, **kwargs)
+        return model
+
+    def merge_adapter(self, *args: Any, **kwargs: Any) -> None:
+        raise UnsupportedAdapterError(self.no_merge)
 
 
 def register_tuner(

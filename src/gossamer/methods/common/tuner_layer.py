@@ -77,6 +77,26 @@ class GossamerLayer(nn.Module, BaseTunerLayer):
         return "" if backend is None else f"quantization_backend={backend.backend_name!r}"
 
 
+class GossamerBlock(GossamerLayer):
+    """Base of those that stand in for a whole decoder block, whose hidden states are `width` wide.
+
+    Models look at their blocks, e.g. for the kind of attention; what is not found here is the
+    block's own.
+    """
+
+    def __init__(self, block: nn.Module, width: int) -> None:
+        super().__init__(block)
+        self.in_features = self.out_features = width
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "base_layer":
+                raise
+            return getattr(self.base_layer, name)
+
+
 def _moved(item: Any, device: torch.device | None, dtype: torch.dtype | None) -> Any:
     tensors = item.parameters() if isinstance(item, nn.Module) else [item]
     if any(tensor.is_meta for tensor in tensors):

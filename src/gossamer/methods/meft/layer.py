@@ -5,35 +5,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gossamer.methods.common.tuner_layer import GossamerLayer
+from gossamer.methods.common.tuner_layer import GossamerBlock
 from gossamer.methods.meft.adapter import StreamAdapter, new_linears
 from gossamer.methods.meft.config import MeftConfig
 from gossamer.methods.meft.stack import ReversibleStack
 
 
-class MeftLayer(GossamerLayer):
+class MeftLayer(GossamerBlock):
     """Stands in for a decoder layer: holds its two adapters, and hands its calls to the stack."""
 
     adapter_layer_names = ("meft_f_down", "meft_f_up", "meft_g_down", "meft_g_up")
     other_param_names = ("meft_config",)
 
     def __init__(self, block: nn.Module, stack: ReversibleStack, index: int, width: int) -> None:
-        super().__init__(block)
+        super().__init__(block, width)
         self.stack = stack
         self.index = index
-        self.in_features = self.out_features = width
         self.meft_config: dict[str, MeftConfig] = {}
         for name in self.adapter_layer_names:
             setattr(self, name, nn.ModuleDict())
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            # Models look at their layers, e.g. for the kind of attention.
-            if name == "base_layer":
-                raise
-            return getattr(self.base_layer, name)
 
     def update_layer(self, adapter_name: str, config: MeftConfig, path: str) -> None:
         """Add two adapters, which add nearly nothing yet."""

@@ -5,7 +5,7 @@ from typing import Any
 from torch import nn
 
 from gossamer.errors import SettingError, UnsupportedAdapterError
-from gossamer.methods.common.peft_tuner import GossamerTuner, register_tuner
+from gossamer.methods.common.peft_tuner import GossamerBlockTuner, register_tuner
 from gossamer.methods.meft.config import PEFT_TYPE, MeftConfig
 from gossamer.methods.meft.family import decoder_blocks
 from gossamer.methods.meft.layer import MeftLayer
@@ -18,15 +18,16 @@ VANILLA_LAYERS = 2
 the mean of two streams is far from either there."""
 
 
-class MeftModel(GossamerTuner):
+class MeftModel(GossamerBlockTuner):
     """Makes the first decoder layers of a model of Llama's family reversible; see `MeftConfig`."""
 
     method = "meft"
     prefix = "meft_"
     tuner_layer_cls = MeftLayer
-
-    def _prepare_adapter_config(self, peft_config: Any, model_config: Any) -> Any:
-        return peft_config
+    no_merge = (
+        "MEFT cannot be merged into the weights: the model computes with two streams and networks "
+        "beside its layers; keep the adapter, or train 'lora', which can"
+    )
 
     def _prepare_model(self, peft_config: MeftConfig, model: nn.Module) -> None:
         path, layers = decoder_blocks(model)
@@ -43,8 +44,8 @@ class MeftModel(GossamerTuner):
             self._hook = model.register_forward_pre_hook(self._before_model, with_kwargs=True)
 
     def new_layer(self, target: nn.Module, path: str) -> MeftLayer:
-        width = self.model.config.get_text_config().hidden_size
-        return MeftLayer(target, self._stack, int(path.rpartition(".")[2]), width)
+        number = int(path.rpartition(".")[2])
+        return MeftLayer(target, self._stack, number, self.width(self.model))
 
     def _before_model(self, module: Any, args: Any, kwargs: Any) -> None:
         wanted = kwargs.get("output_hidden_states", module.config.output_hidden_states)
@@ -54,33 +55,13 @@ class MeftModel(GossamerTuner):
                 "leave it out, or call the model inside disable_adapter()"
             )
 
-    def _replace_module(self, parent: Any, child_name: str, new_module: Any, child: Any) -> None:
-        # A decoder layer has no weight of its own for PEFT's version to hand over.
-        setattr(parent, child_name, new_module)
-
-    def _unload_and_optionally_merge(
-        self, merge: bool = True, *args: Any, **kwargs: Any
-    ) -> nn.Module:
-        if merge:
-            raise _no_merge()
-        model: nn.Module = super()._unload_and_optionally_merge(False, *args, **kwargs)
+    def let_go(self) -> None:
         self._hook.remove()
-        return model
-
-    def merge_adapter(self, *args: Any, **kwargs: Any) -> None:
-        raise _no_merge()
 
 
 def default_layers(count: int) -> int:
     """Return how many of `count` decoder layers are reversible by default."""
     return max(1, count - VANILLA_LAYERS)
-
-
-def _no_merge() -> UnsupportedAdapterError:
-    return UnsupportedAdapterError(
-        "MEFT cannot be merged into the weights: the model computes with two streams and networks "
-        "beside its layers; keep the adapter, or train 'lora', which can"
-    )
 
 
 register_tuner(PEFT_TYPE, MeftConfig, MeftModel, MeftModel.prefix)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.errors import UnsupportedAdapterError
-from gossamer.methods.common.tuner_layer import GossamerLayer
+from gossamer.methods.common.tuner_layer import GossamerBlock
 from gossamer.methods.reft.config import ReftConfig
 from gossamer.methods.reft.orthonormal import random_rows, tangent
 from gossamer.methods.reft.positions import PromptTracker
@@ -28,7 +28,7 @@ def edit_at(hidden: Tensor, where: Tensor, change: Tensor) -> Tensor:
     return hidden.reshape(-1, width).index_copy(0, where, change).view(hidden.shape)
 
 
-class ReftBlock(GossamerLayer):
+class ReftBlock(GossamerBlock):
     """Stands in for a decoder block; the edit is a hook on the block, so that everyone who records
     its output sees it edited."""
 
@@ -43,23 +43,13 @@ class ReftBlock(GossamerLayer):
     other_param_names = ("reft_config",)
 
     def __init__(self, block: nn.Module, tracker: PromptTracker, width: int) -> None:
-        super().__init__(block)
+        super().__init__(block, width)
         self.tracker = tracker
-        self.in_features = self.out_features = width
         self.reft_config: dict[str, ReftConfig] = {}
         for name in self.adapter_layer_names:
             setattr(self, name, nn.ParameterDict())
         # Before the hooks that record hidden states.
         self._hook = block.register_forward_hook(self._edit_output, prepend=True)
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            # Models look at their blocks, e.g. for the kind of attention.
-            if name == "base_layer":
-                raise
-            return getattr(self.base_layer, name)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self.base_layer(*args, **kwargs)

@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from gossamer.errors import SettingError, UnsupportedAdapterError
-from gossamer.methods.common.peft_tuner import GossamerTuner, register_tuner
+from gossamer.errors import SettingError
+from gossamer.methods.common.peft_tuner import GossamerBlockTuner, register_tuner
 from gossamer.methods.common.targets import find_blocks
 from gossamer.methods.reft.config import PEFT_TYPE, ReftConfig
 from gossamer.methods.reft.layer import ReftBlock
@@ -17,7 +17,7 @@ from gossamer.methods.reft.positions import PromptTracker
 __all__ = ["ReftConfig", "ReftModel"]
 
 
-class ReftModel(GossamerTuner):
+class ReftModel(GossamerBlockTuner):
     """Edits the output of decoder blocks at positions of the prompt; the weights stay as they are.
 
     For models of transformers whose decoder holds its blocks in one list: Llama, Mistral, Qwen and
@@ -27,6 +27,10 @@ class ReftModel(GossamerTuner):
     method = "reft"
     prefix = "reft_"
     tuner_layer_cls = ReftBlock
+    no_merge = (
+        "ReFT cannot be merged into the weights: it edits hidden states at some positions only; "
+        "keep the adapter and serve it with gossamer serve"
+    )
 
     tracker: PromptTracker
     _path: str
@@ -46,9 +50,6 @@ class ReftModel(GossamerTuner):
         with self.tracker.prompt_width(given.shape[1], kwargs.get("attention_mask")):
             return type(self.model).generate(self.model, *args, **kwargs)
 
-    def _prepare_adapter_config(self, peft_config: Any, model_config: Any) -> Any:
-        return peft_config
-
     def _prepare_model(self, peft_config: ReftConfig, model: nn.Module) -> None:
         path, blocks = find_blocks(model, "ReFT")
         count = len(blocks)
@@ -60,7 +61,7 @@ class ReftModel(GossamerTuner):
                 raise SettingError(
                     f"layers: there is no layer {layer}; the model has 0 to {count - 1}"
                 )
-        width = model.config.get_text_config().hidden_size  # type: ignore[union-attr, operator]
+        width = self.width(model)
         if peft_config.rank > width:
             raise SettingError(f"rank = {peft_config.rank} is above the model's width {width}")
         peft_config.set_layers(path, layers)
@@ -73,7 +74,7 @@ class ReftModel(GossamerTuner):
                 model.generate = self._generate  # type: ignore[assignment]
 
     def new_layer(self, target: nn.Module, path: str) -> ReftBlock:
-        return ReftBlock(target, self.tracker, self.model.config.get_text_config().hidden_size)
+        return ReftBlock(target, self.tracker, self.width(self.model))
 
     def _before_model(self, module: nn.Module, args: Any) -> None:
         """Rows that an optimizer may have moved become orthonormal again."""
@@ -108,33 +109,12 @@ class ReftModel(GossamerTuner):
             restore_orthonormal([v for k, v in chosen.items() if "_rotate." in k])
         return chosen
 
-    def _replace_module(self, parent: Any, child_name: str, new_module: Any, child: Any) -> None:
-        # A block has no weight of its own for PEFT's version to hand over.
-        setattr(parent, child_name, new_module)
-
-    def _unload_and_optionally_merge(
-        self, merge: bool = True, *args: Any, **kwargs: Any
-    ) -> nn.Module:
-        if merge:
-            raise _no_merge()
-        blocks = self._blocks()
-        model: nn.Module = super()._unload_and_optionally_merge(False, *args, **kwargs)
-        for block in blocks:
+    def let_go(self) -> None:
+        for block in self._blocks():
             block.remove()
         self.tracker.remove()
         self._hook.remove()
-        model.__dict__.pop("generate", None)
-        return model
-
-    def merge_adapter(self, *args: Any, **kwargs: Any) -> None:
-        raise _no_merge()
-
-
-def _no_merge() -> UnsupportedAdapterError:
-    return UnsupportedAdapterError(
-        "ReFT cannot be merged into the weights: it edits hidden states at some positions only; "
-        "keep the adapter and serve it with gossamer serve"
-    )
+        self.model.__dict__.pop("generate", None)
 
 
 register_tuner(PEFT_TYPE, ReftConfig, ReftModel, ReftModel.prefix)

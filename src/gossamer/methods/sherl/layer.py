@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.errors import UnsupportedAdapterError, UsageError
-from gossamer.methods.common.tuner_layer import GossamerLayer
+from gossamer.methods.common.tuner_layer import GossamerBlock
 from gossamer.methods.sherl.config import SherlConfig
 from gossamer.methods.sherl.side import SideNetwork
 
@@ -37,7 +37,7 @@ class Tapped:
         return states
 
 
-class SherlBlock(GossamerLayer):
+class SherlBlock(GossamerBlock):
     """Stands in for an early block: no graph, evaluation mode, its output read where wanted.
 
     Behind the last early block of an adapter stands its side network, whose output is what the late
@@ -49,21 +49,11 @@ class SherlBlock(GossamerLayer):
     other_param_names = ("sherl_config",)
 
     def __init__(self, block: nn.Module, number: int, tapped: Tapped, width: int) -> None:
-        super().__init__(block)
+        super().__init__(block, width)
         self.number = number
         self.tapped = tapped
-        self.in_features = self.out_features = width
         self.sherl_config: dict[str, SherlConfig] = {}
         self.sherl_side = nn.ModuleDict()
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            # Models look at their blocks, e.g. for the kind of attention.
-            if name == "base_layer":
-                raise
-            return getattr(self.base_layer, name)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Compute the block; behind the last early one [batch, q, d] comes from the side."""

@@ -5,7 +5,7 @@ from typing import Any
 from torch import nn
 
 from gossamer.errors import SettingError, UnsupportedAdapterError
-from gossamer.methods.common.peft_tuner import GossamerTuner, register_tuner
+from gossamer.methods.common.peft_tuner import GossamerBlockTuner, register_tuner
 from gossamer.methods.common.targets import find_blocks
 from gossamer.methods.sherl.config import PEFT_TYPE, SherlConfig
 from gossamer.methods.sherl.layer import SherlBlock, Tapped
@@ -13,7 +13,7 @@ from gossamer.methods.sherl.layer import SherlBlock, Tapped
 __all__ = ["SherlConfig", "SherlModel"]
 
 
-class SherlModel(GossamerTuner):
+class SherlModel(GossamerBlockTuner):
     """Runs the early blocks without a backward pass, and feeds the late ones from a side network.
 
     For models of transformers whose decoder holds its blocks in one list: Llama, Mistral, Qwen and
@@ -23,11 +23,12 @@ class SherlModel(GossamerTuner):
     method = "sherl"
     prefix = "sherl_"
     tuner_layer_cls = SherlBlock
+    no_merge = (
+        "SHERL cannot be merged into the weights: a network beside the early layers makes what the "
+        "late ones get; keep the adapter, or train 'lora', which can be merged"
+    )
 
     tapped: Tapped
-
-    def _prepare_adapter_config(self, peft_config: Any, model_config: Any) -> Any:
-        return peft_config
 
     def _prepare_model(self, peft_config: SherlConfig, model: nn.Module) -> None:
         if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
@@ -37,7 +38,7 @@ class SherlModel(GossamerTuner):
             )
         path, blocks = find_blocks(model, "SHERL")
         peft_config.set_places(path, len(blocks))
-        width = self._width(model)
+        width = self.width(model)
         if peft_config.reduction > width:
             raise SettingError(
                 f"reduction = {peft_config.reduction} is above the model's width {width}"
@@ -48,28 +49,12 @@ class SherlModel(GossamerTuner):
 
     def new_layer(self, target: nn.Module, path: str) -> SherlBlock:
         number = int(path.rpartition(".")[2])
-        return SherlBlock(target, number, self.tapped, self._width(self.model))
+        return SherlBlock(target, number, self.tapped, self.width(self.model))
 
-    def _width(self, model: Any) -> int:
-        return int(model.config.get_text_config().hidden_size)
-
-    def _replace_module(self, parent: Any, child_name: str, new_module: Any, child: Any) -> None:
-        # A block has no weight of its own for PEFT's version to hand over.
-        setattr(parent, child_name, new_module)
-
-    def _unload_and_optionally_merge(
-        self, merge: bool = True, *args: Any, **kwargs: Any
-    ) -> nn.Module:
-        if merge:
-            raise _no_merge()
-        for layer in list(self._layers()):
+    def let_go(self) -> None:
+        for layer in self._layers():
             if isinstance(layer, SherlBlock):
                 layer.restore_mode()
-        model: nn.Module = super()._unload_and_optionally_merge(False, *args, **kwargs)
-        return model
-
-    def merge_adapter(self, *args: Any, **kwargs: Any) -> None:
-        raise _no_merge()
 
 
 def _refuse_early_modules(model: Any, path: str, config: SherlConfig) -> None:
@@ -84,13 +69,6 @@ def _refuse_early_modules(model: Any, path: str, config: SherlConfig) -> None:
                     f"modules_to_save: '{wanted}' means {name}, which lies in front of or among "
                     "the early layers, where SHERL computes no gradients; name late modules only"
                 )
-
-
-def _no_merge() -> UnsupportedAdapterError:
-    return UnsupportedAdapterError(
-        "SHERL cannot be merged into the weights: a network beside the early layers makes what the "
-        "late ones get; keep the adapter, or train 'lora', which can be merged"
-    )
 
 
 register_tuner(PEFT_TYPE, SherlConfig, SherlModel, SherlModel.prefix)
