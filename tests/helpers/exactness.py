@@ -6,6 +6,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
+from gossamer.llm import LLM
 from gossamer.serving.core.messages import SamplingParams
 
 from tiny import make_lora, make_tiny_model
@@ -27,9 +28,23 @@ ADAPTERS = {
     "r5-float16": {"rank": 5, "dtype": torch.float16},
     "r3-k": {"rank": 3, "targets": ("k_proj",)},
 }
+SHAPES = {
+    "llama": {"tie_word_embeddings": True},
+    "mistral": {"sliding_window": None},
+    "qwen2": {},
+    "qwen3": {},
+    "smollm3": {"no_rope_layers": [1, 0, 1]},
+}
+"""What is peculiar to a tiny model of each served family."""
 GREEDY = SamplingParams(max_tokens=64, temperature=0, ignore_eos=True, logprobs=0)
 # Differences this small in a logit are rounding; the order of sums decides then.
 TOLERANCE = 1e-3
+
+
+def served(family, **settings):
+    """Start an engine on a family's model, with all its adapters."""
+    options = {"memory_gib": 0.05, "threads": 1, **settings}
+    return LLM(family.model, adapters=family.adapters, **options)
 
 
 class Family:

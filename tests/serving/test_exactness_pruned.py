@@ -1,7 +1,7 @@
 """Models whose layers have widths of their own are served token for token, adapters included."""
 
 import pytest
-from exactness import Family, answers
+from exactness import SHAPES, Family, answers, served
 
 from gossamer.basemodel.pruned import FAMILIES, register
 from gossamer.errors import SettingError
@@ -9,13 +9,6 @@ from gossamer.llm import LLM
 from gossamer.serving.runner.model_shape import base_sizes
 
 WIDTHS = {"layer_key_value_heads": [2, 1, 2], "layer_intermediate_sizes": [57, 100, 80]}
-SHAPES = {
-    "llama": {"tie_word_embeddings": True},
-    "mistral": {"sliding_window": None},
-    "qwen2": {},
-    "qwen3": {},
-    "smollm3": {"no_rope_layers": [1, 0, 1]},
-}
 
 
 @pytest.fixture(scope="module")
@@ -31,11 +24,6 @@ def families(tmp_path_factory):
         return made[name]
 
     return family
-
-
-def served(family, **settings):
-    options = {"memory_gib": 0.05, "threads": 1, **settings}
-    return LLM(family.model, adapters=family.adapters, **options)
 
 
 def test_all_families_are_tested():

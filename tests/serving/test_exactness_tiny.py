@@ -3,21 +3,13 @@
 import random
 
 import pytest
-from exactness import GREEDY, Family, answers
+from exactness import GREEDY, SHAPES, Family, answers, served
 
 from gossamer.basemodel.support import SERVED_FAMILIES
 from gossamer.llm import LLM
 
 BLOCK_BYTES = 12288
 """Of 16 tokens in the tiny model: 3 layers, keys and values, 2 heads of 16, float32."""
-
-SHAPES = {
-    "llama": {"tie_word_embeddings": True},
-    "mistral": {"sliding_window": None},
-    "qwen2": {},
-    "qwen3": {},
-    "smollm3": {"no_rope_layers": [1, 0, 1]},
-}
 
 
 @pytest.fixture(scope="module")
@@ -31,11 +23,6 @@ def families(tmp_path_factory):
         return made[name]
 
     return family
-
-
-def served(family, **settings):
-    options = {"memory_gib": 0.05, "threads": 1, **settings}
-    return LLM(family.model, adapters=family.adapters, **options)
 
 
 def gib(num_blocks):
