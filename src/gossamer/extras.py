@@ -12,6 +12,8 @@ EXTRAS = {
     "tensorboard": ("tensorboard",),
     "trackio": ("trackio",),
     "wandb": ("wandb",),
+    "studio": ("alembic", "python_multipart", "sqlalchemy"),
+    "postgres": ("psycopg",),
 }
 """Names to import, by the group of packages in `pyproject.toml` that brings them."""
 
