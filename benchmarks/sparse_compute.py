@@ -27,7 +27,7 @@ from trl.trainer.utils import add_fused_lm_head
 from common import describe_machine
 from gossamer.basemodel.find import resolve
 from gossamer.sparsity import SparsityPlan, load_plan, sparsify
-from gossamer.training.loop.trainer import trained_tokens_only
+from gossamer.training.loop.head_positions import trained_tokens_only
 
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
 TARGETS = {"attention": ATTENTION, "all": [*ATTENTION, "gate_proj", "up_proj", "down_proj"]}

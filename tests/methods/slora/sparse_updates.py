@@ -2,7 +2,7 @@
 
 import torch
 
-from gossamer.methods.common.sparse_delta_mask import random_entries
+from gossamer.methods.common.sparse_delta.mask import random_entries
 
 
 def random_update(shape, density, *, rank=None, seed=0):

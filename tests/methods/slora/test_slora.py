@@ -29,7 +29,7 @@ from traffic import (
 from gossamer import methods
 from gossamer.basemodel.load import load_model
 from gossamer.errors import SettingError
-from gossamer.methods.common.sparse_delta_mask import num_entries, random_entries
+from gossamer.methods.common.sparse_delta.mask import num_entries, random_entries
 from gossamer.methods.slora.layer import SloraLinear
 from gossamer.methods.slora.method import updates
 from gossamer.training.plan import plan_stages

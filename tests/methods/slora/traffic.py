@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from gossamer.methods.common.sparse_delta_mask import num_entries
+from gossamer.methods.common.sparse_delta.mask import num_entries
 
 SEED_BYTES = 8
 """The mask, once: everyone draws it from the seed."""

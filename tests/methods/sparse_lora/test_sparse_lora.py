@@ -22,7 +22,7 @@ from gossamer import methods
 from gossamer.adapters.load import load_adapter
 from gossamer.basemodel.load import load_model
 from gossamer.errors import SettingError
-from gossamer.methods.common.sparse_delta_mask import num_entries, random_entries
+from gossamer.methods.common.sparse_delta.mask import num_entries, random_entries
 from gossamer.methods.sparse_lora.config import SparseLoraConfig
 from gossamer.methods.sparse_lora.layer import SparseLoraLinear
 

@@ -3,12 +3,12 @@
 from typing import Any
 
 import torch
-from peft.tuners.tuners_utils import _get_in_out_features
 from torch import nn
 from torch.nn import functional
 
 from gossamer.errors import UnsupportedAdapterError
 from gossamer.methods.bottleneck.config import BottleneckConfig
+from gossamer.methods.common.peft_internals import get_in_out_features
 from gossamer.methods.common.tuner_layer import GossamerLayer
 
 _ACTIVATIONS = {
@@ -29,7 +29,7 @@ class BottleneckLinear(GossamerLayer):
 
     def __init__(self, base_layer: nn.Module) -> None:
         super().__init__(base_layer)
-        self.in_features, self.out_features = _get_in_out_features(self.get_base_layer())
+        self.in_features, self.out_features = get_in_out_features(self.get_base_layer())
         self.bottleneck_down = nn.ModuleDict()
         self.bottleneck_up = nn.ModuleDict()
         self._configs: dict[str, BottleneckConfig] = {}

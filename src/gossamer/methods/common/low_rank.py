@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from peft.tuners.tuners_utils import _get_in_out_features, check_adapters_to_merge
+from peft.tuners.tuners_utils import check_adapters_to_merge
 from torch import Tensor, nn
 
 from gossamer.adapters.kinds.low_rank import Factors
@@ -14,6 +14,7 @@ from gossamer.adapters.layout import PREFIX
 from gossamer.adapters.write import derive_config, write_low_rank
 from gossamer.errors import UnsupportedAdapterError
 from gossamer.methods.common.method import MethodContext
+from gossamer.methods.common.peft_internals import get_in_out_features
 from gossamer.methods.common.tuner_layer import GossamerLayer, require_finite
 
 ADAPTER = "default"
@@ -64,7 +65,7 @@ class LowRankLayer(GossamerLayer):
 
     def __init__(self, base: nn.Module) -> None:
         super().__init__(base)
-        self.in_features, self.out_features = _get_in_out_features(base)
+        self.in_features, self.out_features = get_in_out_features(base)
         if self.in_features is None or type(base).__name__ == "Conv1D":
             raise UnsupportedAdapterError(
                 f"{type(base).__name__} cannot be adapted; choose linear layers as targets"

@@ -6,11 +6,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from peft.tuners.tuners_utils import _maybe_include_all_linear_layers
 from torch import Tensor, nn
 
 from gossamer.adapters.layout import PREFIX
 from gossamer.errors import SettingError
+from gossamer.methods.common.peft_internals import include_all_linear_layers
 from gossamer.methods.common.peft_tuner import GossamerTuner, register_tuner
 from gossamer.methods.common.targets import linear_paths
 from gossamer.methods.lamda.config import PEFT_TYPE, LamdaConfig
@@ -44,7 +44,7 @@ class LamdaModel(GossamerTuner):
 
     def _ranks(self, config: LamdaConfig, model: nn.Module) -> dict[str, int]:
         # PEFT's own choice of 'all-linear', which leaves out the heads of classifiers.
-        _maybe_include_all_linear_layers(config, model)
+        include_all_linear_layers(config, model)
         shares, limits = {}, {}
         for found in linear_paths(model):
             path = found.removesuffix(".base_layer")

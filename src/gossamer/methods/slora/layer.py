@@ -7,8 +7,8 @@ from peft.tuners._buffer_dict import BufferDict
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gossamer.methods.common.sparse_delta_layer import EntryLayer
-from gossamer.methods.common.sparse_delta_product import entry_linear
+from gossamer.methods.common.sparse_delta.layer import EntryLayer
+from gossamer.methods.common.sparse_delta.product import entry_linear
 from gossamer.methods.slora.config import SloraConfig
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from gossamer.methods.common.sparse_delta_mask import random_entries
+from gossamer.methods.common.sparse_delta.mask import random_entries
 from gossamer.methods.common.tuner_config import ConfigError, GossamerConfig
 from gossamer.methods.smt.blocks import Block, cut
 

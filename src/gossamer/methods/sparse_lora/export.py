@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gossamer.adapters.layout import PREFIX
 from gossamer.errors import SettingError
-from gossamer.methods.common.sparse_delta_mask import num_entries
+from gossamer.methods.common.sparse_delta.mask import num_entries
 from gossamer.methods.sparse_lora.layer import SparseLoraLinear
 
 

@@ -5,8 +5,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from gossamer.methods.common.sparse_delta_layer import EntryLayer
-from gossamer.methods.common.sparse_delta_product import entry_linear, sampled_low_rank
+from gossamer.methods.common.sparse_delta.layer import EntryLayer
+from gossamer.methods.common.sparse_delta.product import entry_linear, sampled_low_rank
 from gossamer.methods.sparse_lora.config import SparseLoraConfig
 
 

@@ -6,7 +6,7 @@ from peft import PeftModel
 from torch import Tensor
 
 from gossamer.methods.common.peft_tuner import GossamerTuner, register_tuner
-from gossamer.methods.common.sparse_delta_probe import largest_entries
+from gossamer.methods.common.sparse_delta.probe import largest_entries
 from gossamer.methods.sparse_lora.config import SparseLoraConfig
 from gossamer.methods.sparse_lora.layer import SparseLoraLinear
 

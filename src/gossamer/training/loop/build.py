@@ -19,6 +19,7 @@ from gossamer.training.density.meter import DensityMeter
 from gossamer.training.loop.liger import use_liger
 from gossamer.training.loop.preference_trainer import PreferenceTrainer
 from gossamer.training.loop.trainer import RunBehaviour, RunTrainer
+from gossamer.training.loop.trainer_hooks import use_one_gpu
 from gossamer.training.outputs.trackers import reporting_arguments
 from gossamer.training.plan import RunPlan, StagePlan
 from gossamer.training.settings import RunSettings
@@ -135,8 +136,7 @@ def _arguments(settings: RunSettings, context: MethodContext, stage: StagePlan) 
         dataloader_pin_memory=context.device != "cpu",
     )
     if context.device != "cpu":
-        # One process trains on one GPU, however many are visible.
-        arguments._n_gpu = 1
+        use_one_gpu(arguments)
     return arguments
 
 

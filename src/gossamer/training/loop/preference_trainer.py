@@ -1,6 +1,5 @@
 """TRL's trainer for preferences, with a run's own behaviour: DPO, and ORPO in its place."""
 
-from collections import defaultdict
 from typing import Any
 
 from torch import Tensor, nn
@@ -43,7 +42,7 @@ class PreferenceTrainer(RunBehaviour, DPOTrainer):
         return len(batch["input_ids"]) // 2
 
     def eval_figures(self, weights: list[int]) -> dict[str, float]:
-        known, total = self._metrics["eval"], sum(weights)
+        known, total = self.trl_figures("eval"), sum(weights)
         return {
             f"eval_{name}": round(_mean(known[theirs], weights, total), 6)
             for name, theirs in _FIGURES.items()
@@ -71,9 +70,7 @@ class PreferenceTrainer(RunBehaviour, DPOTrainer):
         return orpo_loss(chosen, rejected, nll, self.beta)
 
     def _note(self, chosen: Tensor, rejected: Tensor, nll: Tensor) -> None:
-        metrics: defaultdict[str, list[float]] = self._metrics[
-            "train" if self.model.training else "eval"
-        ]
+        metrics = self.trl_figures("train" if self.model.training else "eval")
         margins = self.beta * (log_odds(chosen) - log_odds(rejected))
         metrics["rewards/accuracies"].append((chosen > rejected).float().mean().item())
         metrics["rewards/margins"].append(margins.mean().item())

@@ -18,6 +18,7 @@ from gossamer.training.loop.callback import RunCallback, RunInterrupted, StopReq
 from gossamer.training.loop.device import count_parameters
 from gossamer.training.loop.held_out import held_out_loss
 from gossamer.training.loop.sparse_compute import sparse_callback
+from gossamer.training.loop.trainer_hooks import as_before_autocast
 from gossamer.training.outputs.checkpoint import as_checkpoint_error, read_stage, step_of
 from gossamer.training.outputs.listener import Listener, RunFacts
 from gossamer.training.outputs.metrics import MetricsFile
@@ -132,29 +133,13 @@ def _train_stage(
         trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
     if callback.interrupted:
         raise RunInterrupted(Path(settings.output), trainer.last_checkpoint)
-    model = _as_before_autocast(trainer.accelerator.unwrap_model(trainer.model))
+    model = as_before_autocast(trainer.accelerator.unwrap_model(trainer.model))
     _give_back_forward(model, forward)
     last = trainer.last_checkpoint
     # Trainer and callbacks refer to each other; the optimizer's state is to go now.
     del trainer, callback, sparse
     gc.collect()
     return model, last
-
-
-def _as_before_autocast(model: Any) -> Any:
-    """Undo what Accelerate did to `model` for bfloat16, so that the next trainer does it again.
-
-    Accelerate can unwrap the forward itself, but then it takes transformers' own decorators off as
-    well and goes on believing that the model is prepared: the next stage would compute in float32.
-    """
-    attributes = vars(model)
-    attributes.pop("_is_accelerate_prepared", None)
-    original = attributes.pop("_original_forward", None)
-    if original is not None:
-        attributes.pop("forward", None)
-        if model.forward != original:
-            model.forward = original
-    return model
 
 
 def _own_forward(model: Any) -> Any:

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from accelerate.utils import send_to_device
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import Trainer
 from trl import SFTTrainer
-from trl.trainer import utils
 
 from gossamer.errors import TrainingError
 from gossamer.methods import Method, MethodContext
 from gossamer.training.collation import features, token_mask
 from gossamer.training.density.meter import DensityMeter
+from gossamer.training.loop.head_positions import trained_tokens_only
+from gossamer.training.loop.trainer_hooks import RunHooks
 from gossamer.training.outputs.checkpoint import (
     as_checkpoint_error,
     prune_checkpoints,
@@ -30,27 +30,7 @@ from gossamer.training.plan import RowOrder, RunPlan, StagePlan, rate_factor
 from gossamer.training.settings import RunSettings
 
 
-@contextmanager
-def trained_tokens_only() -> Iterator[None]:
-    """Let TRL's fused loss multiply only the positions with a label by the output head.
-
-    By itself it does so where Triton runs, and scores all positions elsewhere, padding included,
-    for the sake of accelerators that compile again for each shape. On a CPU that is only waste: the
-    head of a small model with a large vocabulary is a third of the step. The losses are the same.
-    TRL below 1.16 has no such choice: it leaves the others out by itself, on every device.
-    """
-    before = getattr(utils, "_use_triton", None)
-    if before is None:
-        yield
-        return
-    utils._use_triton = lambda device: device.type == "cpu" or before(device)
-    try:
-        yield
-    finally:
-        utils._use_triton = before
-
-
-class RunBehaviour(Trainer):
+class RunBehaviour(RunHooks):
     """What a run asks of any of TRL's trainers, put in front of one as a base class.
 
     `train` goes on from a checkpoint of the stage, or from that at the end of the stage before; the
@@ -87,10 +67,7 @@ class RunBehaviour(Trainer):
         """A step whose checkpoint stays."""
         super().__init__(**options)
 
-    def _send_telemetry(self) -> None:
-        """Report nothing to anyone."""
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> RowOrder:
+    def row_order(self) -> RowOrder:
         return RowOrder(self._plan, self._settings.seed)
 
     def create_optimizer(self, model: Any = None) -> Any:
@@ -136,12 +113,10 @@ class RunBehaviour(Trainer):
                 loss = loss + (share - share.detach())
         return loss
 
-    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> float:
+    def check_gradient(self, norm: float) -> None:
         # Called before the optimizer steps: weights never become NaN, so checkpoints are sound.
-        norm = float(super()._get_grad_norm(model, grad_norm=grad_norm))
         if not math.isfinite(norm):
             raise self._diverged("the gradient's norm", norm)
-        return norm
 
     def _diverged(self, what: str, value: float) -> TrainingError:
         rate = self.stage.learning_rate
@@ -168,7 +143,7 @@ class RunBehaviour(Trainer):
             figures = self.eval_figures(weights)
         finally:
             model.train(was_training)
-            self._metrics["eval"].clear()
+            self.trl_figures("eval").clear()
         metrics = {
             "eval_loss": loss_sum / max(sum(weights), 1),
             "eval_tokens": count,
@@ -207,7 +182,7 @@ class RunBehaviour(Trainer):
             batch = self.data_collator([features(row) for row in rows])
             yield send_to_device(batch, self.args.device)
 
-    def _save_checkpoint(self, model: Any, trial: Any = None) -> None:
+    def save_checkpoint(self) -> None:
         # The metrics file has every step; a history in each checkpoint would grow without end.
         self.state.log_history = []
         output = Path(self._settings.output)
@@ -216,20 +191,14 @@ class RunBehaviour(Trainer):
 
     def _fill(self, folder: Path) -> None:
         self._method.save(self.model, folder, self._context)
-        self._save_optimizer_and_scheduler(str(folder))
-        self._save_rng_state(str(folder))
+        self.save_training_state(folder)
         write_stage(folder, self.stage)
-        self.state.save_to_json(str(folder / "trainer_state.json"))
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        """Do nothing: the run has built the model from the checkpoint."""
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+    def load_optimizer(self, checkpoint: Path) -> None:
         # A stage begins with a new optimizer.
-        if checkpoint is None or read_stage(Path(checkpoint)) != self.stage.index:
-            return
-        with as_checkpoint_error(Path(checkpoint)):
-            super()._load_optimizer_and_scheduler(checkpoint)
+        if read_stage(checkpoint) == self.stage.index:
+            with as_checkpoint_error(checkpoint):
+                self.restore_optimizer(checkpoint)
 
 
 class RunTrainer(RunBehaviour, SFTTrainer):

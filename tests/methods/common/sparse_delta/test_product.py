@@ -7,9 +7,9 @@ from torch.nn.functional import linear
 
 from gossamer.basemodel.load import load_model
 from gossamer.errors import AdapterFormatError, DataError
-from gossamer.methods.common.sparse_delta_mask import as_index, num_entries, random_entries
-from gossamer.methods.common.sparse_delta_probe import largest_entries
-from gossamer.methods.common.sparse_delta_product import Pattern, entry_linear, sampled_low_rank
+from gossamer.methods.common.sparse_delta.mask import as_index, num_entries, random_entries
+from gossamer.methods.common.sparse_delta.probe import largest_entries
+from gossamer.methods.common.sparse_delta.product import Pattern, entry_linear, sampled_low_rank
 
 SHAPES = [(64, 48), (48, 100), (1, 7), (7, 1), (33, 33)]
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from gossamer.errors import DataError
 from gossamer.methods.common.probe_loss import backward
-from gossamer.methods.common.sparse_delta_mask import as_index, num_entries
+from gossamer.methods.common.sparse_delta.mask import as_index, num_entries
 
 BUDGET = 2**30
 """Bytes of gradient sums held at once."""

@@ -9,8 +9,8 @@ from peft.tuners.tuners_utils import check_adapters_to_merge
 from torch import Tensor, nn
 
 from gossamer.errors import UnsupportedAdapterError
-from gossamer.methods.common.sparse_delta_mask import num_entries, random_entries
-from gossamer.methods.common.sparse_delta_product import Pattern
+from gossamer.methods.common.sparse_delta.mask import num_entries, random_entries
+from gossamer.methods.common.sparse_delta.product import Pattern
 from gossamer.methods.common.tuner_layer import GossamerLayer, require_finite
 
 

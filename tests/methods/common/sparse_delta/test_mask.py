@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from gossamer.methods.common.sparse_delta_mask import num_entries, random_entries
+from gossamer.methods.common.sparse_delta.mask import num_entries, random_entries
 
 SHAPES = {"a.q_proj": (64, 48), "b.up_proj": (100, 48), "c.down_proj": (576, 1536)}
 
@@ -41,7 +41,7 @@ def test_a_mask_has_the_density_and_is_the_same_for_all(density):
 
 def test_another_process_draws_the_same_and_so_will_other_machines():
     code = (
-        "from gossamer.methods.common.sparse_delta_mask import random_entries\n"
+        "from gossamer.methods.common.sparse_delta.mask import random_entries\n"
         "print(random_entries(1, 'x', (300, 200), 0.02).tolist())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

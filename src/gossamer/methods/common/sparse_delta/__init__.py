@@ -1,0 +1,1 @@
+"""Changes at single entries of weights: masks, the probe that chooses, the products, the layer."""
