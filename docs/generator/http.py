@@ -12,7 +12,10 @@ from generator.markdown import one_line, table
 from generator.settings import type_name
 from generator.sources import attribute_docs
 from gossamer.serving.core.messages import SamplingParams
-from gossamer.serving.http import body, memory_metrics, metrics, tenant_metrics
+from gossamer.serving.http import body
+from gossamer.serving.http.metrics import memory as memory_metrics
+from gossamer.serving.http.metrics import server as metrics
+from gossamer.serving.http.metrics import tenants as tenant_metrics
 from gossamer.serving.http.openai import request_schema as inputs
 from gossamer.serving.http.openai import request_schema as schema
 from gossamer.serving.http.openai import routes as chat
@@ -85,7 +88,8 @@ def page() -> str:
             table(["what", "at most"], _limits()),
             "Bodies are JSON: they need the header `Content-Type: application/json` (status 415"
             " otherwise) and no `Content-Encoding`. A server without keys asks for its own name in"
-            " `Host` and answers no web page of another origin (status 403); see"
+            " `Host` (status 421), and no call without a key changes anything for a web page of"
+            " another origin (status 403); see"
             " [Keys and the network](../guides/serve.md#keys-and-the-network).",
             "## Metrics",
             table(["metric", "type", "what it says"], _metrics()),

@@ -11,11 +11,11 @@ from gossamer.serving.http.transport.server import Server, bind
 
 
 @contextmanager
-def live(engine: EngineInterface, **settings) -> Iterator[tuple[str, int]]:
+def live(engine: EngineInterface, extensions=(), **settings) -> Iterator[tuple[str, int]]:
     """Serve on a free port; yields host and port; drains on leaving."""
     http = HttpSettings(port=0, **settings)
     listener = bind(http.host, http.port)
-    server = Server(engine, http)
+    server = Server(engine, http, extensions=extensions)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:

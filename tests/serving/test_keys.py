@@ -11,6 +11,7 @@ import yaml
 from gossamer.errors import SettingError
 from gossamer.serving.core.tenants import NO_LIMITS
 from gossamer.serving.key_file import KeyFile, change_keys, read_keys
+from gossamer.serving.key_ring import KeyRing
 from gossamer.serving.keys import (
     Caller,
     KeyFileSettings,
@@ -42,7 +43,8 @@ def test_a_key_finds_its_tenant_and_the_file_holds_only_its_hash(path):
     key = add(path, "alice", adapters=("a-*",), admin=True)
     other = add(path, "bob")
     file = KeyFile(path)
-    assert file.find(key.encode()) == Caller(tenant="alice", is_admin=True, adapters=("a-*",))
+    expected = Caller(tenant="alice", is_admin=True, may_train=True, adapters=("a-*",))
+    assert file.find(key.encode()) == expected
     assert file.find(other.encode()) == Caller(tenant="bob", adapters=())
     assert key not in path.read_text()
     assert key.split("_", 2)[2] not in path.read_text()
@@ -246,3 +248,48 @@ def test_changes_at_the_same_time_are_all_kept(path):
 )
 def test_what_may_be_used(patterns, adapter, is_allowed):
     assert Caller(adapters=patterns).may_use(adapter) is is_allowed
+
+
+TUNED = "ft:tiny:alice:pirate:p4lURel0"
+
+
+@pytest.mark.parametrize(
+    ("caller", "is_allowed"),
+    [
+        (Caller(tenant="alice", adapters=()), True),
+        (Caller(tenant="bob", adapters=()), False),
+        (Caller(tenant="bob", adapters=("*",)), False),
+        (Caller(tenant="bob", adapters=("ft:*:alice:*",)), True),
+        (Caller(tenant="bob", adapters=("ft*", "?t:*")), False),
+        (Caller(tenant="bob", adapters=(), granted=frozenset({TUNED})), True),
+        (Caller(tenant="bob", adapters=("*",), is_admin=True), True),
+        (Caller(), True),
+    ],
+)
+def test_a_tuned_model_is_its_owners(caller, is_allowed):
+    assert caller.may_use(TUNED) is is_allowed
+
+
+def test_who_may_train_follows_from_the_file(path):
+    plain, trains = add(path, "alice"), add(path, "bob", train=True, max_jobs=2)
+    ring = KeyRing(("operator",), KeyFile(path))
+    assert ring.needs_key
+    assert not ring.find(plain.encode()).may_train
+    assert ring.find(trains.encode()).may_train
+    assert ring.find(b"operator").may_train
+    assert ring.find(b"nobody") is None
+    assert ring.tenant("bob").max_jobs == 2
+    assert ring.tenant("nobody") is None
+    assert not KeyRing().needs_key
+
+
+def test_a_caller_is_found_again_by_the_id_of_its_key_until_it_is_revoked(path):
+    key = add(path, "alice")
+    ring = KeyRing(("operator",), KeyFile(path))
+    for shown in (key.encode(), b"operator"):
+        caller = ring.find(shown)
+        assert ring.find_id(caller.key_id) == caller
+    assert ring.find_id("00000000") is None
+    key_id = ring.find(key.encode()).key_id
+    change_keys(path, lambda content: content.without_key(key_id))
+    assert ring.find_id(key_id) is None

@@ -22,11 +22,17 @@ from gossamer.cli._tables import print_table
 from gossamer.serving.keys import TenantSettings
 
 _LIMITS = ("share", "max_in_flight", "tokens_per_minute", "resident_mib")
+_TRAINING = ("train", "max_jobs", "max_queued_jobs", "storage_mib", "train_minutes_per_day")
 TENANT = Options(
     TenantSettings,
-    fields=("adapters", "admin", *_LIMITS),
+    fields=("adapters", "admin", *_LIMITS, *_TRAINING),
     names={"adapters": "adapter"},
-    metavars={"adapters": "NAME", "resident_mib": "MiB"},
+    metavars={
+        "adapters": "NAME",
+        "resident_mib": "MiB",
+        "storage_mib": "MiB",
+        "train_minutes_per_day": "MINUTES",
+    },
     # What is not given stays as it is for a tenant that exists, so no default is told.
     style=Style(default="", can_deny=False),
 )
@@ -97,7 +103,7 @@ def _list(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(rows, indent=2))
         return 0
-    columns = ["id", "tenant", "created", "adapters", "admin", *_LIMITS]
+    columns = ["id", "tenant", "created", "adapters", "admin", *_LIMITS, "train"]
     print_table(columns, [[_cell(row[column]) for column in columns] for row in rows])
     return 0
 

@@ -22,7 +22,7 @@ from gossamer.files import storing, write_whole
 from gossamer.serving.bounded_yaml import load_bounded
 from gossamer.serving.core.daemon_threads import DaemonThreads
 from gossamer.serving.core.tenants import NO_LIMITS, TenantLimits
-from gossamer.serving.keys import Caller, KeyFileSettings
+from gossamer.serving.keys import Caller, KeyFileSettings, TenantSettings
 
 log = logging.getLogger(__name__)
 
@@ -138,6 +138,11 @@ class KeyFile:
         self._refresh()
         return self._content.find(key)
 
+    def find_id(self, key_id: str) -> Caller | None:
+        """Who calls with the key of that id, as `find`."""
+        self._refresh()
+        return self._content.find_id(key_id)
+
     def limits_of(self, tenant: str) -> TenantLimits:
         """What `tenant` may use. Asked for each token by the engine, so nothing is read here: the
         file is looked at now and then on another thread."""
@@ -147,6 +152,10 @@ class KeyFile:
             with contextlib.suppress(RuntimeError):
                 self._threads.submit(self._look_again)
         return self._limits.get(tenant, NO_LIMITS)
+
+    def tenant(self, name: str) -> TenantSettings | None:
+        """What the file says of a tenant; None if it is not listed. As quick as `limits_of`."""
+        return self._content.tenants.get(name)
 
     def _look_again(self) -> None:
         try:

@@ -9,7 +9,7 @@ import hmac
 import re
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from typing import Self
@@ -19,6 +19,7 @@ from pydantic import Field, field_validator, model_validator
 from gossamer.errors import SettingError, UnknownNameError
 from gossamer.serving.core.messages import DEFAULT_TENANT
 from gossamer.serving.core.tenants import TenantLimits
+from gossamer.serving.core.tuned_name import owner_of
 from gossamer.settings import Settings
 
 KEY = re.compile(rb"gsm_([0-9a-f]{8})_[A-Za-z0-9_-]{43}")
@@ -30,8 +31,9 @@ class TenantSettings(Settings):
     """What a tenant in a key file may use."""
 
     adapters: tuple[str, ...] = ()
-    """Names or patterns (such as `team-*`) of the adapters it sees and may name; `*` is all. The
-    base model is open to every tenant."""
+    """Names or patterns (such as `team-*`) of the adapters it sees and may name; `*` is all but the
+    fine-tuned models of other tenants, which only patterns that begin with `ft:` reach. The base
+    model and its own fine-tuned models are open to every tenant."""
     admin: bool = False
     """Whether its keys open what is for those who run the server, such as /metrics."""
     share: float = Field(default=1.0, gt=0, allow_inf_nan=False)
@@ -42,6 +44,18 @@ class TenantSettings(Settings):
     """Prompt and new tokens; who has used them up is refused with status 429 for a while."""
     resident_mib: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """MiB of adapter weights that its running requests use together; what exceeds it waits."""
+
+    train: bool = False
+    """Whether it may upload data and start training jobs on a server that takes them; its
+    administrators may in any case."""
+    max_jobs: int | None = Field(default=None, ge=1)
+    """Training jobs that run at a time; further ones wait."""
+    max_queued_jobs: int | None = Field(default=None, ge=1)
+    """Training jobs that wait or run; more are refused with status 429."""
+    storage_mib: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """MiB of its uploaded files; what exceeds it is refused."""
+    train_minutes_per_day: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Minutes of training within 24 hours; who has used them up waits."""
 
     def limits(self) -> TenantLimits:
         """The part that the scheduler keeps to."""
@@ -128,8 +142,22 @@ class KeyFileSettings(Settings):
         expected = entry.sha256 if entry is not None else "0" * 64
         if not hmac.compare_digest(digest(key), expected) or entry is None:
             return None
+        return self._caller(entry)
+
+    def find_id(self, key_id: str) -> "Caller | None":
+        """Who calls with the key of that id; None if there is none any more."""
+        entry = next((k for k in self.keys if k.id == key_id), None)
+        return None if entry is None else self._caller(entry)
+
+    def _caller(self, entry: KeySettings) -> "Caller":
         tenant = self.tenants[entry.tenant]
-        return Caller(tenant=entry.tenant, is_admin=tenant.admin, adapters=tenant.adapters)
+        return Caller(
+            tenant=entry.tenant,
+            is_admin=tenant.admin,
+            adapters=tenant.adapters,
+            may_train=tenant.train or tenant.admin,
+            key_id=entry.id,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,12 +168,24 @@ class Caller:
     is_admin: bool = False
     adapters: tuple[str, ...] | None = None
     """Patterns of names; None: all."""
+    may_train: bool = False
+    """Whether it may upload data and start training jobs."""
+    granted: frozenset[str] = frozenset()
+    """Names that others have let this tenant use."""
+    key_id: str | None = field(default=None, compare=False)
+    """The key that it has shown: its id in the key file, or the SHA-256 of one of the options."""
 
     def may_use(self, adapter: str) -> bool:
         """Whether the adapter of that name may be used. Of a mixture, ask for each part."""
-        if self.adapters is None or adapter in self.adapters:
+        if self.adapters is None or adapter in self.adapters or adapter in self.granted:
             return True
-        return any(fnmatchcase(adapter, pattern) for pattern in self.adapters)
+        owner = owner_of(adapter)
+        if owner == self.tenant:
+            return True
+        # What a tenant has tuned on its own data is not in everybody's "all".
+        is_private = owner is not None and not self.is_admin
+        patterns = (p for p in self.adapters if not is_private or p.startswith("ft:"))
+        return any(fnmatchcase(adapter, pattern) for pattern in patterns)
 
 
 def new_key() -> tuple[str, str]:

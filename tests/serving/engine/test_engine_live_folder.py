@@ -12,6 +12,8 @@ from gossamer.serving.core.messages import Failed
 
 from tiny import make_lora
 
+WAIT = 60
+
 
 def test_a_folder_that_appears_is_usable_at_once(make_engine, tiny_model, tmp_path):
     engine = make_engine(tmp_path)
@@ -86,3 +88,36 @@ def test_a_zero_adapter_says_what_the_base_says(make_engine, tiny_model, tmp_pat
     tensors = {k: torch.zeros_like(v) if "lora_B" in k else v for k, v in load_file(file).items()}
     save_file(tensors, file, metadata={"format": "pt"})
     assert ask_tokens(engine, "zero", max_tokens=40) == ask_tokens(engine, None, max_tokens=40)
+
+
+def test_a_tuned_model_and_its_alias_are_one_adapter_in_memory(make_engine, tiny_model, tmp_path):
+    name = "ft:tiny:default:pirate:abcdefgh"
+    make_lora(tmp_path / "jobs" / "one", tiny_model, rank=4)
+    served = tmp_path / "served"
+    served.mkdir()
+    (served / name).symlink_to("../jobs/one")
+    (served / "pirate").symlink_to(name)
+    engine = make_engine(served)
+    tokens = ask_tokens(engine, name)
+    assert tokens != ask_tokens(engine, None)
+    assert ask_tokens(engine, "pirate") == ask_tokens(engine, f"{name}:1") == tokens
+    shown = {status.name: status for status in engine.adapters()}
+    assert shown["pirate"].alias_of == name
+    assert shown["pirate"].digest == shown[name].digest is not None
+    assert engine.stats().adapters_resident == 1
+    engine.load_adapter(name).result(WAIT)
+
+    engine.unload_adapter("pirate").result(WAIT)
+    assert isinstance(refusal(engine, adapter="pirate"), UnknownModelError)
+    assert ask_tokens(engine, name) == tokens
+    assert engine.load_adapter("pirate").result(WAIT).name == name
+    assert ask_tokens(engine, "pirate") == tokens
+    engine.unload_adapter(name).result(WAIT)
+    assert isinstance(refusal(engine, adapter="pirate"), UnknownModelError)
+    check_idle(engine)
+
+
+def test_an_absent_tuned_model_is_unknown_and_not_a_wrong_weight(make_engine, tmp_path):
+    engine = make_engine(tmp_path)
+    for name in ("ft:tiny:default:pirate:abcdefgh", "ft:gpt-4o-mini:openai::7p4lURel"):
+        assert isinstance(refusal(engine, adapter=name), UnknownModelError)

@@ -8,7 +8,7 @@ from pathlib import Path
 from prometheus_client.parser import text_string_to_metric_families
 
 from gossamer.serving.core.stats import TenantStats
-from gossamer.serving.http.metrics import Metrics
+from gossamer.serving.http.metrics.server import Metrics
 
 DASHBOARD = Path(__file__).parents[3] / "docs" / "dashboards" / "gossamer.json"
 

@@ -8,11 +8,18 @@ from gossamer.errors import (
     AdapterReplacedError,
     BaseMismatchError,
     CapacityError,
+    DataError,
     EngineStoppedError,
+    MissingExtraError,
+    ModelNotFoundError,
     OverloadedError,
     QuotaError,
     RequestError,
     ServingError,
+    SettingError,
+    StorageError,
+    TrainingError,
+    UnknownNameError,
     UnsupportedAdapterError,
 )
 from gossamer.serving.http.settings import HttpSettings
@@ -161,3 +168,26 @@ def test_huge_prompts_are_refused_without_encoding(make_engine, ask, tokenizer, 
         assert response.status_code == 400
         assert response.json()["error"]["code"] == "context_length_exceeded"
     assert calls == [("",)] * 3
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "retry"),
+    [
+        (SettingError("setting 'rank' must be above 0"), 400, None),
+        (UnknownNameError("unknown method 'lara'"), 400, None),
+        (DataError("chats.jsonl, line 3: 'messages' is missing"), 400, None),
+        (ModelNotFoundError("no model 'x'"), 400, None),
+        (TrainingError("loss became NaN"), 400, None),
+        (MissingExtraError("jobs need sqlalchemy"), 501, "false"),
+        (StorageError("no space left"), 507, "false"),
+        (ServingError("the step failed"), 500, "false"),
+        (ValueError("a bug"), 500, "false"),
+        (EngineStoppedError("shutting down"), 503, None),
+    ],
+)
+def test_what_a_retry_cannot_cure_is_said_to_clients_that_repeat(
+    make_engine, ask, error, status, retry
+):
+    response = ask(make_engine(refuse=lambda request: error), "POST", PLAIN, json=BODY)
+    assert response.status_code == status
+    assert response.headers.get("x-should-retry") == retry

@@ -48,7 +48,7 @@ def test_other_names_are_refused_on_every_route_but_health(make_engine, ask, hos
     ):
         options = {"json": BODY} if method == "POST" else {}
         response = ask(engine, method, path, headers={"Host": host}, **options)
-        assert response.status_code == 403
+        assert response.status_code == 421
         error = response.json()["error"]
         assert error["code"] == "host_not_allowed"
         assert "--allowed-host" in error["message"]
@@ -91,13 +91,11 @@ def test_pages_of_other_origins_may_not_act(make_engine, ask, headers, cors):
     engine = make_engine()
     response = post(ask, engine, {"Host": "localhost:8000", **headers}, cors_origins=cors)
     assert response.status_code == 403
-    assert response.json()["error"]["code"] == "origin_not_allowed"
+    assert response.json()["error"]["code"] == "cross_site"
     assert "--cors-origin" in response.json()["error"]["message"]
     for method in ("PUT", "DELETE"):
         path = "/v1/adapters/pirate/pin"
-        assert ask(engine, method, path, headers=headers).json()["error"]["code"] == (
-            "origin_not_allowed"
-        )
+        assert ask(engine, method, path, headers=headers).json()["error"]["code"] == ("cross_site")
     assert (engine.submitted, engine.controls) == ([], [])
 
 
@@ -117,6 +115,16 @@ def test_own_pages_named_ones_and_programs_may(make_engine, ask, headers, cors):
     assert post(ask, make_engine(), headers, cors_origins=cors).status_code == 200
 
 
+@pytest.mark.parametrize("headers", FOREIGN)
+def test_without_its_key_a_page_may_not_act_on_a_server_with_keys(make_engine, ask, headers):
+    """Nor by a cookie, which its browser would send along."""
+    engine = make_engine()
+    response = post(ask, engine, {"Host": "any.example", **headers}, api_keys=("secret",))
+    assert response.status_code == 403
+    assert response.json()["error"]["code"] == "cross_site"
+    assert engine.submitted == []
+
+
 @pytest.mark.parametrize("headers", [*FOREIGN, {"Host": "evil.example"}])
 def test_with_keys_the_key_decides(make_engine, ask, headers):
     headers = {"Authorization": "Bearer secret", **headers}
@@ -127,5 +135,5 @@ def test_the_refusal_can_be_read_by_a_page_that_may_call(make_engine, ask):
     """A named origin under a name that is not allowed sees why."""
     headers = {"Host": "llm.example", "Origin": "https://a.example"}
     response = post(ask, make_engine(), headers, cors_origins=("https://a.example",))
-    assert response.status_code == 403
+    assert response.status_code == 421
     assert response.headers["access-control-allow-origin"] == "https://a.example"

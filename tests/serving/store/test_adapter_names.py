@@ -297,3 +297,86 @@ def test_a_disk_that_finds_other_spellings_opens_no_other_names(tmp_path, monkey
     (root / "late").mkdir()
     (root / "late" / "adapter_config.json").write_text("{}")
     assert folder.path("late") == root / "late"
+
+
+# Fine-tuned models and their second names.
+
+TUNED = "ft:tiny:default:pirate:p4lURel0"
+
+
+def test_a_link_to_a_run_folder_elsewhere_is_served_under_its_tuned_name(tmp_path):
+    adapter(tmp_path / "jobs" / "one")
+    root = tmp_path / "served"
+    root.mkdir()
+    (root / TUNED).symlink_to("../jobs/one")
+    names = AdapterNames(AdapterFolder(root))
+    assert names.names() == [TUNED]
+    assert names.look_up(TUNED).name == TUNED
+    (root / f"{TUNED}:ckpt-step-5").symlink_to("../jobs/one")
+    mixture = names.look_up(f"{TUNED}:0.7+{TUNED}:ckpt-step-5:0.3")
+    assert [part.name for part in mixture.parts] == [TUNED, f"{TUNED}:ckpt-step-5"]
+    with pytest.raises(UnknownModelError):
+        names.look_up("ft:tiny:default:pirate:absent00")
+
+
+def test_an_alias_is_the_adapter_it_links_to(tmp_path):
+    root = tmp_path / "served"
+    adapter(tmp_path / "jobs" / "one")
+    root.mkdir()
+    (root / TUNED).symlink_to("../jobs/one")
+    (root / "pirate").symlink_to(TUNED)
+    (root / "captain").symlink_to("./pirate")
+    (root / "absolute").symlink_to(root / "pirate")
+    names = AdapterNames(AdapterFolder(root))
+    entry = names.look_up(TUNED)
+    for alias in ("pirate", "captain", "absolute"):
+        assert names.look_up(alias) is entry
+    assert len(names.known()) == 1
+    assert {name: found.name for name, found in names.all()} == dict.fromkeys(
+        ("absolute", "captain", "pirate", TUNED), TUNED
+    )
+
+
+def test_an_alias_that_is_turned_to_another_adapter_means_that(tmp_path):
+    adapter(tmp_path / "one")
+    adapter(tmp_path / "two")
+    (tmp_path / "best").symlink_to("one")
+    names = AdapterNames(AdapterFolder(tmp_path))
+    assert names.look_up("best") is names.look_up("one")
+    (tmp_path / "next").symlink_to("two")
+    (tmp_path / "next").rename(tmp_path / "best")
+    assert names.look_up("best") is names.look_up("two")
+    assert names.is_current(names.look_up("one"))
+
+
+def test_an_alias_goes_with_what_its_adapter_means(tmp_path):
+    adapter(tmp_path / "one")
+    (tmp_path / "best").symlink_to("one")
+    names = AdapterNames(AdapterFolder(tmp_path))
+    names.take("one")
+    with pytest.raises(UnknownModelError):
+        names.look_up("best")
+    names.give("one", None)
+    assert names.look_up("best").name == "one"
+    names.hide("best")
+    with pytest.raises(UnknownModelError):
+        names.look_up("best")
+    assert names.look_up("one").name == "one"
+    names.give("best", None)
+    assert names.look_up("best") is names.look_up("one")
+
+
+@pytest.mark.parametrize("target", ["best", "loop", "gone", "../outside", "base"])
+def test_links_that_lead_nowhere_or_outside_are_no_aliases(tmp_path, target):
+    root = tmp_path / "root"
+    adapter(root / "one")
+    adapter(root / "base")
+    adapter(tmp_path / "outside")
+    (root / "loop").symlink_to("best")
+    (root / "best").symlink_to(target)
+    names = AdapterNames(AdapterFolder(root, base="base"))
+    if target in ("../outside", "base"):
+        assert names.look_up("best").name == "best"
+    else:
+        with pytest.raises(UnknownModelError):
+            names.look_up("best")

@@ -15,6 +15,7 @@ from gossamer.errors import (
     cut,
 )
 from gossamer.serving.core.adapter_state import AdapterLife, AdapterState
+from gossamer.serving.core.tuned_name import split_weight
 
 HALF_LIFE = 60.0
 """Seconds after which a past use counts half."""
@@ -311,17 +312,18 @@ def not_finite(adapter: AnyAdapter | None) -> GossamerError:
 def parse_blend(name: str) -> list[tuple[str, float]] | None:
     """Return (adapter, weight) of each part of `name`; None if it is a single plain name.
 
-    Parts are joined by `+`; a part is a name, or a name and a weight joined by `:`.
+    Parts are joined by `+`; a part is a name, or a name and a weight joined by `:`. Names of
+    fine-tuned models hold that sign too (`tuned_name`).
 
     Raises:
         RequestError: a weight that is no finite number, a name twice, too many parts.
     """
-    if "+" not in name and ":" not in name:
+    if "+" not in name and split_weight(name)[1] is None:
         return None
     parts = []
     for text in name.split("+"):
-        part, colon, weight = text.rpartition(":")
-        parts.append((part.strip(), _weight(name, weight)) if colon else (text.strip(), 1.0))
+        part, weight = split_weight(text.strip())
+        parts.append((part.strip(), 1.0 if weight is None else _weight(name, weight)))
     names = [part for part, _ in parts]
     if "" in names:
         raise _wrong(name, "an adapter's name is missing")

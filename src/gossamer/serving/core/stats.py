@@ -101,6 +101,8 @@ class AdapterStatus:
     digest: str | None = None
     problem: str | None = None
     """Why it is refused."""
+    alias_of: str | None = None
+    """The adapter whose second name this is: a link to its folder from beside it."""
     created: int = 0
     """Unix time of its weights file."""
     pinned: bool = False
@@ -228,10 +230,11 @@ class EngineStats:
     tenants: tuple[TenantStats, ...] = ()
 
 
-def status_of(entry: AdapterEntry) -> AdapterStatus:
-    """Show what is known of `entry` now."""
+def status_of(entry: AdapterEntry, name: str | None = None) -> AdapterStatus:
+    """Show what is known of `entry` now; `name` is the one it was asked for by, if not its own."""
     return AdapterStatus(
-        name=entry.name,
+        name=name or entry.name,
+        alias_of=entry.name if name not in (None, entry.name) else None,
         state=state_of(entry),
         kind=entry.kind,
         rank=entry.rank,

@@ -101,11 +101,14 @@ class AdapterControl:
                 self._require_free(name, entry)
             return entry
 
-        return self._ask(look, lambda entry, future: self._begin(entry, path, pin, future))
+        return self._ask(look, lambda entry, future: self._begin(name, entry, path, pin, future))
 
     def unload(self, name: str) -> "Future[None]":
         """See `EngineInterface.unload_adapter`."""
-        return self._ask(lambda: self._names.find(name), self._unload)
+        return self._ask(
+            lambda: self._names.find(name),
+            lambda entry, future: self._unload(name, entry, future),
+        )
 
     def pin(self, name: str, *, pinned: bool) -> "Future[AdapterStatus]":
         """See `EngineInterface.pin_adapter`."""
@@ -187,12 +190,17 @@ class AdapterControl:
                 self._end(job, _as_ours(error))
 
     def _begin(
-        self, entry: AdapterEntry, path: Path | None, pin: bool, future: "Future[AdapterStatus]"
+        self,
+        name: str,
+        entry: AdapterEntry,
+        path: Path | None,
+        pin: bool,
+        future: "Future[AdapterStatus]",
     ) -> None:
         former = self._names.peek(entry.name)
         is_working = former is not None and former.error is None and not former.draining
         if former is None or not is_working or path is None or former.is_version_of(entry):
-            job = _Job(self._names.give(entry.name, path, entry), pin, future)
+            job = _Job(self._names.give(name, path, entry), pin, future)
         else:
             # The name goes on meaning what works until the new files have proved good.
             job = _Job(entry, pin or former.pinned, future, former)
@@ -273,7 +281,11 @@ class AdapterControl:
         finally:
             settle(job.future, status_of(job.entry), error=error)
 
-    def _unload(self, entry: AdapterEntry, future: "Future[None]") -> None:
+    def _unload(self, name: str, entry: AdapterEntry, future: "Future[None]") -> None:
+        if entry.name != name:
+            self._names.hide(name)
+            settle(future)
+            return
         self._latest.pop(entry.name, None)
         self._adapters.unload(entry.name, lambda: settle(future))
 

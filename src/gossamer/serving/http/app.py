@@ -1,8 +1,8 @@
 """Makes the app: routes, errors, middleware."""
 
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.routing import APIRoute
@@ -16,8 +16,9 @@ from gossamer.serving.http.auth import ApiKeyCheck
 from gossamer.serving.http.catalogue import Catalogue
 from gossamer.serving.http.context import Context
 from gossamer.serving.http.errors import ApiError, ClientGoneError, to_api_error
+from gossamer.serving.http.extension import Extension, Extensions
 from gossamer.serving.http.fair_threads import FairThreadPool
-from gossamer.serving.http.metrics import Metrics
+from gossamer.serving.http.metrics.server import Metrics
 from gossamer.serving.http.middleware import CLIENT_GONE, RequestContextMiddleware
 from gossamer.serving.http.openai import routes as openai
 from gossamer.serving.http.openai.intake import Intake
@@ -27,13 +28,17 @@ from gossamer.serving.http.origins import OriginCheck
 from gossamer.serving.http.routes import adapters, operation
 from gossamer.serving.http.settings import HttpSettings
 from gossamer.serving.key_file import KeyFile
+from gossamer.serving.key_ring import KeyRing
 
 
-def create_app(engine: EngineInterface, settings: HttpSettings) -> FastAPI:
+def create_app(
+    engine: EngineInterface, settings: HttpSettings, extensions: Sequence[Extension] = ()
+) -> FastAPI:
     """Make an app over a running engine, which the caller shuts down when the app has ended.
 
     Raises `SettingError` for a key file that cannot be used.
     """
+    file = KeyFile(settings.keys) if settings.keys is not None else None
     context = Context(
         engine=engine,
         settings=settings,
@@ -48,24 +53,35 @@ def create_app(engine: EngineInterface, settings: HttpSettings) -> FastAPI:
         intake=Intake(engine, settings.max_bodies_bytes),
         catalogue=Catalogue(engine),
         limits=SizeLimits(engine.max_context, settings.max_choices),
+        keys=KeyRing(settings.api_keys, file),
         started=int(time.time()),
     )
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        yield
-        context.threads.close()
-        context.catalogue.close()
+        async with AsyncExitStack() as stack:
+            stack.callback(context.catalogue.close)
+            stack.callback(context.threads.close)
+            for extension in extensions:
+                if extension.lifespan is not None:
+                    await stack.enter_async_context(extension.lifespan(app))
+            yield
 
     # The interface is OpenAI's and documented there; FastAPI's own pages would fetch scripts from
     # elsewhere and know nothing of bodies that are read by hand.
     app = FastAPI(title="Gossamer", lifespan=lifespan, openapi_url=None)
     app.state.context = context
-    for routes in (openai, adapters, operation):
-        _answer_head(routes.router)
-        app.include_router(routes.router)
+    own = (openai.router, adapters.router, operation.router)
+    for router in (*own, *(router for each in extensions for router in each.routers)):
+        _answer_head(router)
+        app.include_router(router)
+    for extension in extensions:
+        for path, mounted in extension.mounts.items():
+            app.mount(path, mounted)
+        for name, value in extension.state.items():
+            setattr(app.state, name, value)
     _map_errors(app)
-    _surround(app, context)
+    _surround(app, context, extensions)
     return app
 
 
@@ -76,15 +92,18 @@ def _answer_head(router: APIRouter) -> None:
             route.methods.add("HEAD")
 
 
-def _surround(app: FastAPI, context: Context) -> None:
-    settings = context.settings
+def _surround(app: FastAPI, context: Context, extensions: Sequence[Extension]) -> None:
+    settings, together = context.settings, Extensions(extensions)
     # The last one added is the outermost.
-    if settings.needs_key:
-        file = KeyFile(settings.keys) if settings.keys is not None else None
-        app.add_middleware(ApiKeyCheck, keys=settings.api_keys, file=file)
-    else:
-        hosts = (settings.host, *settings.allowed_hosts)
-        app.add_middleware(OriginCheck, hosts=hosts, origins=settings.cors_origins)
+    for each in reversed([each for extension in extensions for each in extension.middleware]):
+        app.add_middleware(each.cls, *each.args, **each.kwargs)
+    app.add_middleware(ApiKeyCheck, keys=context.keys, extensions=together)
+    app.add_middleware(
+        OriginCheck,
+        hosts=(settings.host, *settings.allowed_hosts),
+        origins=settings.cors_origins,
+        needs_key=settings.needs_key,
+    )
     if settings.cors_origins:
         # Outside the check of keys: a browser's preflight cannot carry one.
         app.add_middleware(

@@ -1,12 +1,10 @@
 """The caller of a request and what it may name. Set by the key check; without keys, anything."""
 
-import hmac
 from collections.abc import Iterable
 from typing import cast
 
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import Headers
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gossamer.errors import UnknownModelError, cut, unknown_name_message
@@ -14,10 +12,15 @@ from gossamer.serving.core.adapter import adapters_in
 from gossamer.serving.core.stats import AdapterStatus
 from gossamer.serving.http.context import Context
 from gossamer.serving.http.errors import ApiError
-from gossamer.serving.key_file import KeyFile
-from gossamer.serving.keys import Caller, digest
+from gossamer.serving.http.extension import Extensions
+from gossamer.serving.key_ring import KeyRing
+from gossamer.serving.keys import Caller
 
-ANYONE = Caller()
+ANYONE = Caller(may_train=True)
+"""Who calls a server without keys."""
+
+NOBODY = Caller(tenant="", adapters=())
+"""Who calls a path that is open on a server with keys."""
 
 
 def caller_of(http: Request) -> Caller:
@@ -71,25 +74,25 @@ OPEN_PATHS = frozenset({"/health"})
 
 
 class ApiKeyCheck:
-    """Lets a call through only with a valid key as bearer token; `/health` is open.
+    """Lets a call through only with a valid key as bearer token, or a session of an extension;
+    `/health` and what extensions open need neither.
 
-    Valid are `keys`, which open everything, and those of `file`, which tell the tenant. Who calls
-    is left in the state of the call.
+    Who calls is left in the state of the call. On a server without keys everyone is let through.
     """
 
-    def __init__(self, app: ASGIApp, keys: Iterable[str], file: KeyFile | None = None) -> None:
+    def __init__(self, app: ASGIApp, keys: KeyRing, extensions: Extensions) -> None:
         self._app = app
-        # Digests have one length, so that a comparison tells nothing about the keys'.
-        self._digests = [digest(key.encode()) for key in keys]
-        self._file = file
+        self._keys = keys
+        self._extensions = extensions
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the call (ASGI)."""
         if scope["type"] != "http" or scope["path"] in OPEN_PATHS:
             await self._app(scope, receive, send)
             return
-        caller = await self._caller(Headers(scope=scope).get("authorization", ""))
+        caller = await self._caller(HTTPConnection(scope))
         if caller is not None:
+            caller = self._extensions.with_grants(caller)
             scope.setdefault("state", {})["caller"] = caller
             await self._app(scope, receive, send)
             return
@@ -101,17 +104,20 @@ class ApiKeyCheck:
         )
         await refusal.response()(scope, receive, send)
 
-    async def _caller(self, authorization: str) -> Caller | None:
+    async def _caller(self, call: HTTPConnection) -> Caller | None:
+        shown = call.headers.get("authorization", "")
+        if shown and self._keys.needs_key:
+            return await self._find(shown)
+        if (found := await self._extensions.caller(call)) is not None:
+            return found
+        if not self._keys.needs_key:
+            return ANYONE
+        return NOBODY if self._extensions.is_open(call.url.path) else None
+
+    async def _find(self, authorization: str) -> Caller | None:
         scheme, _, text = authorization.partition(" ")
         if scheme.lower() != "bearer":
             return None
-        # Headers come decoded as Latin-1.
-        key = text.strip().encode("latin-1")
-        given = digest(key)
-        matches = [hmac.compare_digest(given, known) for known in self._digests]
-        if any(matches):
-            return Caller(is_admin=True)
-        if self._file is None:
-            return None
-        # On a thread: the file is read again if it has changed, and its disk may be slow.
-        return await run_in_threadpool(self._file.find, key)
+        # Headers come decoded as Latin-1. On a thread: the file is read again if it has changed,
+        # and its disk may be slow.
+        return await run_in_threadpool(self._keys.find, text.strip().encode("latin-1"))

@@ -8,11 +8,12 @@ from starlette.requests import Request
 from gossamer.serving.core.interface import EngineInterface
 from gossamer.serving.http.catalogue import Catalogue
 from gossamer.serving.http.fair_threads import FairThreadPool
-from gossamer.serving.http.metrics import Metrics
+from gossamer.serving.http.metrics.server import Metrics
 from gossamer.serving.http.openai.intake import Intake
 from gossamer.serving.http.openai.sizes import SizeLimits
 from gossamer.serving.http.openai.tokenize import RequestEncoder
 from gossamer.serving.http.settings import HttpSettings
+from gossamer.serving.key_ring import KeyRing
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,7 @@ class Context:
     intake: Intake
     catalogue: Catalogue
     limits: SizeLimits
+    keys: KeyRing
     started: int
     """The Unix time at which the app was made."""
 

@@ -14,14 +14,20 @@ from gossamer.errors import (
     AdapterReadError,
     AdapterReplacedError,
     BaseMismatchError,
+    BaseModelError,
     CapacityError,
+    DataError,
     EngineStoppedError,
     GossamerError,
+    MissingExtraError,
     OverloadedError,
     QuotaError,
     RequestError,
+    StorageError,
+    TrainingError,
     UnknownModelError,
     UnsupportedAdapterError,
+    UsageError,
     one_line,
 )
 
@@ -41,9 +47,19 @@ STATUS: tuple[tuple[type[GossamerError], int, str], ...] = (
     # OpenAI's clients send a request again that meets a conflict.
     (AdapterReplacedError, 409, "adapter_replaced"),
     (EngineStoppedError, 503, "engine_stopped"),
+    (MissingExtraError, 501, "not_installed"),
+    (UsageError, 400, "invalid_value"),
+    (DataError, 400, "invalid_file"),
+    (BaseModelError, 400, "base_model_unusable"),
+    (TrainingError, 400, "training_impossible"),
+    (StorageError, 507, "storage_failed"),
     (GossamerError, 500, "internal_error"),
 )
 """The status and code of each class of errors; the first class that matches counts."""
+
+FINAL = frozenset({500, 501, 507})
+"""Statuses of the server's own failures that would be met again. OpenAI's clients repeat whatever
+ends so, unless it says that they should not."""
 
 TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
@@ -65,7 +81,8 @@ class ApiError(Exception):
         self.status = status
         self.code = code
         self.param = None if param is None else one_line(param, MAX_CUT)
-        self.headers = dict(headers or {})
+        again = {"x-should-retry": "false"} if status in FINAL else {}
+        self.headers = {**again, **(headers or {})}
 
     def body(self) -> dict[str, Any]:
         """Build `{"error": {...}}`, as OpenAI's clients expect it."""

@@ -6,7 +6,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gossamer.serving.http.errors import to_api_error
-from gossamer.serving.http.metrics import Metrics
+from gossamer.serving.http.metrics.server import Metrics
 
 CLIENT_GONE = 499
 

@@ -1,9 +1,10 @@
-"""Checks that no foreign web page has caused a call to a server without keys.
+"""Checks that no foreign web page has caused a call for which nobody has shown a key.
 
 A browser sends requests of any page to any address, this machine's included. It tells where a
 page comes from (`Origin`, `Sec-Fetch-Site`), and under which name the server was reached (`Host`):
 a page whose own name was made to point here afterwards ("DNS rebinding") is known by that name
-only. Where a key is needed none of this matters, since no page of somebody else's has one.
+only. Where a call shows a key none of this matters, since no page of somebody else's has one; a
+cookie of this server is sent along by the browser itself, whichever page asks.
 """
 
 import ipaddress
@@ -25,11 +26,20 @@ class OriginCheck:
     """Refuses calls under a name that is not this server's, and those of other origins' pages.
 
     Names are those of this machine, `localhost` with whatever ends in it, every numerical address
-    (it cannot be made to point elsewhere), and `hosts`; '*' allows all.
+    (it cannot be made to point elsewhere), and `hosts`; '*' allows all. Where a key is needed the
+    name does not matter, and a call that shows a key is judged by that alone.
     """
 
-    def __init__(self, app: ASGIApp, hosts: Iterable[str], origins: Iterable[str]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        hosts: Iterable[str],
+        origins: Iterable[str],
+        *,
+        needs_key: bool = False,
+    ) -> None:
         self._app = app
+        self._needs_key = needs_key
         own = socket.gethostname().lower()
         self._hosts = {own, f"{own.partition('.')[0]}.local", *(host.lower() for host in hosts)}
         self._origins = frozenset(origins)
@@ -45,9 +55,11 @@ class OriginCheck:
 
     def _judge(self, method: str, headers: Headers) -> ApiError | None:
         host = headers.get("host", "")
-        if host and not self._is_own(host):
+        if self._needs_key and "authorization" in headers:
+            return None
+        if host and not self._needs_key and not self._is_own(host):
             return ApiError(
-                403,
+                421,
                 f"this server is not called '{cut(host)}'; if it is, serve with "
                 "--allowed-host and that name, or with keys",
                 code="host_not_allowed",
@@ -59,7 +71,7 @@ class OriginCheck:
             403,
             f"web pages of {cut(origin or 'other sites')} may not use this server; serve with "
             "--cors-origin and that origin to allow them",
-            code="origin_not_allowed",
+            code="cross_site",
         )
 
     def _is_own(self, host: str) -> bool:

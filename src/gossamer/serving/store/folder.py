@@ -20,6 +20,7 @@ from gossamer.errors import (
     unknown_name_message,
 )
 from gossamer.serving.core.adapter import AdapterEntry, Signature
+from gossamer.serving.core.tuned_name import is_tuned
 
 log = logging.getLogger(__name__)
 
@@ -30,16 +31,18 @@ MAX_NAME = 200
 """Characters of an adapter's name."""
 
 _MAX_TOLD = 1000
+_MAX_LINKS = 8
 
 
 def is_plain(name: str) -> bool:
     """Whether an adapter may be called so: printable (what is not UTF-8 is not), without the signs
-    of paths and mixtures."""
+    of paths and mixtures, of which only names of fine-tuned models (`ft:...`) hold one."""
     return (
         0 < len(name) <= MAX_NAME
         and name.isprintable()
         and name == name.strip()
-        and not set(name) & set("/\\+:")
+        and not set(name) & set("/\\+")
+        and (":" not in name or is_tuned(name))
         and name not in (".", "..")
     )
 
@@ -48,7 +51,8 @@ class AdapterFolder:
     """Finds sub-folders of `roots` that hold an adapter, by their names; or the roots themselves.
 
     Of two with the same name the one in the earlier root counts. A folder that is not `is_plain`,
-    or has the base model's name, is passed over, which the log tells once.
+    or has the base model's name, is passed over, which the log tells once. A link to another folder
+    of the same root is an alias: a second name of one adapter, which is in memory once.
     """
 
     def __init__(self, *roots: Path | None, base: str | None = None) -> None:
@@ -67,7 +71,8 @@ class AdapterFolder:
         return sorted(found)
 
     def look_up(self, name: str) -> AdapterEntry:
-        """Make a fresh entry for the files that lie under `name` now.
+        """Make a fresh entry for the files that lie under `name` now; for an alias, that of the
+        adapter it stands for, with its name.
 
         Raises `UnknownModelError` that names close matches, or `AdapterReadError`. A name is one
         path component: nothing outside the roots can be reached.
@@ -75,6 +80,9 @@ class AdapterFolder:
         path = self.path(name)
         if path is None:
             raise unknown(name, self._known())
+        if path not in self.roots:
+            path = self._behind_alias(path)
+            name = path.name
         return AdapterEntry(name=name, path=path, signature=signature(path))
 
     def path(self, name: str) -> Path | None:
@@ -83,6 +91,20 @@ class AdapterFolder:
             return None
         found = ((root, _path_in(root, name)) for root in self.roots)
         return next((path for root, path in found if path and self._is_spelt(root, path)), None)
+
+    def _behind_alias(self, path: Path) -> Path:
+        """The folder that `path`, in a root, is another name of; `path` itself if of none."""
+        for _ in range(_MAX_LINKS):
+            try:
+                target = os.path.join(path.parent, os.readlink(path))
+            except OSError:  # no link
+                break
+            other = Path(target)
+            is_sibling = other.parent == path.parent and self.path(other.name) == other
+            if not is_sibling:
+                break
+            path = other
+        return path
 
     def _is_spelt(self, root: Path, path: Path) -> bool:
         """Whether the folder is called so to the letter. Raises `AdapterReadError`.

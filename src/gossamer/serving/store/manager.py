@@ -58,7 +58,7 @@ class AdapterManager:
     def statuses(self) -> list[AdapterStatus]:
         """Show all adapters that can be named now, and those that are on their way out."""
         leaving = [status_of(entry) for entry in list(self._draining)]
-        return [*map(status_of, self._names.all()), *leaving]
+        return [*(status_of(entry, name) for name, entry in self._names.all()), *leaving]
 
     def status(self, name: str) -> AdapterStatus:
         """Show what `name` means now, which may be a mixture, or what is on its way out under it.
@@ -72,7 +72,7 @@ class AdapterManager:
             if not leaving:
                 raise
             return status_of(leaving[0])
-        return status_of_blend(found, name) if isinstance(found, Blend) else status_of(found)
+        return status_of_blend(found, name) if isinstance(found, Blend) else status_of(found, name)
 
     def stats(self) -> AdapterStats:
         """Count adapters by where they are; files of none are looked at, only names."""

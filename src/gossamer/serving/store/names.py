@@ -20,7 +20,7 @@ class Folder(Protocol):
         """List the names of all adapters now."""
 
     def look_up(self, name: str) -> AdapterEntry:
-        """Make a fresh entry; raises `UnknownModelError`."""
+        """Make a fresh entry, of another name if `name` is an alias; raises `UnknownModelError`."""
 
 
 class AdapterNames:
@@ -51,21 +51,27 @@ class AdapterNames:
         return blend
 
     def look_up_one(self, name: str) -> AdapterEntry:
-        """Find the entry for the files under `name`; the same one as long as they do not change."""
+        """Find the entry for the files under `name`; the same one as long as they do not change.
+
+        An alias has no entry of its own: it finds that of the adapter for which it stands.
+        """
         entry = self._entry(name)
         if entry.error is not None:
             # One error for many callers: their frames must not pile up in its traceback.
             raise entry.error.with_traceback(None)
         return entry
 
-    def all(self) -> list[AdapterEntry]:
-        """List the entries of all names, refused ones included. Raises `AdapterReadError`."""
+    def all(self) -> list[tuple[str, AdapterEntry]]:
+        """List all names with their entries, refused ones and aliases included.
+
+        Raises `AdapterReadError`.
+        """
         found = []
         names = self.names()
         self._forget_gone(names)
         for name in names:
             try:
-                found.append(self._entry(name))
+                found.append((name, self._entry(name)))
             except GossamerError:  # it has gone since
                 continue
         return found
@@ -115,14 +121,19 @@ class AdapterNames:
         """
         entry = entry or self.prepare(name, path)
         with self._lock:
-            self._hidden.discard(name)
+            self._hidden -= {name, entry.name}
             if path is not None:
                 self._given[name] = path
-            known = self._current.get(name)
+            known = self._current.get(entry.name)
             is_good = known is not None and known.error is None and not known.draining
             if known is None or not is_good or not known.is_version_of(entry):
-                known = self._current[name] = entry
+                known = self._current[entry.name] = entry
             return known
+
+    def hide(self, alias: str) -> None:
+        """Let `alias` mean nothing; the adapter for which it stood keeps its own name."""
+        with self._lock:
+            self._hidden.add(alias)
 
     def switch(self, entry: AdapterEntry) -> None:
         """Let its name mean `entry`, which has been prepared and read, from now on."""
@@ -152,13 +163,19 @@ class AdapterNames:
                 if self._meaning(name) != meaning:
                     # Given or taken away while the files were looked at.
                     continue
-                known = self._current.get(name)
-                if known is None or not known.is_version_of(fresh):
-                    known = self._current[name] = fresh
+                if fresh.name == name:
+                    known = self._current.get(name)
+                    if known is None or not known.is_version_of(fresh):
+                        known = self._current[name] = fresh
+                else:
+                    # A link, maybe in the place of files that were there.
+                    self._current.pop(name, None)
+                    known = None
                 is_full = len(self._current) >= self._look_again_at
             if is_full:
                 self._look_for_gone()
-            return known
+            # An alias means whatever the adapter's own name means now.
+            return known if known is not None else self._entry(fresh.name)
 
     def _meaning(self, name: str) -> tuple[bool, Path | None]:
         return name in self._hidden, self._given.get(name)

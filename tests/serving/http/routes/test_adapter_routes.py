@@ -81,6 +81,7 @@ def test_the_list_tells_everything(call):
         "hits": 0,
         "last_used": None,
         "problem": None,
+        "alias_of": None,
     }
     assert data["broken"]["problem"] == "weights hold NaN"
 

@@ -15,7 +15,7 @@ from gossamer.errors import EngineStoppedError
 from gossamer.serving.core.adapter import AnyAdapter
 from gossamer.serving.core.interface import EngineInterface
 from gossamer.serving.core.messages import Event, Failed, Finished, Request, Tokens
-from gossamer.serving.http.metrics import CallTimer
+from gossamer.serving.http.metrics.server import CallTimer
 
 Batch = list[tuple[int, Tokens | Finished]]
 

@@ -25,7 +25,7 @@ async def list_models(http: Request) -> Response:
     """List names that the caller may use; adapters that cannot be served are under `refused`."""
     context, caller = Context.of(http), caller_of(http)
     write = partial(_written, context, caller)
-    content = await context.catalogue.rendered(("models", caller.adapters), write)
+    content = await context.catalogue.rendered(("models", caller), write)
     return Response(content, media_type=JSONResponse.media_type)
 
 

@@ -13,7 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from gossamer.errors import cut
 from gossamer.serving.core.stats import AdapterStatus
 from gossamer.serving.http.auth import caller_of, require_admin
-from gossamer.serving.http.body import decode, read_body
+from gossamer.serving.http.body import decode, read_body, read_past
 from gossamer.serving.http.connection import run_unless_disconnected
 from gossamer.serving.http.context import Context
 from gossamer.serving.http.errors import ApiError
@@ -148,7 +148,7 @@ async def _unload(http: Request, name: str) -> JSONResponse:
 
 
 async def _pin(http: Request, name: str, *, pinned: bool) -> JSONResponse:
-    await _body_or_nothing(http)
+    await read_past(http)
     future = await run_in_threadpool(Context.of(http).engine.pin_adapter, name, pinned=pinned)
     return JSONResponse(_shown(await _result(http, future)))
 
@@ -162,11 +162,6 @@ async def _body(http: Request, schema: type[Body]) -> Body:
 
 def _parsed(schema: type[Body], content: bytes) -> Body:
     return schema.parse(decode(content))
-
-
-async def _body_or_nothing(http: Request) -> None:
-    async for _ in http.stream():
-        pass
 
 
 async def _result(http: Request, future: "Future[T]") -> T:
@@ -198,4 +193,5 @@ def _shown(adapter: AdapterStatus) -> dict[str, Any]:
         "hits": adapter.hits,
         "last_used": adapter.last_used,
         "problem": adapter.problem,
+        "alias_of": adapter.alias_of,
     }

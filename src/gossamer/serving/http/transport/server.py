@@ -6,7 +6,7 @@ import gc
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from types import FrameType
 
@@ -15,6 +15,7 @@ import uvicorn
 from gossamer.errors import ServingError
 from gossamer.serving.core.interface import EngineInterface
 from gossamer.serving.http.app import create_app
+from gossamer.serving.http.extension import Extension
 from gossamer.serving.http.settings import HttpSettings
 from gossamer.serving.http.transport.connections import Connections, limit_of_connections
 from gossamer.serving.http.transport.protocol import guarded
@@ -84,8 +85,9 @@ class Server(uvicorn.Server):
         engine: EngineInterface,
         settings: HttpSettings,
         on_ready: Callable[[], None] = lambda: None,
+        extensions: Sequence[Extension] = (),
     ) -> None:
-        app = create_app(engine, settings)
+        app = create_app(engine, settings, extensions)
         connections = Connections(limit_of_connections(settings.max_connections))
         app.state.context.metrics.watch(connections)
         super().__init__(
@@ -162,6 +164,7 @@ def run_server(
     listener: socket.socket,
     on_ready: Callable[[], None] = lambda: None,
     watch: SignalWatch | None = None,
+    extensions: Sequence[Extension] = (),
 ) -> None:
     """Serve on a bound socket until SIGTERM or SIGINT; the engine is shut down in any case.
 
@@ -171,7 +174,7 @@ def run_server(
     Raises `ServingError` if another program has begun to listen on the same port meanwhile.
     """
     with nullcontext(watch) if watch is not None else SignalWatch() as watch:
-        server = Server(engine, settings, on_ready)
+        server = Server(engine, settings, on_ready, extensions)
         watch.serve(settings.drain_seconds + 2.4 * GRACE_SECONDS)
         try:
             server.run(sockets=[listener])

@@ -10,8 +10,8 @@ from prometheus_client.registry import Collector
 from gossamer.serving.core.interface import EngineInterface
 from gossamer.serving.core.messages import Event, Tokens
 from gossamer.serving.core.stats import EngineStats
-from gossamer.serving.http.memory_metrics import adapter_metrics, memory_metrics
-from gossamer.serving.http.tenant_metrics import tenant_metrics
+from gossamer.serving.http.metrics.memory import adapter_metrics, memory_metrics
+from gossamer.serving.http.metrics.tenants import tenant_metrics
 from gossamer.serving.http.transport.connections import Connections
 
 SHORT = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
