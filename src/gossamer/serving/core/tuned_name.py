@@ -28,7 +28,7 @@ def split_weight(part: str) -> tuple[str, str | None]:
     """Split a part of a mixture into its name and the text of its weight; None: it has none.
 
     What begins with `ft:` has five fields, or six if the sixth names a checkpoint, and only what
-    follows them is a weight. With fewer fields it is nobody's name, and has no weight either; but
+    follows them is a weight. With fewer fields it names no model, and has no weight either; but
     `ft:0.5` is the adapter `ft`.
     """
     fields = part.split(":")

@@ -19,7 +19,7 @@ from gossamer.serving.keys import Caller
 ANYONE = Caller(may_train=True)
 """Who calls a server without keys."""
 
-NOBODY = Caller(tenant="", adapters=())
+STRANGER = Caller(tenant="", adapters=())
 """Who calls a path that is open on a server with keys."""
 
 
@@ -112,7 +112,7 @@ class ApiKeyCheck:
             return found
         if not self._keys.needs_key:
             return ANYONE
-        return NOBODY if self._extensions.is_open(call.url.path) else None
+        return STRANGER if self._extensions.is_open(call.url.path) else None
 
     async def _find(self, authorization: str) -> Caller | None:
         scheme, _, text = authorization.partition(" ")

@@ -1,4 +1,4 @@
-"""Checks that no foreign web page has caused a call for which nobody has shown a key.
+"""Checks that no foreign web page has caused a call that shows no key.
 
 A browser sends requests of any page to any address, this machine's included. It tells where a
 page comes from (`Origin`, `Sec-Fetch-Site`), and under which name the server was reached (`Host`):
