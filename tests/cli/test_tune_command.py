@@ -150,7 +150,9 @@ def test_mistakes_give_one_clear_line(case, dry, tiny_model, rows, tmp_path, cap
     assert not output.exists(), "a run that cannot start leaves nothing in the way of the next"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_a_signal_saves_and_tells_how_to_go_on(number, tiny_model, rows, tmp_path):
     output = tmp_path / "run"
     process = subprocess.Popen(

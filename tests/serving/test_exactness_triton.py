@@ -34,11 +34,22 @@ def check_equal(family, requests, sampling, **settings):
             assert abs(token.logprob - reference.logprob) < 1e-4, name
 
 
-def test_one_batch_of_all_that_adapters_do(kinds):
+@pytest.mark.parametrize(
+    ("names", "max_tokens"),
+    [
+        ([None, "dora", "smt", "loreft", "prefix-21"], 2),
+        pytest.param(
+            [None, "lora", "dora", "ia3", "shira", "smt", "loreft", "prefix-21"],
+            3,
+            marks=pytest.mark.slow,
+        ),
+    ],
+    ids=["some", "all"],
+)
+def test_one_batch_of_what_adapters_do(kinds, names, max_tokens):
     """Qwen2 has biases; the answers come from a chunked prefill and from padded decode steps."""
-    names = [None, "lora", "dora", "ia3", "shira", "smt", "loreft", "prefix-21"]
     requests = [(f"Say {n} please"[: 5 + n], name) for n, name in enumerate(names)]
-    check_equal(kinds("qwen2"), requests, replace(GREEDY, max_tokens=3))
+    check_equal(kinds("qwen2"), requests, replace(GREEDY, max_tokens=max_tokens))
 
 
 def test_draws_and_penalties_of_a_seed(kinds):
