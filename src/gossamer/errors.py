@@ -20,6 +20,8 @@
     │   └── BaseMismatchError      an adapter for another base model
     ├── TrainingError              a run that cannot start or go on
     │   └── CheckpointError        a checkpoint that cannot be used
+    ├── JobError                   a file, job or tuned model that cannot be used so; has a code
+    │   └── UnknownIdError         an identifier that the caller has nothing of
     └── ServingError
         ├── RequestError           the request itself is wrong
         ├── UnknownModelError      neither the base model nor an adapter has that name
@@ -137,6 +139,19 @@ class TrainingError(GossamerError):
 
 class CheckpointError(TrainingError):
     """A checkpoint that cannot be used."""
+
+
+class JobError(GossamerError):
+    """A file, job or tuned model that cannot be used as was asked; `code` says why in one word."""
+
+    def __init__(self, message: str, *, code: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.param = param
+
+
+class UnknownIdError(JobError):
+    """An identifier of a file, job or model that the caller has nothing of."""
 
 
 class ServingError(GossamerError):

@@ -28,6 +28,7 @@ ARROWS: dict[str, set[str]] = {
     "llm": BOTTOM | {"basemodel", "cluster", "serving"},
     "merging": BOTTOM | {"adapters", "basemodel"},
     "conversion": BOTTOM | {"adapters", "basemodel", "merging", "methods", "tuners"},
+    "jobs": BOTTOM | {"adapters", "basemodel", "methods", "training"},
     "verification": BOTTOM | {"adapters", "basemodel", "methods", "serving", "training", "llm"},
     "cli": BOTTOM
     | {
@@ -53,6 +54,9 @@ HOMES = {
     "prometheus_client": r"serving/http/",
     "numba": r"(.*/)?cpu\.py$|kernels/tiles/",
     "llvmlite": r"(.*/)?cpu\.py$|kernels/tiles/",
+    "sqlalchemy": r"jobs/store/",
+    "alembic": r"jobs/store/",
+    "psycopg": r"jobs/store/",
     "re2": r"adapters/patterns\.py$",
     "triton": r"(.*/)?triton_kernels\.py$",
     "flashinfer": r"kernels/paged_attention/flashinfer\.py$",

@@ -19,12 +19,14 @@ from gossamer.errors import (
     DataError,
     EngineStoppedError,
     GossamerError,
+    JobError,
     MissingExtraError,
     OverloadedError,
     QuotaError,
     RequestError,
     StorageError,
     TrainingError,
+    UnknownIdError,
     UnknownModelError,
     UnsupportedAdapterError,
     UsageError,
@@ -41,6 +43,9 @@ STATUS: tuple[tuple[type[GossamerError], int, str], ...] = (
     (BaseMismatchError, 422, "adapter_base_mismatch"),
     (AdapterError, 422, "adapter_unusable"),
     (RequestError, 400, "invalid_value"),
+    # Both carry a code of their own.
+    (UnknownIdError, 404, "not_found"),
+    (JobError, 400, "invalid_value"),
     (CapacityError, 400, "capacity_exceeded"),
     (QuotaError, 429, "quota_exceeded"),
     (OverloadedError, 429, "overloaded"),
@@ -117,13 +122,14 @@ def to_api_error(error: Exception, request_id: str) -> ApiError:
             code="internal_error",
         )
     status, code = next((s, c) for kind, s, c in STATUS if isinstance(error, kind))
+    code = error.code if isinstance(error, JobError) else code
     if status >= 500:
         log.error("request %s failed: %s", request_id, error)
     return ApiError(status, str(error), code=code, param=_param(error), headers=_headers(error))
 
 
 def _param(error: GossamerError) -> str | None:
-    if isinstance(error, RequestError):
+    if isinstance(error, RequestError | JobError):
         return error.param
     is_about_model = isinstance(error, UnknownModelError | AdapterError)
     return "model" if is_about_model else None

@@ -1,0 +1,111 @@
+"""The database: one engine, reading and writing transactions, SQLite by default.
+
+A transaction of SQLite that reads and then writes would fail when another has written meanwhile,
+whatever the timeout; so a writing transaction takes the write lock at its beginning. Sessions are
+synchronous and short: no file is touched and nothing is awaited inside.
+"""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
+from sqlalchemy.orm import Session
+
+from gossamer.errors import SettingError
+from gossamer.extras import require
+from gossamer.jobs.store.tables import Row
+
+log = logging.getLogger("gossamer.jobs")
+
+_PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=10000", "foreign_keys=ON")
+_READING = "gossamer_reading"
+
+
+class Database:
+    """An engine for the database of `url`, and the two kinds of transactions."""
+
+    def __init__(self, url: str) -> None:
+        self.engine = _make_engine(url)
+        self._reader = self.engine.execution_options(**{_READING: True})
+
+    @property
+    def is_sqlite(self) -> bool:
+        """Whether it is a SQLite file."""
+        return self.engine.dialect.name == "sqlite"
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        """A transaction that reads."""
+        with Session(self._reader, autoflush=False) as session, session.begin():
+            yield session
+
+    @contextmanager
+    def write(self) -> Iterator[Session]:
+        """A transaction that may write; it is committed at the end, or undone by an exception."""
+        with Session(self.engine) as session, session.begin():
+            yield session
+
+    def close(self) -> None:
+        """Close all connections."""
+        self.engine.dispose()
+
+
+def insert_missing(session: Session, table: type[Row], **values: Any) -> bool:
+    """Insert a row unless there is one of its key; returns whether it was inserted.
+
+    It waits for another transaction that has inserted or removed the same row.
+    """
+    dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
+    statement = dialect.insert(table).values(**values).on_conflict_do_nothing()
+    # Not every driver counts such rows.
+    inserted = session.connection().execute(statement.returning(*inspect(table).primary_key))
+    return inserted.first() is not None
+
+
+def one_at_a_time(session: Session, what: str) -> None:
+    """Let no other transaction that names the same `what` go on before this one ends.
+
+    For rules over several rows. In SQLite one writing transaction runs at a time anyway.
+    """
+    if session.get_bind().dialect.name == "postgresql":
+        lock = text("SELECT pg_advisory_xact_lock(hashtextextended(:what, 0))")
+        session.execute(lock, {"what": what})
+
+
+def _make_engine(url: str) -> Engine:
+    """Build the engine; raises `SettingError` for a URL of another kind."""
+    require("--jobs", "studio")
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise SettingError(
+            "--database is no URL; give one such as postgresql+psycopg://user@host/name"
+        ) from None
+    backend = parsed.get_backend_name()
+    if backend == "sqlite":
+        return _sqlite(create_engine(parsed))
+    if backend != "postgresql":
+        raise SettingError(f"--database {backend}: only sqlite and postgresql are known")
+    require("--database postgresql", "postgres")
+    return create_engine(parsed.set(drivername="postgresql+psycopg"), pool_pre_ping=True)
+
+
+def _sqlite(engine: Engine) -> Engine:
+    @event.listens_for(engine, "connect")
+    def connect(connection: Any, _: Any) -> None:
+        # The driver must not begin transactions by itself.
+        connection.isolation_level = None
+        for pragma in _PRAGMAS:
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        reading = connection.get_execution_options().get(_READING, False)
+        connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+
+    return engine
