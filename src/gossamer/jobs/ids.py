@@ -19,7 +19,7 @@ _MAX_BASE = 80
 
 
 def new_id(prefix: Prefix) -> str:
-    """Make an identifier: the prefix and 24 characters that nobody can guess."""
+    """Make an identifier: the prefix and 24 random characters, too many to guess."""
     return prefix + "".join(secrets.choice(_BASE62) for _ in range(_LENGTH))
 
 
@@ -47,9 +47,3 @@ def check_suffix(suffix: str) -> str:
             param="suffix",
         )
     return suffix
-
-
-def owner_of(model: str) -> str | None:
-    """The tenant in the name of a tuned model; None if the name is not one of a tuned model."""
-    fields = model.split(":")
-    return fields[2] if model.startswith(MODEL_PREFIX) and len(fields) >= 5 else None
