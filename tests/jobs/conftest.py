@@ -7,7 +7,7 @@ import pytest
 from postgres_server import MISSING, URL, PostgresServer, binaries
 
 from gossamer.jobs.settings import JobsSettings
-from gossamer.jobs.store import Store
+from gossamer.jobs.store import JobStore
 
 
 @pytest.fixture(scope="session")
@@ -50,6 +50,6 @@ def settings(request, tmp_path):
 @pytest.fixture
 def store(settings):
     """The store of `settings`, with all tables."""
-    store = Store.open(settings)
+    store = JobStore.open(settings)
     yield store
     store.close()

@@ -1,6 +1,6 @@
 """The tables of jobs: the only place that knows SQLAlchemy and Alembic.
 
-`Store` is the door. Whatever it returns is a frozen record; whatever belongs to a tenant is asked
+`JobStore` is the door. Whatever it returns is a frozen record; whatever belongs to a tenant is asked
 for with that tenant, and what is another's does not exist (`scoped`).
 """
 
@@ -19,7 +19,7 @@ from gossamer.jobs.store.sessions import SessionTable
 from gossamer.jobs.store.supervisor import SpeedTable, SupervisorTable
 
 
-class Store:
+class JobStore:
     """All tables of one database."""
 
     def __init__(self, database: Database) -> None:
@@ -35,7 +35,7 @@ class Store:
         self.speeds = SpeedTable(database)
 
     @classmethod
-    def open(cls, settings: JobsSettings) -> "Store":
+    def open(cls, settings: JobsSettings) -> "JobStore":
         """Make the data folder and the tables, or bring them up to date.
 
         Raises `StorageError` or `SettingError`.
@@ -53,7 +53,7 @@ class Store:
         return store
 
     @classmethod
-    def join(cls, settings: JobsSettings) -> "Store":
+    def join(cls, settings: JobsSettings) -> "JobStore":
         """Use tables that a server has made, as a worker does."""
         return cls(Database(settings.database_url))
 
@@ -67,4 +67,4 @@ def _for_the_owner_alone(path: Path) -> None:
         path.chmod(0o600)
 
 
-__all__ = ["Store"]
+__all__ = ["JobStore"]

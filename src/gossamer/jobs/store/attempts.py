@@ -36,7 +36,7 @@ class JobOutcome:
     """How a job ended."""
 
     error: dict[str, Any] | None = None
-    """Of a job that failed: `code`, `message`, `param`."""
+    """Why the job failed: `code`, `message`, `param`."""
     trained_tokens: int | None = None
     digest: str = ""
     """The digest of the adapter; empty: the job failed."""
@@ -129,8 +129,8 @@ class AttemptTable:
     def announce(self, job_id: str, attempt: int, *, steps: int, resumed_from: int) -> bool:
         """Tell that training begins, or goes on after the checkpoint of the step `resumed_from`.
 
-        If the worker before was killed between saving that checkpoint and telling of it, it is
-        told of here.
+        If the worker before was killed between saving that checkpoint and telling of it, this
+        tells of it.
         """
         with self._database.write() as session:
             row = _mine(session, job_id, attempt)

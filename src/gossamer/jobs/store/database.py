@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 
 from gossamer.errors import SettingError
 from gossamer.extras import require
-from gossamer.jobs.store.tables import Row
+from gossamer.jobs.store.tables import TableRow
 
 log = logging.getLogger("gossamer.jobs")
 
@@ -55,7 +55,7 @@ class Database:
         self.engine.dispose()
 
 
-def insert_missing(session: Session, table: type[Row], **values: Any) -> bool:
+def insert_missing(session: Session, table: type[TableRow], **values: Any) -> bool:
     """Insert a row unless there is one of its key; returns whether it was inserted.
 
     It waits for another transaction that has inserted or removed the same row.

@@ -18,7 +18,7 @@ from sqlalchemy import Connection
 from gossamer.errors import StorageError
 from gossamer.files import replacing
 from gossamer.jobs.store.database import Database
-from gossamer.jobs.store.tables import Row
+from gossamer.jobs.store.tables import TableRow
 
 _FOLDER = Path(__file__).parent / "migrations"
 _LOCK = 0x676F7373
@@ -50,7 +50,7 @@ def differences(database: Database) -> list[object]:
     """What the tables lack, or have too much, compared with `tables`; empty: nothing."""
     with database.engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
-        return list(compare_metadata(context, Row.metadata))
+        return list(compare_metadata(context, TableRow.metadata))
 
 
 def _revision(connection: Connection) -> str | None:

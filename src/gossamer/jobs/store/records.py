@@ -6,7 +6,7 @@ Times are seconds since 1970. The fields are those of the rows in `tables`, by t
 from dataclasses import dataclass, fields
 from typing import Any, Generic, TypeVar
 
-from gossamer.jobs.store.tables import Row
+from gossamer.jobs.store.tables import TableRow
 
 R = TypeVar("R")
 
@@ -97,7 +97,7 @@ class JobRecord:
     reason: str | None
     """Why a queued job waits."""
     error: dict[str, Any] | None
-    """Of a failed job: `code`, `message`, `param`."""
+    """Why the job failed: `code`, `message`, `param`."""
     steps: int | None
     """The steps that the whole run takes, once that is known."""
     saved_step: int
@@ -204,6 +204,6 @@ class ListPage(Generic[R]):
     has_more: bool
 
 
-def record(cls: type[R], row: Row) -> R:
+def record(cls: type[R], row: TableRow) -> R:
     """Build the record of a row."""
     return cls(**{field.name: getattr(row, field.name) for field in fields(cls)})  # type: ignore[arg-type]

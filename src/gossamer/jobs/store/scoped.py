@@ -12,7 +12,7 @@ from sqlalchemy.orm import Mapped, Session
 
 from gossamer.errors import UnknownIdError, cut
 from gossamer.jobs.store.records import ListPage, record
-from gossamer.jobs.store.tables import Row
+from gossamer.jobs.store.tables import TableRow
 
 
 class _Everyone:
@@ -24,7 +24,7 @@ class _Everyone:
 
 EVERYONE: Final = _Everyone()
 Tenant = str | _Everyone
-"""Whose rows are asked for."""
+"""The one whose rows are asked for."""
 
 Order = Literal["asc", "desc"]
 R = TypeVar("R")
@@ -34,7 +34,7 @@ class _OwnedRow(Protocol):
     tenant: Mapped[str]
 
 
-T = TypeVar("T", bound=Row)
+T = TypeVar("T", bound=TableRow)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,12 +113,12 @@ def page_of(
     return ListPage([record(cls, row) for row in rows[: ask.limit]], len(rows) > ask.limit)
 
 
-def _key(table: type[Row]) -> Any:
+def _key(table: type[TableRow]) -> Any:
     (column,) = table.__mapper__.primary_key
     return getattr(table, column.key or "")
 
 
-def _created(table: type[Row]) -> Any:
+def _created(table: type[TableRow]) -> Any:
     return table.created  # type: ignore[attr-defined]
 
 

@@ -37,7 +37,7 @@ def _one_of(column: str, values: tuple[str, ...]) -> CheckConstraint:
     return CheckConstraint(f"{column} IN ({listed})", name=column)
 
 
-class Row(DeclarativeBase):
+class TableRow(DeclarativeBase):
     """Base of the tables; each constraint has a name, so that migrations can change it."""
 
     metadata = MetaData(
@@ -58,7 +58,7 @@ class Row(DeclarativeBase):
     }
 
 
-class BlobRow(Row):
+class BlobRow(TableRow):
     """Bytes in the folder of blobs. Who refers to them is asked of the files and jobs."""
 
     __tablename__ = "blobs"
@@ -67,7 +67,7 @@ class BlobRow(Row):
     created: Mapped[float]
 
 
-class FileRow(Row):
+class FileRow(TableRow):
     """An upload under the name that its owner knows."""
 
     __tablename__ = "files"
@@ -89,7 +89,7 @@ class FileRow(Row):
     deleted: Mapped[float | None]
 
 
-class UploadRow(Row):
+class UploadRow(TableRow):
     """A large file that comes in parts."""
 
     __tablename__ = "uploads"
@@ -106,7 +106,7 @@ class UploadRow(Row):
     file_id: Mapped[str | None] = mapped_column(String(64))
 
 
-class UploadPartRow(Row):
+class UploadPartRow(TableRow):
     """One part; its bytes lie in scratch under its identifier."""
 
     __tablename__ = "upload_parts"
@@ -117,7 +117,7 @@ class UploadPartRow(Row):
     created: Mapped[float]
 
 
-class JobRow(Row):
+class JobRow(TableRow):
     """A job. What its process does is fenced by `attempt`, what its owner wants is `wanted`."""
 
     __tablename__ = "jobs"
@@ -164,7 +164,7 @@ class JobRow(Row):
     group: Mapped[str | None]
 
 
-class JobMetadataRow(Row):
+class JobMetadataRow(TableRow):
     """One pair of a job's metadata."""
 
     __tablename__ = "job_metadata"
@@ -174,7 +174,7 @@ class JobMetadataRow(Row):
     value: Mapped[str] = mapped_column(String(512))
 
 
-class JobEventRow(Row):
+class JobEventRow(TableRow):
     """What happened to a job, numbered without a gap. Metrics are not here but in its run."""
 
     __tablename__ = "job_events"
@@ -186,7 +186,7 @@ class JobEventRow(Row):
     data: Mapped[dict[str, Any] | None]
 
 
-class AttemptRow(Row):
+class AttemptRow(TableRow):
     """The time that one worker of a job has had; quotas and shares count it."""
 
     __tablename__ = "attempts"
@@ -198,7 +198,7 @@ class AttemptRow(Row):
     ended: Mapped[float]
 
 
-class ModelRow(Row):
+class ModelRow(TableRow):
     """A tuned model, or one that its owner has deleted and may want back."""
 
     __tablename__ = "models"
@@ -212,7 +212,7 @@ class ModelRow(Row):
     deleted: Mapped[float | None]
 
 
-class ModelPermissionRow(Row):
+class ModelPermissionRow(TableRow):
     """A tenant beside the owner that may use a model."""
 
     __tablename__ = "model_permissions"
@@ -224,7 +224,7 @@ class ModelPermissionRow(Row):
     created: Mapped[float]
 
 
-class SpeedRow(Row):
+class SpeedRow(TableRow):
     """How long a token took in finished steps on one machine; estimates go by it."""
 
     __tablename__ = "speeds"
@@ -238,7 +238,7 @@ class SpeedRow(Row):
     updated: Mapped[float]
 
 
-class IdempotencyRow(Row):
+class IdempotencyRow(TableRow):
     """The job that a request with that key has made."""
 
     __tablename__ = "idempotency"
@@ -249,7 +249,7 @@ class IdempotencyRow(Row):
     created: Mapped[float]
 
 
-class SessionRow(Row):
+class SessionRow(TableRow):
     """A browser that has logged in; the cookie itself is not kept."""
 
     __tablename__ = "sessions"
@@ -261,7 +261,7 @@ class SessionRow(Row):
     expires: Mapped[float]
 
 
-class SupervisorRow(Row):
+class SupervisorRow(TableRow):
     """The one server that starts and stops workers; the table has one row."""
 
     __tablename__ = "supervisor"

@@ -2,11 +2,11 @@
 
 from alembic import context
 
-from gossamer.jobs.store.tables import Row
+from gossamer.jobs.store.tables import TableRow
 
 context.configure(
     connection=context.config.attributes["connection"],
-    target_metadata=Row.metadata,
+    target_metadata=TableRow.metadata,
     # SQLite changes tables by making them again.
     render_as_batch=True,
 )
