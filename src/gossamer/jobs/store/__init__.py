@@ -1,7 +1,7 @@
 """The tables of jobs: the only place that knows SQLAlchemy and Alembic.
 
-`JobStore` is the door. Whatever it returns is a frozen record; whatever belongs to a tenant is asked
-for with that tenant, and what is another's does not exist (`scoped`).
+`JobStore` is the door. What it returns are frozen records; what belongs to a tenant is asked for
+with that tenant, and what is another's does not exist (`scoped`).
 """
 
 from pathlib import Path
