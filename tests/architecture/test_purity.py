@@ -12,6 +12,7 @@ PURE_FOLDERS = (
     "serving/store",
     "serving/scheduler",
     "serving/simulation",
+    "jobs/queue",
 )
 TENSOR_PACKAGES = ("torch", "numpy", "numba", "transformers")
 

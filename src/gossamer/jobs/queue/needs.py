@@ -1,0 +1,64 @@
+"""What a job takes of memory and disk, and what of both must stay free."""
+
+from dataclasses import dataclass
+
+MIB, GIB = 2**20, 2**30
+_STATE_BYTES = 12
+"""Bytes of a checkpoint for each trained weight: the weight and two moments in float32."""
+_SMALL_FILES = 50 * MIB
+"""Space for the log, the metrics and the curve."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MachineRoom:
+    """Memory and disk in bytes, as they are now."""
+
+    memory_total: int
+    memory_free: int
+    """What a process may still take."""
+    disk_total: int
+    disk_free: int
+    disk_floor: int
+    """What the settings want free at least."""
+
+    @property
+    def memory_reserve(self) -> int:
+        """What training leaves to everything else: 10 % of the memory, 1 GiB at least."""
+        return max(GIB, self.memory_total // 10)
+
+    @property
+    def disk_reserve(self) -> int:
+        """What stays free on the disk: 5 % of it, or what the settings want if that is more."""
+        return max(self.disk_floor, self.disk_total // 20)
+
+    @property
+    def is_disk_low(self) -> bool:
+        """Whether running jobs should save and wait."""
+        return self.disk_free < self.disk_reserve
+
+
+def disk_need(*, rows: int, trained_weights: int, adapter: int, checkpoints: int) -> int:
+    """Bytes that a job may write: encoded rows, checkpoints, adapter.
+
+    While a checkpoint is written, there is one more than are kept.
+    """
+    return rows + (checkpoints + 1) * _STATE_BYTES * trained_weights + adapter + _SMALL_FILES
+
+
+def never_fits(memory: int, room: MachineRoom, margin: float) -> str | None:
+    """Say in a sentence why a job could not even run alone; None: it could."""
+    most = room.memory_total - room.memory_reserve
+    if memory * margin <= most:
+        return None
+    return (
+        f"the job needs about {size(memory * margin)} of memory and at most "
+        f"{size(most, down=True)} can be had on this machine; lower batch_size or max_length, set "
+        "gradient_checkpointing=true, or take a method with fewer trained weights"
+    )
+
+
+def size(bytes: float, *, down: bool = False) -> str:
+    """Write a number of bytes for people, rounded up: what is asked for must suffice."""
+    unit, name = (GIB, "GiB") if bytes > 999 * MIB else (MIB, "MiB")
+    tenths = int(bytes * 10 // unit) if down else -int(-bytes * 10 // unit)
+    return f"{tenths / 10:g} {name}"
