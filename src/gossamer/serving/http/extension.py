@@ -32,6 +32,8 @@ class Extension:
     A middleware takes the app as its argument `app`."""
     open_paths: frozenset[str] = frozenset()
     """Paths that need no key; one that ends with `/` opens all below it."""
+    upload_paths: tuple[str, ...] = ()
+    """Starts of paths whose bodies may be long: each piece of one is waited for, not the whole."""
     session: Callable[[HTTPConnection], Awaitable[Caller | None]] | None = None
     """Who calls without a key, told by a cookie; None for a call that has no valid one."""
     granted: Callable[[str], frozenset[str]] | None = None

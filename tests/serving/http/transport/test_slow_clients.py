@@ -5,8 +5,11 @@ import time
 from contextlib import ExitStack
 
 from fake_engine import endless
+from fastapi import APIRouter, Request
 from live_server import live
 from raw import PATIENCE, call, connected, is_closed, reply, send
+
+from gossamer.serving.http.extension import Extension
 
 PLAIN = "/v1/completions"
 HALF_HEAD = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nX-Half: "
@@ -83,6 +86,39 @@ def test_a_body_for_an_answer_that_was_given_already_has_one_too(make_engine):
     settings = {"body_timeout": 0.3, "api_keys": ("secret",)}
     with live(make_engine(), **settings) as address, connected(address) as client:
         client.sendall(HALF_BODY)
+        assert reply(client)[0] == 401
+        assert drip(client) or is_closed(client)
+
+
+def uploads():
+    """An extension that takes in any body and tells how long it was."""
+    router = APIRouter()
+
+    @router.post("/v1/files")
+    async def take(http: Request):
+        return {"bytes": len(await http.body())}
+
+    return [Extension(routers=(router,), upload_paths=("/v1/files",))]
+
+
+UPLOAD = HALF_BODY.replace(b"/v1/completions", b"/v1/files")
+
+
+def test_an_upload_may_take_longer_as_a_whole_than_its_pieces(make_engine):
+    with live(make_engine(), uploads(), body_timeout=2.0) as address, connected(address) as client:
+        client.sendall(UPLOAD)
+        for _ in range(27):
+            time.sleep(0.08)
+            client.sendall(b"x" * 37)
+        assert reply(client)[2] == {"bytes": 1000}
+        client.sendall(UPLOAD)
+        assert reply(client)[0] == 408
+
+
+def test_an_upload_that_is_refused_has_the_time_of_any_body(make_engine):
+    settings = {"body_timeout": 0.3, "api_keys": ("secret",)}
+    with live(make_engine(), uploads(), **settings) as address, connected(address) as client:
+        client.sendall(UPLOAD)
         assert reply(client)[0] == 401
         assert drip(client) or is_closed(client)
 

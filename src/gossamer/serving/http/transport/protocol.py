@@ -2,7 +2,8 @@
 
 A client that sends nothing, little, or never reads holds memory and an open file without any work
 of its own. So whatever the server waits for has a deadline in all, not one that starts again with
-each byte: the head of a request, its body, the reading of an answer.
+each byte: the head of a request, its body, the reading of an answer. Uploads are the exception,
+since they may be as long as a file: there each piece has the time of a body.
 """
 
 import asyncio
@@ -25,9 +26,11 @@ with bytes of a client: a body in pieces of one byte costs some microseconds for
 HEALTH = "/health"
 
 
-def guarded(settings: HttpSettings, connections: Connections) -> type[asyncio.Protocol]:
-    """Make the protocol class of one server."""
-    members = {"settings": settings, "guard": connections}
+def guarded(
+    settings: HttpSettings, connections: Connections, uploads: tuple[str, ...] = ()
+) -> type[asyncio.Protocol]:
+    """Make the protocol class of one server; `uploads` are starts of paths with long bodies."""
+    members = {"settings": settings, "guard": connections, "uploads": uploads}
     return type("ServedConnection", (GuardedProtocol,), members)
 
 
@@ -36,6 +39,7 @@ class GuardedProtocol(H11Protocol):
 
     settings: ClassVar[HttpSettings]
     guard: ClassVar[Connections]
+    uploads: ClassVar[tuple[str, ...]]
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -43,6 +47,8 @@ class GuardedProtocol(H11Protocol):
         self._incoming = _Deadline(self.loop)
         self._outgoing = _Deadline(self.loop)
         self._is_lost = False
+        self._piece = object()
+        """Stands for the last piece of a long body."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take in a client that has connected."""
@@ -60,6 +66,7 @@ class GuardedProtocol(H11Protocol):
     def data_received(self, data: bytes) -> None:
         """Take in what the client has sent."""
         super().data_received(data)
+        self._piece = object()
         if self.conn.their_state is h11.IDLE:
             self._has_begun = True
         self._look()
@@ -129,7 +136,8 @@ class GuardedProtocol(H11Protocol):
             self._outgoing.clear()
         state = self.conn.their_state
         if state is h11.SEND_BODY:
-            self._incoming.set(self.cycle, seconds.body_timeout, self._late_with_body)
+            what = self._piece if self._is_upload() else self.cycle
+            self._incoming.set(what, seconds.body_timeout, self._late_with_body)
         elif state is h11.IDLE and self._has_begun:
             self._incoming.set("head", seconds.header_timeout, self._late_with_head)
         else:
@@ -138,6 +146,12 @@ class GuardedProtocol(H11Protocol):
             self.guard.wait_for(self)
         else:
             self.guard.work_for(self)
+
+    def _is_upload(self) -> bool:
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete:
+            return False
+        return str(cycle.scope["path"]).startswith(self.uploads)
 
     def _late_with_head(self) -> None:
         self.guard.cuts["head"] += 1

@@ -90,10 +90,11 @@ class Server(uvicorn.Server):
         app = create_app(engine, settings, extensions)
         connections = Connections(limit_of_connections(settings.max_connections))
         app.state.context.metrics.watch(connections)
+        uploads = tuple(path for each in extensions for path in each.upload_paths)
         super().__init__(
             uvicorn.Config(
                 app,
-                http=guarded(settings, connections),
+                http=guarded(settings, connections, uploads),
                 log_config=None,
                 # A line for each client that does not speak HTTP would let it fill the disk.
                 log_level="error",
