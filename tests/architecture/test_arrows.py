@@ -57,6 +57,7 @@ HOMES = {
     "sqlalchemy": r"jobs/store/",
     "alembic": r"jobs/store/",
     "psycopg": r"jobs/store/",
+    "python_multipart": r"jobs/files/",
     "re2": r"adapters/patterns\.py$",
     "triton": r"(.*/)?triton_kernels\.py$",
     "flashinfer": r"kernels/paged_attention/flashinfer\.py$",

@@ -4,6 +4,7 @@ The order of a job, by files and folders:
 
     settings, data_folder, ids   what the room is told, where its files lie, how things are named
     store        the tables: files, jobs, events, models; a transaction for each step of a job
+    files        uploads: received, kept once, checked, swept
     queue        who runs next, and why the others wait; pure Python
     worker       the process of one attempt of a job
     supervise    starts, hears, stops and takes over those processes

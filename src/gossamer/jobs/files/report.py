@@ -1,0 +1,157 @@
+"""What is in a file of rows: how many, of which format, and what is wrong with the first bad ones.
+
+Only the readers of `gossamer.training.data` are used, so that a file is judged here as a run will
+judge it; no model and no tokenizer is loaded.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from contextlib import closing
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from gossamer.errors import MAX_CUT, DataError, one_line
+from gossamer.training.data.check import check_row
+from gossamer.training.data.files import READERS
+from gossamer.training.data.formats import detect_format, ignored_columns
+from gossamer.training.data.rows import BadRow, Row, RowProblem, Source
+
+VERSION = 1
+"""The version of the report; one of another version is made again."""
+
+MAX_ROWS = 2_000_000
+MAX_PROBLEMS = 50
+MAX_COLUMNS = 1000
+FIRST_ROWS = 1000
+"""Rows whose columns tell the format."""
+
+TOOLS = ("tools", "functions", "function_call", "tool_calls")
+OPENAI_PAIR = ("preferred_output", "non_preferred_output")
+
+Report = dict[str, Any]
+
+
+def failed(reason: str) -> Report:
+    """Report on a file of which nothing can be used."""
+    return {"version": VERSION, "error": reason}
+
+
+def report_on(path: Path, name: str) -> Report:
+    """Read the file `path`, which its owner calls `name`, and report on its rows."""
+    try:
+        return _report(_open(path, name))
+    except DataError as error:
+        return failed(str(error))
+    except OSError as error:
+        return failed(f"'{name}' cannot be read: {error.strerror or error}")
+
+
+def _open(path: Path, name: str) -> Source:
+    # A blob has no ending of its own.
+    reader = READERS.get(PurePosixPath(name).suffix.lower())
+    if reader is None:
+        raise DataError(f"'{name}' cannot be read; known endings: {', '.join(READERS)}")
+    if not path.stat().st_size:
+        raise DataError(f"'{name}' is empty")
+    return reader(name, path)
+
+
+def _report(source: Source) -> Report:
+    first: list[Row | BadRow] = []
+    with closing(source.rows) as rows:
+        for row in rows:
+            first.append(row)
+            if len(first) == FIRST_ROWS:
+                break
+        columns = dict.fromkeys(c for row in first if isinstance(row, Row) for c in row.values)
+        _refuse_columns(source.name, list(columns))
+        count = _Count(source, _format_of(source, list(columns), first))
+        for row in first:
+            count.add(row)
+        for row in rows:
+            count.add(row)
+    return count.report()
+
+
+def _refuse_columns(name: str, columns: list[str]) -> None:
+    if len(columns) > MAX_COLUMNS:
+        raise DataError(f"'{name}' has more than {MAX_COLUMNS} columns")
+    if set(OPENAI_PAIR) <= set(columns):
+        raise DataError(
+            f"'{name}' has rows with {' and '.join(OPENAI_PAIR)}, which are not read yet; write "
+            "them as prompt, chosen and rejected"
+        )
+
+
+def _format_of(source: Source, columns: list[str], first: list[Row | BadRow]) -> str:
+    bad = [row for row in first if isinstance(row, BadRow)]
+    if not first:
+        raise DataError(f"'{source.name}' has no rows")
+    if len(bad) == len(first):
+        raise DataError(f"{source.where(bad[0].number)}: {bad[0].reason}")
+    return detect_format(columns, "auto", source.name)
+
+
+class _Count:
+    """Counts the rows of one file."""
+
+    def __init__(self, source: Source, fmt: str) -> None:
+        self._source = source
+        self._format = fmt
+        self._read = self._bad = 0
+        self._problems: list[Report] = []
+        self._seen: Counter[bytes] = Counter()
+        self._columns: set[str] = set()
+
+    def add(self, row: Row | BadRow) -> None:
+        """Count one row; raises `DataError` for too many."""
+        self._read += 1
+        if self._read > MAX_ROWS:
+            raise DataError(f"'{self._source.name}' has more than {MAX_ROWS:,} rows; split it")
+        if isinstance(row, BadRow):
+            self._note(row.number, row.reason, "")
+            return
+        self._columns.update(list(row.values)[:MAX_COLUMNS])
+        try:
+            _refuse_tools(row.values)
+            check_row(row.values, self._format)
+        except RowProblem as problem:
+            self._note(row.number, str(problem), json.dumps(row.values, default=str))
+            return
+        content = json.dumps(row.values, sort_keys=True, default=str).encode()
+        self._seen[hashlib.sha1(content, usedforsecurity=False).digest()] += 1
+
+    def _note(self, number: int, reason: str, text: str) -> None:
+        self._bad += 1
+        if len(self._problems) < MAX_PROBLEMS:
+            shown = one_line(text, MAX_CUT)
+            self._problems.append({"row": number, "reason": one_line(reason), "text": shown})
+
+    def report(self) -> Report:
+        """The whole of it."""
+        used = self._read - self._bad
+        found = {
+            "version": VERSION,
+            "format": self._format,
+            "unit": self._source.unit,
+            "complete": True,
+            "rows": {"read": self._read, "used": used, "bad": self._bad},
+            "problems": self._problems,
+            "duplicates": self._seen.total() - len(self._seen),
+            "ignored_columns": ignored_columns(self._columns, self._format)[:MAX_COLUMNS],
+        }
+        if not used:
+            found["error"] = f"no row of the {self._read} can be used; {self.first_problem()}"
+        return found
+
+    def first_problem(self) -> str:
+        """The first problem, with its row."""
+        first = self._problems[0]
+        return f"{self._source.where(first['row'])}: {first['reason']}"
+
+
+def _refuse_tools(values: dict[str, Any]) -> None:
+    for name in TOOLS:
+        if values.get(name):
+            raise RowProblem(f"'{name}' cannot be learnt from yet; leave it out")
