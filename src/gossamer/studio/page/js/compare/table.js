@@ -1,0 +1,46 @@
+// The figures of the runs in a table, the best of each column in bold.
+
+import { bytes, count, loss, seconds } from "../format.js";
+import { html } from "../html.js";
+import { chatWith, methodOf, nameOf } from "../parts/job_words.js";
+import { href } from "../router.js";
+
+const FIGURES = [
+  ["held", "Held-out loss", loss], ["train", "Training loss", loss],
+  ["weights", "Trained weights", count], ["memory", "Memory", bytes], ["seconds", "Time", seconds],
+];
+
+const shown = (format, value) => (Number.isFinite(value) ? format(value) : "–");
+
+function bestOf(runs, name) {
+  const values = runs.map(({ figures }) => figures[name]).filter(Number.isFinite);
+  return runs.length > 1 ? Math.min(...values) : NaN;
+}
+
+export function RunTable({ runs }) {
+  return html`<div class="scroll" tabindex="0" role="region" aria-label="Figures of the runs">
+    <table>
+    <thead><tr><th>Run</th><th>Method</th>
+      ${FIGURES.map(([name, label]) => html`<th key=${name} class="number">${label}</th>`)}
+      <th><span class="hidden-text">Actions</span></th></tr></thead>
+    <tbody>${runs.map(({ job, figures }) => html`<tr key=${job.id}>
+      <td><a href=${href(`/jobs/${job.id}`)}>${nameOf(job)}</a></td><td>${methodOf(job)}</td>
+      ${FIGURES.map(([name, , format]) => html`<td key=${name} class="number">
+        ${figures[name] === bestOf(runs, name) ? html`<b>${shown(format, figures[name])}</b>`
+          : shown(format, figures[name])}</td>`)}
+      <td>${job.fine_tuned_model && html`<a aria-label=${`Chat with ${nameOf(job)}`}
+        href=${href(chatWith(job))}>Chat</a>`}
+      </td></tr>`)}</tbody></table></div>`;
+}
+
+/** The same table for a text. */
+export function markdownOf(runs) {
+  const head = ["run", "method", ...FIGURES.map(([, label]) => label.toLowerCase())];
+  const rows = runs.map(({ job, figures }) => [nameOf(job), methodOf(job),
+    ...FIGURES.map(([name, , format]) => {
+      const text = shown(format, figures[name]);
+      return figures[name] === bestOf(runs, name) ? `**${text}**` : text;
+    })]);
+  const line = (cells) => `| ${cells.join(" | ")} |`;
+  return [line(head), line(head.map(() => "---")), ...rows.map(line)].join("\n");
+}

@@ -1,0 +1,70 @@
+// The same job by other means: curl, Python with OpenAI's client, and the command line.
+
+import { html, useSignal } from "../html.js";
+import { CopyButton } from "../parts/copy.js";
+import { bodyFor, draft } from "./draft.js";
+
+const KINDS = [["curl", "curl"], ["python", "Python"], ["cli", "Command line"]];
+
+export function Commands({ filename }) {
+  const kind = useSignal("curl");
+  const write = { curl, python, cli }[kind.value];
+  const text = draft.value.methods.map((name) => write(bodyFor(name), filename)).join("\n\n");
+  return html`<details><summary>The same by curl, Python or the command line</summary>
+    <div class="stack tight">
+      <div class="row spread"><div class="row" role="group" aria-label="Language">
+        ${KINDS.map(([value, name]) => html`<button key=${value} class="quiet small"
+          aria-pressed=${kind.value === value} onClick=${() => { kind.value = value; }}>
+          ${name}</button>`)}</div>
+        <${CopyButton} text=${text} /></div>
+      <pre class="code" tabindex="0">${text}</pre>
+    </div></details>`;
+}
+
+export function curl(body) {
+  return `curl ${window.location.origin}/v1/fine_tuning/jobs \\
+  -H 'Content-Type: application/json' \\
+  -d '${JSON.stringify(body, null, 2).replaceAll("'", "'\\''")}'`;
+}
+
+export function python(body) {
+  const { adapter, training, ...plain } = body;
+  const lines = Object.entries(plain).map(([key, value]) => `    ${key}=${literal(value)},`);
+  return `from openai import OpenAI
+
+client = OpenAI(base_url="${window.location.origin}/v1", api_key="none")
+job = client.fine_tuning.jobs.create(
+${lines.join("\n")}
+    extra_body=${literal({ adapter, training })},
+)`;
+}
+
+/** A value as Python writes it. */
+function literal(value) {
+  if (value === null) return "None";
+  if (typeof value === "boolean") return value ? "True" : "False";
+  if (Array.isArray(value)) return `[${value.map(literal).join(", ")}]`;
+  if (typeof value !== "object") return JSON.stringify(value);
+  const pair = ([key, each]) => `${JSON.stringify(key)}: ${literal(each)}`;
+  return `{${Object.entries(value).map(pair).join(", ")}}`;
+}
+
+export function cli(body, filename) {
+  const { method, ...settings } = body.adapter;
+  const parts = [`gossamer tune ${quoted(body.model ?? "MODEL")}`, `--data ${quoted(filename)}`,
+    `--method ${method}`];
+  if (body.validation_file) parts.push("--set eval_data=HELD-OUT.jsonl");
+  for (const [key, value] of Object.entries({ ...settings, ...body.training })) {
+    parts.push(`--set ${quoted(`${key}=${plain(value)}`)}`);
+  }
+  parts.push(`--output ${quoted(`runs/${body.suffix || method}`)}`);
+  return parts.join(" \\\n  ");
+}
+
+function plain(value) {
+  return typeof value === "string" ? value : JSON.stringify(value);
+}
+
+function quoted(text) {
+  return /^[\w./=:@%+-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`;
+}

@@ -1,0 +1,111 @@
+// The job that is being put together. It stands in the address, so it can be kept, sent and found
+// again; nothing is started by opening an address.
+
+import { catalogue, methodNamed, sizeOf, sizeSetting } from "../catalogue.js";
+import { computed } from "../html.js";
+import { session } from "../live.js";
+import { query, setQuery } from "../router.js";
+
+export const DEFAULT_HELD_OUT = "0.1";
+
+/** {file, held, methods, size, name, training: {}, of: {method: {}}}: texts as they were typed. */
+export const draft = computed(() => {
+  const found = { training: {}, of: {} };
+  const values = query.value;
+  found.file = values.get("file");
+  found.held = values.get("held") ?? DEFAULT_HELD_OUT;
+  found.methods = (values.get("methods") ?? "lora").split(",").filter(Boolean);
+  found.size = values.get("size") ?? "medium";
+  found.name = values.get("name") ?? "";
+  for (const [key, value] of values) {
+    if (key.startsWith("t.")) found.training[key.slice(2)] = value;
+    const [, method, name] = key.match(/^m\.(\w+)\.(\w+)$/) ?? [];
+    if (method) (found.of[method] ??= {})[name] = value;
+  }
+  return found;
+});
+
+export function setMethods(methods) {
+  setQuery({ methods: methods.join(",") });
+}
+
+/** The body of POST /v1/fine_tuning/jobs for one of the methods. */
+export function bodyFor(name, from = draft.value) {
+  const body = { model: session.value?.model, training_file: from.file, seed: 0 };
+  const suffix = suffixFor(name, from);
+  if (suffix) body.suffix = suffix;
+  body.method = { type: "supervised" };
+  body.adapter = { method: name, ...sizes(name, from), ...typed(name, from) };
+  body.training = {};
+  if (from.held.startsWith("file-")) body.validation_file = from.held;
+  else if (Number(from.held) > 0) body.training.eval_split = Number(from.held);
+  for (const [key, text] of Object.entries(from.training)) {
+    const setting = catalogue.value?.training.find((each) => each.name === key);
+    body.training[key] = valueOf(setting, text);
+  }
+  if (from.group) body.metadata = { comparison: from.group };
+  return body;
+}
+
+/** What a job is called: the name, and the method behind it where several are compared. */
+export function suffixFor(name, from = draft.value) {
+  const base = from.name.trim();
+  return base && from.methods.length > 1 ? `${base}-${name}` : base;
+}
+
+function sizes(name, from) {
+  const method = methodNamed(name);
+  if (!method || from.size === "medium" || sizeOf(method, from.size) === null) return {};
+  return { [sizeSetting(method).name]: sizeOf(method, from.size) };
+}
+
+function typed(name, from) {
+  const settings = methodNamed(name)?.settings ?? [];
+  return Object.fromEntries(Object.entries(from.of[name] ?? {}).map(([key, text]) => (
+    [key, valueOf(settings.find((each) => each.name === key), text)])));
+}
+
+/** A typed text as the value of a setting; what is no such value goes to the server as it is,
+ * whose answer says what is wrong with it. */
+export function valueOf(setting, text) {
+  const type = setting?.type;
+  if (type === "boolean") return text === "true";
+  if (["integer", "number"].includes(type)) return text.trim() && !Number.isNaN(Number(text))
+    ? Number(text) : text;
+  if (["any", "array", "object"].includes(type) || !type) {
+    try {
+      return JSON.parse(text);
+    } catch {
+      if (type === "array" || text.includes(",")) return text.split(",").map((each) => {
+        const part = each.trim().replace(/^\[|\]$/g, "");
+        return part && !Number.isNaN(Number(part)) ? Number(part) : part;
+      });
+    }
+  }
+  return text;
+}
+
+/** The address in which a job like another one stands ready. */
+export function queryOf(job) {
+  const { method, trainable, bytes, ...settings } = job.adapter ?? { method: "lora" };
+  const values = { file: job.training_file, methods: method, name: job.suffix ?? "" };
+  const plain = (value) => (typeof value === "string" ? value : JSON.stringify(value));
+  const known = methodNamed(method)?.settings ?? [];
+  for (const [key, value] of Object.entries(settings)) {
+    const setting = known.find((each) => each.name === key);
+    if (setting && !isSame(setting.default, value)) values[`m.${method}.${key}`] = plain(value);
+  }
+  for (const [key, value] of Object.entries(job.training ?? {})) {
+    const setting = catalogue.value?.training.find((each) => each.name === key);
+    if (setting && key !== "eval_split" && !isSame(setting.default, value) && value !== null) {
+      values[`t.${key}`] = plain(value);
+    }
+  }
+  const split = job.training?.eval_split;
+  values.held = job.validation_file ?? (split === undefined ? "" : String(split));
+  return values;
+}
+
+export function isSame(one, other) {
+  return JSON.stringify(one) === JSON.stringify(other);
+}

@@ -1,0 +1,78 @@
+// Part 2 of a new adapter: how to learn. Each card says what it costs before anything is started.
+
+import { catalogue, methodNamed } from "../catalogue.js";
+import { bytes, count, span } from "../format.js";
+import { html, useSignal } from "../html.js";
+import { setQuery } from "../router.js";
+import { draft, setMethods } from "./draft.js";
+import { estimateOf } from "./estimates.js";
+import { SettingsForm } from "./settings.js";
+
+export const FIRST = ["lora", "dora", "ia3", "loreft", "smt", "prefix_tuning"];
+const SIZES = ["small", "medium", "large"];
+
+export function Methods() {
+  const showsAll = useSignal(draft.value.methods.some((name) => !FIRST.includes(name)));
+  if (!draft.value.file) return html`<${Later} />`;
+  const all = catalogue.value.methods;
+  const first = FIRST.map(methodNamed).filter(Boolean);
+  const shown = showsAll.value ? [...first, ...all.filter((each) => !first.includes(each))] : first;
+  const { methods, size } = draft.value;
+  return html`<section class="part" aria-labelledby="part-method">
+    <h2 id="part-method"><span class="step">2</span> Method</h2>
+    <div class="stack">
+      <p class="soft">One is enough. Tick more to compare them on the same rows.</p>
+      <div class="cards">${shown.map((method) => html`<${Card} key=${method.name} method=${method}
+        isChosen=${methods.includes(method.name)} />`)}</div>
+      <div class="row spread">
+        <fieldset class="row"><legend class="hidden-text">Size</legend><span>Size</span>
+          ${SIZES.map((each) => html`<button type="button" key=${each} class="quiet small"
+            aria-pressed=${size === each}
+            onClick=${() => setQuery({ size: each === "medium" ? "" : each })}>${each}</button>`)}
+        </fieldset>
+        <button class="small quiet" aria-expanded=${showsAll.value}
+          onClick=${() => { showsAll.value = !showsAll.value; }}>
+          ${showsAll.value ? "Fewer methods" : `All ${all.length} methods`}</button>
+      </div>
+      ${methods.map((name) => methodNamed(name) && html`<details key=${name}>
+        <summary>Settings of ${name}</summary>
+        <${SettingsForm} settings=${methodNamed(name).settings} values=${draft.value.of[name] ?? {}}
+          prefix=${`m.${name}.`} /></details>`)}
+    </div>
+  </section>`;
+}
+
+function Later() {
+  const { length } = catalogue.value.methods;
+  return html`<section class="part later"><h2><span class="step">2</span> Method</h2>
+    <p class="soft">How to learn: LoRA, or one of ${length - 1} others, each with what it costs on
+      these rows.</p></section>`;
+}
+
+function Card({ method, isChosen }) {
+  const { methods } = draft.value;
+  const others = methods.filter((name) => name !== method.name);
+  const toggle = () => setMethods(isChosen ? others : [...methods, method.name]);
+  return html`<label class="card ${isChosen ? "chosen" : ""}">
+    <span class="row"><input type="checkbox" checked=${isChosen} onChange=${toggle} />
+      <b>${method.name}</b></span>
+    <span class="small-text soft">${method.summary}</span>
+    <span class="small-text figures"><${Figures} method=${method} /></span>
+  </label>`;
+}
+
+/** Estimated for these rows where the server has been asked; else measured on another model. */
+function Figures({ method }) {
+  const known = estimateOf(method.name);
+  const served = method.served ? "" : " · to be merged, not served at once";
+  if (known?.problem) return html`<span class="bad">${known.problem}</span>`;
+  if (known?.estimate) {
+    const { trainable, adapter_bytes: size, memory_bytes: memory, seconds } = known.estimate;
+    const time = seconds ? ` · ${span(...[seconds].flat())}` : "";
+    return html`${count(trainable)} weights · ${bytes(size)} · needs ${bytes(memory)}
+      ${time}${served}`;
+  }
+  if (known?.isAsked) return html`<span class="soft">estimating…${served}</span>`;
+  if (!method.cost) return html`<span class="soft">not measured yet${served}</span>`;
+  return html`<span class="soft">a step takes ${method.cost.step} × LoRA's${served}</span>`;
+}

@@ -1,0 +1,96 @@
+// Part 3 of a new adapter: its name, how long it learns, and the start.
+
+import { post } from "../api.js";
+import { catalogue } from "../catalogue.js";
+import { bytes, plural, span } from "../format.js";
+import { html, useSignal } from "../html.js";
+import { jobs } from "../live.js";
+import { Problem } from "../parts/notes.js";
+import { go, setQuery } from "../router.js";
+import { Commands } from "./commands.js";
+import { bodyFor, draft } from "./draft.js";
+import { estimateOf } from "./estimates.js";
+import { SettingsForm } from "./settings.js";
+
+const NAME = /^[A-Za-z0-9._-]{0,64}$/;
+
+export function Run() {
+  const problem = useSignal(null);
+  const isBusy = useSignal(false);
+  const { file, methods, name, training } = draft.value;
+  const settings = catalogue.value.training;
+  const missing = whatIsMissing(methods, name);
+
+  async function start() {
+    isBusy.value = true;
+    problem.value = null;
+    const group = methods.length > 1 ? `${name || "comparison"}-${Date.now().toString(36)}` : null;
+    const made = [];
+    try {
+      for (const method of methods) {
+        const body = bodyFor(method, { ...draft.value, group });
+        made.push(await post("/v1/fine_tuning/jobs", body));
+      }
+    } catch (error) {
+      problem.value = error;
+    }
+    const known = new Map(jobs.value);
+    for (const job of made) known.set(job.id, job);
+    jobs.value = new Map([...known].sort(([, a], [, b]) => b.created_at - a.created_at));
+    isBusy.value = false;
+    if (!problem.value) go(made.length === 1 ? `/jobs/${made[0].id}` : "/");
+  }
+
+  if (!file) return html`<${Later} />`;
+  return html`<section class="part" aria-labelledby="part-run">
+    <h2 id="part-run"><span class="step">3</span> Run</h2>
+    <div class="stack">
+      <div class="row wide-gaps">
+        <label class="stack tight">Name
+          <input class="name" value=${name} maxlength="64" spellcheck="false" autocomplete="off"
+            placeholder="letters, digits, . _ -"
+            onInput=${(event) => setQuery({ name: event.target.value })} /></label>
+        <label class="stack tight">Passes over the rows
+          <input class="short" type="number" min="0.1" step="any" value=${training.epochs ?? 3}
+            onChange=${(event) => setQuery({ "t.epochs": event.target.value })} /></label>
+      </div>
+      <${Cost} />
+      <div class="row">
+        <button class="primary" disabled=${Boolean(missing) || isBusy.value} onClick=${start}>
+          ${methods.length > 1 ? `Start ${methods.length} jobs` : "Start"}</button>
+        <span class="soft">${missing}</span>
+      </div>
+      <${Problem} error=${problem.value} />
+      <div>
+        <details><summary>All settings of a run</summary>
+          <${SettingsForm} settings=${settings} values=${training} prefix="t." /></details>
+        <${Commands} filename=${`${name || "rows"}.jsonl`} />
+      </div>
+    </div>
+  </section>`;
+}
+
+function Later() {
+  return html`<section class="part later"><h2><span class="step">3</span> Run</h2>
+    <p class="soft">A name, what it will cost, and the start.</p></section>`;
+}
+
+function whatIsMissing(methods, name) {
+  if (!methods.length) return "Tick a method.";
+  return NAME.test(name) ? "" : "A name has letters, digits, dots, dashes and underscores.";
+}
+
+/** The costs of all ticked methods together: one runs after the other. */
+function Cost() {
+  const found = draft.value.methods.map((name) => estimateOf(name)?.estimate).filter(Boolean);
+  if (!found.length || found.length < draft.value.methods.length) return null;
+  const [first] = found;
+  const times = found.map((each) => [each.seconds ?? NaN].flat());
+  const low = times.reduce((sum, [from]) => sum + from, 0);
+  const high = times.reduce((sum, each) => sum + each.at(-1), 0);
+  const memory = Math.max(...found.map((each) => each.memory_bytes));
+  const time = Number.isFinite(low) ? `, ${span(low, high)}` : "";
+  const why = first.source ? ` (${first.source})` : "";
+  return html`<p class="cost" aria-live="polite">${plural(first.steps, "step")}${time}${why};
+    needs ${bytes(memory)} of memory.${first.reason ? ` ${first.reason}.` : ""}</p>`;
+}

@@ -1,0 +1,25 @@
+// How jobs are spoken of in more than one view.
+
+/** "dora, rank 8": the method and the one number that people ask for. */
+export function methodOf(job) {
+  const { method = "lora", rank, width, tokens } = job.adapter ?? {};
+  const size = rank ? `rank ${rank}` : width ? `width ${width}` : tokens ? `${tokens} tokens` : "";
+  return [method, size].filter(Boolean).join(", ");
+}
+
+/** What a person calls a job: its name, else the end of its id. */
+export function nameOf(job) {
+  return job.alias || job.suffix || job.id.slice(-6);
+}
+
+/** How far a job is in whole percent; null before its first step is known. */
+export function share(job) {
+  const { step, steps } = job.progress ?? {};
+  return steps ? Math.floor((100 * (step ?? 0)) / steps) : null;
+}
+
+/** The address of a talk with what a job made, beside its base model. */
+export function chatWith(job) {
+  const tuned = job.alias || job.fine_tuned_model;
+  return `/chat?models=${encodeURIComponent(`${job.model},${tuned}`)}`;
+}

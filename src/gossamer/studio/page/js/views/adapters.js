@@ -1,0 +1,99 @@
+// All adapters that can be named: where they are, who uses them, and what can be done.
+
+import { del, put } from "../api.js";
+import { ago, bytes, count } from "../format.js";
+import { html, useEffect, useRef, useSignal } from "../html.js";
+import { follow, restart, session, topic } from "../live.js";
+import { Empty, Problem } from "../parts/notes.js";
+import { href, query, setQuery } from "../router.js";
+
+export const title = "Adapters";
+
+const STATES = {
+  resident: "in memory, ready", host: "in memory", loading: "loading", registered: "on disk",
+  draining: "leaving", refused: "refused",
+};
+
+export function View() {
+  useEffect(() => follow("adapters"), []);
+  const news = topic("adapters").value;
+  const find = (query.value.get("find") ?? "").toLowerCase();
+  const shown = (news?.data ?? []).filter(({ id }) => id.toLowerCase().includes(find));
+  return html`<div class="view">
+    <header class="head"><div><h1 tabindex="-1">Adapters</h1>
+      <p class="sub">Each is a name in <code>model</code>. All answer in one batch with the
+        base.</p></div>
+      ${news?.data.length > 0 && html`<input type="search" placeholder="Filter by name" data-filter
+        aria-label="Filter" value=${query.value.get("find") ?? ""}
+        onInput=${(event) => setQuery({ find: event.target.value })} />`}</header>
+    ${news?.problem && html`<${Problem} error=${news.problem} />`}
+    ${!news && html`<p class="soft late">Loading…</p>`}
+    ${news && !news.data.length && html`<${Empty} title="No adapters yet">
+      <p>Tune one, or put PEFT folders below a folder that the server was started with
+        (<code>--adapters</code>).</p>
+      <p><a class="button primary" href=${href("/new")}>Tune the first adapter</a></p><//>`}
+    ${shown.length > 0 && html`<${Table} adapters=${shown} />`}
+  </div>`;
+}
+
+function Table({ adapters }) {
+  const isAdmin = session.value?.admin;
+  return html`<div class="scroll" tabindex="0" role="region" aria-label="Table of adapters"><table>
+    <thead><tr><th>Name</th><th>State</th><th>Kind</th><th class="number">Rank</th>
+      <th class="number">Size</th><th class="number">Requests</th><th>Last used</th>
+      <th><span class="hidden-text">Actions</span></th></tr></thead>
+    <tbody>${adapters.map((adapter) => html`<tr key=${adapter.id}>
+      <td><b class="name">${adapter.id}</b>
+        ${adapter.digest && html`<br />
+          <code class="soft" title="Digest">${adapter.digest.slice(0, 12)}</code>`}</td>
+      <td class=${adapter.state === "refused" ? "bad" : ""}>${words(adapter)}</td>
+      <td>${adapter.kind ?? "–"}</td><td class="number">${adapter.rank ?? "–"}</td>
+      <td class="number">${bytes(adapter.num_bytes)}</td>
+      <td class="number">${count(adapter.hits)}</td><td>${ago(adapter.last_used)}</td>
+      <td><${Actions} adapter=${adapter} isAdmin=${isAdmin} /></td></tr>`)}</tbody>
+  </table></div>`;
+}
+
+function words({ state, pinned, problem }) {
+  return `${STATES[state] ?? state}${pinned ? ", pinned" : ""}${problem ? `: ${problem}` : ""}`;
+}
+
+function Actions({ adapter, isAdmin }) {
+  const problem = useSignal(null);
+  const isBusy = useSignal(false);
+  const dialog = useRef(null);
+  const at = `/v1/adapters/${encodeURIComponent(adapter.id)}`;
+
+  async function act(work) {
+    isBusy.value = true;
+    problem.value = null;
+    try {
+      await work();
+      restart();
+    } catch (error) {
+      problem.value = error;
+    }
+    isBusy.value = false;
+  }
+
+  const chat = encodeURIComponent(`${session.value?.model},${adapter.id}`);
+  return html`<div class="row actions">
+    ${adapter.state !== "refused" && html`<a class="button small"
+      href=${href(`/chat?models=${chat}`)}
+      aria-label=${`Chat with ${adapter.id}`}>Chat</a>`}
+    ${isAdmin && adapter.state !== "refused" && html`<button class="small" disabled=${isBusy.value}
+      aria-label=${`${adapter.pinned ? "Unpin" : "Pin"} ${adapter.id}`}
+      onClick=${() => act(() => (adapter.pinned ? del(`${at}/pin`) : put(`${at}/pin`)))}>
+      ${adapter.pinned ? "Unpin" : "Pin"}</button>
+      <button class="small" disabled=${isBusy.value} aria-label=${`Unload ${adapter.id}`}
+        onClick=${() => dialog.current.showModal()}>Unload</button>`}
+    <${Problem} error=${problem.value} />
+    <dialog ref=${dialog} aria-labelledby=${`unload-${adapter.id}`}>
+      <form method="dialog" class="stack">
+        <h2 id=${`unload-${adapter.id}`}>Unload “${adapter.id}”?</h2>
+        <p>New requests no longer find it; those under way end first. Its files stay.</p>
+        <div class="row">
+          <button class="danger" onClick=${() => act(() => del(at))}>Unload it</button>
+          <button autofocus>Keep it</button></div></form></dialog>
+  </div>`;
+}

@@ -1,0 +1,81 @@
+// The files of rows that have been uploaded.
+
+import { del, get } from "../api.js";
+import { bytes, when } from "../format.js";
+import { html, useEffect, useRef, useSignal } from "../html.js";
+import { Upload } from "../new/upload.js";
+import { Problem } from "../parts/notes.js";
+import { go, href } from "../router.js";
+
+export const title = "Data";
+
+const PURPOSES = {
+  "fine-tune": "rows", "fine-tune-results": "metrics of a run", evals: "evaluation",
+};
+
+export function View() {
+  const files = useSignal(null);
+  const problem = useSignal(null);
+
+  async function load() {
+    try {
+      files.value = (await get("/v1/files?limit=500")).data;
+    } catch (error) {
+      problem.value = error;
+    }
+  }
+  useEffect(() => { load(); }, []);
+
+  return html`<div class="view">
+    <header class="head"><h1 tabindex="-1">Data</h1></header>
+    <${Upload} label="Choose a file" onDone=${(file) => go(`/new?file=${file.id}`)}
+      hint="or drop it here. A file of questions and answers: .jsonl, .json or .csv." />
+    <${Problem} error=${problem.value} />
+    ${files.value?.length === 0 && html`<p class="soft">No data yet. Drop a file of questions and
+      answers; nothing leaves this machine.</p>`}
+    ${files.value?.length > 0 && html`<div class="scroll" tabindex="0" role="region"
+      aria-label="Table of files"><table>
+      <thead><tr><th>File</th><th>What</th><th class="number">Size</th><th>Since</th><th>State</th>
+        <th><span class="hidden-text">Actions</span></th></tr></thead>
+      <tbody>${files.value.map((file) => html`<tr key=${file.id}>
+        <td><b>${file.filename}</b></td><td>${PURPOSES[file.purpose] ?? file.purpose}</td>
+        <td class="number">${bytes(file.bytes)}</td><td>${when(file.created_at)}</td>
+        <td class=${file.status === "error" ? "bad" : ""}>${words(file)}</td>
+        <td><${Actions} file=${file} onGone=${load} /></td></tr>`)}</tbody></table></div>`}
+  </div>`;
+}
+
+function words(file) {
+  if (file.status === "error") return file.status_details ?? "cannot be used";
+  return file.status === "uploaded" ? "being checked" : "ready";
+}
+
+function Actions({ file, onGone }) {
+  const problem = useSignal(null);
+  const dialog = useRef(null);
+
+  async function remove() {
+    try {
+      await del(`/v1/files/${file.id}`);
+      await onGone();
+    } catch (error) {
+      problem.value = error;
+    }
+  }
+
+  return html`<div class="row actions">
+    ${file.purpose === "fine-tune" && file.status === "processed" && html`<a class="button small"
+      href=${href(`/new?file=${file.id}`)} aria-label=${`Tune on ${file.filename}`}>Tune</a>`}
+    <a class="button small" download href=${`/v1/files/${file.id}/content`}
+      aria-label=${`Download ${file.filename}`}>Download</a>
+    <button class="small" aria-label=${`Delete ${file.filename}`}
+      onClick=${() => dialog.current.showModal()}>Delete</button>
+    <${Problem} error=${problem.value} />
+    <dialog ref=${dialog} aria-labelledby=${`delete-${file.id}`}><form method="dialog"
+      class="stack">
+      <h2 id=${`delete-${file.id}`}>Delete “${file.filename}”?</h2>
+      <p>The rows are gone then. Adapters that learnt from them stay.</p>
+      <div class="row"><button class="danger" onClick=${remove}>Delete it</button>
+        <button autofocus>Keep it</button></div></form></dialog>
+  </div>`;
+}

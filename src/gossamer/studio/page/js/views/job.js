@@ -1,0 +1,80 @@
+// One job: how it goes, what it says, and what it left.
+
+import { ApiProblem, get } from "../api.js";
+import { bytes, loss, seconds } from "../format.js";
+import { html, useEffect, useSignal } from "../html.js";
+import { Curve } from "../job/curve.js";
+import { Tabs } from "../job/tabs.js";
+import { follow, jobs } from "../live.js";
+import { JobActions } from "../parts/job_actions.js";
+import { methodOf, nameOf, share } from "../parts/job_words.js";
+import { Problem } from "../parts/notes.js";
+import { href } from "../router.js";
+
+export const title = "Job";
+
+export function View({ id }) {
+  const problem = useSignal(null);
+  useEffect(() => follow(`job:${id}`), [id]);
+  const job = jobs.value?.get(id);
+  useEffect(() => {
+    if (jobs.value !== null && !job) {
+      get(`/v1/fine_tuning/jobs/${encodeURIComponent(id)}`).then((found) => {
+        jobs.value = new Map(jobs.value).set(id, found);
+      }, (error) => { problem.value = error; });
+    }
+  }, [jobs.value === null, !job]);
+
+  if (!job) {
+    const isMissing = problem.value instanceof ApiProblem && problem.value.status === 404;
+    return html`<div class="view"><h1 tabindex="-1">${isMissing ? "No such job" : "Job"}</h1>
+      ${problem.value ? html`<${Problem} error=${problem.value} />`
+        : html`<p class="soft late">Loading…</p>`}
+      <p><a href=${href("/")}>All jobs</a></p></div>`;
+  }
+  return html`<div class="view">
+    <header class="head">
+      <div><h1 tabindex="-1">${nameOf(job)}</h1>
+        <p class="sub">${methodOf(job)} on ${job.model}, ${words(job)}</p></div>
+      <${JobActions} job=${job} />
+    </header>
+    ${job.error && html`<p class="note bad">${job.error.message}</p>`}
+    <${Figures} job=${job} />
+    <${Curve} job=${job} />
+    <${Tabs} job=${job} />
+  </div>`;
+}
+
+function words(job) {
+  const status = { validating_files: "checking its data", queued: "waiting" }[job.status]
+    ?? job.status;
+  const reason = job.progress?.reason;
+  return reason ? `${status}: ${reason}` : status;
+}
+
+function Figures({ job }) {
+  const at = job.progress ?? {};
+  const isActive = ["running", "paused"].includes(job.status);
+  const cells = [
+    ["Step", at.steps ? `${at.step ?? 0} of ${at.steps}` : "–"],
+    isActive && ["Left", seconds(at.seconds_left ?? NaN)],
+    job.status === "succeeded" && ["Took", seconds(job.finished_at - job.created_at)],
+    ["Training loss", loss(at.train_loss)],
+    ["Held-out loss", loss(at.valid_loss)],
+    isActive && ["Speed", at.tokens_per_second ? `${Math.round(at.tokens_per_second)} tokens/s`
+      : "–"],
+    ["Memory", memory(at, job.estimate)],
+  ].filter(Boolean);
+  return html`<div class="stack tight">
+    ${isActive && html`<progress max="100" value=${share(job) ?? 0} aria-label="Progress"
+      class=${job.status === "paused" ? "resting" : ""} />`}
+    <dl class="figures-row">${cells.map(([name, value]) => html`<div key=${name}>
+      <dt>${name}</dt><dd>${value}</dd></div>`)}</dl></div>`;
+}
+
+function memory(at, estimate) {
+  const peak = at.peak_memory_bytes;
+  const expected = estimate?.memory_bytes;
+  if (!peak) return expected ? `${bytes(expected)} estimated` : "–";
+  return `${bytes(peak)}${expected ? ` (estimate ${bytes(expected)})` : ""}`;
+}
