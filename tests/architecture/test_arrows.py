@@ -29,6 +29,7 @@ ARROWS: dict[str, set[str]] = {
     "merging": BOTTOM | {"adapters", "basemodel"},
     "conversion": BOTTOM | {"adapters", "basemodel", "merging", "methods", "tuners"},
     "jobs": BOTTOM | {"adapters", "basemodel", "methods", "training"},
+    "studio": BOTTOM | {"adapters", "jobs", "serving"},
     "verification": BOTTOM | {"adapters", "basemodel", "methods", "serving", "training", "llm"},
     "cli": BOTTOM
     | {
@@ -48,9 +49,9 @@ HOMES = {
     "peft": r"(conversion|methods|training|verification)/",
     "trl": r"(methods|training)/",
     "datasets": r"(methods|training)/",
-    "fastapi": r"serving/http/",
+    "fastapi": r"(serving/http|studio)/",
     "uvicorn": r"serving/http/",
-    "starlette": r"serving/http/",
+    "starlette": r"(serving/http|studio)/",
     "prometheus_client": r"serving/http/",
     "numba": r"(.*/)?cpu\.py$|kernels/tiles/",
     "llvmlite": r"(.*/)?cpu\.py$|kernels/tiles/",
@@ -111,12 +112,12 @@ def test_serving_knows_no_process_groups():
     assert not wrong, wrong
 
 
-def test_only_the_serve_command_reaches_http():
+def test_only_the_serve_command_and_the_studio_reach_http():
     wrong = [
         source.name
         for source in sources()
         if any(name.startswith("gossamer.serving.http") for name in source.imports)
-        and not source.name.startswith("serving/http/")
+        and not source.name.startswith(("serving/http/", "studio/"))
         and source.name != "cli/serve.py"
     ]
     assert not wrong, wrong

@@ -145,7 +145,7 @@ async def _submit(
         return body, route.turns(body)
 
     body, turns = await run(read)
-    adapter = await _adapter(context, caller, body.model)
+    adapter = await find_model(context, caller, body.model)
     reply = route.reply_type(
         reply_id=route.reply_type.prefix + http.state.request_id,
         model=body.model,
@@ -174,8 +174,9 @@ async def _submit(
     return _Begun(channel, reply, Usage(body.n), body.stream, body.include_usage)
 
 
-async def _adapter(context: Context, caller: Caller, model: str) -> AnyAdapter | None:
-    """Look up `model`; raises the error with suggestions among what the caller may see."""
+async def find_model(context: Context, caller: Caller, model: str) -> AnyAdapter | None:
+    """Look up `model`, None being the base; raises the error with suggestions among what the caller
+    may see."""
     engine = context.engine
     if model == engine.model_name:
         return None
