@@ -26,6 +26,7 @@ ARROWS: dict[str, set[str]] = {
     "serving": BOTTOM | {"adapters", "basemodel", "kernels"},
     "cluster": BOTTOM | {"adapters", "basemodel", "kernels", "serving"},
     "llm": BOTTOM | {"basemodel", "cluster", "serving"},
+    "chat": BOTTOM | {"adapters", "serving"},
     "merging": BOTTOM | {"adapters", "basemodel"},
     "conversion": BOTTOM | {"adapters", "basemodel", "merging", "methods", "tuners"},
     "jobs": BOTTOM | {"adapters", "basemodel", "methods", "training"},
@@ -35,6 +36,7 @@ ARROWS: dict[str, set[str]] = {
     | {
         "adapters",
         "basemodel",
+        "chat",
         "cluster",
         "conversion",
         "methods",

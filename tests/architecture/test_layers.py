@@ -9,6 +9,7 @@ from house import Source, imported_sources, sources
 SERVING = (
     "core",
     "tokenization",
+    "client",
     "loadtest",
     "memory",
     "store",

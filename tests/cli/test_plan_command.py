@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from gossamer.cli._tables import format_bytes
 from gossamer.cli.main import main
+from gossamer.cli.parts.tables import format_bytes
 from gossamer.llm import LLM
 from gossamer.serving.core.messages import SamplingParams
 from gossamer.serving.packing.capacity import PoolSizes

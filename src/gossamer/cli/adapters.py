@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gossamer.adapters.reading.limits import AdapterLimits
-from gossamer.cli._options import Options
-from gossamer.cli._tables import format_bytes, print_table
+from gossamer.cli.parts.options import Options
+from gossamer.cli.parts.tables import format_bytes, print_table
 from gossamer.errors import GossamerError
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gossamer.cli._options import Options
+from gossamer.cli.parts.options import Options
 from gossamer.errors import UsageError
 from gossamer.extras import require
 from gossamer.serving.loadtest.client import ClientSettings
@@ -106,7 +106,7 @@ def _play(
 
 
 def _names(args: argparse.Namespace, url: str) -> list[str]:
-    from gossamer.serving.loadtest.run import served_models
+    from gossamer.serving.client.address import served_models
 
     listed = served_models(url, _key(args))
     if not args.names:
@@ -127,7 +127,7 @@ def _server(args: argparse.Namespace) -> Iterator[str]:
     if args.url is not None:
         yield args.url
         return
-    from gossamer.serving.loadtest.child_server import child_server
+    from gossamer.serving.client.child_server import child_server
 
     options = [
         word for name, value in SERVER.given(args).items() for word in (SERVER.option(name), value)

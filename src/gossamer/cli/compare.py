@@ -7,7 +7,7 @@ others go on; the exit code is then 1.
 
 import argparse
 
-from gossamer.cli._options import Options, Style, add_assignments
+from gossamer.cli.parts.options import Options, Style, add_assignments
 from gossamer.extras import require
 from gossamer.settings import parse_assignments
 from gossamer.training.comparison.settings import CompareSettings

@@ -17,8 +17,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from gossamer.cli._options import Options, Style
-from gossamer.cli._tables import print_table
+from gossamer.cli.parts.options import Options, Style
+from gossamer.cli.parts.tables import print_table
 from gossamer.serving.keys import TenantSettings
 
 _LIMITS = ("share", "max_in_flight", "tokens_per_minute", "resident_mib")

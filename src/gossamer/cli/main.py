@@ -12,7 +12,7 @@ from contextlib import suppress
 from importlib import import_module
 from types import ModuleType
 
-from gossamer.cli.words import unknown_command
+from gossamer.cli.parts.words import unknown_command
 from gossamer.errors import GossamerError
 
 COMMANDS: dict[str, str] = {
@@ -22,6 +22,7 @@ COMMANDS: dict[str, str] = {
     "sparsity": "plan which part of a base model a run computes",
     "adapters": "list, inspect and merge adapters",
     "serve": "serve a base model and all adapters of a folder over HTTP",
+    "chat": "talk to models in the terminal, several side by side",
     "plan": "tell how many adapters fit into memory beside how many tokens",
     "bench": "put a server under load and tell what its users felt",
     "keys": "create, list and revoke API keys of tenants",

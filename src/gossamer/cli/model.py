@@ -10,7 +10,7 @@ import json
 import sys
 from typing import Any
 
-from gossamer.cli._tables import format_bytes, print_table
+from gossamer.cli.parts.tables import format_bytes, print_table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

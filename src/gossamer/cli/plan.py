@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gossamer.basemodel.find import require_known
-from gossamer.cli._options import Options
-from gossamer.cli._tables import format_bytes, print_table
+from gossamer.cli.parts.options import Options
+from gossamer.cli.parts.tables import format_bytes, print_table
 from gossamer.errors import SettingError
 from gossamer.extras import require
 from gossamer.serving.settings import PlanSettings

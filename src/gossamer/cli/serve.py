@@ -27,7 +27,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from gossamer.adapters.reading.limits import AdapterLimits
-from gossamer.cli._options import Options
+from gossamer.cli.parts.options import Options
 from gossamer.serving.core.interface import EngineInterface
 from gossamer.serving.http.settings import HttpSettings
 from gossamer.serving.settings import ServeSettings

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gossamer.basemodel.find import require_known
-from gossamer.cli._options import Options, Style, add_assignments
-from gossamer.cli._tables import print_table
+from gossamer.cli.parts.options import Options, Style, add_assignments
+from gossamer.cli.parts.tables import print_table
 from gossamer.errors import UsageError
 from gossamer.extras import require
 from gossamer.files import write_whole

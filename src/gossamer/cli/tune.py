@@ -9,7 +9,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
-from gossamer.cli._options import Options, Style, add_assignments
+from gossamer.cli.parts.options import Options, Style, add_assignments
 from gossamer.errors import SettingError
 from gossamer.extras import require
 from gossamer.methods import default_rate, names, settings_type, summary

@@ -17,7 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gossamer.cli._options import Options
+from gossamer.cli.parts.options import Options
 from gossamer.verification.verify import VerifySettings
 
 if TYPE_CHECKING:
@@ -40,11 +40,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Verify and print one line per adapter and reference."""
+    from gossamer.adapters.base_name import common_base
     from gossamer.basemodel.find import resolve
-    from gossamer.verification.verify import require_same_base, verify
+    from gossamer.verification.verify import verify
 
     settings = VERIFY.read(args)
-    base = resolve(require_same_base(args.adapters, args.model))
+    base = resolve(args.model or common_base(args.adapters, remedy="give --model"))
     verdicts = verify(base, args.adapters, settings, _tell)
     if args.json:
         print(json.dumps([asdict(verdict) for verdict in verdicts], indent=2))
@@ -54,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _print(verdicts: "list[Verdict]") -> None:
-    from gossamer.cli._tables import print_table
+    from gossamer.cli.parts.tables import print_table
 
     columns = ["adapter", "kind", "against", "equal tokens", "largest difference", "verdict"]
     print_table(columns, [_cells(verdict) for verdict in verdicts if verdict.problem is None])

@@ -263,19 +263,3 @@ def _names(adapters: Sequence[Path]) -> list[str]:
         taken = sum(other == name or other.startswith(f"{name}~") for other in names)
         names.append(f"{name}~{taken + 1}" if taken else name)
     return names
-
-
-def require_same_base(adapters: Sequence[Path], model: str | None) -> str:
-    """Return the base model's name: `model`, or the one that all the adapters' configs name.
-
-    Raises `UsageError` if there is none or several.
-    """
-    from gossamer.adapters.config import read_config
-
-    if model is not None:
-        return model
-    found = {str(read_config(folder).get("base_model_name_or_path") or "") for folder in adapters}
-    if len(found) != 1 or "" in found:
-        listed = ", ".join(sorted(found - {""})) or "none"
-        raise UsageError(f"the adapters' configs name these bases: {listed}; give --model")
-    return found.pop()

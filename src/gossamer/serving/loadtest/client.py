@@ -9,6 +9,7 @@ from typing import Any, Literal
 import httpx
 from pydantic import Field
 
+from gossamer.serving.client.chat_stream import error_message
 from gossamer.serving.loadtest.outcomes import Outcome, Sample
 from gossamer.serving.loadtest.workload import Arrival
 from gossamer.settings import Settings
@@ -67,7 +68,7 @@ async def ask(
                     _take(line, progress, start)
             else:
                 outcome = "refused" if response.status_code in _REFUSED else "failed"
-                problem = f"status {response.status_code}: {await _message(response)}"
+                problem = f"status {response.status_code}: {await error_message(response)}"
         if outcome == "finished" and progress.first is None:
             outcome, problem = "failed", "the answer held no token"
     except _ServerError as error:
@@ -126,11 +127,3 @@ def _take(line: str, progress: _Progress, start: float) -> None:
             progress.first = time.perf_counter() - start
     if chunk.get("usage"):
         progress.usage = chunk["usage"]
-
-
-async def _message(response: httpx.Response) -> str:
-    text = (await response.aread()).decode("utf-8", "replace")
-    try:
-        return str(json.loads(text)["error"]["message"])
-    except (ValueError, KeyError, TypeError):
-        return " ".join(text.split())[:200]

@@ -6,25 +6,11 @@ from collections.abc import Callable, Sequence
 
 import httpx
 
-from gossamer.errors import ServingError, UsageError
+from gossamer.errors import UsageError
+from gossamer.serving.client.address import api_root, key_headers
 from gossamer.serving.loadtest.client import ClientSettings, ask
 from gossamer.serving.loadtest.outcomes import Sample
 from gossamer.serving.loadtest.workload import Workload
-
-
-def served_models(url: str, api_key: str | None) -> list[str]:
-    """Ask the server for the names of its models.
-
-    Raises `ServingError` if it does not answer, or not as OpenAI's interface does.
-    """
-    try:
-        response = httpx.get(f"{_api(url)}models", headers=_headers(api_key), timeout=30)
-        response.raise_for_status()
-        return [model["id"] for model in response.json()["data"]]
-    except httpx.HTTPError as error:
-        raise ServingError(f"the server at {url} does not list its models: {error}") from None
-    except (ValueError, KeyError, TypeError):
-        raise ServingError(f"{url} is no OpenAI-compatible server: no list of models") from None
 
 
 def play(
@@ -57,8 +43,8 @@ async def _play(
     on_sample: Callable[[Sample], None],
 ) -> list[Sample]:
     async with httpx.AsyncClient(
-        base_url=_api(url),
-        headers=_headers(api_key),
+        base_url=api_root(url),
+        headers=key_headers(api_key),
         timeout=httpx.Timeout(settings.timeout, pool=None),
         limits=httpx.Limits(max_connections=None, max_keepalive_connections=64),
     ) as client:
@@ -71,13 +57,3 @@ async def _play(
             task.add_done_callback(lambda done: on_sample(done.result()))
             tasks.append(task)
         return list(await asyncio.gather(*tasks))
-
-
-def _api(url: str) -> str:
-    """The address under which the routes lie, with a slash at its end."""
-    root = url.rstrip("/")
-    return f"{root}/" if root.endswith("/v1") else f"{root}/v1/"
-
-
-def _headers(api_key: str | None) -> dict[str, str]:
-    return {"Authorization": f"Bearer {api_key}"} if api_key else {}

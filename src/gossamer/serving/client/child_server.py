@@ -1,4 +1,4 @@
-"""Runs a `gossamer serve` of our own for the time of a test."""
+"""Runs a `gossamer serve` of our own for a while: the time of a test or of a chat."""
 
 import re
 import signal

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import Field
 
-from gossamer.cli._options import Options, Style
+from gossamer.cli.parts.options import Options, Style
 from gossamer.errors import SettingError
 from gossamer.settings import Settings
 

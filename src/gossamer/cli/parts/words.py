@@ -4,10 +4,6 @@ from collections.abc import Iterable
 
 from gossamer.errors import unknown_name_message
 
-_NO_CHAT = (
-    "start `gossamer serve NAME` and ask with curl, OpenAI's client or any chat program; from "
-    "Python, gossamer.LLM answers without a server"
-)
 _ELSEWHERE = {
     "gossamer tune": ("train", "training", "finetune", "fine-tune", "fit", "sft", "learn"),
     "gossamer model pull NAME": ("pull", "download", "fetch", "get", "install", "add"),
@@ -15,6 +11,10 @@ _ELSEWHERE = {
     "gossamer adapters list DIR": ("list", "ls", "show", "ps", "info"),
     "gossamer serve NAME": ("server", "start", "up", "api", "launch", "host", "deploy"),
     "gossamer adapters merge PATH --output DIR": ("merge", "export", "convert", "fuse", "save"),
+    "gossamer chat MODEL": (
+        *("run", "ask", "talk", "generate", "complete", "prompt", "infer", "inference", "predict"),
+        "interactive",
+    ),
     "gossamer compare": ("evaluate", "eval", "score", "sweep"),
     "gossamer bench serve": ("benchmark", "loadtest", "load-test", "perf"),
     "gossamer keys": ("key", "auth", "login", "token", "users"),
@@ -23,14 +23,10 @@ _ELSEWHERE = {
 }
 """Our command, and the words for it elsewhere."""
 
-_CHAT = ("chat", "run", "ask", "generate", "complete", "prompt", "infer", "inference", "predict")
-
 
 def unknown_command(name: str, known: Iterable[str]) -> str:
     """Say in one line which command of ours is meant by one that does not exist."""
     word = name.lower().replace("_", "-")
-    if word in _CHAT:
-        return f"unknown command '{name}': there is no chat in the terminal; {_NO_CHAT}"
     for ours, words in _ELSEWHERE.items():
         if word in words:
             return f"unknown command '{name}'; here it is: {ours}"

@@ -1,0 +1,1 @@
+"""Talks to models of a server in the terminal: one, or several side by side."""
