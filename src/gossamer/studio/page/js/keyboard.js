@@ -8,17 +8,17 @@ const PLACES = {
   m: ["/compare", "Compare"], d: ["/data", "Data"], s: ["/server", "Server"], k: ["/keys", "Keys"],
 };
 const OTHERS = [
-  ["n", "New adapter"], ["/", "Filter"], ["Ctrl Enter", "Ask"], ["Esc", "Stop answering"],
+  ["n", "New adapter"], ["/", "Filter"], ["Enter", "Ask"], ["Esc", "Stop answering"],
   ["?", "This list"],
 ];
 const PREFIX_MS = 1200;
 
 let prefixAt = 0;
 
-/** Listens from now on; `first` is the key that had this module loaded. */
+/** Listens from now on; `first` are the keys since this module was asked for. */
 export function listenToKeys(first) {
   document.addEventListener("keydown", onKey);
-  onKey(first);
+  first.forEach(onKey);
 }
 
 function onKey(event) {

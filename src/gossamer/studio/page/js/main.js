@@ -86,13 +86,18 @@ async function begin() {
   effect(setTitle);
   render(html`<${App} />`, document.getElementById("app"));
   start();
-  document.addEventListener("keydown", firstKey, { once: true });
+  document.addEventListener("keydown", firstKeys);
 }
 
-/** The keys are loaded when a person first uses one. */
-async function firstKey(event) {
+const pressed = [];
+
+/** Loads what listens to keys when a person first uses one; those until then are not lost. */
+async function firstKeys(event) {
+  pressed.push(event);
+  if (pressed.length > 1) return;
   const { listenToKeys } = await import("./keyboard.js");
-  listenToKeys(event);
+  document.removeEventListener("keydown", firstKeys);
+  listenToKeys(pressed);
 }
 
 function done() {

@@ -45,7 +45,7 @@ function Rail() {
   const at = path.value;
   useEffect(() => { isOpen.value = false; }, [at]);
   const isHere = (to) => (to === "/" ? at === "/" || at.startsWith("/jobs") : at.startsWith(to));
-  return html`<div class="rail ${isOpen.value ? "open" : ""}">
+  return html`<header class="rail ${isOpen.value ? "open" : ""}">
     <a class="brand" href=${href("/")}><${Logo} />Tune Studio</a>
     <nav aria-label="Views">
       ${PLACES.map(([to, icon, name], index) => html`<a key=${to} href=${href(to)}
@@ -56,10 +56,10 @@ function Rail() {
       onClick=${() => { isOpen.value = !isOpen.value; }}><${Icon} name="more" />More</button>
     <${Running} />
     <div class="foot">
-      <${ThemeSwitch} />
+      <${ThemeSwitch} name="theme" />
       <p class="model">${session.value?.model ?? "–"}</p>
     </div>
-  </div>`;
+  </header>`;
 }
 
 function Logo() {
@@ -108,12 +108,12 @@ effect(() => {
   }
 });
 
-export function ThemeSwitch() {
+export function ThemeSwitch({ name }) {
   return html`<fieldset class="switch"><legend class="hidden-text">Colours</legend>
-    ${["system", "light", "dark"].map((name) => html`<label key=${name}>
-      <input type="radio" name="theme" checked=${theme.value === name}
-        onChange=${() => { theme.value = name; }} />
-      ${{ system: "Auto", light: "Light", dark: "Dark" }[name]}</label>`)}
+    ${["system", "light", "dark"].map((each) => html`<label key=${each}>
+      <input type="radio" name=${name} checked=${theme.value === each}
+        onChange=${() => { theme.value = each; }} />
+      ${{ system: "Auto", light: "Light", dark: "Dark" }[each]}</label>`)}
   </fieldset>`;
 }
 

@@ -53,7 +53,8 @@ export function suffixFor(name, from = draft.value) {
   return base && from.methods.length > 1 ? `${base}-${name}` : base;
 }
 
-function sizes(name, from) {
+/** The setting that the chosen size gives a method. */
+export function sizes(name, from = draft.value) {
   const method = methodNamed(name);
   if (!method || from.size === "medium" || sizeOf(method, from.size) === null) return {};
   return { [sizeSetting(method).name]: sizeOf(method, from.size) };

@@ -4,7 +4,7 @@ import { catalogue, methodNamed } from "../catalogue.js";
 import { bytes, count, span } from "../format.js";
 import { html, useSignal } from "../html.js";
 import { setQuery } from "../router.js";
-import { draft, setMethods } from "./draft.js";
+import { draft, setMethods, sizes } from "./draft.js";
 import { estimateOf } from "./estimates.js";
 import { SettingsForm } from "./settings.js";
 
@@ -36,8 +36,8 @@ export function Methods() {
       </div>
       ${methods.map((name) => methodNamed(name) && html`<details key=${name}>
         <summary>Settings of ${name}</summary>
-        <${SettingsForm} settings=${methodNamed(name).settings} values=${draft.value.of[name] ?? {}}
-          prefix=${`m.${name}.`} /></details>`)}
+        <${SettingsForm} settings=${methodNamed(name).settings} prefix=${`m.${name}.`}
+          values=${{ ...sizes(name), ...draft.value.of[name] }} /></details>`)}
     </div>
   </section>`;
 }

@@ -28,14 +28,15 @@ export function Chart({ xs, xName, lines, marks = [], summary, format }) {
   latest.current = { marks };
 
   useEffect(() => {
-    const options = optionsOf(place.current, xName, lines, latest, format);
-    plot.current = new UPlot(options, dataOf(xs, lines), place.current);
+    const element = place.current;
+    const options = optionsOf(element, xName, lines, latest, format);
+    plot.current = new UPlot(options, dataOf(xs, lines), element);
     const resize = new ResizeObserver(() => {
-      plot.current.setSize({ width: place.current.clientWidth, height: HEIGHT });
+      plot.current?.setSize({ width: element.clientWidth, height: HEIGHT });
     });
-    resize.observe(place.current);
+    resize.observe(element);
     const dark = matchMedia("(prefers-color-scheme: dark)");
-    const redraw = () => plot.current.redraw();
+    const redraw = () => plot.current?.redraw();
     dark.addEventListener("change", redraw);
     return () => {
       resize.disconnect();

@@ -38,7 +38,8 @@ export function View() {
 
 function Table({ adapters }) {
   const isAdmin = session.value?.admin;
-  return html`<div class="scroll" tabindex="0" role="region" aria-label="Table of adapters"><table>
+  return html`<div class="scroll" tabindex="0" role="region" aria-label="Table of adapters"><table
+    class="stacked">
     <thead><tr><th>Name</th><th>State</th><th>Kind</th><th class="number">Rank</th>
       <th class="number">Size</th><th class="number">Requests</th><th>Last used</th>
       <th><span class="hidden-text">Actions</span></th></tr></thead>
@@ -47,9 +48,11 @@ function Table({ adapters }) {
         ${adapter.digest && html`<br />
           <code class="soft" title="Digest">${adapter.digest.slice(0, 12)}</code>`}</td>
       <td class=${adapter.state === "refused" ? "bad" : ""}>${words(adapter)}</td>
-      <td>${adapter.kind ?? "–"}</td><td class="number">${adapter.rank ?? "–"}</td>
-      <td class="number">${bytes(adapter.num_bytes)}</td>
-      <td class="number">${count(adapter.hits)}</td><td>${ago(adapter.last_used)}</td>
+      <td data-label="Kind">${adapter.kind ?? "–"}</td>
+      <td class="number" data-label="Rank">${adapter.rank ?? "–"}</td>
+      <td class="number" data-label="Size">${bytes(adapter.num_bytes)}</td>
+      <td class="number" data-label="Requests">${count(adapter.hits)}</td>
+      <td data-label="Last used">${ago(adapter.last_used)}</td>
       <td><${Actions} adapter=${adapter} isAdmin=${isAdmin} /></td></tr>`)}</tbody>
   </table></div>`;
 }

@@ -65,6 +65,7 @@ function Fairness({ runs }) {
     differs((job) => [job.validation_file, job.training?.eval_split]) && "held-out rows",
     differs((job) => job.seed) && "seeds", differs((job) => job.progress.steps) && "steps",
     differs((job) => job.model) && "base models",
+    differs((job) => job.status === "succeeded") && "how far they are",
   ].filter(Boolean);
   if (!found.length) {
     return html`<p class="good">Same rows, held-out rows, seed and steps: what differs is the

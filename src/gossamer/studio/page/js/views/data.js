@@ -34,12 +34,14 @@ export function View() {
     ${files.value?.length === 0 && html`<p class="soft">No data yet. Drop a file of questions and
       answers; nothing leaves this machine.</p>`}
     ${files.value?.length > 0 && html`<div class="scroll" tabindex="0" role="region"
-      aria-label="Table of files"><table>
+      aria-label="Table of files"><table class="stacked">
       <thead><tr><th>File</th><th>What</th><th class="number">Size</th><th>Since</th><th>State</th>
         <th><span class="hidden-text">Actions</span></th></tr></thead>
       <tbody>${files.value.map((file) => html`<tr key=${file.id}>
-        <td><b>${file.filename}</b></td><td>${PURPOSES[file.purpose] ?? file.purpose}</td>
-        <td class="number">${bytes(file.bytes)}</td><td>${when(file.created_at)}</td>
+        <td><b>${file.filename}</b></td>
+        <td data-label="What">${PURPOSES[file.purpose] ?? file.purpose}</td>
+        <td class="number" data-label="Size">${bytes(file.bytes)}</td>
+        <td data-label="Since">${when(file.created_at)}</td>
         <td class=${file.status === "error" ? "bad" : ""}>${words(file)}</td>
         <td><${Actions} file=${file} onGone=${load} /></td></tr>`)}</tbody></table></div>`}
   </div>`;

@@ -1,6 +1,6 @@
 // What the server does now, and who has its memory.
 
-import { bytes, count } from "../format.js";
+import { bytes, count, plural } from "../format.js";
 import { html, useEffect, useRef } from "../html.js";
 import { follow, session, topic } from "../live.js";
 import { MemoryBar } from "../parts/memory_bar.js";
@@ -15,7 +15,8 @@ export function View() {
   return html`<div class="view">
     <header class="head"><div><h1 tabindex="-1">Server</h1>
       <p class="sub">${who ? `${who.model}, context of ${count(who.max_context)} tokens, Gossamer
-        ${who.version}` : "–"}</p></div><${ThemeSwitch} /></header>
+        ${who.version}` : "–"}</p></div>
+      <div class="narrow-only"><${ThemeSwitch} name="theme-here" /></div></header>
     ${who && !who.admin && html`<p class="note">These figures are for administrators. Start the page
       from the link that <code>gossamer studio</code> prints, or sign in with an administrator's
       key.</p>`}
@@ -65,7 +66,8 @@ function Memory({ now }) {
     <p class="soft">One pool of ${bytes(blocks.total * size)} holds keys, values and adapters.</p>
     <${MemoryBar} parts=${shown}
       label=${shown.map((each) => `${each.name} ${bytes(each.size)}`).join(", ")} />
-    ${resident.length > 0 && html`<details><summary>${resident.length} adapters in it</summary>
+    ${resident.length > 0 && html`<details>
+      <summary>${plural(resident.length, "adapter")} in it</summary>
       <table class="facts"><tbody>${resident.map(([name, each]) => html`<tr key=${name}>
         <th scope="row">${name}</th><td class="number">${bytes(each)}</td></tr>`)}</tbody></table>
       </details>`}

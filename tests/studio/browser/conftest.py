@@ -1,0 +1,106 @@
+import os
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+import recorded
+from stand_in import StandIn
+
+CHROMIUM = Path("/usr/bin/chromium")
+AXE = Path.home() / ".cache" / "gossamer-tests" / "axe.min.js"
+"""axe-core, if somebody has put it there: `npm pack axe-core`, its `axe.min.js`."""
+
+PATIENCE = 10_000  # milliseconds; a machine may be busy
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """One Chromium for all tests. Skips where there is none, but in the checks of a change."""
+    if not CHROMIUM.exists():
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"{CHROMIUM} is missing: apt-get install chromium fonts-dejavu-core")
+        pytest.skip(f"{CHROMIUM} is not installed: apt-get install chromium fonts-dejavu-core")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(
+            executable_path=str(CHROMIUM), args=["--no-sandbox"], chromium_sandbox=False
+        )
+        yield launched
+        launched.close()
+
+
+@pytest.fixture(scope="session")
+def axe():
+    """The source of axe-core; skips where it is not cached."""
+    if not AXE.exists():
+        pytest.skip(f"axe-core is not at {AXE}")
+    return AXE.read_text("utf-8")
+
+
+@pytest.fixture
+def contexts():
+    """The browser's contexts of a test, each with pages of its own."""
+    return []
+
+
+@pytest.fixture
+def serve(contexts):
+    """Runs a stand-in server with recorded jobs: `with serve() as (url, stand_in)`.
+
+    Pages are closed before it goes, unless they are to see that (`keep_pages`).
+    """
+
+    @contextmanager
+    def serve(*, keep_pages=False, **options):
+        options = {
+            "jobs": recorded.jobs(),
+            "files": [recorded.file(1, "chats.jsonl"), recorded.file(2, "held-out.jsonl")],
+            **options,
+        }
+        stand_in = StandIn(**options)
+        with stand_in.running() as url:
+            yield url, stand_in
+            while contexts and not keep_pages:
+                contexts.pop().close()
+
+    return serve
+
+
+@pytest.fixture
+def open_page(browser, contexts):
+    """A page in a context of its own, which fails the test for whatever should not happen:
+
+    errors on the console, reports of the policy, calls to other hosts, dialogs of scripts.
+    """
+    wrong = []
+
+    def open_page(url, *, dark=False, width=1280, expected=()):
+        context = browser.new_context(
+            viewport={"width": width, "height": 800}, color_scheme="dark" if dark else "light"
+        )
+        contexts.append(context)
+        context.set_default_timeout(PATIENCE)
+        host = urlsplit(url).netloc
+        context.route(
+            lambda address: urlsplit(address).netloc != host,
+            lambda route: (wrong.append(f"a call to {route.request.url}"), route.abort()),
+        )
+        page = context.new_page()
+
+        def on_console(message):
+            text = f"{message.text} {message.location.get('url', '')}"
+            if message.type == "error" and not any(each in text for each in expected):
+                wrong.append(f"console: {text}")
+
+        page.on("console", on_console)
+        page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
+        page.on("dialog", lambda dialog: (wrong.append("a dialog"), dialog.dismiss()))
+        page.goto(url)
+        return page
+
+    yield open_page
+    while contexts:
+        contexts.pop().close()
+    assert wrong == []

@@ -1,0 +1,208 @@
+"""Objects of the jobs API as a server gives them, in the states that pages show."""
+
+import math
+import time
+
+MODEL = "smollm2-135m"
+
+
+def job(number, status, name, method="lora", **changes):
+    """A job with all fields that OpenAI's client requires, and ours."""
+    now = int(time.time())
+    size = {
+        "lora": {"rank": 8, "trainable": 2_442_240},
+        "dora": {"rank": 8, "trainable": 2_597_760},
+    }
+    return {
+        "id": f"ftjob-{number:024d}",
+        "object": "fine_tuning.job",
+        "created_at": now - 60 * (50 - number),
+        "finished_at": None,
+        "model": MODEL,
+        "fine_tuned_model": None,
+        "organization_id": "default",
+        "status": status,
+        "hyperparameters": {"n_epochs": 3, "batch_size": 8, "learning_rate_multiplier": 1.0},
+        "training_file": "file-train",
+        "validation_file": None,
+        "result_files": [],
+        "seed": 0,
+        "trained_tokens": None,
+        "error": None,
+        "metadata": {},
+        "method": {"type": "supervised", "supervised": {"hyperparameters": {}}},
+        "suffix": name,
+        "alias": name,
+        "adapter": {"method": method, **size.get(method, {"trainable": 57_600})},
+        "training": {"max_length": 512, "eval_every": 20, "learning_rate": 1e-3},
+        "estimate": ESTIMATE,
+        "progress": {"step": 0, "steps": 230},
+        **changes,
+    }
+
+
+ESTIMATE = {
+    "rows": 612,
+    "tokens": 48_211,
+    "steps": 230,
+    "trainable": 2_442_240,
+    "adapter_bytes": 9_780_000,
+    "memory_bytes": 1_825_361_100,
+    "seconds": [180, 360],
+    "source": "first time on this machine",
+}
+
+
+def finished(number, name, method, last_loss):
+    """A job that succeeded some minutes ago."""
+    now = int(time.time())
+    return job(
+        number,
+        "succeeded",
+        name,
+        method,
+        fine_tuned_model=f"ft:{MODEL}:default:{name}:aBcDeF{number:02d}",
+        finished_at=now - 60 * (45 - number),
+        trained_tokens=59_610,
+        result_files=[f"file-metrics-{number}"],
+        progress={"step": 230, "steps": 230, "train_loss": 1.18, "valid_loss": last_loss},
+    )
+
+
+def jobs():
+    """One job of every kind that the list shows, the newest first."""
+    failed = {
+        "code": "diverged",
+        "message": "the loss became NaN at step 12; try a learning rate below 1e-3",
+        "param": None,
+    }
+    running = {
+        "step": 143,
+        "steps": 230,
+        "seconds_left": 118.0,
+        "tokens_per_second": 410.0,
+        "train_loss": 1.21,
+        "valid_loss": 1.38,
+    }
+    return [
+        job(9, "running", "pirate", "dora", progress=running),
+        job(8, "queued", "quiz", progress={"reason": "1 job before it"}),
+        finished(7, "helpdesk", "lora", 1.31),
+        finished(6, "poet", "ia3", 1.52),
+        job(5, "failed", "moody", "lora", error=failed, finished_at=int(time.time()) - 900),
+        job(4, "paused", "letters", progress={"step": 40, "steps": 100, "train_loss": 2.01}),
+        job(3, "cancelled", "draft", finished_at=int(time.time()) - 4000),
+    ]
+
+
+def metrics(steps, end=1.3):
+    """Lines as a run writes them: a loss that falls, noise, and held-out losses between."""
+    lines = []
+    for step in range(1, steps + 1):
+        train = end - 0.2 + 1.9 * math.exp(-step / 60) + 0.12 * math.sin(step * 12.9898)
+        line = {"step": step, "loss": round(train, 4), "learning_rate": 1e-3 * (1 - step / 230)}
+        line |= {"tokens": 260, "seconds": 0.62, "grad_norm": 0.8}
+        lines.append(line)
+        if step % 20 == 0:
+            valid = end + 1.6 * math.exp(-step / 50) + 0.0001 * step
+            lines.append({"step": step, "eval_loss": round(valid, 4), "seconds": 1.1})
+    return lines
+
+
+def event(number, message, level="info", kind="message"):
+    return {
+        "id": f"ftevent-{number}",
+        "object": "fine_tuning.job.event",
+        "created_at": int(time.time()) - 600 + 20 * number,
+        "level": level,
+        "message": message,
+        "type": kind,
+        "data": {},
+    }
+
+
+EVENTS = [
+    event(1, "Created fine-tuning job: ftjob-000000000000000000000009"),
+    event(2, "Validating training file: file-train"),
+    event(3, "Files validated, moving job to queued state"),
+    event(4, "Fine-tuning job started"),
+    event(5, "Checkpoint created at step 50"),
+    event(6, "The worker was killed; going on from step 90 (attempt 2)", level="warn"),
+    event(7, "Checkpoint created at step 100"),
+]
+
+REPORT = {
+    "object": "file.report",
+    "version": 1,
+    "format": "messages",
+    "unit": "line",
+    "rows_read": 612,
+    "rows_used": 610,
+    "rows_bad": 2,
+    "problems": [
+        {"row": 17, "reason": "no assistant turn"},
+        {"row": 402, "reason": "'messages' is empty"},
+    ],
+    "duplicates": 9,
+    "ignored_columns": ["source"],
+    "tokens": 48_211,
+    "learnt_tokens": 19_870,
+    "length": {
+        "bins": [8, 16, 24, 36, 54, 81, 120, 180, 270, 400, 600],
+        "counts": [4, 22, 61, 140, 171, 110, 54, 28, 12, 8],
+        "p50": 58,
+        "p90": 140,
+        "p99": 480,
+        "max": 590,
+    },
+    "max_length": 512,
+    "cut_rows": 14,
+    "cut_tokens": 2_310,
+    "suggested_max_length": 768,
+    "preview": [
+        {
+            "row": number,
+            "parts": [
+                {"text": "<|user|> Where do you live? <|assistant|> ", "learnt": False},
+                {"text": f"Aboard the Sloop, arr! ({number})", "learnt": True},
+            ],
+        }
+        for number in (1, 2, 3)
+    ],
+}
+
+
+def file(number, name, status="processed", purpose="fine-tune", size=88_214):
+    return {
+        "id": f"file-{number:024d}",
+        "object": "file",
+        "bytes": size,
+        "created_at": int(time.time()) - 3600 * 40 + number,
+        "filename": name,
+        "purpose": purpose,
+        "status": status,
+        "status_details": None,
+    }
+
+
+def estimate(method):
+    """What a dry run of a method answers."""
+    factor = {"lora": 1.0, "dora": 1.3, "ia3": 0.85}.get(method, 0.95)
+    seconds = [round(each * factor) for each in ESTIMATE["seconds"]]
+    return {**ESTIMATE, "seconds": seconds, "memory_bytes": int(ESTIMATE["memory_bytes"] * factor)}
+
+
+def checkpoints(job_id):
+    """Two checkpoints, the newest first."""
+    return [
+        {
+            "id": f"ftckpt_{step}",
+            "object": "fine_tuning.job.checkpoint",
+            "created_at": int(time.time()) - 300 + step,
+            "fine_tuning_job_id": job_id,
+            "fine_tuned_model_checkpoint": f"ft:{MODEL}:default:pirate:aBcDeF09:ckpt-step-{step}",
+            "step_number": step,
+            "metrics": {"step": step, "train_loss": 1.4, "full_valid_loss": 1.5},
+        }
+        for step in (100, 50)
+    ]
