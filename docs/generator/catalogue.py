@@ -13,9 +13,10 @@ from gossamer.settings import Settings
 from gossamer.training.settings import RunSettings
 
 MEASURED = Path(__file__).resolve().parents[1] / "methods" / "measured.md"
-# What a job sets by other fields of its body, or the server itself.
+# What a job says by other fields of its body, or leaves to the server; `jobs.request` refuses it.
 SET_ELSEWHERE = frozenset(
-    {"model", "data", "eval_data", "output", "method", "method_settings", "device"}
+    {"model", "data", "eval_data", "output", "method", "method_settings", "device", "seed"}
+    | {"start_from", "sparse_compute", "report_to"}
 )
 # Kinds whose results act only once they are merged or exported.
 NOT_SERVED = frozenset({"model", "other"})

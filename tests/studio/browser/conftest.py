@@ -1,4 +1,5 @@
 import os
+import shutil
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -7,25 +8,32 @@ import pytest
 import recorded
 from stand_in import StandIn
 
-CHROMIUM = Path("/usr/bin/chromium")
+BROWSERS = ("chromium", "google-chrome", "chromium-browser")
 AXE = Path.home() / ".cache" / "gossamer-tests" / "axe.min.js"
 """axe-core, if somebody has put it there: `npm pack axe-core`, its `axe.min.js`."""
 
 PATIENCE = 10_000  # milliseconds; a machine may be busy
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser():
-    """One Chromium for all tests. Skips where there is none, but in the checks of a change."""
-    if not CHROMIUM.exists():
-        if os.environ.get("CI") == "true":
-            pytest.fail(f"{CHROMIUM} is missing: apt-get install chromium fonts-dejavu-core")
-        pytest.skip(f"{CHROMIUM} is not installed: apt-get install chromium fonts-dejavu-core")
-    from playwright.sync_api import sync_playwright
+    """One Chromium for a file. Skips where there is none, but in the checks of a change.
 
+    Not for the session: while it lives this thread has an event loop that runs, and tests of other
+    folders start loops of their own.
+    """
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if found is None:
+        advice = "no Chromium is installed: apt-get install chromium fonts-dejavu-core"
+        if os.environ.get("CI") == "true":
+            pytest.fail(advice)
+        pytest.skip(advice)
+    from playwright.sync_api import expect, sync_playwright
+
+    expect.set_options(timeout=PATIENCE)
     with sync_playwright() as playwright:
         launched = playwright.chromium.launch(
-            executable_path=str(CHROMIUM), args=["--no-sandbox"], chromium_sandbox=False
+            executable_path=found, args=["--no-sandbox"], chromium_sandbox=False
         )
         yield launched
         launched.close()

@@ -32,10 +32,12 @@ def job(number, status, name, method="lora", **changes):
         "metadata": {},
         "method": {"type": "supervised", "supervised": {"hyperparameters": {}}},
         "suffix": name,
-        "alias": name,
+        "alias": None,
         "adapter": {"method": method, **size.get(method, {"trainable": 57_600})},
         "training": {"max_length": 512, "eval_every": 20, "learning_rate": 1e-3},
         "estimate": ESTIMATE,
+        "attempt": 1,
+        "resumed_from": None,
         "progress": {"step": 0, "steps": 230},
         **changes,
     }
@@ -85,7 +87,7 @@ def jobs():
         "valid_loss": 1.38,
     }
     return [
-        job(9, "running", "pirate", "dora", progress=running),
+        job(9, "running", "pirate", "dora", progress=running, attempt=2, resumed_from=90),
         job(8, "queued", "quiz", progress={"reason": "1 job before it"}),
         finished(7, "helpdesk", "lora", 1.31),
         finished(6, "poet", "ia3", 1.52),

@@ -89,7 +89,7 @@ class Jobs:
             at |= {"train_loss": 1.2, "seconds_left": 0.6 * (at["steps"] - at["step"])}
             if at["step"] == at["steps"]:
                 job |= {"status": "succeeded", "finished_at": int(time.time()), "trained_tokens": 1}
-                job["fine_tuned_model"] = f"ft:{recorded.MODEL}:default:{job['alias']}:aBcDeFgH"
+                job["fine_tuned_model"] = f"ft:{recorded.MODEL}:default:{job['suffix']}:aBcDeFgH"
                 at |= {"valid_loss": 1.3}
 
 
@@ -149,7 +149,8 @@ def jobs_router(state):
         body = await http.json()
         method = body["adapter"]["method"]
         if dry_run:
-            return JSONResponse({"object": "fine_tuning.job.estimate", **recorded.estimate(method)})
+            estimate = recorded.estimate(method)
+            return JSONResponse({"object": "fine_tuning.job.estimate", "estimate": estimate})
         if body.get("training", {}).get("learning_rate", 0) > 1:
             return _error(400, "setting 'learning_rate' = 2: must be at most 1", "invalid_value",
                           "training.learning_rate")  # fmt: skip

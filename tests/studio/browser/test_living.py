@@ -62,7 +62,7 @@ def test_two_tabs_share_one_stream_and_the_second_goes_on_alone(serve, open_page
         expect(first.get_by_text("step 143 of 230")).to_be_visible()
         second = first.context.new_page()
         streams = []
-        second.on("request", lambda r: streams.append(r.url) if "/live" in r.url else None)
+        second.on("request", lambda r: streams.append(r.url) if "/api/live" in r.url else None)
         second.goto(f"{url}/studio/jobs/{PIRATE}")
         expect(second.get_by_role("img", name=re.compile("over 143 steps"))).to_be_visible()
         assert streams == [], "the first tab tells it"
@@ -83,6 +83,7 @@ def test_keys_lead_everywhere_but_not_while_typing(serve, open_page):
         page.keyboard.press("a")
         expect(heading).to_have_text("Adapters")
         expect(heading).to_be_focused()
+        expect(page.get_by_text("in memory, ready")).to_be_visible()
         page.keyboard.press("/")
         filter_field = page.get_by_label("Filter")
         expect(filter_field).to_be_focused()

@@ -2,6 +2,7 @@
 
 import { html, useSignal } from "../html.js";
 import { session, topic } from "../live.js";
+import { shortName } from "../parts/job_words.js";
 import { MAX_COLUMNS, models, setModels, wins } from "./thread.js";
 
 /** The names that can be asked: the base model and every adapter that is not refused. */
@@ -14,15 +15,18 @@ export function Columns() {
   const chosen = models.value;
   const others = nameable().filter((name) => !chosen.includes(name));
   return html`<div class="row chips" role="group" aria-label="Who answers">
-    ${chosen.map((name) => html`<span key=${name} class="chip"><span class="cut">${name}</span>
+    ${chosen.map((name) => html`<span key=${name} class="chip"><span class="cut" title=${name}>
+      ${shortName(name)}</span>
       ${wins.value.has(name) && html`<span class="soft small-text">
         better ${wins.value.get(name)} ×</span>`}
-      ${chosen.length > 1 && html`<button class="quiet small" aria-label=${`Take ${name} away`}
+      ${chosen.length > 1 && html`<button class="quiet small"
+        aria-label=${`Take ${shortName(name)} away`}
         onClick=${() => setModels(chosen.filter((each) => each !== name))}>×</button>`}</span>`)}
     ${others.length > 0 && chosen.length < MAX_COLUMNS && html`<select aria-label="Add a model"
       value="" onChange=${(event) => setModels([...chosen, event.target.value])}>
       <option value="">Add a model…</option>
-      ${others.map((name) => html`<option key=${name} value=${name}>${name}</option>`)}</select>`}
+      ${others.map((name) => html`<option key=${name} value=${name}>${shortName(name)}</option>`)}
+        </select>`}
     ${nameable().length > 2 && html`<${Blend} />`}
   </div>`;
 }
@@ -41,7 +45,8 @@ function Blend() {
       ${parts.value.map(([each, weight], index) => html`<div class="row" key=${index}>
         <select aria-label=${`Adapter ${index + 1}`} value=${each}
           onChange=${(event) => change(index, [event.target.value, weight])}>
-          ${adapters.map((one) => html`<option key=${one} value=${one}>${one}</option>`)}</select>
+          ${adapters.map((one) => html`<option key=${one} value=${one}>${shortName(one)}
+            </option>`)}</select>
         <input type="number" step="0.1" class="short" aria-label=${`Weight of adapter ${index + 1}`}
           value=${weight}
           onChange=${(event) => change(index, [each, Number(event.target.value)])} />

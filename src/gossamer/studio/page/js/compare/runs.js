@@ -26,7 +26,7 @@ function figuresOf(job, lines) {
     start: evals[0]?.value ?? NaN,
     held: evals.length ? Math.min(...evals.map(({ value }) => value)) : NaN,
     train: columns(lines).smooth.at(-1) ?? NaN,
-    weights: job.adapter?.trainable ?? NaN,
+    weights: job.adapter?.trainable ?? job.estimate?.trainable ?? NaN,
     memory: job.progress?.peak_memory_bytes ?? NaN,
     seconds: steps.length ? seconds : NaN,
   };

@@ -23,7 +23,8 @@ export function Scatter({ runs }) {
         <button key=${name} class="quiet small" aria-pressed=${cost.value === name}
           onClick=${() => { cost.value = name; }}>${text}</button>`)}</div></div>
     <div class="scroll" tabindex="0" role="region"
-      aria-label="Points of the runs"><svg class="scatter" viewBox="0 0 ${WIDTH} ${HEIGHT}" role="img"
+      aria-label="Points of the runs"><svg class="scatter" viewBox="0 0 ${WIDTH} ${HEIGHT}"
+        role="img"
       aria-label=${points.map(
       ({ name, x, y }) => `${name}: loss ${loss(y)} at ${format(x)}`).join("; ")}>
       <path class="axis" d="M${LEFT} ${TOP}V${HEIGHT - BOTTOM}H${WIDTH - RIGHT}" />

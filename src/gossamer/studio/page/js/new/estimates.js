@@ -19,13 +19,13 @@ export function estimateOf(name) {
   return draft.value.file ? known.value.get(keyOf(name)) ?? null : null;
 }
 
-/** Asks for the estimates of these methods, one after the other, whenever the draft changes.
+/** Asks for the estimates of the chosen methods, one after the other, whenever the draft changes.
  * Gives the function that ends it. */
-export function keepEstimating(names) {
+export function keepEstimating() {
   let stop = null;
   let timer = null;
   const dispose = effect(() => {
-    const wanted = [...new Set([...draft.value.methods, ...names()])];
+    const wanted = draft.value.methods;
     stop?.abort();
     clearTimeout(timer);
     if (!draft.value.file || !catalogue.value || !session.value) return;

@@ -1,14 +1,14 @@
 // Part 2 of a new adapter: how to learn. Each card says what it costs before anything is started.
 
 import { catalogue, methodNamed } from "../catalogue.js";
-import { bytes, count, span } from "../format.js";
+import { count } from "../format.js";
 import { html, useSignal } from "../html.js";
 import { setQuery } from "../router.js";
 import { draft, setMethods, sizes } from "./draft.js";
 import { estimateOf } from "./estimates.js";
 import { SettingsForm } from "./settings.js";
 
-export const FIRST = ["lora", "dora", "ia3", "loreft", "smt", "prefix_tuning"];
+const FIRST = ["lora", "dora", "ia3", "loreft", "smt", "prefix_tuning"];
 const SIZES = ["small", "medium", "large"];
 
 export function Methods() {
@@ -21,7 +21,8 @@ export function Methods() {
   return html`<section class="part" aria-labelledby="part-method">
     <h2 id="part-method"><span class="step">2</span> Method</h2>
     <div class="stack">
-      <p class="soft">One is enough. Tick more to compare them on the same rows.</p>
+      <p class="soft">One is enough. Tick more to compare them on the same rows. Weights, time and
+        memory are those measured on SmolLM2-135M with the defaults.</p>
       <div class="cards">${shown.map((method) => html`<${Card} key=${method.name} method=${method}
         isChosen=${methods.includes(method.name)} />`)}</div>
       <div class="row spread">
@@ -61,18 +62,13 @@ function Card({ method, isChosen }) {
   </label>`;
 }
 
-/** Estimated for these rows where the server has been asked; else measured on another model. */
+/** What a step cost where it was measured, and what becomes of the result. */
 function Figures({ method }) {
-  const known = estimateOf(method.name);
-  const served = method.served ? "" : " · to be merged, not served at once";
-  if (known?.problem) return html`<span class="bad">${known.problem}</span>`;
-  if (known?.estimate) {
-    const { trainable, adapter_bytes: size, memory_bytes: memory, seconds } = known.estimate;
-    const time = seconds ? ` · ${span(...[seconds].flat())}` : "";
-    return html`${count(trainable)} weights · ${bytes(size)} · needs ${bytes(memory)}
-      ${time}${served}`;
-  }
-  if (known?.isAsked) return html`<span class="soft">estimating…${served}</span>`;
-  if (!method.cost) return html`<span class="soft">not measured yet${served}</span>`;
-  return html`<span class="soft">a step takes ${method.cost.step} × LoRA's${served}</span>`;
+  const { cost } = method;
+  const problem = estimateOf(method.name)?.problem;
+  if (problem) return html`<span class="bad">${problem}</span>`;
+  return html`${cost ? html`${count(cost.trained)} weights · ${cost.step} × LoRA’s time
+      · ${cost.peak_gib} GiB` : "not measured yet"}
+    ${!method.served && html`<br /><span class="warn">to be merged, not served at once</span>`}
+    ${method.extra && html`<br /><span class="warn">needs the extra “${method.extra}”</span>`}`;
 }

@@ -80,17 +80,24 @@ function whatIsMissing(methods, name) {
   return NAME.test(name) ? "" : "A name has letters, digits, dots, dashes and underscores.";
 }
 
-/** The costs of all ticked methods together: one runs after the other. */
+/** What the server says of the ticked methods together: one runs after the other. */
 function Cost() {
-  const found = draft.value.methods.map((name) => estimateOf(name)?.estimate).filter(Boolean);
-  if (!found.length || found.length < draft.value.methods.length) return null;
-  const [first] = found;
+  const known = draft.value.methods.map((name) => estimateOf(name));
+  const found = known.map((each) => each?.estimate).filter(Boolean);
+  if (!found.length || found.length < known.length) {
+    const isAsked = known.some((each) => each?.isAsked);
+    return isAsked ? html`<p class="soft late">Estimating…</p>` : null;
+  }
+  const [{ rows, steps, source, reason }] = found;
   const times = found.map((each) => [each.seconds ?? NaN].flat());
   const low = times.reduce((sum, [from]) => sum + from, 0);
   const high = times.reduce((sum, each) => sum + each.at(-1), 0);
-  const memory = Math.max(...found.map((each) => each.memory_bytes));
-  const time = Number.isFinite(low) ? `, ${span(low, high)}` : "";
-  const why = first.source ? ` (${first.source})` : "";
-  return html`<p class="cost" aria-live="polite">${plural(first.steps, "step")}${time}${why};
-    needs ${bytes(memory)} of memory.${first.reason ? ` ${first.reason}.` : ""}</p>`;
+  const memory = Math.max(...found.map((each) => each.memory_bytes ?? NaN));
+  const parts = [plural(steps, "step")];
+  if (rows) parts.push(`${plural(rows, "row")} in the file`);
+  if (Number.isFinite(low)) parts.push(span(low, high));
+  if (Number.isFinite(memory)) parts.push(`${bytes(memory)} of memory`);
+  return html`<p class="cost" aria-live="polite">${parts.join(" · ")}
+    ${source && html` <span class="soft">(${source})</span>`}${reason && html`<br />${reason}`}
+      </p>`;
 }

@@ -23,3 +23,14 @@ export function chatWith(job) {
   const tuned = job.alias || job.fine_tuned_model;
   return `/chat?models=${encodeURIComponent(`${job.model},${tuned}`)}`;
 }
+
+/** A model's name as people say it: of `ft:base:tenant:pirate:aBcD1234`, "pirate aBcD". */
+export function shortName(model) {
+  return model.split("+").map((part) => {
+    const [ft, , , suffix, id, ...rest] = part.split(":");
+    if (ft !== "ft" || !id) return part;
+    const step = rest[0]?.startsWith("ckpt-step-") ? ` at step ${rest.shift().slice(10)}` : "";
+    const weight = rest.length ? ` × ${rest[0]}` : "";
+    return `${suffix || "unnamed"} ${id.slice(0, 4)}${step}${weight}`;
+  }).join(" + ");
+}

@@ -4,6 +4,7 @@ import { del, put } from "../api.js";
 import { ago, bytes, count } from "../format.js";
 import { html, useEffect, useRef, useSignal } from "../html.js";
 import { follow, restart, session, topic } from "../live.js";
+import { shortName } from "../parts/job_words.js";
 import { Empty, Problem } from "../parts/notes.js";
 import { href, query, setQuery } from "../router.js";
 
@@ -44,7 +45,7 @@ function Table({ adapters }) {
       <th class="number">Size</th><th class="number">Requests</th><th>Last used</th>
       <th><span class="hidden-text">Actions</span></th></tr></thead>
     <tbody>${adapters.map((adapter) => html`<tr key=${adapter.id}>
-      <td><b class="name">${adapter.id}</b>
+      <td><b class="name" title=${adapter.id}>${shortName(adapter.id)}</b>
         ${adapter.digest && html`<br />
           <code class="soft" title="Digest">${adapter.digest.slice(0, 12)}</code>`}</td>
       <td class=${adapter.state === "refused" ? "bad" : ""}>${words(adapter)}</td>

@@ -1,7 +1,7 @@
 // One job: how it goes, what it says, and what it left.
 
 import { ApiProblem, get } from "../api.js";
-import { bytes, loss, seconds } from "../format.js";
+import { bytes, loss, seconds, when } from "../format.js";
 import { html, useEffect, useSignal } from "../html.js";
 import { Curve } from "../job/curve.js";
 import { Tabs } from "../job/tabs.js";
@@ -48,8 +48,10 @@ export function View({ id }) {
 function words(job) {
   const status = { validating_files: "checking its data", queued: "waiting" }[job.status]
     ?? job.status;
-  const reason = job.progress?.reason;
-  return reason ? `${status}: ${reason}` : status;
+  const reason = job.progress?.reason ? `: ${job.progress.reason}` : "";
+  const again = job.attempt > 1 ? `, attempt ${job.attempt}` : "";
+  const from = job.resumed_from ? `, went on from step ${job.resumed_from}` : "";
+  return `${status}${reason}${again}${from}`;
 }
 
 function Figures({ job }) {
@@ -58,12 +60,12 @@ function Figures({ job }) {
   const cells = [
     ["Step", at.steps ? `${at.step ?? 0} of ${at.steps}` : "–"],
     isActive && ["Left", seconds(at.seconds_left ?? NaN)],
-    job.status === "succeeded" && ["Took", seconds(job.finished_at - job.created_at)],
+    job.finished_at && ["Ended", when(job.finished_at)],
     ["Training loss", loss(at.train_loss)],
     ["Held-out loss", loss(at.valid_loss)],
     isActive && ["Speed", at.tokens_per_second ? `${Math.round(at.tokens_per_second)} tokens/s`
       : "–"],
-    ["Memory", memory(at, job.estimate)],
+    memory(at, job.estimate) && ["Memory", memory(at, job.estimate)],
   ].filter(Boolean);
   return html`<div class="stack tight">
     ${isActive && html`<progress max="100" value=${share(job) ?? 0} aria-label="Progress"
@@ -75,6 +77,6 @@ function Figures({ job }) {
 function memory(at, estimate) {
   const peak = at.peak_memory_bytes;
   const expected = estimate?.memory_bytes;
-  if (!peak) return expected ? `${bytes(expected)} estimated` : "–";
+  if (!peak) return expected ? `${bytes(expected)} estimated` : null;
   return `${bytes(peak)}${expected ? ` (estimate ${bytes(expected)})` : ""}`;
 }

@@ -97,9 +97,7 @@ function State({ job }) {
       <p class="soft small-text"><${Losses} at=${at} /></p>`;
   }
   if (job.status === "succeeded") {
-    const took = job.finished_at - (at.started_at ?? job.created_at);
-    return html`<p class="small-text"><span class="good">Done</span> ${when(job.finished_at)},
-      took ${seconds(took)}</p>
+    return html`<p class="small-text"><span class="good">Done</span> ${when(job.finished_at)}</p>
       <p class="soft small-text"><${Losses} at=${at} /></p>`;
   }
   if (job.status === "failed") {

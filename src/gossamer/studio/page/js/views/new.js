@@ -6,7 +6,7 @@ import { html, useEffect, useSignal } from "../html.js";
 import { Data } from "../new/data.js";
 import { queryOf } from "../new/draft.js";
 import { keepEstimating } from "../new/estimates.js";
-import { FIRST, Methods } from "../new/methods.js";
+import { Methods } from "../new/methods.js";
 import { Run } from "../new/run.js";
 import { Problem } from "../parts/notes.js";
 import { query, setQuery } from "../router.js";
@@ -18,7 +18,7 @@ export function View() {
   const from = query.value.get("from");
   useEffect(() => {
     loadCatalogue().then(() => from && fillFrom(from)).catch((error) => { problem.value = error; });
-    return keepEstimating(() => FIRST);
+    return keepEstimating();
   }, [from]);
 
   return html`<div class="view new">
