@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from gossamer.machine import fit_threads, usable_cpus, usable_memory
+from gossamer.machine import fit_threads, total_memory, usable_cpus, usable_memory
 
 MIB = 2**20
 FREE = 64 * 1024 * MIB
@@ -15,7 +15,9 @@ UNLIMITED = "9223372036854771712"
 @pytest.fixture
 def tree(tmp_path, monkeypatch):
     """`tree(own, files, version=2)`: a process in the group `own`; returns its /proc folder."""
-    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=FREE))
+    monkeypatch.setattr(
+        "psutil.virtual_memory", lambda: SimpleNamespace(available=FREE, total=FREE)
+    )
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(16)), raising=False)
 
     def make(own, files, *, version=2, root="/"):
@@ -91,6 +93,12 @@ def test_memory_is_the_limit_less_what_is_held_and_cannot_be_dropped(tree):
 def test_the_soft_limit_counts_too(tree):
     proc = tree("/a", at("unified/a", memory(1000 * MIB, 300 * MIB, high=500 * MIB)))
     assert usable_memory(proc) == 200 * MIB
+
+
+def test_the_most_that_could_be_had_is_the_smallest_limit_whatever_is_held(tree):
+    files = at("unified/pod/box", memory("max", 100 * MIB))
+    files |= at("unified/pod", memory(600 * MIB, 500 * MIB, high=700 * MIB))
+    assert total_memory(tree("/pod/box", files)) == 600 * MIB
 
 
 def test_the_smallest_limit_on_the_way_up_counts(tree):

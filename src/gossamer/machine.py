@@ -43,6 +43,15 @@ def usable_memory(proc: Path = _PROC) -> int:
     return min([available, *(number for number in left if number is not None)])
 
 
+def total_memory(proc: Path = _PROC) -> int:
+    """Bytes that this process could have at most: the machine's, cut to each limit on the way."""
+    import psutil
+
+    limits = (group.memory_limit() for group in _groups(proc, "memory"))
+    total = int(psutil.virtual_memory().total)
+    return min([total, *(number for number in limits if number is not None)])
+
+
 def fit_threads(num_processes: int = 1) -> None:
     """Have torch use no more threads than there are usable processors; its own default may.
 
@@ -76,15 +85,21 @@ class _Group:
             return None
         return int(quota) / int(period)
 
+    def memory_limit(self) -> int | None:
+        """Bytes that the group may take in all; None: no limit."""
+        names = ("memory.max", "memory.high") if self.unified else ("memory.limit_in_bytes",)
+        return min(
+            (int(word) for name in names if (word := self._word(name)).isdigit()), default=None
+        )
+
     def memory_left(self) -> int | None:
         """Bytes that the group may still take up to its limit; None: no limit."""
-        names = ("memory.max", "memory.high") if self.unified else ("memory.limit_in_bytes",)
-        limits = [int(word) for name in names if (word := self._word(name)).isdigit()]
+        limit = self.memory_limit()
         used = self._word("memory.current" if self.unified else "memory.usage_in_bytes")
-        if not limits or not used.isdigit():
+        if limit is None or not used.isdigit():
             return None
         idle = self._statistic("inactive_file" if self.unified else "total_inactive_file")
-        return max(0, min(limits) - max(0, int(used) - idle))
+        return max(0, limit - max(0, int(used) - idle))
 
     def _statistic(self, name: str) -> int:
         words = self._words("memory.stat")

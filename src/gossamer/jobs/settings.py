@@ -8,6 +8,10 @@ from pydantic import Field, model_validator
 from gossamer.jobs.data_folder import DataFolder
 from gossamer.settings import Settings
 
+SETTINGS_VARIABLE = "GOSSAMER_JOBS_SETTINGS"
+"""The variable that gives a worker its settings as JSON: they may hold a password, which no list of
+processes should show."""
+
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 

@@ -19,7 +19,7 @@ from gossamer.jobs.store.database import Database
 from gossamer.jobs.store.events import Level, add_event
 from gossamer.jobs.store.files import add_file
 from gossamer.jobs.store.records import JobRecord, record
-from gossamer.jobs.store.tables import AttemptRow, JobRow, ModelRow, SupervisorRow
+from gossamer.jobs.store.tables import AttemptRow, JobEventRow, JobRow, ModelRow, SupervisorRow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,19 +162,31 @@ class AttemptTable:
             row = _mine(session, job_id, attempt)
             if row is None:
                 return False
-            add_event(session, job_id, message, level=level)
+            told = select(JobEventRow.seq).where(
+                JobEventRow.job_id == job_id, JobEventRow.message == message
+            )
+            # A run that goes on warns of its data again.
+            if session.scalars(told.limit(1)).one_or_none() is None:
+                add_event(session, job_id, message, level=level)
             return True
 
-    def release(self, job_id: str, attempt: int, *, step: int, why: str) -> str | None:
-        """Give a job back whose worker has saved and ends, or has ended as it was asked to.
+    def release(
+        self, job_id: str, attempt: int, *, step: int, why: str, max_deaths: int | None = None
+    ) -> str | None:
+        """Give a job back whose worker has saved and ends.
 
         What the owner wants decides what the job becomes: paused, cancelled, or queued, and then
-        `why` is told. Returns that status; None if the job was lost.
+        `why` is told. With `max_deaths` the worker ends because of a trouble, which counts as a
+        death does. Returns the status; None if the job was lost.
         """
         with self._database.write() as session:
             row = _mine(session, job_id, attempt)
             if row is None:
                 return None
+            if max_deaths is not None and row.wanted == "run":
+                _count_death(row, step)
+                if row.deaths >= max_deaths:
+                    return _fail(session, row, {"code": "storage_failed", "message": why})
             return _give_back(session, row, step, why)
 
     def finish(self, job_id: str, attempt: int, outcome: JobOutcome) -> bool:
@@ -235,17 +247,11 @@ class AttemptTable:
             if row.wanted != "run":
                 return _give_back(session, row, death.step, death.cause)
             if death.counts:
-                again = death.step <= row.death_step
-                row.deaths = row.deaths + 1 if again else 1
-            row.death_step = max(row.death_step, death.step)
+                _count_death(row, death.step)
             _tell_checkpoint(session, row, death.step)
+            if death.counts and row.deaths >= (2 if death.out_of_memory else max_deaths):
+                return _fail(session, row, _death_error(row, death))
             _end(session, row)
-            limit = 2 if death.out_of_memory else max_deaths
-            if death.counts and row.deaths >= limit:
-                row.status, row.finished = "failed", time.time()
-                row.error = _death_error(row, death)
-                add_event(session, job_id, row.error["message"], level="error")
-                return row.status
             row.status, row.queued = "queued", time.time()
             place = f"from step {death.step}" if death.step else "from the first step"
             add_event(
@@ -327,12 +333,25 @@ def _give_back(session: Session, row: JobRow, step: int, why: str) -> str:
     return row.status
 
 
+def _count_death(row: JobRow, step: int) -> None:
+    """Count a death; one after a new checkpoint is the first in a row."""
+    row.deaths = 1 if step > row.death_step else row.deaths + 1
+    row.death_step = max(row.death_step, step)
+
+
+def _fail(session: Session, row: JobRow, error: dict[str, Any]) -> str:
+    _end(session, row)
+    row.status, row.finished, row.error = "failed", time.time(), {"param": None, **error}
+    add_event(session, row.id, str(error["message"]), level="error")
+    return row.status
+
+
 def _death_error(row: JobRow, death: Death) -> dict[str, Any]:
     if death.out_of_memory:
         message = (
             "the machine's memory ran out twice; lower batch_size or max_length, or set "
             "gradient_checkpointing=true"
         )
-        return {"code": "out_of_memory", "message": message, "param": None}
+        return {"code": "out_of_memory", "message": message}
     message = f"{death.cause} {row.deaths} times in a row without a new checkpoint"
-    return {"code": "worker_died", "message": message, "param": None}
+    return {"code": "worker_died", "message": message}

@@ -13,10 +13,11 @@ from typing import Any
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
-from gossamer.errors import SettingError
+from gossamer.errors import SettingError, StorageError
 from gossamer.extras import require
 from gossamer.jobs.store.tables import TableRow
 
@@ -41,18 +42,31 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[Session]:
         """A transaction that reads."""
-        with Session(self._reader, autoflush=False) as session, session.begin():
+        with _reachable(), Session(self._reader, autoflush=False) as session, session.begin():
             yield session
 
     @contextmanager
     def write(self) -> Iterator[Session]:
         """A transaction that may write; it is committed at the end, or undone by an exception."""
-        with Session(self.engine) as session, session.begin():
+        with _reachable(), Session(self.engine) as session, session.begin():
             yield session
 
     def close(self) -> None:
         """Close all connections."""
         self.engine.dispose()
+
+
+@contextmanager
+def _reachable() -> Iterator[None]:
+    """Tell as a `StorageError` that the database cannot be had: full, locked, or away."""
+    try:
+        yield
+    except (OperationalError, InterfaceError, PoolTimeout) as error:
+        lines = str(getattr(error, "orig", None) or error).splitlines()
+        reason = lines[0] if lines else type(error).__name__
+        raise StorageError(
+            f"the database cannot be used: {reason}; free its disk, or start its server"
+        ) from error
 
 
 def insert_missing(session: Session, table: type[TableRow], **values: Any) -> bool:

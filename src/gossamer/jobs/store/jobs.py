@@ -5,6 +5,7 @@ once; of a running job `wanted` is set, and the supervisor makes it so.
 """
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -172,7 +173,7 @@ class JobTable:
                 raise _wrong_state(row, "a paused or cancelled job can be resumed")
             return record(JobRecord, row)
 
-    def set_waiting_reasons(self, reasons: dict[str, str | None]) -> None:
+    def set_waiting_reasons(self, reasons: Mapping[str, str]) -> None:
         """Note why queued jobs wait; only what has changed is written."""
         if not reasons:
             return

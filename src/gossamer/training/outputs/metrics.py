@@ -1,6 +1,7 @@
 """`metrics.jsonl`, a line per step and per evaluation, and the result that sums it up."""
 
 import json
+import time
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,7 +21,7 @@ density_term. Of an evaluation: step, eval_loss, eval_tokens, seconds; with dens
 eval_density. Of pairs both also have accuracy and margin, or eval_accuracy and eval_margin. In a
 run of several stages all have the name of their `stage` too, and there is a line as each stage
 begins: step (those before it), stage, stage_steps, learning_rate, trainable, and what the method
-reports.
+reports. Each has the `time` at which it was written, in seconds since 1970.
 """
 
 
@@ -32,7 +33,7 @@ class MetricsFile:
         self._stream = self._path.open("a", encoding="utf-8")
 
     def write(self, record: Record) -> None:
-        self._stream.write(json.dumps(record) + "\n")
+        self._stream.write(json.dumps({**record, "time": round(time.time(), 3)}) + "\n")
         self._stream.flush()
 
     def close(self) -> None:

@@ -1,0 +1,74 @@
+"""How a job ended, on the disk: `outcome.json`, written before the database is told.
+
+The end of a job, step by step. A crash between any two leaves what the next try begins with:
+
+1. The run publishes its adapter, and writes `run.yaml` with the result, last of all. Before that,
+   the next worker resumes the run; after it, the next worker goes on with step 2.
+2. The figures become a blob, under the digest of their bytes: written again, it is the same file.
+3. `outcome.json` is written, flushed and renamed. From now on the job is decided: the worker or
+   supervisor that finds the file repeats the steps below and no other.
+4. One transaction ends the job, with its model and the file of figures, if the job still runs that
+   attempt (`store.attempts.finish`).
+5. The link in `served/` is renamed into its place. The supervisor makes those that are missing.
+"""
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from gossamer.adapters.layout import CONFIG_FILE
+from gossamer.files import flush, write_whole
+from gossamer.jobs.data_folder import DataFolder, JobPaths
+from gossamer.jobs.store.attempts import JobOutcome, ResultFile
+
+
+def write_outcome(job: JobPaths, outcome: JobOutcome) -> None:
+    """Decide a job; all or nothing."""
+    write_whole(job.outcome, json.dumps(asdict(outcome), indent=1) + "\n")
+
+
+def read_outcome(job: JobPaths) -> JobOutcome | None:
+    """Return how the job ended; None: it is not decided."""
+    try:
+        values: dict[str, Any] = json.loads(job.outcome.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    file = values.pop("result_file")
+    return JobOutcome(**values, result_file=ResultFile(**file) if file else None)
+
+
+def make_link(folder: DataFolder, job_id: str, model: str) -> bool:
+    """Let the server find the adapter of a job as `model`; False if the job left no adapter.
+
+    The link is made beside its place and renamed, so a reader sees a whole one or none.
+    """
+    job = folder.job(job_id)
+    if not (job.run / CONFIG_FILE).is_file():
+        return False
+    target = os.path.relpath(job.run, folder.served)
+    link = folder.link(model)
+    if link.is_symlink() and os.readlink(link) == target:
+        return True
+    scratch = folder.served / f".{model}.{os.getpid()}.tmp"
+    scratch.unlink(missing_ok=True)
+    scratch.symlink_to(target)
+    os.replace(scratch, link)
+    flush(folder.served)
+    return True
+
+
+def remove_link(folder: DataFolder, model: str) -> None:
+    """Hide a model from the server."""
+    folder.link(model).unlink(missing_ok=True)
+    flush(folder.served)
+
+
+def put_blob(folder: DataFolder, sha256: str, content: bytes) -> Path:
+    """Keep bytes under their digest, if they are not there already."""
+    path = folder.blob(sha256)
+    if not path.exists():
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        write_whole(path, content, mode=0o600)
+    return path

@@ -1,0 +1,46 @@
+"""What memory and disk the machine has now, and whether it has run out of memory."""
+
+import shutil
+from pathlib import Path
+
+import psutil
+
+from gossamer.jobs.queue.needs import MIB, MachineRoom
+from gossamer.jobs.settings import JobsSettings
+from gossamer.machine import total_memory, usable_memory
+
+_COUNTERS = (Path("/proc/vmstat"), Path("/sys/fs/cgroup/memory.events"))
+
+
+def measure(settings: JobsSettings) -> MachineRoom:
+    """Look at memory and at the disk of the data folder."""
+    disk = shutil.disk_usage(settings.folder.root)
+    return MachineRoom(
+        memory_total=total_memory(),
+        memory_free=usable_memory(),
+        disk_total=disk.total,
+        disk_free=disk.free,
+        disk_floor=settings.disk_floor_mib * MIB,
+    )
+
+
+def memory_of(pid: int | None) -> int:
+    """Bytes of memory that a process holds; 0 if there is none."""
+    if pid is None:
+        return 0
+    try:
+        return int(psutil.Process(pid).memory_info().rss)
+    except psutil.Error:
+        return 0
+
+
+def memory_kills() -> int:
+    """How many processes the kernel has killed for lack of memory, as far as it tells."""
+    total = 0
+    for file in _COUNTERS:
+        try:
+            lines = file.read_text().splitlines()
+        except OSError:
+            continue
+        total += sum(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
+    return total

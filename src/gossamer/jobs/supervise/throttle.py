@@ -1,0 +1,52 @@
+"""Stops workers for as long as requests run, where the settings want it (`jobs_share=pause`).
+
+A stopped process computes nothing and forgets nothing, so losses are the same. It gives no sign of
+life either; the supervisor lengthens its lease meanwhile.
+"""
+
+import signal
+import time
+from collections.abc import Callable, Mapping
+
+from gossamer.jobs.settings import JobsSettings
+from gossamer.jobs.store import JobStore
+from gossamer.jobs.supervise.attend import Watch
+
+QUIET_SECONDS = 2.0
+"""Seconds without a request after which training goes on."""
+
+
+class Throttle:
+    """Stops workers and lets them go on; `is_busy` tells whether requests run."""
+
+    def __init__(
+        self, store: JobStore, settings: JobsSettings, owner: str, is_busy: Callable[[], bool]
+    ) -> None:
+        self._store = store
+        self._settings = settings
+        self._owner = owner
+        self._is_busy = is_busy
+        self._busy_until = -float("inf")
+
+    def apply(self, watches: Mapping[tuple[str, int], Watch]) -> None:
+        """Stop all workers, or let them go on; one that was asked to end must run to do so."""
+        now = time.monotonic()
+        if self._is_busy():
+            self._busy_until = now + QUIET_SECONDS
+        wants_pause = now < self._busy_until
+        for (job_id, attempt), watch in watches.items():
+            if wants_pause and watch.stop_asked is None:
+                if not watch.is_paused:
+                    watch.signal(signal.SIGSTOP)
+                    watch.is_paused = True
+                until = time.time() + self._settings.lease_seconds
+                self._store.attempts.hold(job_id, attempt, self._owner, lease_until=until)
+            else:
+                go_on(watch)
+
+
+def go_on(watch: Watch) -> None:
+    """Let a worker go on that was stopped."""
+    if watch.is_paused:
+        watch.is_paused = False
+        watch.signal(signal.SIGCONT)

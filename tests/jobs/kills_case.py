@@ -1,0 +1,157 @@
+"""Kills workers and servers at random moments, and looks at what is left when all jobs are over."""
+
+import json
+import os
+import random
+import re
+import signal
+import time
+from contextlib import suppress
+
+from job_helpers import messages
+from worker_case import TRAINING, add_training, figures_of
+
+from gossamer.jobs.store import JobStore
+from gossamer.jobs.store.scoped import EVERYONE, PageAsk
+
+
+class Turmoil:
+    """Jobs, a server, and somebody who kills both."""
+
+    def __init__(self, zygote, settings, model, folder, *, seed):
+        self.settings, self.model, self.folder = settings, model, folder
+        self.store = JobStore.open(settings)
+        self.kills = {"worker": 0, "server": 0, "both": 0}
+        self.hits = 0
+        self._zygote = zygote
+        self._chance = random.Random(seed)
+        self._server = None
+
+    def add_jobs(self, count):
+        """Queue jobs of two tenants."""
+        self.jobs = [
+            add_training(self.store, self.settings, self.model, self.folder, tenant)
+            for tenant in ("ab" * count)[:count]
+        ]
+
+    def start_server(self):
+        self._server = self._zygote.server(self.settings)
+
+    def stop_server(self):
+        """End the server as a person does, and wait until it is gone."""
+        os.kill(self._server, signal.SIGTERM)
+        until(lambda: not is_alive(self._server))
+
+    def kill_once(self):
+        """Kill a worker, the server or both; mostly while a job is in progress."""
+        what = self._chance.choice(["worker", "worker", "server", "both"])
+        if self._chance.random() < 0.8:
+            self._wait_for_progress()
+        time.sleep(self._chance.uniform(0, 0.3))
+        running = [j for j in self._rows() if j.status == "running" and j.pid]
+        if what in ("server", "both"):
+            kill(self._server)
+        for job in running if what in ("worker", "both") else []:
+            self.hits += kill(job.pid)
+        self.kills[what] += 1
+        if what != "worker":
+            time.sleep(self._chance.uniform(0, 0.5))
+            self.start_server()
+
+    def wait(self, seconds=240.0):
+        """Wait until all jobs are over."""
+        until(lambda: all(not j.is_unfinished for j in self._rows()), seconds)
+
+    def close(self):
+        """End what still runs."""
+        for pid in [self._server, *(j.pid for j in self._rows() if j.status == "running")]:
+            if pid is not None:
+                kill(pid)
+        self.store.close()
+
+    def check(self, whole):
+        """All jobs ended once, with the losses and the adapter of the undisturbed run."""
+        for job in self._rows():
+            assert job.status == "succeeded", (job, messages(self.store, job))
+            paths = self.settings.folder.job(job.id)
+            assert figures_of(paths.run) == figures_of(whole)
+            for name in ("adapter_model.safetensors",):
+                assert (paths.run / name).read_bytes() == (whole / name).read_bytes()
+            self._check_events(job)
+            # What follows the end in the table is done by a worker, or by the server after it.
+            link = self.settings.folder.link(job.name)
+            until(link.is_symlink)
+            assert link.resolve() == paths.run.resolve()
+            assert not list(paths.root.glob(".*")), "something is half done"
+        models = self.store.models.page(EVERYONE, PageAsk(limit=1000)).data
+        assert sorted(m.name for m in models) == sorted(j.name for j in self._rows())
+        assert len(list(self.settings.folder.served.iterdir())) == len(self.jobs)
+        assert list(self.settings.folder.scratch.iterdir()) == []
+        if self.store.database.is_sqlite:
+            with self.store.database.read() as session:
+                found = session.connection().exec_driver_sql("PRAGMA integrity_check")
+                assert found.scalar() == "ok"
+
+    def _check_events(self, job):
+        said = messages(self.store, job)
+        for once in (f"Created fine-tuning job: {job.id}", "The job has successfully completed"):
+            assert said.count(once) == 1, said
+        assert said[-1] == "The job has successfully completed"
+        steps = [int(m[1]) for m in map(re.compile(r"Checkpoint .* step (\d+)").match, said) if m]
+        every = TRAINING["save_every"]
+        planned = list(range(every, TRAINING["max_steps"] + 1, every))
+        assert [s for s in steps if s % every == 0] == planned, said
+        assert len(set(steps)) == len(steps), said
+
+    def _rows(self):
+        return [self.store.jobs.get(EVERYONE, job.id) for job in self.jobs]
+
+    def _wait_for_progress(self):
+        """Wait until some run has got on by a few lines."""
+
+        def lines():
+            files = [self.settings.folder.job(j.id).run / "metrics.jsonl" for j in self.jobs]
+            return sum(len(f.read_bytes().splitlines()) for f in files if f.exists())
+
+        before, more = lines(), self._chance.randint(1, 5)
+        with suppress(AssertionError):
+            until(lambda: lines() >= before + more or not self._is_busy(), 20.0)
+
+    def _is_busy(self):
+        return any(job.is_unfinished for job in self._rows())
+
+    @property
+    def is_over(self):
+        """Whether all jobs have ended."""
+        return not self._is_busy()
+
+
+def until(condition, seconds=60.0):
+    """Wait for something that must come; the time is for a machine that is very busy."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it has not come"
+        time.sleep(0.02)
+
+
+def is_alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def kill(pid):
+    """Kill a process; returns whether there was one."""
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def describe(turmoil):
+    """What was done, for the report of a long run."""
+    attempts = sum(job.attempt for job in turmoil._rows())
+    return json.dumps({**turmoil.kills, "hits": turmoil.hits, "attempts": attempts})
