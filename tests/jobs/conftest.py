@@ -2,9 +2,11 @@
 
 import os
 import uuid
+from types import SimpleNamespace
 
 import pytest
 from postgres_server import MISSING, URL, PostgresServer, binaries
+from zygote import start as start_zygote
 
 from gossamer.jobs.settings import JobsSettings
 from gossamer.jobs.store import JobStore
@@ -53,3 +55,13 @@ def store(settings):
     store = JobStore.open(settings)
     yield store
     store.close()
+
+
+@pytest.fixture(scope="session")
+def nursery(tiny_model, tmp_path_factory):
+    """A process that forks workers and servers at once, and the run that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("zygote")
+    process, door = start_zygote(tiny_model, folder)
+    yield SimpleNamespace(zygote=door, whole=folder / "whole", model=tiny_model)
+    process.kill()
+    process.wait()

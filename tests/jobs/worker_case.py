@@ -7,8 +7,9 @@ import sys
 
 from runs import write_rows
 
+from gossamer.jobs.files.blobs import BlobFolder
+from gossamer.jobs.files.scratch import ScratchFile
 from gossamer.jobs.ids import model_name
-from gossamer.jobs.outcome import put_blob
 from gossamer.jobs.request import parse_request, request_digest, resolve
 from gossamer.jobs.settings import SETTINGS_VARIABLE, JobsSettings
 from gossamer.jobs.store.jobs import NewJob, Repeat
@@ -50,11 +51,10 @@ def supervise(store, owner="owner", lease_until=FAR):
 
 def add_training(store, settings, model, tmp_path, tenant="a", *, estimate=True, **training):
     """Queue a job that trains `model` on some rows."""
-    import hashlib
-
     content = write_rows(tmp_path / "rows.jsonl").read_bytes()
-    sha256 = hashlib.sha256(content).hexdigest()
-    put_blob(settings.folder, sha256, content)
+    with ScratchFile(settings.folder.scratch) as scratch:
+        scratch.write(content)
+        sha256 = BlobFolder(settings.folder).add(scratch)
     file = store.files.create(
         tenant,
         purpose="fine-tune",

@@ -75,6 +75,7 @@ def start(model, folder):
         },
     )
     assert process.stdout.readline() == "ready\n", "the undisturbed run failed"
+    process.stdout.close()
     return process, Zygote(address)
 
 
@@ -91,6 +92,8 @@ def _worker(order):
 
 
 def _server(order, address):
+    from gossamer.jobs.files.service import FileService
+    from gossamer.jobs.files.sweeper import Sweeper
     from gossamer.jobs.settings import JobsSettings
     from gossamer.jobs.store import JobStore
     from gossamer.jobs.supervise.supervisor import Supervisor
@@ -100,6 +103,7 @@ def _server(order, address):
     os.dup2(log, 1)
     os.dup2(log, 2)
     store = JobStore.open(settings)
+    Sweeper(store, FileService(store, settings), settings).begin()
     supervisor = Supervisor(store, settings, Zygote(address).with_settings(settings))
     asked = []
     signal.signal(signal.SIGTERM, lambda *_: asked.append(1))
@@ -139,6 +143,7 @@ def main(address, model, folder):
     from runs import quiet_tune, write_rows
     from worker_case import TRAINING
 
+    import gossamer.jobs.files.sweeper
     import gossamer.jobs.store
     import gossamer.jobs.supervise.supervisor
     import gossamer.jobs.worker.work  # noqa: F401

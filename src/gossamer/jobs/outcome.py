@@ -4,7 +4,7 @@ The end of a job, step by step. A crash between any two leaves what the next try
 
 1. The run publishes its adapter, and writes `run.yaml` with the result, last of all. Before that,
    the next worker resumes the run; after it, the next worker goes on with step 2.
-2. The figures become a blob, under the digest of their bytes: written again, it is the same file.
+2. The figures become a blob, under the digest of their bytes: kept again, it is the same one.
 3. `outcome.json` is written, flushed and renamed. From now on the job is decided: the worker or
    supervisor that finds the file repeats the steps below and no other.
 4. One transaction ends the job, with its model and the file of figures, if the job still runs that
@@ -15,7 +15,6 @@ The end of a job, step by step. A crash between any two leaves what the next try
 import json
 import os
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from gossamer.adapters.layout import CONFIG_FILE
@@ -27,6 +26,9 @@ from gossamer.jobs.store.attempts import JobOutcome, ResultFile
 def write_outcome(job: JobPaths, outcome: JobOutcome) -> None:
     """Decide a job; all or nothing."""
     write_whole(job.outcome, json.dumps(asdict(outcome), indent=1) + "\n")
+    # Half a file of a worker that was killed.
+    for leftover in job.root.glob(f".{job.outcome.name}.*"):
+        leftover.unlink(missing_ok=True)
 
 
 def read_outcome(job: JobPaths) -> JobOutcome | None:
@@ -63,12 +65,3 @@ def remove_link(folder: DataFolder, model: str) -> None:
     """Hide a model from the server."""
     folder.link(model).unlink(missing_ok=True)
     flush(folder.served)
-
-
-def put_blob(folder: DataFolder, sha256: str, content: bytes) -> Path:
-    """Keep bytes under their digest, if they are not there already."""
-    path = folder.blob(sha256)
-    if not path.exists():
-        path.parent.mkdir(mode=0o700, exist_ok=True)
-        write_whole(path, content, mode=0o600)
-    return path

@@ -32,6 +32,8 @@ def mend_links(store: JobStore, settings: JobsSettings) -> None:
     # Looked at first: a link that is here now has its row by the next statement.
     links = [path for path in folder.served.iterdir() if path.is_symlink()]
     models = {model.name: model for model in store.models.all()}
+    for half in folder.served.glob(".*.tmp"):
+        half.unlink(missing_ok=True)
     for link in links:
         target = os.readlink(link).split(os.sep)
         # Other links, of checkpoints or second names, are not those of models.

@@ -51,8 +51,9 @@ class Supervisor:
         is_busy: Callable[[], bool] | None = None,
         device: str = "cpu",
     ) -> None:
-        """`launch` starts workers (None: as programs), `policies` tells what tenants may use, `is_busy` whether requests run now (None: it is
-        not known, and jobs_share=pause is refused), `device` where jobs train."""
+        """`launch` starts workers (None: as programs), `policies` tells what tenants may use,
+        `is_busy` whether requests run now (None: it is not known, and jobs_share=pause is
+        refused), `device` where jobs train."""
         self._store = store
         self._settings = settings
         self._launch = launch or ProcessLauncher(settings)

@@ -12,7 +12,6 @@ When asked to stop (SIGTERM), the run saves after its step, and the job is given
 owner wants of it. When the job was lost, this process ends and says nothing.
 """
 
-import hashlib
 import logging
 import os
 import signal
@@ -38,7 +37,9 @@ from gossamer.errors import (
     one_line,
 )
 from gossamer.files import disk_trouble
-from gossamer.jobs.outcome import make_link, put_blob, read_outcome, write_outcome
+from gossamer.jobs.files.blobs import BlobFolder
+from gossamer.jobs.files.scratch import ScratchFile
+from gossamer.jobs.outcome import make_link, read_outcome, write_outcome
 from gossamer.jobs.process import ProcessIdentity
 from gossamer.jobs.run_files import saved_step
 from gossamer.jobs.settings import JobsSettings
@@ -215,8 +216,9 @@ class Attempt:
 
     def _success(self, output: Path) -> JobOutcome:
         content = figures(read_metrics(output))
-        sha256 = hashlib.sha256(content).hexdigest()
-        put_blob(self._folder, sha256, content)
+        with ScratchFile(self._folder.scratch) as file:
+            file.write(content)
+            sha256 = BlobFolder(self._folder).add(file)
         result = _result(output) or {}
         return JobOutcome(
             trained_tokens=int(result["tokens"]),
