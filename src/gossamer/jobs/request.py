@@ -72,7 +72,7 @@ class JobRequest(Settings):
     """Objective: `{"type": "supervised", "supervised": {"hyperparameters": {...}}}`."""
 
     hyperparameters: dict[str, Any] | None = None
-    """The same hyperparameters in OpenAI's former place."""
+    """Hyperparameters in OpenAI's former place; give them there or in `method`."""
 
     integrations: list[Any] | None = None
     """Refused unless empty: the server reports to no tracker."""

@@ -1,5 +1,7 @@
 """`metrics.jsonl` survives kills and resumes."""
 
+import time
+
 from gossamer.training.outputs.metrics import (
     FILE,
     MetricsFile,
@@ -20,7 +22,8 @@ def write(folder, *records):
 def test_lines_are_there_as_soon_as_written(tmp_path):
     metrics = MetricsFile(tmp_path)
     metrics.write({"step": 1, "loss": 2.5})
-    assert read_metrics(tmp_path) == [{"step": 1, "loss": 2.5}]
+    (record,) = read_metrics(tmp_path)
+    assert (record["step"], record["loss"]) == (1, 2.5)
     metrics.close()
 
 
@@ -41,3 +44,10 @@ def test_truncation_drops_later_steps_and_a_line_cut_by_a_kill(tmp_path):
     assert read_metrics(tmp_path)[-1]["loss"] == 9.0
     truncate_metrics(tmp_path, -1)
     assert read_metrics(tmp_path) == []
+
+
+def test_each_line_says_when_it_was_written(tmp_path):
+    before = time.time()
+    write(tmp_path, {"step": 0, "eval_loss": 3.0}, {"step": 1, "loss": 2.5})
+    times = [record["time"] for record in read_metrics(tmp_path)]
+    assert before - 0.001 <= times[0] <= times[1] <= time.time() + 0.001

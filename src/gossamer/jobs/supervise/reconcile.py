@@ -10,6 +10,7 @@ Everything here can be repeated, and a crash in the middle leaves work for the n
 import os
 import shutil
 import time
+from pathlib import Path
 
 from gossamer.errors import UnknownIdError
 from gossamer.jobs.outcome import make_link, remove_link
@@ -30,17 +31,16 @@ def mend_links(store: JobStore, settings: JobsSettings) -> None:
     """Make the links of models that lack them, and remove those of models that are gone."""
     folder = settings.folder
     # Looked at first: a link that is here now has its row by the next statement.
-    links = [path for path in folder.served.iterdir() if path.is_symlink()]
+    links = {path.name: _target(path) for path in folder.served.iterdir()}
     models = {model.name: model for model in store.models.all()}
     for half in folder.served.glob(".*.tmp"):
         half.unlink(missing_ok=True)
-    for link in links:
-        target = os.readlink(link).split(os.sep)
+    for name, target in links.items():
         # Other links, of checkpoints or second names, are not those of models.
         is_of_run = target[:2] == ["..", "jobs"] and target[3:] == ["run"]
-        known = models.get(link.name)
+        known = models.get(name)
         if is_of_run and (known is None or known.deleted is not None):
-            remove_link(folder, link.name)
+            remove_link(folder, name)
     for model in models.values():
         if model.deleted is None and not folder.link(model.name).is_symlink():
             make_link(folder, model.job_id, model.name)
@@ -60,6 +60,14 @@ def forget_old(store: JobStore, settings: JobsSettings, now: float) -> None:
             shutil.rmtree(run, ignore_errors=True)
     store.jobs.forget_old_keys(now)
     store.sessions.end_expired(now)
+
+
+def _target(path: Path) -> list[str]:
+    """The parts of the path that a link leads to; none of what is no link, or has gone."""
+    try:
+        return os.readlink(path).split(os.sep)
+    except OSError:
+        return []
 
 
 def _undo_if_deleted(store: JobStore, settings: JobsSettings, model: str) -> None:

@@ -26,14 +26,15 @@ class Throttle:
         self._settings = settings
         self._owner = owner
         self._is_busy = is_busy
-        self._busy_until = -float("inf")
+        self._quiet_from = -float("inf")
 
     def apply(self, watches: Mapping[tuple[str, int], Watch]) -> None:
         """Stop all workers, or let them go on; one that was asked to end must run to do so."""
         now = time.monotonic()
-        if self._is_busy():
-            self._busy_until = now + QUIET_SECONDS
-        wants_pause = now < self._busy_until
+        is_busy = self._is_busy()
+        if is_busy:
+            self._quiet_from = now + QUIET_SECONDS
+        wants_pause = is_busy or now < self._quiet_from
         for (job_id, attempt), watch in watches.items():
             if wants_pause and watch.stop_asked is None:
                 if not watch.is_paused:

@@ -9,7 +9,7 @@ from gossamer.jobs.settings import JobsSettings
 from gossamer.machine import usable_cpus
 
 _KILL_FIRST = 800
-"""Of -1000 to 1000: whom the kernel kills when memory runs out. Training goes before the server."""
+"""How soon the kernel kills the process when memory runs out, of -1000 to 1000: before servers."""
 
 
 def num_threads() -> int:
