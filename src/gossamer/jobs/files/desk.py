@@ -8,6 +8,7 @@ import sys
 import threading
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from gossamer.errors import GossamerError
 from gossamer.files import write_whole
@@ -24,7 +25,7 @@ MAX_REPORT_BYTES = 4 * 2**20
 VERSION = 1
 """The version of reports that are used again; see `report`, which this process does not import."""
 
-Report = dict[str, object]
+Report = dict[str, Any]
 
 
 class Desk:

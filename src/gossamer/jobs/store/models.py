@@ -127,6 +127,19 @@ class ModelTable:
                 raise absent("permission", permission_id)
             session.delete(row)
 
+    def granted(self) -> dict[str, frozenset[str]]:
+        """The models that tenants were permitted, by tenant; not those that were deleted."""
+        query = (
+            select(ModelPermissionRow.project, ModelPermissionRow.model)
+            .join(ModelRow, ModelRow.name == ModelPermissionRow.model)
+            .where(ModelRow.deleted.is_(None))
+        )
+        found: dict[str, set[str]] = {}
+        with self._database.read() as session:
+            for project, model in session.execute(query):
+                found.setdefault(project, set()).add(model)
+        return {project: frozenset(models) for project, models in found.items()}
+
     def may_use(self, tenant: str, model: str) -> bool:
         """Whether the tenant owns the model or was permitted it."""
         with self._database.read() as session:

@@ -1,0 +1,115 @@
+"""Files, jobs and sessions as an addition to the server, and what runs beside it."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import HTTPConnection
+
+from gossamer.jobs.files.service import FileService
+from gossamer.jobs.files.sweeper import Sweeper
+from gossamer.jobs.settings import JobsSettings
+from gossamer.jobs.store import JobStore
+from gossamer.serving.http.extension import Extension
+from gossamer.serving.keys import Caller
+from gossamer.studio.context import Studio
+from gossamer.studio.extension import page_extension
+from gossamer.studio.grants import Grants
+from gossamer.studio.new_job import BaseModel, JobMaker
+from gossamer.studio.news import StoredNews
+from gossamer.studio.routes import files, job_events, jobs, models, session, uploads
+from gossamer.studio.sessions import Sessions, cookie_of
+from gossamer.studio.view.lines import RunLines
+
+log = logging.getLogger("gossamer.studio")
+
+SWEEP_SECONDS = 600.0
+GRANT_SECONDS = 5.0
+"""Permissions that another server on the same database gives count after this time."""
+
+ROUTES = (files, uploads, jobs, job_events, models)
+
+
+class StudioParts:
+    """The objects of one data folder, and the extensions that serve them."""
+
+    def __init__(
+        self,
+        settings: JobsSettings,
+        base: BaseModel,
+        *,
+        store: JobStore,
+        token: str | None = None,
+        wake: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`wake` tells those who start jobs of a change; `token` opens one session, once."""
+        service = FileService(store, settings)
+        self._sweeper = Sweeper(store, service, settings)
+        self.studio = Studio(
+            store=store,
+            folder=settings.folder,
+            files=service,
+            maker=JobMaker(store, service, settings, base),
+            sessions=Sessions(store, token=token),
+            lines=RunLines(settings.folder),
+            grants=Grants(store),
+            wake=wake,
+        )
+
+    def api(self) -> Extension:
+        """The routes of files, jobs and models, and what they need beside the server."""
+        return Extension(
+            routers=tuple(each.router for each in ROUTES),
+            state={"studio": self.studio},
+            lifespan=self._lifespan,
+            upload_paths=("/v1/files", "/v1/uploads/"),
+            granted=self.studio.grants.of,
+        )
+
+    def page(self) -> tuple[Extension, ...]:
+        """The page and its sessions; after `api`."""
+        sessions = Extension(routers=(session.router,), session=self._caller)
+        return sessions, page_extension(StoredNews(self.studio.store, self.studio.lines))
+
+    @asynccontextmanager
+    async def _lifespan(self, app: FastAPI) -> AsyncIterator[None]:
+        studio = self.studio
+        await run_in_threadpool(studio.grants.refresh)
+        await run_in_threadpool(self._sweeper.begin)
+        studio.files.desk.start()
+        async with AsyncExitStack() as stack:
+            stack.callback(studio.threads.close)
+            stack.push_async_callback(run_in_threadpool, studio.files.desk.close)
+            for work, seconds in (
+                (self._sweeper.sweep, SWEEP_SECONDS),
+                (studio.grants.refresh, GRANT_SECONDS),
+            ):
+                task = asyncio.create_task(_again_and_again(work, seconds))
+                stack.push_async_callback(_cancelled, task)
+            yield
+
+    async def _caller(self, call: HTTPConnection) -> Caller | None:
+        if (cookie := cookie_of(call)) is None:
+            return None
+        keys = call.app.state.context.keys
+        return await run_in_threadpool(self.studio.sessions.find, cookie, keys)
+
+
+async def _again_and_again(work: Callable[[], None], seconds: float) -> None:
+    while True:
+        await asyncio.sleep(seconds)
+        try:
+            await run_in_threadpool(work)
+        except Exception:
+            # A database that is busy or a disk that is full: at the next time again.
+            log.exception("housekeeping has failed")
+
+
+async def _cancelled(task: "asyncio.Task[Any]") -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task

@@ -1,0 +1,127 @@
+"""Fine-tuning jobs: made, listed, shown, stopped and continued."""
+
+import re
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
+
+from gossamer.errors import cut
+from gossamer.jobs.store.jobs import Repeat
+from gossamer.jobs.store.records import JobRecord
+from gossamer.jobs.store.scoped import Tenant
+from gossamer.serving.http.body import read_past
+from gossamer.serving.http.errors import ApiError
+from gossamer.studio.body import read_object
+from gossamer.studio.context import Studio, scope_of, settings_of, trainer
+from gossamer.studio.routes.lists import as_list, metadata_filter, page_ask
+from gossamer.studio.view.jobs import job_object
+
+router = APIRouter()
+
+DEFAULT_LIMIT = 20
+MAX_KEY = 255
+
+
+@router.post("/v1/fine_tuning/jobs")
+async def create_job(http: Request) -> JSONResponse:
+    """Make a job, which waits for its turn; with `dry_run=true`, say only what it would be."""
+    caller, studio = trainer(http), Studio.of(http)
+    is_dry = _is_dry_run(http)
+    repeat = _repeat(http)
+    body = await read_object(http)
+    if is_dry:
+        answer = await studio.run(http, partial(studio.maker.try_out, caller.tenant, body))
+        return JSONResponse(answer)
+    limit = settings_of(http, caller).max_queued_jobs
+    create = partial(studio.maker.create, caller.tenant, body, repeat, max_waiting=limit)
+    job = await studio.run(http, create)
+    studio.wake()
+    return await _answer(http, job)
+
+
+@router.get("/v1/fine_tuning/jobs")
+async def list_jobs(http: Request) -> JSONResponse:
+    """List jobs, the newest first; `limit`, `after` and `metadata[key]=value` choose."""
+    caller, studio = trainer(http), Studio.of(http)
+    ask = page_ask(http, limit=DEFAULT_LIMIT, more=("metadata",))
+    pairs, without = metadata_filter(http)
+
+    def find() -> dict[str, Any]:
+        page = studio.store.jobs.page(
+            scope_of(caller), ask, metadata=pairs, without_metadata=without
+        )
+        return as_list(_shown(studio, page.data), has_more=page.has_more)
+
+    return JSONResponse(await studio.run(http, find))
+
+
+@router.get("/v1/fine_tuning/jobs/{job_id}")
+async def show_job(http: Request, job_id: str) -> JSONResponse:
+    """Show a job: its status, how far it is, what it was asked for and what that means."""
+    caller, studio = trainer(http), Studio.of(http)
+    find = partial(studio.store.jobs.get, scope_of(caller), job_id)
+    return await _answer(http, await studio.run(http, find))
+
+
+@router.post("/v1/fine_tuning/jobs/{job_id}/cancel")
+async def cancel_job(http: Request, job_id: str) -> JSONResponse:
+    """End a job; what it has learnt can be had back for a while with `resume`."""
+    return await _act(http, job_id, Studio.of(http).store.jobs.cancel)
+
+
+@router.post("/v1/fine_tuning/jobs/{job_id}/pause")
+async def pause_job(http: Request, job_id: str) -> JSONResponse:
+    """Stop a job after its step, so that it can go on exactly there."""
+    return await _act(http, job_id, Studio.of(http).store.jobs.pause)
+
+
+@router.post("/v1/fine_tuning/jobs/{job_id}/resume")
+async def resume_job(http: Request, job_id: str) -> JSONResponse:
+    """Let a paused job go on, or one that was cancelled by mistake."""
+    return await _act(http, job_id, Studio.of(http).store.jobs.resume)
+
+
+async def _act(http: Request, job_id: str, act: Callable[[Tenant, str], JobRecord]) -> JSONResponse:
+    caller, studio = trainer(http), Studio.of(http)
+    await read_past(http)
+    job = await studio.run(http, partial(act, scope_of(caller), job_id))
+    studio.wake()
+    return await _answer(http, job)
+
+
+async def _answer(http: Request, job: JobRecord) -> JSONResponse:
+    studio = Studio.of(http)
+    return JSONResponse((await studio.run(http, lambda: _shown(studio, [job])))[0])
+
+
+def _shown(studio: Studio, jobs: list[JobRecord]) -> list[dict[str, Any]]:
+    metadata = studio.store.jobs.metadata([job.id for job in jobs])
+    return [job_object(job, studio.lines.of(job.id), metadata.get(job.id, {})) for job in jobs]
+
+
+def _is_dry_run(http: Request) -> bool:
+    for name in http.query_params:
+        if name != "dry_run":
+            message = f"unknown parameter '{cut(name)}'; known: dry_run"
+            raise ApiError(400, message, code="unknown_parameter", param=cut(name))
+    value = http.query_params.get("dry_run", "false")
+    if value not in ("true", "false"):
+        message = f"'dry_run' = '{cut(value)}' must be true or false"
+        raise ApiError(400, message, code="invalid_value", param="dry_run")
+    return value == "true"
+
+
+def _repeat(http: Request) -> Repeat:
+    key = http.headers.get("idempotency-key")
+    if key is not None and (not 0 < len(key) <= MAX_KEY or not key.isprintable()):
+        raise ApiError(
+            400,
+            f"the header Idempotency-Key must have 1 to {MAX_KEY} printable characters",
+            code="invalid_value",
+        )
+    # OpenAI's client sends no key, but tells that it tries again.
+    retries = http.headers.get("x-stainless-retry-count", "0")
+    return Repeat(key=key, is_retry=re.fullmatch(r"0*[1-9][0-9]{0,5}", retries) is not None)

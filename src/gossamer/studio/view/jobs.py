@@ -1,0 +1,72 @@
+"""OpenAI's objects of fine-tuning: jobs and their checkpoints, with our additions."""
+
+import time
+from typing import Any
+
+from gossamer.jobs.store.records import JobRecord
+from gossamer.studio.view.checkpoints import checkpoint_name
+from gossamer.studio.view.lines import Line, metrics_at, progress_of
+
+Shown = dict[str, Any]
+
+ENDED = frozenset({"succeeded", "failed", "cancelled"})
+
+
+def job_object(job: JobRecord, lines: list[Line], metadata: dict[str, str]) -> Shown:
+    """Show a job; `lines` are its metrics so far."""
+    resolved = job.resolved
+    progress = progress_of(job, lines)
+    left = progress["seconds_left"]
+    kind = resolved.get("method_type", "supervised")
+    numbers = resolved.get("hyperparameters", {})
+    return {
+        "id": job.id,
+        "object": "fine_tuning.job",
+        "created_at": int(job.created),
+        "error": job.error,
+        "fine_tuned_model": job.name if job.status == "succeeded" else None,
+        "finished_at": None if job.finished is None else int(job.finished),
+        "hyperparameters": numbers,
+        "model": job.model,
+        "organization_id": job.tenant,
+        "result_files": [job.result_file] if job.result_file else [],
+        "seed": job.seed,
+        "status": job.status,
+        "trained_tokens": job.trained_tokens,
+        "training_file": job.training_file,
+        "validation_file": job.validation_file,
+        "estimated_finish": None if left is None else int(time.time() + left),
+        "integrations": [],
+        "metadata": metadata,
+        "method": {"type": kind, kind: {"hyperparameters": numbers}},
+        "adapter": resolved.get("adapter", {}),
+        "training": resolved.get("training", {}),
+        "progress": progress,
+        "estimate": job.estimate,
+        "resumed_from": job.saved_step if job.attempt > 1 and job.saved_step else None,
+        "attempt": job.attempt,
+        "suffix": job.request.get("suffix"),
+        "alias": job.alias,
+    }
+
+
+def checkpoint_object(job: JobRecord, step: int, created: float, lines: list[Line]) -> Shown:
+    """Show the checkpoint of a step."""
+    return {
+        "id": f"ftckpt_{job.id.removeprefix('ftjob-')}{step}",
+        "object": "fine_tuning.job.checkpoint",
+        "created_at": int(created),
+        "fine_tuning_job_id": job.id,
+        "fine_tuned_model_checkpoint": checkpoint_name(job.name, step),
+        "step_number": step,
+        "metrics": metrics_at(lines, step),
+    }
+
+
+def final_checkpoint(job: JobRecord, lines: list[Line]) -> Shown | None:
+    """Show the model itself as the last checkpoint; None before the job has succeeded."""
+    if job.status != "succeeded" or not lines:
+        return None
+    created = job.finished or job.created
+    shown = checkpoint_object(job, max(line["step"] for line in lines), created, lines)
+    return {**shown, "fine_tuned_model_checkpoint": job.name}

@@ -1,0 +1,108 @@
+"""The lines of a run's `metrics.jsonl`, read again only when the file has changed."""
+
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable
+from statistics import median
+from typing import Any
+
+from gossamer.jobs.data_folder import DataFolder
+from gossamer.jobs.store.records import JobRecord
+
+METRICS = "metrics.jsonl"
+MAX_KEPT = 32
+"""Runs whose lines are kept."""
+
+RECENT = 50
+"""Steps by which the time that is left is judged."""
+
+Line = dict[str, Any]
+_Stamp = tuple[int, int, int]
+
+
+class RunLines:
+    """The lines of all runs of one data folder. From any thread; it reads files."""
+
+    def __init__(self, folder: DataFolder) -> None:
+        self._folder = folder
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[str, tuple[_Stamp, list[Line]]] = OrderedDict()
+
+    def of(self, job_id: str) -> list[Line]:
+        """All complete lines of a job, in order; none before its first step."""
+        path = self._folder.job(job_id).run / METRICS
+        try:
+            status = path.stat()
+        except OSError:
+            return []
+        stamp = (status.st_ino, status.st_size, status.st_mtime_ns)
+        with self._lock:
+            kept = self._kept.get(job_id)
+            if kept is not None and kept[0] == stamp:
+                self._kept.move_to_end(job_id)
+                return kept[1]
+        try:
+            lines = list(_parsed(path.read_text(encoding="utf-8").splitlines()))
+        except OSError:
+            return []
+        with self._lock:
+            self._kept[job_id] = (stamp, lines)
+            self._kept.move_to_end(job_id)
+            while len(self._kept) > MAX_KEPT:
+                self._kept.popitem(last=False)
+        return lines
+
+
+def _parsed(texts: Iterable[str]) -> Iterable[Line]:
+    for text in texts:
+        try:
+            line = json.loads(text)
+        except ValueError:  # cut off by a kill, or being written
+            continue
+        if isinstance(line, dict) and isinstance(line.get("step"), int):
+            yield line
+
+
+def steps_of(lines: list[Line]) -> list[Line]:
+    """The lines of training steps."""
+    return [line for line in lines if "loss" in line]
+
+
+def evaluations_of(lines: list[Line]) -> list[Line]:
+    """The lines of evaluations."""
+    return [line for line in lines if "eval_loss" in line]
+
+
+def progress_of(job: JobRecord, lines: list[Line]) -> dict[str, Any]:
+    """How far a job is, by its lines; what was not measured is None."""
+    steps, evals = steps_of(lines), evaluations_of(lines)
+    last = steps[-1] if steps else {}
+    done = last.get("step", 0)
+    return {
+        "step": done,
+        "steps": job.steps,
+        "seconds_left": _seconds_left(job, steps, done),
+        "tokens_per_second": last.get("tokens_per_second"),
+        "train_loss": last.get("loss"),
+        "valid_loss": evals[-1]["eval_loss"] if evals else None,
+        "reason": job.reason,
+    }
+
+
+def _seconds_left(job: JobRecord, steps: list[Line], done: int) -> float | None:
+    recent = [line["seconds"] for line in steps[-RECENT:] if "seconds" in line]
+    if job.status != "running" or job.steps is None or not recent:
+        return None
+    return round(max(0, job.steps - done) * median(recent), 1)
+
+
+def metrics_at(lines: list[Line], step: int) -> dict[str, Any]:
+    """What was measured at a step, by OpenAI's names."""
+    found: dict[str, Any] = {"step": step}
+    for line in lines:
+        if line["step"] == step and "loss" in line:
+            found["train_loss"] = line["loss"]
+        elif line["step"] == step and "eval_loss" in line:
+            found["valid_loss"] = found["full_valid_loss"] = line["eval_loss"]
+    return found

@@ -1,0 +1,87 @@
+"""A live server with files and jobs over an engine without a model."""
+
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from fake_engine import FakeEngine
+from live_server import live
+
+from gossamer.cli.main import main
+from gossamer.jobs.settings import JobsSettings
+from gossamer.jobs.store import JobStore
+from gossamer.studio.assembly import StudioParts
+from gossamer.studio.new_job import BaseModel
+
+from tiny import tiny_tokenizer
+
+PAIR = b'{"prompt": "a", "completion": "b"}\n'
+
+
+@pytest.fixture
+def keys(tmp_path, capsys):
+    """A key file and a function that adds a tenant with a key to it."""
+    path = tmp_path / "keys.yaml"
+
+    def add(tenant, *options):
+        assert main(["keys", "add", tenant, "--file", str(path), *options]) == 0
+        return capsys.readouterr().out.strip()
+
+    add.path = path
+    return add
+
+
+@pytest.fixture
+def settings(tmp_path):
+    return JobsSettings(data_dir=str(tmp_path / "data"), disk_floor_mib=1, max_upload_mib=1)
+
+
+@pytest.fixture
+def store(settings):
+    store = JobStore.open(settings)
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def serve(settings, store, monkeypatch):
+    """Serve files and jobs; yields a client, to which `key` gives a bearer key."""
+
+    class Roomy:
+        free, total = 2**50, 2**51
+
+    monkeypatch.setattr("gossamer.jobs.files.service.shutil.disk_usage", lambda path: Roomy)
+
+    @contextmanager
+    def serve(*, token=None, key=None, page=False, **http):
+        engine = FakeEngine(tiny_tokenizer())
+        base = BaseModel("tiny", str(Path(settings.data_dir) / "model"), lambda: 64)
+        woken = []
+        parts = StudioParts(
+            settings, base, store=store, token=token, wake=lambda: woken.append(True)
+        )
+        extensions = [parts.api(), *(parts.page() if page else ())]
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        try:
+            with live(engine, extensions, **http) as (host, port):
+                url = f"http://{host}:{port}"
+                with httpx.Client(base_url=url, headers=headers, timeout=60) as client:
+                    client.engine, client.woken, client.studio = engine, woken, parts.studio
+                    yield client
+        finally:
+            engine.shutdown()
+
+    return serve
+
+
+@pytest.fixture
+def send():
+    """Upload rows; returns the file's object."""
+
+    def send(client, content=PAIR * 3, name="rows.jsonl", purpose="fine-tune", **options):
+        return client.post(
+            "/v1/files", data={"purpose": purpose}, files={"file": (name, content)}, **options
+        )
+
+    return send
