@@ -6,6 +6,8 @@ gossamer serve smollm2-135m --adapters runs/mine               ... and this one
 gossamer serve smollm2-135m --adapters runs/ --memory 2        with 2 GiB for texts and adapters
 gossamer serve smollm2-135m --adapters runs/ --keys keys.yaml --host 0.0.0.0
                                                                for others, who need keys
+gossamer serve smollm2-135m --jobs                             ... and fine-tune it over HTTP
+gossamer serve smollm2-135m --jobs --studio                    ... with a page in the browser
 
 Every adapter folder below the one given with --adapters is a model of its own, as is that folder
 itself if it is an adapter: clients name it in `model`, or the base model by its own name. An
@@ -27,6 +29,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from gossamer.adapters.reading.limits import AdapterLimits
+from gossamer.cli.parts import served_jobs
 from gossamer.cli.parts.options import Options
 from gossamer.serving.core.interface import EngineInterface
 from gossamer.serving.http.settings import HttpSettings
@@ -61,11 +64,13 @@ HTTP = Options(
 )
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare one option for each setting of the engine and of the HTTP server."""
+def add_arguments(parser: argparse.ArgumentParser, *, switches: bool = True) -> None:
+    """Declare one option for each setting of the engine, of the HTTP server, and of jobs, with
+    `switches` for whether there are jobs and a page."""
     ENGINE.add_to(parser)
     LIMITS.add_to(parser)
     HTTP.add_to(parser)
+    served_jobs.add_arguments(parser, switches=switches)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -79,6 +84,7 @@ def run(args: argparse.Namespace) -> int:
 def _run(args: argparse.Namespace, watch: "SignalWatch") -> int:
     started = time.monotonic()
     engine_settings = ENGINE.read(args, adapter_limits=LIMITS.read(args))
+    engine_settings = served_jobs.with_their_adapters(args, engine_settings)
     http_settings = HTTP.read(args, **_keys_from_environment())
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
 
@@ -86,30 +92,47 @@ def _run(args: argparse.Namespace, watch: "SignalWatch") -> int:
     from gossamer.serving.http.transport.server import bind, url
     from gossamer.serving.key_file import KeyFile
 
-    limits_of = KeyFile(http_settings.keys).limits_of if http_settings.keys else unlimited
+    key_file = KeyFile(http_settings.keys) if http_settings.keys else None
     from gossamer.cluster.start import follow_if_told
 
     follow_if_told(engine_settings)
     # The port first: a busy one is reported at once, and not after the model has been loaded.
-    with bind(http_settings.host, http_settings.port) as listener:
+    with (
+        bind(http_settings.host, http_settings.port) as listener,
+        served_jobs.open_jobs(args, http_settings) as jobs,
+    ):
         if http_settings.is_public and not http_settings.needs_key:
             _warn_of_open_door(http_settings.host)
         from gossamer.cluster.start import start_engine
 
         # The server drains as at a signal, and then ends with an error.
         engine = start_engine(
-            engine_settings, limits_of, on_lost=partial(os.kill, os.getpid(), signal.SIGTERM)
+            engine_settings,
+            key_file.limits_of if key_file is not None else unlimited,
+            on_lost=partial(os.kill, os.getpid(), signal.SIGTERM),
         )
+        extensions = jobs.extensions(engine, engine_settings.model, key_file) if jobs else []
 
         from gossamer.serving.http.transport.server import run_server
 
         def announce() -> None:
             needs_key = http_settings.needs_key
             _announce(url(listener), engine, time.monotonic() - started, needs_key=needs_key)
+            if jobs is not None and jobs.token is not None:
+                _announce_page(url(listener), jobs.token)
 
-        run_server(engine, http_settings, listener, announce, watch)
+        run_server(engine, http_settings, listener, announce, watch, extensions)
         engine.check()
     return 0
+
+
+def _announce_page(url: str, token: str) -> None:
+    # Behind the sign #, a browser sends it nowhere and no log has it.
+    print(
+        f"gossamer: page: {url}/studio/#token={token}\n"
+        "gossamer: the link opens one session, once; who has it may do everything here",
+        flush=True,
+    )
 
 
 def _announce(url: str, engine: EngineInterface, seconds: float, *, needs_key: bool) -> None:

@@ -11,7 +11,7 @@ import logging
 import stat
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +152,10 @@ class KeyFile:
             with contextlib.suppress(RuntimeError):
                 self._threads.submit(self._look_again)
         return self._limits.get(tenant, NO_LIMITS)
+
+    def tenants(self) -> Mapping[str, TenantSettings]:
+        """All tenants, as they were at the last look."""
+        return self._content.tenants
 
     def tenant(self, name: str) -> TenantSettings | None:
         """What the file says of a tenant; None if it is not listed. As quick as `limits_of`."""

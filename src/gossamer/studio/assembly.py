@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from typing import Any
+from typing import Any, Protocol
 
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
@@ -34,6 +34,19 @@ GRANT_SECONDS = 5.0
 ROUTES = (files, uploads, jobs, job_events, models)
 
 
+class JobRunner(Protocol):
+    """What starts and stops the processes of jobs (`jobs.supervise`)."""
+
+    def start(self) -> None:
+        """Begin, in a thread."""
+
+    def wake(self) -> None:
+        """Look now: something has changed."""
+
+    def stop(self) -> None:
+        """End; returns when all jobs have saved."""
+
+
 class StudioParts:
     """The objects of one data folder, and the extensions that serve them."""
 
@@ -43,11 +56,13 @@ class StudioParts:
         base: BaseModel,
         *,
         store: JobStore,
+        runner: JobRunner | None = None,
         token: str | None = None,
-        wake: Callable[[], None] = lambda: None,
     ) -> None:
-        """`wake` tells those who start jobs of a change; `token` opens one session, once."""
+        """`runner` runs the jobs (None: another server on this database does); `token` opens one
+        session, once."""
         service = FileService(store, settings)
+        self._runner = runner
         self._sweeper = Sweeper(store, service, settings)
         self.studio = Studio(
             store=store,
@@ -57,7 +72,7 @@ class StudioParts:
             sessions=Sessions(store, token=token),
             lines=RunLines(settings.folder),
             grants=Grants(store),
-            wake=wake,
+            wake=runner.wake if runner is not None else lambda: None,
         )
 
     def api(self) -> Extension:
@@ -84,6 +99,9 @@ class StudioParts:
         async with AsyncExitStack() as stack:
             stack.callback(studio.threads.close)
             stack.push_async_callback(run_in_threadpool, studio.files.desk.close)
+            if self._runner is not None:
+                self._runner.start()
+                stack.push_async_callback(run_in_threadpool, self._runner.stop)
             for work, seconds in (
                 (self._sweeper.sweep, SWEEP_SECONDS),
                 (studio.grants.refresh, GRANT_SECONDS),

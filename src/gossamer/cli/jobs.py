@@ -1,0 +1,164 @@
+"""List, show and stop the fine-tuning jobs of a server that was started with --jobs.
+
+gossamer jobs list                     the newest jobs, how far they are, and why they wait
+gossamer jobs show ID                  all of one job, as JSON
+gossamer jobs logs ID                  what happened to it
+gossamer jobs logs ID --follow         ... and what happens, until it ends
+gossamer jobs cancel ID                end it
+gossamer jobs pause ID                 stop it so that it can go on
+gossamer jobs resume ID                let it go on
+
+ID is what `list` shows, or the end of it.
+"""
+
+import argparse
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+from gossamer.cli.parts.tables import print_table
+from gossamer.errors import ServingError, UnknownNameError, cut
+
+if TYPE_CHECKING:
+    import httpx
+
+KEY_VARIABLE = "GOSSAMER_API_KEY"
+DEFAULT_URL = "http://127.0.0.1:8000"
+_MAX_LOGS = 10_000
+_ACTIONS = ("cancel", "pause", "resume")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the sub-commands."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    listing = actions.add_parser("list", help="show the newest jobs")
+    listing.add_argument("--limit", type=int, default=20, metavar="N", help="at most [default: 20]")
+    listing.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    named = [
+        actions.add_parser("show", help="print all of a job as JSON"),
+        actions.add_parser("logs", help="print what happened to a job"),
+        actions.add_parser("cancel", help="end a job"),
+        actions.add_parser("pause", help="stop a job so that it can go on"),
+        actions.add_parser("resume", help="let a job go on"),
+    ]
+    named[1].add_argument(
+        "--follow", action="store_true", help="go on until the job ends, as it happens"
+    )
+    for action in named:
+        action.add_argument("id", metavar="ID", help="the job, or the end of its name")
+    for action in (listing, *named):
+        action.add_argument(
+            "--url", default=DEFAULT_URL, help=f"address of the server [default: {DEFAULT_URL}]"
+        )
+        action.add_argument(
+            "--api-key", metavar="KEY", help=f"of the server; default: ${KEY_VARIABLE}"
+        )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the chosen sub-command."""
+    import httpx
+
+    from gossamer.serving.client.address import api_root, key_headers
+
+    headers = key_headers(args.api_key or os.environ.get(KEY_VARIABLE))
+    try:
+        with httpx.Client(base_url=api_root(args.url), headers=headers, timeout=60) as client:
+            return _run(args, client)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise ServingError(f"the server at {args.url} does not answer: {error}") from None
+
+
+def _run(args: argparse.Namespace, client: "httpx.Client") -> int:
+    if args.action == "list":
+        return _list(args, client)
+    job_id = _whole_id(client, args.id)
+    if args.action in _ACTIONS:
+        job = _answer(client.post(f"fine_tuning/jobs/{job_id}/{args.action}"))
+        print(f"{job['id']} {job['status']}")
+    elif args.action == "show":
+        print(json.dumps(_answer(client.get(f"fine_tuning/jobs/{job_id}")), indent=2))
+    elif args.follow:
+        _follow(client, job_id)
+    else:
+        events = _answer(client.get(f"fine_tuning/jobs/{job_id}/events?limit={_MAX_LOGS}"))
+        for event in reversed(events["data"]):
+            _print_event(event)
+    return 0
+
+
+def _list(args: argparse.Namespace, client: "httpx.Client") -> int:
+    jobs = _answer(client.get(f"fine_tuning/jobs?limit={args.limit}"))["data"]
+    if args.json:
+        print(json.dumps(jobs, indent=2))
+        return 0
+    columns = ["id", "status", "method", "step", "left", "loss", "held out", "model or reason"]
+    print_table(columns, [_row(job) for job in jobs])
+    return 0
+
+
+def _row(job: dict[str, Any]) -> list[str]:
+    progress = job["progress"]
+    ended = job["fine_tuned_model"] or (job["error"] or {}).get("message") or progress["reason"]
+    steps = "-" if progress["steps"] is None else f"{progress['step']}/{progress['steps']}"
+    return [
+        job["id"],
+        job["status"],
+        job["adapter"].get("method", "-"),
+        steps,
+        "-" if progress["seconds_left"] is None else f"{progress['seconds_left']:.0f} s",
+        _number(progress["train_loss"]),
+        _number(progress["valid_loss"]),
+        ended or "-",
+    ]
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _whole_id(client: "httpx.Client", text: str) -> str:
+    """The identifier that ends so, among the newest jobs; a whole one is not looked for."""
+    if text.startswith("ftjob-"):
+        return text
+    jobs = _answer(client.get("fine_tuning/jobs?limit=1000"))["data"]
+    found = [job["id"] for job in jobs if job["id"].endswith(text)]
+    if len(found) != 1:
+        raise UnknownNameError.among("job", text, [job["id"] for job in jobs])
+    return str(found[0])
+
+
+def _follow(client: "httpx.Client", job_id: str) -> None:
+    headers = {"Accept": "text/event-stream"}
+    path = f"fine_tuning/jobs/{job_id}/events"
+    with client.stream("GET", path, headers=headers, timeout=None) as response:
+        if response.status_code >= 400:
+            response.read()
+            _answer(response)
+        for line in response.iter_lines():
+            if line.startswith("data: "):
+                _print_event(json.loads(line.removeprefix("data: ")))
+
+
+def _print_event(event: dict[str, Any]) -> None:
+    from datetime import datetime
+
+    moment = datetime.fromtimestamp(event["created_at"]).astimezone()
+    mark = "" if event["level"] == "info" else f"{event['level']}: "
+    print(f"{moment:%H:%M:%S}  {mark}{event['message']}", flush=True)
+
+
+def _answer(response: "httpx.Response") -> Any:
+    """What the server says; its errors are told as ours."""
+    try:
+        body = response.json()
+    except ValueError:
+        raise ServingError(
+            f"{response.url} answers with status {response.status_code} and no JSON"
+        ) from None
+    if response.status_code < 400:
+        return body
+    message = str(body.get("error", {}).get("message", f"status {response.status_code}"))
+    if response.status_code == 404 and "no such route" in message:
+        message = "the server was started without --jobs"
+    raise ServingError(cut(message, 1000))
