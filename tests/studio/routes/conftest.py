@@ -32,6 +32,22 @@ def keys(tmp_path, capsys):
     return add
 
 
+class Idle:
+    """Runs no job, and notes what it is told."""
+
+    def __init__(self):
+        self.calls = []
+
+    def start(self):
+        pass
+
+    def wake(self):
+        self.calls.append("wake")
+
+    def stop(self):
+        pass
+
+
 @pytest.fixture
 def settings(tmp_path):
     return JobsSettings(data_dir=str(tmp_path / "data"), disk_floor_mib=1, max_upload_mib=1)
@@ -57,17 +73,15 @@ def serve(settings, store, monkeypatch):
     def serve(*, token=None, key=None, page=False, **http):
         engine = FakeEngine(tiny_tokenizer())
         base = BaseModel("tiny", str(Path(settings.data_dir) / "model"), lambda: 64)
-        woken = []
-        parts = StudioParts(
-            settings, base, store=store, token=token, wake=lambda: woken.append(True)
-        )
+        runner = Idle()
+        parts = StudioParts(settings, base, store=store, token=token, runner=runner)
         extensions = [parts.api(), *(parts.page() if page else ())]
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         try:
             with live(engine, extensions, **http) as (host, port):
                 url = f"http://{host}:{port}"
                 with httpx.Client(base_url=url, headers=headers, timeout=60) as client:
-                    client.engine, client.woken, client.studio = engine, woken, parts.studio
+                    client.engine, client.woken = engine, runner.calls
                     yield client
         finally:
             engine.shutdown()

@@ -19,7 +19,7 @@ def wait(client, file_id):
 
 
 def leftovers(settings):
-    return [path for path in settings.folder.scratch.iterdir()]
+    return list(settings.folder.scratch.iterdir())
 
 
 def test_a_file_is_sent_listed_read_and_deleted(serve, send, settings):
@@ -27,7 +27,11 @@ def test_a_file_is_sent_listed_read_and_deleted(serve, send, settings):
         made = send(client, name="näme.jsonl").json()
         assert made["object"] == "file"
         assert made["id"].startswith("file-")
-        assert (made["bytes"], made["filename"], made["purpose"]) == (105, "näme.jsonl", "fine-tune")
+        assert (made["bytes"], made["filename"], made["purpose"]) == (
+            105,
+            "näme.jsonl",
+            "fine-tune",
+        )
         assert made["created_at"] == pytest.approx(time.time(), abs=60)
         assert wait(client, made["id"])["status"] == "processed"
         report = client.get(f"/v1/files/{made['id']}/report").json()
@@ -185,8 +189,8 @@ def malformed(count):
     random.seed(3)
     boundary = b"----b0undary"
     whole = (
-        b"--%b\r\nContent-Disposition: form-data; name=\"purpose\"\r\n\r\nfine-tune\r\n"
-        b"--%b\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a.jsonl\"\r\n"
+        b'--%b\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nfine-tune\r\n'
+        b'--%b\r\nContent-Disposition: form-data; name="file"; filename="a.jsonl"\r\n'
         b"Content-Type: application/octet-stream\r\n\r\n%b\r\n--%b--\r\n"
     ) % (boundary, boundary, PAIR * 3, boundary)
     kind = f"multipart/form-data; boundary={boundary.decode()}"

@@ -2,9 +2,13 @@
 
 import json
 import random
+import threading
+import time
 
 import pytest
 
+from gossamer.jobs.store.tables import ModelRow
+from gossamer.serving.core.stats import AdapterStatus
 
 PAIR = b'{"prompt": "a", "completion": "b"}\n'
 JOBS = "/v1/fine_tuning/jobs"
@@ -25,8 +29,6 @@ def file_of(send, store):
 
 
 def wait(client, file_id):
-    import time
-
     deadline = time.monotonic() + 60
     while client.get(f"/v1/files/{file_id}").json()["status"] == "uploaded":
         assert time.monotonic() < deadline
@@ -247,7 +249,21 @@ def test_graders_and_unknown_routes_are_not_offered(serve):
 def mutations(body, count):
     """Bodies of jobs that are broken in many ways, as bytes."""
     random.seed(5)
-    odd = [None, True, -1, 0, 1e308, "", "x" * 5000, [], {}, [[[]]], {"a": {"b": []}}, "\u0000", 2**70]
+    odd = [
+        None,
+        True,
+        -1,
+        0,
+        1e308,
+        "",
+        "x" * 5000,
+        [],
+        {},
+        [[[]]],
+        {"a": {"b": []}},
+        "\u0000",
+        2**70,
+    ]
     names = [*body, "method", "hyperparameters", "adapter", "training", "metadata", "integrations"]
     for _ in range(count):
         changed = json.loads(json.dumps(body))
@@ -258,7 +274,9 @@ def mutations(body, count):
                 changed[random.choice(["x", "Model", "__proto__", ""])] = random.choice(odd)
             case 2:
                 inner = random.choice(["adapter", "training", "metadata", "hyperparameters"])
-                changed[inner] = {random.choice(["rank", "epochs", "k", "method"]): random.choice(odd)}
+                changed[inner] = {
+                    random.choice(["rank", "epochs", "k", "method"]): random.choice(odd)
+                }
             case _:
                 text = bytearray(json.dumps(changed).encode())
                 place = random.randrange(len(text))
@@ -304,3 +322,115 @@ def test_the_sha_of_a_request_is_of_the_body(serve, file_of, store):
     one, two = store.jobs.of_statuses("queued")
     assert one.request_sha256 != two.request_sha256
     assert one.request == {"model": "tiny", "training_file": rows, "seed": 1}
+
+
+# The stream of events.
+
+
+def read_events(client, job_id, count, since=None):
+    """The next `count` events of the stream, each with its place."""
+    headers = {"Accept": "text/event-stream", **({"Last-Event-ID": since} if since else {})}
+    found, place = [], None
+    with client.stream("GET", f"{JOBS}/{job_id}/events", headers=headers) as response:
+        assert response.headers["content-type"].startswith("text/event-stream")
+        assert response.headers["x-accel-buffering"] == "no"
+        for line in response.iter_lines():
+            if line.startswith("id: "):
+                place = line.removeprefix("id: ")
+            elif line.startswith("data: "):
+                found.append((place, json.loads(line.removeprefix("data: "))))
+            if len(found) == count:
+                return found
+    return found
+
+
+def write_steps(settings, job_id, numbers):
+    run = settings.folder.job(job_id).run
+    run.mkdir(parents=True, exist_ok=True)
+    with (run / "metrics.jsonl").open("a") as file:
+        for number in numbers:
+            line = {"step": number, "loss": 1.0, "seconds": 0.1, "time": time.time()}
+            file.write(json.dumps(line) + "\n")
+
+
+def test_events_stream_the_oldest_first_and_go_on_from_the_last_one_seen(serve, file_of, settings):
+    with serve() as client:
+        job = create(client, file_of(client)).json()["id"]
+        write_steps(settings, job, [1, 2])
+        first = read_events(client, job, 3)
+        assert [event["message"].split(":")[0] for _, event in first] == [
+            "Created fine-tuning job",
+            "Validating training file",
+            "Files validated, moving job to queued state",
+        ]
+        rest = read_events(client, job, 2, since=first[-1][0])
+        assert [event["data"]["step"] for _, event in rest] == [1, 2]
+        client.post(f"{JOBS}/{job}/cancel")
+        write_steps(settings, job, [3])
+        ended = read_events(client, job, 99, since=rest[0][0])
+        assert [event["data"].get("step") for _, event in ended] == [2, 3, None]
+        headers = {"Accept": "text/event-stream", "Last-Event-ID": ended[-1][0]}
+        seen = client.get(f"{JOBS}/{job}/events", headers=headers)
+        assert (seen.status_code, seen.content) == (204, b"")
+        everything = read_events(client, job, 99, since="nonsense")
+        paged = client.get(f"{JOBS}/{job}/events?limit=50").json()["data"]
+        assert [event for _, event in everything] == paged[::-1]
+
+
+def test_a_stream_tells_what_happens_meanwhile(serve, file_of, settings):
+    with serve() as client:
+        job = create(client, file_of(client)).json()["id"]
+        timer = threading.Timer(0.3, write_steps, (settings, job, [1]))
+        timer.start()
+        events = read_events(client, job, 4)
+        timer.join()
+        assert events[-1][1]["data"]["step"] == 1
+
+
+# Models.
+
+
+def add_model(store, job_id, name):
+    """A model as the end of a job makes it."""
+    with store.database.write() as session:
+        session.add(
+            ModelRow(name=name, job_id=job_id, tenant="alice", digest="d", bytes=1, created=1.0)
+        )
+
+
+def test_a_model_is_shared_taken_back_and_deleted(serve, file_of, store, settings, keys):
+    alice, bob = keys("alice", "--train"), keys("bob")
+    with serve(key=alice, keys=keys.path) as client:
+        job = create(client, file_of(client)).json()["id"]
+        name = store.jobs.of_statuses("queued")[0].name
+        add_model(store, job, name)
+        link = settings.folder.link(name)
+        link.symlink_to("../jobs")
+        client.engine._adapters.append(AdapterStatus(name=name, state="registered"))
+        path = f"/v1/fine_tuning/checkpoints/{name}/permissions"
+        as_bob = {"headers": {"Authorization": f"Bearer {bob}"}}
+        assert client.get(f"/v1/models/{name}").status_code == 200
+        assert client.get(f"/v1/models/{name}", **as_bob).status_code == 404
+        made = client.post(path, json={"project_ids": ["bob", "carol"]}).json()["data"]
+        assert [each["object"] for each in made] == ["checkpoint.permission"] * 2
+        assert client.get(f"/v1/models/{name}", **as_bob).status_code == 200
+        listed = client.get(path, params={"project_id": "bob", "order": "descending"}).json()
+        assert [each["project_id"] for each in listed["data"]] == ["bob"]
+        assert client.get(path, **as_bob).status_code == 404
+        taken = client.delete(f"{path}/{listed['data'][0]['id']}").json()
+        assert taken["deleted"] is True
+        assert client.get(f"/v1/models/{name}", **as_bob).status_code == 404
+        assert client.post(path, json={"project_ids": ["a/b"]}).status_code == 400
+        assert client.delete(f"/v1/models/{name}", **as_bob).status_code == 404
+        gone = client.delete(f"/v1/models/{name}").json()
+        assert gone == {"id": name, "object": "model", "deleted": True}
+        assert client.engine.controls == [("unload", name)]
+        assert not link.is_symlink()
+        assert client.delete(f"/v1/models/{name}").status_code == 404
+        assert client.delete("/v1/models/pirate").json()["error"]["code"] == "wrong_state"
+
+
+def test_without_key_or_session_no_model_is_deleted(serve):
+    with serve() as client:
+        refused = client.delete("/v1/models/ft:tiny:default:x:abcdefgh")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (403, "admin_key_required")

@@ -65,9 +65,7 @@ def test_what_is_anothers_does_not_exist(world):
         assert "alice" not in answer.text.replace("ft:tiny:alice:x:abcdefgh", "")
     assert world.call(world.bob, "GET", "/v1/files").json()["data"] == []
     assert world.call(world.bob, "GET", JOBS).json()["data"] == []
-    stream = world.call(
-        world.bob, "GET", f"{JOBS}/{world.job}/events", params={}, timeout=30
-    )
+    stream = world.call(world.bob, "GET", f"{JOBS}/{world.job}/events", params={}, timeout=30)
     assert stream.status_code == 404
     assert world.call(world.alice, "GET", f"{JOBS}/{world.job}").json()["status"] != "cancelled"
 

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from gossamer.serving.key_file import KeyFile
 
 JOBS = Options(
-    JobsSettings, title="jobs", metavars={"data_dir": "DIR", "database": "URL", "memory_margin": "X"}
+    JobsSettings,
+    title="jobs",
+    metavars={"data_dir": "DIR", "database": "URL", "memory_margin": "X"},
 )
 
 

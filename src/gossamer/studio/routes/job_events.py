@@ -15,7 +15,7 @@ from gossamer.jobs.store.scoped import PageAsk, Tenant
 from gossamer.serving.http.context import Context
 from gossamer.studio.context import Studio, scope_of, trainer
 from gossamer.studio.routes.lists import as_list, page_ask
-from gossamer.studio.view.checkpoints import publish_checkpoints
+from gossamer.studio.view.checkpoints import publish_checkpoints, retire_checkpoints
 from gossamer.studio.view.events import Cursor, PlacedEvent, merged
 from gossamer.studio.view.jobs import ENDED, checkpoint_object, final_checkpoint
 
@@ -64,15 +64,14 @@ def _checkpoints(studio: Studio, scope: Tenant, job_id: str) -> list[dict[str, A
     """All checkpoints that are there, the oldest first."""
     job = studio.store.jobs.get(scope, job_id)
     lines = studio.lines.of(job_id)
-    found = publish_checkpoints(studio.folder, job)
-    shown = [
-        checkpoint_object(job, step, path.stat().st_mtime, lines)
-        for step, path in sorted(found.items())
+    if job.status == "succeeded":
+        # Those on the way are removed at the end, and the model is the last.
+        retire_checkpoints(studio.folder, job.name)
+        return [final_checkpoint(job, lines)]
+    return [
+        checkpoint_object(job, step, created, lines)
+        for step, created in sorted(publish_checkpoints(studio.folder, job).items())
     ]
-    final = final_checkpoint(job, lines)
-    if final is not None and all(each["step_number"] != final["step_number"] for each in shown):
-        shown.append(final)
-    return shown
 
 
 def _page(entries: list[dict[str, Any]], ask: PageAsk, what: str) -> dict[str, Any]:

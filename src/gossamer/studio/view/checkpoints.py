@@ -23,8 +23,9 @@ def checkpoint_name(model: str, step: int) -> str:
     return f"{model}:ckpt-step-{step}"
 
 
-def publish_checkpoints(folder: DataFolder, job: JobRecord) -> dict[int, Path]:
-    """Link the job's checkpoints that are there into the served folder; returns them by step.
+def publish_checkpoints(folder: DataFolder, job: JobRecord) -> dict[int, float]:
+    """Link the job's checkpoints that are there into the served folder; returns when each was
+    written, by step.
 
     Links of checkpoints that have been removed go.
     """
@@ -36,11 +37,15 @@ def publish_checkpoints(folder: DataFolder, job: JobRecord) -> dict[int, Path]:
         if text.isdigit() and int(text) not in found:
             with suppress(FileNotFoundError):
                 link.unlink()
+    written = {}
     for step, path in found.items():
         link = folder.link(checkpoint_name(job.name, step))
         with suppress(FileExistsError):
             link.symlink_to(Path("..") / path.relative_to(folder.root))
-    return found
+        # The run may remove it in this moment.
+        with suppress(FileNotFoundError):
+            written[step] = path.stat().st_mtime
+    return written
 
 
 def retire_checkpoints(folder: DataFolder, model: str) -> None:

@@ -63,10 +63,9 @@ def checkpoint_object(job: JobRecord, step: int, created: float, lines: list[Lin
     }
 
 
-def final_checkpoint(job: JobRecord, lines: list[Line]) -> Shown | None:
-    """Show the model itself as the last checkpoint; None before the job has succeeded."""
-    if job.status != "succeeded" or not lines:
-        return None
+def final_checkpoint(job: JobRecord, lines: list[Line]) -> Shown:
+    """Show the model of a job that has succeeded as its last checkpoint."""
     created = job.finished or job.created
-    shown = checkpoint_object(job, max(line["step"] for line in lines), created, lines)
+    step = max((line["step"] for line in lines), default=job.steps or 0)
+    shown = checkpoint_object(job, step, created, lines)
     return {**shown, "fine_tuned_model_checkpoint": job.name}
