@@ -27,6 +27,8 @@ from gossamer.serving.http.openai.request_schema import ChatBody, CompletionBody
 from gossamer.serving.http.routes import adapters, operation
 from gossamer.serving.http.routes import adapters as adapter_bodies
 from gossamer.serving.http.settings import HttpSettings
+from gossamer.studio.assembly import ROUTES
+from gossamer.studio.routes import session
 
 # What the types alone do not say.
 MEANING = {
@@ -66,6 +68,9 @@ def page() -> str:
             "The interface is OpenAI's. An adapter is a name in `model`. A field that is not listed"
             " here is refused with status 400, not ignored.",
             table(["route", "what it does"], _routes()),
+            "A server with `--jobs` has these too ([the guide](../guides/jobs.md)); they need a"
+            " tenant with `train`, or an administrator. With `--studio` it has the page's.",
+            table(["route", "what it does"], _routes_of(*ROUTES, session)),
             "## Fields of POST /v1/chat/completions",
             _body(ChatBody),
             "## Fields of POST /v1/completions",
@@ -112,7 +117,11 @@ def _limits() -> Iterator[tuple[str, str]]:
 
 
 def _routes() -> Iterator[tuple[str, str]]:
-    for module in (chat, completions, models, adapters, operation):
+    yield from _routes_of(chat, completions, models, adapters, operation)
+
+
+def _routes_of(*modules: Any) -> Iterator[tuple[str, str]]:
+    for module in modules:
         for route in module.router.routes:
             if isinstance(route, APIRoute):
                 verbs = " ".join(sorted(set(route.methods or ()) - {"HEAD"}))

@@ -25,7 +25,7 @@ from gossamer.serving.keys import Caller
 SESSION_SECONDS = 12 * 3600
 FAILURES = 10
 FAILURE_SECONDS = 60.0
-"""So many wrong keys or tokens within this time, and an address has to wait."""
+"""With this many wrong keys or tokens within the time, an address has to wait."""
 
 MAX_ADDRESSES = 10_000
 

@@ -368,7 +368,7 @@ def test_events_stream_the_oldest_first_and_go_on_from_the_last_one_seen(serve, 
         client.post(f"{JOBS}/{job}/cancel")
         write_steps(settings, job, [3])
         ended = read_events(client, job, 99, since=rest[0][0])
-        assert [event["data"].get("step") for _, event in ended] == [2, 3, None]
+        assert [event["data"].get("step") for _, event in ended] == [2, None, 3]
         headers = {"Accept": "text/event-stream", "Last-Event-ID": ended[-1][0]}
         seen = client.get(f"{JOBS}/{job}/events", headers=headers)
         assert (seen.status_code, seen.content) == (204, b"")

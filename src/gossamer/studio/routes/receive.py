@@ -19,8 +19,8 @@ SLACK_BYTES = 2**20
 
 DRAIN_BYTES = 16 * 2**20
 DRAIN_SECONDS = 1.0
-"""So much of a refused body is still read and thrown away: a client that is busy sending would not
-see the answer."""
+"""This much of a refused body is still read and thrown away: a client that is busy sending would
+not see the answer."""
 
 
 async def receive_form(
