@@ -15,7 +15,7 @@ TORCH_INDEX ?=
 # is installed into anew.
 STAMP := .venv/.gossamer-$(shell { pwd; cat pyproject.toml constraints.txt; } | cksum | cut -d' ' -f1)
 
-.PHONY: help demo test test-slow test-peft coverage fuzz bench lint format docs docs-check clean
+.PHONY: help demo test test-slow test-kills test-peft coverage fuzz bench lint format docs docs-check clean
 
 help:  ## Show this list.
 	@grep -E '^[a-z-]+:.*  ## ' Makefile | sed -E 's/^([a-z-]+):.*  ## /\1\t/' | expand -t 12
@@ -32,6 +32,9 @@ test: $(STAMP)  ## Run the tests (minutes; no network).
 
 test-slow: $(STAMP)  ## Run the tests that need the real SmolLM2 model or much time.
 	@$(PY) -m pytest -m slow
+
+test-kills: $(STAMP)  ## Kill workers and servers of jobs 40 times, on SQLite and PostgreSQL (minutes).
+	@$(PY) -m pytest -m slow tests/jobs/test_kills.py
 
 # Options of pytest, such as PEFT_SUITE="-k Llama test_decoder_models.py", run a part.
 PEFT_SUITE ?= -n logical --maxprocesses 8

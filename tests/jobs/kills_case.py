@@ -25,32 +25,35 @@ class Turmoil:
         self.hits = 0
         self._zygote = zygote
         self._chance = random.Random(seed)
-        self._server = None
+        self.server = None
+        self._kinds = []
+        self.jobs = []
 
     def add_jobs(self, count):
         """Queue jobs of two tenants."""
-        self.jobs = [
-            add_training(self.store, self.settings, self.model, self.folder, tenant)
-            for tenant in ("ab" * count)[:count]
-        ]
+        for tenant in ("ab" * count)[:count]:
+            job = add_training(self.store, self.settings, self.model, self.folder, tenant)
+            self.jobs.append(job)
 
     def start_server(self):
-        self._server = self._zygote.server(self.settings)
+        self.server = self._zygote.server(self.settings)
 
     def stop_server(self):
         """End the server as a person does, and wait until it is gone."""
-        os.kill(self._server, signal.SIGTERM)
-        until(lambda: not is_alive(self._server))
+        os.kill(self.server, signal.SIGTERM)
+        until(lambda: not is_alive(self.server))
 
     def kill_once(self):
         """Kill a worker, the server or both; mostly while a job is in progress."""
-        what = self._chance.choice(["worker", "worker", "server", "both"])
+        if not self._kinds:
+            self._kinds = self._chance.sample(["worker", "worker", "server", "both"], 4)
+        what = self._kinds.pop()
         if self._chance.random() < 0.8:
             self._wait_for_progress()
         time.sleep(self._chance.uniform(0, 0.3))
-        running = [j for j in self._rows() if j.status == "running" and j.pid]
+        running = [j for j in self.rows() if j.status == "running" and j.pid]
         if what in ("server", "both"):
-            kill(self._server)
+            kill(self.server)
         for job in running if what in ("worker", "both") else []:
             self.hits += kill(job.pid)
         self.kills[what] += 1
@@ -60,18 +63,18 @@ class Turmoil:
 
     def wait(self, seconds=240.0):
         """Wait until all jobs are over."""
-        until(lambda: all(not j.is_unfinished for j in self._rows()), seconds)
+        until(lambda: all(not j.is_unfinished for j in self.rows()), seconds)
 
     def close(self):
         """End what still runs."""
-        for pid in [self._server, *(j.pid for j in self._rows() if j.status == "running")]:
+        for pid in [self.server, *(j.pid for j in self.rows() if j.status == "running")]:
             if pid is not None:
                 kill(pid)
         self.store.close()
 
     def check(self, whole):
         """All jobs ended once, with the losses and the adapter of the undisturbed run."""
-        for job in self._rows():
+        for job in self.rows():
             assert job.status == "succeeded", (job, messages(self.store, job))
             paths = self.settings.folder.job(job.id)
             assert figures_of(paths.run) == figures_of(whole)
@@ -84,7 +87,7 @@ class Turmoil:
             assert link.resolve() == paths.run.resolve()
             assert not list(paths.root.glob(".*")), "something is half done"
         models = self.store.models.page(EVERYONE, PageAsk(limit=1000)).data
-        assert sorted(m.name for m in models) == sorted(j.name for j in self._rows())
+        assert sorted(m.name for m in models) == sorted(j.name for j in self.rows())
         assert len(list(self.settings.folder.served.iterdir())) == len(self.jobs)
         assert list(self.settings.folder.scratch.iterdir()) == []
         if self.store.database.is_sqlite:
@@ -103,7 +106,7 @@ class Turmoil:
         assert [s for s in steps if s % every == 0] == planned, said
         assert len(set(steps)) == len(steps), said
 
-    def _rows(self):
+    def rows(self):
         return [self.store.jobs.get(EVERYONE, job.id) for job in self.jobs]
 
     def _wait_for_progress(self):
@@ -118,7 +121,7 @@ class Turmoil:
             until(lambda: lines() >= before + more or not self._is_busy(), 20.0)
 
     def _is_busy(self):
-        return any(job.is_unfinished for job in self._rows())
+        return any(job.is_unfinished for job in self.rows())
 
     @property
     def is_over(self):
@@ -153,5 +156,5 @@ def kill(pid):
 
 def describe(turmoil):
     """What was done, for the report of a long run."""
-    attempts = sum(job.attempt for job in turmoil._rows())
+    attempts = sum(job.attempt for job in turmoil.rows())
     return json.dumps({**turmoil.kills, "hits": turmoil.hits, "attempts": attempts})

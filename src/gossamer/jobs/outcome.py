@@ -4,7 +4,8 @@ The end of a job, step by step. A crash between any two leaves what the next try
 
 1. The run publishes its adapter, and writes `run.yaml` with the result, last of all. Before that,
    the next worker resumes the run; after it, the next worker goes on with step 2.
-2. The figures become a blob, under the digest of their bytes: kept again, it is the same one.
+2. The figures become a blob, under the digest of their bytes: kept again, it is the same one. Until
+   step 4 nothing refers to it, and after some time it may be swept; so who goes on keeps it again.
 3. `outcome.json` is written, flushed and renamed. From now on the job is decided: the worker or
    supervisor that finds the file repeats the steps below and no other.
 4. One transaction ends the job, with its model and the file of figures, if the job still runs that
@@ -20,7 +21,39 @@ from typing import Any
 from gossamer.adapters.layout import CONFIG_FILE
 from gossamer.files import flush, write_whole
 from gossamer.jobs.data_folder import DataFolder, JobPaths
+from gossamer.jobs.figures import NAME, figures
+from gossamer.jobs.files.blobs import BlobFolder
+from gossamer.jobs.files.scratch import ScratchFile
+from gossamer.jobs.store import JobStore
 from gossamer.jobs.store.attempts import JobOutcome, ResultFile
+from gossamer.jobs.store.scoped import EVERYONE
+from gossamer.training.outputs.metrics import read_metrics
+
+
+def keep_figures(folder: DataFolder, job: JobPaths) -> ResultFile:
+    """Keep the table of a finished run's metrics as a blob; raises `StorageError`."""
+    content = figures(read_metrics(job.run))
+    with ScratchFile(folder.scratch) as file:
+        file.write(content)
+        sha256 = BlobFolder(folder).add(file)
+    return ResultFile(filename=NAME, bytes=len(content), sha256=sha256)
+
+
+def finish(store: JobStore, folder: DataFolder, job_id: str, attempt: int) -> bool:
+    """Do what is left to do of a decided job; False if it does not run that attempt any more."""
+    job = folder.job(job_id)
+    outcome = read_outcome(job)
+    assert outcome is not None
+    if outcome.result_file is not None:
+        keep_figures(folder, job)
+    if not store.attempts.finish(job_id, attempt, outcome):
+        return False
+    if outcome.result_file is not None:
+        if not folder.blob(outcome.result_file.sha256).exists():
+            # Swept just before its row came.
+            keep_figures(folder, job)
+        make_link(folder, job_id, store.jobs.get(EVERYONE, job_id).name)
+    return True
 
 
 def write_outcome(job: JobPaths, outcome: JobOutcome) -> None:

@@ -319,7 +319,9 @@ def test_when_the_disk_is_low_workers_save_and_nothing_starts(watched, monkeypat
     one.supervisor.look()
     assert one.row(job).status == "queued"
     assert one.row(job).deaths == 0
+    assert "The job stops for now: less than 2 GiB of the disk are free" in messages(one.store, job)
     assert one.row(other).attempt == 0
+    assert one.row(other).reason == "needs 2 GiB more free disk"
     assert len(one.children) == 1
 
 
@@ -343,6 +345,15 @@ def test_workers_are_stopped_while_requests_run(watched, monkeypatch):
     one.store.jobs.pause("a", job.id)
     one.supervisor.look()
     assert one.children[0].wait() == -signal.SIGTERM, "it must run to hear that it should stop"
+
+
+def test_an_attempt_that_never_began_is_not_kept_alive_by_requests(watched):
+    one = watched(jobs_share="pause", options={"is_busy": lambda: True}, **QUICK)
+    job = one.add()
+    one.supervisor._keep_lease()
+    owner = one.supervisor._owner
+    one.store.attempts.begin(job.id, owner, lease_until=time.time() + 0.1)
+    one.look_until(lambda: one.row(job).attempt == 2)
 
 
 def test_stopping_for_requests_needs_to_know_of_them(watched):
@@ -378,6 +389,19 @@ def test_a_detached_server_leaves_its_workers_running(watched):
     second.supervisor.look()
     assert second.row(job).attempt == 1
     assert second.children == []
+
+
+def test_a_server_does_not_wait_for_workers_of_another_machine(watched):
+    one = watched()
+    job = one.add()
+    one.supervisor._keep_lease()
+    one.store.attempts.begin(job.id, one.supervisor._owner, lease_until=FAR)
+    assert one.store.attempts.register(
+        job.id, 1, place="elsewhere", pid=1, pid_started=1.0, lease_until=FAR
+    )
+    one.supervisor.look()
+    one.supervisor.stop()
+    assert one.row(job).status == "running"
 
 
 def test_one_job_that_cannot_be_looked_after_holds_up_no_other(watched, monkeypatch, caplog):

@@ -194,6 +194,23 @@ def test_what_was_done_before_a_crash_is_not_done_again(bench, left_out):
     assert read_outcome(bench.paths(job)) is not None
 
 
+def test_a_run_that_was_killed_before_it_had_written_what_it_is_begins_again(bench):
+    job = bench.add()
+    bench.paths(job).run.mkdir()
+    (bench.paths(job).run / "metrics.jsonl").touch()
+    bench.work(job)
+    check_success(bench, job)
+
+
+def test_figures_that_were_swept_before_the_job_ended_are_kept_again(bench):
+    job = killed_after(bench, ())
+    file = read_outcome(bench.paths(job)).result_file
+    bench.settings.folder.blob(file.sha256).unlink()
+    row = bench.work(job)
+    kept = bench.store.files.get("a", check_success(bench, row).result_file)
+    assert bench.settings.folder.blob(kept.sha256).stat().st_size == kept.bytes
+
+
 def test_rows_that_cannot_be_used_fail_the_job_with_their_reason(bench):
     job = bench.add(data_format="messages")
     row = bench.work(job)

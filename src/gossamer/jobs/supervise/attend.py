@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 
 from filelock import FileLock, Timeout
 
-from gossamer.jobs.outcome import make_link, read_outcome
+from gossamer.jobs.outcome import finish, make_link, read_outcome
 from gossamer.jobs.process import ProcessIdentity
 from gossamer.jobs.run_files import read_progress, saved_step
 from gossamer.jobs.settings import JobsSettings
@@ -171,9 +171,8 @@ class Attendant:
     def _settle(self, row: JobRecord, watch: Watch) -> None:
         """Make of a job what its ended worker did not live to make of it."""
         job = self._settings.folder.job(row.id)
-        outcome = read_outcome(job)
-        if outcome is not None:
-            self._store.attempts.finish(row.id, row.attempt, outcome)
+        if read_outcome(job) is not None:
+            finish(self._store, self._settings.folder, row.id, row.attempt)
         else:
             death = self._death(row, watch)
             log.warning("%s, attempt %d: %s", row.id, row.attempt, death.cause)
@@ -202,7 +201,11 @@ class Attendant:
         if was_killed and memory_kills() > watch.memory_kills:
             cause = "the machine's memory ran out"
             return Death(step=step, cause=cause, counts=True, out_of_memory=True)
-        counts = watch.stop_asked is None and (known is not None or code is not None)
+        if watch.stop_asked is not None:
+            # Before it could save, or in the middle of it.
+            return Death(step=step, cause="the worker was stopped", counts=False)
+        # One that was never seen alive was perhaps never started.
+        counts = known is not None or code is not None
         return Death(step=step, cause=_cause(code), counts=counts)
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from gossamer.errors import SettingError
-from gossamer.jobs.process import ProcessIdentity
+from gossamer.jobs.process import ProcessIdentity, here
 from gossamer.jobs.queue.choose import QueueRules, choose
 from gossamer.jobs.queue.needs import MachineRoom, size
 from gossamer.jobs.queue.order import RunningJob, TenantPolicy, WaitingJob
@@ -109,11 +109,11 @@ class Supervisor:
         room = measure(self._settings)
         stop = None
         if room.is_disk_low:
-            stop = f"only {size(room.disk_free, down=True)} of the disk are free"
+            stop = f"less than {size(room.disk_reserve)} of the disk are free"
         self._attend(stop)
         if self._throttle is not None:
             self._throttle.apply(self._attendant.watches)
-        if not self._is_stopping and stop is None:
+        if not self._is_stopping:
             self._start_jobs(room)
 
     def _run(self) -> None:
@@ -166,6 +166,8 @@ class Supervisor:
         running = self._store.jobs.of_statuses("running")
         for row in running:
             try:
+                if stop is not None:
+                    self._store.attempts.note(row.id, row.attempt, f"The job stops for now: {stop}")
                 self._attendant.attend(row, stop)
             except Exception:
                 # One job that cannot be looked after holds up no other.
@@ -240,8 +242,8 @@ class Supervisor:
         }
 
     def _end_workers(self) -> None:
-        """Have all workers save and end; returns when they have, or were killed."""
-        while running := self._store.jobs.of_statuses("running"):
+        """Have all workers of this place save and end; returns when they have, or were killed."""
+        while running := self._workers_here():
             if not self._store.supervisor.renew(
                 self._owner, time.time() + self._settings.lease_seconds
             ):
@@ -249,6 +251,16 @@ class Supervisor:
             for row in running:
                 self._attendant.attend(row, "the server stops")
             time.sleep(0.1)
+
+    def _workers_here(self) -> list[JobRecord]:
+        """The running jobs whose worker is a process that can be stopped from here."""
+        watches = self._attendant.watches
+        running = self._store.jobs.of_statuses("running")
+        return [
+            row
+            for row in running
+            if row.place == here() or watches.get((row.id, row.attempt), Watch()).child is not None
+        ]
 
 
 def _has_ended(row: SupervisorRecord) -> bool:

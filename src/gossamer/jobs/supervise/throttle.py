@@ -36,6 +36,9 @@ class Throttle:
             self._quiet_from = now + QUIET_SECONDS
         wants_pause = is_busy or now < self._quiet_from
         for (job_id, attempt), watch in watches.items():
+            if watch.pid is None:
+                # It has not registered: its lease must be able to run out.
+                continue
             if wants_pause and watch.stop_asked is None:
                 if not watch.is_paused:
                     watch.signal(signal.SIGSTOP)

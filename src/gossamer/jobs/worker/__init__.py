@@ -7,5 +7,4 @@ Its files:
     listener       what a run says, as events of its job
     heartbeat      the thread that keeps the lease, and stops the run when the job was lost
     surroundings   processors, memory and the network, as far as training may use them
-    figures        the metrics of a run as a table
 """

@@ -14,6 +14,7 @@ owner wants of it. When the job was lost, this process ends and says nothing.
 
 import logging
 import os
+import shutil
 import signal
 import sys
 import time
@@ -37,21 +38,17 @@ from gossamer.errors import (
     one_line,
 )
 from gossamer.files import disk_trouble
-from gossamer.jobs.files.blobs import BlobFolder
-from gossamer.jobs.files.scratch import ScratchFile
-from gossamer.jobs.outcome import make_link, read_outcome, write_outcome
+from gossamer.jobs.outcome import finish, keep_figures, read_outcome, write_outcome
 from gossamer.jobs.process import ProcessIdentity
 from gossamer.jobs.run_files import saved_step
 from gossamer.jobs.settings import JobsSettings
 from gossamer.jobs.store import JobStore
-from gossamer.jobs.store.attempts import JobOutcome, ResultFile
+from gossamer.jobs.store.attempts import JobOutcome
 from gossamer.jobs.store.records import JobRecord
 from gossamer.jobs.store.scoped import EVERYONE
-from gossamer.jobs.worker.figures import NAME, figures
 from gossamer.jobs.worker.heartbeat import Heartbeat
 from gossamer.jobs.worker.listener import JobListener, JobLostError
 from gossamer.jobs.worker.surroundings import give_way, machine_name, num_threads
-from gossamer.training.outputs.metrics import read_metrics
 from gossamer.training.outputs.run_folder import is_run
 from gossamer.training.outputs.run_record import FILE, read_config
 from gossamer.training.settings import RunSettings
@@ -199,6 +196,9 @@ class Attempt:
         settings = RunSettings.parse(record.resolved["run"], where="job")
         self._link_data(record, settings)
         output = Path(settings.output)
+        if not is_run(output):
+            # A worker was killed before it had written what the run is.
+            shutil.rmtree(output, ignore_errors=True)
         if _result(output) is None:
             listener = JobListener(self._store.attempts, self._id, self._attempt)
             run(settings, resume=is_run(output), overwrite=False, listener=listener)
@@ -215,26 +215,21 @@ class Attempt:
                 Path(name).symlink_to(os.path.relpath(blob, Path(name).parent.absolute()))
 
     def _success(self, output: Path) -> JobOutcome:
-        content = figures(read_metrics(output))
-        with ScratchFile(self._folder.scratch) as file:
-            file.write(content)
-            sha256 = BlobFolder(self._folder).add(file)
         result = _result(output) or {}
         return JobOutcome(
             trained_tokens=int(result["tokens"]),
             digest=_digest(output),
             bytes=sum(file.stat().st_size for file in output.glob("*.safetensors")),
-            result_file=ResultFile(filename=NAME, bytes=len(content), sha256=sha256),
+            result_file=keep_figures(self._folder, self.job),
         )
 
     def _finish(self, record: JobRecord, outcome: JobOutcome) -> None:
         """Tell of the outcome; each step may have been done by a former attempt."""
         self._stop.shield()
         self._heartbeat.stop()
-        if not self._store.attempts.finish(self._id, self._attempt, outcome):
+        if not finish(self._store, self._folder, self._id, self._attempt):
             raise JobLostError(self._id)
         if outcome.error is None:
-            make_link(self._folder, self._id, record.name)
             self._note_speed(record)
 
     def _note_speed(self, record: JobRecord) -> None:
