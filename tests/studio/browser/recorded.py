@@ -2,6 +2,7 @@
 
 import math
 import time
+from statistics import NormalDist
 
 MODEL = "smollm2-135m"
 
@@ -138,40 +139,37 @@ REPORT = {
     "version": 1,
     "format": "messages",
     "unit": "line",
-    "rows_read": 612,
-    "rows_used": 610,
-    "rows_bad": 2,
+    "complete": True,
+    "rows": {"read": 612, "used": 610, "bad": 2},
     "problems": [
         {"row": 17, "reason": "no assistant turn"},
         {"row": 402, "reason": "'messages' is empty"},
     ],
     "duplicates": 9,
     "ignored_columns": ["source"],
-    "tokens": 48_211,
-    "learnt_tokens": 19_870,
-    "length": {
-        "bins": [8, 16, 24, 36, 54, 81, 120, 180, 270, 400, 600],
-        "counts": [4, 22, 61, 140, 171, 110, 54, 28, 12, 8],
-        "p50": 58,
-        "p90": 140,
-        "p99": 480,
-        "max": 590,
-    },
-    "max_length": 512,
-    "cut_rows": 14,
-    "cut_tokens": 2_310,
-    "suggested_max_length": 768,
-    "preview": [
-        {
-            "row": number,
-            "parts": [
-                {"text": "<|user|> Where do you live? <|assistant|> ", "learnt": False},
-                {"text": f"Aboard the Sloop, arr! ({number})", "learnt": True},
-            ],
-        }
-        for number in (1, 2, 3)
-    ],
 }
+
+
+def tokens():
+    """What the page's own route tells of the first rows; 14 of them are long."""
+    usual = NormalDist(4.1, 0.6)
+    short = [round(math.exp(usual.inv_cdf((n + 0.5) / 596))) for n in range(596)]
+    return {
+        "object": "file.tokens",
+        "is_all": True,
+        "lengths": [*short, *range(1030, 1800, 55)],
+        "learnt": [5] * 610,
+        "preview": [
+            {
+                "row": number,
+                "parts": [
+                    {"text": "<|user|> Where do you live? <|assistant|> ", "learnt": False},
+                    {"text": f"Aboard the Sloop, arr! ({number})", "learnt": True},
+                ],
+            }
+            for number in (1, 2, 3)
+        ],
+    }
 
 
 def file(number, name, status="processed", purpose="fine-tune", size=88_214):

@@ -135,6 +135,10 @@ def jobs_router(state):
     async def report(file_id: str):
         return JSONResponse(recorded.REPORT)
 
+    @router.get("/studio/api/files/{file_id}/tokens")
+    async def tokens(file_id: str):
+        return JSONResponse(recorded.tokens())
+
     @router.delete("/v1/files/{file_id}")
     async def delete(file_id: str):
         state.files.pop(file_id)

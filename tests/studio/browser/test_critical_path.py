@@ -73,7 +73,7 @@ def test_what_is_chosen_stands_in_the_address(serve, open_page):
         page.get_by_role("button", name="Start 2 jobs").click()
         expect(page.get_by_role("heading", level=1, name="Jobs")).to_be_visible()
         training = server.state.bodies[0]["training"]
-        assert training == {"eval_split": 0.1, "max_length": 768, "skip_bad_rows": True}
+        assert training == {"eval_split": 0.1, "max_length": 1472, "skip_bad_rows": True}
 
 
 def test_opening_an_address_starts_nothing(serve, open_page):

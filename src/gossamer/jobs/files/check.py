@@ -15,7 +15,7 @@ from pathlib import Path
 def main() -> int:
     """Answer one question."""
     question = json.loads(sys.stdin.readline())
-    _limit(question["max_bytes"], question["max_seconds"])
+    limit_process(question["max_bytes"], question["max_seconds"])
     from gossamer.jobs.files.report import failed, report_on
 
     try:
@@ -29,7 +29,8 @@ def main() -> int:
     return 0
 
 
-def _limit(max_bytes: int, max_seconds: int) -> None:
+def limit_process(max_bytes: int, max_seconds: int) -> None:
+    """Bound the memory, the time and the files of this process, as far as the system lets it."""
     for what, value in (
         (resource.RLIMIT_AS, max_bytes),
         (resource.RLIMIT_CPU, max_seconds),

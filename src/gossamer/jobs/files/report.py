@@ -40,15 +40,15 @@ def failed(reason: str) -> Report:
 def report_on(path: Path, name: str) -> Report:
     """Read the file `path`, which its owner calls `name`, and report on its rows."""
     try:
-        return _report(_open(path, name))
+        return _report(open_rows(path, name))
     except DataError as error:
         return failed(str(error))
     except OSError as error:
         return failed(f"'{name}' cannot be read: {error.strerror or error}")
 
 
-def _open(path: Path, name: str) -> Source:
-    # A blob has no ending of its own.
+def open_rows(path: Path, name: str) -> Source:
+    """Open the rows of a blob, which has no ending of its own; raises `DataError` or `OSError`."""
     reader = READERS.get(PurePosixPath(name).suffix.lower())
     if reader is None:
         raise DataError(f"'{name}' cannot be read; known endings: {', '.join(READERS)}")

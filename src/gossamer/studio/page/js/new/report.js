@@ -1,12 +1,14 @@
 // What the check of a file found, in sentences, and the rows as the model sees them.
 
 import { get } from "../api.js";
+import { catalogue } from "../catalogue.js";
 import { count, plural } from "../format.js";
-import { html, useEffect, useSignal } from "../html.js";
+import { html, useEffect, useMemo, useSignal } from "../html.js";
 import { Histogram } from "../parts/bars.js";
 import { Problem } from "../parts/notes.js";
 import { setQuery } from "../router.js";
 import { draft } from "./draft.js";
+import { cutBy, histogram, quantile } from "./lengths.js";
 
 const FORMATS = {
   messages: "conversations", "prompt-completion": "prompts and completions",
@@ -14,68 +16,80 @@ const FORMATS = {
 };
 
 export function Report({ file }) {
-  const report = useSignal(null);
-  const problem = useSignal(null);
+  const report = useAnswer(`/v1/files/${file}/report`);
+  const tokens = useAnswer(`/studio/api/files/${file}/tokens`);
+  const found = report.value?.answer;
+  if (!report.value) return html`<p class="soft late">Checking the rows…</p>`;
+  if (!found) return html`<${Problem} error=${report.value.problem} />`;
+  return html`<div class="stack">
+    <p><b>${plural(found.rows.used, "row")}</b> of ${FORMATS[found.format] ?? found.format}.
+      ${" "}<${Tokens} tokens=${tokens.value} /></p>
+    ${tokens.value?.answer && html`<div class="two"><${Lengths} tokens=${tokens.value.answer} />
+      <${Preview} rows=${tokens.value.answer.preview} /></div>`}
+    <${Findings} report=${found} tokens=${tokens.value?.answer} />
+  </div>`;
+}
+
+/** What a path answers: {answer} or {problem}; null until it has. */
+function useAnswer(path) {
+  const found = useSignal(null);
   useEffect(() => {
     const stop = new AbortController();
-    get(`/v1/files/${file}/report`, { signal: stop.signal }).then((answer) => {
-      report.value = answer;
-    }, (error) => {
-      if (!stop.signal.aborted) problem.value = error;
+    found.value = null;
+    get(path, { signal: stop.signal }).then((answer) => { found.value = { answer }; }, (problem) => {
+      if (!stop.signal.aborted) found.value = { problem };
     });
     return () => stop.abort();
-  }, [file]);
-
-  const found = report.value;
-  if (!found) {
-    return problem.value ? html`<${Problem} error=${problem.value} />`
-      : html`<p class="soft late">Checking the rows…</p>`;
-  }
-  return html`<div class="stack">
-    <p><b>${plural(found.rows_used, "row")}</b> of ${FORMATS[found.format] ?? found.format}.
-      ${" "}<${Tokens} report=${found} /></p>
-    <div class="two"><${Lengths} report=${found} /><${Preview} rows=${found.preview} /></div>
-    <${Findings} report=${found} />
-  </div>`;
+  }, [path]);
+  return found;
 }
 
-function Tokens({ report }) {
-  if (report.tokens === undefined) return null;
-  return html`${count(report.tokens)} tokens, of which ${count(report.learnt_tokens)} are learnt.`;
+function Tokens({ tokens }) {
+  if (!tokens) return html`<span class="soft">Counting tokens…</span>`;
+  if (tokens.problem) return html`<span class="soft">${tokens.problem.message}</span>`;
+  const { lengths, learnt, is_all: isAll } = tokens.answer;
+  const sum = (values) => count(values.reduce((all, value) => all + value, 0));
+  return html`${isAll ? "" : `Its first ${count(lengths.length)} have `}${sum(lengths)} tokens, of
+    ${" "}which ${sum(learnt)} are learnt.`;
 }
 
-function Lengths({ report }) {
-  const { bins, counts, p50, p90, max } = report.length ?? {};
-  if (!counts) return null;
-  const limit = Number(draft.value.training.max_length ?? report.max_length);
+/** The longest length of the draft, or the default. */
+function limitOf() {
+  const usual = catalogue.value?.training.find(({ name }) => name === "max_length")?.default;
+  return Number(draft.value.training.max_length ?? usual);
+}
+
+function Lengths({ tokens }) {
+  const { lengths } = tokens;
+  const shape = useMemo(() => histogram(lengths), [lengths]);
+  const limit = limitOf();
+  const half = count(quantile(lengths, 0.5));
+  const longest = count(Math.max(...lengths));
   return html`<div class="stack tight"><h3>Tokens per row</h3>
-    <${Histogram} bins=${bins} counts=${counts} mark=${{ at: limit, label: `max_length ${limit}` }}
-      label=${`Half of the rows have at most ${p50} tokens, 90 % at most ${p90}, all ${max}.`} />
-    <p class="soft small-text">Half have at most ${count(p50)}, the longest has ${count(max)}.</p>
+    <${Histogram} ...${shape} mark=${{ at: limit, label: `max_length ${limit}` }}
+      label=${`Half of the rows have at most ${half} tokens, the longest has ${longest}.`} />
+    <p class="soft small-text">Half have at most ${half}, the longest has ${longest}.</p>
   </div>`;
 }
 
-function Findings({ report }) {
+function Findings({ report, tokens }) {
   const lines = [];
-  if (report.cut_rows) {
-    const wanted = report.suggested_max_length;
-    lines.push(html`${plural(report.cut_rows, "row")} longer than ${report.max_length} tokens:
-      ${" "}${plural(report.cut_tokens, "token")} are not seen.
-      ${wanted && html` <button class="small" onClick=${() => setQuery({ "t.max_length": wanted })}>
-        Raise max_length to ${wanted}</button>`}`);
+  const cut = tokens && cutBy(tokens.lengths, limitOf());
+  if (cut?.rows) {
+    const raise = () => setQuery({ "t.max_length": cut.wanted });
+    lines.push(html`${plural(cut.rows, "row")} longer than ${limitOf()} tokens:
+      ${" "}${plural(cut.tokens, "token")} are not seen.
+      ${cut.wanted > limitOf() && html` <button class="small" onClick=${raise}>
+        Raise max_length to ${cut.wanted}</button>`}`);
   }
   if (report.duplicates) {
     lines.push(html`${plural(report.duplicates, "row")} repeat another one word for word.`);
-  }
-  if (report.overlap) {
-    lines.push(html`${plural(report.overlap, "row")} are in the held-out file too: what they tell
-      about the result is worthless.`);
   }
   if (report.ignored_columns?.length) {
     lines.push(html`Not read: ${report.ignored_columns.map((name, index) => html`${index > 0
       && ", "}<code key=${name}>${name}</code>`)}.`);
   }
-  if (report.rows_bad) lines.push(html`<${BadRows} report=${report} />`);
+  if (report.rows.bad) lines.push(html`<${BadRows} report=${report} />`);
   if (!lines.length) return html`<p class="good small-text">Nothing is wrong with these rows.</p>`;
   return html`<ul class="findings">
     ${lines.map((line, index) => html`<li key=${index}>${line}</li>`)}</ul>`;
@@ -84,9 +98,9 @@ function Findings({ report }) {
 function BadRows({ report }) {
   const leaves = draft.value.training.skip_bad_rows === "true";
   const toggle = () => setQuery({ "t.skip_bad_rows": leaves ? "" : "true" });
-  return html`${plural(report.rows_bad, "row")} cannot be used.
+  return html`${plural(report.rows.bad, "row")} cannot be used.
     <label class="row inline"><input type="checkbox" checked=${leaves} onChange=${toggle} />
-      Leave ${report.rows_bad === 1 ? "it" : "them"} out</label>
+      Leave ${report.rows.bad === 1 ? "it" : "them"} out</label>
     <details><summary>Which and why</summary><ul class="plain small-text">
       ${report.problems.map(({ row, reason }) => html`<li key=${row}>
         ${report.unit} ${row}: ${reason}</li>`)}</ul></details>`;

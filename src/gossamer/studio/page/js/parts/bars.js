@@ -6,15 +6,15 @@ import { html } from "../html.js";
 export function Histogram({ bins, counts, label, mark }) {
   const most = Math.max(1, ...counts);
   const width = 100 / counts.length;
-  const place = mark ? placeOf(mark.at, bins) * 100 : null;
+  const place = mark ? placeOf(mark.at, bins) * 100 : 100;
   return html`<figure class="histogram" role="img" aria-label=${label}>
     <svg viewBox="0 0 100 32" preserveAspectRatio="none" aria-hidden="true">
       ${counts.map((count, index) => html`<rect key=${index} x=${index * width + width * 0.06}
         width=${width * 0.88} y=${32 - (30 * count) / most} height=${(30 * count) / most} />`)}
-      ${mark && html`<line x1=${place} x2=${place} y1="0" y2="32" />`}
+      ${place < 100 && html`<line x1=${place} x2=${place} y1="0" y2="32" />`}
     </svg>
     <div class="row spread small-text soft" aria-hidden="true"><span>${bins[0]}</span>
-      <span>${mark?.label}</span><span>${bins.at(-1)}</span></div>
+      <span>${place < 100 ? mark.label : ""}</span><span>${bins.at(-1)}</span></div>
   </figure>`;
 }
 
