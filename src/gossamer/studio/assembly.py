@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any, Protocol
 
 from fastapi import FastAPI
@@ -16,6 +17,7 @@ from gossamer.jobs.settings import JobsSettings
 from gossamer.jobs.store import JobStore
 from gossamer.serving.http.extension import Extension
 from gossamer.serving.keys import Caller
+from gossamer.studio.api.tokens import tokens_router
 from gossamer.studio.context import Studio
 from gossamer.studio.extension import page_extension
 from gossamer.studio.grants import Grants
@@ -63,6 +65,7 @@ class StudioParts:
         session, once."""
         service = FileService(store, settings)
         self._runner = runner
+        self._model = Path(base.source)
         self._sweeper = Sweeper(store, service, settings)
         self.studio = Studio(
             store=store,
@@ -87,7 +90,8 @@ class StudioParts:
 
     def page(self) -> tuple[Extension, ...]:
         """The page and its sessions; after `api`."""
-        sessions = Extension(routers=(session.router,), session=self._caller)
+        tokens = tokens_router(self.studio.files, self._model)
+        sessions = Extension(routers=(session.router, tokens), session=self._caller)
         return sessions, page_extension(StoredNews(self.studio.store, self.studio.lines))
 
     @asynccontextmanager

@@ -1,4 +1,4 @@
-"""GET /studio/api/files/{id}/tokens: how long the rows of a file are, and what of them is learnt."""
+"""GET /studio/api/files/{id}/tokens: how long rows are, and what of them is learnt."""
 
 from functools import partial
 from pathlib import Path

@@ -5,7 +5,6 @@ import { count } from "../format.js";
 import { html, useSignal } from "../html.js";
 import { setQuery } from "../router.js";
 import { draft, setMethods, sizes } from "./draft.js";
-import { estimateOf } from "./estimates.js";
 import { SettingsForm } from "./settings.js";
 
 const FIRST = ["lora", "dora", "ia3", "loreft", "smt", "prefix_tuning"];
@@ -65,8 +64,6 @@ function Card({ method, isChosen }) {
 /** What a step cost where it was measured, and what becomes of the result. */
 function Figures({ method }) {
   const { cost } = method;
-  const problem = estimateOf(method.name)?.problem;
-  if (problem) return html`<span class="bad">${problem}</span>`;
   return html`${cost ? html`${count(cost.trained)} weights · ${cost.step} × LoRA’s time
       · ${cost.peak_gib} GiB` : "not measured yet"}
     ${!method.served && html`<br /><span class="warn">to be merged, not served at once</span>`}

@@ -83,6 +83,8 @@ function whatIsMissing(methods, name) {
 /** What the server says of the ticked methods together: one runs after the other. */
 function Cost() {
   const known = draft.value.methods.map((name) => estimateOf(name));
+  const problem = known.find((each) => each?.problem)?.problem;
+  if (problem) return html`<p class="note warn" role="status">${problem}</p>`;
   const found = known.map((each) => each?.estimate).filter(Boolean);
   if (!found.length || found.length < known.length) {
     const isAsked = known.some((each) => each?.isAsked);
