@@ -78,7 +78,7 @@ function Running() {
   return html`<div class="running" role="group" aria-label="Running jobs">
     ${running.map((job) => html`<a key=${job.id} href=${href(`/jobs/${job.id}`)}>
       <span class="row"><span class="cut">${nameOf(job)}</span>
-        <span class="soft">${share(job) ?? "–"} %</span></span>
+        <span class="soft">${share(job) === null ? "starts" : `${share(job)} %`}</span></span>
       <progress max="100" value=${share(job) ?? 0} aria-label=${`Progress of ${nameOf(job)}`} />
     </a>`)}
   </div>`;

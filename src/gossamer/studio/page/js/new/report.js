@@ -36,7 +36,8 @@ function useAnswer(path) {
   useEffect(() => {
     const stop = new AbortController();
     found.value = null;
-    get(path, { signal: stop.signal }).then((answer) => { found.value = { answer }; }, (problem) => {
+    const told = (answer) => { found.value = { answer }; };
+    get(path, { signal: stop.signal }).then(told, (problem) => {
       if (!stop.signal.aborted) found.value = { problem };
     });
     return () => stop.abort();
@@ -83,7 +84,8 @@ function Findings({ report, tokens }) {
         Raise max_length to ${cut.wanted}</button>`}`);
   }
   if (report.duplicates) {
-    lines.push(html`${plural(report.duplicates, "row")} repeat another one word for word.`);
+    const verb = report.duplicates === 1 ? "repeats" : "repeat";
+    lines.push(html`${plural(report.duplicates, "row")} ${verb} another one word for word.`);
   }
   if (report.ignored_columns?.length) {
     lines.push(html`Not read: ${report.ignored_columns.map((name, index) => html`${index > 0
