@@ -189,3 +189,12 @@ def test_what_is_another_tenants_does_not_exist(store):
     assert store.jobs.page("b", PageAsk()).data == []
     assert store.jobs.get("a", job.id).status == "queued"
     assert store.jobs.get(EVERYONE, job.id).id == job.id
+
+
+def test_a_waiting_job_that_could_never_run_is_refused(store):
+    job = add_job(store)
+    assert store.jobs.refuse(job.id, "capacity_exceeded", "it needs 99 GiB")
+    row = store.jobs.get("a", job.id)
+    assert (row.status, row.error["code"]) == ("failed", "capacity_exceeded")
+    assert messages(store, job)[-1] == "it needs 99 GiB"
+    assert not store.jobs.refuse(job.id, "capacity_exceeded", "again")

@@ -189,6 +189,17 @@ class JobTable:
             row = fetch(session, EVERYONE, JobRow, job_id, what="job", lock=True)
             row.estimate = estimate
 
+    def refuse(self, job_id: str, code: str, message: str) -> bool:
+        """End a job that waits and could never run; False if it does not wait any more."""
+        with self._database.write() as session:
+            row = fetch(session, EVERYONE, JobRow, job_id, what="job", lock=True)
+            if row.status != "queued":
+                return False
+            row.status, row.finished, row.reason = "failed", time.time(), None
+            row.error = {"code": code, "message": message, "param": None}
+            add_event(session, job_id, message, level="error")
+            return True
+
     def judge_files(self) -> list[JobRecord]:
         """Queue, or fail, the jobs whose files have been checked since; returns those."""
         waiting = [job.id for job in self.of_statuses("validating_files")]

@@ -5,6 +5,7 @@ Its files:
     supervisor   the loop: one look at everything each second
     attend       one running job: is its worker alive, should it stop, how did it end
     throttle     workers stopped for as long as requests run
+    estimate     what jobs would take, asked while they wait
     launch       how a worker is started
     room         what memory and disk the machine has now
     reconcile    what a crash has left undone between database and disk

@@ -24,6 +24,7 @@ from gossamer.jobs.store import JobStore
 from gossamer.jobs.store.attempts import Death
 from gossamer.jobs.store.records import JobRecord, SupervisorRecord
 from gossamer.jobs.supervise.attend import Attendant, Watch
+from gossamer.jobs.supervise.estimate import Estimates, Estimator
 from gossamer.jobs.supervise.launch import Launcher, ProcessLauncher
 from gossamer.jobs.supervise.reconcile import reconcile
 from gossamer.jobs.supervise.room import measure, memory_of
@@ -61,6 +62,7 @@ class Supervisor:
         self._device = device
         self._owner = uuid.uuid4().hex
         self._attendant = Attendant(store, settings, self._owner)
+        self._estimates = Estimates(store, settings, Estimator(store, settings))
         self._throttle: Throttle | None = None
         if settings.jobs_share == "pause":
             if is_busy is None:
@@ -192,6 +194,8 @@ class Supervisor:
         self._store.jobs.set_waiting_reasons(choice.reasons)
         for job_id in choice.start:
             self._begin(job_id)
+        beside = running if self._settings.max_jobs > 1 else []
+        self._estimates.look([*beside, *(row for row in waiting if row.id in choice.reasons)])
 
     def _begin(self, job_id: str) -> None:
         """Start a worker. A crash after the first step leaves an attempt that no worker registers

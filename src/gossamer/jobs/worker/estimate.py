@@ -1,0 +1,76 @@
+"""The process that says what a job would take: `python -m gossamer.jobs.worker.estimate`.
+
+It reads the settings of a run as one line of JSON, in a folder that has the run's data, and answers
+with a line of JSON: the figures of a dry run, or `{"error": ..., "kind": ...}`. No model is loaded.
+"""
+
+import json
+import sys
+from contextlib import redirect_stdout
+from typing import Any
+
+from gossamer.errors import DataError, GossamerError, one_line
+from gossamer.jobs.queue.needs import disk_need
+from gossamer.jobs.settings import JobsSettings
+from gossamer.jobs.worker.surroundings import give_way, machine_name, num_threads
+from gossamer.training.settings import RunSettings
+
+_WEIGHT_BYTES = 4
+"""Bytes of a weight in an adapter's file."""
+
+
+def main() -> int:
+    """Answer one question."""
+    question = json.loads(sys.stdin.readline())
+    give_way(JobsSettings.parse(question["settings"]))
+    with redirect_stdout(sys.stderr):
+        answer = _answer(question["run"])
+    print(json.dumps(answer))
+    return 0
+
+
+def _answer(run: dict[str, Any]) -> dict[str, Any]:
+    from gossamer.training.dry_run import dry_run
+
+    try:
+        settings = RunSettings.parse(run, where="training")
+        found = dry_run(settings)
+    except GossamerError as error:
+        kind = "invalid_file" if isinstance(error, DataError) else "invalid_value"
+        return {"error": str(error), "kind": kind}
+    except Exception as error:
+        # What the run itself will tell better.
+        return {"error": one_line(f"{type(error).__name__}: {error}"), "kind": "unknown"}
+    memory = max(found.memory, key=lambda stage: stage.total)
+    last = found.memory[-1]
+    adapter = _WEIGHT_BYTES * last.trainable
+    return {
+        "rows": found.plan.num_rows,
+        "eval_rows": found.eval_rows,
+        "tokens": found.train_tokens,
+        "steps": found.plan.steps,
+        "epochs": found.plan.epochs,
+        "trainable": last.trainable,
+        "total": last.total_parameters,
+        "adapter_bytes": adapter,
+        "memory": memory.total,
+        "memory_parts": {
+            name: getattr(memory, name)
+            for name in ("weights", "gradients", "optimizer", "activations", "process")
+        },
+        "disk": disk_need(
+            rows=8 * found.train_tokens,
+            trained_weights=max(stage.trainable for stage in found.memory),
+            adapter=adapter,
+            checkpoints=settings.save_total_limit,
+        ),
+        "learning_rate": found.settings.learning_rate,
+        "dtype": found.settings.dtype,
+        "device": found.settings.device,
+        "machine": machine_name(),
+        "threads": num_threads(),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())
