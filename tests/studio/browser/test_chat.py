@@ -51,6 +51,7 @@ def test_an_answer_can_be_stopped_by_a_key(serve, open_page):
         assert server.engine.reasons["cancelled"] == 2
 
 
+@pytest.mark.slow
 def test_each_column_goes_on_from_its_own_answers(serve, open_page):
     with serve() as (url, server):
         page = open_page(f"{url}/studio/chat?models=smollm2-135m,helpdesk&system=Be+brief")

@@ -123,3 +123,13 @@ def test_a_file_that_cannot_be_used_is_said_in_the_servers_words(serve, open_pag
         page = open_page(f"{url}/studio/new", expected=("400",))
         drop(page, "photo.png")
         expect(page.get_by_role("alert")).to_have_text("photo.png: send .jsonl, .json or .csv")
+
+
+def test_who_has_no_rows_tries_with_those_of_the_page(serve, open_page):
+    with serve(files=[]) as (url, server):
+        page = open_page(f"{url}/studio/new")
+        page.get_by_role("button", name="Try with example rows").click()
+        expect(page.get_by_label("Name")).to_have_value("pirate")
+        (file,) = server.state.files.values()
+        assert file["filename"] == "pirate.jsonl"
+        assert file["bytes"] > 2000

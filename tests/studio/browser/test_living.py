@@ -100,6 +100,7 @@ def test_keys_lead_everywhere_but_not_while_typing(serve, open_page):
         expect(heading).to_have_text("Adapters")
 
 
+@pytest.mark.slow
 def test_the_theme_is_kept(serve, open_page):
     with serve() as (url, _):
         page = open_page(f"{url}/studio/")

@@ -2,7 +2,8 @@
 
 import { loss } from "./format.js";
 
-const SMOOTHING = 0.9;
+/** So many values are averaged, but no more than a share of a short run. */
+const [MOST_AVERAGED, SHARE_AVERAGED] = [30, 1 / 12];
 /** By Azure's advice: held-out loss over training loss, above which a run learns by heart. */
 const MILD = 1.2;
 const SEVERE = 2;
@@ -36,12 +37,14 @@ export function columns(lines, axis = "step") {
 
 /** Moving average that starts without a bias to zero. */
 export function smoothed(values) {
+  const averaged = Math.min(MOST_AVERAGED, Math.max(2, values.length * SHARE_AVERAGED));
+  const keep = 1 - 1 / averaged;
   let sum = 0;
   let weight = 0;
   return values.map((value) => {
     if (value === null) return weight ? sum / weight : null;
-    sum = SMOOTHING * sum + (1 - SMOOTHING) * value;
-    weight = SMOOTHING * weight + (1 - SMOOTHING);
+    sum = keep * sum + (1 - keep) * value;
+    weight = keep * weight + (1 - keep);
     return sum / weight;
   });
 }

@@ -9,19 +9,22 @@ const COSTS = [["weights", "Trained weights", count], ["memory", "Memory", bytes
 const [WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT] = [640, 260, 56, 34, 16, 90];
 
 export function Scatter({ runs }) {
-  const cost = useSignal("weights");
-  const [, label, format] = COSTS.find(([name]) => name === cost.value);
+  const wanted = useSignal(null);
+  const offered = COSTS.filter(([name]) => (
+    runs.filter(({ figures }) => figures[name] > 0).length > 1));
+  if (!offered.length) return null;
+  const [chosen, label, format] = offered.find(([name]) => name === wanted.value) ?? offered[0];
   const known = runs.filter(({ figures }) => (
-    Number.isFinite(figures.held) && figures[cost.value] > 0));
+    Number.isFinite(figures.held) && figures[chosen] > 0));
   if (known.length < 2) return null;
   const points = place(known.map(({ job, figures }) => (
-    { name: nameOf(job), x: figures[cost.value], y: figures.held })));
+    { name: nameOf(job), x: figures[chosen], y: figures.held })));
   const front = paretoFront(points);
   return html`<section class="stack tight" aria-labelledby="scatter">
     <div class="row spread"><h2 id="scatter">Held-out loss against cost</h2>
-      <div class="row" role="group" aria-label="Cost">${COSTS.map(([name, text]) => html`
-        <button key=${name} class="quiet small" aria-pressed=${cost.value === name}
-          onClick=${() => { cost.value = name; }}>${text}</button>`)}</div></div>
+      <div class="row" role="group" aria-label="Cost">${offered.map(([name, text]) => html`
+        <button key=${name} class="quiet small" aria-pressed=${chosen === name}
+          onClick=${() => { wanted.value = name; }}>${text}</button>`)}</div></div>
     <div class="scroll" tabindex="0" role="region"
       aria-label="Points of the runs"><svg class="scatter" viewBox="0 0 ${WIDTH} ${HEIGHT}"
         role="img"

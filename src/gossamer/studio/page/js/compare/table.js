@@ -17,6 +17,13 @@ function bestOf(runs, name) {
   return runs.length > 1 ? Math.min(...values) : NaN;
 }
 
+/** The address of a talk with all that the runs made, beside their base. */
+export function chatWithAll(runs) {
+  const made = runs.map(({ job }) => job.fine_tuned_model && (job.alias || job.fine_tuned_model));
+  const names = [runs[0].job.model, ...made.filter(Boolean)];
+  return `/chat?models=${encodeURIComponent(names.join(","))}`;
+}
+
 export function RunTable({ runs }) {
   return html`<div class="scroll" tabindex="0" role="region" aria-label="Figures of the runs">
     <table>

@@ -18,7 +18,7 @@ export function Checkpoints({ job }) {
   if (problem.value) return html`<${Problem} error=${problem.value} />`;
   if (!found.value) return null;
   if (!found.value.length) return html`<p class="soft">Nothing has been saved yet.</p>`;
-  return html`<div class="scroll"><table>
+  return html`<div class="scroll"><table class="compact">
     <thead><tr><th class="number">Step</th><th class="number">Training loss</th>
       <th class="number">Held-out loss</th><th>Saved</th><th></th></tr></thead>
     <tbody>${found.value.map((each) => html`<tr key=${each.id}>

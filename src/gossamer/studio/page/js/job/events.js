@@ -5,7 +5,8 @@ import { when } from "../format.js";
 import { html, useEffect, useSignal } from "../html.js";
 import { Problem } from "../parts/notes.js";
 
-const PAGE = 50;
+/** Most of them tell of steps, which are in the curve. */
+const PAGE = 1000;
 
 export function Events({ job }) {
   const events = useSignal(null);

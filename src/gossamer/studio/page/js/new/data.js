@@ -34,7 +34,8 @@ export function Data() {
     <div class="stack">
       <${Problem} error=${problem.value} />
       ${!chosen && html`<${Upload} label="Choose a file" onDone=${choose}
-        hint="or drop it here: .jsonl, .json or .csv. Nothing leaves this machine." />`}
+        hint="or drop it here: .jsonl, .json or .csv. Nothing leaves this machine."
+        example=${async () => (await import("./example.js")).exampleFile()} />`}
       ${!chosen && files.value?.length > 0 && html`<${Recent} files=${files.value} />`}
       ${chosen && html`<div class="row spread chosen">
         <span class="cut"><b>${chosen.filename}</b>

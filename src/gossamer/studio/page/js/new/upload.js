@@ -8,8 +8,9 @@ import { Problem } from "../parts/notes.js";
 const KINDS = ".jsonl,.json,.csv,.parquet";
 const LOOK_EVERY_MS = 400;
 
-/** A field for one file. `onDone` gets the file object once it is usable. */
-export function Upload({ label, hint, onDone }) {
+/** A field for one file. `onDone` gets the file object once it is usable; `example` makes a file
+ * for those who have none at hand. */
+export function Upload({ label, hint, onDone, example = null }) {
   const progress = useSignal(null);
   const problem = useSignal(null);
   const isOver = useSignal(false);
@@ -46,7 +47,10 @@ export function Upload({ label, hint, onDone }) {
         : html`<label class="choose"><span class="button">${label}</span>
             <input type="file" class="hidden-text" accept=${KINDS}
               onChange=${(event) => event.target.files[0] && take(event.target.files[0])} />
-          </label><span class="soft small-text">${hint}</span>`}
+          </label><span class="soft small-text">${hint}</span>
+          ${example && html`<button class="small quiet"
+            onClick=${async () => take(await example())}>
+            Try with example rows</button>`}`}
     </div>
     <${Problem} error=${problem.value} />
   </div>`;

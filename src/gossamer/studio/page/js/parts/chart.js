@@ -6,6 +6,9 @@ import UPlot from "../../vendor/uplot.js";
 
 const HEIGHT = 300;
 const MOST_ROWS = 60;
+/** Distances between marks of an axis on which there are no halves. */
+const WHOLE = Array.from({ length: 8 }, (_, power) => [1, 2, 5].map((each) => each * 10 ** power))
+  .flat();
 /** Safe for colour-blind eyes: the names of custom properties, and a dash for each. */
 const STYLES = [
   ["--line-1", []], ["--line-2", [7, 4]], ["--line-3", [2, 3]], ["--line-4", [10, 3, 2, 3]],
@@ -67,6 +70,7 @@ function optionsOf(element, xName, lines, latest, format) {
     grid: { stroke: () => resolved(element, "--line"), width: 1 },
     ticks: { show: false }, font: "12px system-ui, sans-serif", gap: 6,
   };
+  const whole = xName === "seconds" ? {} : { incrs: WHOLE };
   return {
     width: element.clientWidth,
     height: HEIGHT,
@@ -74,7 +78,8 @@ function optionsOf(element, xName, lines, latest, format) {
     scales: { x: { time: false } },
     legend: { live: true },
     cursor: { y: false, points: { size: 7 } },
-    axes: [{ ...axis, size: 34, values: (_, ticks) => ticks.map(short) }, { ...axis, size: 48 }],
+    axes: [{ ...axis, size: 34, ...whole, values: (_, ticks) => ticks.map(short) },
+      { ...axis, size: 48 }],
     series: [{ label: xName }, ...lines.map(({ name, style, faint, bold, points }) => ({
       label: name,
       stroke: () => resolved(element, style[0]),

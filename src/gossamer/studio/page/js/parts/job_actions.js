@@ -1,26 +1,27 @@
 // What can be done to a job, by its state: the buttons, and the calls behind them.
 
 import { post } from "../api.js";
-import { html, useRef, useSignal } from "../html.js";
+import { html, useSignal } from "../html.js";
 import { jobs } from "../live.js";
 import { href } from "../router.js";
 import { chatWith, nameOf } from "./job_words.js";
-import { Problem } from "./notes.js";
+import { Confirmed, Problem } from "./notes.js";
 
 const WORK = {
   running: ["pause", "cancel"],
   queued: ["cancel"],
   validating_files: ["cancel"],
   paused: ["resume", "cancel"],
-  cancelled: [],
+  cancelled: ["resume"],
   succeeded: [],
   failed: [],
 };
 
+const WORDS = { pause: "Pause", resume: "Resume" };
+
 export function JobActions({ job }) {
   const problem = useSignal(null);
   const isBusy = useSignal(false);
-  const dialog = useRef(null);
   const isRunning = job.status === "running";
 
   async function act(verb) {
@@ -35,29 +36,18 @@ export function JobActions({ job }) {
     isBusy.value = false;
   }
 
-  const words = {
-    pause: "Pause", resume: "Resume", cancel: isRunning ? "Stop" : "Cancel",
-  };
-  const labelled = (verb) => `${words[verb]} ${nameOf(job)}`;
-  const click = (verb) => (verb === "cancel" ? dialog.current.showModal() : act(verb));
   return html`<div class="row actions">
-    ${(WORK[job.status] ?? []).map((verb) => html`<button key=${verb} class="small"
-      disabled=${isBusy.value} aria-label=${labelled(verb)} onClick=${() => click(verb)}>
-      ${words[verb]}</button>`)}
+    ${WORK[job.status].map((verb) => (verb === "cancel"
+      ? html`<${Confirmed} key=${verb} verb=${isRunning ? "Stop" : "Cancel"} name=${nameOf(job)}
+          isBusy=${isBusy.value} onYes=${() => act("cancel")}>It leaves the queue and gives no
+          adapter. What it has saved is kept for some days.<//>`
+      : html`<button key=${verb} class="small" disabled=${isBusy.value}
+          aria-label=${`${WORDS[verb]} ${nameOf(job)}`} onClick=${() => act(verb)}>
+          ${WORDS[verb]}</button>`))}
     ${job.status === "succeeded" && html`<${Results} job=${job} />`}
     ${["failed", "cancelled"].includes(job.status) && html`<a class="button small"
       href=${href(`/new?from=${job.id}`)} aria-label=${`Again: ${nameOf(job)}`}>Again</a>`}
     <${Problem} error=${problem.value} />
-    <dialog ref=${dialog} aria-labelledby=${`stop-${job.id}`}>
-      <form method="dialog" class="stack">
-        <h2 id=${`stop-${job.id}`}>${words.cancel} “${nameOf(job)}”?</h2>
-        <p>It leaves the queue and gives no adapter. What it has saved is kept for 7 days.</p>
-        <div class="row">
-          <button class="danger" onClick=${() => act("cancel")}>${words.cancel} it</button>
-          <button autofocus>Keep it</button>
-        </div>
-      </form>
-    </dialog>
   </div>`;
 }
 

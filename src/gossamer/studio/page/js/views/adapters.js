@@ -2,10 +2,10 @@
 
 import { del, put } from "../api.js";
 import { ago, bytes, count } from "../format.js";
-import { html, useEffect, useRef, useSignal } from "../html.js";
+import { html, useEffect, useSignal } from "../html.js";
 import { follow, restart, session, topic } from "../live.js";
 import { shortName } from "../parts/job_words.js";
-import { Empty, Problem } from "../parts/notes.js";
+import { Confirmed, Empty, Problem } from "../parts/notes.js";
 import { href, query, setQuery } from "../router.js";
 
 export const title = "Adapters";
@@ -65,8 +65,9 @@ function words({ state, pinned, problem }) {
 function Actions({ adapter, isAdmin }) {
   const problem = useSignal(null);
   const isBusy = useSignal(false);
-  const dialog = useRef(null);
   const at = `/v1/adapters/${encodeURIComponent(adapter.id)}`;
+  const name = shortName(adapter.id);
+  const isTuned = adapter.id.startsWith("ft:");
 
   async function act(work) {
     isBusy.value = true;
@@ -81,23 +82,20 @@ function Actions({ adapter, isAdmin }) {
   }
 
   const chat = encodeURIComponent(`${session.value?.model},${adapter.id}`);
+  const pin = () => (adapter.pinned ? del(`${at}/pin`) : put(`${at}/pin`));
+  const remove = () => del(`/v1/models/${encodeURIComponent(adapter.id)}`);
   return html`<div class="row actions">
-    ${adapter.state !== "refused" && html`<a class="button small"
-      href=${href(`/chat?models=${chat}`)}
-      aria-label=${`Chat with ${adapter.id}`}>Chat</a>`}
+    ${adapter.state !== "refused" && html`<a class="button small" aria-label=${`Chat with ${name}`}
+      href=${href(`/chat?models=${chat}`)}>Chat</a>`}
     ${isAdmin && adapter.state !== "refused" && html`<button class="small" disabled=${isBusy.value}
-      aria-label=${`${adapter.pinned ? "Unpin" : "Pin"} ${adapter.id}`}
-      onClick=${() => act(() => (adapter.pinned ? del(`${at}/pin`) : put(`${at}/pin`)))}>
-      ${adapter.pinned ? "Unpin" : "Pin"}</button>
-      <button class="small" disabled=${isBusy.value} aria-label=${`Unload ${adapter.id}`}
-        onClick=${() => dialog.current.showModal()}>Unload</button>`}
+      aria-label=${`${adapter.pinned ? "Unpin" : "Pin"} ${name}`}
+      onClick=${() => act(pin)}>${adapter.pinned ? "Unpin" : "Pin"}</button>`}
+    ${isAdmin && !isTuned && adapter.state !== "refused" && html`<${Confirmed} verb="Unload"
+      name=${name} isBusy=${isBusy.value} onYes=${() => act(() => del(at))}>
+      New requests no longer find it; those under way end first. Its files stay.<//>`}
+    ${isAdmin && isTuned && html`<${Confirmed} verb="Delete" name=${name} isBusy=${isBusy.value}
+      onYes=${() => act(remove)}>
+      It is no longer served. Its files go to the trash of the data folder for some days.<//>`}
     <${Problem} error=${problem.value} />
-    <dialog ref=${dialog} aria-labelledby=${`unload-${adapter.id}`}>
-      <form method="dialog" class="stack">
-        <h2 id=${`unload-${adapter.id}`}>Unload “${adapter.id}”?</h2>
-        <p>New requests no longer find it; those under way end first. Its files stay.</p>
-        <div class="row">
-          <button class="danger" onClick=${() => act(() => del(at))}>Unload it</button>
-          <button autofocus>Keep it</button></div></form></dialog>
   </div>`;
 }

@@ -2,7 +2,7 @@
 
 import { useRuns } from "../compare/runs.js";
 import { Scatter } from "../compare/scatter.js";
-import { markdownOf, RunTable } from "../compare/table.js";
+import { chatWithAll, markdownOf, RunTable } from "../compare/table.js";
 import { columns } from "../curves.js";
 import { loss } from "../format.js";
 import { html, useMemo } from "../html.js";
@@ -24,8 +24,9 @@ export function View() {
   return html`<div class="view">
     <header class="head"><div><h1 tabindex="-1">Compare</h1>
       <p class="sub">Runs over one another, by what they learnt and what that cost.</p></div>
-      ${runs.length > 1 && html`<${CopyButton} text=${markdownOf(runs)}
-        label="Copy as Markdown" />`}
+      ${runs.length > 1 && html`<div class="row">
+        <a class="button small" href=${href(chatWithAll(runs))}>Ask them all</a>
+        <${CopyButton} text=${markdownOf(runs)} label="Copy as Markdown" /></div>`}
     </header>
     <${Picker} chosen=${chosen} />
     ${runs.length > 0 && html`<${Fairness} runs=${runs} /><${Curves} runs=${runs} />

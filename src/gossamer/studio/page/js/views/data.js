@@ -2,9 +2,9 @@
 
 import { del, get } from "../api.js";
 import { bytes, when } from "../format.js";
-import { html, useEffect, useRef, useSignal } from "../html.js";
+import { html, useEffect, useSignal } from "../html.js";
 import { Upload } from "../new/upload.js";
-import { Problem } from "../parts/notes.js";
+import { Confirmed, Problem } from "../parts/notes.js";
 import { go, href } from "../router.js";
 
 export const title = "Data";
@@ -54,7 +54,6 @@ function words(file) {
 
 function Actions({ file, onGone }) {
   const problem = useSignal(null);
-  const dialog = useRef(null);
 
   async function remove() {
     try {
@@ -70,14 +69,8 @@ function Actions({ file, onGone }) {
       href=${href(`/new?file=${file.id}`)} aria-label=${`Tune on ${file.filename}`}>Tune</a>`}
     <a class="button small" download href=${`/v1/files/${file.id}/content`}
       aria-label=${`Download ${file.filename}`}>Download</a>
-    <button class="small" aria-label=${`Delete ${file.filename}`}
-      onClick=${() => dialog.current.showModal()}>Delete</button>
+    <${Confirmed} verb="Delete" name=${file.filename} onYes=${remove}>The rows are gone then.
+      Adapters that learnt from them stay.<//>
     <${Problem} error=${problem.value} />
-    <dialog ref=${dialog} aria-labelledby=${`delete-${file.id}`}><form method="dialog"
-      class="stack">
-      <h2 id=${`delete-${file.id}`}>Delete “${file.filename}”?</h2>
-      <p>The rows are gone then. Adapters that learnt from them stay.</p>
-      <div class="row"><button class="danger" onClick=${remove}>Delete it</button>
-        <button autofocus>Keep it</button></div></form></dialog>
   </div>`;
 }

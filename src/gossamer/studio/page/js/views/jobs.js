@@ -1,7 +1,7 @@
 // Home: all jobs, newest first, with what each is at and what can be done about it.
 
 import { loss, seconds, when } from "../format.js";
-import { html, useComputed } from "../html.js";
+import { html, useComputed, useEffect, useSignal } from "../html.js";
 import { jobList, jobs } from "../live.js";
 import { JobActions } from "../parts/job_actions.js";
 import { methodOf, nameOf, share } from "../parts/job_words.js";
@@ -30,7 +30,8 @@ export function View() {
     ${jobList.value.length > 0 && shown.value.length === 0 && html`<p class="soft">
       No job fits this filter.</p>`}
     ${shown.value.length > 0 && html`<ul class="jobs">
-      ${shown.value.map((job) => html`<${Row} key=${job.id} job=${job} />`)}</ul>`}
+      ${shown.value.map((job) => html`<${Row} key=${job.id} job=${job} />`)}</ul>
+      <${Notify} />`}
   </div>`;
 }
 
@@ -56,6 +57,22 @@ function Filter() {
       value=${query.value.get("find") ?? ""}
       onInput=${(event) => setQuery({ find: event.target.value })} />
   </div>`;
+}
+
+/** A switch; what it does is loaded when it is first used, or was on before. */
+function Notify() {
+  const module = useSignal(null);
+  const load = async () => { module.value = await import("../notify.js"); };
+  useEffect(() => { if (localStorage.getItem("gossamer-notify") === "yes") load(); }, []);
+  if (!("Notification" in window)) return null;
+  const change = async (event) => {
+    const wanted = event.target.checked;
+    await load();
+    await module.value.switchTo(wanted);
+    event.target.checked = module.value.isOn.value;
+  };
+  return html`<label class="row small-text soft"><input type="checkbox" onChange=${change}
+    checked=${module.value?.isOn.value ?? false} />Tell me when a job ends</label>`;
 }
 
 function Summary() {

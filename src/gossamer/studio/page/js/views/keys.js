@@ -1,10 +1,10 @@
 // Keys and tenants: who may call, and what each may use.
 
 import { del, get, post } from "../api.js";
-import { html, useEffect, useRef, useSignal } from "../html.js";
+import { html, useEffect, useSignal } from "../html.js";
 import { session } from "../live.js";
 import { CopyButton } from "../parts/copy.js";
-import { Problem } from "../parts/notes.js";
+import { Confirmed, Problem } from "../parts/notes.js";
 
 export const title = "Keys";
 
@@ -97,7 +97,6 @@ function Table({ content, onChange }) {
 }
 
 function Revoke({ id, tenant, onChange }) {
-  const dialog = useRef(null);
   const problem = useSignal(null);
 
   async function revoke() {
@@ -110,13 +109,7 @@ function Revoke({ id, tenant, onChange }) {
   }
 
   return html`<div class="row actions">
-    <button class="small" aria-label=${`Revoke key ${id} of ${tenant}`}
-      onClick=${() => dialog.current.showModal()}>Revoke</button>
-    <${Problem} error=${problem.value} />
-    <dialog ref=${dialog} aria-labelledby=${`revoke-${id}`}><form method="dialog" class="stack">
-      <h2 id=${`revoke-${id}`}>Revoke key ${id} of “${tenant}”?</h2>
-      <p>Programs that use it are refused from the next call on.</p>
-      <div class="row"><button class="danger" onClick=${revoke}>Revoke it</button>
-        <button autofocus>Keep it</button></div></form></dialog>
-  </div>`;
+    <${Confirmed} verb="Revoke" name=${`${tenant}, ${id}`} onYes=${revoke}>
+      Programs that use this key are refused from the next call on.<//>
+    <${Problem} error=${problem.value} /></div>`;
 }

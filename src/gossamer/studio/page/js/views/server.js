@@ -56,7 +56,7 @@ function useSpeed(tokens) {
 function Memory({ now }) {
   const { block_bytes: size, blocks } = now;
   const shown = [
-    { name: "Keys and values", size: (blocks.kv - blocks.cached) * size, tone: "tone-1" },
+    { name: "Keys and values", size: blocks.kv * size, tone: "tone-1" },
     { name: "Cached prefixes", size: blocks.cached * size, tone: "tone-2" },
     { name: "Adapters", size: blocks.adapters * size, tone: "tone-3" },
     { name: "Free", size: blocks.free * size, tone: "tone-4" },
