@@ -1,15 +1,19 @@
 """Stores on SQLite, and on PostgreSQL where there is one."""
 
 import os
+import shutil
 import uuid
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
 from postgres_server import MISSING, URL, PostgresServer, binaries
+from sqlalchemy import create_engine
 from zygote import start as start_zygote
 
 from gossamer.jobs.settings import JobsSettings
 from gossamer.jobs.store import JobStore
+from gossamer.jobs.store.tables import TableRow
 
 
 @pytest.fixture(scope="session")
@@ -26,33 +30,66 @@ def postgres_url():
     server.stop()
 
 
-@pytest.fixture
-def postgres_schema(postgres_url):
-    """The URL of an empty schema."""
-    from sqlalchemy import create_engine
-
+@contextmanager
+def schema(url):
+    """The URL of an empty schema, which goes at the end."""
     name = f"test_{uuid.uuid4().hex[:12]}"
-    engine = create_engine(postgres_url)
+    engine = create_engine(url)
     with engine.begin() as connection:
         connection.exec_driver_sql(f"CREATE SCHEMA {name}")
-    joined = "&" if "?" in postgres_url else "?"
-    yield f"{postgres_url}{joined}options=-csearch_path%3D{name}"
+    joined = "&" if "?" in url else "?"
+    yield f"{url}{joined}options=-csearch_path%3D{name}"
     with engine.begin() as connection:
         connection.exec_driver_sql(f"DROP SCHEMA {name} CASCADE")
     engine.dispose()
 
 
+@pytest.fixture
+def postgres_schema(postgres_url):
+    """The URL of an empty schema of the test's own."""
+    with schema(postgres_url) as url:
+        yield url
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
-def settings(request, tmp_path):
-    """Settings of jobs on either database, in a folder of the test's own."""
+def new_settings(request, tmp_path):
+    """Settings of jobs on either database, where there are no tables yet."""
     url = request.getfixturevalue("postgres_schema") if request.param == "postgresql" else None
     return JobsSettings(data_dir=str(tmp_path / "data"), database=url)
 
 
-@pytest.fixture
-def store(settings):
-    """The store of `settings`, with all tables."""
-    store = JobStore.open(settings)
+@pytest.fixture(scope="session")
+def sqlite_tables(tmp_path_factory):
+    """A SQLite file with all tables, to be copied."""
+    settings = JobsSettings(data_dir=str(tmp_path_factory.mktemp("tables") / "data"))
+    JobStore.open(settings).close()
+    return settings.folder.database
+
+
+@pytest.fixture(scope="session")
+def postgres_tables(postgres_url, tmp_path_factory):
+    """The URL of a schema with all tables, to be emptied."""
+    with schema(postgres_url) as url:
+        folder = str(tmp_path_factory.mktemp("tables") / "data")
+        JobStore.open(JobsSettings(data_dir=folder, database=url)).close()
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def store(request, tmp_path):
+    """A store with all tables and nothing in them, on either database."""
+    url = None
+    if request.param == "postgresql":
+        url = request.getfixturevalue("postgres_tables")
+    settings = JobsSettings(data_dir=str(tmp_path / "data"), database=url)
+    settings.folder.make()
+    if url is None:
+        shutil.copy(request.getfixturevalue("sqlite_tables"), settings.folder.database)
+    store = JobStore.join(settings)
+    if url is not None:
+        with store.database.write() as session:
+            names = ", ".join(TableRow.metadata.tables)
+            session.connection().exec_driver_sql(f"TRUNCATE {names}")
     yield store
     store.close()
 

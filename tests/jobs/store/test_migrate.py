@@ -15,30 +15,38 @@ from gossamer.jobs.store.database import Database
 from gossamer.jobs.store.migrate import differences
 
 
-def test_the_migrations_make_the_tables_that_the_code_knows(store):
-    assert differences(store.database) == []
+@pytest.fixture
+def opened(new_settings):
+    """A store whose tables were made just now."""
+    store = JobStore.open(new_settings)
+    yield store
+    store.close()
 
 
-def test_opening_again_keeps_what_is_there(store, settings):
-    file = add_file(store)
-    again = JobStore.open(settings)
+def test_the_migrations_make_the_tables_that_the_code_knows(opened):
+    assert differences(opened.database) == []
+
+
+def test_opening_again_keeps_what_is_there(opened, new_settings):
+    file = add_file(opened)
+    again = JobStore.open(new_settings)
     assert again.files.get("a", file.id) == file
     again.close()
 
 
-def test_servers_that_start_together_make_the_tables_once(settings):
+def test_servers_that_start_together_make_the_tables_once(new_settings):
     with ThreadPoolExecutor(4) as threads:
-        stores = list(threads.map(lambda _: JobStore.open(settings), range(4)))
+        stores = list(threads.map(lambda _: JobStore.open(new_settings), range(4)))
     assert differences(stores[0].database) == []
     for store in stores:
         store.close()
 
 
-def test_tables_of_a_newer_program_are_refused(store, settings):
-    with store.database.write() as session:
+def test_tables_of_a_newer_program_are_refused(opened, new_settings):
+    with opened.database.write() as session:
         session.connection().exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
     with pytest.raises(StorageError, match="revision 9999"):
-        JobStore.open(settings)
+        JobStore.open(new_settings)
 
 
 def test_a_file_with_older_tables_is_copied_first(tmp_path, monkeypatch):

@@ -86,6 +86,7 @@ def test_a_job_that_has_no_estimate_is_not_asked_for_again(store, settings):
     assert store.jobs.get(EVERYONE, job.id).status == "queued"
 
 
+@pytest.mark.slow
 def test_a_process_tells_what_a_run_takes(store, settings, tiny_model, tmp_path):
     job = add_training(store, settings, tiny_model, tmp_path, estimate=False)
     found = Estimator(store, settings).of_job(job)
