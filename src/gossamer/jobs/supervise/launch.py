@@ -36,7 +36,8 @@ class ProcessLauncher:
     """Starts workers as programs of their own, in sessions that no signal of a terminal reaches."""
 
     def __init__(self, settings: JobsSettings) -> None:
-        self._environment = environment(settings)
+        told = {SETTINGS_VARIABLE: settings.model_dump_json()}
+        self._environment = environment(settings) | told
 
     def __call__(self, job: JobPaths, attempt: int) -> Child:
         """Start `python -m gossamer.jobs.worker`; what it prints is added to the job's log."""
@@ -56,7 +57,6 @@ def environment(settings: JobsSettings) -> dict[str, str]:
     """Variables for a worker, which libraries read when they are loaded."""
     threads = usable_cpus() if settings.jobs_share == "full" else max(1, usable_cpus() - 1)
     values = {
-        SETTINGS_VARIABLE: settings.model_dump_json(),
         # The one who starts the server may have chosen a number.
         _THREADS: os.environ.get(_THREADS, str(threads)),
         "OMP_WAIT_POLICY": "PASSIVE",
