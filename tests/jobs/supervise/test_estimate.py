@@ -10,7 +10,7 @@ from gossamer.jobs.queue.needs import GIB, MachineRoom
 from gossamer.jobs.store import JobStore
 from gossamer.jobs.store.scoped import EVERYONE
 from gossamer.jobs.supervise import estimate as estimate_module
-from gossamer.jobs.supervise.estimate import Estimates, Estimator
+from gossamer.jobs.supervise.estimate import Estimates, Estimator, host_memory
 
 
 @pytest.fixture
@@ -73,6 +73,14 @@ def test_a_job_that_could_never_fit_is_refused(store, settings, monkeypatch):
     error = store.jobs.get(EVERYONE, job.id).error
     assert error["code"] == "capacity_exceeded"
     assert "needs about 9.2 GiB of memory" in error["message"]
+
+
+def test_what_a_job_takes_of_a_gpu_is_not_taken_of_the_machine():
+    parts = {"process": 7}
+    assert host_memory(None) is None
+    assert host_memory({}) is None
+    assert host_memory({"memory": 90, "device": "cpu", "memory_parts": parts}) == 90
+    assert host_memory({"memory": 90, "device": "cuda", "memory_parts": parts}) == 7
 
 
 def test_a_job_that_has_no_estimate_is_not_asked_for_again(store, settings):

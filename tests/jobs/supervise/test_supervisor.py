@@ -124,6 +124,15 @@ def test_jobs_start_up_to_the_limit_and_the_others_say_why_they_wait(watched):
     assert len(one.children) == 2
 
 
+def test_one_job_at_a_time_trains_on_a_gpu(watched):
+    one = watched(max_jobs=3)
+    gpu = NEEDS | {"device": "cuda", "memory_parts": {"process": 1}}
+    jobs = [add_job(one.store, estimate=gpu), add_job(one.store, estimate=gpu), one.add()]
+    one.supervisor.look()
+    assert [one.row(job).status for job in jobs] == ["running", "queued", "running"]
+    assert one.row(jobs[1]).reason == "cuda trains another job"
+
+
 def test_a_job_goes_on_after_its_worker_died_and_fails_after_three_deaths(watched):
     one = watched()
     job = one.add()

@@ -31,6 +31,18 @@ _MODULE = "gossamer.jobs.worker.estimate"
 MAX_SECONDS = 300.0
 
 
+def host_memory(estimate: Mapping[str, Any] | None) -> int | None:
+    """The machine's own memory that a job takes; None: it is not known.
+
+    A job on a GPU has its weights and activations there, and only the process itself here.
+    """
+    if not estimate or "memory" not in estimate:
+        return None
+    if estimate.get("device", "cpu") == "cpu":
+        return int(estimate["memory"])
+    return int(estimate["memory_parts"]["process"])
+
+
 class Estimator:
     """Asks for estimates, one process each. Not for the event loop."""
 
@@ -132,7 +144,7 @@ class Estimates:
             return
         self._store.jobs.set_estimate(job.id, found)
         room = measure(self._settings)
-        reason = never_fits(found["memory"], room, self._settings.memory_margin)
+        reason = never_fits(host_memory(found) or 0, room, self._settings.memory_margin)
         if reason is not None:
             self._store.jobs.refuse(job.id, "capacity_exceeded", reason)
 

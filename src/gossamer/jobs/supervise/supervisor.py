@@ -24,7 +24,7 @@ from gossamer.jobs.store import JobStore
 from gossamer.jobs.store.attempts import Death
 from gossamer.jobs.store.records import JobRecord, SupervisorRecord
 from gossamer.jobs.supervise.attend import Attendant, Watch
-from gossamer.jobs.supervise.estimate import Estimates, Estimator
+from gossamer.jobs.supervise.estimate import Estimates, Estimator, host_memory
 from gossamer.jobs.supervise.launch import Launcher, ProcessLauncher
 from gossamer.jobs.supervise.reconcile import reconcile
 from gossamer.jobs.supervise.room import measure, memory_of
@@ -54,7 +54,7 @@ class Supervisor:
     ) -> None:
         """`launch` starts workers (None: as programs), `policies` tells what tenants may use,
         `is_busy` whether requests run now (None: it is not known, and jobs_share=pause is
-        refused), `device` where jobs train."""
+        refused), `device` where a job trains whose estimate does not tell."""
         self._store = store
         self._settings = settings
         self._launch = launch or ProcessLauncher(settings)
@@ -216,15 +216,14 @@ class Supervisor:
         log.info("%s, attempt %d: process %d", job_id, attempt, child.pid)
 
     def _waiting(self, row: JobRecord) -> WaitingJob:
-        estimate = row.estimate or {}
         return WaitingJob(
             id=row.id,
             tenant=row.tenant,
             created=row.created,
             queued=row.queued or row.created,
-            memory=estimate.get("memory"),
-            disk=int(estimate.get("disk") or 0),
-            device=self._device,
+            memory=host_memory(row.estimate),
+            disk=int((row.estimate or {}).get("disk") or 0),
+            device=self._device_of(row),
         )
 
     def _running(self, row: JobRecord) -> RunningJob:
@@ -232,10 +231,13 @@ class Supervisor:
         return RunningJob(
             id=row.id,
             tenant=row.tenant,
-            memory=(row.estimate or {}).get("memory"),
+            memory=host_memory(row.estimate),
             used=memory_of(watch.pid if watch else None),
-            device=self._device,
+            device=self._device_of(row),
         )
+
+    def _device_of(self, row: JobRecord) -> str:
+        return str((row.estimate or {}).get("device") or self._device)
 
     def _tenants(self, names: set[str]) -> dict[str, TenantPolicy]:
         seconds = self._store.attempts.seconds_since(time.time() - _DAY)
