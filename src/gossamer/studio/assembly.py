@@ -25,6 +25,7 @@ from gossamer.studio.new_job import BaseModel, JobMaker
 from gossamer.studio.news import StoredNews
 from gossamer.studio.routes import files, job_events, jobs, models, session, uploads
 from gossamer.studio.sessions import Sessions, cookie_of
+from gossamer.studio.trials import TrialEstimator, Trials
 from gossamer.studio.view.lines import RunLines
 
 log = logging.getLogger("gossamer.studio")
@@ -59,11 +60,12 @@ class StudioParts:
         *,
         store: JobStore,
         runner: JobRunner | None = None,
+        estimator: TrialEstimator | None = None,
         token: str | None = None,
     ) -> None:
-        """`runner` runs the jobs (None: another server on this database does); `token` opens one
-        session, once."""
-        service = FileService(store, settings)
+        """`runner` runs the jobs (None: another server on this database does), `estimator` says
+        what they would take; `token` opens one session, once."""
+        service, trials = FileService(store, settings), Trials(estimator)
         self._runner = runner
         self._model = Path(base.source)
         self._sweeper = Sweeper(store, service, settings)
@@ -71,10 +73,11 @@ class StudioParts:
             store=store,
             folder=settings.folder,
             files=service,
-            maker=JobMaker(store, service, settings, base),
+            maker=JobMaker(store, service, settings, base, trials),
             sessions=Sessions(store, token=token),
             lines=RunLines(settings.folder),
             grants=Grants(store),
+            trials=trials,
             wake=runner.wake if runner is not None else lambda: None,
         )
 
@@ -102,6 +105,7 @@ class StudioParts:
         studio.files.desk.start()
         async with AsyncExitStack() as stack:
             stack.callback(studio.threads.close)
+            stack.callback(studio.trial_threads.close)
             stack.push_async_callback(run_in_threadpool, studio.files.desk.close)
             if self._runner is not None:
                 self._runner.start()

@@ -21,6 +21,7 @@ from gossamer.serving.keys import Caller, TenantSettings
 from gossamer.studio.grants import Grants
 from gossamer.studio.new_job import JobMaker
 from gossamer.studio.sessions import Sessions
+from gossamer.studio.trials import Trials
 from gossamer.studio.view.checkpoints import retire_checkpoints
 from gossamer.studio.view.lines import RunLines
 
@@ -42,10 +43,14 @@ class Studio:
     sessions: Sessions
     lines: RunLines
     grants: Grants
+    trials: Trials
     wake: Callable[[], None] = lambda: None
     """Tells those who start jobs that something has changed."""
     threads: FairThreadPool = field(
         default_factory=lambda: FairThreadPool("gossamer-studio", WORKERS, PER_TENANT)
+    )
+    trial_threads: FairThreadPool = field(
+        default_factory=lambda: FairThreadPool("gossamer-trials", 1, 1)
     )
 
     @staticmethod

@@ -15,6 +15,7 @@ from gossamer.jobs.settings import JobsSettings
 from gossamer.jobs.store import JobStore
 from gossamer.jobs.store.jobs import NewJob, Repeat
 from gossamer.jobs.store.records import FileRecord, JobRecord
+from gossamer.studio.trials import Trial, Trials
 
 MAX_SEED = 2**31
 
@@ -45,9 +46,15 @@ class JobMaker:
     """Makes jobs of requests. Not for the event loop."""
 
     def __init__(
-        self, store: JobStore, files: FileService, settings: JobsSettings, base: BaseModel
+        self,
+        store: JobStore,
+        files: FileService,
+        settings: JobsSettings,
+        base: BaseModel,
+        trials: Trials,
     ) -> None:
         self._store = store
+        self._trials = trials
         self._files = files
         self._settings = settings
         self._base = base
@@ -76,16 +83,20 @@ class JobMaker:
             request=dict(body),
             request_sha256=request_digest(body),
             resolved=resolved.as_record(),
+            estimate=self._trials.known(self._trial(files, resolved)),
             metadata=dict(request.metadata or {}),
             max_waiting=min(bound, max_waiting or bound),
         )
         return self._store.jobs.create(new, repeat)[0]
 
-    def try_out(self, tenant: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Say what a job would be, without making one; raises as `create`."""
+    def try_out(self, tenant: str, body: Mapping[str, Any]) -> tuple[dict[str, Any], Trial]:
+        """Say what a job would be, without making one, and of what an estimate may be asked.
+
+        Raises as `create`.
+        """
         _, files, resolved, seed = self._resolved(tenant, body)
         rows = self._rows(files.training)
-        return {
+        answer = {
             "object": "fine_tuning.job.estimate",
             "hyperparameters": resolved.hyperparameters,
             "adapter": resolved.adapter,
@@ -93,6 +104,14 @@ class JobMaker:
             "seed": seed,
             "estimate": {"rows": rows, "steps": _steps(resolved.run, rows)},
         }
+        return answer, self._trial(files, resolved)
+
+    def _trial(self, files: _Files, resolved: ResolvedJob) -> Trial:
+        run = resolved.run
+        rows = {run["data"]: files.training.sha256}
+        if files.validation is not None:
+            rows[run["eval_data"]] = files.validation.sha256
+        return Trial(self._base.name, run, rows)
 
     def _resolved(
         self, tenant: str, body: Mapping[str, Any]

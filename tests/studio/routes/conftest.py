@@ -70,11 +70,13 @@ def serve(settings, store, monkeypatch):
     monkeypatch.setattr("gossamer.jobs.files.service.shutil.disk_usage", lambda path: Roomy)
 
     @contextmanager
-    def serve(*, token=None, key=None, page=False, **http):
+    def serve(*, token=None, key=None, page=False, estimator=None, **http):
         engine = FakeEngine(tiny_tokenizer())
         base = BaseModel("tiny", str(Path(settings.data_dir) / "model"), lambda: 64)
         runner = Idle()
-        parts = StudioParts(settings, base, store=store, token=token, runner=runner)
+        parts = StudioParts(
+            settings, base, store=store, token=token, runner=runner, estimator=estimator
+        )
         extensions = [parts.api(), *(parts.page() if page else ())]
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         try:
@@ -99,3 +101,19 @@ def send():
         )
 
     return send
+
+
+@pytest.fixture
+def make_plain_server():
+    """Serve without jobs."""
+
+    @contextmanager
+    def make():
+        engine = FakeEngine(tiny_tokenizer())
+        try:
+            with live(engine) as (host, port):
+                yield httpx.Client(base_url=f"http://{host}:{port}")
+        finally:
+            engine.shutdown()
+
+    return make

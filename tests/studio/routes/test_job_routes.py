@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from gossamer.errors import JobError
 from gossamer.jobs.store.tables import ModelRow
 from gossamer.serving.core.stats import AdapterStatus
 
@@ -161,6 +162,47 @@ def test_a_trial_says_what_a_job_would_be_and_makes_none(serve, file_of):
         assert client.get(JOBS).json()["data"] == []
         assert client.post(f"{JOBS}?dry_run=maybe", json=body).status_code == 400
         assert not client.woken
+
+
+class Oracle:
+    """Says what a run would take, and counts how often it is asked."""
+
+    def __init__(self, error=None):
+        self.asked = []
+        self.error = error
+
+    def ask(self, model, run, rows):
+        self.asked.append((model, run["method"], dict(rows)))
+        if self.error is not None:
+            raise self.error
+        found = {"rows": 12, "steps": 9, "tokens": 480, "memory": 2**30, "disk": 10}
+        return {**found, "trainable": 77, "adapter_bytes": 308, "seconds": None}
+
+
+def test_a_trial_asks_once_and_the_job_knows_the_answer(serve, file_of, store):
+    oracle = Oracle()
+    with serve(estimator=oracle) as client:
+        rows = file_of(client)
+        body = {"model": "tiny", "training_file": rows}
+        for _ in range(2):
+            answer = client.post(f"{JOBS}?dry_run=true", json=body).json()
+            assert answer["estimate"]["memory_bytes"] == 2**30
+            assert (answer["adapter"]["trainable"], answer["adapter"]["bytes"]) == (77, 308)
+            assert "measured here yet" in answer["estimate"]["source"]
+        assert [asked[:2] for asked in oracle.asked] == [("tiny", "lora")]
+        assert list(oracle.asked[0][2]) == ["data/train.jsonl"]
+        job = client.post(JOBS, json={**body, "seed": 5, "suffix": "x"}).json()
+        assert (job["estimate"]["tokens"], job["adapter"]["trainable"]) == (480, 77)
+        other = client.post(JOBS, json={**body, "adapter": {"rank": 2}}).json()
+        assert (other["estimate"], "trainable" in other["adapter"]) == (None, False)
+
+
+def test_what_the_run_would_refuse_the_trial_refuses(serve, file_of):
+    error = JobError("too long", code="invalid_file", param="training_file")
+    with serve(estimator=Oracle(error)) as client:
+        body = {"model": "tiny", "training_file": file_of(client)}
+        answer = client.post(f"{JOBS}?dry_run=true", json=body)
+        assert (answer.status_code, answer.json()["error"]["message"]) == (400, "too long")
 
 
 REFUSED = [

@@ -56,6 +56,7 @@ class ServedJobs:
     ) -> "list[Extension]":
         """Make what the server is extended by; `model` is how the base model was named."""
         from gossamer.basemodel.find import resolve
+        from gossamer.jobs.supervise.estimate import Estimator
         from gossamer.jobs.supervise.supervisor import Supervisor
         from gossamer.studio.assembly import StudioParts
         from gossamer.studio.new_job import BaseModel
@@ -72,6 +73,7 @@ class ServedJobs:
             runner=Supervisor(
                 self.store, self.settings, policies=lambda: _policies(keys), is_busy=is_busy
             ),
+            estimator=Estimator(self.store, self.settings),
             token=self.token,
         )
         return [parts.api(), *(parts.page() if self.token is not None else ())]

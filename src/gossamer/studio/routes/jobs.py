@@ -13,10 +13,12 @@ from gossamer.jobs.store.jobs import Repeat
 from gossamer.jobs.store.records import JobRecord
 from gossamer.jobs.store.scoped import Tenant
 from gossamer.serving.http.body import read_past
+from gossamer.serving.http.connection import run_unless_disconnected
 from gossamer.serving.http.errors import ApiError
 from gossamer.studio.body import read_object
 from gossamer.studio.context import Studio, scope_of, settings_of, trainer
 from gossamer.studio.routes.lists import as_list, metadata_filter, page_ask
+from gossamer.studio.trials import shown_estimate
 from gossamer.studio.view.jobs import job_object
 
 router = APIRouter()
@@ -33,8 +35,7 @@ async def create_job(http: Request) -> JSONResponse:
     repeat = _repeat(http)
     body = await read_object(http)
     if is_dry:
-        answer = await studio.run(http, partial(studio.maker.try_out, caller.tenant, body))
-        return JSONResponse(answer)
+        return JSONResponse(await run_unless_disconnected(http.receive, _try_out(http, body)))
     limit = settings_of(http, caller).max_queued_jobs
     create = partial(studio.maker.create, caller.tenant, body, repeat, max_waiting=limit)
     job = await studio.run(http, create)
@@ -82,6 +83,18 @@ async def pause_job(http: Request, job_id: str) -> JSONResponse:
 async def resume_job(http: Request, job_id: str) -> JSONResponse:
     """Let a paused job go on, or one that was cancelled by mistake."""
     return await _act(http, job_id, Studio.of(http).store.jobs.resume)
+
+
+async def _try_out(http: Request, body: dict[str, Any]) -> dict[str, Any]:
+    caller, studio = trainer(http), Studio.of(http)
+    work = partial(studio.maker.try_out, caller.tenant, body)
+    answer, trial = await studio.run(http, work)
+    # Each takes a process of its own for some seconds: those that wait go with their client.
+    found = await studio.trial_threads.run(caller.tenant, partial(studio.trials.of, trial))
+    if found is not None:
+        answer["estimate"] |= shown_estimate(found)
+        answer["adapter"] |= {"trainable": found["trainable"], "bytes": found["adapter_bytes"]}
+    return answer
 
 
 async def _act(http: Request, job_id: str, act: Callable[[Tenant, str], JobRecord]) -> JSONResponse:

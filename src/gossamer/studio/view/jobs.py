@@ -4,6 +4,7 @@ import time
 from typing import Any
 
 from gossamer.jobs.store.records import JobRecord
+from gossamer.studio.trials import shown_estimate
 from gossamer.studio.view.checkpoints import checkpoint_name
 from gossamer.studio.view.lines import Line, metrics_at, progress_of
 
@@ -39,15 +40,22 @@ def job_object(job: JobRecord, lines: list[Line], metadata: dict[str, str]) -> S
         "integrations": [],
         "metadata": metadata,
         "method": {"type": kind, kind: {"hyperparameters": numbers}},
-        "adapter": resolved.get("adapter", {}),
+        "adapter": {**resolved.get("adapter", {}), **_weights(job)},
         "training": resolved.get("training", {}),
         "progress": progress,
-        "estimate": job.estimate,
+        "estimate": None if job.estimate is None else shown_estimate(job.estimate),
         "resumed_from": job.saved_step if job.attempt > 1 and job.saved_step else None,
         "attempt": job.attempt,
         "suffix": job.request.get("suffix"),
         "alias": job.alias,
     }
+
+
+def _weights(job: JobRecord) -> Shown:
+    """How many weights learn and what they take on the disk, where that is known."""
+    estimate = job.estimate or {}
+    names = {"trainable": "trainable", "bytes": "adapter_bytes"}
+    return {ours: estimate[theirs] for ours, theirs in names.items() if theirs in estimate}
 
 
 def checkpoint_object(job: JobRecord, step: int, created: float, lines: list[Line]) -> Shown:
