@@ -64,6 +64,17 @@ def test_every_module_is_used():
     assert [name_of(path) for path in MODULES if f"/{path.name}" not in text] == []
 
 
+def test_every_export_is_used_elsewhere():
+    texts = {path: path.read_text() for path in MODULES}
+    unused = [
+        f"{name_of(path)}: {name}"
+        for path, text in texts.items()
+        for name in re.findall(r"^export (?:async )?(?:function\*?|const|class) (\w+)", text, re.M)
+        if not any(re.search(rf"\b{name}\b", texts[other]) for other in MODULES if other != path)
+    ]
+    assert unused == []
+
+
 def test_folders_of_the_page_are_small():
     for folder in {path.parent for path in MODULES}:
         assert len([path for path in folder.iterdir() if path.is_file()]) <= MAX_FILES

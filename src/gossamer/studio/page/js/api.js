@@ -15,7 +15,7 @@ export class ApiProblem extends Error {
   }
 }
 
-export class ServerGone extends Error {
+class ServerGone extends Error {
   constructor() {
     super("The server does not answer.");
   }
@@ -50,7 +50,7 @@ export async function send(method, path, body, { signal: stop, headers = {} } = 
 }
 
 /** Reads the error of a response; one that must sign in is shown where to. */
-export async function problemOf(response) {
+async function problemOf(response) {
   if (response.status === 401) needsSignIn.value = true;
   let told = null;
   try {

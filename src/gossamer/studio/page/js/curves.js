@@ -8,8 +8,6 @@ const [MOST_AVERAGED, SHARE_AVERAGED] = [30, 1 / 12];
 const MILD = 1.2;
 const SEVERE = 2;
 
-export const AXES = { step: "step", tokens: "tokens", seconds: "seconds" };
-
 /** {xs, train, smooth, valid, steps, evals}: one entry a step, null where nothing was measured. */
 export function columns(lines, axis = "step") {
   const byStep = new Map();

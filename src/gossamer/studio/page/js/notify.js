@@ -3,7 +3,7 @@
 import { effect, signal } from "./html.js";
 import { jobs } from "./live.js";
 import { nameOf } from "./parts/job_words.js";
-import { href } from "./router.js";
+import { go } from "./router.js";
 
 const KEY = "gossamer-notify";
 const ENDS = { succeeded: "is done", failed: "has failed" };
@@ -30,7 +30,10 @@ effect(() => {
     const word = ENDS[status];
     if (isOn.value && word && before.get(id) === "running" && document.hidden) {
       const told = new Notification(`${nameOf(jobs.value.get(id))} ${word}`, { tag: id });
-      told.onclick = () => window.focus() || window.location.assign(href(`/jobs/${id}`));
+      told.onclick = () => {
+        window.focus();
+        go(`/jobs/${id}`);
+      };
     }
   }
   before = now;

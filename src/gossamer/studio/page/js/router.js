@@ -2,7 +2,7 @@
 
 import { computed, signal } from "./html.js";
 
-export const ROOT = "/studio";
+const ROOT = "/studio";
 
 /** The address as the browser shows it, without the root: "/jobs/ftjob-1?x=tokens". */
 export const address = signal(current());

@@ -23,7 +23,7 @@ const PLACES = [
 ];
 const MAIN_PLACES = 4;
 
-export function Icon({ name }) {
+function Icon({ name }) {
   return html`<svg class="icon" viewBox="0 0 24 24" fill="none" stroke="currentColor"
     stroke-width="1.8" stroke-linecap="round" stroke-linejoin="round" aria-hidden="true">
     <path d=${ICONS[name]} /></svg>`;

@@ -6,7 +6,7 @@ import { shortName } from "../parts/job_words.js";
 import { MAX_COLUMNS, models, setModels, wins } from "./thread.js";
 
 /** The names that can be asked: the base model and every adapter that is not refused. */
-export function nameable() {
+function nameable() {
   const adapters = (topic("adapters").value?.data ?? []).filter(({ state }) => state !== "refused");
   return [session.value?.model, ...adapters.map(({ id }) => id)].filter(Boolean);
 }

@@ -21,13 +21,13 @@ export function Commands({ filename }) {
     </div></details>`;
 }
 
-export function curl(body) {
+function curl(body) {
   return `curl ${window.location.origin}/v1/fine_tuning/jobs \\
   -H 'Content-Type: application/json' \\
   -d '${JSON.stringify(body, null, 2).replaceAll("'", "'\\''")}'`;
 }
 
-export function python(body) {
+function python(body) {
   const { adapter, training, ...plain } = body;
   const lines = Object.entries(plain).map(([key, value]) => `    ${key}=${literal(value)},`);
   return `from openai import OpenAI
@@ -49,7 +49,7 @@ function literal(value) {
   return `{${Object.entries(value).map(pair).join(", ")}}`;
 }
 
-export function cli(body, filename) {
+function cli(body, filename) {
   const { method, ...settings } = body.adapter;
   const parts = [`gossamer tune ${quoted(body.model ?? "MODEL")}`, `--data ${quoted(filename)}`,
     `--method ${method}`];

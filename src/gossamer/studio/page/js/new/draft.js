@@ -6,7 +6,7 @@ import { computed } from "../html.js";
 import { session } from "../live.js";
 import { query, setQuery } from "../router.js";
 
-export const DEFAULT_HELD_OUT = "0.1";
+const DEFAULT_HELD_OUT = "0.1";
 
 /** {file, held, methods, size, name, training: {}, of: {method: {}}}: texts as they were typed. */
 export const draft = computed(() => {
@@ -48,7 +48,7 @@ export function bodyFor(name, from = draft.value) {
 }
 
 /** What a job is called: the name, and the method behind it where several are compared. */
-export function suffixFor(name, from = draft.value) {
+function suffixFor(name, from = draft.value) {
   const base = from.name.trim();
   return base && from.methods.length > 1 ? `${base}-${name}` : base;
 }

@@ -1,7 +1,7 @@
 // A form for settings of the catalogue: a fitting field for each, its bounds, its sentence.
 
 import { html } from "../html.js";
-import { query, setQuery } from "../router.js";
+import { setQuery } from "../router.js";
 import { isSame, valueOf } from "./draft.js";
 
 /** Fields for `settings`; typed values stand in the address under `prefix` and the name. */
@@ -50,9 +50,4 @@ function Control({ id, setting, text, set }) {
 function plain(value) {
   if (value === null || value === undefined) return "";
   return typeof value === "object" ? JSON.stringify(value) : String(value);
-}
-
-/** The settings of a run that the address changes, by name. */
-export function changedOf(prefix) {
-  return [...query.value.keys()].filter((key) => key.startsWith(prefix));
 }

@@ -128,7 +128,7 @@ function AsTable({ xs, xName, lines, format }) {
   const isOpen = useSignal(false);
   const every = Math.max(1, Math.ceil(xs.length / MOST_ROWS));
   const isPoint = (index) => lines.some(({ points, values }) => points && values[index] !== null);
-  const rows = xs.map((x, index) => index).filter((index) => (
+  const rows = [...xs.keys()].filter((index) => (
     index % every === 0 || index === xs.length - 1 || isPoint(index)));
   return html`<details onToggle=${(event) => { isOpen.value = event.target.open; }}>
     <summary>Show as table</summary>
