@@ -10,10 +10,7 @@ MODEL = "smollm2-135m"
 def job(number, status, name, method="lora", **changes):
     """A job with all fields that OpenAI's client requires, and ours."""
     now = int(time.time())
-    size = {
-        "lora": {"rank": 8, "trainable": 2_442_240},
-        "dora": {"rank": 8, "trainable": 2_597_760},
-    }
+    trainable = {"lora": 2_442_240, "dora": 2_597_760}.get(method, 57_600)
     return {
         "id": f"ftjob-{number:024d}",
         "object": "fine_tuning.job",
@@ -34,9 +31,9 @@ def job(number, status, name, method="lora", **changes):
         "method": {"type": "supervised", "supervised": {"hyperparameters": {}}},
         "suffix": name,
         "alias": None,
-        "adapter": {"method": method, **size.get(method, {"trainable": 57_600})},
+        "adapter": {"method": method, **({"rank": 8} if method in ("lora", "dora") else {})},
         "training": {"max_length": 512, "eval_every": 20, "learning_rate": 1e-3},
-        "estimate": ESTIMATE,
+        "estimate": {**ESTIMATE, "trainable": trainable},
         "attempt": 1,
         "resumed_from": None,
         "progress": {"step": 0, "steps": 230},
@@ -44,15 +41,13 @@ def job(number, status, name, method="lora", **changes):
     }
 
 
+# What a process says of a job that waits.
 ESTIMATE = {
     "rows": 612,
     "tokens": 48_211,
     "steps": 230,
-    "trainable": 2_442_240,
     "adapter_bytes": 9_780_000,
-    "memory_bytes": 1_825_361_100,
-    "seconds": [180, 360],
-    "source": "first time on this machine",
+    "memory": 1_825_361_100,
 }
 
 
@@ -183,13 +178,6 @@ def file(number, name, status="processed", purpose="fine-tune", size=88_214):
         "status": status,
         "status_details": None,
     }
-
-
-def estimate(method):
-    """What a dry run of a method answers."""
-    factor = {"lora": 1.0, "dora": 1.3, "ia3": 0.85}.get(method, 0.95)
-    seconds = [round(each * factor) for each in ESTIMATE["seconds"]]
-    return {**ESTIMATE, "seconds": seconds, "memory_bytes": int(ESTIMATE["memory_bytes"] * factor)}
 
 
 def checkpoints(job_id):

@@ -153,7 +153,7 @@ def jobs_router(state):
         body = await http.json()
         method = body["adapter"]["method"]
         if dry_run:
-            estimate = recorded.estimate(method)
+            estimate = {"rows": 612, "steps": 230}
             return JSONResponse({"object": "fine_tuning.job.estimate", "estimate": estimate})
         if body.get("training", {}).get("learning_rate", 0) > 1:
             return _error(400, "setting 'learning_rate' = 2: must be at most 1", "invalid_value",

@@ -20,7 +20,7 @@ def test_from_a_file_to_a_talk(serve, open_page):
         actions += 1
         expect(page.get_by_text("610 rows")).to_be_visible()
         expect(page.get_by_label("Name")).to_have_value("chats")
-        expect(page.get_by_text("230 steps · 612 rows in the file · 3 to 6 min")).to_be_visible()
+        expect(page.get_by_text("230 steps · 612 rows in the file")).to_be_visible()
 
         page.get_by_role("button", name="Start", exact=True).click()
         actions += 1

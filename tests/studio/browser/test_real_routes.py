@@ -1,4 +1,4 @@
-"""The page on the real routes of files, jobs and sessions; only what trains and answers is played."""
+"""The page on the real routes of files, jobs and sessions; what trains and answers is played."""
 
 import json
 from contextlib import contextmanager
@@ -36,7 +36,7 @@ class Idle:
 
 @pytest.fixture
 def studio(tmp_path, tiny_model, contexts):
-    """Serve it; yields the address and the store."""
+    """Serve it; yields the address."""
 
     @contextmanager
     def studio(**http):
@@ -47,7 +47,7 @@ def studio(tmp_path, tiny_model, contexts):
         parts = StudioParts(settings, base, store=store, token="once", runner=Idle())
         try:
             with live(engine, [parts.api(), *parts.page()], **http) as (host, port):
-                yield f"http://{host}:{port}", store
+                yield f"http://{host}:{port}"
                 while contexts:
                     contexts.pop().close()
         finally:
@@ -59,7 +59,7 @@ def studio(tmp_path, tiny_model, contexts):
 
 @pytest.mark.slow
 def test_a_file_is_checked_and_its_job_queued_and_cancelled(studio, open_page):
-    with studio() as (url, store):
+    with studio() as url:
         page = open_page(f"{url}/studio/#token=once", expected=("400",))
         expect(page.get_by_text("No jobs yet")).to_be_visible()
         assert "token" not in page.url
@@ -89,7 +89,7 @@ def test_a_file_is_checked_and_its_job_queued_and_cancelled(studio, open_page):
 
 @pytest.mark.slow
 def test_who_has_no_key_is_asked_for_one_and_a_wrong_one_is_refused(studio, open_page):
-    with studio(api_keys=("secret",)) as (url, _):
+    with studio(api_keys=("secret",)) as url:
         page = open_page(f"{url}/studio/adapters", expected=("401",))
         expect(page.get_by_role("heading", level=1, name="Sign in")).to_be_visible()
         page.get_by_label("API key").fill("wrong")

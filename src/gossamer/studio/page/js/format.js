@@ -39,15 +39,6 @@ function trimmed(text) {
   return text.replace(/\.0$/, "");
 }
 
-/** A range of seconds in one unit: "3 to 6 min". */
-export function span(low, high) {
-  if (!Number.isFinite(low)) return "–";
-  const [from, to] = [seconds(low), seconds(high)];
-  if (from === to || !Number.isFinite(high)) return from;
-  const [number, unit] = from.split(" ");
-  return to.endsWith(` ${unit}`) ? `${number} to ${to}` : `${from} to ${to}`;
-}
-
 /** The time of a Unix time: today's as 10:41, others with the day. */
 export function when(unix) {
   if (!unix) return "–";

@@ -26,8 +26,8 @@ function figuresOf(job, lines) {
     start: evals[0]?.value ?? NaN,
     held: evals.length ? Math.min(...evals.map(({ value }) => value)) : NaN,
     train: columns(lines).smooth.at(-1) ?? NaN,
-    weights: job.adapter?.trainable ?? job.estimate?.trainable ?? NaN,
-    memory: job.progress?.peak_memory_bytes ?? NaN,
+    weights: job.estimate?.trainable ?? NaN,
+    memory: job.estimate?.memory ?? NaN,
     seconds: steps.length ? seconds : NaN,
   };
 }

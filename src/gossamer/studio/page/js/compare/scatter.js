@@ -4,7 +4,7 @@ import { bytes, count, loss, seconds } from "../format.js";
 import { html, useSignal } from "../html.js";
 import { nameOf } from "../parts/job_words.js";
 
-const COSTS = [["weights", "Trained weights", count], ["memory", "Memory", bytes],
+const COSTS = [["weights", "Trained weights", count], ["memory", "Estimated memory", bytes],
   ["seconds", "Time", seconds]];
 const [WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT] = [640, 260, 56, 34, 16, 90];
 

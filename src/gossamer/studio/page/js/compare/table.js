@@ -7,7 +7,8 @@ import { href } from "../router.js";
 
 const FIGURES = [
   ["held", "Held-out loss", loss], ["train", "Training loss", loss],
-  ["weights", "Trained weights", count], ["memory", "Memory", bytes], ["seconds", "Time", seconds],
+  ["weights", "Trained weights", count], ["memory", "Estimated memory", bytes],
+  ["seconds", "Time", seconds],
 ];
 
 const shown = (format, value) => (Number.isFinite(value) ? format(value) : "–");

@@ -7,7 +7,7 @@ import { isSame } from "../new/draft.js";
 export function SettingsOf({ job }) {
   useEffect(() => { loadCatalogue(); }, []);
   if (!catalogue.value) return null;
-  const { method, trainable, bytes, ...adapter } = job.adapter ?? {};
+  const { method, ...adapter } = job.adapter ?? {};
   const known = methodNamed(method)?.settings ?? [];
   const rows = [
     ...rowsOf(adapter, known), ...rowsOf(job.training ?? {}, catalogue.value.training),

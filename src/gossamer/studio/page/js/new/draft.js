@@ -88,7 +88,7 @@ export function valueOf(setting, text) {
 
 /** The address in which a job like another one stands ready. */
 export function queryOf(job) {
-  const { method, trainable, bytes, ...settings } = job.adapter ?? { method: "lora" };
+  const { method, ...settings } = job.adapter ?? { method: "lora" };
   const values = { file: job.training_file, methods: method, name: job.suffix ?? "" };
   const plain = (value) => (typeof value === "string" ? value : JSON.stringify(value));
   const known = methodNamed(method)?.settings ?? [];

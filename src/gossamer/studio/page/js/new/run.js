@@ -2,7 +2,7 @@
 
 import { post } from "../api.js";
 import { catalogue } from "../catalogue.js";
-import { bytes, plural, span } from "../format.js";
+import { bytes, plural } from "../format.js";
 import { html, useSignal } from "../html.js";
 import { jobs } from "../live.js";
 import { Problem } from "../parts/notes.js";
@@ -80,26 +80,17 @@ function whatIsMissing(methods, name) {
   return NAME.test(name) ? "" : "A name has letters, digits, dots, dashes and underscores.";
 }
 
-/** What the server says of the ticked methods together: one runs after the other. */
+/** What the server says that the ticked methods come to, or why one of them cannot be. */
 function Cost() {
   const known = draft.value.methods.map((name) => estimateOf(name));
   const problem = known.find((each) => each?.problem)?.problem;
   if (problem) return html`<p class="note warn" role="status">${problem}</p>`;
-  const found = known.map((each) => each?.estimate).filter(Boolean);
-  if (!found.length || found.length < known.length) {
+  if (!known.length || known.some((each) => !each?.estimate)) {
     const isAsked = known.some((each) => each?.isAsked);
     return isAsked ? html`<p class="soft late">Estimating…</p>` : null;
   }
-  const [{ rows, steps, source, reason }] = found;
-  const times = found.map((each) => [each.seconds ?? NaN].flat());
-  const low = times.reduce((sum, [from]) => sum + from, 0);
-  const high = times.reduce((sum, each) => sum + each.at(-1), 0);
-  const memory = Math.max(...found.map((each) => each.memory_bytes ?? NaN));
-  const parts = [plural(steps, "step")];
-  if (rows) parts.push(`${plural(rows, "row")} in the file`);
-  if (Number.isFinite(low)) parts.push(span(low, high));
-  if (Number.isFinite(memory)) parts.push(`${bytes(memory)} of memory`);
-  return html`<p class="cost" aria-live="polite">${parts.join(" · ")}
-    ${source && html` <span class="soft">(${source})</span>`}${reason && html`<br />${reason}`}
-      </p>`;
+  const [{ estimate: { steps, rows, memory } }] = known;
+  const parts = [steps && plural(steps, "step"), rows && `${plural(rows, "row")} in the file`,
+    memory && `${bytes(memory)} of memory`, known.length > 1 && "for each method"];
+  return html`<p class="cost" aria-live="polite">${parts.filter(Boolean).join(" · ")}</p>`;
 }

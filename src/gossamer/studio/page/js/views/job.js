@@ -65,7 +65,7 @@ function Figures({ job }) {
     ["Held-out loss", loss(at.valid_loss)],
     isActive && ["Speed", at.tokens_per_second ? `${Math.round(at.tokens_per_second)} tokens/s`
       : "–"],
-    memory(at, job.estimate) && ["Memory", memory(at, job.estimate)],
+    memory(job.estimate) && ["Memory", memory(job.estimate)],
   ].filter(Boolean);
   return html`<div class="stack tight">
     ${isActive && html`<progress max="100" value=${share(job) ?? 0} aria-label="Progress"
@@ -74,9 +74,6 @@ function Figures({ job }) {
       <dt>${name}</dt><dd>${value}</dd></div>`)}</dl></div>`;
 }
 
-function memory(at, estimate) {
-  const peak = at.peak_memory_bytes;
-  const expected = estimate?.memory_bytes;
-  if (!peak) return expected ? `${bytes(expected)} estimated` : null;
-  return `${bytes(peak)}${expected ? ` (estimate ${bytes(expected)})` : ""}`;
+function memory(estimate) {
+  return estimate?.memory ? `${bytes(estimate.memory)} estimated` : null;
 }
