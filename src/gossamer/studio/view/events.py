@@ -5,6 +5,7 @@ seen, so that nothing is missed or met twice whichever of the two came late.
 """
 
 import re
+from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,18 +49,18 @@ def merged(
     job: JobRecord, rows: list[JobEventRecord], lines: list[Line], since: Cursor
 ) -> list[PlacedEvent]:
     """All events after `since`, the oldest first. `rows` and `lines` are those of the job."""
-    waiting = [row for row in rows if row.seq > since.seq]
-    measured = list(enumerate(lines, start=1))[since.lines :]
+    waiting = deque(row for row in rows if row.seq > since.seq)
+    measured = deque(enumerate(lines[since.lines :], start=since.lines + 1))
     times = _times(job, rows, lines)
     events = []
     cursor = since
     while waiting or measured:
         if not measured or (waiting and waiting[0].created <= times[measured[0][0] - 1]):
-            row = waiting.pop(0)
+            row = waiting.popleft()
             cursor = Cursor(row.seq, cursor.lines)
             events.append(PlacedEvent(_row_event(job, row), cursor, row.created))
         else:
-            number, line = measured.pop(0)
+            number, line = measured.popleft()
             cursor = Cursor(cursor.seq, number)
             time = times[number - 1]
             if (shown := _line_event(job, line, time)) is not None:
