@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -13,7 +14,7 @@ from job_helpers import add_job, messages
 from kills_case import is_alive, until
 from worker_case import FAR, quick_settings
 
-from gossamer.errors import SettingError
+from gossamer.errors import SettingError, StorageError
 from gossamer.jobs.outcome import write_outcome
 from gossamer.jobs.process import ProcessIdentity, _started, here
 from gossamer.jobs.queue.needs import GIB, MachineRoom
@@ -363,6 +364,51 @@ def test_an_attempt_that_never_began_is_not_kept_alive_by_requests(watched):
     owner = one.supervisor._owner
     one.store.attempts.begin(job.id, owner, lease_until=time.time() + 0.1)
     one.look_until(lambda: one.row(job).attempt == 2)
+
+
+def test_a_worker_that_was_stopped_in_a_transaction_blocks_others_for_a_while_only(
+    watched, monkeypatch
+):
+    monkeypatch.setattr(
+        "gossamer.jobs.store.database._PRAGMAS", ("journal_mode=WAL", "busy_timeout=100")
+    )
+    one = watched()
+    job = one.add()
+    one.supervisor.look()
+    code = (
+        "import sqlite3, time, sys\n"
+        f"base = sqlite3.connect({str(one.settings.folder.database)!r}, isolation_level=None)\n"
+        "base.execute('BEGIN IMMEDIATE')\n"
+        "print(1, flush=True)\n"
+        "time.sleep(0.5)\n"
+        "base.execute('COMMIT')\n"
+        "time.sleep(99)\n"
+    )
+    one.waiting.code = code
+    blocking = one.waiting(one.settings.folder.job(job.id), 1)
+    os.kill(blocking.pid, signal.SIGSTOP)
+    # Registered before it blocks, in a life that has no tests.
+    monkeypatch.setattr(
+        one.store.jobs,
+        "of_statuses",
+        lambda *statuses: [
+            replace(
+                one.row(job), place=here(), pid=blocking.pid, pid_started=_started(blocking.pid)
+            )
+        ],
+    )
+    with pytest.raises(StorageError, match="locked"):
+        one.store.jobs.set_waiting_reasons({job.id: "x"})
+    one.supervisor._wake_stopped()
+
+    def can_write():
+        try:
+            one.store.jobs.set_waiting_reasons({job.id: "x"})
+        except StorageError:
+            return False
+        return True
+
+    until(can_write)
 
 
 def test_stopping_for_requests_needs_to_know_of_them(watched):

@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 
 from gossamer.jobs.outcome import finish, make_link, read_outcome
 from gossamer.jobs.process import ProcessIdentity
-from gossamer.jobs.run_files import read_progress, saved_step
+from gossamer.jobs.run_files import saved_step, step_seconds
 from gossamer.jobs.settings import JobsSettings
 from gossamer.jobs.store import JobStore
 from gossamer.jobs.store.attempts import Death
@@ -164,8 +164,7 @@ class Attendant:
             watch.signal(signal.SIGKILL)
 
     def _stop_seconds(self, row: JobRecord) -> float:
-        progress = read_progress(self._settings.folder.job(row.id).run)
-        step = (progress.step_seconds if progress else None) or 0.0
+        step = step_seconds(self._settings.folder.job(row.id).run) or 0.0
         return max(self._settings.stop_seconds, 3 * step + _SAVE_SECONDS)
 
     def _settle(self, row: JobRecord, watch: Watch) -> None:

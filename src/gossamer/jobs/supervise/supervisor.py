@@ -8,13 +8,16 @@ lose, but which processes are this one's children.
 """
 
 import logging
+import os
+import signal
 import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 
-from gossamer.errors import SettingError
+from gossamer.errors import SettingError, StorageError
 from gossamer.jobs.process import ProcessIdentity, here
 from gossamer.jobs.queue.choose import QueueRules, choose
 from gossamer.jobs.queue.needs import MachineRoom, size
@@ -122,12 +125,32 @@ class Supervisor:
         while not self._is_stopping:
             try:
                 self.look()
+            except StorageError as error:
+                log.warning("the supervisor's look failed: %s", error)
+                self._wake_stopped()
             except Exception:
                 # The next look begins from what is on the disk and in the tables.
                 log.exception("the supervisor's look failed")
             pause = _LOOK_SECONDS if self._throttle is None else _THROTTLE_SECONDS
             self._wake.wait(min(pause, self._settings.heartbeat_seconds))
             self._wake.clear()
+
+    def _wake_stopped(self) -> None:
+        """Let workers go on, and another server: one that was stopped in the middle of a
+        transaction keeps SQLite's write lock, and no one can write, not even to give it up."""
+        try:
+            found = [*self._store.jobs.of_statuses("running"), self._store.supervisor.get()]
+        except StorageError:
+            return
+        for row in found:
+            if row is None or row.place is None or row.pid is None or row.pid_started is None:
+                continue
+            process = ProcessIdentity(row.place, row.pid, row.pid_started)
+            if process.is_here() and not process.has_ended():
+                with suppress(OSError):
+                    os.kill(process.pid, signal.SIGCONT)
+        for watch in self._attendant.watches.values():
+            watch.is_paused = False
 
     def _reconcile(self) -> None:
         if time.monotonic() - self._reconciled <= _RECONCILE_SECONDS:

@@ -1,7 +1,8 @@
 """Stops workers for as long as requests run, where the settings want it (`jobs_share=pause`).
 
 A stopped process computes nothing and forgets nothing, so losses are the same. It gives no sign of
-life either; the supervisor lengthens its lease meanwhile.
+life either; the supervisor lengthens its lease meanwhile. If it was stopped in the middle of a
+transaction, that fails, and the supervisor lets it go on.
 """
 
 import signal
