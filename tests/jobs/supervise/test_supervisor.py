@@ -302,6 +302,19 @@ def test_a_worker_that_gives_no_sign_of_life_is_killed_and_its_job_goes_on(watch
     )
 
 
+def test_a_worker_that_is_only_slow_is_not_killed(watched):
+    one = watched(code="print(1, flush=True)\nwhile True: pass", **QUICK)
+    job = one.add()
+    one.supervisor.look()
+    one.register(job, one.children[0], lease=time.time() + 0.1)
+    end = time.monotonic() + 2.0
+    while time.monotonic() < end:
+        one.supervisor.look()
+        time.sleep(0.05)
+    assert is_alive(one.children[0].pid)
+    assert one.row(job).attempt == 1
+
+
 def test_one_look_at_an_old_lease_kills_nobody(watched):
     one = watched()
     job = one.add()

@@ -5,8 +5,8 @@ follows is looked up each time, so that a supervisor which takes over knows as m
 
 - A worker is alive while its process is (of another place: while its lease is). One that has not
   registered yet has the time of the lease that it was started with.
-- A worker whose process is here and whose lease has run out, still so after another look some
-  seconds later, hangs or was stopped; it is killed.
+- A worker whose process is here, whose lease has run out, and which computes nothing for the time
+  of another lease, hangs or was stopped; it is killed. One that computes is only slow.
 - To stop: SIGTERM once; after the time that a step and a checkpoint may take, SIGKILL.
 - An ended worker whose job still runs has died without a word, unless the outcome is on the disk.
 """
@@ -29,7 +29,7 @@ from gossamer.jobs.store.attempts import Death
 from gossamer.jobs.store.records import JobRecord
 from gossamer.jobs.store.scoped import EVERYONE
 from gossamer.jobs.supervise.launch import Child
-from gossamer.jobs.supervise.room import memory_kills
+from gossamer.jobs.supervise.room import cpu_seconds, memory_kills
 
 log = logging.getLogger("gossamer.jobs")
 
@@ -50,6 +50,8 @@ class Watch:
     """When SIGTERM was sent; times are of the monotonic clock."""
     suspect_since: float | None = None
     """Since when the lease is seen to have run out."""
+    spent: tuple[float, float] | None = None
+    """The processor's time that a silent worker has had, and since when it has had no more."""
     killed_for: str | None = None
     """Why it was killed here."""
     is_paused: bool = False
@@ -146,7 +148,14 @@ class Attendant:
         return now - watch.suspect_since > 2 * self._settings.heartbeat_seconds
 
     def _judge_silence(self, row: JobRecord, watch: Watch) -> None:
-        if self._is_silent(row, watch):
+        if not self._is_silent(row, watch):
+            watch.spent = None
+            return
+        now, spent = time.monotonic(), cpu_seconds(watch.pid)
+        if watch.spent is None or watch.spent[0] != spent:
+            # Slow, on a machine that has no time for it, but not dead.
+            watch.spent = (spent, now)
+        elif now - watch.spent[1] > self._settings.lease_seconds:
             watch.killed_for = "the worker gave no sign of life"
             log.warning("%s: %s; it is killed", row.id, watch.killed_for)
             watch.signal(signal.SIGKILL)

@@ -34,6 +34,17 @@ def memory_of(pid: int | None) -> int:
         return 0
 
 
+def cpu_seconds(pid: int | None) -> float:
+    """Processor time that a process has had; 0 if there is none."""
+    if pid is None:
+        return 0.0
+    try:
+        times = psutil.Process(pid).cpu_times()
+    except psutil.Error:
+        return 0.0
+    return float(times.user + times.system)
+
+
 def memory_kills() -> int:
     """How many processes the kernel has killed for lack of memory, as far as it tells."""
     total = 0
