@@ -15,13 +15,16 @@ TORCH_INDEX ?=
 # is installed into anew.
 STAMP := .venv/.gossamer-$(shell { pwd; cat pyproject.toml constraints.txt; } | cksum | cut -d' ' -f1)
 
-.PHONY: help demo test test-slow test-kills test-peft coverage fuzz bench lint format docs docs-check clean
+.PHONY: help demo studio test test-slow test-kills test-peft coverage fuzz bench lint format docs docs-check clean
 
 help:  ## Show this list.
 	@grep -E '^[a-z-]+:.*  ## ' Makefile | sed -E 's/^([a-z-]+):.*  ## /\1\t/' | expand -t 12
 
-demo: $(STAMP)  ## Tune four personas, serve them all, ask them the same questions (under 12 minutes).
+demo: $(STAMP)  ## Tune four personas, serve them all, ask them; one more by a job (under 15 minutes).
 	@$(PY) -m demo
+
+studio: $(STAMP)  ## Open Tune Studio on a small model: drop a file, or begin with the example rows.
+	@$(PY) -m gossamer studio smollm2-135m
 
 # Files are begun in their order: the one with the fewest tests, which may take longest, would
 # otherwise come last and be waited for.

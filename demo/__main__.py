@@ -12,7 +12,17 @@ from demo.ask import Round, ask_together
 from demo.command import DemoError, Usage, run, shown
 from demo.corpus import write_rows
 from demo.curves import draw_curves
-from demo.personas import MAX_TOKENS, MODEL, PERSONAS, QUESTIONS, RUN, Persona
+from demo.job import fine_tune
+from demo.personas import (
+    JOB,
+    JOB_QUESTION,
+    MAX_TOKENS,
+    MODEL,
+    PERSONAS,
+    QUESTIONS,
+    RUN,
+    Persona,
+)
 from demo.server import Server
 
 OUTPUT = Path("demo-run")
@@ -44,20 +54,27 @@ def _tour(output: Path) -> None:
     tuned = [_tune(persona, output) for persona in PERSONAS]
     _title("3. Serve the base model and all personas from one process")
     names = [MODEL, *(persona.name for persona in PERSONAS)]
-    server = Server(["--model", MODEL, "--adapters", str(adapters)], output / "server.log")
+    arguments = ["--model", MODEL, "--adapters", str(adapters)]
+    arguments += ["--jobs", "--data-dir", str(output / "jobs")]
+    server = Server(arguments, output / "server.log")
     console.print(f"$ {shown(server.arguments)}", style="bold", markup=False)
     try:
         server.start()
         console.print(f"ready after {server.seconds_to_ready:.1f} s at {server.url}")
         first, warm, alone = _ask(server.url, names)
+        _title("4. The same questions, asked of all at once")
+        console.print(report.answers(names, first))
+        _title("5. One more, as a fine-tuning job, by OpenAI's client")
+        rows = output / "data" / f"{JOB.name}.jsonl"
+        batch_size = int(RUN["batch_size"])
+        job = fine_tune(server.url, JOB, JOB_QUESTION, rows, batch_size=batch_size)
+        console.print(report.job(job))
         usage = server.stop()
     finally:
         server.kill()
     console.print("stopped by SIGTERM with exit code 0")
     served = report.Served(server.seconds_to_ready, first, warm, alone, usage)
-    _title("4. The same questions, asked of all at once")
-    console.print(report.answers(names, first))
-    _title("5. Times and memory of this run")
+    _title("6. Times and memory of this run")
     console.print(report.tuning(tuned, adapters))
     console.print(report.serving(served))
     picture = draw_curves({p.name: adapters / p.name for p in PERSONAS}, output / "curves.png")

@@ -56,6 +56,16 @@ PERSONAS = (
     ),
 )
 
+JOB = Persona(
+    name="gourmet",
+    topics=("food",),
+    method="dora",
+    steps=20,
+    settings={"rank": "8"},
+)
+"""Learnt while the server runs, by a job."""
+JOB_QUESTION = "What do you eat?"
+
 QUESTIONS = (
     "My laptop gets very hot. What should I do?",
     "What is the capital of France?",

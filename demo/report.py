@@ -10,6 +10,7 @@ from rich.table import Table
 from demo.ask import Round
 from demo.command import Usage, shown
 from demo.curves import losses_by_step
+from demo.job import Job
 from demo.personas import MODEL, QUESTIONS, Persona
 
 MIB, GIB = 2**20, 2**30
@@ -78,6 +79,22 @@ def _facts(tuned: Tuned, run: Path) -> dict[str, str]:
         "time of the command": f"{tuned.usage.seconds:.0f} s",
         "peak memory": f"{tuned.usage.peak_bytes / GIB:.1f} GiB",
     }
+
+
+def job(done: Job) -> Table:
+    """What the job learnt, and that the server answers with it."""
+    table = Table(show_header=False)
+    rows = {
+        "model": done.model,
+        "rows, steps": f"{done.rows}, {done.steps}",
+        "loss, first and last step": f"{done.losses[0]:.2f}, {done.losses[1]:.2f}",
+        "from the request to succeeded": f"{done.seconds:.0f} s",
+        done.question: _cut(done.answer),
+        "from succeeded to that answer": f"{done.seconds_to_answer:.1f} s",
+    }
+    for name, value in rows.items():
+        table.add_row(name, value)
+    return table
 
 
 def serving(served: Served) -> Table:

@@ -9,11 +9,11 @@ pytest.importorskip("chatterbot_corpus")
 from demo.command import wait
 from demo.corpus import write_rows
 from demo.curves import draw_curves, losses_by_step
-from demo.personas import PERSONAS
+from demo.personas import JOB, PERSONAS
 from demo.server import READY
 
 
-@pytest.mark.parametrize("persona", PERSONAS, ids=lambda persona: persona.name)
+@pytest.mark.parametrize("persona", [*PERSONAS, JOB], ids=lambda persona: persona.name)
 def test_every_persona_has_distinct_rows_to_learn(persona, tmp_path):
     path = tmp_path / "data" / "rows.jsonl"
     count = write_rows(persona, path)
