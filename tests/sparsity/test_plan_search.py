@@ -189,7 +189,7 @@ def test_the_sample_is_counted_with_the_work():
     assert tally.choosing_work(plan, shape) == pytest.approx(choosing)
     free = Tally(tokens=1000, sparse_tokens=600, token_lengths=1000 * 50)
     assert tally.work_kept(plan, shape) - free.work_kept(plan, shape) == pytest.approx(choosing)
-    work = RunWork(shape, tally, dense=0.1)
+    work = RunWork(shape, tally, start=0.1)
     assert work.kept(plan) == pytest.approx(0.1 + 0.9 * tally.work_kept(plan, shape))
     # What must be dropped for a target, choice included, is what this plan drops for its own.
     needed = work.to_drop(work.kept(plan), shares)

@@ -85,7 +85,7 @@ def all_groups(found):
 def test_the_chosen_plan_costs_least_of_all_that_reach_the_target(target):
     model = tiny_base()
     shape, found = work_shape(model, adapter_weights=0), made_up(model)
-    work = RunWork(shape, Tally(1000, 900, 10, 100 * 1000), dense=0)
+    work = RunWork(shape, Tally(1000, 900, 10, 100 * 1000), start=0)
     plan = choose_plan(found, work, OPTIONS, target=target)
     assert work.kept(plan) <= target
     dense = shape.dense_work(100)
@@ -109,7 +109,7 @@ def test_the_chosen_plan_costs_least_of_all_that_reach_the_target(target):
 
 def test_a_target_out_of_reach_says_what_can_be_had():
     model = tiny_base()
-    work = RunWork(work_shape(model, adapter_weights=0), Tally(100, 50, 0, 10_000), dense=0)
+    work = RunWork(work_shape(model, adapter_weights=0), Tally(100, 50, 0, 10_000), start=0)
     with pytest.raises(SettingError, match=r"target 0.1 cannot be reached: with 50% of the tokens"):
         choose_plan(made_up(model), work, OPTIONS, target=0.1)
 

@@ -5,7 +5,7 @@ from sparse_case import tiny_base
 
 from gossamer.errors import SettingError, UnknownNameError
 from gossamer.sparsity import Shares, SparsityPlan, load_plan, published_plans, sparsify
-from gossamer.sparsity.flops import WorkShape, config_shape, lora_weights
+from gossamer.sparsity.flops import WorkShape, lora_weights
 from gossamer.sparsity.plan import by_layers, kept
 
 SHAPES = {
@@ -114,7 +114,6 @@ def test_a_plan_survives_its_file(tmp_path):
         ("mlp: {0-2: 0.5, 2: 0.9}", r"layer 2 is named twice"),
         ("atention: {1: 0.5}", r"unknown setting 'atention'"),
         ("attention: {1: 0.5}\nqk: {1: 0.2}", r"attention sets both qk and vo"),
-        ("start: 0.7\nend: 0.3", r"start 0.7 and end 0.3 leave no step sparse"),
         ("- 1", r"must hold 'setting: value' lines"),
         ("mlp: {", r"cannot be read as YAML"),
     ],
@@ -125,29 +124,6 @@ def test_files_that_are_no_plan_are_refused(tmp_path, text, words):
     with pytest.raises(SettingError, match=words) as caught:
         load_plan(path)
     assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("fields", "sparse"),
-    [
-        ({"start": 0}, range(20)),
-        ({"start": 3}, range(3, 20)),
-        ({"start": 0.1, "end": 0.1}, range(2, 18)),
-        ({"start": 3, "end": 0.25}, range(3, 15)),
-    ],
-)
-def test_steps_are_dense_at_the_start_and_at_the_end(fields, sparse):
-    plan = SparsityPlan(mlp={"0-2": 0.5}, **fields)
-    with sparsify(tiny_base(), plan, total_steps=20) as handle:
-        found = []
-        for step in range(20):
-            handle.set_step(step)
-            found += [step] * handle.is_sparse_step
-    assert found == list(sparse)
-    shape = config_shape(tiny_base().config, adapter_weights=0)
-    kept = shape.kept_share(plan, length=32, sparse_tokens=0.5)
-    dense = plan.dense_share
-    assert shape.run_share(plan, length=32, outputs=16) == pytest.approx(dense + (1 - dense) * kept)
 
 
 def test_names_that_are_no_plan_are_refused():
@@ -161,8 +137,7 @@ def test_names_that_are_no_plan_are_refused():
         ({"mlp": {"7": 0.5}}, "there is no layer 7; the model has 0 to 2"),
         ({"num_layers": 32}, "is for a model of 32 layers; this one has 3"),
         ({"mlp": {"1": 0.999}}, "leaves none of the 100 channels of layer 1"),
-        ({"start": 0.5}, "start=0.5 is a share of all steps: give total_steps, or start=0 or a"),
-        ({"end": 0.5}, "end=0.5 is a share of all steps: give total_steps, or end=0"),
+        ({"start": 0.5}, "is a share of all steps: give total_steps"),
     ],
 )
 def test_plans_that_do_not_fit_are_refused_and_change_nothing(plan, words):

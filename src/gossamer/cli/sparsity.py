@@ -29,7 +29,7 @@ SWEEP = Options(
     SweepSettings,
     fields=(
         *("model", "data", "target", "max_increase", "search"),
-        *("rows", "batch_size", "start", "end", "seed"),
+        *("rows", "batch_size", "start", "seed"),
     ),
     metavars={"model": "MODEL", "data": "DATA"},
     style=Style(default=" (default {})"),

@@ -55,7 +55,7 @@ def sparsify(
 
     `model` is a Llama, Mistral, Qwen2, Qwen3 or SmolLM of transformers, best inside the PeftModel
     that trains it: adapters come first. A pass computes sparsely if the model is in training mode,
-    gradients are on, and the step is not of the plan's dense ones; so evaluation and generation are
+    gradients are on, and the step is past the plan's dense start; so evaluation and generation are
     dense. With `tokens: context` the labels must be given to the model.
 
     Args:
@@ -106,7 +106,7 @@ class SparseCompute:
         """The counts of all passes."""
         self.step_tally = Tally()
         """The counts of the passes since `set_step`."""
-        self._sparse_steps = plan.sparse_steps(total_steps)
+        self._first_sparse_step = plan.first_sparse_step(total_steps)
         self._model = model
         self._pass = Pass()
         self._outer: list[Any] = []
@@ -152,9 +152,8 @@ class SparseCompute:
 
     @property
     def is_sparse_step(self) -> bool:
-        """Whether the present step is between the dense start and the dense end."""
-        first, end = self._sparse_steps
-        return self.enabled and first <= self._step < end
+        """Whether the present step is past the dense start."""
+        return self.enabled and self._step >= self._first_sparse_step
 
     @cached_property
     def work_shape(self) -> WorkShape:

@@ -97,14 +97,15 @@ class WorkShape:
         return 1 - sparse_tokens * dropped / self.dense_work(length) + choosing
 
     def run_share(self, plan: SparsityPlan, *, length: int, outputs: int) -> float:
-        """Share of the work of a whole run that remains, its dense steps included.
+        """Share of the work of a whole run that remains, its dense start included.
 
         For sequences of `length` tokens, the last `outputs` of which are learnt, and channels
         chosen by a guess; a start in whole steps counts as none.
         """
         sparse_tokens = 1.0 if plan.tokens == "all" else (length - outputs) / length
         kept = self.kept_share(plan, length=length, sparse_tokens=sparse_tokens)
-        return plan.dense_share + (1 - plan.dense_share) * kept
+        start = plan.start if plan.start < 1 else 0.0
+        return start + (1 - start) * kept
 
 
 def work_shape(model: nn.Module, *, adapter_weights: int | None = None) -> WorkShape:

@@ -1,13 +1,12 @@
 """A plan says which layers compute with how few channels, for which tokens, from which step."""
 
-import math
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field, field_validator, model_validator
@@ -58,10 +57,6 @@ class SparsityPlan(Settings):
 
     start: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.05
     """Dense steps at the start: a share of all steps if below 1, else a number of steps."""
-
-    end: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.0
-    """Share of all steps that are dense at the end: adapters learnt under the plan adjust to the
-    whole model, by which they are evaluated and served."""
 
     tokens: Literal["context", "all"] = "context"
     """Tokens that compute sparsely: only those whose output is not learnt from, or all."""
@@ -118,14 +113,6 @@ class SparsityPlan(Settings):
             raise ValueError("attention sets both qk and vo; give either attention, or qk and vo")
         return {**values, "qk": both, "vo": both}
 
-    @model_validator(mode="after")
-    def _some_step_is_sparse(self) -> Self:
-        if self.dense_share >= 1:
-            raise ValueError(
-                f"start {self.start:g} and end {self.end:g} leave no step sparse; lower either"
-            )
-        return self
-
     @field_validator("mlp", "qk", "vo", mode="before")
     @classmethod
     def _keys_are_text(cls, value: Any) -> Any:
@@ -157,31 +144,16 @@ class SparsityPlan(Settings):
             )
         return [self.shares(layer) for layer in range(num_layers)]
 
-    @property
-    def depends_on_total(self) -> bool:
-        """Whether which steps are dense depends on the number of all steps."""
-        return 0 < self.start < 1 or self.end > 0
-
-    @property
-    def dense_share(self) -> float:
-        """Share of a run's steps that are dense; a start in whole steps counts as none."""
-        return (self.start if self.start < 1 else 0.0) + self.end
-
-    def sparse_steps(self, total_steps: int | None) -> tuple[float, float]:
-        """Steps from the first of these, and before the second, are sparse; counted from 0.
-
-        Raises `SettingError` if that cannot be told.
-        """
-        if not self.depends_on_total:
-            return self.start, math.inf
+    def first_sparse_step(self, total_steps: int | None) -> float:
+        """Steps before this one are dense; raises `SettingError` if that cannot be told."""
+        if self.start == 0 or self.start >= 1:
+            return self.start
         if total_steps is None:
-            name = "start" if 0 < self.start < 1 else "end"
             raise SettingError(
-                f"{name}={getattr(self, name):g} is a share of all steps: give total_steps, or "
-                f"{name}=0" + (" or a start of whole steps" if name == "start" else "")
+                f"start={self.start:g} is a share of all steps: give total_steps, or a start of 0 "
+                "or of whole steps"
             )
-        start = self.start * total_steps if self.start < 1 else self.start
-        return start, total_steps * (1 - self.end)
+        return self.start * total_steps
 
     def as_yaml(self) -> str:
         """The plan as the text of a plan file; what equals a default is left out."""

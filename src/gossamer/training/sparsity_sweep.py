@@ -89,7 +89,7 @@ class _Search:
         self._work = RunWork(
             shape=work_shape(model, adapter_weights=adapter),
             tally=count_tokens(batches, self._options),
-            dense=self._options.dense_share,
+            start=settings.start,
         )
         inner = inner_layers(shape.layers, settings.first_layers, settings.last_layers)
         joint = JointLoss(model, batches)
@@ -172,7 +172,6 @@ def _plan_options(settings: SweepSettings) -> SparsityPlan:
     return SparsityPlan(
         name=settings.model.rstrip("/").split("/")[-1],
         start=settings.start,
-        end=settings.end,
         span=settings.span,
         criterion=settings.criterion,
         sample_tokens=settings.sample_tokens,

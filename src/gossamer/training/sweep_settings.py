@@ -17,7 +17,7 @@ class SweepSettings(DataSettings):
     """Base model: an alias such as smollm2-135m, a folder, or a hub id."""
 
     target: Share | None = None
-    """Share of the operations of a run to keep, its dense steps included. Refused where the loss
+    """Share of the operations of a run to keep, its dense start included. Refused where the loss
     then rises by more than max_increase. Unset: as little as max_increase allows."""
 
     max_increase: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.2
@@ -51,10 +51,7 @@ class SweepSettings(DataSettings):
     """Exchanges between two layers that are tried after a sweep."""
 
     start: Annotated[float, Field(ge=0, lt=1)] = 0.05
-    """Share of a run's steps that are to be dense at the start; written into the plan."""
-
-    end: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of a run's steps that are to be dense at the end; written into the plan."""
+    """Share of a run's steps that are to be dense; written into the plan."""
 
     span: Literal["batch", "sample"] = "sample"
     """Which tokens a run keeps dense: from the first that is learnt from to the last of each row,

@@ -97,9 +97,7 @@ class JointLoss:
         """Mean loss per learnt token, in nats, under `plan`, from wherever the batches stand."""
         with (
             evaluating(self._model),
-            sparsify(
-                self._model, plan.updated({"start": 0, "end": 0}), guesses=self._guesses
-            ) as handle,
+            sparsify(self._model, plan.updated({"start": 0}), guesses=self._guesses) as handle,
         ):
             return self._mean(
                 lambda part: handle.one_pass(part.batch["labels"], part.batch["attention_mask"])

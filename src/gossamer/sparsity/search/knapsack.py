@@ -19,7 +19,7 @@ def choose_plan(
 ) -> SparsityPlan:
     """The plan with the least summed loss increase that keeps at most `target` of the operations.
 
-    Of a whole run, its dense steps and the choice of channels included. Per layer and group one
+    Of a whole run, its dense start and the choice of channels included. Per layer and group one
     share is taken or none: a multiple-choice knapsack, solved exactly but for a grid of a
     four-thousandth of what must be saved. Losses below `margin`, negative ones above all, count as
     `margin`: such differences are noise. Raises `SettingError` if even the largest shares keep more

@@ -16,7 +16,7 @@ class RunWork:
     shape: WorkShape
     tally: Tally
     """What a sparse pass over the rows of the data counts: tokens, sparse ones, sampled ones."""
-    dense: float
+    start: float
     """Share of the run's steps that are dense."""
 
     @property
@@ -30,8 +30,8 @@ class RunWork:
         return self.tally.token_lengths / self.tally.tokens
 
     def kept(self, plan: SparsityPlan) -> float:
-        """Share of the run's operations that `plan` keeps, dense steps and choice included."""
-        return self.dense + (1 - self.dense) * self.tally.work_kept(plan, self.shape)
+        """Share of the run's operations that `plan` keeps, dense start and choice included."""
+        return self.start + (1 - self.start) * self.tally.work_kept(plan, self.shape)
 
     def choosing(self, plan: SparsityPlan) -> float:
         """Share of a sparse step's dense operations that the choice of channels takes."""
@@ -47,7 +47,7 @@ class RunWork:
         `sliced` says which layers are sliced, since each costs a choice; how much they drop does
         not matter.
         """
-        step = (target - self.dense) / (1 - self.dense)
+        step = (target - self.start) / (1 - self.start)
         scored = self.tally.scored_tokens / self.tally.tokens
         choosing = self.shape.choosing_share(sliced, length=self.length, scored_tokens=scored)
         return (1 + choosing - step) * self.shape.dense_work(self.length) / self.sparse_share

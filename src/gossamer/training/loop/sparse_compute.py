@@ -63,8 +63,8 @@ def check_same_plan(
     before, now = recorded.get("sparse_plan"), facts.get("sparse_plan")
     if before != now:
         raise CheckpointError("cannot resume: the plan of sparse_compute has changed since")
-    if now is not None and total_changed and SparsityPlan.parse(now).depends_on_total:
+    if now is not None and total_changed and 0 < SparsityPlan.parse(now).start < 1:
         raise CheckpointError(
-            "cannot resume with another max_steps: the dense start or end of the sparsity plan is "
-            "a share of all steps; only a start of 0 or of whole steps and no end can go on"
+            "cannot resume with another max_steps: the dense start of the sparsity plan is a share "
+            "of all steps; only a start of 0 or of whole steps can go on"
         )
