@@ -2,6 +2,7 @@
 
 import ast
 import re
+from collections import Counter
 from importlib import import_module
 
 import pytest
@@ -33,3 +34,9 @@ def test_tests_are_named_after_behaviour():
         if isinstance(node, ast.FunctionDef) and OUTSIDE_NUMBER.search(node.name)
     ]
     assert not wrong, wrong
+
+
+def test_modules_of_tests_have_names_of_their_own():
+    # Tests are collected as modules without a package: of two with one name, the second would fail.
+    names = Counter(path.name for path in (ROOT / "tests").rglob("test_*.py"))
+    assert not [name for name, count in names.items() if count > 1]

@@ -85,7 +85,7 @@ class Stop(Listener):
 
 def lines(folder):
     """The metrics without what depends on the clock."""
-    timed = ("seconds", "tokens_per_second")
+    timed = ("time", "seconds", "tokens_per_second")
     return [{k: v for k, v in r.items() if k not in timed} for r in read_metrics(folder)]
 
 

@@ -11,7 +11,11 @@ from gossamer.methods.common.settings import MethodSettings, PositiveFloat, Posi
 class BottleneckSettings(MethodSettings):
     """What both kinds of bottleneck adapters have in common."""
 
-    default_learning_rate = DefaultRate.flat(3e-4, source="LLM-Adapters for LLaMA-7B; not swept")
+    default_learning_rate = DefaultRate(
+        3e-3,
+        3e-4,
+        source="sweep on SmolLM2-135M of pfeiffer, houlsby not swept; LLM-Adapters for LLaMA-7B",
+    )
 
     width: PositiveInt = 64
     """Width of the bottleneck."""

@@ -11,8 +11,10 @@ from gossamer.methods.common.settings import MethodSettings, PositiveFloat, Posi
 class LortaSettings(MethodSettings):
     """Settings of `lorta`."""
 
-    default_learning_rate = DefaultRate.flat(
-        1e-2, source="the authors' lower end for RoBERTa-large on GLUE; not swept"
+    default_learning_rate = DefaultRate(
+        3e-2,
+        1e-2,
+        source="sweep on SmolLM2-135M; the authors' lower end for RoBERTa-large on GLUE",
     )
 
     rank: PositiveInt = 64

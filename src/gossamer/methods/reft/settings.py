@@ -13,8 +13,10 @@ Count = Annotated[int, Field(ge=0)]
 class ReftSettings(MethodSettings):
     """What LoReFT, DiReFT and NodiReFT have in common."""
 
-    default_learning_rate = DefaultRate.flat(
-        9e-4, source="the paper for LLaMA of all sizes; not swept"
+    default_learning_rate = DefaultRate(
+        3e-3,
+        9e-4,
+        source="sweep on SmolLM2-135M of loreft, the others not swept; the paper for LLaMA",
     )
 
     rank: Annotated[int, Field(ge=1)] = 8
