@@ -1,7 +1,7 @@
 import os
 import shutil
 from contextlib import contextmanager
-from pathlib import Path
+from importlib.resources import files
 from urllib.parse import urlsplit
 
 import pytest
@@ -9,8 +9,6 @@ import recorded
 from stand_in import StandIn
 
 BROWSERS = ("chromium", "google-chrome", "chromium-browser")
-AXE = Path.home() / ".cache" / "gossamer-tests" / "axe.min.js"
-"""axe-core, if somebody has put it there: `npm pack axe-core`, its `axe.min.js`."""
 
 PATIENCE = 10_000  # milliseconds; a machine may be busy
 
@@ -41,10 +39,8 @@ def browser():
 
 @pytest.fixture(scope="session")
 def axe():
-    """The source of axe-core; skips where it is not cached."""
-    if not AXE.exists():
-        pytest.skip(f"axe-core is not at {AXE}")
-    return AXE.read_text("utf-8")
+    """The source of axe-core."""
+    return files("axe_playwright_python").joinpath("axe.min.js").read_text("utf-8")
 
 
 @pytest.fixture
