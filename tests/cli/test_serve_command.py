@@ -11,6 +11,7 @@ import urllib.error
 import urllib.request
 
 import pytest
+from commands.output import one_line
 
 from gossamer.cli.main import main
 
@@ -25,14 +26,6 @@ def no_engine(monkeypatch):
         raise AssertionError("the model was loaded")
 
     monkeypatch.setattr("gossamer.serving.engine.build.build_engine", build_engine)
-
-
-def one_line(capsys):
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert captured.err.startswith("gossamer: error: ")
-    assert captured.err.count("\n") == 1
-    return captured.err
 
 
 @pytest.mark.usefixtures("no_engine")

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+from commands.output import one_line
 
 from gossamer.cli.main import main
 
@@ -16,14 +17,6 @@ def no_engine(monkeypatch):
         raise AssertionError("the model was loaded")
 
     monkeypatch.setattr("gossamer.cluster.start.start_engine", start_engine)
-
-
-def one_line(capsys):
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert captured.err.startswith("gossamer: error: ")
-    assert captured.err.count("\n") == 1
-    return captured.err
 
 
 @pytest.mark.usefixtures("no_engine")

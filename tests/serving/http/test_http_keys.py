@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+from commands.keys import key_maker
 
 from gossamer.cli.main import main
 from gossamer.errors import OverloadedError, QuotaError
@@ -13,14 +14,7 @@ from gossamer.serving.http.settings import HttpSettings
 @pytest.fixture
 def keys(tmp_path, capsys):
     """A key file and a function that adds a key to it."""
-    path = tmp_path / "keys.yaml"
-
-    def add(tenant, *options):
-        assert main(["keys", "add", tenant, "--file", str(path), *options]) == 0
-        return capsys.readouterr().out.strip()
-
-    add.path = path
-    return add
+    return key_maker(tmp_path / "keys.yaml", capsys)
 
 
 @pytest.fixture

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import httpx
 import pytest
+from commands.keys import key_maker
 from fake_engine import FakeEngine
 from live_server import live
 
-from gossamer.cli.main import main
 from gossamer.jobs.settings import JobsSettings
 from gossamer.jobs.store import JobStore
 from gossamer.studio.assembly import StudioParts
@@ -22,14 +22,7 @@ PAIR = b'{"prompt": "a", "completion": "b"}\n'
 @pytest.fixture
 def keys(tmp_path, capsys):
     """A key file and a function that adds a tenant with a key to it."""
-    path = tmp_path / "keys.yaml"
-
-    def add(tenant, *options):
-        assert main(["keys", "add", tenant, "--file", str(path), *options]) == 0
-        return capsys.readouterr().out.strip()
-
-    add.path = path
-    return add
+    return key_maker(tmp_path / "keys.yaml", capsys)
 
 
 class Idle:

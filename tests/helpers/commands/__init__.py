@@ -1,0 +1,1 @@
+"""What tests of commands share: what was printed, key files."""
