@@ -7,6 +7,7 @@ import httpx
 import pytest
 from commands.keys import key_maker
 from fake_engine import FakeEngine
+from job_case import PAIR, wait
 from live_server import live
 
 from gossamer.jobs.settings import JobsSettings
@@ -15,8 +16,6 @@ from gossamer.studio.assembly import StudioParts
 from gossamer.studio.new_job import BaseModel
 
 from tiny import tiny_tokenizer
-
-PAIR = b'{"prompt": "a", "completion": "b"}\n'
 
 
 @pytest.fixture
@@ -110,3 +109,17 @@ def make_plain_server():
             engine.shutdown()
 
     return make
+
+
+@pytest.fixture
+def file_of(send, store):
+    """Upload rows that count as checked; returns the file's identifier."""
+
+    def file_of(client, content=PAIR * 12, **options):
+        answer = send(client, content, **options)
+        assert answer.status_code == 200, answer.text
+        file_id = answer.json()["id"]
+        wait(client, file_id)
+        return file_id
+
+    return file_of

@@ -1,0 +1,19 @@
+"""What tests of the routes of jobs do again and again."""
+
+import time
+
+PAIR = b'{"prompt": "a", "completion": "b"}\n'
+JOBS = "/v1/fine_tuning/jobs"
+
+
+def wait(client, file_id):
+    deadline = time.monotonic() + 60
+    while client.get(f"/v1/files/{file_id}").json()["status"] == "uploaded":
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def create(client, file_id, **fields):
+    headers = fields.pop("headers", {})
+    body = {"model": "tiny", "training_file": file_id, **fields}
+    return client.post(JOBS, json=body, headers=headers)
