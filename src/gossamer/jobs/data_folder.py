@@ -6,7 +6,8 @@ DATA/
   scratch/               half uploads
   jobs/ftjob-X/          one job: log.txt, lock, outcome.json, data/ (links to blobs), and
     run/                 the run folder, as `gossamer tune` writes it
-  served/NAME            a link to a job's run folder: a folder of adapters for the server
+    models/NAME/         the adapters of a job that makes several
+  served/NAME            a link to the folder of an adapter: a folder of adapters for the server
   exports/, trash/
 """
 
@@ -34,6 +35,15 @@ class JobPaths:
     def run(self) -> Path:
         """The run folder: settings, metrics, checkpoints, adapter."""
         return self.root / "run"
+
+    @property
+    def models(self) -> Path:
+        """The folders of the tuned models by name, of a job that makes several."""
+        return self.root / "models"
+
+    def adapter(self, model: str) -> Path:
+        """The folder of the tuned model of that name: one of several, or the run's own."""
+        return self.models / model if self.models.is_dir() else self.run
 
     @property
     def data(self) -> Path:

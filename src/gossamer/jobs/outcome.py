@@ -79,10 +79,10 @@ def make_link(folder: DataFolder, job_id: str, model: str) -> bool:
 
     The link is made beside its place and renamed, so a reader sees a whole one or none.
     """
-    job = folder.job(job_id)
-    if not (job.run / CONFIG_FILE).is_file():
+    adapter = folder.job(job_id).adapter(model)
+    if not (adapter / CONFIG_FILE).is_file():
         return False
-    target = os.path.relpath(job.run, folder.served)
+    target = os.path.relpath(adapter, folder.served)
     link = folder.link(model)
     if link.is_symlink() and os.readlink(link) == target:
         return True

@@ -37,9 +37,9 @@ def mend_links(store: JobStore, settings: JobsSettings) -> None:
         half.unlink(missing_ok=True)
     for name, target in links.items():
         # Other links, of checkpoints or second names, are not those of models.
-        is_of_run = target[:2] == ["..", "jobs"] and target[3:] == ["run"]
+        is_of_job = target[:2] == ["..", "jobs"] and target[3:] in (["run"], ["models", name])
         known = models.get(name)
-        if is_of_run and (known is None or known.deleted is not None):
+        if is_of_job and (known is None or known.deleted is not None):
             remove_link(folder, name)
     for model in models.values():
         if model.deleted is None and not folder.link(model.name).is_symlink():
@@ -52,7 +52,8 @@ def forget_old(store: JobStore, settings: JobsSettings, now: float) -> None:
     before = now - settings.keep_days * _DAY
     for model in store.models.all():
         if model.deleted is not None and model.deleted < before:
-            shutil.rmtree(settings.folder.job(model.job_id).run, ignore_errors=True)
+            adapter = settings.folder.job(model.job_id).adapter(model.name)
+            shutil.rmtree(adapter, ignore_errors=True)
             store.models.forget(model.name)
     for job in store.jobs.of_statuses("cancelled", "failed"):
         run = settings.folder.job(job.id).run
