@@ -1,6 +1,7 @@
 """CUDA without a GPU: streams whose work is done when the test says so, in an order it chooses."""
 
 import random
+import threading
 from collections import deque
 from contextlib import contextmanager
 
@@ -91,13 +92,16 @@ class FakeCuda:
     """Implements `CudaApi` in host memory."""
 
     def __init__(self, seed=0, free=8 * 1024**3):
+        # Each thread has a current stream of its own, as in CUDA.
+        self._threads = threading.local()
+        self._lock = threading.RLock()
         self.device = torch.device("cpu")
         self.rng = random.Random(seed)
         self.streams = []
         self.free = free
         self.bound = 0
         self.graphs = []
-        self.compute = self.current = self.new_stream()
+        self.compute = self.new_stream()
 
     def bind_thread(self):
         self.bound += 1
@@ -109,13 +113,17 @@ class FakeCuda:
     def new_event(self, *, blocking=False):
         return FakeEvent(self)
 
+    @property
+    def current(self):
+        return getattr(self._threads, "current", self.compute)
+
     @contextmanager
     def use(self, stream):
-        former, self.current = self.current, stream
+        former, self._threads.current = self.current, stream
         try:
             yield
         finally:
-            self.current = former
+            self._threads.current = former
 
     def copy(self, target, source):
         self.current.push(torch.inference_mode()(lambda: target.copy_(source)))
@@ -138,11 +146,14 @@ class FakeCuda:
 
     def advance(self):
         """Do one item of a stream chosen at random; False if nothing can be done."""
-        return any(stream.advance() for stream in self.rng.sample(self.streams, len(self.streams)))
+        with self._lock:
+            order = self.rng.sample(self.streams, len(self.streams))
+            return any(stream.advance() for stream in order)
 
     def run_until(self, is_reached=lambda: False):
         """Go on until that, or the end; waiting for what never comes is a dead lock."""
         while not is_reached():
-            if not self.advance():
-                assert all(stream.is_idle for stream in self.streams), "streams wait for ever"
-                return
+            with self._lock:
+                if not self.advance():
+                    assert all(stream.is_idle for stream in self.streams), "streams wait for ever"
+                    return
