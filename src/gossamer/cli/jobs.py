@@ -7,6 +7,8 @@ gossamer jobs logs ID --follow         ... and what happens, until it ends
 gossamer jobs cancel ID                end it
 gossamer jobs pause ID                 stop it so that it can go on
 gossamer jobs resume ID                let it go on
+gossamer jobs db check                 compare the tables in --data-dir with this version's
+gossamer jobs db upgrade               bring them up to date, as a server does when it starts
 
 ID is what `list` shows, or the end of it.
 """
@@ -16,6 +18,7 @@ import json
 import os
 from typing import TYPE_CHECKING, Any
 
+from gossamer.cli.parts import job_tables
 from gossamer.cli.parts.tables import print_table
 from gossamer.errors import ServingError, UnknownNameError, cut
 
@@ -53,10 +56,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action.add_argument(
             "--api-key", metavar="KEY", help=f"of the server; default: ${KEY_VARIABLE}"
         )
+    job_tables.add_arguments(actions)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the chosen sub-command."""
+    if args.action == "db":
+        return job_tables.run(args)
     import httpx
 
     from gossamer.serving.client.address import api_root, key_headers

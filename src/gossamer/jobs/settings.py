@@ -52,6 +52,10 @@ class JobsSettings(Settings):
     memory_margin: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 1.15
     """Factor on a job's estimated memory when it is asked whether the job fits."""
 
+    job_memory_mib: Count | None = None
+    """Most memory of this machine, in MiB, that one job's worker may hold before it is killed;
+    unset: all but a reserve of 10 %, and 1 GiB at least."""
+
     stop_seconds: Seconds = 60.0
     """Seconds that a worker has for its step and its checkpoint when it is asked to stop, before it
     is killed; three times its step and save if that is more."""

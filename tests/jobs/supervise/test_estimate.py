@@ -10,7 +10,8 @@ from gossamer.jobs.queue.needs import GIB, MachineRoom
 from gossamer.jobs.store import JobStore
 from gossamer.jobs.store.scoped import EVERYONE
 from gossamer.jobs.supervise import estimate as estimate_module
-from gossamer.jobs.supervise.estimate import Estimates, Estimator, host_memory
+from gossamer.jobs.supervise.estimate import Estimates, Estimator
+from gossamer.jobs.supervise.room import host_memory
 
 
 @pytest.fixture

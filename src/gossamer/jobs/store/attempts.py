@@ -15,6 +15,7 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from gossamer.jobs.queue.needs import size
 from gossamer.jobs.store.database import Database
 from gossamer.jobs.store.events import Level, add_event
 from gossamer.jobs.store.files import add_file
@@ -348,8 +349,10 @@ def _fail(session: Session, row: JobRow, error: dict[str, Any]) -> str:
 
 def _death_error(row: JobRow, death: Death) -> dict[str, Any]:
     if death.out_of_memory:
+        expected = (row.estimate or {}).get("memory")
+        told = f" (about {size(expected)} were expected)" if expected else ""
         message = (
-            "the machine's memory ran out twice; lower batch_size or max_length, or set "
+            f"{death.cause}, twice{told}; lower batch_size or max_length, or set "
             "gradient_checkpointing=true"
         )
         return {"code": "out_of_memory", "message": message}

@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError
+from sqlalchemy.exc import ArgumentError, DatabaseError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
@@ -58,15 +58,18 @@ class Database:
 
 @contextmanager
 def _reachable() -> Iterator[None]:
-    """Tell as a `StorageError` that the database cannot be had: full, locked, or away."""
+    """Tell as a `StorageError` that the database cannot be had: full, locked, away, or damaged."""
     try:
         yield
-    except (OperationalError, InterfaceError, PoolTimeout) as error:
+    except (DatabaseError, InterfaceError, PoolTimeout) as error:
+        remedy = "free its disk, or start its server"
+        if type(error) is DatabaseError:
+            remedy = "its file is damaged: put a copy in its place"
+        elif not isinstance(error, OperationalError | InterfaceError | PoolTimeout):
+            raise
         lines = str(getattr(error, "orig", None) or error).splitlines()
         reason = lines[0] if lines else type(error).__name__
-        raise StorageError(
-            f"the database cannot be used: {reason}; free its disk, or start its server"
-        ) from error
+        raise StorageError(f"the database cannot be used: {reason}; {remedy}") from error
 
 
 def insert_missing(session: Session, table: type[TableRow], **values: Any) -> bool:

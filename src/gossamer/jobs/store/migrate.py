@@ -20,16 +20,16 @@ from gossamer.files import replacing
 from gossamer.jobs.store.database import Database
 from gossamer.jobs.store.tables import TableRow
 
-_FOLDER = Path(__file__).parent / "migrations"
+MIGRATIONS = Path(__file__).parent / "migrations"
 _LOCK = 0x676F7373
 """The number of the lock that two servers compete for which start at once."""
 
 
 def upgrade(database: Database) -> None:
     """Make or change the tables; raises `StorageError` for those of a newer program."""
-    scripts = ScriptDirectory(str(_FOLDER))
-    with database.engine.connect() as connection:
-        before = _revision(connection)
+    scripts = ScriptDirectory(str(MIGRATIONS))
+    # Only to look needs no lock, which a process that was stopped may hold for long.
+    before = revision(database)
     _refuse_newer(before, scripts)
     if before == scripts.get_current_head():
         return
@@ -41,16 +41,29 @@ def upgrade(database: Database) -> None:
         # Another server may have been faster.
         _refuse_newer(_revision(connection), scripts)
         config = Config()
-        config.set_main_option("script_location", str(_FOLDER))
+        config.set_main_option("script_location", str(MIGRATIONS))
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
 
 
 def differences(database: Database) -> list[object]:
     """What the tables lack, or have too much, compared with `tables`; empty: nothing."""
-    with database.engine.connect() as connection:
-        context = MigrationContext.configure(connection, opts={"compare_type": True})
+    with database.read() as session:
+        context = MigrationContext.configure(session.connection(), opts={"compare_type": True})
         return list(compare_metadata(context, TableRow.metadata))
+
+
+def revision(database: Database) -> str | None:
+    """The revision of the tables; None: there are none. Raises `StorageError`."""
+    with database.read() as session:
+        return _revision(session.connection())
+
+
+def newest_revision() -> str:
+    """The revision that this program makes of all tables."""
+    head = ScriptDirectory(str(MIGRATIONS)).get_current_head()
+    assert head is not None
+    return head
 
 
 def _revision(connection: Connection) -> str | None:

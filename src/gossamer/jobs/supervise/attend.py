@@ -29,7 +29,7 @@ from gossamer.jobs.store.attempts import Death
 from gossamer.jobs.store.records import JobRecord
 from gossamer.jobs.store.scoped import EVERYONE
 from gossamer.jobs.supervise.launch import Child
-from gossamer.jobs.supervise.room import cpu_seconds, memory_kills
+from gossamer.jobs.supervise.room import cpu_seconds, host_memory, memory_kills
 
 log = logging.getLogger("gossamer.jobs")
 
@@ -54,6 +54,10 @@ class Watch:
     """The processor's time that a silent worker has had, and since when it has had no more."""
     killed_for: str | None = None
     """Why it was killed here."""
+    took_too_much: bool = False
+    """Whether that was for the memory which it held."""
+    expected_memory: int | None = None
+    """Bytes of this machine's memory that its job was expected to take; None: not known."""
     is_paused: bool = False
     """Whether it was stopped here for a moment, for requests to run."""
 
@@ -106,6 +110,7 @@ class Attendant:
 
     def _watch(self, row: JobRecord) -> Watch:
         watch = self.watches.setdefault((row.id, row.attempt), Watch())
+        watch.expected_memory = host_memory(row.estimate)
         if watch.identity is None and row.pid is not None:
             assert row.place is not None
             assert row.pid_started is not None
@@ -200,7 +205,12 @@ class Attendant:
         step = saved_step(self._settings.folder.job(row.id).run)
         if watch.killed_for is not None:
             # A hang may be the job's fault, a slow stop is not.
-            return Death(step=step, cause=watch.killed_for, counts=watch.stop_asked is None)
+            return Death(
+                step=step,
+                cause=watch.killed_for,
+                counts=watch.stop_asked is None,
+                out_of_memory=watch.took_too_much,
+            )
         known = watch.identity
         if known is not None and not known.is_here():
             return Death(step=step, cause="the machine was restarted", counts=False)

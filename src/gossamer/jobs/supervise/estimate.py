@@ -23,24 +23,12 @@ from gossamer.jobs.store import JobStore
 from gossamer.jobs.store.records import JobRecord
 from gossamer.jobs.store.scoped import EVERYONE
 from gossamer.jobs.supervise.launch import environment
-from gossamer.jobs.supervise.room import measure
+from gossamer.jobs.supervise.room import host_memory, measure
 
 log = logging.getLogger("gossamer.jobs")
 
 _MODULE = "gossamer.jobs.worker.estimate"
 MAX_SECONDS = 300.0
-
-
-def host_memory(estimate: Mapping[str, Any] | None) -> int | None:
-    """The machine's own memory that a job takes; None: it is not known.
-
-    A job on a GPU has its weights and activations there, and only the process itself here.
-    """
-    if not estimate or "memory" not in estimate:
-        return None
-    if estimate.get("device", "cpu") == "cpu":
-        return int(estimate["memory"])
-    return int(estimate["memory_parts"]["process"])
 
 
 class Estimator:

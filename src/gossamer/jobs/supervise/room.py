@@ -1,7 +1,9 @@
 """What memory and disk the machine has now, and whether it has run out of memory."""
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -24,14 +26,31 @@ def measure(settings: JobsSettings) -> MachineRoom:
     )
 
 
+def host_memory(estimate: Mapping[str, Any] | None) -> int | None:
+    """The machine's own memory that a job takes, in bytes; None: it is not known.
+
+    A job on a GPU has its weights and activations there, and only the process itself here.
+    """
+    if not estimate or "memory" not in estimate:
+        return None
+    if estimate.get("device", "cpu") == "cpu":
+        return int(estimate["memory"])
+    return int(estimate["memory_parts"]["process"])
+
+
 def memory_of(pid: int | None) -> int:
-    """Bytes of memory that a process holds; 0 if there is none."""
+    """Bytes of memory that a process holds for itself; 0 if there is none.
+
+    Pages of files that it has mapped do not count, where the system tells them apart: they can be
+    dropped, and a base model that is being read would count twice.
+    """
     if pid is None:
         return 0
     try:
-        return int(psutil.Process(pid).memory_info().rss)
+        held = psutil.Process(pid).memory_info()
     except psutil.Error:
         return 0
+    return int(held.rss - getattr(held, "shared", 0))
 
 
 def cpu_seconds(pid: int | None) -> float:

@@ -27,10 +27,11 @@ from gossamer.jobs.store import JobStore
 from gossamer.jobs.store.attempts import Death
 from gossamer.jobs.store.records import JobRecord, SupervisorRecord
 from gossamer.jobs.supervise.attend import Attendant, Watch
-from gossamer.jobs.supervise.estimate import Estimates, Estimator, host_memory
+from gossamer.jobs.supervise.estimate import Estimates, Estimator
 from gossamer.jobs.supervise.launch import Launcher, ProcessLauncher
+from gossamer.jobs.supervise.memory_guard import MemoryGuard
 from gossamer.jobs.supervise.reconcile import reconcile
-from gossamer.jobs.supervise.room import measure, memory_of
+from gossamer.jobs.supervise.room import host_memory, measure, memory_of
 from gossamer.jobs.supervise.throttle import Throttle, go_on
 
 log = logging.getLogger("gossamer.jobs")
@@ -65,6 +66,7 @@ class Supervisor:
         self._device = device
         self._owner = uuid.uuid4().hex
         self._attendant = Attendant(store, settings, self._owner)
+        self._guard = MemoryGuard(settings, self._attendant.watches)
         self._estimates = Estimates(store, settings, Estimator(store, settings))
         self._throttle: Throttle | None = None
         if settings.jobs_share == "pause":
@@ -81,6 +83,7 @@ class Supervisor:
         """Begin to look, in a thread."""
         self._thread = threading.Thread(target=self._run, name="supervisor", daemon=True)
         self._thread.start()
+        self._guard.start()
 
     def wake(self) -> None:
         """Look now: something has changed."""
@@ -95,6 +98,7 @@ class Supervisor:
         self._wake.set()
         if self._thread is not None:
             self._thread.join()
+        self._guard.stop()
         if not self._is_supervisor:
             return
         for watch in self._attendant.watches.values():
@@ -110,6 +114,7 @@ class Supervisor:
         if not self._keep_lease():
             return
         self._reconcile()
+        self._guard.look()
         self._store.jobs.judge_files()
         room = measure(self._settings)
         stop = None
@@ -215,12 +220,13 @@ class Supervisor:
             now=time.time(),
         )
         self._store.jobs.set_waiting_reasons(choice.reasons)
+        rows = {row.id: row for row in waiting}
         for job_id in choice.start:
-            self._begin(job_id)
+            self._begin(job_id, host_memory(rows[job_id].estimate))
         beside = running if self._settings.max_jobs > 1 else []
         self._estimates.look([*beside, *(row for row in waiting if row.id in choice.reasons)])
 
-    def _begin(self, job_id: str) -> None:
+    def _begin(self, job_id: str, memory: int | None) -> None:
         """Start a worker. A crash after the first step leaves an attempt that no worker registers
         for; its lease runs out, and the job is begun again."""
         until = time.time() + self._settings.lease_seconds
@@ -235,7 +241,7 @@ class Supervisor:
                 job_id, attempt, self._owner, death, max_deaths=self._settings.max_deaths
             )
             return
-        self._attendant.watches[job_id, attempt] = Watch(child=child)
+        self._attendant.watches[job_id, attempt] = Watch(child=child, expected_memory=memory)
         log.info("%s, attempt %d: process %d", job_id, attempt, child.pid)
 
     def _waiting(self, row: JobRecord) -> WaitingJob:
