@@ -5,8 +5,9 @@ import os
 import random
 import re
 import signal
+import sqlite3
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 
 from job_helpers import messages
 from worker_case import TRAINING, add_training, figures_of
@@ -60,6 +61,34 @@ class Turmoil:
         if what != "worker":
             time.sleep(self._chance.uniform(0, 0.5))
             self.start_server()
+
+    def stop_a_worker_and_the_server(self):
+        """Stop both in the middle of a run, but of no transaction; returns their numbers."""
+        while True:
+            until(lambda: self.is_over or self._at_work())
+            if self.is_over:
+                # They were too quick.
+                self.add_jobs(2)
+            for job in self._at_work():
+                both = (job.pid, self.server)
+                with suppress(ProcessLookupError):
+                    signal_all(both, signal.SIGSTOP)
+                    running = [(row.id, row.pid) for row in self._at_work()]
+                    if self._is_unlocked() and (job.id, job.pid) in running:
+                        return both
+                    signal_all(both, signal.SIGCONT)
+
+    def _at_work(self):
+        return [row for row in self.rows() if row.status == "running" and row.pid]
+
+    def _is_unlocked(self):
+        """Whether no process that was stopped keeps SQLite's write lock."""
+        with closing(sqlite3.connect(self.settings.folder.database, timeout=1.0)) as base:
+            try:
+                base.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                return False
+            return True
 
     def wait(self, seconds=240.0):
         """Wait until all jobs are over."""
@@ -143,6 +172,11 @@ def is_alive(pid):
     except ProcessLookupError:
         return False
     return True
+
+
+def signal_all(pids, number):
+    for pid in pids:
+        os.kill(pid, number)
 
 
 def kill(pid):

@@ -5,7 +5,7 @@ import signal
 import time
 
 import pytest
-from kills_case import Turmoil, describe, until
+from kills_case import Turmoil, describe, is_alive, until
 from worker_case import quick_settings
 
 LONG = 40
@@ -41,14 +41,19 @@ def run(one, whole, kills, capsys):
         if one.is_over:
             one.add_jobs(3)
         one.kill_once()
+    finish(one, whole)
+    with capsys.disabled():
+        print(f"\n  {describe(one)}")
+
+
+def finish(one, whole):
+    """Wait for the end of all jobs, and look at what is left."""
     one.wait()
     # As after any crash, the next server mends what is left.
     one.stop_server()
     one.start_server()
     one.check(whole)
     one.stop_server()
-    with capsys.disabled():
-        print(f"\n  {describe(one)}")
 
 
 def test_five_kills(nursery, turmoil, capsys):
@@ -68,14 +73,22 @@ def test_forty_kills(url, nursery, turmoil, capsys):
 def test_a_worker_and_a_server_that_slept_through_their_leases(nursery, turmoil):
     one = turmoil(3)
     one.add_jobs(2)
-    until(lambda: all(job.pid for job in one.rows()))
-    first, server = one.rows()[0].pid, one.server
-    os.kill(first, signal.SIGSTOP)
-    os.kill(server, signal.SIGSTOP)
-    time.sleep(2 * one.settings.lease_seconds)
+    until(lambda: one.store.supervisor.get())
+    worker, server = one.stop_a_worker_and_the_server()
+    asleep = one.store.supervisor.get()
+    # Nothing but time lets a lease run out.
+    until(lambda: max(asleep.lease_until, lease_of(one, worker)) < time.time())
     one.start_server()
-    time.sleep(one.settings.lease_seconds)
+    until(lambda: one.store.supervisor.get().owner != asleep.owner)
+    until(lambda: not is_alive(worker))
     os.kill(server, signal.SIGCONT)
     one.wait()
-    one.check(nursery.whole)
+    assert is_alive(server)
+    assert one.store.supervisor.get().owner != asleep.owner, "it has been replaced"
     os.kill(server, signal.SIGKILL)
+    finish(one, nursery.whole)
+
+
+def lease_of(one, pid):
+    """Until when the worker of that number is believed to live."""
+    return max((job.lease_until or 0.0 for job in one.rows() if job.pid == pid), default=0.0)

@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import HTTPConnection
 
+from gossamer.errors import StorageError
 from gossamer.jobs.files.service import FileService
 from gossamer.jobs.files.sweeper import Sweeper
 from gossamer.jobs.settings import JobsSettings
@@ -101,7 +102,12 @@ class StudioParts:
     async def _lifespan(self, app: FastAPI) -> AsyncIterator[None]:
         studio = self.studio
         await run_in_threadpool(studio.grants.refresh)
-        await run_in_threadpool(self._sweeper.begin)
+        try:
+            await run_in_threadpool(self._sweeper.begin)
+        except StorageError as error:
+            # A worker that was stopped while it wrote keeps others from writing until the
+            # supervisor, which starts below, lets it go on; what is to be swept can wait.
+            log.warning("what a crash may have left is mended later: %s", error)
         studio.files.desk.start()
         async with AsyncExitStack() as stack:
             stack.callback(studio.threads.close)
