@@ -62,6 +62,13 @@ def test_rows_are_counted_and_the_first_bad_ones_named(report):
         (b'a,b\n"' + b"x" * 100, ".csv", "invalid CSV"),
         (b"prompt;completion\na;b\n", ".csv", "separated by commas"),
         (b'{"prompt": "\x00", "completion": "b"}', ".jsonl", "invalid JSON"),
+        (b'{"prompt": NaN, "completion": "b"}', ".jsonl", "must be a string, got float nan"),
+        (lines({f"c{n}": 1 for n in range(10_000)}), ".jsonl", "more than 1000 columns"),
+        (b"x" * 2**20, ".jsonl", "line 1: invalid JSON"),
+        (b"\xef\xbb\xbf", ".jsonl", "has no rows"),
+        (b"\r\n" * 3, ".jsonl", "has no rows"),
+        (b"\x00" * 1000, ".jsonl", "line 1: invalid JSON"),
+        (b"\x00" * 1000, ".csv", "has no rows"),
     ],
 )
 def test_a_file_of_which_nothing_can_be_used_has_one_reason(report, content, ending, reason):

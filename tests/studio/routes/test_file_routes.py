@@ -1,7 +1,6 @@
 """Files and uploads over HTTP: OpenAI's objects, pages, refusals that leave nothing."""
 
 import hashlib
-import random
 import socket
 import time
 
@@ -182,54 +181,3 @@ def test_a_client_that_leaves_in_the_middle_leaves_nothing(serve, settings):
             assert time.monotonic() < deadline
             time.sleep(0.01)
         assert client.get("/v1/files").json()["data"] == []
-
-
-def malformed(count):
-    """Bodies of uploads that are broken in many ways, with the header that announces each."""
-    random.seed(3)
-    boundary = b"----b0undary"
-    whole = (
-        b'--%b\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nfine-tune\r\n'
-        b'--%b\r\nContent-Disposition: form-data; name="file"; filename="a.jsonl"\r\n'
-        b"Content-Type: application/octet-stream\r\n\r\n%b\r\n--%b--\r\n"
-    ) % (boundary, boundary, PAIR * 3, boundary)
-    kind = f"multipart/form-data; boundary={boundary.decode()}"
-    yield whole[:-30], kind
-    yield whole.replace(b"fine-tune", b"assistants"), kind
-    yield whole.replace(b'name="file"', b'name="upload"'), kind
-    yield whole.replace(b"a.jsonl", b"../../a.exe"), kind
-    yield whole.replace(b"a.jsonl", b""), kind
-    yield whole.replace(b"a.jsonl", b".."), kind
-    yield whole.replace(PAIR * 3, b""), kind
-    yield whole, "multipart/form-data"
-    yield whole, "application/json"
-    yield b"", kind
-    for _ in range(count - 10):
-        body = bytearray(whole)
-        for _ in range(random.randint(1, 3)):
-            # In what stands around the rows: those are anybody's.
-            place = random.choice([random.randrange(190), len(body) - 1 - random.randrange(18)])
-            if random.random() < 0.5:
-                del body[place : place + random.randint(1, 30)]
-            else:
-                body[place:place] = random.randbytes(random.randint(1, 30))
-        yield bytes(body), kind
-
-
-def test_malformed_uploads_get_one_sentence_and_leave_nothing(serve, settings, store):
-    refused, taken = 0, 0
-    with serve() as client:
-        for body, kind in malformed(200):
-            answer = client.post("/v1/files", content=body, headers={"Content-Type": kind})
-            if answer.status_code == 200:
-                taken += 1
-                assert client.delete(f"/v1/files/{answer.json()['id']}").status_code == 200
-                continue
-            refused += 1
-            error = answer.json()["error"]
-            assert 400 <= answer.status_code < 500, (body, error)
-            assert error["message"]
-            assert "\n" not in error["message"]
-            assert not leftovers(settings)
-    assert refused > 120
-    assert store.files.total_bytes("default") == 0
