@@ -7,8 +7,10 @@ DATA/
   jobs/ftjob-X/          one job: log.txt, lock, outcome.json, data/ (links to blobs), and
     run/                 the run folder, as `gossamer tune` writes it
     models/NAME/         the adapters of a job that makes several
+  imports/NAME/          an adapter that came from elsewhere
   served/NAME            a link to the folder of an adapter: a folder of adapters for the server
-  exports/, trash/
+  trash/NAME             the same link, while a deleted model can be had back
+  exports/
 """
 
 from dataclasses import dataclass
@@ -80,6 +82,7 @@ class DataFolder:
                 self.blobs,
                 self.scratch,
                 self.jobs,
+                self.imports,
                 self.served,
                 self.exports,
                 self.trash,
@@ -107,6 +110,11 @@ class DataFolder:
         return self.root / "jobs"
 
     @property
+    def imports(self) -> Path:
+        """Adapters that no job has made, a folder for each."""
+        return self.root / "imports"
+
+    @property
     def served(self) -> Path:
         """Links to finished adapters, by model name."""
         return self.root / "served"
@@ -118,7 +126,7 @@ class DataFolder:
 
     @property
     def trash(self) -> Path:
-        """What was deleted and may be wanted back."""
+        """Links to what was deleted and may be wanted back."""
         return self.root / "trash"
 
     def blob(self, sha256: str) -> Path:
@@ -136,3 +144,13 @@ class DataFolder:
     def link(self, model: str) -> Path:
         """The link by which the server finds the model of that name."""
         return self.served / model
+
+
+def run_place(job_id: str) -> str:
+    """The run folder of a job, as a path below any data folder."""
+    return DataFolder(Path()).job(job_id).run.as_posix()
+
+
+def model_place(job_id: str, model: str) -> str:
+    """The folder of one model of a job that makes several, as a path below any data folder."""
+    return (DataFolder(Path()).job(job_id).models / model).as_posix()

@@ -12,6 +12,7 @@ _LETTERS = string.ascii_letters
 _BASE62 = string.digits + _LETTERS
 _LENGTH = 24
 _SUFFIX = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_ALIAS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 MODEL_PREFIX = "ft:"
 _MAX_BASE = 80
@@ -47,3 +48,17 @@ def check_suffix(suffix: str) -> str:
             param="suffix",
         )
     return suffix
+
+
+def check_alias(alias: str) -> str:
+    """Return `alias` if a person may call a model so; raises `RequestError`.
+
+    It names a file and stands in addresses and mixtures, so it holds none of their signs.
+    """
+    if not _ALIAS.fullmatch(alias):
+        raise RequestError(
+            f"'{cut(alias)}' cannot be a model's name; use 1 to 64 letters, digits, dots, "
+            "underscores or hyphens, and begin with a letter or digit",
+            param="alias",
+        )
+    return alias

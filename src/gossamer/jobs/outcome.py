@@ -5,25 +5,25 @@ The end of a job, step by step. A crash between any two leaves what the next try
 1. The run publishes its adapter, and writes `run.yaml` with the result, last of all. Before that,
    the next worker resumes the run; after it, the next worker goes on with step 2.
 2. The figures become a blob, under the digest of their bytes: kept again, it is the same one. Until
-   step 4 nothing refers to it, and after some time it may be swept; so who goes on keeps it again.
+   step 5 nothing refers to it, and after some time it may be swept; so who goes on keeps it again.
 3. `outcome.json` is written, flushed and renamed. From now on the job is decided: the worker or
    supervisor that finds the file repeats the steps below and no other.
-4. One transaction ends the job, with its model and the file of figures, if the job still runs that
-   attempt (`store.attempts.finish`).
-5. The link in `served/` is renamed into its place. The supervisor makes those that are missing.
+4. The link in `served/` is renamed into its place, so that who hears of the model can ask it. If
+   the next step ends otherwise, the link goes again.
+5. One transaction ends the job, with its model and the file of figures, if the job still runs that
+   attempt (`store.attempts.finish`). The supervisor makes links that are missing all the same.
 """
 
 import json
-import os
 from dataclasses import asdict
 from typing import Any
 
-from gossamer.adapters.layout import CONFIG_FILE
-from gossamer.files import flush, write_whole
-from gossamer.jobs.data_folder import DataFolder, JobPaths
+from gossamer.files import write_whole
+from gossamer.jobs.data_folder import DataFolder, JobPaths, run_place
 from gossamer.jobs.figures import NAME, figures
 from gossamer.jobs.files.blobs import BlobFolder
 from gossamer.jobs.files.scratch import ScratchFile
+from gossamer.jobs.results import links
 from gossamer.jobs.store import JobStore
 from gossamer.jobs.store.attempts import JobOutcome, ResultFile
 from gossamer.jobs.store.scoped import EVERYONE
@@ -44,15 +44,25 @@ def finish(store: JobStore, folder: DataFolder, job_id: str, attempt: int) -> bo
     job = folder.job(job_id)
     outcome = read_outcome(job)
     assert outcome is not None
-    if outcome.result_file is not None:
-        keep_figures(folder, job)
-    if not store.attempts.finish(job_id, attempt, outcome):
+    row = store.jobs.get(EVERYONE, job_id)
+    if row.status != "running" or row.attempt != attempt:
         return False
-    if outcome.result_file is not None:
-        if not folder.blob(outcome.result_file.sha256).exists():
-            # Swept just before its row came.
-            keep_figures(folder, job)
-        make_link(folder, job_id, store.jobs.get(EVERYONE, job_id).name)
+    if outcome.result_file is None:
+        return store.attempts.finish(job_id, attempt, outcome)
+    keep_figures(folder, job)
+    links.show(folder, row.name, run_place(job_id))
+    try:
+        is_done = store.attempts.finish(job_id, attempt, outcome)
+    except BaseException:
+        # If it was done after all, the supervisor sees that the link is missing.
+        links.remove(folder, row.name)
+        raise
+    if not is_done:
+        links.withdraw(store, folder, row.name)
+        return False
+    if not folder.blob(outcome.result_file.sha256).exists():
+        # Swept just before its row came.
+        keep_figures(folder, job)
     return True
 
 
@@ -72,29 +82,3 @@ def read_outcome(job: JobPaths) -> JobOutcome | None:
         return None
     file = values.pop("result_file")
     return JobOutcome(**values, result_file=ResultFile(**file) if file else None)
-
-
-def make_link(folder: DataFolder, job_id: str, model: str) -> bool:
-    """Let the server find the adapter of a job as `model`; False if the job left no adapter.
-
-    The link is made beside its place and renamed, so a reader sees a whole one or none.
-    """
-    adapter = folder.job(job_id).adapter(model)
-    if not (adapter / CONFIG_FILE).is_file():
-        return False
-    target = os.path.relpath(adapter, folder.served)
-    link = folder.link(model)
-    if link.is_symlink() and os.readlink(link) == target:
-        return True
-    scratch = folder.served / f".{model}.{os.getpid()}.tmp"
-    scratch.unlink(missing_ok=True)
-    scratch.symlink_to(target)
-    os.replace(scratch, link)
-    flush(folder.served)
-    return True
-
-
-def remove_link(folder: DataFolder, model: str) -> None:
-    """Hide a model from the server."""
-    folder.link(model).unlink(missing_ok=True)
-    flush(folder.served)

@@ -85,6 +85,11 @@ class JobsSettings(Settings):
         return self
 
     @property
+    def keep_seconds(self) -> float:
+        """Seconds that deleted models can be had back."""
+        return self.keep_days * 24 * 3600.0
+
+    @property
     def folder(self) -> DataFolder:
         """The layout of `data_dir`, as an absolute path."""
         return DataFolder(Path(self.data_dir).expanduser().absolute())

@@ -7,7 +7,7 @@ from gossamer.jobs.store import JobStore
 from gossamer.jobs.store.scoped import PageAsk
 from gossamer.serving.keys import Caller
 from gossamer.studio.context import scope_of
-from gossamer.studio.view.jobs import job_object
+from gossamer.studio.view.jobs import shown_jobs
 from gossamer.studio.view.lines import RunLines
 
 MAX_JOBS = 500
@@ -25,10 +25,7 @@ class StoredNews:
         if not (caller.may_train or caller.is_admin):
             return []
         page = self._store.jobs.page(scope_of(caller), PageAsk(limit=MAX_JOBS))
-        metadata = self._store.jobs.metadata([job.id for job in page.data])
-        return [
-            job_object(job, self._lines.of(job.id), metadata.get(job.id, {})) for job in page.data
-        ]
+        return shown_jobs(self._store, self._lines, page.data)
 
     def metrics(self, caller: Caller, job_id: str) -> tuple[str, list[dict[str, Any]]]:
         """The lines of a job, and the attempt they are of: a new one may have cut some."""

@@ -7,6 +7,7 @@ import pytest
 from job_helpers import add_job
 from worker_case import FAR, quick_settings, supervise
 
+from gossamer.jobs.results.links import YOUNG_SECONDS
 from gossamer.jobs.store import JobStore
 from gossamer.jobs.store.attempts import JobOutcome
 from gossamer.jobs.supervise.reconcile import forget_old, reconcile
@@ -52,6 +53,49 @@ def test_missing_links_are_made_and_those_of_deleted_models_removed(store, setti
     reconcile(store, settings)
     assert names(settings) == sorted([one.name, two.name])
     assert settings.folder.link(one.name).resolve() == settings.folder.job(one.id).run
+
+
+def test_a_deleted_model_is_in_the_trash_and_comes_back_under_both_names(store, settings):
+    job = finished(store, settings)
+    store.models.rename("a", job.name, "pirate")
+    reconcile(store, settings)
+    assert names(settings) == sorted([job.name, "pirate"])
+    run = settings.folder.job(job.id).run
+    assert settings.folder.link("pirate").resolve() == run
+    store.models.delete("a", "pirate")
+    reconcile(store, settings)
+    assert names(settings) == []
+    assert (settings.folder.trash / job.name).resolve() == run
+    store.models.restore("a", job.name)
+    reconcile(store, settings)
+    assert names(settings) == sorted([job.name, "pirate"])
+    assert os.listdir(settings.folder.trash) == []
+
+
+def test_the_former_link_of_a_renamed_model_goes_once_it_is_old(store, settings):
+    job = finished(store, settings)
+    store.models.rename("a", job.name, "pirate")
+    reconcile(store, settings)
+    store.models.rename("a", job.name, "parrot")
+    reconcile(store, settings)
+    link = settings.folder.link("pirate")
+    assert link.is_symlink(), "a server may be about to give it to another model"
+    old = time.time() - 2 * YOUNG_SECONDS
+    os.utime(link, (old, old), follow_symlinks=False)
+    reconcile(store, settings)
+    assert names(settings) == sorted([job.name, "parrot"])
+
+
+def test_a_link_without_a_model_goes_once_none_is_about_to_come(store, settings):
+    job = add_job(store)
+    link = settings.folder.link(job.name)
+    link.symlink_to(f"../jobs/{job.id}/run")
+    reconcile(store, settings)
+    assert names(settings) == [job.name]
+    old = time.time() - 2 * YOUNG_SECONDS
+    os.utime(link, (old, old), follow_symlinks=False)
+    reconcile(store, settings)
+    assert names(settings) == []
 
 
 def test_links_that_are_no_models_stay(store, settings):

@@ -2,6 +2,7 @@
 
 from job_case import create
 
+from gossamer.jobs.data_folder import run_place
 from gossamer.jobs.store.tables import ModelRow
 from gossamer.serving.core.stats import AdapterStatus
 
@@ -10,7 +11,15 @@ def add_model(store, job_id, name):
     """A model as the end of a job makes it."""
     with store.database.write() as session:
         session.add(
-            ModelRow(name=name, job_id=job_id, tenant="alice", digest="d", bytes=1, created=1.0)
+            ModelRow(
+                name=name,
+                job_id=job_id,
+                folder=run_place(job_id),
+                tenant="alice",
+                digest="d",
+                bytes=1,
+                created=1.0,
+            )
         )
 
 

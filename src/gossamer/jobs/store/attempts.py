@@ -15,6 +15,7 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from gossamer.jobs.data_folder import run_place
 from gossamer.jobs.queue.needs import size
 from gossamer.jobs.store.database import Database
 from gossamer.jobs.store.events import Level, add_event
@@ -210,7 +211,9 @@ class AttemptTable:
             session.add(
                 ModelRow(
                     name=row.name,
+                    alias=None,
                     job_id=job_id,
+                    folder=run_place(job_id),
                     tenant=row.tenant,
                     digest=outcome.digest,
                     bytes=outcome.bytes,

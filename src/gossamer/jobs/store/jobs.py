@@ -43,7 +43,6 @@ class NewJob:
     training_file: str
     validation_file: str | None = None
     name: str
-    alias: str | None = None
     seed: int
     request: dict[str, Any]
     request_sha256: str
@@ -277,7 +276,6 @@ def _add(session: Session, new: NewJob, job_id: str) -> JobRow:
         training_file=new.training_file,
         validation_file=new.validation_file,
         name=new.name,
-        alias=new.alias,
         seed=new.seed,
         request=new.request,
         request_sha256=new.request_sha256,

@@ -1,11 +1,18 @@
-"""Tuned models, and which tenants beside their owner may use them."""
+"""Tuned models, and which tenants beside their owner may use them.
+
+A model has its name for good, and at most one alias, which its owner has chosen. No two models have
+the same alias; that of a deleted one is free for others.
+"""
 
 import time
+from dataclasses import fields
 
-from sqlalchemy import select
+from sqlalchemy import func, or_, select
+from sqlalchemy.orm import Session
 
+from gossamer.errors import JobError
 from gossamer.jobs.ids import new_id
-from gossamer.jobs.store.database import Database, insert_missing
+from gossamer.jobs.store.database import Database, insert_missing, one_at_a_time
 from gossamer.jobs.store.records import (
     ListPage,
     ModelPermissionRecord,
@@ -21,7 +28,7 @@ from gossamer.jobs.store.scoped import (
     owned,
     page_of,
 )
-from gossamer.jobs.store.tables import ModelPermissionRow, ModelRow
+from gossamer.jobs.store.tables import JobRow, ModelPermissionRow, ModelRow
 
 
 class ModelTable:
@@ -35,6 +42,52 @@ class ModelTable:
         with self._database.read() as session:
             return record(ModelRecord, fetch(session, tenant, ModelRow, name, what="model"))
 
+    def find(self, tenant: Tenant, name: str) -> ModelRecord:
+        """The tenant's model of that name or alias; raises `UnknownIdError`."""
+        with self._database.read() as session:
+            return record(ModelRecord, _named(session, tenant, name))
+
+    def of_jobs(self, job_ids: list[str]) -> dict[str, ModelRecord]:
+        """The models that jobs have made, by job, the deleted ones too.
+
+        Of a job that made several, the one that has the job's name.
+        """
+        query = (
+            select(ModelRow)
+            .join(JobRow, JobRow.id == ModelRow.job_id)
+            .where(ModelRow.job_id.in_(job_ids), ModelRow.name == JobRow.name)
+        )
+        with self._database.read() as session:
+            return {str(row.job_id): record(ModelRecord, row) for row in session.scalars(query)}
+
+    def add(self, model: ModelRecord) -> None:
+        """Make a model that comes from no job, without alias; its files are in place."""
+        with self._database.write() as session:
+            session.add(
+                ModelRow(**{field.name: getattr(model, field.name) for field in fields(model)})
+            )
+
+    def imported_bytes(self, tenant: str) -> int:
+        """Bytes of the models that a tenant has imported, those in the trash too."""
+        query = select(func.sum(ModelRow.bytes)).where(
+            ModelRow.tenant == tenant, ModelRow.job_id.is_(None)
+        )
+        with self._database.read() as session:
+            return int(session.scalar(query) or 0)
+
+    def rename(self, tenant: Tenant, name: str, alias: str | None) -> ModelRecord:
+        """Give the tenant's model of that name or alias another alias, or none.
+
+        Raises `UnknownIdError`, or `JobError` for one that another model has.
+        """
+        with self._database.write() as session:
+            one_at_a_time(session, "aliases of models")
+            row = _named(session, tenant, name, lock=True)
+            if alias is not None and alias != row.alias:
+                _take(session, alias)
+            row.alias = alias
+            return record(ModelRecord, row)
+
     def page(self, tenant: Tenant, ask: PageAsk) -> ListPage[ModelRecord]:
         """A page of the tenant's own models that are not deleted."""
         kept = ModelRow.deleted.is_(None)
@@ -46,19 +99,30 @@ class ModelTable:
         with self._database.read() as session:
             return [record(ModelRecord, row) for row in session.scalars(owned(EVERYONE, ModelRow))]
 
+    def deleted(self, tenant: Tenant, since: float) -> list[ModelRecord]:
+        """The tenant's models that were deleted after `since`, the last one first."""
+        query = owned(tenant, ModelRow).where(ModelRow.deleted > since)
+        with self._database.read() as session:
+            rows = session.scalars(query.order_by(ModelRow.deleted.desc(), ModelRow.name))
+            return [record(ModelRecord, row) for row in rows]
+
     def delete(self, tenant: Tenant, name: str) -> ModelRecord:
-        """Mark a model as deleted; the caller then removes its link. Raises `UnknownIdError`."""
+        """Mark the model of that name or alias as deleted; its links are the caller's to move.
+
+        Raises `UnknownIdError`.
+        """
         with self._database.write() as session:
-            row = fetch(session, tenant, ModelRow, name, what="model", lock=True)
+            row = _named(session, tenant, name, lock=True)
             row.deleted = time.time()
             return record(ModelRecord, row)
 
-    def restore(self, tenant: Tenant, name: str) -> ModelRecord:
-        """Undo a deletion; raises `UnknownIdError` unless the model is a deleted one."""
+    def restore(self, tenant: Tenant, name: str, since: float = 0.0) -> ModelRecord:
+        """Undo a deletion, with the alias unless another model has it now.
+
+        Raises `UnknownIdError` unless the model was deleted after `since`.
+        """
         with self._database.write() as session:
-            query = owned(tenant, ModelRow).where(
-                ModelRow.name == name, ModelRow.deleted.is_not(None)
-            )
+            query = owned(tenant, ModelRow).where(ModelRow.name == name, ModelRow.deleted > since)
             row = session.scalars(query.with_for_update()).one_or_none()
             if row is None:
                 raise absent("model", name)
@@ -128,17 +192,22 @@ class ModelTable:
             session.delete(row)
 
     def granted(self) -> dict[str, frozenset[str]]:
-        """The models that tenants were permitted, by tenant; not those that were deleted."""
-        query = (
-            select(ModelPermissionRow.project, ModelPermissionRow.model)
+        """The names that tenants may use beside those which carry theirs, by tenant: models that
+        they were permitted, and the aliases of these and of their own; not of deleted ones."""
+        permitted = (
+            select(ModelPermissionRow.project, ModelRow.name, ModelRow.alias)
             .join(ModelRow, ModelRow.name == ModelPermissionRow.model)
             .where(ModelRow.deleted.is_(None))
         )
+        own = select(ModelRow.tenant, ModelRow.name, ModelRow.alias).where(
+            ModelRow.deleted.is_(None), ModelRow.alias.is_not(None)
+        )
         found: dict[str, set[str]] = {}
         with self._database.read() as session:
-            for project, model in session.execute(query):
-                found.setdefault(project, set()).add(model)
-        return {project: frozenset(models) for project, models in found.items()}
+            for query in (permitted, own):
+                for tenant, *names in session.execute(query):
+                    found.setdefault(tenant, set()).update(filter(None, names))
+        return {tenant: frozenset(names) for tenant, names in found.items()}
 
     def may_use(self, tenant: str, model: str) -> bool:
         """Whether the tenant owns the model or was permitted it."""
@@ -152,3 +221,32 @@ class ModelTable:
                 ModelPermissionRow.model == model, ModelPermissionRow.project == tenant
             )
             return session.scalar(query) is not None
+
+
+def _named(session: Session, tenant: Tenant, name: str, *, lock: bool = False) -> ModelRow:
+    """The tenant's living model of that name or alias; raises `UnknownIdError`."""
+    query = owned(tenant, ModelRow).where(
+        or_(ModelRow.name == name, ModelRow.alias == name), ModelRow.deleted.is_(None)
+    )
+    row = session.scalars(query.with_for_update() if lock else query).one_or_none()
+    if row is None:
+        raise absent("model", name)
+    return row
+
+
+def _take(session: Session, alias: str) -> None:
+    """Take an alias from a deleted model; raises `JobError` if a living one has it."""
+    holder = session.scalars(select(ModelRow).where(ModelRow.alias == alias)).one_or_none()
+    if holder is None:
+        return
+    if holder.deleted is None:
+        raise name_taken(alias)
+    holder.alias = None
+    session.flush()
+
+
+def name_taken(alias: str) -> JobError:
+    """Build the error for a name that something else has already."""
+    return JobError(
+        f"the name '{alias}' is taken; choose another", code="name_taken", param="alias"
+    )

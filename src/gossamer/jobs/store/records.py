@@ -86,7 +86,6 @@ class JobRecord:
     result_file: str | None
     name: str
     """The name that the tuned model has, or will have."""
-    alias: str | None
     seed: int
     request: dict[str, Any]
     """The body of the request."""
@@ -137,7 +136,12 @@ class ModelRecord:
     """A tuned model."""
 
     name: str
-    job_id: str
+    alias: str | None
+    """The name that its owner has chosen."""
+    job_id: str | None
+    """The job that made it; None: it was imported."""
+    folder: str
+    """The folder of its files, below the data folder."""
     tenant: str
     digest: str
     """The digest of the adapter, as the server tells it."""

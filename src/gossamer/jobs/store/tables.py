@@ -144,7 +144,6 @@ class JobRow(TableRow):
     validation_file: Mapped[str | None] = mapped_column(String(64))
     result_file: Mapped[str | None] = mapped_column(String(64))
     name: Mapped[str]
-    alias: Mapped[str | None]
     seed: Mapped[int]
     request: Mapped[dict[str, Any]]
     request_sha256: Mapped[str] = mapped_column(String(64))
@@ -199,12 +198,17 @@ class AttemptRow(TableRow):
 
 
 class ModelRow(TableRow):
-    """A tuned model, or one that its owner has deleted and may want back."""
+    """A tuned model, or one that its owner has deleted and may want back.
+
+    A deleted one keeps its alias until another takes it.
+    """
 
     __tablename__ = "models"
-    __table_args__ = (Index(None, "tenant", "created", "name"),)
+    __table_args__ = (Index(None, "tenant", "created", "name"), UniqueConstraint("alias"))
     name: Mapped[str] = mapped_column(primary_key=True)
-    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), index=True)
+    alias: Mapped[str | None]
+    job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"), index=True)
+    folder: Mapped[str]
     tenant: Mapped[str]
     digest: Mapped[str]
     bytes: Mapped[int]

@@ -20,8 +20,9 @@ from dataclasses import dataclass, field
 
 from filelock import FileLock, Timeout
 
-from gossamer.jobs.outcome import finish, make_link, read_outcome
+from gossamer.jobs.outcome import finish, read_outcome
 from gossamer.jobs.process import ProcessIdentity
+from gossamer.jobs.results.links import show_model
 from gossamer.jobs.run_files import saved_step, step_seconds
 from gossamer.jobs.settings import JobsSettings
 from gossamer.jobs.store import JobStore
@@ -199,7 +200,7 @@ class Attendant:
         """Do what a worker does after the transaction that ends a job."""
         row = self._store.jobs.get(EVERYONE, job_id)
         if row.status == "succeeded":
-            make_link(self._settings.folder, job_id, row.name)
+            show_model(self._store, self._settings.folder, row.name)
 
     def _death(self, row: JobRecord, watch: Watch) -> Death:
         step = saved_step(self._settings.folder.job(row.id).run)

@@ -19,7 +19,7 @@ from gossamer.studio.body import read_object
 from gossamer.studio.context import Studio, scope_of, settings_of, trainer
 from gossamer.studio.routes.lists import as_list, metadata_filter, page_ask
 from gossamer.studio.trials import shown_estimate
-from gossamer.studio.view.jobs import job_object
+from gossamer.studio.view.jobs import shown_jobs
 
 router = APIRouter()
 
@@ -111,8 +111,7 @@ async def _answer(http: Request, job: JobRecord) -> JSONResponse:
 
 
 def _shown(studio: Studio, jobs: list[JobRecord]) -> list[dict[str, Any]]:
-    metadata = studio.store.jobs.metadata([job.id for job in jobs])
-    return [job_object(job, studio.lines.of(job.id), metadata.get(job.id, {})) for job in jobs]
+    return shown_jobs(studio.store, studio.lines, jobs)
 
 
 def _is_dry_run(http: Request) -> bool:

@@ -3,18 +3,34 @@
 import time
 from typing import Any
 
-from gossamer.jobs.store.records import JobRecord
+from gossamer.jobs.store import JobStore
+from gossamer.jobs.store.records import JobRecord, ModelRecord
 from gossamer.studio.trials import shown_estimate
 from gossamer.studio.view.checkpoints import checkpoint_name
-from gossamer.studio.view.lines import Line, metrics_at, progress_of
+from gossamer.studio.view.lines import Line, RunLines, metrics_at, progress_of
 
 Shown = dict[str, Any]
 
 ENDED = frozenset({"succeeded", "failed", "cancelled"})
 
 
-def job_object(job: JobRecord, lines: list[Line], metadata: dict[str, str]) -> Shown:
-    """Show a job; `lines` are its metrics so far."""
+def shown_jobs(store: JobStore, lines: RunLines, jobs: list[JobRecord]) -> list[Shown]:
+    """Show jobs with their metadata and models; waits for the database and reads files."""
+    ids = [job.id for job in jobs]
+    metadata, models = store.jobs.metadata(ids), store.models.of_jobs(ids)
+    return [
+        job_object(job, lines.of(job.id), metadata.get(job.id, {}), models.get(job.id))
+        for job in jobs
+    ]
+
+
+def job_object(
+    job: JobRecord,
+    lines: list[Line],
+    metadata: dict[str, str],
+    model: ModelRecord | None = None,
+) -> Shown:
+    """Show a job; `lines` are its metrics so far, `model` is what it has made."""
     resolved = job.resolved
     progress = progress_of(job, lines)
     left = progress["seconds_left"]
@@ -47,7 +63,8 @@ def job_object(job: JobRecord, lines: list[Line], metadata: dict[str, str]) -> S
         "resumed_from": job.saved_step if job.attempt > 1 and job.saved_step else None,
         "attempt": job.attempt,
         "suffix": job.request.get("suffix"),
-        "alias": job.alias,
+        "alias": None if model is None or model.deleted is not None else model.alias,
+        "deleted_at": None if model is None or model.deleted is None else int(model.deleted),
     }
 
 
