@@ -12,6 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import HTTPConnection
 
 from gossamer.errors import StorageError
+from gossamer.jobs.files.preview import Preview
 from gossamer.jobs.files.service import FileService
 from gossamer.jobs.files.sweeper import Sweeper
 from gossamer.jobs.settings import JobsSettings
@@ -79,6 +80,7 @@ class StudioParts:
             lines=RunLines(settings.folder),
             grants=Grants(store),
             trials=trials,
+            preview=Preview(service.blobs, self._model),
             wake=runner.wake if runner is not None else lambda: None,
         )
 
@@ -113,6 +115,7 @@ class StudioParts:
             stack.callback(studio.threads.close)
             stack.callback(studio.trial_threads.close)
             stack.push_async_callback(run_in_threadpool, studio.files.desk.close)
+            stack.push_async_callback(run_in_threadpool, studio.preview.close)
             if self._runner is not None:
                 self._runner.start()
                 stack.push_async_callback(run_in_threadpool, self._runner.stop)

@@ -9,6 +9,7 @@ from starlette.requests import Request
 
 from gossamer.errors import GossamerError
 from gossamer.jobs.data_folder import DataFolder
+from gossamer.jobs.files.preview import Preview
 from gossamer.jobs.files.service import FileService
 from gossamer.jobs.store import JobStore
 from gossamer.jobs.store.scoped import EVERYONE, Tenant
@@ -44,6 +45,7 @@ class Studio:
     lines: RunLines
     grants: Grants
     trials: Trials
+    preview: Preview
     wake: Callable[[], None] = lambda: None
     """Tells those who start jobs that something has changed."""
     threads: FairThreadPool = field(

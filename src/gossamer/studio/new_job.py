@@ -94,8 +94,8 @@ class JobMaker:
 
         Raises as `create`.
         """
-        _, files, resolved, seed = self._resolved(tenant, body)
-        rows = self._rows(files.training)
+        request, files, resolved, seed = self._resolved(tenant, body)
+        rows = self._rows(files.training, request.training)
         answer = {
             "object": "fine_tuning.job.estimate",
             "hyperparameters": resolved.hyperparameters,
@@ -137,7 +137,7 @@ class JobMaker:
             width=self._base.width,
             seed=seed,
             endings=files.endings,
-            rows=self._rows(files.training),
+            rows=self._rows(files.training, request.training),
         )
         self._check_rows(files.training, resolved, "training_file")
         if files.validation is not None:
@@ -157,10 +157,19 @@ class JobMaker:
             )
         return file
 
-    def _rows(self, file: FileRecord) -> int | None:
+    def _rows(self, file: FileRecord, training: Mapping[str, Any]) -> int | None:
+        """The rows that a run can learn from, as far as the check of the file tells."""
         report = self._files.desk.report(file)
         rows = report.get("rows") if report else None
-        return rows["used"] if isinstance(rows, dict) else None
+        if report is None or not isinstance(rows, dict):
+            return None
+        wanted = training.get("leave_out") or []
+        kinds = ("duplicates", "near-duplicates")
+        if "near-duplicates" in wanted:
+            left_out = sum(report[kind.replace("-", "_")] for kind in kinds)
+        else:
+            left_out = report["duplicates"] if "duplicates" in wanted else 0
+        return int(rows["used"]) - left_out
 
     def _check_rows(self, file: FileRecord, resolved: ResolvedJob, param: str) -> None:
         """Refuse what the run would refuse later, as far as it is known now."""

@@ -97,6 +97,7 @@ def prepare(settings: RunSettings) -> Prepared:
             quantization=_quantization(method, context),
             sparse_plan=None if sparse is None else sparse.model_dump(mode="json"),
             learning_rate_source=rate_source,
+            left_out=data.report.left_out_rows() or None,
         ),
     )
 

@@ -1,16 +1,18 @@
-"""How long rows are in tokens is counted as a run counts it, and what is learnt is marked."""
+"""How long rows are in tokens, and what of them is learnt, is counted as a run counts it."""
 
 import io
 import json
 import sys
-from types import SimpleNamespace
+import threading
+import time
+from collections import Counter
 
 import pytest
 from forms import add
 
 from gossamer.basemodel.load import load_tokenizer
 from gossamer.errors import GossamerError, JobError
-from gossamer.jobs.files import token_counts, tokens
+from gossamer.jobs.files import tokens
 from gossamer.jobs.files.token_counts import TokenCounts
 from gossamer.training.data import DataSettings, load_data
 
@@ -31,37 +33,27 @@ def tokenizer(tiny_model):
 
 def test_lengths_and_what_is_learnt_are_those_of_a_run(tmp_path, tokenizer):
     path = write(tmp_path, ROWS)
-    found = tokens.sample(path, "rows.jsonl", tokenizer)
-    loaded = load_data(DataSettings(data=str(path)), tokenizer, seed=0)
-    assert found["lengths"] == [len(example.input_ids) for example in loaded.train]
-    assert found["learnt"] == [example.trained_tokens for example in loaded.train]
-    assert found["is_all"]
+    (found,) = tokens.counts(path, "rows.jsonl", tokenizer)
+    loaded = load_data(DataSettings(data=str(path)), tokenizer, seed=0).train
+    lengths = Counter(len(example.input_ids) for example in loaded)
+    assert found["lengths"] == sorted(lengths.items())
+    assert found["tokens"] == sum(len(example.input_ids) for example in loaded)
+    assert found["learnt"] == sum(example.trained_tokens for example in loaded)
+    assert (found["rows"], found["is_all"]) == (len(ROWS), True)
 
 
-def test_rows_are_shown_as_the_model_sees_them(tmp_path, tokenizer):
-    path = write(tmp_path, [{"bad": 1, "prompt": "p"}, *ROWS])
-    first = tokens.sample(path, "rows.jsonl", tokenizer)["preview"][0]
-    assert first["row"] == 2, "rows keep the numbers of their lines"
-    learnt = "".join(part["text"] for part in first["parts"] if part["learnt"])
-    context = "".join(part["text"] for part in first["parts"] if not part["learnt"])
-    assert learnt.startswith("x")
-    assert "what is 1?" in context
-    assert "what is" not in learnt
-
-
-def test_of_many_rows_the_first_are_counted(tmp_path, tokenizer, monkeypatch):
+def test_the_first_rows_are_told_of_before_the_others(tmp_path, tokenizer, monkeypatch):
     monkeypatch.setattr(tokens, "FIRST_ROWS", 3)
-    found = tokens.sample(write(tmp_path, ROWS), "rows.jsonl", tokenizer)
-    assert len(found["lengths"]) == 3
-    assert not found["is_all"]
+    monkeypatch.setattr(tokens, "ANSWER_SECONDS", 0.0)
+    path = write(tmp_path, [ROWS[0], {"prompt": "p"}, *ROWS[1:]])
+    found = list(tokens.counts(path, "rows.jsonl", tokenizer))
+    assert [(each["rows"], each["is_all"]) for each in found] == [(2, False), (5, False), (7, True)]
 
 
-def test_long_rows_are_shown_in_part_and_counted_whole(tmp_path, tokenizer):
-    rows = [{"prompt": "p", "completion": "word " * 5000}]
-    found = tokens.sample(write(tmp_path, rows), "rows.jsonl", tokenizer)
-    shown = "".join(part["text"] for part in found["preview"][0]["parts"])
-    assert len(shown) < 2 * tokens.MAX_SHOWN
-    assert found["lengths"][0] > 5000
+def test_answers_of_a_token_are_counted(tmp_path, tokenizer):
+    rows = [{"prompt": "p", "completion": word} for word in ("x", "a longer answer than that")]
+    (found,) = tokens.counts(write(tmp_path, rows), "rows.jsonl", tokenizer)
+    assert found["short_answers"] == 1
 
 
 @pytest.fixture
@@ -73,56 +65,70 @@ def record(files, store):
 @pytest.mark.slow
 def test_a_file_is_counted_by_a_process_with_limits(files, record, tiny_model):
     """It loads torch, which takes long where other work runs."""
-    assert len(TokenCounts(files.blobs, tiny_model).of(record)["lengths"]) == len(ROWS)
+    assert TokenCounts(files.blobs, tiny_model).of(record)["rows"] == len(ROWS)
+
+
+def until_all(counts, record):
+    while not (found := counts.of(record))["is_all"]:
+        time.sleep(0.01)
+    return found
 
 
 def test_a_file_is_counted_once_and_what_was_found_goes_with_its_bytes(
-    files, record, tiny_model, monkeypatch, capsys
+    files, record, tiny_model, monkeypatch
 ):
-    def run(command, input, **options):
-        """Play the process in this one, which must not be limited."""
-        assert command[-1] == tokens.__name__
-        monkeypatch.setattr(sys, "stdin", io.StringIO(input))
-        monkeypatch.setattr(tokens, "limit_process", lambda *limits: None)
-        tokens.main()
-        return SimpleNamespace(stdout=capsys.readouterr().out)
+    calls, go_on = [], threading.Event()
 
-    monkeypatch.setattr(token_counts.subprocess, "run", run)
+    def count(path, name):
+        calls.append((path.read_bytes(), name))
+        yield {"is_all": False, "rows": 1}
+        assert go_on.wait(60)
+        yield {"is_all": True, "rows": 7}
+
     counts = TokenCounts(files.blobs, tiny_model)
-    found = counts.of(record)
-    assert len(found["lengths"]) == len(ROWS)
-    monkeypatch.setattr(counts, "_count", None)
-    assert counts.of(record) == found
+    monkeypatch.setattr(counts, "_count", count)
+    assert counts.of(record) == counts.of(record) == {"is_all": False, "rows": 1}
+    go_on.set()
+    assert until_all(counts, record) == {"is_all": True, "rows": 7}
+    again = TokenCounts(files.blobs, tiny_model)
+    monkeypatch.setattr(again, "_count", None)
+    while not list(files.blobs.path(record.sha256).parent.glob("*.counts.*")):
+        time.sleep(0.01)
+    assert again.of(record) == {"is_all": True, "rows": 7}
+    assert calls == [(files.blobs.path(record.sha256).read_bytes(), "file.jsonl")]
     files.blobs.step_aside(record.sha256)
     files.blobs.leave(record.sha256)
     assert not list(files.blobs.path(record.sha256).parent.glob("*"))
 
 
+@pytest.mark.parametrize(
+    ("answers", "said"),
+    [([{"error": "no model there"}], "no model there"), ([], "could not be counted")],
+)
 def test_a_process_that_says_nothing_or_an_error_is_told_in_a_sentence(
-    files, record, tmp_path, monkeypatch
+    files, record, tmp_path, monkeypatch, answers, said
 ):
     counts = TokenCounts(files.blobs, tmp_path / "no-model")
-    answers = iter(['{"error": "no model there"}', "Killed", ""])
-    monkeypatch.setattr(
-        token_counts.subprocess, "run", lambda *a, **k: SimpleNamespace(stdout=next(answers))
-    )
-    with pytest.raises(JobError, match="no model there"):
+    monkeypatch.setattr(counts, "_count", lambda *args: iter(answers))
+    with pytest.raises(JobError, match=said):
         counts.of(record)
-    monkeypatch.setattr(token_counts, "_stored", lambda place: None)
-    for _ in range(2):
-        with pytest.raises(JobError, match="could not be counted"):
-            counts.of(record)
 
 
-def test_the_process_says_what_is_wrong_with_a_model(tmp_path, monkeypatch, capsys):
-    question = {"path": "x", "name": "x.jsonl", "model": str(tmp_path), "max_seconds": 1}
-    monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps({**question, "max_bytes": 1})))
-    assert tokens.main() == 0
-    assert str(tmp_path) in json.loads(capsys.readouterr().out)["error"]
+def test_the_process_answers_line_by_line_and_says_what_is_wrong_with_a_model(
+    tmp_path, tiny_model, monkeypatch, capsys
+):
+    monkeypatch.setattr(tokens, "limit_process", lambda *limits: None)
+    path = write(tmp_path, ROWS)
+    for model, key in ((tiny_model, "rows"), (tmp_path / "none", "error")):
+        question = {"path": str(path), "name": "rows.jsonl", "model": str(model)}
+        limits = {"max_seconds": 1, "max_bytes": 1}
+        monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps({**question, **limits})))
+        assert tokens.main() == 0
+        assert key in json.loads(capsys.readouterr().out.splitlines()[-1])
 
 
 def test_a_file_that_is_none_is_refused(tmp_path, tokenizer):
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(GossamerError):
-        tokens.sample(path, "rows.jsonl", tokenizer)
+        list(tokens.counts(path, "rows.jsonl", tokenizer))

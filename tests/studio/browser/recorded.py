@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections import Counter
 from statistics import NormalDist
 
 MODEL = "smollm2-135m"
@@ -131,16 +132,22 @@ EVENTS = [
 
 REPORT = {
     "object": "file.report",
-    "version": 1,
+    "version": 2,
     "format": "messages",
     "unit": "line",
     "complete": True,
     "rows": {"read": 612, "used": 610, "bad": 2},
     "problems": [
-        {"row": 17, "reason": "no assistant turn"},
-        {"row": 402, "reason": "'messages' is empty"},
+        {"row": 17, "at": 17, "reason": "no assistant turn"},
+        {"row": 402, "at": 402, "reason": "'messages' is empty"},
     ],
     "duplicates": 9,
+    "duplicate_rows": [{"row": 20 + number, "at": 20 + number, "of": 1} for number in range(9)],
+    "near_duplicates": 2,
+    "near_duplicate_rows": [{"row": 90, "at": 90, "of": 4}, {"row": 91, "at": 91, "of": 4}],
+    "repeated_answers": [{"text": "Arr, I cannot say.", "rows": 40}],
+    "roles": {"system": 610, "user": 700, "assistant": 700},
+    "system_prompts": 3,
     "ignored_columns": ["source"],
 }
 
@@ -149,22 +156,34 @@ def tokens():
     """What the page's own route tells of the first rows; 14 of them are long."""
     usual = NormalDist(4.1, 0.6)
     short = [round(math.exp(usual.inv_cdf((n + 0.5) / 596))) for n in range(596)]
+    lengths = Counter([*short, *range(1030, 1800, 55)])
     return {
         "object": "file.tokens",
         "is_all": True,
-        "lengths": [*short, *range(1030, 1800, 55)],
-        "learnt": [5] * 610,
-        "preview": [
-            {
-                "row": number,
-                "parts": [
-                    {"text": "<|user|> Where do you live? <|assistant|> ", "learnt": False},
-                    {"text": f"Aboard the Sloop, arr! ({number})", "learnt": True},
-                ],
-            }
-            for number in (1, 2, 3)
-        ],
+        "rows": 610,
+        "lengths": sorted(lengths.items()),
+        "tokens": 48_211,
+        "learnt": 19_870,
+        "short_answers": 1,
     }
+
+
+OVERLAP = {"version": 2, "rows": 1, "prompts": 3, "listed": [{"row": 5, "at": 5}]}
+
+
+def rows(start, count):
+    """Rows as the model sees them; one of them cannot be used."""
+    shown = []
+    for number in range(start, min(612, start + count - 1) + 1):
+        parts = [
+            {"text": "<|user|> Where do you live? <|assistant|> ", "learnt": False},
+            {"text": f"Aboard the Sloop, arr! ({number})", "learnt": True},
+        ]
+        row = {"at": number, "row": number, "problem": None, "parts": parts, "tokens": 31}
+        if number == 17:
+            row |= {"problem": "no assistant turn", "tokens": None}
+        shown.append(row)
+    return {"object": "list", "data": shown, "unit": "line", "has_more": start + count <= 612}
 
 
 def file(number, name, status="processed", purpose="fine-tune", size=88_214):

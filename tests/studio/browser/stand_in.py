@@ -132,8 +132,14 @@ def jobs_router(state):
         return JSONResponse(state.files[file_id])
 
     @router.get("/v1/files/{file_id}/report")
-    async def report(file_id: str):
-        return JSONResponse(recorded.REPORT)
+    async def report(file_id: str, held_out: str | None = None):
+        overlap = {"overlap": recorded.OVERLAP} if held_out else {}
+        return JSONResponse({**recorded.REPORT, **overlap})
+
+    @router.get("/v1/files/{file_id}/rows")
+    async def rows(http: Request, file_id: str):
+        query = http.query_params
+        return JSONResponse(recorded.rows(int(query["from"]), int(query["count"])))
 
     @router.get("/studio/api/files/{file_id}/tokens")
     async def tokens(file_id: str):

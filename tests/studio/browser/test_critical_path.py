@@ -1,5 +1,7 @@
 """From a file to a talk with what was learnt: five actions beside typing."""
 
+import re
+
 from playwright.sync_api import expect
 
 ROWS = b'{"messages": [{"role": "user", "content": "hi"}]}\n'
@@ -65,7 +67,9 @@ def test_what_is_chosen_stands_in_the_address(serve, open_page):
         page = open_page(f"{url}/studio/new?file=file-{1:024d}")
         page.get_by_label("ia3").check()
         page.get_by_role("button", name="Raise max_length").click()
-        page.get_by_label("Leave them out").check()
+        page.get_by_label("Leave them out", exact=True).check()
+        page.get_by_label("Leave them out (duplicates)").check()
+        page.get_by_label("Leave them out (near-duplicates)").check()
         page.get_by_label("Name").fill("mine")
         page.reload()
         expect(page.get_by_label("Name")).to_have_value("mine")
@@ -73,7 +77,40 @@ def test_what_is_chosen_stands_in_the_address(serve, open_page):
         page.get_by_role("button", name="Start 2 jobs").click()
         expect(page.get_by_role("heading", level=1, name="Jobs")).to_be_visible()
         training = server.state.bodies[0]["training"]
-        assert training == {"eval_split": 0.1, "max_length": 1472, "skip_bad_rows": True}
+        assert training == {
+            "eval_split": 0.1,
+            "max_length": 1472,
+            "skip_bad_rows": True,
+            "leave_out": ["duplicates", "near-duplicates"],
+        }
+
+
+def test_rows_are_looked_at_one_by_one_and_those_with_a_problem_at_once(serve, open_page):
+    with serve() as (url, _):
+        page = open_page(f"{url}/studio/new?file=file-{1:024d}")
+        expect(page.locator("mark")).to_have_text("Aboard the Sloop, arr! (1)")
+        page.get_by_role("button", name="Next row").click()
+        expect(page.locator("mark")).to_have_text("Aboard the Sloop, arr! (2)")
+        page.get_by_label("Number of the row").fill("300")
+        page.get_by_label("Number of the row").press("Enter")
+        expect(page.locator("mark")).to_have_text("Aboard the Sloop, arr! (300)")
+        page.get_by_text("Show them").first.click()
+        page.get_by_role("button", name="line 17").click()
+        expect(page.get_by_text("Row 17 cannot be used.")).to_be_visible()
+
+
+def test_rows_that_are_held_out_too_are_left_out(serve, open_page):
+    with serve() as (url, server):
+        page = open_page(f"{url}/studio/new?file=file-{1:024d}&held=file-{2:024d}&name=x")
+        expect(page.get_by_text("3 rows ask what a held-out row asks")).to_be_visible()
+        page.get_by_label("Leave them out (held-out)").check()
+        page.get_by_role("button", name="Start", exact=True).click()
+        expect(page.get_by_text("Training loss").first).to_be_visible()
+        assert server.state.bodies[0]["training"] == {"leave_out": ["held-out"]}
+        # What is held out of a file of its own cannot be left out where there is none.
+        page.goto(f"{url}/studio/new?file=file-{1:024d}&held=file-{2:024d}&t.leave_out=held-out")
+        page.get_by_label("None").check()
+        expect(page).not_to_have_url(re.compile("leave_out"))
 
 
 def test_opening_an_address_starts_nothing(serve, open_page):

@@ -69,7 +69,7 @@ def test_a_file_is_checked_and_its_job_queued_and_cancelled(studio, open_page):
         expect(page.get_by_text("19 rows")).to_be_visible(timeout=PATIENCE)
         expect(page.get_by_text("18 rows repeat another")).to_be_visible()
         expect(page.get_by_text("1 of 20 rows of training_file cannot be used")).to_be_visible()
-        page.get_by_label("Leave it out").check()
+        page.get_by_label("Leave it out", exact=True).check()
         expect(page.get_by_text("Tokens per row")).to_be_visible(timeout=PATIENCE)
         expect(page.locator("mark").first).to_contain_text("arr")
         expect(page.get_by_text("19 rows in the file")).to_be_visible()

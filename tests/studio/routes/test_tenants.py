@@ -34,6 +34,7 @@ def foreign(world):
         ("GET", f"/v1/files/{world.file}", {}),
         ("GET", f"/v1/files/{world.file}/content", {}),
         ("GET", f"/v1/files/{world.file}/report", {}),
+        ("GET", f"/v1/files/{world.file}/rows", {}),
         ("DELETE", f"/v1/files/{world.file}", {}),
         ("POST", f"/v1/uploads/{world.upload}/parts", part),
         ("POST", f"/v1/uploads/{world.upload}/complete", {"json": {"part_ids": ["part_x"]}}),

@@ -3,7 +3,7 @@
 from gossamer.jobs.files.token_counts import TokenCounts
 
 ROWS = b'{"prompt": "a", "completion": "b"}\n'
-FOUND = {"is_all": True, "lengths": [7], "learnt": [2], "preview": []}
+FOUND = {"is_all": True, "rows": 1, "lengths": [[7, 1]], "tokens": 7, "learnt": 2}
 
 
 def upload(client):
@@ -16,7 +16,7 @@ def test_the_tokens_of_a_file_are_told(serve, monkeypatch):
 
     def count(self, path, name):
         asked.append((self._model.name, path.read_bytes(), name))
-        return FOUND
+        return iter([FOUND])
 
     monkeypatch.setattr(TokenCounts, "_count", count)
     with serve(page=True) as client:
@@ -27,7 +27,7 @@ def test_the_tokens_of_a_file_are_told(serve, monkeypatch):
 
 
 def test_what_cannot_be_counted_is_a_sentence(serve, monkeypatch):
-    monkeypatch.setattr(TokenCounts, "_count", lambda *args: {"error": "no tokenizer"})
+    monkeypatch.setattr(TokenCounts, "_count", lambda *args: iter([{"error": "no tokenizer"}]))
     with serve(page=True) as client:
         answer = client.get(f"/studio/api/files/{upload(client)}/tokens")
         assert answer.status_code == 400
@@ -35,7 +35,7 @@ def test_what_cannot_be_counted_is_a_sentence(serve, monkeypatch):
 
 
 def test_files_of_others_do_not_exist(serve, keys, monkeypatch):
-    monkeypatch.setattr(TokenCounts, "_count", lambda *args: FOUND)
+    monkeypatch.setattr(TokenCounts, "_count", lambda *args: iter([FOUND]))
     owner, other = keys("owner", "--train"), keys("other", "--train")
     with serve(page=True, key=owner, keys=keys.path) as client:
         path = f"/studio/api/files/{upload(client)}/tokens"

@@ -1,7 +1,9 @@
 """The process that reads a file that came from somebody else: `python -m` this module.
 
-A question comes as one line of JSON on the standard input, the report goes to the standard output.
-Whatever the file does, it does it to this process, which has limits of memory and of time.
+A question comes as one line of JSON on the standard input; lines of JSON go to the standard output,
+the last of which is the answer: the report on a file, after some on its first rows, or what two
+files have in common. Whatever the file does, it does it to this process, which has limits of memory
+and of time.
 """
 
 import json
@@ -10,6 +12,7 @@ import resource
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 MAX_WRITTEN = 2**20
 """The most bytes of a file that such a process writes: some libraries try a folder out."""
@@ -19,17 +22,32 @@ def main() -> int:
     """Answer one question."""
     question = json.loads(sys.stdin.readline())
     limit_process(question["max_bytes"], question["max_seconds"])
-    from gossamer.jobs.files.report import failed, report_on
+    from gossamer.errors import DataError
+    from gossamer.jobs.files.likeness import overlap
+    from gossamer.jobs.files.report import failed, open_rows, reports_on
 
+    path, name = Path(question["path"]), question["name"]
     try:
-        report = report_on(Path(question["path"]), question["name"])
+        if "held_out" in question:
+            held_out = open_rows(Path(question["held_out"]), question["held_out_name"])
+            _tell(overlap(open_rows(path, name), held_out))
+            return 0
+        for report in reports_on(path, name):
+            _tell(report)
     except MemoryError:
-        report = failed(
-            "the file needs too much memory to be read; send .jsonl or .parquet, which are read "
-            "row by row"
+        _tell(
+            failed(
+                "the file needs too much memory to be read; send .jsonl or .parquet, which are "
+                "read row by row"
+            )
         )
-    json.dump(report, sys.stdout)
+    except (DataError, OSError) as error:
+        _tell(failed(str(error)))
     return 0
+
+
+def _tell(answer: dict[str, Any]) -> None:
+    print(json.dumps(answer), flush=True)
 
 
 def limit_process(max_bytes: int, max_seconds: int) -> None:

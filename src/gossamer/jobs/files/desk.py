@@ -6,11 +6,12 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from gossamer.errors import GossamerError
+from gossamer.errors import GossamerError, JobError
 from gossamer.files import write_whole
 from gossamer.jobs.files.blobs import BlobFolder
 from gossamer.jobs.files.names import has_rows
@@ -22,7 +23,7 @@ log = logging.getLogger("gossamer.jobs")
 MAX_SECONDS = 300
 MAX_BYTES = 4 * 2**30
 MAX_REPORT_BYTES = 4 * 2**20
-VERSION = 1
+VERSION = 2
 """The version of reports that are used again; see `report`, which this process does not import."""
 
 Report = dict[str, Any]
@@ -44,7 +45,8 @@ class Desk:
         self._limits = {"max_seconds": max_seconds, "max_bytes": max_bytes}
         self._wake = threading.Event()
         self._is_closed = False
-        self._process: subprocess.Popen[str] | None = None
+        self._processes = set[subprocess.Popen[str]]()
+        self._progress: dict[Path, Report] = {}
         self._thread = threading.Thread(target=self._run, name="gossamer-desk", daemon=True)
 
     def start(self) -> None:
@@ -60,7 +62,7 @@ class Desk:
         """End the thread, and a check that goes on; its file is checked at the next start."""
         self._is_closed = True
         self._wake.set()
-        if (process := self._process) is not None:
+        for process in list(self._processes):
             with suppress(OSError):
                 process.kill()
         if self._thread.is_alive():
@@ -68,11 +70,33 @@ class Desk:
 
     def report(self, record: FileRecord) -> Report | None:
         """What the check of a file has found; None: it has not run, or there was nothing to do."""
-        try:
-            found: Report = json.loads(self._place(record).read_text("utf-8"))
-        except (OSError, ValueError):
-            return None
-        return found if found.get("version") == VERSION else None
+        return _stored(self._place(record))
+
+    def progress(self, record: FileRecord) -> Report | None:
+        """What has been found up to now of a file that is being checked: `complete` is false."""
+        return self._progress.get(self._place(record))
+
+    def overlap(self, record: FileRecord, held_out: FileRecord) -> Report:
+        """What a file has in common with another, of which nothing should be learnt: see
+        `likeness.overlap`. Waits for a process if that is new; raises `JobError`."""
+        other = f"{held_out.sha256[:16]}{_ending(held_out)}"
+        place = self._blobs.report(record.sha256, f"{_ending(record)}.{other}")
+        found = _stored(place)
+        if found is None:
+            question = {
+                "path": str(self._blobs.path(record.sha256)),
+                "name": f"file{_ending(record)}",
+                "held_out": str(self._blobs.path(held_out.sha256)),
+                "held_out_name": f"file{_ending(held_out)}",
+            }
+            found = {"version": VERSION, **self._ask(question, lambda answer: None)}
+            with suppress(GossamerError, OSError):
+                write_whole(place, json.dumps(found), mode=0o600)
+        if "error" in found:
+            raise JobError(
+                f"the files cannot be compared: {found['error']}", code="files_not_compared"
+            )
+        return found
 
     def _run(self) -> None:
         while not self._is_closed:
@@ -103,21 +127,33 @@ class Desk:
 
     def _check(self, record: FileRecord) -> Report | None:
         # The report may be that of another tenant's file with the same bytes: it says no name.
-        name = f"file{_ending(record)}"
-        report = self.check(self._blobs.path(record.sha256), name)
+        place, name = self._place(record), f"file{_ending(record)}"
+        try:
+            report = self.check(self._blobs.path(record.sha256), name, place)
+        finally:
+            self._progress.pop(place, None)
         if self._is_closed:
             return None
         with suppress(GossamerError, OSError):
-            write_whole(self._place(record), json.dumps(report), mode=0o600)
+            write_whole(place, json.dumps(report), mode=0o600)
         return report
 
     def _place(self, record: FileRecord) -> Path:
         return self._blobs.report(record.sha256, _ending(record))
 
-    def check(self, path: Path, name: str) -> Report:
-        """Report on the rows of the file `path`, which its owner calls `name`."""
+    def check(self, path: Path, name: str, place: Path | None = None) -> Report:
+        """Report on the rows of the file `path`, which its owner calls `name`; reports on its first
+        rows are kept for `place` meanwhile."""
+
+        def tell(report: Report) -> None:
+            if place is not None:
+                self._progress[place] = report
+
+        return self._ask({"path": str(path), "name": name}, tell)
+
+    def _ask(self, question: dict[str, Any], tell: Callable[[Report], None]) -> Report:
+        """The last answer of a process; the others are told as they come."""
         limit = self._limits["max_seconds"]
-        question = json.dumps({"path": str(path), "name": name, **self._limits})
         with subprocess.Popen(
             [sys.executable, "-m", "gossamer.jobs.files.check"],
             stdin=subprocess.PIPE,
@@ -127,19 +163,53 @@ class Desk:
             text=True,
             env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
         ) as process:
-            self._process = process
-            try:
-                answer, _ = process.communicate(f"{question}\n", timeout=limit)
-            except subprocess.TimeoutExpired:
+            self._processes.add(process)
+            is_late = threading.Event()
+
+            def end(process: "subprocess.Popen[str]" = process) -> None:
+                is_late.set()
                 process.kill()
-                return _refusal(f"the file could not be read within {limit} s; split it")
+
+            timer = threading.Timer(limit, end)
+            timer.start()
+            try:
+                last = None
+                for answer in answers(process, {**question, **self._limits}, MAX_REPORT_BYTES):
+                    if last is not None:
+                        tell(last)
+                    last = answer
             finally:
-                self._process = None
+                timer.cancel()
+                self._processes.discard(process)
+        if is_late.is_set():
+            return _refusal(f"the file could not be read within {limit} s; split it")
+        return _refusal(_why(process.returncode)) if process.returncode or last is None else last
+
+
+def answers(
+    process: "subprocess.Popen[str]", question: Mapping[str, Any], max_bytes: int
+) -> Iterator[Report]:
+    """Put one question to a process, and yield the objects that it answers, each a line of JSON of
+    at most `max_bytes`, until it ends or says something else."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    with suppress(OSError):
+        process.stdin.write(f"{json.dumps(question)}\n")
+        process.stdin.close()
+    while line := process.stdout.readline(max_bytes):
         try:
-            found: Report = json.loads(answer[:MAX_REPORT_BYTES])
+            answer: Report = json.loads(line)
         except ValueError:
-            return _refusal(_why(process.returncode))
-        return found
+            return
+        yield answer
+
+
+def _stored(place: Path) -> Report | None:
+    try:
+        found: Report = json.loads(place.read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if found.get("version") == VERSION else None
 
 
 def _ending(record: FileRecord) -> str:

@@ -4,27 +4,31 @@ Only the readers of `gossamer.training.data` are used, so that a file is judged 
 judge it; no model and no tokenizer is loaded.
 """
 
-import hashlib
 import json
-from collections import Counter
+import time
+from collections.abc import Iterator
 from contextlib import closing
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from gossamer.errors import MAX_CUT, DataError, one_line
+from gossamer.jobs.files.likeness import Likeness
 from gossamer.training.data.check import check_row
 from gossamer.training.data.files import READERS
 from gossamer.training.data.formats import detect_format, ignored_columns
 from gossamer.training.data.rows import BadRow, Row, RowProblem, Source
 
-VERSION = 1
+VERSION = 2
 """The version of the report; one of another version is made again."""
 
 MAX_ROWS = 2_000_000
 MAX_PROBLEMS = 50
 MAX_COLUMNS = 1000
 FIRST_ROWS = 1000
-"""Rows whose columns tell the format."""
+"""Rows whose columns tell the format, and of which the first report is."""
+REPORT_SECONDS = 1.0
+"""Between two reports on the way through a long file."""
 
 TOOLS = ("tools", "functions", "function_call", "tool_calls")
 OPENAI_PAIR = ("preferred_output", "non_preferred_output")
@@ -38,13 +42,22 @@ def failed(reason: str) -> Report:
 
 
 def report_on(path: Path, name: str) -> Report:
-    """Read the file `path`, which its owner calls `name`, and report on its rows."""
+    """Read the file `path`, which its owner calls `name`, and report on all its rows."""
+    *_, last = reports_on(path, name)
+    return last
+
+
+def reports_on(path: Path, name: str) -> Iterator[Report]:
+    """Report on the first rows of a file, then from time to time on more, at last on all.
+
+    Only the last report is `complete`, or tells of an `error`.
+    """
     try:
-        return _report(open_rows(path, name))
+        yield from _reports(open_rows(path, name))
     except DataError as error:
-        return failed(str(error))
+        yield failed(str(error))
     except OSError as error:
-        return failed(f"'{name}' cannot be read: {error.strerror or error}")
+        yield failed(f"'{name}' cannot be read: {error.strerror or error}")
 
 
 def open_rows(path: Path, name: str) -> Source:
@@ -57,7 +70,7 @@ def open_rows(path: Path, name: str) -> Source:
     return reader(name, path)
 
 
-def _report(source: Source) -> Report:
+def _reports(source: Source) -> Iterator[Report]:
     first: list[Row | BadRow] = []
     with closing(source.rows) as rows:
         for row in rows:
@@ -67,11 +80,13 @@ def _report(source: Source) -> Report:
         columns = dict.fromkeys(c for row in first if isinstance(row, Row) for c in row.values)
         _refuse_columns(source.name, list(columns))
         count = _Count(source, _format_of(source, list(columns), first))
-        for row in first:
+        due = 0.0
+        for number, row in enumerate(chain(first, rows), start=1):
+            if number > FIRST_ROWS and time.monotonic() >= due:
+                yield count.report(complete=False)
+                due = time.monotonic() + REPORT_SECONDS
             count.add(row)
-        for row in rows:
-            count.add(row)
-    return count.report()
+    yield count.report(complete=True)
 
 
 def _refuse_columns(name: str, columns: list[str]) -> None:
@@ -101,7 +116,7 @@ class _Count:
         self._format = fmt
         self._read = self._bad = 0
         self._problems: list[Report] = []
-        self._seen: Counter[bytes] = Counter()
+        self._likeness = Likeness()
         self._columns: set[str] = set()
 
     def add(self, row: Row | BadRow) -> None:
@@ -115,33 +130,33 @@ class _Count:
         self._columns.update(list(row.values)[:MAX_COLUMNS])
         try:
             _refuse_tools(row.values)
-            check_row(row.values, self._format)
+            sample = check_row(row.values, self._format)
         except RowProblem as problem:
             self._note(row.number, str(problem), json.dumps(row.values, default=str))
             return
-        content = json.dumps(row.values, sort_keys=True, default=str).encode()
-        self._seen[hashlib.sha1(content, usedforsecurity=False).digest()] += 1
+        self._likeness.add(self._read, row.number, sample)
 
     def _note(self, number: int, reason: str, text: str) -> None:
         self._bad += 1
         if len(self._problems) < MAX_PROBLEMS:
             shown = one_line(text, MAX_CUT)
-            self._problems.append({"row": number, "reason": one_line(reason), "text": shown})
+            problem = {"row": number, "at": self._read, "reason": one_line(reason)}
+            self._problems.append({**problem, "text": shown})
 
-    def report(self) -> Report:
-        """The whole of it."""
+    def report(self, *, complete: bool) -> Report:
+        """What was found up to here; only of all rows it can be that none will do."""
         used = self._read - self._bad
         found = {
             "version": VERSION,
             "format": self._format,
             "unit": self._source.unit,
-            "complete": True,
+            "complete": complete,
             "rows": {"read": self._read, "used": used, "bad": self._bad},
             "problems": self._problems,
-            "duplicates": self._seen.total() - len(self._seen),
+            **self._likeness.report(),
             "ignored_columns": ignored_columns(self._columns, self._format)[:MAX_COLUMNS],
         }
-        if not used:
+        if complete and not used:
             found["error"] = f"no row of the {self._read} can be used; {self.first_problem()}"
         return found
 

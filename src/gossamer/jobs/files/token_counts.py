@@ -1,10 +1,11 @@
-"""Has the tokens of files counted, one file after the other, and keeps what was found."""
+"""Has the tokens of files counted, each by a process of its own, and keeps what was found."""
 
 import json
 import os
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -12,11 +13,24 @@ from typing import Any
 from gossamer.errors import GossamerError, JobError
 from gossamer.files import write_whole
 from gossamer.jobs.files.blobs import BlobFolder
+from gossamer.jobs.files.desk import answers
 from gossamer.jobs.store.records import FileRecord
 
-MAX_SECONDS = 60
+MAX_SECONDS = 600
 MAX_BYTES = 6 * 2**30
 MAX_ANSWER_BYTES = 4 * 2**20
+PROCESSES = 2
+"""Files that are counted at the same time."""
+
+Counts = dict[str, Any]
+
+
+class _Counting:
+    """A count that goes on."""
+
+    def __init__(self) -> None:
+        self.has_begun = threading.Event()
+        self.latest: Counts = {"error": "the tokens of this file could not be counted"}
 
 
 class TokenCounts:
@@ -26,53 +40,75 @@ class TokenCounts:
         """`model` is the folder of the base model, whose tokenizer counts."""
         self._blobs = blobs
         self._model = model
-        self._counting = threading.Lock()
+        self._lock = threading.Lock()
+        self._turns = threading.Semaphore(PROCESSES)
+        self._goes_on: dict[Path, _Counting] = {}
 
-    def of(self, record: FileRecord) -> dict[str, Any]:
-        """Return what `jobs.files.tokens.sample` says of a file; waits for a process if it is new.
+    def of(self, record: FileRecord) -> Counts:
+        """Return what `jobs.files.tokens.counts` says of a file, as far as it is known; waits for
+        its first answer if the file is new, the others come behind.
 
         Raises `JobError` with the reason if nothing can be counted.
         """
         ending = PurePosixPath(record.filename).suffix.lower()
         # Beside the bytes, so that it goes when they do; of each model its own.
-        place = self._blobs.report(record.sha256, f"{ending}.{self._model.name}.tokens")
-        with self._counting:
-            found = _stored(place)
-            if found is None:
-                found = self._count(self._blobs.path(record.sha256), f"file{ending}")
-                with suppress(GossamerError, OSError):
-                    write_whole(place, json.dumps(found), mode=0o600)
-        if "error" in found:
-            raise JobError(str(found["error"]), code="tokens_not_counted")
-        return found
+        place = self._blobs.report(record.sha256, f"{ending}.{self._model.name}.counts")
+        with self._lock:
+            counting = self._goes_on.get(place)
+            if counting is None:
+                if (found := _stored(place)) is not None:
+                    return _usable(found)
+                counting = self._goes_on[place] = _Counting()
+                work = (counting, place, self._blobs.path(record.sha256), f"file{ending}")
+                threading.Thread(target=self._follow, args=work, daemon=True).start()
+        counting.has_begun.wait()
+        return _usable(counting.latest)
 
-    def _count(self, path: Path, name: str) -> dict[str, Any]:
+    def _follow(self, counting: _Counting, place: Path, path: Path, name: str) -> None:
+        try:
+            with self._turns:
+                for found in self._count(path, name):
+                    counting.latest = found
+                    counting.has_begun.set()
+            if counting.latest.get("is_all", True):
+                with suppress(GossamerError, OSError):
+                    write_whole(place, json.dumps(counting.latest), mode=0o600)
+        finally:
+            with self._lock:
+                del self._goes_on[place]
+            counting.has_begun.set()
+
+    def _count(self, path: Path, name: str) -> Iterator[Counts]:
+        """What a process answers; it ends by itself when no one reads any more."""
         limits = {"max_seconds": MAX_SECONDS, "max_bytes": MAX_BYTES}
         question = {"path": str(path), "name": name, "model": str(self._model), **limits}
         environment = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-        try:
-            done = subprocess.run(
-                [sys.executable, "-m", "gossamer.jobs.files.tokens"],
-                input=f"{json.dumps(question)}\n",
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,
-                text=True,
-                timeout=2 * MAX_SECONDS,
-                env={**os.environ, **environment},
-            )
-        except subprocess.TimeoutExpired:
-            return {"error": "the tokens of this file could not be counted in time"}
-        try:
-            found: dict[str, Any] = json.loads(done.stdout[:MAX_ANSWER_BYTES])
-        except ValueError:
-            return {"error": "the tokens of this file could not be counted"}
-        return found
+        with subprocess.Popen(
+            [sys.executable, "-m", "gossamer.jobs.files.tokens"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            text=True,
+            env={**os.environ, **environment},
+        ) as process:
+            timer = threading.Timer(2 * MAX_SECONDS, process.kill)
+            timer.start()
+            try:
+                yield from answers(process, question, MAX_ANSWER_BYTES)
+            finally:
+                timer.cancel()
 
 
-def _stored(place: Path) -> dict[str, Any] | None:
+def _stored(place: Path) -> Counts | None:
     try:
-        found: dict[str, Any] = json.loads(place.read_text("utf-8"))
+        found: Counts = json.loads(place.read_text("utf-8"))
     except (OSError, ValueError):
         return None
+    return found
+
+
+def _usable(found: Counts) -> Counts:
+    if "error" in found:
+        raise JobError(str(found["error"]), code="tokens_not_counted")
     return found

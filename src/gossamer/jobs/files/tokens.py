@@ -1,24 +1,26 @@
 """How long the rows of a file are in tokens and what of them is learnt: `python -m` this module.
 
-A question comes as one line of JSON on the standard input, the answer goes to the standard output.
-The first rows are read as a run would read them, with the base model's tokenizer, in a process of
-their own with the limits of `check`.
+A question comes as one line of JSON on the standard input; lines of JSON go to the standard output,
+the first after the first rows, the last one when all are counted. Rows are read as a run would read
+them, with the base model's tokenizer, in a process of their own with the limits of `check`.
 """
 
 import json
 import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
 from contextlib import closing
-from itertools import groupby, islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from gossamer.jobs.files.check import limit_process
 
 FIRST_ROWS = 1000
-"""Rows that are looked at."""
-PREVIEWS = 20
-MAX_SHOWN = 2000
-"""Characters of a previewed row."""
+"""Rows that the first answer is about."""
+ANSWER_SECONDS = 2.0
+"""Between two answers on the way."""
 
 
 def main() -> int:
@@ -32,22 +34,23 @@ def main() -> int:
     try:
         tokenizer = load_tokenizer(Path(question["model"]))
         limit_process(question["max_bytes"], question["max_seconds"])
-        found = sample(Path(question["path"]), question["name"], tokenizer)
+        for found in counts(Path(question["path"]), question["name"], tokenizer):
+            print(json.dumps(found), flush=True)
     except GossamerError as error:
-        found = {"error": str(error)}
+        print(json.dumps({"error": str(error)}), flush=True)
     except MemoryError:
-        found = {"error": "the first rows need too much memory to be counted"}
-    json.dump(found, sys.stdout)
+        print(json.dumps({"error": "the rows need too much memory to be counted"}), flush=True)
     return 0
 
 
-def sample(path: Path, name: str, tokenizer: Any) -> dict[str, Any]:
-    """Count the tokens of the first usable rows of the file `path`, called `name` by its owner.
+def counts(path: Path, name: str, tokenizer: Any) -> Iterator[dict[str, Any]]:
+    """Count the tokens of the usable rows of the file `path`, called `name` by its owner.
 
-    Gives `lengths`, the tokens of each row before cutting (of a pair the longer side); `learnt`,
-    those of each that count in the loss; `is_all`, whether these are all rows; and `preview`: rows
-    by number as parts of text, learnt or not. Raises `GossamerError` for a file that cannot be
-    read and a tokenizer that cannot render its rows.
+    Yields what is known after the first rows, then from time to time, and at last of all rows:
+    `lengths`, how many rows have how many tokens before cutting (of a pair the longer side);
+    `tokens`, all of them; `learnt`, those that count in the loss; `short_answers`, the rows of
+    which at most one token but the end is learnt; and `is_all`, whether these are all rows. Raises
+    `GossamerError` for a file that cannot be read and a tokenizer that cannot render its rows.
     """
     from gossamer.jobs.files.report import open_rows
     from gossamer.training.data.check import check_row
@@ -59,48 +62,60 @@ def sample(path: Path, name: str, tokenizer: Any) -> dict[str, Any]:
 
     source = open_rows(path, name)
     with closing(source.rows) as stream:
-        first = list(islice(stream, FIRST_ROWS + 1))
-    rows = [row for row in first[:FIRST_ROWS] if isinstance(row, Row)]
-    columns = list(dict.fromkeys(column for row in rows for column in row.values))
-    fmt = detect_format(columns, "auto", name)
-    if fmt != "text":
-        require_template(tokenizer)
-    renderer = Renderer(tokenizer, DataSettings(data=name))
-    numbers, rendered = [], []
-    for row in rows:
-        try:
-            sides = renderer.render_sides(check_row(row.values, fmt))
-        except RowProblem:
-            continue  # The check of the file has told of it.
-        numbers.append(row.number)
-        rendered.append(sides)
-    encoded = iter(ExampleEncoder(tokenizer).encode([side for row in rendered for side in row]))
-    examples = [[next(encoded) for _ in row] for row in rendered]
-    return {
-        "is_all": len(first) <= FIRST_ROWS,
-        "lengths": [max(len(side.input_ids) for side in row) for row in examples],
-        "learnt": [sum(side.trained_tokens for side in row) for row in examples],
-        "preview": [
-            {"row": number, "parts": _parts(tokenizer, row[0])}
-            for number, row in islice(zip(numbers, examples, strict=True), PREVIEWS)
-        ],
-    }
+        first = list(islice(stream, FIRST_ROWS))
+        rows = [row for row in first if isinstance(row, Row)]
+        columns = list(dict.fromkeys(column for row in rows for column in row.values))
+        fmt = detect_format(columns, "auto", name)
+        if fmt != "text":
+            require_template(tokenizer)
+        renderer = Renderer(tokenizer, DataSettings(data=name))
+        encoder, count = ExampleEncoder(tokenizer), _Count()
+        every = chain(first, stream)
+        due = 0.0
+        while batch := list(islice(every, FIRST_ROWS)):
+            if count.rows and time.monotonic() >= due:
+                yield count.answer(is_all=False)
+                due = time.monotonic() + ANSWER_SECONDS
+            rendered = []
+            for row in batch:
+                if not isinstance(row, Row):
+                    continue
+                try:
+                    rendered.append(renderer.render_sides(check_row(row.values, fmt)))
+                except RowProblem:
+                    continue  # The check of the file has told of it.
+            encoded = iter(encoder.encode([side for sides in rendered for side in sides]))
+            for sides in rendered:
+                count.add([next(encoded) for _ in sides])
+    yield count.answer(is_all=True)
 
 
-def _parts(tokenizer: Any, example: Any) -> list[dict[str, Any]]:
-    """The text of an example in stretches that are learnt or not, cut where it gets long."""
-    from gossamer.training.data.encode import NO_LOSS
+class _Count:
+    """Sums over rows."""
 
-    pairs = zip(example.input_ids, example.labels, strict=True)
-    parts, room = [], MAX_SHOWN
-    for learnt, tokens in groupby(pairs, key=lambda pair: pair[1] != NO_LOSS):
-        ids = [token for token, _ in tokens]
-        text = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        parts.append({"text": text if len(text) <= room else f"{text[:room]}…", "learnt": learnt})
-        room -= len(text)
-        if room <= 0:
-            break
-    return parts
+    def __init__(self) -> None:
+        self.rows = 0
+        self._lengths: Counter[int] = Counter()
+        self._tokens = self._learnt = self._short = 0
+
+    def add(self, sides: list[Any]) -> None:
+        self.rows += 1
+        longest = max(len(side.input_ids) for side in sides)
+        self._lengths[longest] += 1
+        self._tokens += longest
+        learnt = [side.trained_tokens for side in sides]
+        self._learnt += sum(learnt)
+        self._short += min(learnt) <= 2
+
+    def answer(self, *, is_all: bool) -> dict[str, Any]:
+        return {
+            "is_all": is_all,
+            "rows": self.rows,
+            "lengths": sorted(self._lengths.items()),
+            "tokens": self._tokens,
+            "learnt": self._learnt,
+            "short_answers": self._short,
+        }
 
 
 if __name__ == "__main__":

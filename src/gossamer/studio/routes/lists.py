@@ -1,7 +1,7 @@
 """Pages of lists as OpenAI's clients ask for them and read them."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from starlette.requests import Request
@@ -26,28 +26,38 @@ def page_ask(http: Request, *, limit: int, more: Iterable[str] = ()) -> PageAsk:
     Raises `ApiError` 400.
     """
     query = http.query_params
-    known = [*PAGING, *more]
-    for name in query:
-        if name not in known and not name.startswith(tuple(f"{each}[" for each in more)):
-            message = unknown_name_message("parameter", name, known)
-            raise ApiError(400, message, code="unknown_parameter", param=cut(name))
+    refuse_unknown(http, (*PAGING, *more), maps=more)
     order = query.get("order", "desc")
     if order not in ORDERS:
-        raise _wrong("order", order, "asc or desc")
+        raise wrong_value("order", order, "asc or desc")
     return PageAsk(
-        limit=_limit(query.get("limit"), limit), after=query.get("after"), order=ORDERS[order]
+        limit=whole_number(http, "limit", default=limit, most=MAX_LIMIT),
+        after=query.get("after"),
+        order=ORDERS[order],
     )
 
 
-def _limit(text: str | None, default: int) -> int:
+def refuse_unknown(http: Request, known: Sequence[str], *, maps: Iterable[str] = ()) -> None:
+    """Raise `ApiError` 400 for a parameter that is not known; those of `maps` may have a key
+    in brackets."""
+    for name in http.query_params:
+        if name not in known and not name.startswith(tuple(f"{each}[" for each in maps)):
+            message = unknown_name_message("parameter", name, known)
+            raise ApiError(400, message, code="unknown_parameter", param=cut(name))
+
+
+def whole_number(http: Request, name: str, *, default: int, most: int) -> int:
+    """Read a parameter that is a number of 1 to `most`; raises `ApiError` 400."""
+    text = http.query_params.get(name)
     if text is None:
         return default
-    if not re.fullmatch(r"\d{1,9}", text) or not 1 <= int(text) <= MAX_LIMIT:
-        raise _wrong("limit", text, f"a whole number of 1 to {MAX_LIMIT}")
+    if not re.fullmatch(r"\d{1,10}", text) or not 1 <= int(text) <= most:
+        raise wrong_value(name, text, f"a whole number of 1 to {most}")
     return int(text)
 
 
-def _wrong(name: str, value: str, wanted: str) -> ApiError:
+def wrong_value(name: str, value: str, wanted: str) -> ApiError:
+    """Build the error for a parameter that must be as `wanted` says."""
     message = f"'{name}' = '{cut(value)}' must be {wanted}"
     return ApiError(400, message, code="invalid_value", param=name)
 
@@ -70,8 +80,8 @@ def metadata_filter(http: Request) -> tuple[dict[str, str], bool]:
         if (match := re.fullmatch(r"metadata\[([^\]]{1,64})\]", name)) is not None:
             pairs[match[1]] = value
         elif name.startswith("metadata["):
-            raise _wrong("metadata", name, "given as metadata[key]=value")
+            raise wrong_value("metadata", name, "given as metadata[key]=value")
     plain = http.query_params.get("metadata")
     if plain is not None and plain != "null":
-        raise _wrong("metadata", plain, "null, or given as metadata[key]=value")
+        raise wrong_value("metadata", plain, "null, or given as metadata[key]=value")
     return pairs, plain == "null"

@@ -16,6 +16,7 @@ from gossamer.errors import DataError
 from gossamer.training.data.check import check_row
 from gossamer.training.data.encode import NO_LOSS, Example, ExampleEncoder, PreferencePair, cut
 from gossamer.training.data.files import open_file, parse_line
+from gossamer.training.data.prints import Sieve
 from gossamer.training.data.render import Renderer
 from gossamer.training.data.rows import BadRow, Row, RowProblem
 from gossamer.training.data.source import find_file, load_hub
@@ -150,10 +151,10 @@ class LazyRows(Sequence[Any]):
             return [self._read(place) for place in self._places[index]]
         return self._read(self._places[index])
 
-    def checked(self) -> "LazyRows":
-        """The rows without malformed ones, which are counted, or the first of which raises
-        `DataError`: each is read and checked, though not encoded."""
-        return self.only(self._good())
+    def checked(self, sieve: Sieve) -> "LazyRows":
+        """The rows that `sieve` lets through, without malformed ones, which are counted, or the
+        first of which raises `DataError`: each is read and checked, though not encoded."""
+        return self.only(self._good(sieve))
 
     def only(self, places: Iterable[int]) -> "LazyRows":
         """The rows at these places among all of the store."""
@@ -172,17 +173,18 @@ class LazyRows(Sequence[Any]):
         """Where the rows stand among all of the store."""
         return self._places
 
-    def _good(self) -> Iterator[int]:
+    def _good(self, sieve: Sieve) -> Iterator[int]:
         for place in self._places:
             row = self._store.raw(place)
             try:
                 if isinstance(row, BadRow):
                     raise RowProblem(row.reason)
-                check_row(row.values, self._format)
+                sample = check_row(row.values, self._format)
             except RowProblem as problem:
                 self._tally.add(row.number, str(problem))
             else:
-                yield place
+                if sieve.keeps(row.number, sample):
+                    yield place
 
     def _read(self, place: int) -> Example | PreferencePair:
         row = self._store.raw(place)

@@ -8,10 +8,11 @@ from itertools import islice
 from typing import Any
 
 from gossamer.errors import DataError
-from gossamer.training.data.check import check_row
+from gossamer.training.data.check import Sample, check_row
 from gossamer.training.data.encode import Example, ExampleEncoder, PreferencePair, cut
 from gossamer.training.data.formats import detect_format, ignored_columns
 from gossamer.training.data.lazy import LazyRows, first_columns, open_store
+from gossamer.training.data.prints import Sieve, row_print
 from gossamer.training.data.render import Rendered, Renderer, require_template
 from gossamer.training.data.report import DataReport, EncodedData
 from gossamer.training.data.rows import BadRow, Row, RowProblem
@@ -29,18 +30,43 @@ def load_data(settings: DataSettings, tokenizer: Any, *, seed: int) -> EncodedDa
     held out. Raises `DataError` for data that cannot be used, with file and line, and
     `UnsupportedModelError` if the tokenizer lacks a chat template or an end-of-text token.
     """
+    held_out, eval_report, prompts = _load_held_out(settings, tokenizer)
+    sieve = Sieve(settings.leave_out, prompts)
     if settings.lazy_data:
-        return _load_lazily(settings, tokenizer, seed)
-    examples, report = _load(settings.data, settings, tokenizer, settings.max_rows)
-    if settings.eval_data is not None:
-        held_out, eval_report = _load(settings.eval_data, settings, tokenizer, None)
+        return _load_lazily(settings, tokenizer, seed, sieve, held_out, eval_report)
+    examples, report = _load(settings.data, settings, tokenizer, settings.max_rows, sieve)
+    if eval_report is not None:
         return EncodedData(examples, held_out, report, eval_report)
     train, held_out = _split(examples, settings.eval_split, seed, settings.data)
     return EncodedData(train, held_out, report)
 
 
+def _load_held_out(
+    settings: DataSettings, tokenizer: Any
+) -> tuple[list[Any], DataReport | None, set[bytes]]:
+    """The rows of `eval_data`, the report on them, and the prints of what they ask."""
+    if settings.eval_data is None:
+        return [], None, set()
+    prompts = set[bytes]()
+    sieve = _Listening(prompts) if "held-out" in settings.leave_out else Sieve(())
+    held_out, report = _load(settings.eval_data, settings, tokenizer, None, sieve)
+    return held_out, report, prompts
+
+
+class _Listening(Sieve):
+    """Lets all rows through, and keeps what they ask."""
+
+    def __init__(self, prompts: set[bytes]) -> None:
+        super().__init__(())
+        self._asked = prompts
+
+    def keeps(self, number: int, sample: Sample) -> bool:
+        self._asked.add(row_print(sample).prompt)
+        return True
+
+
 def _load(
-    name: str, settings: DataSettings, tokenizer: Any, max_rows: int | None
+    name: str, settings: DataSettings, tokenizer: Any, max_rows: int | None, sieve: Sieve
 ) -> tuple[list[Any], DataReport]:
     source = open_source(name, max_rows=max_rows)
     tally = BadRowTally(source.where, settings.skip_bad_rows)
@@ -51,9 +77,9 @@ def _load(
     columns = list(dict.fromkeys(column for row in rows for column in row.values))
     fmt = detect_format(columns, settings.data_format, name)
     _check_template(fmt, settings, tokenizer, name)
-    rendered = _rendered(rows, fmt, Renderer(tokenizer, settings), tally)
+    rendered = _rendered(rows, fmt, Renderer(tokenizer, settings), tally, sieve)
     if not rendered:
-        raise DataError(_no_rows_message(name, tally))
+        raise DataError(_no_rows_message(name, tally, sieve))
     report = DataReport(
         source=name,
         format=fmt,
@@ -63,11 +89,19 @@ def _load(
         problems=tuple(tally.problems),
         max_length=settings.max_length,
         ignored_columns=tuple(ignored_columns(columns, fmt)),
+        left_out=_numbers(sieve),
     )
     return _encoded(rendered, ExampleEncoder(tokenizer), report)
 
 
-def _load_lazily(settings: DataSettings, tokenizer: Any, seed: int) -> EncodedData:
+def _load_lazily(
+    settings: DataSettings,
+    tokenizer: Any,
+    seed: int,
+    sieve: Sieve,
+    held_out: list[Any],
+    eval_report: DataReport | None,
+) -> EncodedData:
     """The rows of `data` unread, but for a check of each; held-out ones as ever."""
     name = settings.data
     store = open_store(name, settings.max_rows)
@@ -76,22 +110,22 @@ def _load_lazily(settings: DataSettings, tokenizer: Any, seed: int) -> EncodedDa
     fmt = detect_format(columns, settings.data_format, name)
     _check_template(fmt, settings, tokenizer, name)
     tools = (Renderer(tokenizer, settings), ExampleEncoder(tokenizer), tally)
-    rows = LazyRows(store, fmt, *tools, max_length=settings.max_length).checked()
+    rows = LazyRows(store, fmt, *tools, max_length=settings.max_length).checked(sieve)
     if not rows:
-        raise DataError(_no_rows_message(name, tally))
+        raise DataError(_no_rows_message(name, tally, sieve))
     report = DataReport(
         source=name,
         format=fmt,
-        rows_read=len(rows) + tally.count,
+        rows_read=len(rows) + tally.count + sum(map(len, sieve.left_out.values())),
         rows_used=len(rows),
         bad_rows=tally.count,
         problems=tuple(tally.problems),
         max_length=settings.max_length,
         ignored_columns=tuple(ignored_columns(columns, fmt)),
         lazy=True,
+        left_out=_numbers(sieve),
     )
-    if settings.eval_data is not None:
-        held_out, eval_report = _load(settings.eval_data, settings, tokenizer, None)
+    if eval_report is not None:
         return EncodedData(rows, held_out, report, eval_report)
     chosen = _chosen(len(rows), settings.eval_split, seed, name)
     kept = rows.only(place for n, place in enumerate(rows.places) if n not in chosen)
@@ -122,12 +156,16 @@ def _check_template(fmt: str, settings: DataSettings, tokenizer: Any, name: str)
 
 
 def _rendered(
-    rows: list[Row], fmt: str, renderer: Renderer, tally: BadRowTally
+    rows: list[Row], fmt: str, renderer: Renderer, tally: BadRowTally, sieve: Sieve
 ) -> list[tuple[Rendered, ...]]:
     result = []
     for row in rows:
         try:
-            result.append(renderer.render_sides(check_row(row.values, fmt)))
+            sample = check_row(row.values, fmt)
+            # Rendered before it is sifted: a row that cannot be is none to repeat.
+            rendered = renderer.render_sides(sample)
+            if sieve.keeps(row.number, sample):
+                result.append(rendered)
         except RowProblem as problem:
             tally.add(row.number, str(problem))
     return result
@@ -191,7 +229,14 @@ def _chosen(total: int, wanted: float, seed: int, name: str) -> set[int]:
     return set(random.Random(seed).sample(range(total), count))
 
 
-def _no_rows_message(name: str, tally: BadRowTally) -> str:
+def _numbers(sieve: Sieve) -> dict[str, tuple[int, ...]]:
+    return {kind: tuple(numbers) for kind, numbers in sieve.left_out.items() if numbers}
+
+
+def _no_rows_message(name: str, tally: BadRowTally, sieve: Sieve | None = None) -> str:
+    if sieve is not None and any(sieve.left_out.values()):
+        kinds = ", ".join(kind for kind, numbers in sieve.left_out.items() if numbers)
+        return f"'{name}' has no row to learn from besides those of leave_out={kinds}"
     if not tally.count:
         return f"'{name}' has no rows"
     return f"'{name}' has no usable row; {tally.count} are bad, the first: {tally.problems[0]}"

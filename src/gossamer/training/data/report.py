@@ -6,6 +6,9 @@ from typing import Any
 
 from gossamer.training.data.encode import NO_LOSS, Example
 
+_SHOWN = 10
+"""Numbers of rows in a sentence."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataReport:
@@ -36,6 +39,12 @@ class DataReport:
     """Whether rows are read when they are needed; then tokens are not counted."""
     packed: int = 0
     """The rows into which the training rows were packed; 0: they were not."""
+    left_out: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    """The numbers of the rows that `leave_out` kept from learning, by kind."""
+
+    def left_out_rows(self) -> dict[str, str]:
+        """The numbers of `left_out` as texts such as "3, 7-9", for a record."""
+        return {kind: _ranges(numbers) for kind, numbers in self.left_out.items()}
 
     def lines(self) -> list[str]:
         """The report in plain sentences, one a line."""
@@ -56,6 +65,8 @@ class DataReport:
                 f"{self.dropped} rows left out: nothing to learn in their first "
                 f"{self.max_length} tokens (raise max_length to keep them)"
             )
+        for kind, numbers in self.left_out.items():
+            lines.append(f"{len(numbers)} {kind} left out: {_listed(numbers)}")
         if self.bad_rows:
             lines.append(f"{self.bad_rows} bad rows left out:")
             lines += [f"  {problem}" for problem in self.problems]
@@ -84,6 +95,22 @@ class EncodedData:
         """
         shown = [side for row in self.train[:n] for side in row.sides]
         return "\n\n".join(_preview(tokenizer, i, e) for i, e in enumerate(shown, start=1))
+
+
+def _ranges(numbers: tuple[int, ...]) -> str:
+    """Numbers in rising order, neighbours as their first and last."""
+    ends: list[list[int]] = []
+    for number in numbers:
+        if ends and number == ends[-1][1] + 1:
+            ends[-1][1] = number
+        else:
+            ends.append([number, number])
+    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in ends)
+
+
+def _listed(numbers: tuple[int, ...]) -> str:
+    shown = ", ".join(map(str, numbers[:_SHOWN]))
+    return f"{shown} and {len(numbers) - _SHOWN} more" if len(numbers) > _SHOWN else shown
 
 
 def _preview(tokenizer: Any, number: int, example: Example) -> str:

@@ -6,6 +6,7 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from gossamer.settings import Settings
+from gossamer.training.data.prints import LeftOut
 
 
 class DataSettings(Settings):
@@ -39,6 +40,10 @@ class DataSettings(Settings):
     requests; false joins them as plain text. Rows of plain text are never put into it."""
     skip_bad_rows: bool = False
     """Leave out malformed rows and count them instead of stopping at the first."""
+    leave_out: list[LeftOut] = Field(default=[])
+    """Kinds of training rows to leave out, and count: duplicates (rows that repeat an earlier one),
+    near-duplicates (the same but for case, space and punctuation), and held-out (rows that ask
+    what a row of `eval_data` asks, but for case, space and punctuation)."""
 
     @field_validator("eval_split", mode="before")
     @classmethod
@@ -48,6 +53,17 @@ class DataSettings(Settings):
         if not math.isfinite(value) or value < 0 or (value >= 1 and value != int(value)):
             raise ValueError("must be a share below 1 or a whole number of rows, not negative")
         return int(value) if value >= 1 else value
+
+    @field_validator("leave_out", mode="before")
+    @classmethod
+    def _kinds_in_a_text(cls, value: object) -> object:
+        return [kind.strip() for kind in value.split(",")] if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _rows_that_are_held_out(self) -> Self:
+        if "held-out" in self.leave_out and self.eval_data is None:
+            raise ValueError("leave_out=held-out needs eval_data, the rows not to learn from")
+        return self
 
     @model_validator(mode="after")
     def _one_source_of_eval_rows(self) -> Self:

@@ -6,6 +6,7 @@ import { html, useEffect, useSignal } from "../html.js";
 import { Problem } from "../parts/notes.js";
 import { setQuery } from "../router.js";
 import { draft } from "./draft.js";
+import { leaveOut } from "./findings.js";
 import { Report } from "./report.js";
 import { Upload } from "./upload.js";
 
@@ -42,7 +43,7 @@ export function Data() {
           <span class="soft"> ${bytes(chosen.bytes)}, ${ago(chosen.created_at)}</span></span>
         <button class="small" onClick=${() => setQuery({ file: "" })}>Another file</button>
       </div>
-      <${Report} key=${file} file=${file} />
+      <${Report} key=${file} file=${file} held=${held.startsWith("file-") ? held : null} />
       <${HeldOut} files=${files.value} held=${held} onFile=${async (made) => {
         setQuery({ held: made.id });
         await load();
@@ -70,7 +71,8 @@ function HeldOut({ files, held, onFile }) {
   const others = files.filter((each) => each.id !== draft.value.file);
   const option = (value, isChecked, text) => html`<label class="row">
     <input type="radio" name="held" checked=${isChecked}
-      onChange=${() => setQuery({ held: value })} />${text}</label>`;
+      onChange=${() => setQuery({ held: value, ...leaveOut("held-out", false) })} />${text}
+      </label>`;
   return html`<fieldset class="stack tight"><legend><h3>Held out to judge by</h3></legend>
     <div class="row wide-gaps">
       ${option("0.1", held === "0.1", "10 % of these rows")}

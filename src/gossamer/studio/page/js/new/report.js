@@ -1,130 +1,82 @@
 // What the check of a file found, in sentences, and the rows as the model sees them.
 
-import { get } from "../api.js";
 import { catalogue } from "../catalogue.js";
 import { count, plural } from "../format.js";
-import { html, useEffect, useMemo, useSignal } from "../html.js";
+import { html, useMemo, useSignal } from "../html.js";
 import { Histogram } from "../parts/bars.js";
 import { Problem } from "../parts/notes.js";
-import { setQuery } from "../router.js";
+import { useAnswer } from "./answers.js";
 import { draft } from "./draft.js";
-import { cutBy, histogram, quantile } from "./lengths.js";
+import { Findings } from "./findings.js";
+import { histogram, quantile } from "./lengths.js";
+import { Preview } from "./preview.js";
 
 const FORMATS = {
   messages: "conversations", "prompt-completion": "prompts and completions",
   instruction: "instructions", text: "plain text", preference: "preferences",
 };
 
-export function Report({ file }) {
-  const report = useAnswer(`/v1/files/${file}/report`);
-  const tokens = useAnswer(`/studio/api/files/${file}/tokens`);
+/** `held` is the file that is held out, if one is; `canChoose`: what is wrong can be left out of
+ * the draft. */
+export function Report({ file, held = null, canChoose = true }) {
+  const against = held ? `?held_out=${held}` : "";
+  const report = useAnswer(`/v1/files/${file}/report${against}`, (each) => each.complete !== false);
+  const tokens = useAnswer(`/studio/api/files/${file}/tokens`, (each) => each.is_all);
+  const at = useSignal(1);
   const found = report.value?.answer;
   if (!report.value) return html`<p class="soft late">Checking the rows…</p>`;
-  if (!found) return html`<${Problem} error=${report.value.problem} />`;
+  if (report.value.problem) return html`<${Problem} error=${report.value.problem} />`;
+  if (found.error) return html`<p class="note bad" role="alert">${found.error}</p>`;
+  if (!found.rows.read) return html`<p class="soft late">Reading the first rows…</p>`;
+  const counted = tokens.value?.answer;
   return html`<div class="stack">
-    <p><b>${plural(found.rows.used, "row")}</b> of ${FORMATS[found.format] ?? found.format}.
-      ${" "}<${Tokens} tokens=${tokens.value} /></p>
-    ${tokens.value?.answer && html`<div class="two"><${Lengths} tokens=${tokens.value.answer} />
-      <${Preview} rows=${tokens.value.answer.preview} /></div>`}
-    <${Findings} report=${found} tokens=${tokens.value?.answer} />
+    <p>${!found.complete && html`<span class="soft">From the first ${count(found.rows.read)} rows
+      up to now: </span>`}<b>${plural(found.rows.used, "row")}</b> of
+      ${" "}${FORMATS[found.format] ?? found.format}. <${Tokens} tokens=${tokens.value} />
+      ${" "}<${Voices} report=${found} /></p>
+    <div class="two">${counted?.lengths.length > 0 && html`<${Lengths} tokens=${counted} />`}
+      <${Preview} file=${file} at=${at} total=${found.rows.read} unit=${found.unit} /></div>
+    <${Findings} report=${found} tokens=${counted} canChoose=${canChoose} limit=${limitOf()}
+      onShow=${(row) => { at.value = row; }} />
   </div>`;
-}
-
-/** What a path answers: {answer} or {problem}; null until it has. */
-function useAnswer(path) {
-  const found = useSignal(null);
-  useEffect(() => {
-    const stop = new AbortController();
-    found.value = null;
-    const told = (answer) => { found.value = { answer }; };
-    get(path, { signal: stop.signal }).then(told, (problem) => {
-      if (!stop.signal.aborted) found.value = { problem };
-    });
-    return () => stop.abort();
-  }, [path]);
-  return found;
 }
 
 function Tokens({ tokens }) {
   if (!tokens) return html`<span class="soft">Counting tokens…</span>`;
   if (tokens.problem) return html`<span class="soft">${tokens.problem.message}</span>`;
-  const { lengths, learnt, is_all: isAll } = tokens.answer;
-  const sum = (values) => count(values.reduce((all, value) => all + value, 0));
-  return html`${isAll ? "" : `Its first ${count(lengths.length)} have `}${sum(lengths)} tokens, of
-    ${" "}which ${sum(learnt)} are learnt.`;
+  const { is_all: isAll, rows, tokens: all, learnt } = tokens.answer;
+  const share = all ? Math.round((100 * learnt) / all) : 0;
+  return html`${isAll ? "" : `The first ${count(rows)} have `}${count(all)} tokens, of which
+    ${" "}${count(learnt)} (${share} %) are learnt.`;
+}
+
+/** Who speaks in conversations, where it is more than one question and its answer. */
+function Voices({ report }) {
+  const { user, assistant } = report.roles ?? {};
+  const parts = [];
+  if (assistant > report.rows.used) {
+    const turns = ((user ?? 0) + assistant) / report.rows.used;
+    parts.push(`${turns.toFixed(1)} turns a row`);
+  }
+  if (report.system_prompts) parts.push(plural(report.system_prompts, "system prompt"));
+  return parts.length ? html`<span class="soft">${parts.join(", ")}.</span>` : null;
 }
 
 /** The longest length of the draft, or the default. */
 function limitOf() {
   const usual = catalogue.value?.training.find(({ name }) => name === "max_length")?.default;
-  return Number(draft.value.training.max_length ?? usual);
+  return Number(draft.value.training.max_length ?? usual ?? Infinity);
 }
 
 function Lengths({ tokens }) {
   const { lengths } = tokens;
   const shape = useMemo(() => histogram(lengths), [lengths]);
   const limit = limitOf();
-  const half = count(quantile(lengths, 0.5));
-  const longest = count(Math.max(...lengths));
+  const [half, most, nearly] = [0.5, 0.9, 0.99].map((share) => count(quantile(lengths, share)));
+  const text = `Half of the rows have at most ${half} tokens, 90 % at most ${most}, 99 % at most
+    ${nearly}; the longest has ${count(lengths.at(-1)[0])}.`.replace(/\s+/g, " ");
   return html`<div class="stack tight"><h3>Tokens per row</h3>
-    <${Histogram} ...${shape} mark=${{ at: limit, label: `max_length ${limit}` }}
-      label=${`Half of the rows have at most ${half} tokens, the longest has ${longest}.`} />
-    <p class="soft small-text">Half have at most ${half}, the longest has ${longest}.</p>
-  </div>`;
-}
-
-function Findings({ report, tokens }) {
-  const lines = [];
-  const cut = tokens && cutBy(tokens.lengths, limitOf());
-  if (cut?.rows) {
-    const raise = () => setQuery({ "t.max_length": cut.wanted });
-    lines.push(html`${plural(cut.rows, "row")} longer than ${limitOf()} tokens:
-      ${" "}${plural(cut.tokens, "token")} are not seen.
-      ${cut.wanted > limitOf() && html` <button class="small" onClick=${raise}>
-        Raise max_length to ${cut.wanted}</button>`}`);
-  }
-  if (report.duplicates) {
-    const verb = report.duplicates === 1 ? "repeats" : "repeat";
-    lines.push(html`${plural(report.duplicates, "row")} ${verb} another one word for word.`);
-  }
-  if (report.ignored_columns?.length) {
-    lines.push(html`Not read: ${report.ignored_columns.map((name, index) => html`${index > 0
-      && ", "}<code key=${name}>${name}</code>`)}.`);
-  }
-  if (report.rows.bad) lines.push(html`<${BadRows} report=${report} />`);
-  if (!lines.length) return html`<p class="good small-text">Nothing is wrong with these rows.</p>`;
-  return html`<ul class="findings">
-    ${lines.map((line, index) => html`<li key=${index}>${line}</li>`)}</ul>`;
-}
-
-function BadRows({ report }) {
-  const leaves = draft.value.training.skip_bad_rows === "true";
-  const toggle = () => setQuery({ "t.skip_bad_rows": leaves ? "" : "true" });
-  return html`${plural(report.rows.bad, "row")} cannot be used.
-    <label class="row inline"><input type="checkbox" checked=${leaves} onChange=${toggle} />
-      Leave ${report.rows.bad === 1 ? "it" : "them"} out</label>
-    <details><summary>Which and why</summary><ul class="plain small-text">
-      ${report.problems.map(({ row, reason }) => html`<li key=${row}>
-        ${report.unit} ${row}: ${reason}</li>`)}</ul></details>`;
-}
-
-/** Rows as the model sees them, what is learnt of them marked. */
-function Preview({ rows }) {
-  const number = useSignal(0);
-  if (!rows?.length) return null;
-  const row = rows[number.value];
-  const move = (by) => { number.value = (number.value + by + rows.length) % rows.length; };
-  return html`<div class="stack tight">
-    <div class="row spread"><h3>As the model sees it</h3>
-      <div class="row"><button class="small quiet" aria-label="Row before"
-          onClick=${() => move(-1)}>‹</button>
-        <span class="small-text soft" aria-live="polite">row ${row.row}</span>
-        <button class="small quiet" aria-label="Next row"
-          onClick=${() => move(1)}>›</button></div>
-    </div>
-    <p class="preview">${row.parts.map((part, index) => (part.learnt
-      ? html`<mark key=${index}>${part.text}</mark>`
-      : html`<span key=${index}>${part.text}</span>`))}</p>
-    <p class="soft small-text">Marked is what is learnt.</p>
+    <${Histogram} ...${shape} mark=${{ at: limit, label: `max_length ${limit}` }} label=${text} />
+    <p class="soft small-text">${text}</p>
   </div>`;
 }

@@ -65,12 +65,16 @@ function Sending({ name, size, share, onStop }) {
   </div>`;
 }
 
-/** Waits until the server has checked a file. Throws its words if the file cannot be used. */
+/** Waits until the server has checked a file, or has told of its first rows: the others come while
+ * they are read about. Throws its words if the file cannot be used. */
 async function checked(file, stop) {
   let now = file;
   while (now.status === "uploaded") {
     await new Promise((resolve) => { setTimeout(resolve, LOOK_EVERY_MS); });
     now = await get(`/v1/files/${file.id}`, { signal: stop });
+    if (now.status !== "uploaded") break;
+    const { rows } = await get(`/v1/files/${file.id}/report`, { signal: stop });
+    if (rows?.read) return now;
   }
   if (now.status === "error") {
     throw new Error(now.status_details ?? "The server cannot use this file.");
