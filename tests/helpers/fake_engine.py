@@ -17,7 +17,7 @@ from gossamer.errors import (
     UnsupportedAdapterError,
     unknown_name_message,
 )
-from gossamer.serving.core.adapter import AdapterEntry, adapters_in
+from gossamer.serving.core.adapter import AdapterEntry, Blend, adapters_in, parse_blend
 from gossamer.serving.core.messages import Event, Failed, Finished, Request, TokenLogprob, Tokens
 from gossamer.serving.core.stats import AdapterStatus, EngineStats
 
@@ -82,8 +82,11 @@ class FakeEngine:
     def look_up(self, name: str) -> Future:
         future = Future()
         try:
-            self._check(name)
-            future.set_result(AdapterEntry(name=name, path=Path(name), signature=()))
+            found = [each.alias_of or each.name for each in self._check(name)]
+            entries = tuple(AdapterEntry(name=n, path=Path(n), signature=()) for n in found)
+            parts = parse_blend(name)
+            blended = parts and Blend(entries, tuple(weight for _, weight in parts))
+            future.set_result(blended or entries[0])
         except UnknownModelError as error:
             future.set_exception(error)
         return future

@@ -7,6 +7,7 @@ gossamer jobs logs ID --follow         ... and what happens, until it ends
 gossamer jobs cancel ID                end it
 gossamer jobs pause ID                 stop it so that it can go on
 gossamer jobs resume ID                let it go on
+gossamer jobs keep ID NAME             serve what it has made as NAME too
 gossamer jobs db check                 compare the tables in --data-dir with this version's
 gossamer jobs db upgrade               bring them up to date, as a server does when it starts
 
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from gossamer.cli.parts import job_tables
 from gossamer.cli.parts.tables import print_table
-from gossamer.errors import ServingError, UnknownNameError, cut
+from gossamer.errors import ServingError, UnknownNameError, UsageError, cut
 
 if TYPE_CHECKING:
     import httpx
@@ -43,12 +44,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         actions.add_parser("cancel", help="end a job"),
         actions.add_parser("pause", help="stop a job so that it can go on"),
         actions.add_parser("resume", help="let a job go on"),
+        actions.add_parser("keep", help="serve the model of a job under a name of your choice"),
     ]
     named[1].add_argument(
         "--follow", action="store_true", help="go on until the job ends, as it happens"
     )
     for action in named:
         action.add_argument("id", metavar="ID", help="the job, or the end of its name")
+    named[-1].add_argument("name", metavar="NAME", help="what it is to be called")
     for action in (listing, *named):
         action.add_argument(
             "--url", default=DEFAULT_URL, help=f"address of the server [default: {DEFAULT_URL}]"
@@ -84,6 +87,8 @@ def _run(args: argparse.Namespace, client: "httpx.Client") -> int:
         print(f"{job['id']} {job['status']}")
     elif args.action == "show":
         print(json.dumps(_answer(client.get(f"fine_tuning/jobs/{job_id}")), indent=2))
+    elif args.action == "keep":
+        _keep(client, job_id, args.name)
     elif args.follow:
         _follow(client, job_id)
     else:
@@ -91,6 +96,15 @@ def _run(args: argparse.Namespace, client: "httpx.Client") -> int:
         for event in reversed(events["data"]):
             _print_event(event)
     return 0
+
+
+def _keep(client: "httpx.Client", job_id: str, name: str) -> None:
+    job = _answer(client.get(f"fine_tuning/jobs/{job_id}"))
+    if job["fine_tuned_model"] is None:
+        raise UsageError(f"{job_id} is {job['status']}; only a job that has succeeded has a model")
+    path = client.base_url.join(f"../studio/api/models/{job['fine_tuned_model']}/alias")
+    model = _answer(client.post(path, json={"alias": name}))
+    print(f"{model['id']} is served as {model['alias']}, too")
 
 
 def _list(args: argparse.Namespace, client: "httpx.Client") -> int:

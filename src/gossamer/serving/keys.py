@@ -175,8 +175,14 @@ class Caller:
     key_id: str | None = field(default=None, compare=False)
     """The key that it has shown: its id in the key file, or the SHA-256 of one of the options."""
 
-    def may_use(self, adapter: str) -> bool:
-        """Whether the adapter of that name may be used. Of a mixture, ask for each part."""
+    def may_use(self, adapter: str, stands_for: str | None = None) -> bool:
+        """Whether the adapter of that name may be used. Of a mixture, ask for each part.
+
+        `stands_for` is the adapter whose second name it is, if of one: a second name of a
+        fine-tuned model opens it to those alone who may use the model.
+        """
+        if stands_for is not None and owner_of(stands_for) is not None:
+            return self.may_use(stands_for)
         if self.adapters is None or adapter in self.adapters or adapter in self.granted:
             return True
         owner = owner_of(adapter)

@@ -19,10 +19,12 @@ from gossamer.jobs.settings import JobsSettings
 from gossamer.jobs.store import JobStore
 from gossamer.serving.http.extension import Extension
 from gossamer.serving.keys import Caller
+from gossamer.studio.api import models as own_models
 from gossamer.studio.api.tokens import tokens_router
 from gossamer.studio.context import Studio
 from gossamer.studio.extension import page_extension
 from gossamer.studio.grants import Grants
+from gossamer.studio.models import TunedModels
 from gossamer.studio.new_job import BaseModel, JobMaker
 from gossamer.studio.news import StoredNews
 from gossamer.studio.routes import files, job_events, jobs, models, session, uploads
@@ -36,7 +38,7 @@ SWEEP_SECONDS = 600.0
 GRANT_SECONDS = 5.0
 """Permissions that another server on the same database gives count after this time."""
 
-ROUTES = (files, uploads, jobs, job_events, models)
+ROUTES = (files, uploads, jobs, job_events, models, own_models)
 
 
 class JobRunner(Protocol):
@@ -68,6 +70,7 @@ class StudioParts:
         """`runner` runs the jobs (None: another server on this database does), `estimator` says
         what they would take; `token` opens one session, once."""
         service, trials = FileService(store, settings), Trials(estimator)
+        grants = Grants(store)
         self._runner = runner
         self._model = Path(base.source)
         self._sweeper = Sweeper(store, service, settings)
@@ -78,7 +81,8 @@ class StudioParts:
             maker=JobMaker(store, service, settings, base, trials),
             sessions=Sessions(store, token=token),
             lines=RunLines(settings.folder),
-            grants=Grants(store),
+            grants=grants,
+            models=TunedModels(store, settings.folder, grants, settings.keep_seconds),
             trials=trials,
             preview=Preview(service.blobs, self._model),
             wake=runner.wake if runner is not None else lambda: None,

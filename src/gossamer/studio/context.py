@@ -1,29 +1,26 @@
 """The objects that the routes of files and jobs share, and who may use them."""
 
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TypeVar, cast
 
 from starlette.requests import Request
 
-from gossamer.errors import GossamerError
 from gossamer.jobs.data_folder import DataFolder
 from gossamer.jobs.files.preview import Preview
 from gossamer.jobs.files.service import FileService
 from gossamer.jobs.store import JobStore
 from gossamer.jobs.store.scoped import EVERYONE, Tenant
-from gossamer.serving.core.interface import EngineInterface
 from gossamer.serving.http.auth import caller_of
 from gossamer.serving.http.context import Context
 from gossamer.serving.http.errors import ApiError
 from gossamer.serving.http.fair_threads import FairThreadPool
 from gossamer.serving.keys import Caller, TenantSettings
 from gossamer.studio.grants import Grants
+from gossamer.studio.models import TunedModels
 from gossamer.studio.new_job import JobMaker
 from gossamer.studio.sessions import Sessions
 from gossamer.studio.trials import Trials
-from gossamer.studio.view.checkpoints import retire_checkpoints
 from gossamer.studio.view.lines import RunLines
 
 T = TypeVar("T")
@@ -44,6 +41,7 @@ class Studio:
     sessions: Sessions
     lines: RunLines
     grants: Grants
+    models: TunedModels
     trials: Trials
     preview: Preview
     wake: Callable[[], None] = lambda: None
@@ -64,15 +62,6 @@ class Studio:
         """Run `work`, which waits for the database or a disk, away from the event loop."""
         return await self.threads.run(caller_of(http).tenant, work)
 
-    def retire(self, engine: EngineInterface, model: str) -> None:
-        """Take a deleted model out of the server: its links and its place in memory."""
-        with suppress(GossamerError):
-            # Accepted requests end with it; that is not waited for.
-            engine.unload_adapter(model)
-        retire_checkpoints(self.folder, model)
-        self.folder.link(model).unlink(missing_ok=True)
-        self.grants.refresh()
-
 
 def trainer(http: Request) -> Caller:
     """Return who calls; raises `ApiError` 403 for those who may not train."""
@@ -83,6 +72,18 @@ def trainer(http: Request) -> Caller:
             "this key may not upload data or train; its tenant needs 'train: true' in the key file "
             "(gossamer keys add NAME --train)",
             code="training_not_allowed",
+        )
+    return caller
+
+
+def owner(http: Request) -> Caller:
+    """Return who calls; raises `ApiError` 403 for a call that shows neither key nor session."""
+    caller = caller_of(http)
+    if not caller.is_admin and caller.key_id is None:
+        raise ApiError(
+            403,
+            "this needs the key of the model's owner, or the session that 'gossamer studio' opens",
+            code="admin_key_required",
         )
     return caller
 

@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 
 import httpx
 import pytest
+from commands.keys import key_maker
 from fastapi import APIRouter, Request
 from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
@@ -78,9 +79,9 @@ def extension(**fields):
 
 @pytest.fixture
 def call(make_engine):
-    def call(method, path, *, settings=OPEN, more=(), **options):
+    def call(method, path, *, settings=OPEN, more=(), adapters=(OURS, THEIRS), **options):
         async def run():
-            app = create_app(make_engine(adapters=(OURS, THEIRS)), settings, [extension(), *more])
+            app = create_app(make_engine(adapters=adapters), settings, [extension(), *more])
             transport = httpx.ASGITransport(app=app)
             url = "http://localhost:8000"
             async with httpx.AsyncClient(transport=transport, base_url=url) as client:
@@ -145,6 +146,42 @@ def test_a_tenant_sees_its_own_models_and_those_it_was_granted(call):
     assert seen(more=(granting,)) == [OURS.name, THEIRS.name]
     shown = call("GET", f"/v1/models/{THEIRS.name}", headers=cookie, more=(granting,))
     assert shown.status_code == 200
+
+
+def test_a_second_name_of_a_model_opens_it_to_no_one_else(call, tmp_path, capsys):
+    """Whatever patterns a tenant has: a name that another gives its own model is not in them."""
+    pet = AdapterStatus(name="pet", state="registered", alias_of=OURS.name)
+    poet = AdapterStatus(name="poet", state="registered")
+    keys = key_maker(tmp_path / "keys.yaml", capsys)
+    grants = Extension(granted=lambda tenant: frozenset({"pet"} if tenant == "alice" else ()))
+    settings = HttpSettings(keys=keys.path)
+    tenants = {
+        name: keys(name, "--adapter", "poet", "--adapter", "pe*") for name in ("alice", "bob")
+    }
+
+    def asked(tenant, method, path, **options):
+        options["headers"] = {"Authorization": f"Bearer {tenants[tenant]}"}
+        options |= {"settings": settings, "more": (grants,), "adapters": (OURS, pet, poet)}
+        return call(method, path, **options)
+
+    def listed(tenant):
+        return [model["id"] for model in asked(tenant, "GET", "/v1/models").json()["data"][1:]]
+
+    assert listed("alice") == [OURS.name, "pet", "poet"]
+    assert listed("bob") == ["poet"]
+    for model in ("pet", "pet:0.5+poet:0.5"):
+        question = {"model": model, "prompt": "a"}
+        assert asked("alice", "POST", "/v1/completions", json=question).status_code == 200
+        assert asked("alice", "GET", f"/v1/models/{model}").status_code == 200
+        for refused in (
+            asked("bob", "POST", "/v1/completions", json=question),
+            asked("bob", "GET", f"/v1/models/{model}"),
+        ):
+            assert (refused.status_code, refused.json()["error"]["code"]) == (
+                404,
+                "model_not_found",
+            )
+            assert "alice" not in refused.text
 
 
 def test_lives_are_entered_in_order_and_left_in_reverse(make_engine):

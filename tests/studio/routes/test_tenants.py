@@ -56,6 +56,13 @@ def foreign(world):
             "/v1/fine_tuning/checkpoints/ft:tiny:alice:x:abcdefgh/permissions",
             {"json": {"project_ids": ["bob"]}},
         ),
+        (
+            "POST",
+            "/studio/api/models/ft:tiny:alice:x:abcdefgh/alias",
+            {"json": {"alias": "pirate"}},
+        ),
+        ("DELETE", "/studio/api/models/ft:tiny:alice:x:abcdefgh/alias", {}),
+        ("POST", "/studio/api/models/ft:tiny:alice:x:abcdefgh/restore", {}),
     ]
 
 

@@ -8,7 +8,7 @@ from starlette.requests import HTTPConnection, Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gossamer.errors import UnknownModelError, cut, unknown_name_message
-from gossamer.serving.core.adapter import adapters_in
+from gossamer.serving.core.adapter import AnyAdapter, adapters_in
 from gossamer.serving.core.stats import AdapterStatus
 from gossamer.serving.http.context import Context
 from gossamer.serving.http.errors import ApiError
@@ -30,7 +30,7 @@ def caller_of(http: Request) -> Caller:
 
 def allowed(caller: Caller, adapters: Iterable[AdapterStatus]) -> list[AdapterStatus]:
     """Pick those of `adapters` that the caller may see."""
-    return [adapter for adapter in adapters if caller.may_use(adapter.name)]
+    return [adapter for adapter in adapters if caller.may_use(adapter.name, adapter.alias_of)]
 
 
 def may_name(caller: Caller, model: str) -> bool:
@@ -40,6 +40,15 @@ def may_name(caller: Caller, model: str) -> bool:
     `RequestError` for a mixture that makes no sense.
     """
     return caller.adapters is None or all(map(caller.may_use, adapters_in(model)))
+
+
+def may_use_found(caller: Caller, model: str, found: AnyAdapter) -> bool:
+    """Whether the caller may use what `model`, which it may name, has been found to stand for."""
+    names = adapters_in(model)
+    return caller.adapters is None or all(
+        caller.may_use(name, None if part.name == name else part.name)
+        for name, part in zip(names, found.parts, strict=True)
+    )
 
 
 def unknown_model(

@@ -10,6 +10,7 @@ def adapter_figures(adapter: AdapterStatus) -> dict[str, Any]:
     """Show what the page's table has of an adapter."""
     return {
         "id": adapter.name,
+        "alias_of": adapter.alias_of,
         "state": adapter.state,
         "kind": adapter.kind,
         "rank": adapter.rank,

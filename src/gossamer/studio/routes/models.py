@@ -9,13 +9,12 @@ from pydantic import Field
 from gossamer.errors import UnknownIdError, UnknownModelError, cut
 from gossamer.jobs.store.scoped import Tenant
 from gossamer.serving.core.tuned_name import is_tuned
-from gossamer.serving.http.auth import caller_of
 from gossamer.serving.http.body import read_past
 from gossamer.serving.http.context import Context
 from gossamer.serving.http.errors import ApiError
-from gossamer.serving.keys import TENANT_NAME, Caller
+from gossamer.serving.keys import TENANT_NAME
 from gossamer.studio.body import StrictBody, read_object
-from gossamer.studio.context import Studio, scope_of
+from gossamer.studio.context import Studio, owner, scope_of
 from gossamer.studio.routes.lists import as_list, page_ask
 from gossamer.studio.view.files import permission_object
 
@@ -34,21 +33,21 @@ class PermissionBody(StrictBody):
 @router.delete("/v1/models/{name:path}")
 async def delete_model(http: Request, name: str) -> JSONResponse:
     """Delete a fine-tuned model; its owner and administrators may."""
-    caller, studio = _owner(http), Studio.of(http)
+    caller, studio = owner(http), Studio.of(http)
     await read_past(http)
-    if not is_tuned(name):
+    delete = partial(studio.models.delete, Context.of(http).engine, scope_of(caller), name)
+    try:
+        model = await studio.run(http, delete)
+    except UnknownIdError:
+        if is_tuned(name):
+            raise UnknownModelError(f"unknown model '{cut(name)}'") from None
         raise ApiError(
             400,
-            f"'{cut(name)}' is not a fine-tuned model; adapters are taken away with "
+            f"'{cut(name)}' is no fine-tuned model of yours; adapters are taken away with "
             "DELETE /v1/adapters/NAME",
             code="wrong_state",
             param="model",
-        )
-    try:
-        model = await studio.run(http, partial(studio.store.models.delete, scope_of(caller), name))
-    except UnknownIdError:
-        raise UnknownModelError(f"unknown model '{cut(name)}'") from None
-    await studio.run(http, partial(studio.retire, Context.of(http).engine, model.name))
+        ) from None
     Context.of(http).catalogue.forget()
     return JSONResponse({"id": model.name, "object": "model", "deleted": True})
 
@@ -56,7 +55,7 @@ async def delete_model(http: Request, name: str) -> JSONResponse:
 @router.get("/v1/fine_tuning/checkpoints/{model}/permissions")
 async def list_permissions(http: Request, model: str) -> JSONResponse:
     """List the tenants beside the owner that may use a model."""
-    caller, studio = _owner(http), Studio.of(http)
+    caller, studio = owner(http), Studio.of(http)
     ask = page_ask(http, limit=PERMISSIONS_LIMIT, more=("project_id",))
     project = http.query_params.get("project_id")
     find = partial(studio.store.models.permissions, scope_of(caller), model, ask, project)
@@ -67,7 +66,7 @@ async def list_permissions(http: Request, model: str) -> JSONResponse:
 @router.post("/v1/fine_tuning/checkpoints/{model}/permissions")
 async def permit(http: Request, model: str) -> JSONResponse:
     """Let other tenants use a model."""
-    caller, studio = _owner(http), Studio.of(http)
+    caller, studio = owner(http), Studio.of(http)
     body = PermissionBody.parse(await read_object(http))
     for project in body.project_ids:
         if not TENANT_NAME.fullmatch(project):
@@ -82,21 +81,9 @@ async def permit(http: Request, model: str) -> JSONResponse:
 @router.delete("/v1/fine_tuning/checkpoints/{model}/permissions/{permission_id}")
 async def forbid(http: Request, model: str, permission_id: str) -> JSONResponse:
     """Take a permission back."""
-    caller, studio = _owner(http), Studio.of(http)
+    caller, studio = owner(http), Studio.of(http)
     await read_past(http)
     scope: Tenant = scope_of(caller)
     await studio.run(http, partial(studio.store.models.forbid, scope, model, permission_id))
     await studio.run(http, studio.grants.refresh)
     return JSONResponse({"id": permission_id, "object": "checkpoint.permission", "deleted": True})
-
-
-def _owner(http: Request) -> Caller:
-    """Return who calls; raises `ApiError` 403 for a call that shows neither key nor session."""
-    caller = caller_of(http)
-    if not caller.is_admin and caller.key_id is None:
-        raise ApiError(
-            403,
-            "this needs the key of the model's owner, or the session that 'gossamer studio' opens",
-            code="admin_key_required",
-        )
-    return caller

@@ -14,11 +14,11 @@ from typing import Generic, TypeVar
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from gossamer.errors import UnknownModelError
-from gossamer.serving.core.adapter import AnyAdapter
+from gossamer.errors import AdapterError, UnknownModelError
+from gossamer.serving.core.adapter import AnyAdapter, adapters_in
 from gossamer.serving.core.messages import DEFAULT_TENANT, SamplingParams, Tokens
 from gossamer.serving.core.messages import Request as EngineRequest
-from gossamer.serving.http.auth import caller_of, may_name, unknown_model
+from gossamer.serving.http.auth import allowed, caller_of, may_name, may_use_found, unknown_model
 from gossamer.serving.http.body import decode, read_body
 from gossamer.serving.http.connection import run_unless_disconnected
 from gossamer.serving.http.context import Context
@@ -182,14 +182,28 @@ async def find_model(context: Context, caller: Caller, model: str) -> AnyAdapter
         return None
     if may_name(caller, model):
         try:
-            return await asyncio.wrap_future(engine.look_up(model))
+            found = await asyncio.wrap_future(engine.look_up(model))
         except UnknownModelError:
             # The engine's message knows nothing of the base model, and may suggest names that are
             # not the caller's to know.
             pass
+        except AdapterError:
+            # Why an adapter is refused is for those to know who may use it.
+            if await _is_listed(context, caller, model):
+                raise
+        else:
+            if may_use_found(caller, model, found):
+                return found
     adapters = await context.catalogue.statuses()
     compose = partial(unknown_model, caller, model, engine.model_name, adapters)
     raise await context.threads.run(caller.tenant, compose)
+
+
+async def _is_listed(context: Context, caller: Caller, model: str) -> bool:
+    if caller.adapters is None:
+        return True
+    listed = {adapter.name for adapter in allowed(caller, await context.catalogue.statuses())}
+    return listed.issuperset(adapters_in(model))
 
 
 async def _end(http: Request, begun: _Begun) -> Response:

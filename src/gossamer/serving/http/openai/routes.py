@@ -9,10 +9,10 @@ from starlette.concurrency import run_in_threadpool
 
 from gossamer.errors import UnknownModelError, cut
 from gossamer.serving.core.stats import AdapterStatus
-from gossamer.serving.http.auth import allowed, caller_of, may_name, unknown_model
+from gossamer.serving.http.auth import allowed, caller_of
 from gossamer.serving.http.context import Context
 from gossamer.serving.http.json_text import json_bytes
-from gossamer.serving.http.openai.generate import Route, answer
+from gossamer.serving.http.openai.generate import Route, answer, find_model
 from gossamer.serving.http.openai.request_schema import MAX_MODEL, ChatBody, CompletionBody
 from gossamer.serving.http.openai.responses import ChatReply, CompletionReply
 from gossamer.serving.keys import Caller
@@ -40,16 +40,8 @@ async def show_model(http: Request, name: str) -> JSONResponse:
         raise UnknownModelError(
             f"unknown model '{cut(name)}'; names have at most {MAX_MODEL} characters"
         )
-    if may_name(caller, name):
-        try:
-            found = await run_in_threadpool(context.engine.adapter, name)
-            return JSONResponse(_adapter(context, found))
-        except UnknownModelError:
-            # The engine's message may suggest names that are not the caller's to know.
-            pass
-    adapters = await context.catalogue.statuses()
-    compose = partial(unknown_model, caller, name, context.engine.model_name, adapters)
-    raise await context.threads.run(caller.tenant, compose)
+    await find_model(context, caller, name)
+    return JSONResponse(_adapter(context, await run_in_threadpool(context.engine.adapter, name)))
 
 
 def _written(context: Context, caller: Caller, found: list[AdapterStatus]) -> bytes:
