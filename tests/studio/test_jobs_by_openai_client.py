@@ -12,6 +12,7 @@ from openai import BadRequestError, NotFoundError, OpenAI
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import gossamer.tuners  # noqa: F401  PEFT then knows the adapters of all methods
 from gossamer.cli.main import main
 from gossamer.jobs.settings import JobsSettings
 from gossamer.jobs.store import JobStore
@@ -23,6 +24,15 @@ from gossamer.studio.new_job import BaseModel
 pytestmark = pytest.mark.slow
 
 PATIENCE = 300
+METHODS = {
+    "lora": ({"rank": 4, "target_modules": ["q_proj", "v_proj"]}, 0.03),
+    "dora": ({"rank": 4}, 0.03),
+    "smt": ({"attention_ratio": 0.05, "probe_batches": 2}, 0.02),
+    "ia3": ({}, 1.0),
+    "loreft": ({"rank": 2}, 0.1),
+    "prefix_tuning": ({"tokens": 4}, 0.3),
+}
+"""Settings of methods, and learning rates at which a few steps change what the tiny model says."""
 QUESTION = [{"role": "user", "content": "What is 3 + 1?"}]
 
 
@@ -212,3 +222,29 @@ def test_pause_resume_and_cancel(serve):
         told = [event.message for event in client.fine_tuning.jobs.list_events(first.id, limit=50)]
         assert any(message.startswith("Paused at step ") for message in told)
         assert any(message.startswith("Resumed from step ") for message in told)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_is_chosen_beside_openais_arguments_and_answers_as_in_peft(
+    serve, tiny_model, method
+):
+    settings, learning_rate = METHODS[method]
+    with serve() as (client, jobs):
+        file = client.files.create(file=("rows.jsonl", rows(24)), purpose="fine-tune")
+        client.files.wait_for_processing(file.id, poll_interval=0.1)
+        model = client.models.list().data[0].id
+        job = client.fine_tuning.jobs.create(
+            model=model,
+            training_file=file.id,
+            suffix="mine",
+            extra_body={
+                "adapter": {"method": method, **settings},
+                "training": {"learning_rate": learning_rate, "max_steps": 12},
+            },
+        )
+        assert job.adapter.items() >= {"method": method, **settings}.items()
+        assert job.training["learning_rate"] == learning_rate
+        name = wait(client, job.id, "succeeded").fine_tuned_model
+        text = answer(client, name)
+        assert text == reference(tiny_model, jobs.folder.link(name))
+        assert text != answer(client, model)
