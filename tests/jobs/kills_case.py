@@ -4,11 +4,13 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import sqlite3
 import time
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 
+import psutil
 from job_helpers import messages
 from worker_case import TRAINING, add_training, figures_of
 
@@ -90,6 +92,40 @@ class Turmoil:
                 return False
             return True
 
+    def copy(self, folder):
+        """Copy all data as they are at one moment, for a machine that was started again since.
+
+        All processes stand still meanwhile; returns the jobs and a server, not started, of it.
+        """
+        while True:
+            with self._standing_still() as workers:
+                shutil.copytree(self.settings.folder.root, folder, symlinks=True)
+            if workers == [job.pid for job in self._at_work()]:
+                break
+            # One came meanwhile, and may have written while it was copied.
+            shutil.rmtree(folder)
+        settings = self.settings.model_copy(update={"data_dir": str(folder)})
+        with closing(sqlite3.connect(settings.folder.database)) as base:
+            for table in ("jobs", "supervisor"):
+                base.execute(f"UPDATE {table} SET place = 'before' WHERE place IS NOT NULL")
+            base.commit()
+        other = Turmoil(self._zygote, settings, self.model, self.folder, seed=0)
+        other.jobs = list(self.jobs)
+        return other
+
+    @contextmanager
+    def _standing_still(self):
+        workers = [job.pid for job in self._at_work()]
+        stopped = []
+        for pid in (self.server, *workers):
+            with suppress(ProcessLookupError, psutil.NoSuchProcess):
+                os.kill(pid, signal.SIGSTOP)
+                stopped.append(pid)
+                process = psutil.Process(pid)
+                until(lambda process=process: process.status() == psutil.STATUS_STOPPED)
+        yield workers
+        signal_all(stopped, signal.SIGCONT)
+
     def wait(self, seconds=240.0):
         """Wait until all jobs are over."""
         until(lambda: all(not j.is_unfinished for j in self.rows()), seconds)
@@ -151,6 +187,10 @@ class Turmoil:
 
     def _is_busy(self):
         return any(job.is_unfinished for job in self.rows())
+
+    def is_at_work(self):
+        """Whether some worker has begun."""
+        return bool(self._at_work())
 
     @property
     def is_over(self):

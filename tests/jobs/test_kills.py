@@ -70,6 +70,24 @@ def test_forty_kills(url, nursery, turmoil, capsys):
 
 
 @pytest.mark.slow
+def test_what_a_power_cut_leaves_is_taken_up_by_the_next_server(nursery, turmoil, tmp_path):
+    one = turmoil(4)
+    one.add_jobs(2)
+    cuts = []
+    until(one.is_at_work)
+    while not one.is_over and len(cuts) < 6:
+        time.sleep(0.3 * len(cuts) / 6)
+        cuts.append(one.copy(tmp_path / f"cut-{len(cuts)}"))
+    one.wait()
+    assert len(cuts) >= 2
+    assert any(job.status == "running" for cut in cuts for job in cut.rows())
+    for cut in cuts:
+        cut.start_server()
+        finish(cut, nursery.whole)
+        cut.close()
+
+
+@pytest.mark.slow
 def test_a_worker_and_a_server_that_slept_through_their_leases(nursery, turmoil):
     one = turmoil(3)
     one.add_jobs(2)
