@@ -32,10 +32,12 @@ class Turmoil:
         self._kinds = []
         self.jobs = []
 
-    def add_jobs(self, count):
+    def add_jobs(self, count, **training):
         """Queue jobs of two tenants."""
         for tenant in ("ab" * count)[:count]:
-            job = add_training(self.store, self.settings, self.model, self.folder, tenant)
+            job = add_training(
+                self.store, self.settings, self.model, self.folder, tenant, **training
+            )
             self.jobs.append(job)
 
     def start_server(self):

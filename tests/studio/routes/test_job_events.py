@@ -4,6 +4,7 @@ import json
 import threading
 import time
 
+import pytest
 from job_case import JOBS, create
 
 
@@ -55,6 +56,28 @@ def test_events_stream_the_oldest_first_and_go_on_from_the_last_one_seen(serve, 
         everything = read_events(client, job, 99, since="nonsense")
         paged = client.get(f"{JOBS}/{job}/events?limit=50").json()["data"]
         assert [event for _, event in everything] == paged[::-1]
+
+
+@pytest.mark.slow
+def test_ten_thousand_events_are_listed_by_pages_without_a_gap_while_more_come(
+    serve, file_of, settings
+):
+    with serve() as client:
+        job = create(client, file_of(client)).json()["id"]
+        write_steps(settings, job, range(1, 10_001))
+        seen, after = [], {}
+        while True:
+            params = {"limit": 500, **after}
+            page = client.get(f"{JOBS}/{job}/events", params=params).json()
+            seen += page["data"]
+            # What happens meanwhile is newer than all that is still to be listed.
+            write_steps(settings, job, [10_001 + len(seen)])
+            if not page["has_more"]:
+                break
+            after = {"after": page["last_id"]}
+        steps = [event["data"]["step"] for event in seen if event["type"] == "metrics"]
+        assert steps == list(range(10_000, 0, -1))
+        assert len({event["id"] for event in seen}) == len(seen) == 10_003
 
 
 def test_a_stream_tells_what_happens_meanwhile(serve, file_of, settings):

@@ -1,12 +1,14 @@
 """Checkpoints that are served while a job runs, and lines that are read once."""
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 from gossamer.jobs.data_folder import DataFolder
 from gossamer.jobs.store.records import JobRecord
 from gossamer.serving.store.folder import AdapterFolder
 from gossamer.studio.view.checkpoints import publish_checkpoints, retire_checkpoints
-from gossamer.studio.view.lines import MAX_KEPT, RunLines
+from gossamer.studio.view.lines import MAX_KEPT, RunLines, progress_of
 
 JOB_ID = "ftjob-" + "a" * 24
 NAME = "ft:tiny:alice:a-b.c:abcdefgh"
@@ -84,4 +86,23 @@ def test_few_runs_are_kept(tmp_path):
         run.mkdir(parents=True)
         (run / "metrics.jsonl").write_text('{"step": 1, "loss": 1.0}\n')
         assert len(lines.of(job_id)) == 1
-    assert len(lines._kept) == MAX_KEPT
+    assert len(lines._whole._runs) == MAX_KEPT
+
+
+def test_a_list_of_many_jobs_reads_no_run_again(tmp_path, monkeypatch):
+    folder = made(tmp_path)
+    lines = RunLines(folder)
+    jobs = [f"ftjob-{number:024d}" for number in range(MAX_KEPT + 5)]
+    written = [{"step": n, "loss": 9.0 - n / 100, "seconds": 0.5} for n in range(1, 101)]
+    written.insert(40, {"step": 40, "eval_loss": 3.0})
+    for job_id in jobs:
+        run = folder.job(job_id).run
+        run.mkdir(parents=True)
+        (run / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in written))
+    ends = [lines.last_of(job_id) for job_id in jobs]
+    monkeypatch.setattr(Path, "read_text", None)
+    assert all(lines.last_of(job_id) is end for job_id, end in zip(jobs, ends, strict=True))
+    running = replace(job(), status="running", steps=120)
+    assert progress_of(running, ends[0]) == progress_of(running, written)
+    assert progress_of(running, ends[0])["valid_loss"] == 3.0
+    assert len(ends[0]) < len(written)

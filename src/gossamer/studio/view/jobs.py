@@ -19,7 +19,7 @@ def shown_jobs(store: JobStore, lines: RunLines, jobs: list[JobRecord]) -> list[
     ids = [job.id for job in jobs]
     metadata, models = store.jobs.metadata(ids), store.models.of_jobs(ids)
     return [
-        job_object(job, lines.of(job.id), metadata.get(job.id, {}), models.get(job.id))
+        job_object(job, lines.last_of(job.id), metadata.get(job.id, {}), models.get(job.id))
         for job in jobs
     ]
 

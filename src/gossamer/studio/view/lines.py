@@ -3,7 +3,7 @@
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from statistics import median
 from typing import Any
 
@@ -12,7 +12,10 @@ from gossamer.jobs.store.records import JobRecord
 
 METRICS = "metrics.jsonl"
 MAX_KEPT = 32
-"""Runs whose lines are kept."""
+"""Runs of which all lines are kept."""
+
+MAX_LISTED = 1000
+"""Runs of which the last lines are kept."""
 
 RECENT = 50
 """Steps by which the time that is left is judged."""
@@ -26,32 +29,67 @@ class RunLines:
 
     def __init__(self, folder: DataFolder) -> None:
         self._folder = folder
-        self._lock = threading.Lock()
-        self._kept: OrderedDict[str, tuple[_Stamp, list[Line]]] = OrderedDict()
+        self._whole = _Kept(MAX_KEPT)
+        self._ends = _Kept(MAX_LISTED)
 
     def of(self, job_id: str) -> list[Line]:
         """All complete lines of a job, in order; none before its first step."""
+        return self._through(self._whole, job_id, lambda lines: lines)
+
+    def last_of(self, job_id: str) -> list[Line]:
+        """The lines by which the progress of a job is judged, in order: a list of many jobs asks
+        for them again and again."""
+        return self._through(self._ends, job_id, _end)
+
+    def _through(
+        self, kept: "_Kept", job_id: str, choose: Callable[[list[Line]], list[Line]]
+    ) -> list[Line]:
         path = self._folder.job(job_id).run / METRICS
         try:
             status = path.stat()
+            stamp = (status.st_ino, status.st_size, status.st_mtime_ns)
+            known = kept.get(job_id, stamp)
+            if known is not None:
+                return known
+            lines = self._whole.get(job_id, stamp)
+            if lines is None:
+                lines = list(_parsed(path.read_text(encoding="utf-8").splitlines()))
         except OSError:
             return []
-        stamp = (status.st_ino, status.st_size, status.st_mtime_ns)
+        chosen = choose(lines)
+        kept.put(job_id, stamp, chosen)
+        return chosen
+
+
+class _Kept:
+    """What was read of some runs, those that were asked for last, as long as it is still true."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._lock = threading.Lock()
+        self._runs: OrderedDict[str, tuple[_Stamp, list[Line]]] = OrderedDict()
+
+    def get(self, job_id: str, stamp: _Stamp) -> list[Line] | None:
         with self._lock:
-            kept = self._kept.get(job_id)
-            if kept is not None and kept[0] == stamp:
-                self._kept.move_to_end(job_id)
-                return kept[1]
-        try:
-            lines = list(_parsed(path.read_text(encoding="utf-8").splitlines()))
-        except OSError:
-            return []
+            known = self._runs.get(job_id)
+            if known is None or known[0] != stamp:
+                return None
+            self._runs.move_to_end(job_id)
+            return known[1]
+
+    def put(self, job_id: str, stamp: _Stamp, lines: list[Line]) -> None:
         with self._lock:
-            self._kept[job_id] = (stamp, lines)
-            self._kept.move_to_end(job_id)
-            while len(self._kept) > MAX_KEPT:
-                self._kept.popitem(last=False)
-        return lines
+            self._runs[job_id] = (stamp, lines)
+            self._runs.move_to_end(job_id)
+            while len(self._runs) > self._limit:
+                self._runs.popitem(last=False)
+
+
+def _end(lines: list[Line]) -> list[Line]:
+    """The last evaluation and the last steps."""
+    chosen = steps_of(lines)[-RECENT:] + evaluations_of(lines)[-1:]
+    places = {id(line) for line in chosen}
+    return [line for line in lines if id(line) in places]
 
 
 def _parsed(texts: Iterable[str]) -> Iterable[Line]:
