@@ -1,6 +1,7 @@
 """What the page may not do: no markup from strings, nothing inline, nothing from elsewhere."""
 
 import re
+import zipfile
 
 import pytest
 from house import PACKAGE
@@ -13,6 +14,7 @@ MAX_LINES = 200
 MAX_WIDTH = 100
 MAX_FILES = 15
 MAX_BYTES, MAX_REQUESTS = 300_000, 20
+MAX_WHEEL_BYTES = 600_000
 # Ways from a text to markup or code.
 FORBIDDEN = re.compile(
     r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|dangerouslySet|\beval\(|new Function"
@@ -111,3 +113,13 @@ def test_the_first_view_is_light():
     # The document, the sheet, the icon and the stream of news.
     assert len(seen) + 4 <= MAX_REQUESTS, sorted(map(name_of, seen))
     assert sum(path.stat().st_size for path in [*seen, *others]) <= MAX_BYTES
+
+
+def test_studio_and_jobs_add_little_to_a_wheel(tmp_path):
+    wheel = tmp_path / "wheel.zip"
+    with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as packed:
+        for room in ("studio", "jobs"):
+            for path in (PACKAGE / room).rglob("*"):
+                if path.is_file() and "__pycache__" not in path.parts:
+                    packed.write(path, path.relative_to(PACKAGE))
+    assert 100_000 < wheel.stat().st_size <= MAX_WHEEL_BYTES
