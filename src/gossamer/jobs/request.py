@@ -46,6 +46,8 @@ _NOT_THE_CALLERS = {
 }
 _EVALUATIONS = 5
 """Evaluations in a run, if the request does not say how often."""
+_SAMPLES = 3
+"""Held-out prompts that are answered at each of them, if the request does not say how many."""
 
 Metadata = dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]]
 
@@ -296,8 +298,10 @@ def _run_settings(values: dict[str, Any]) -> RunSettings:
 
 
 def _with_evaluations(run: RunSettings, given: Mapping[str, Any], rows: int | None) -> RunSettings:
-    """The settings with a number of steps between evaluations, unless the request gives one."""
+    """The settings with evaluations and samples of what is held out, unless the request says."""
     held_out = run.eval_data is not None or run.eval_split
+    if held_out and "samples" not in given:
+        run = run.model_copy(update={"samples": _SAMPLES})
     if not held_out or "eval_every" in given or rows is None:
         return run
     steps = run.max_steps

@@ -7,6 +7,7 @@ from statistics import median
 
 from gossamer.training.outputs.checkpoint import FOLDER
 from gossamer.training.outputs.metrics import FILE
+from gossamer.training.outputs.samples import Samples, read_samples
 
 _CHECKPOINT = re.compile(r"step-(\d+)")
 _TAIL_BYTES = 64 * 2**10
@@ -37,10 +38,29 @@ def step_seconds(run: Path) -> float | None:
     return median(seconds[-_RECENT:]) if seconds else None
 
 
+def samples_of(run: Path) -> Samples | None:
+    """What the model has answered at each evaluation; None: no samples are taken."""
+    return read_samples(run)
+
+
+def log_tail(path: Path) -> tuple[str, bool]:
+    """The last whole lines of a log, 64 KiB at most, and whether they are all; of none, nothing."""
+    content, is_whole = _tail(path)
+    if not is_whole:
+        content = content.partition(b"\n")[2]
+    return content.decode(errors="replace"), is_whole
+
+
 def _last_lines(path: Path) -> list[bytes]:
+    return _tail(path)[0].splitlines()
+
+
+def _tail(path: Path) -> tuple[bytes, bool]:
+    """The end of a file, and whether it is the whole of it."""
     try:
         with path.open("rb") as stream:
-            stream.seek(max(0, stream.seek(0, 2) - _TAIL_BYTES))
-            return stream.read().splitlines()
+            begin = max(0, stream.seek(0, 2) - _TAIL_BYTES)
+            stream.seek(begin)
+            return stream.read(_TAIL_BYTES), not begin
     except OSError:
-        return []
+        return b"", True

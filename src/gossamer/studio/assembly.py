@@ -27,7 +27,7 @@ from gossamer.studio.grants import Grants
 from gossamer.studio.models import TunedModels
 from gossamer.studio.new_job import BaseModel, JobMaker
 from gossamer.studio.news import StoredNews
-from gossamer.studio.routes import files, job_events, jobs, models, session, uploads
+from gossamer.studio.routes import files, job_events, job_files, jobs, models, session, uploads
 from gossamer.studio.sessions import Sessions, cookie_of
 from gossamer.studio.trials import TrialEstimator, Trials
 from gossamer.studio.view.lines import RunLines
@@ -38,7 +38,7 @@ SWEEP_SECONDS = 600.0
 GRANT_SECONDS = 5.0
 """Permissions that another server on the same database gives count after this time."""
 
-ROUTES = (files, uploads, jobs, job_events, models, own_models)
+ROUTES = (files, uploads, jobs, job_events, job_files, models, own_models)
 
 
 class JobRunner(Protocol):

@@ -46,6 +46,7 @@ from gossamer.training.outputs.run_record import (
     read_config,
     write_run_record,
 )
+from gossamer.training.outputs.samples import truncate_samples
 from gossamer.training.packing.check import prove_packing
 from gossamer.training.prepare import Prepared, prepare
 from gossamer.training.quiet import quiet_libraries
@@ -155,13 +156,15 @@ def _last_step(output: Path) -> int:
 
 
 def _forget_later_lines(prepared: Prepared, checkpoint: Path | None) -> None:
-    """Drop from the metrics what was written after `checkpoint`."""
+    """Drop from metrics and samples what was written after `checkpoint`."""
     output = Path(prepared.settings.output)
     if checkpoint is None:
         truncate_metrics(output, -1)
+        truncate_samples(output, -1)
         return
     later = [stage.name for stage in prepared.stages[read_stage(checkpoint) + 1 :]]
     truncate_metrics(output, step_of(checkpoint), later_stages=later)
+    truncate_samples(output, step_of(checkpoint), later_stages=later)
 
 
 def _continued(prepared: Prepared, output: Path) -> tuple[Prepared, Path | None]:

@@ -98,6 +98,11 @@ class RunSettings(ObjectiveSettings, DensitySettings, DataSettings):
     eval_at_start: bool = True
     """Whether to evaluate the untrained model first, to see what training gains."""
 
+    samples: Annotated[int, Field(ge=0, le=16)] = 0
+    """Held-out prompts that the model answers at each evaluation, the same ones each time, into
+    samples.json: up to 64 tokens each, the likeliest. The losses are the same with and without;
+    0: none."""
+
     early_stop: PositiveInt | None = None
     """End the run after this many evaluations in a row (see eval_every) without a lower loss on the
     held-out rows; unset: all steps are taken. Of a run in stages, the last one ends."""

@@ -45,6 +45,8 @@ def foreign(world):
         ("POST", f"{JOBS}/{world.job}/resume", {}),
         ("GET", f"{JOBS}/{world.job}/events", {}),
         ("GET", f"{JOBS}/{world.job}/checkpoints", {}),
+        ("GET", f"{JOBS}/{world.job}/samples", {}),
+        ("GET", f"{JOBS}/{world.job}/log", {}),
         ("POST", JOBS, {"json": {"model": "tiny", "training_file": world.file}}),
         ("GET", f"/v1/files?after={world.file}", {}),
         ("GET", f"{JOBS}?after={world.job}", {}),
@@ -92,7 +94,7 @@ def test_the_answer_is_that_for_an_identifier_that_never_was(world):
 
 def test_who_may_not_train_is_told_so_on_every_route(world, keys):
     reader, admin = keys("carol", "--adapter", "*"), keys("root", "--admin")
-    for method, path, options in foreign(world)[:16]:
+    for method, path, options in foreign(world)[:19]:
         answer = world.call(reader, method, path, **options)
         assert (answer.status_code, answer.json()["error"]["code"]) == (403, "training_not_allowed")
     answer = world.call(reader, "POST", "/v1/files", files={"file": ("a.jsonl", PAIR)})

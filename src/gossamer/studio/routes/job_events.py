@@ -14,7 +14,7 @@ from gossamer.jobs.store.records import JobRecord
 from gossamer.jobs.store.scoped import PageAsk, Tenant
 from gossamer.serving.http.context import Context
 from gossamer.studio.context import Studio, scope_of, trainer
-from gossamer.studio.routes.lists import as_list, page_ask
+from gossamer.studio.routes.lists import as_list, page_ask, wrong_value
 from gossamer.studio.view.checkpoints import publish_checkpoints, retire_checkpoints
 from gossamer.studio.view.events import Cursor, PlacedEvent, merged
 from gossamer.studio.view.jobs import ENDED, checkpoint_object, final_checkpoint
@@ -22,6 +22,7 @@ from gossamer.studio.view.jobs import ENDED, checkpoint_object, final_checkpoint
 router = APIRouter()
 
 EVENTS_LIMIT = 20
+EVENT_TYPES = ("message", "metrics")
 CHECKPOINTS_LIMIT = 10
 LOOK_SECONDS = 0.5
 ALIVE_SECONDS = 15.0
@@ -30,15 +31,19 @@ ALIVE_SECONDS = 15.0
 
 @router.get("/v1/fine_tuning/jobs/{job_id}/events")
 async def list_events(http: Request, job_id: str) -> Response:
-    """List what happened to a job, with the metrics of its steps; with `Accept: text/event-stream`
-    the events come as they happen, after `Last-Event-ID` if that is given."""
+    """List what happened to a job, with the metrics of its steps, or with `type=message` without;
+    with `Accept: text/event-stream` the events come as they happen, after `Last-Event-ID` if that
+    is given."""
     caller, studio = trainer(http), Studio.of(http)
     scope = scope_of(caller)
     if "text/event-stream" in http.headers.get("accept", ""):
         return await _stream(http, scope, job_id)
-    ask = page_ask(http, limit=EVENTS_LIMIT)
+    ask = page_ask(http, limit=EVENTS_LIMIT, more=("type",))
+    kind = http.query_params.get("type")
+    if kind not in (None, *EVENT_TYPES):
+        raise wrong_value("type", str(kind), f"one of {', '.join(EVENT_TYPES)}")
     found = await studio.run(http, partial(_events, studio, scope, job_id, Cursor()))
-    shown = [event.shown for event in found[1]]
+    shown = [event.shown for event in found[1] if kind in (None, event.shown["type"])]
     return JSONResponse(_page(shown, ask, "event"))
 
 

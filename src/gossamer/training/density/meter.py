@@ -119,6 +119,9 @@ class DensityMeter:
         self._rows.append(int(self._tokens.sum()))
 
     def _see(self, site: Site, activations: Tensor) -> None:
+        if not self._watching and not torch.is_grad_enabled():
+            # The model answers a prompt between two steps.
+            return
         a = _by_token(activations, self._tokens, site)
         first = self._watching and site.path not in self._shares
         if first:

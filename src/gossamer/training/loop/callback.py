@@ -15,6 +15,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from gossamer.sparsity.callback import SparseComputeCallback
 from gossamer.training.loop.held_out import HeldOutLoss
 from gossamer.training.loop.preference_trainer import preference_figures
+from gossamer.training.loop.sampler import PromptSampler
 from gossamer.training.loop.trainer import RunBehaviour
 from gossamer.training.outputs.listener import Listener
 from gossamer.training.outputs.metrics import MetricsFile, Record
@@ -77,6 +78,7 @@ class RunCallback(TrainerCallback):
         *,
         sparse: SparseComputeCallback | None = None,
         held_out: HeldOutLoss | None = None,
+        sampler: PromptSampler | None = None,
     ) -> None:
         self._trainer = trainer
         self._total_steps = stages[-1].end
@@ -87,6 +89,7 @@ class RunCallback(TrainerCallback):
         self._stop = stop
         self._sparse = sparse
         self._held_out = held_out
+        self._sampler = sampler
         if held_out is not None and settings.load_best_at_end:
             trainer.best_step = held_out.best_step
         self._began = 0.0
@@ -185,6 +188,8 @@ class RunCallback(TrainerCallback):
         record |= {name: metrics[name] for name in more if name in metrics}
         self._metrics.write(record)
         self._listener.evaluated(record)
+        if self._sampler is not None:
+            self._sampler.take(self._trainer, self._place(state))
         self._judge(state.global_step, metrics["eval_loss"], control)
 
     def on_save(

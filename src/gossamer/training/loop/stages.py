@@ -17,6 +17,8 @@ from gossamer.training.loop.build import build_trainer
 from gossamer.training.loop.callback import RunCallback, RunInterrupted, StopRequest, stop_on_signal
 from gossamer.training.loop.device import count_parameters
 from gossamer.training.loop.held_out import held_out_loss
+from gossamer.training.loop.own_forward import give_back_forward, own_forward
+from gossamer.training.loop.sampler import PromptSampler
 from gossamer.training.loop.sparse_compute import sparse_callback
 from gossamer.training.loop.trainer_hooks import as_before_autocast
 from gossamer.training.outputs.checkpoint import as_checkpoint_error, read_stage, step_of
@@ -100,7 +102,7 @@ def _train_stage(
     held_out = held_out_loss(prepared, stage)
     if held_out is not None and held_out.over and checkpoint is not None:
         return model, checkpoint
-    forward = _own_forward(model)
+    forward = own_forward(model)
     sparse = sparse_callback(prepared.sparse, prepared.context, listener)
     with density_meter(settings, model) as density:
         trainer = build_trainer(
@@ -124,6 +126,7 @@ def _train_stage(
             prepared.stages,
             sparse=sparse,
             held_out=held_out,
+            sampler=_sampler(prepared, listener, forward),
         )
         trainer.add_callback(callback)
         # After the run's own, which adds to what they report.
@@ -134,7 +137,7 @@ def _train_stage(
     if callback.interrupted:
         raise RunInterrupted(Path(settings.output), trainer.last_checkpoint)
     model = as_before_autocast(trainer.accelerator.unwrap_model(trainer.model))
-    _give_back_forward(model, forward)
+    give_back_forward(model, forward)
     last = trainer.last_checkpoint
     # Trainer and callbacks refer to each other; the optimizer's state is to go now.
     del trainer, callback, sparse
@@ -142,24 +145,18 @@ def _train_stage(
     return model, last
 
 
-def _own_forward(model: Any) -> Any:
-    """The forward function that was put on the base model itself; None: it has its class's."""
-    return vars(_base(model)).get("forward")
-
-
-def _give_back_forward(model: Any, forward: Any) -> None:
-    """Undo what a trainer did to the base model's forward, which evaluation is to find as it was.
-
-    TRL below 1.16 puts one there that computes losses in chunks and returns no logits.
-    """
-    base = _base(model)
-    vars(base).pop("forward", None)
-    if forward is not None:
-        base.forward = forward
-
-
-def _base(model: Any) -> Any:
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
+def _sampler(prepared: Prepared, listener: Listener, forward: Any) -> PromptSampler | None:
+    settings = prepared.settings
+    if not settings.samples:
+        return None
+    return PromptSampler(
+        prepared.data.eval,
+        prepared.tokenizer,
+        Path(settings.output),
+        listener,
+        count=settings.samples,
+        forward=forward,
+    )
 
 
 def _announce(

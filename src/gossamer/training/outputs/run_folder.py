@@ -8,14 +8,14 @@ from pathlib import Path
 from gossamer.adapters.layout import CONFIG_FILE, WEIGHTS_FILE
 from gossamer.errors import SettingError
 from gossamer.files import replace_file, storing
-from gossamer.training.outputs import checkpoint, metrics, run_record
+from gossamer.training.outputs import checkpoint, metrics, run_record, samples
 from gossamer.training.outputs.trackers import TENSORBOARD_FOLDER
 
 MODEL_CARD = "README.md"
 LOSS_CURVE = "curve.png"
 # What makes a folder an adapter, or a model, to those who look into it: removed first, put last.
 _MARKS = (CONFIG_FILE, "config.json")
-_OWN_FILES = (metrics.FILE, LOSS_CURVE, MODEL_CARD, WEIGHTS_FILE)
+_OWN_FILES = (metrics.FILE, samples.FILE, LOSS_CURVE, MODEL_CARD, WEIGHTS_FILE)
 
 
 def is_run(output: Path) -> bool:

@@ -29,7 +29,7 @@ _LIBRARIES = (
 )
 
 # What may differ between a run and its continuation without a change to any loss.
-_FREE_TO_CHANGE = {"output", "save_every", "save_total_limit", "log_every", "report_to"}
+_FREE_TO_CHANGE = {"output", "save_every", "save_total_limit", "log_every", "report_to", "samples"}
 
 
 def recorded_facts(settings: RunSettings, *, base_fingerprint: str, **more: Any) -> dict[str, Any]:
