@@ -1,5 +1,7 @@
-"""List, show and stop the fine-tuning jobs of a server that was started with --jobs.
+"""Make, list, show and stop the fine-tuning jobs of a server that was started with --jobs.
 
+gossamer jobs create rows.jsonl --method dora --set rank=8 --train max_steps=200 --name pirate
+                                       send rows and learn from them; prints the job's ID
 gossamer jobs list                     the newest jobs, how far they are, and why they wait
 gossamer jobs show ID                  all of one job, as JSON
 gossamer jobs logs ID                  what happened to it
@@ -19,9 +21,10 @@ import json
 import os
 from typing import TYPE_CHECKING, Any
 
-from gossamer.cli.parts import job_tables
+from gossamer.cli.parts import job_tables, new_job
+from gossamer.cli.parts.server_answer import server_answer
 from gossamer.cli.parts.tables import print_table
-from gossamer.errors import ServingError, UnknownNameError, UsageError, cut
+from gossamer.errors import ServingError, UnknownNameError, UsageError
 
 if TYPE_CHECKING:
     import httpx
@@ -38,6 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     listing = actions.add_parser("list", help="show the newest jobs")
     listing.add_argument("--limit", type=int, default=20, metavar="N", help="at most [default: 20]")
     listing.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    making = actions.add_parser("create", help="send rows and make a job of them")
+    new_job.add_arguments(making)
     named = [
         actions.add_parser("show", help="print all of a job as JSON"),
         actions.add_parser("logs", help="print what happened to a job"),
@@ -46,13 +51,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         actions.add_parser("resume", help="let a job go on"),
         actions.add_parser("keep", help="serve the model of a job under a name of your choice"),
     ]
-    named[1].add_argument(
-        "--follow", action="store_true", help="go on until the job ends, as it happens"
-    )
+    for action in (making, named[1]):
+        action.add_argument(
+            "--follow", action="store_true", help="go on until the job ends, as it happens"
+        )
     for action in named:
         action.add_argument("id", metavar="ID", help="the job, or the end of its name")
     named[-1].add_argument("name", metavar="NAME", help="what it is to be called")
-    for action in (listing, *named):
+    for action in (listing, making, *named):
         action.add_argument(
             "--url", default=DEFAULT_URL, help=f"address of the server [default: {DEFAULT_URL}]"
         )
@@ -81,34 +87,40 @@ def run(args: argparse.Namespace) -> int:
 def _run(args: argparse.Namespace, client: "httpx.Client") -> int:
     if args.action == "list":
         return _list(args, client)
+    if args.action == "create":
+        job_id = new_job.create(args, client)
+        print(job_id, flush=True)
+        if args.follow:
+            _follow(client, job_id)
+        return 0
     job_id = _whole_id(client, args.id)
     if args.action in _ACTIONS:
-        job = _answer(client.post(f"fine_tuning/jobs/{job_id}/{args.action}"))
+        job = server_answer(client.post(f"fine_tuning/jobs/{job_id}/{args.action}"))
         print(f"{job['id']} {job['status']}")
     elif args.action == "show":
-        print(json.dumps(_answer(client.get(f"fine_tuning/jobs/{job_id}")), indent=2))
+        print(json.dumps(server_answer(client.get(f"fine_tuning/jobs/{job_id}")), indent=2))
     elif args.action == "keep":
         _keep(client, job_id, args.name)
     elif args.follow:
         _follow(client, job_id)
     else:
-        events = _answer(client.get(f"fine_tuning/jobs/{job_id}/events?limit={_MAX_LOGS}"))
+        events = server_answer(client.get(f"fine_tuning/jobs/{job_id}/events?limit={_MAX_LOGS}"))
         for event in reversed(events["data"]):
             _print_event(event)
     return 0
 
 
 def _keep(client: "httpx.Client", job_id: str, name: str) -> None:
-    job = _answer(client.get(f"fine_tuning/jobs/{job_id}"))
+    job = server_answer(client.get(f"fine_tuning/jobs/{job_id}"))
     if job["fine_tuned_model"] is None:
         raise UsageError(f"{job_id} is {job['status']}; only a job that has succeeded has a model")
     path = client.base_url.join(f"../studio/api/models/{job['fine_tuned_model']}/alias")
-    model = _answer(client.post(path, json={"alias": name}))
+    model = server_answer(client.post(path, json={"alias": name}))
     print(f"{model['id']} is served as {model['alias']}, too")
 
 
 def _list(args: argparse.Namespace, client: "httpx.Client") -> int:
-    jobs = _answer(client.get(f"fine_tuning/jobs?limit={args.limit}"))["data"]
+    jobs = server_answer(client.get(f"fine_tuning/jobs?limit={args.limit}"))["data"]
     if args.json:
         print(json.dumps(jobs, indent=2))
         return 0
@@ -141,7 +153,7 @@ def _whole_id(client: "httpx.Client", text: str) -> str:
     """The identifier that ends so, among the newest jobs; a whole one is not looked for."""
     if text.startswith("ftjob-"):
         return text
-    jobs = _answer(client.get("fine_tuning/jobs?limit=1000"))["data"]
+    jobs = server_answer(client.get("fine_tuning/jobs?limit=1000"))["data"]
     found = [job["id"] for job in jobs if job["id"].endswith(text)]
     if len(found) != 1:
         raise UnknownNameError.among("job", text, [job["id"] for job in jobs])
@@ -154,7 +166,7 @@ def _follow(client: "httpx.Client", job_id: str) -> None:
     with client.stream("GET", path, headers=headers, timeout=None) as response:
         if response.status_code >= 400:
             response.read()
-            _answer(response)
+            server_answer(response)
         for line in response.iter_lines():
             if line.startswith("data: "):
                 _print_event(json.loads(line.removeprefix("data: ")))
@@ -166,19 +178,3 @@ def _print_event(event: dict[str, Any]) -> None:
     moment = datetime.fromtimestamp(event["created_at"]).astimezone()
     mark = "" if event["level"] == "info" else f"{event['level']}: "
     print(f"{moment:%H:%M:%S}  {mark}{event['message']}", flush=True)
-
-
-def _answer(response: "httpx.Response") -> Any:
-    """What the server says; its errors are told as ours."""
-    try:
-        body = response.json()
-    except ValueError:
-        raise ServingError(
-            f"{response.url} answers with status {response.status_code} and no JSON"
-        ) from None
-    if response.status_code < 400:
-        return body
-    message = str(body.get("error", {}).get("message", f"status {response.status_code}"))
-    if response.status_code == 404 and "no such route" in message:
-        message = "the server was started without --jobs"
-    raise ServingError(cut(message, 1000))

@@ -24,7 +24,7 @@ COMMANDS: dict[str, str] = {
     "serve": "serve a base model and all adapters of a folder over HTTP",
     "chat": "talk to models in the terminal, several side by side",
     "studio": "tune, compare and talk in the browser",
-    "jobs": "list, show and stop the fine-tuning jobs of a server",
+    "jobs": "make, list, show and stop the fine-tuning jobs of a server",
     "plan": "tell how many adapters fit into memory beside how many tokens",
     "bench": "put a server under load and tell what its users felt",
     "keys": "create, list and revoke API keys of tenants",

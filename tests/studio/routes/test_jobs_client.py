@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from job_case import PAIR
 
 from gossamer.cli.main import main
 
@@ -44,6 +45,35 @@ def test_jobs_are_listed_shown_and_stopped_by_the_end_of_their_name(serve, send,
         code, _, error = command(client, "show", "nothing")
         assert code == 2
         assert "unknown job 'nothing'" in error
+
+
+def test_a_job_is_made_of_a_file(serve, command, tmp_path):
+    rows, held = tmp_path / "rows.jsonl", tmp_path / "held.jsonl"
+    rows.write_bytes(PAIR * 12 + b"oops\n")
+    held.write_bytes(PAIR * 2)
+    options = ["--method", "dora", "--set", "rank=4", "--train", "max_steps=7", "--name", "mine"]
+    options += ["--train", "skip_bad_rows=true", "--held-out", str(held), "--seed", "3"]
+    with serve() as client:
+        code, out, error = command(client, "create", str(rows), *options)
+        assert code == 0, error
+        assert "1 of 13 rows cannot be used; the first is line 13" in error
+        job = client.get(f"{JOBS}/{out.strip()}").json()
+        assert (job["suffix"], job["seed"], job["model"]) == ("mine", 3, "tiny")
+        assert (job["adapter"]["method"], job["adapter"]["rank"]) == ("dora", 4)
+        assert job["training"]["max_steps"] == 7
+        assert job["validation_file"]
+        code, _, error = command(client, "create", str(rows), "--set", "rnak=4")
+        assert (code, error.count("\n")) == (1, 2)
+        assert "rnak" in error
+        code, _, error = command(client, "create", str(tmp_path / "none.jsonl"))
+        assert (code, "No such file" in error) == (1, True)
+        held.write_bytes(b"oops\n")
+        code, _, error = command(client, "create", str(held))
+        assert (code, "cannot be used: " in error, "line 1: invalid JSON" in error) == (
+            1,
+            True,
+            True,
+        )
 
 
 def test_a_server_without_jobs_and_a_wrong_key_are_told(command, serve, keys, make_plain_server):
