@@ -15,7 +15,7 @@ TORCH_INDEX ?=
 # is installed into anew.
 STAMP := .venv/.gossamer-$(shell { pwd; cat pyproject.toml constraints.txt; } | cksum | cut -d' ' -f1)
 
-.PHONY: help demo studio test test-slow test-kills test-peft coverage fuzz bench lint format docs docs-check clean
+.PHONY: help demo studio test test-slow test-kills test-peft coverage fuzz bench lint format docs screenshots docs-check clean
 
 help:  ## Show this list.
 	@grep -E '^[a-z-]+:.*  ## ' Makefile | sed -E 's/^([a-z-]+):.*  ## /\1\t/' | expand -t 12
@@ -81,6 +81,9 @@ docs: $(STAMP)  ## Generate the reference pages and build the site into site/.
 	@$(PY) docs/generate.py
 	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet --strict
 	@echo "site/index.html"
+
+screenshots: $(STAMP)  ## Take the pictures of Tune Studio in the guides again (needs Chromium).
+	@$(PY) scripts/screenshots.py
 
 docs-check: $(STAMP)  ## Check that the reference is up to date and that the site builds.
 	@$(PY) docs/generate.py --check

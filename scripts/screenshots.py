@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / each) for each in ("tests/studio/browser", "tests/helpers", ".")]
 
 import recorded  # noqa: E402
+from PIL import Image  # noqa: E402
 from playwright.sync_api import Page, expect, sync_playwright  # noqa: E402
 from stand_in import StandIn  # noqa: E402
 
@@ -32,7 +33,7 @@ VIEWS = {
     "job": (RUNNING, "The held-out loss"),
     "job-report": (f"{RUNNING}?tab=data", "What the model sees"),
     "job-settings": (f"{RUNNING}?tab=settings", "max_length"),
-    "job-checkpoints": (f"{RUNNING}?tab=checkpoints", "Saved"),
+    "job-checkpoints": (f"{RUNNING}?tab=checkpoints", "Training loss"),
     "job-files": (f"{RUNNING}?tab=files", "Training rows"),
     "job-log": (f"{RUNNING}?tab=log", "loss"),
     "failed": (f"jobs/ftjob-{5:024d}", "the loss became NaN"),
@@ -44,6 +45,8 @@ VIEWS = {
     "keys": ("keys", "without a file of keys"),
 }
 GUIDES = {"new": "studio-new.png", "job": "studio-job.png", "compare": "studio-compare.png"}
+COLOURS = 64
+"""Of a picture in the guides, which everyone who fetches the sources has."""
 SIZES = {"wide": 1280, "narrow": 380}
 
 
@@ -57,7 +60,7 @@ def main() -> int:
     with StandIn(recorded.jobs(), files, admin=True).running() as url, browser() as chromium:
         if options.all is None:
             for view, name in GUIDES.items():
-                take(chromium, url, view, ROOT / "docs" / "images" / name)
+                take(chromium, url, view, ROOT / "docs" / "images" / name, colours=COLOURS)
             return 0
         options.all.mkdir(parents=True, exist_ok=True)
         for view in options.only or VIEWS:
@@ -81,9 +84,16 @@ def browser() -> Iterator[Any]:
 
 
 def take(
-    chromium: Any, url: str, view: str, path: Path, *, width: int = 1280, theme: Any = "light"
+    chromium: Any,
+    url: str,
+    view: str,
+    path: Path,
+    *,
+    width: int = 1280,
+    theme: Any = "light",
+    colours: int | None = None,
 ) -> None:
-    """Write the picture of a view, the whole length of the page."""
+    """Write the picture of a view, the whole length of the page; with few `colours` it is small."""
     address, text = VIEWS[view]
     context = chromium.new_context(
         viewport={"width": width, "height": 800}, color_scheme=theme, reduced_motion="reduce"
@@ -95,6 +105,8 @@ def take(
     page.wait_for_timeout(400)
     page.screenshot(path=path, full_page=True)
     context.close()
+    if colours is not None:
+        Image.open(path).convert("RGB").quantize(colours).save(path, optimize=True)
     print(f"{path} {path.stat().st_size // 1024} KiB")
 
 

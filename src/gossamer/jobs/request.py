@@ -46,7 +46,7 @@ _NOT_THE_CALLERS = {
 }
 _EVALUATIONS = 5
 """Evaluations in a run, if the request does not say how often."""
-_SAMPLES = 3
+_SAMPLES = 5
 """Held-out prompts that are answered at each of them, if the request does not say how many."""
 
 Metadata = dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]]

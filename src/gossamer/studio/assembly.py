@@ -21,6 +21,7 @@ from gossamer.serving.http.extension import Extension
 from gossamer.serving.keys import Caller
 from gossamer.studio.api import models as own_models
 from gossamer.studio.api.tokens import tokens_router
+from gossamer.studio.api.watch import ServerWatch
 from gossamer.studio.context import Studio
 from gossamer.studio.extension import page_extension
 from gossamer.studio.grants import Grants
@@ -102,7 +103,9 @@ class StudioParts:
         """The page and its sessions; after `api`."""
         tokens = tokens_router(self.studio.files, self._model)
         sessions = Extension(routers=(session.router, tokens), session=self._caller)
-        return sessions, page_extension(StoredNews(self.studio.store, self.studio.lines))
+        news = StoredNews(self.studio.store, self.studio.lines)
+        watch = ServerWatch(self.studio.folder.root, news.workers)
+        return sessions, page_extension(news, watch)
 
     @asynccontextmanager
     async def _lifespan(self, app: FastAPI) -> AsyncIterator[None]:

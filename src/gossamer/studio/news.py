@@ -3,6 +3,7 @@
 from typing import Any
 
 from gossamer.errors import JobError
+from gossamer.jobs.process import here
 from gossamer.jobs.store import JobStore
 from gossamer.jobs.store.scoped import PageAsk
 from gossamer.serving.keys import Caller
@@ -26,6 +27,12 @@ class StoredNews:
             return []
         page = self._store.jobs.page(scope_of(caller), PageAsk(limit=MAX_JOBS))
         return shown_jobs(self._store, self._lines, page.data)
+
+    def workers(self) -> list[int]:
+        """The numbers of the processes of this machine that train now."""
+        place = here()
+        running = self._store.jobs.of_statuses("running")
+        return [job.pid for job in running if job.pid is not None and job.place == place]
 
     def metrics(self, caller: Caller, job_id: str) -> tuple[str, list[dict[str, Any]]]:
         """The lines of a job, and the attempt they are of: a new one may have cut some."""

@@ -33,7 +33,13 @@ def job(number, status, name, method="lora", **changes):
         "suffix": name,
         "alias": None,
         "adapter": {"method": method, **({"rank": 8} if method in ("lora", "dora") else {})},
-        "training": {"max_length": 512, "eval_every": 20, "learning_rate": 1e-3},
+        "training": {
+            "max_length": 512,
+            "eval_every": 20,
+            "learning_rate": 1e-3,
+            "eval_split": 0.1,
+            "samples": 3,
+        },
         "estimate": {**ESTIMATE, "trainable": trainable},
         "attempt": 1,
         "resumed_from": None,
@@ -108,7 +114,7 @@ def metrics(steps, end=1.3):
     return lines
 
 
-def event(number, message, level="info", kind="message"):
+def event(number, message, level="info", kind="message", **data):
     return {
         "id": f"ftevent-{number}",
         "object": "fine_tuning.job.event",
@@ -116,7 +122,7 @@ def event(number, message, level="info", kind="message"):
         "level": level,
         "message": message,
         "type": kind,
-        "data": {},
+        "data": data,
     }
 
 
@@ -125,10 +131,36 @@ EVENTS = [
     event(2, "Validating training file: file-train"),
     event(3, "Files validated, moving job to queued state"),
     event(4, "Fine-tuning job started"),
-    event(5, "Checkpoint created at step 50"),
-    event(6, "The worker was killed; going on from step 90 (attempt 2)", level="warn"),
-    event(7, "Checkpoint created at step 100"),
+    event(5, "Checkpoint created at step 50", step=50),
+    event(6, "The worker was killed; going on from step 50", level="warn", step=50),
+    event(7, "Resumed from step 50", step=50, attempt=2),
+    event(8, "Checkpoint created at step 100", step=100),
 ]
+
+QUESTIONS = ("Where do you live?", "What do you eat?", "Can you sing?")
+
+
+def samples(steps):
+    """What was answered at each evaluation so far."""
+    prompts = [
+        {
+            "prompt": f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n",
+            "expected": f"Arr, {word}!",
+        }
+        for question, word in zip(QUESTIONS, ("aboard", "fish", "aye"), strict=True)
+    ]
+    answers = [
+        {
+            "step": step,
+            "texts": [f"{'Arr' if step else 'As an AI'}: {question}" for question in QUESTIONS],
+            "seconds": 0.4,
+        }
+        for step in (0, *range(20, steps + 1, 20))
+    ]
+    return {"object": "fine_tuning.job.samples", "prompts": prompts, "answers": answers}
+
+
+LOG = "INFO gossamer.jobs: the lease is kept\nstep 143: loss 1.21\n"
 
 REPORT = {
     "object": "file.report",

@@ -9,6 +9,7 @@ import re
 import threading
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
 import recorded
 import uvicorn
@@ -22,6 +23,7 @@ from gossamer.serving.http.app import create_app
 from gossamer.serving.http.extension import Extension
 from gossamer.serving.http.settings import HttpSettings
 from gossamer.serving.keys import Caller
+from gossamer.studio.api.watch import ServerWatch
 from gossamer.studio.extension import page_extension
 
 ADAPTERS = (
@@ -182,6 +184,14 @@ def jobs_router(state):
     async def events(job_id: str):
         return _list(recorded.EVENTS[::-1])
 
+    @router.get("/v1/fine_tuning/jobs/{job_id}/samples")
+    async def samples(job_id: str):
+        return JSONResponse(recorded.samples(state.jobs[job_id]["progress"].get("step", 0)))
+
+    @router.get("/v1/fine_tuning/jobs/{job_id}/log")
+    async def log(job_id: str):
+        return JSONResponse({"text": recorded.LOG, "is_whole": True})
+
     @router.get("/v1/fine_tuning/jobs/{job_id}/checkpoints")
     async def checkpoints(job_id: str):
         return _list(recorded.checkpoints(job_id))
@@ -221,7 +231,7 @@ class StandIn:
             Extension(
                 routers=(jobs_router(self.state),), session=_administrator if admin else None
             ),
-            page_extension(News(self.state)),
+            page_extension(News(self.state), ServerWatch(Path(__file__).parent, lambda: [1])),
         )
         self.app = create_app(self.engine, HttpSettings(), extensions)
 

@@ -18,6 +18,7 @@ from gossamer.serving.http.auth import allowed
 from gossamer.serving.http.context import Context
 from gossamer.serving.keys import Caller
 from gossamer.studio.api.figures import adapter_figures, server_figures
+from gossamer.studio.api.watch import ServerWatch
 from gossamer.version import VERSION
 
 TICK_SECONDS = 1.0
@@ -42,10 +43,18 @@ class JobNews(Protocol):
 class LiveStream:
     """What one page has been told, and what is new to it."""
 
-    def __init__(self, context: Context, caller: Caller, news: JobNews, topics: list[str]) -> None:
+    def __init__(
+        self,
+        context: Context,
+        caller: Caller,
+        news: JobNews,
+        watch: ServerWatch,
+        topics: list[str],
+    ) -> None:
         self._context = context
         self._caller = caller
         self._news = news
+        self._watch = watch
         self._topics = topics
         self._jobs: dict[str, str] | None = None
         self._lines: dict[str, tuple[str, int]] = {}
@@ -89,8 +98,11 @@ class LiveStream:
             return await self._adapters()
         if not self._caller.is_admin:
             return []
-        figures = await run_in_threadpool(server_figures, self._context.engine)
-        return self._if_new(topic, figures)
+        return self._if_new(topic, await run_in_threadpool(self._server))
+
+    def _server(self) -> dict[str, Any]:
+        buckets = self._context.metrics.first_token_buckets()
+        return {**server_figures(self._context.engine), **self._watch.figures(buckets)}
 
     def _new_jobs(self, jobs: list[dict[str, Any]]) -> list[bytes]:
         now = {job["id"]: json.dumps(job, sort_keys=True) for job in jobs}

@@ -93,6 +93,15 @@ class Metrics:
         """Make a stopwatch for one call; it starts now."""
         return CallTimer(self)
 
+    def first_token_buckets(self) -> tuple[tuple[float, ...], tuple[int, ...]]:
+        """The histogram of times to a first token: its bounds in seconds, the last one infinite,
+        and how many values since the start each has with those below it."""
+        (family,) = self.first_token.collect()
+        found = [each for each in family.samples if each.name.endswith("_bucket")]
+        return tuple(float(each.labels["le"]) for each in found), tuple(
+            int(each.value) for each in found
+        )
+
     def count(self, method: str, route: str | None, status: int) -> None:
         """Count an answer; `route` is the template of a route, None where there is none."""
         if route is None:

@@ -7,6 +7,8 @@ const [MOST_AVERAGED, SHARE_AVERAGED] = [30, 1 / 12];
 /** By Azure's advice: held-out loss over training loss, above which a run learns by heart. */
 const MILD = 1.2;
 const SEVERE = 2;
+/** A loss that is so much higher than the lowest has risen, and does not just tremble. */
+const RISEN = 1.01;
 
 /** {xs, train, smooth, valid, steps, evals}: one entry a step, null where nothing was measured. */
 export function columns(lines, axis = "step") {
@@ -53,25 +55,30 @@ export function evaluations({ steps, valid }) {
     .filter(({ value }) => value !== null);
 }
 
-/** What the curves say of the run in a sentence, and the step of its best evaluation. */
-export function verdict(found) {
+/** What the curves say of the run in words, and the step of its best evaluation; `saved` are the
+ * steps whose checkpoints are kept. `rose`: the loss was lower before. */
+export function verdict(found, saved = []) {
   const evals = evaluations(found);
   if (evals.length < 2) return { text: "", best: null };
   const best = evals.reduce((low, each) => (each.value < low.value ? each : low));
   const last = evals.at(-1);
+  const rose = best.step !== last.step && last.value > best.value * RISEN;
   const ratio = last.value / (found.smooth.at(-1) ?? NaN);
-  if (best.step !== last.step && last.value > best.value * 1.01) {
-    const text = `The held-out loss has risen since step ${best.step}: what is learnt now helps
-      the training rows only.`;
-    return { best: best.step, tone: "warn", text };
-  }
-  if (ratio > SEVERE) {
-    const text = `The held-out loss is ${ratio.toFixed(1)} times the training loss: the run learns
-      its rows by heart.`;
-    return { best: best.step, tone: "warn", text };
-  }
-  const mild = ratio > MILD ? " The gap to the training loss begins to open." : "";
-  return { best: best.step, tone: "good", text: `The held-out loss still falls.${mild}` };
+  const what = saved.includes(best.step) ? "checkpoint" : "step";
+  const course = rose
+    ? `The held-out loss rose since step ${best.step}: ${what} ${best.step} is the best.`
+    : "The held-out loss still falls.";
+  const isWell = !rose && !(ratio > MILD);
+  return { best: best.step, rose, tone: isWell ? "good" : "warn", text: course + gap(ratio) };
+}
+
+/** How far the held-out loss is from the training loss, and what that means. */
+function gap(ratio) {
+  if (!Number.isFinite(ratio)) return "";
+  const times = ` It is ${ratio.toFixed(ratio < 10 ? 2 : 0)} times the training loss:`;
+  if (ratio > SEVERE) return `${times} the run learns its rows by heart.`;
+  if (ratio > MILD) return `${times} the run begins to learn its rows by heart.`;
+  return `${times} what is learnt holds for other rows too.`;
 }
 
 /** What a person who cannot see the picture hears. */

@@ -3,16 +3,15 @@
 import { get } from "../api.js";
 import { html, useEffect, useRef, useSignal } from "../html.js";
 import { Problem } from "../parts/notes.js";
-import { draft } from "./draft.js";
 
 const TOGETHER = 20;
 
-/** `at` is a signal: the place of the row that is shown, from 1 to `total`. */
-export function Preview({ file, at, total, unit }) {
+/** `at` is a signal: the place of the row that is shown, from 1 to `total`; `learns` says of which
+ * parts. */
+export function Preview({ file, at, total, unit, learns }) {
   const known = useRef(new Map());
   const row = useSignal(null);
   const problem = useSignal(null);
-  const learns = draft.value.training.train_on ?? "completion";
   const place = at.value;
 
   useEffect(() => {

@@ -16,9 +16,9 @@ const FORMATS = {
   instruction: "instructions", text: "plain text", preference: "preferences",
 };
 
-/** `held` is the file that is held out, if one is; `canChoose`: what is wrong can be left out of
- * the draft. */
-export function Report({ file, held = null, canChoose = true }) {
+/** `held` is the file that is held out, if one is, `training` the settings of the run; where one
+ * `canChoose`, what is wrong can be left out of the draft. */
+export function Report({ file, held = null, training = draft.value.training, canChoose = true }) {
   const against = held ? `?held_out=${held}` : "";
   const report = useAnswer(`/v1/files/${file}/report${against}`, (each) => each.complete !== false);
   const tokens = useAnswer(`/studio/api/files/${file}/tokens`, (each) => each.is_all);
@@ -29,14 +29,17 @@ export function Report({ file, held = null, canChoose = true }) {
   if (found.error) return html`<p class="note bad" role="alert">${found.error}</p>`;
   if (!found.rows.read) return html`<p class="soft late">Reading the first rows…</p>`;
   const counted = tokens.value?.answer;
+  const limit = limitOf(training);
   return html`<div class="stack">
     <p>${!found.complete && html`<span class="soft">From the first ${count(found.rows.read)} rows
       up to now: </span>`}<b>${plural(found.rows.used, "row")}</b> of
       ${" "}${FORMATS[found.format] ?? found.format}. <${Tokens} tokens=${tokens.value} />
       ${" "}<${Voices} report=${found} /></p>
-    <div class="two">${counted?.lengths.length > 0 && html`<${Lengths} tokens=${counted} />`}
-      <${Preview} file=${file} at=${at} total=${found.rows.read} unit=${found.unit} /></div>
-    <${Findings} report=${found} tokens=${counted} canChoose=${canChoose} limit=${limitOf()}
+    <div class="two">${counted?.lengths.length > 0 && html`<${Lengths} tokens=${counted}
+      limit=${limit} />`}
+      <${Preview} file=${file} at=${at} total=${found.rows.read} unit=${found.unit}
+        learns=${training.train_on ?? "completion"} /></div>
+    <${Findings} report=${found} tokens=${counted} canChoose=${canChoose} limit=${limit}
       onShow=${(row) => { at.value = row; }} />
   </div>`;
 }
@@ -62,16 +65,15 @@ function Voices({ report }) {
   return parts.length ? html`<span class="soft">${parts.join(", ")}.</span>` : null;
 }
 
-/** The longest length of the draft, or the default. */
-function limitOf() {
+/** The longest length of a run, or the default. */
+function limitOf(training) {
   const usual = catalogue.value?.training.find(({ name }) => name === "max_length")?.default;
-  return Number(draft.value.training.max_length ?? usual ?? Infinity);
+  return Number(training.max_length ?? usual ?? Infinity);
 }
 
-function Lengths({ tokens }) {
+function Lengths({ tokens, limit }) {
   const { lengths } = tokens;
   const shape = useMemo(() => histogram(lengths), [lengths]);
-  const limit = limitOf();
   const [half, most, nearly] = [0.5, 0.9, 0.99].map((share) => count(quantile(lengths, share)));
   const text = `Half of the rows have at most ${half} tokens, 90 % at most ${most}, 99 % at most
     ${nearly}; the longest has ${count(lengths.at(-1)[0])}.`.replace(/\s+/g, " ");

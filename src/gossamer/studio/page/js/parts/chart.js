@@ -2,6 +2,7 @@
 
 import { html, useEffect, useRef, useSignal } from "../html.js";
 import { theme } from "../shell.js";
+import { colourOf, keepCanvas } from "./picture.js";
 import UPlot from "../../vendor/uplot.js";
 
 const HEIGHT = 300;
@@ -21,9 +22,11 @@ export function styleOf(index) {
 
 /**
  * `lines`: [{name, style, values, points, faint, bold}] over `xs`, null where there is no value.
- * `marks`: [{x, name}] are drawn as upright lines. `summary` is read out instead of the picture.
+ * `marks`: [{x, name, kind}]: upright lines where a "stage" begins or a run has "resumed", small
+ * triangles where it has "saved". `summary` is read out instead of the picture; `file` is the name
+ * under which the picture can be kept.
  */
-export function Chart({ xs, xName, lines, marks = [], summary, format }) {
+export function Chart({ xs, xName, lines, marks = [], summary, format, file = "curve.png" }) {
   const place = useRef(null);
   const plot = useRef(null);
   const shape = JSON.stringify([xName, lines.map(({ name }) => name), theme.value]);
@@ -52,11 +55,14 @@ export function Chart({ xs, xName, lines, marks = [], summary, format }) {
     // A frame later: several news in one frame are drawn once.
     const frame = requestAnimationFrame(() => plot.current?.setData(dataOf(xs, lines)));
     return () => cancelAnimationFrame(frame);
-  }, [xs, lines]);
+  }, [xs, lines, JSON.stringify(marks)]);
 
   return html`<figure class="chart">
     <div class="canvas" ref=${place} role="img" aria-label=${summary}></div>
-    <${AsTable} xs=${xs} xName=${xName} lines=${lines} format=${format} />
+    <div class="row spread top"><${AsTable} xs=${xs} xName=${xName} lines=${lines}
+      format=${format} />
+      <button class="quiet small" onClick=${() => keepCanvas(plot.current, place.current, file)}>
+        PNG</button></div>
   </figure>`;
 }
 
@@ -66,8 +72,8 @@ function dataOf(xs, lines) {
 
 function optionsOf(element, xName, lines, latest, format) {
   const axis = {
-    stroke: () => resolved(element, "--soft"),
-    grid: { stroke: () => resolved(element, "--line"), width: 1 },
+    stroke: () => colourOf(element, "--soft"),
+    grid: { stroke: () => colourOf(element, "--line"), width: 1 },
     ticks: { show: false }, font: "12px system-ui, sans-serif", gap: 6,
   };
   const whole = xName === "seconds" ? {} : { incrs: WHOLE };
@@ -82,12 +88,12 @@ function optionsOf(element, xName, lines, latest, format) {
       { ...axis, size: 48 }],
     series: [{ label: xName }, ...lines.map(({ name, style, faint, bold, points }) => ({
       label: name,
-      stroke: () => resolved(element, style[0]),
+      stroke: () => colourOf(element, style[0]),
       alpha: faint ? 0.3 : 1,
       width: bold ? 2.2 : 1.3,
       dash: faint ? [] : style[1],
       spanGaps: true,
-      points: { show: Boolean(points), size: 7, fill: () => resolved(element, style[0]) },
+      points: { show: Boolean(points), size: 7, fill: () => colourOf(element, style[0]) },
       value: (_, value) => (value === null ? "–" : format(value)),
     }))],
     hooks: { draw: [(plot) => drawMarks(plot, latest.current.marks, element)] },
@@ -99,25 +105,30 @@ function short(number) {
   return number >= 10_000 ? `${number / 1000} k` : String(number);
 }
 
-/** The colour that a custom property has in the theme of now; canvases know no `light-dark()`. */
-function resolved(element, name) {
-  element.style.setProperty("outline-color", `var(${name})`);
-  return getComputedStyle(element).outlineColor;
-}
-
 function drawMarks(plot, marks, element) {
   const { ctx, bbox } = plot;
   ctx.save();
-  ctx.strokeStyle = resolved(element, "--edge");
-  ctx.fillStyle = resolved(element, "--soft");
-  ctx.setLineDash([3, 4]);
+  ctx.strokeStyle = colourOf(element, "--edge");
+  ctx.fillStyle = colourOf(element, "--soft");
   ctx.font = `${11 * devicePixelRatio}px system-ui, sans-serif`;
-  for (const { x, name } of marks) {
+  ctx.textAlign = "left";
+  const size = 5 * devicePixelRatio;
+  const bottom = bbox.top + bbox.height;
+  for (const { x, name, kind } of marks) {
     const at = plot.valToPos(x, "x", true);
     if (at < bbox.left || at > bbox.left + bbox.width) continue;
+    ctx.setLineDash(kind === "resumed" ? [3 * devicePixelRatio, 4 * devicePixelRatio] : []);
+    if (kind === "saved") {
+      ctx.beginPath();
+      ctx.moveTo(at, bottom - 1.6 * size);
+      ctx.lineTo(at + size, bottom);
+      ctx.lineTo(at - size, bottom);
+      ctx.fill();
+      continue;
+    }
     ctx.beginPath();
     ctx.moveTo(at, bbox.top);
-    ctx.lineTo(at, bbox.top + bbox.height);
+    ctx.lineTo(at, bottom);
     ctx.stroke();
     ctx.fillText(name, at + 4 * devicePixelRatio, bbox.top + 11 * devicePixelRatio);
   }

@@ -1,5 +1,8 @@
 // Finished runs over one another: curves, figures, and whether they may be compared at all.
 
+import { Answers } from "../compare/answers.js";
+import { Fairness } from "../compare/fairness.js";
+import { groupsOf } from "../compare/groups.js";
 import { useRuns } from "../compare/runs.js";
 import { Scatter } from "../compare/scatter.js";
 import { chatWithAll, markdownOf, RunTable } from "../compare/table.js";
@@ -21,6 +24,7 @@ const AXES = [["step", "Steps"], ["tokens", "Tokens"], ["seconds", "Time"]];
 export function View() {
   const chosen = (query.value.get("jobs") ?? "").split(",").filter(Boolean).slice(0, MOST);
   const runs = useRuns(chosen.map((id) => jobs.value?.get(id)).filter(Boolean));
+  const groups = useMemo(() => groupsOf(runs), [runs]);
   return html`<div class="view">
     <header class="head"><div><h1 tabindex="-1">Compare</h1>
       <p class="sub">Runs over one another, by what they learnt and what that cost.</p></div>
@@ -29,8 +33,9 @@ export function View() {
         <${CopyButton} text=${markdownOf(runs)} label="Copy as Markdown" /></div>`}
     </header>
     <${Picker} chosen=${chosen} />
-    ${runs.length > 0 && html`<${Fairness} runs=${runs} /><${Curves} runs=${runs} />
-      <${RunTable} runs=${runs} /><${Scatter} runs=${runs} />`}
+    ${runs.length > 0 && html`<${Fairness} runs=${runs} groups=${groups} />
+      <${Curves} runs=${runs} /><${RunTable} runs=${runs} /><${Scatter} groups=${groups} />
+      <${Answers} runs=${runs} />`}
   </div>`;
 }
 
@@ -57,25 +62,6 @@ function Picker({ chosen }) {
   </fieldset>`;
 }
 
-/** Whether what differs between the runs is the method alone. */
-function Fairness({ runs }) {
-  if (runs.length < 2) return null;
-  const differs = (value) => new Set(runs.map(({ job }) => JSON.stringify(value(job)))).size > 1;
-  const found = [
-    differs((job) => job.training_file) && "rows",
-    differs((job) => [job.validation_file, job.training?.eval_split]) && "held-out rows",
-    differs((job) => job.seed) && "seeds", differs((job) => job.progress.steps) && "steps",
-    differs((job) => job.model) && "base models",
-    differs((job) => job.status === "succeeded") && "how far they are",
-  ].filter(Boolean);
-  if (!found.length) {
-    return html`<p class="good">Same rows, held-out rows, seed and steps: what differs is the
-      method.</p>`;
-  }
-  return html`<p class="note warn">These runs differ in ${found.join(", ")}: their losses do not say
-    which method is better.</p>`;
-}
-
 function Curves({ runs }) {
   const axis = query.value.get("x") ?? "step";
   const drawn = useMemo(() => overlay(runs, axis), [runs, axis]);
@@ -87,7 +73,7 @@ function Curves({ runs }) {
           onClick=${() => setQuery({ x: value === "step" ? "" : value })}>${name}</button>`)}</div>
             </div>
     <${Chart} xs=${drawn.xs} xName=${axis} lines=${drawn.lines} format=${loss}
-      summary=${drawn.lines.map(({ name, values }) => (
+      file="compare-curves.png" summary=${drawn.lines.map(({ name, values }) => (
         `${name}: ${loss(values.filter((each) => each !== null).at(-1))}`)).join(", ")} />
   </section>`;
 }

@@ -4,8 +4,10 @@ import { ApiProblem, get } from "../api.js";
 import { bytes, loss, seconds, when } from "../format.js";
 import { html, useEffect, useSignal } from "../html.js";
 import { Curve } from "../job/curve.js";
+import { useLife } from "../job/life.js";
+import { Samples } from "../job/samples.js";
 import { Tabs } from "../job/tabs.js";
-import { follow, jobs } from "../live.js";
+import { follow, jobs, topic } from "../live.js";
 import { JobActions } from "../parts/job_actions.js";
 import { methodOf, nameOf, share } from "../parts/job_words.js";
 import { Problem } from "../parts/notes.js";
@@ -40,9 +42,18 @@ export function View({ id }) {
     </header>
     ${job.error && html`<p class="note bad">${job.error.message}</p>`}
     <${Figures} job=${job} />
-    <${Curve} job=${job} />
-    <${Tabs} job=${job} />
+    <${Course} job=${job} />
   </div>`;
+}
+
+/** All that changes as a job goes on. */
+function Course({ job }) {
+  const life = useLife(job);
+  const lines = topic(`job:${job.id}`).value ?? [];
+  const evaluations = lines.filter((line) => "eval_loss" in line).length;
+  return html`<${Curve} job=${job} told=${life.told} />
+    <${Samples} job=${job} evaluations=${evaluations} />
+    <${Tabs} job=${job} life=${life} />`;
 }
 
 function words(job) {

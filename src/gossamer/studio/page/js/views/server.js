@@ -1,6 +1,6 @@
 // What the server does now, and who has its memory.
 
-import { bytes, count, plural } from "../format.js";
+import { bytes, count, plural, seconds } from "../format.js";
 import { html, useEffect, useRef } from "../html.js";
 import { follow, session, topic } from "../live.js";
 import { MemoryBar } from "../parts/memory_bar.js";
@@ -21,7 +21,7 @@ export function View() {
       from the link that <code>gossamer studio</code> prints, or sign in with an administrator's
       key.</p>`}
     ${who?.admin && !now && html`<p class="soft late">Loading…</p>`}
-    ${now && html`<${Figures} now=${now} /><${Memory} now=${now} />
+    ${now && html`<${Figures} now=${now} /><${Machine} now=${now} /><${Memory} now=${now} />
       <${Tenants} tenants=${now.tenants} />`}
   </div>`;
 }
@@ -39,6 +39,27 @@ function Figures({ now }) {
   ];
   return html`<dl class="figures-row wide">${cells.map(([name, value]) => html`<div key=${name}>
     <dt>${name}</dt><dd>${value}</dd></div>`)}</dl>`;
+}
+
+/** What people have felt of late, and what training and files leave of the machine. */
+function Machine({ now }) {
+  const { first_token: first, disk, training } = now;
+  if (!first) return null;
+  const share = training?.cpu_share;
+  const busy = share === null ? "–" : `${Math.round(100 * share)} %`;
+  return html`<section class="stack tight" aria-labelledby="machine">
+    <h2 id="machine">Waiting and machine</h2>
+    <dl class="figures-row wide">
+      <div><dt>First token, half within</dt><dd>${seconds(first.p50 ?? NaN)}</dd></div>
+      <div><dt>First token, 95 % within</dt><dd>${seconds(first.p95 ?? NaN)}</dd></div>
+      ${disk && html`<div><dt>Disk left</dt><dd>${bytes(disk.free)}</dd></div>`}
+      ${training && html`<div><dt>Training’s share of processors</dt><dd>${training.workers
+        ? busy : "none trains"}</dd></div>`}
+    </dl>
+    <p class="soft small-text">First tokens of the last 5 minutes
+      (${plural(first.count, "answer")}).${disk ? ` The disk has ${bytes(disk.total)}.` : ""}
+      ${training?.workers > 0 && html` ${plural(training.workers, "job")} on
+        ${" "}${plural(training.cpus, "processor")}.`}</p></section>`;
 }
 
 /** Tokens per second over the last seconds. */
