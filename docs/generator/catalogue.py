@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from generator.markdown import one_line
-from gossamer.methods import registry
+from gossamer.methods import NOT_SERVED, registry
 from gossamer.methods.common.learning_rate import NARROW, WIDE
 from gossamer.settings import Settings
 from gossamer.training.settings import RunSettings
@@ -18,8 +18,6 @@ SET_ELSEWHERE = frozenset(
     {"model", "data", "eval_data", "output", "method", "method_settings", "device", "seed"}
     | {"start_from", "sparse_compute", "report_to"}
 )
-# Kinds whose results act only once they are merged or exported.
-NOT_SERVED = frozenset({"model", "other"})
 BOUNDS = {
     "minimum": "minimum",
     "maximum": "maximum",

@@ -29,7 +29,8 @@ ARROWS: dict[str, set[str]] = {
     "chat": BOTTOM | {"adapters", "serving"},
     "merging": BOTTOM | {"adapters", "basemodel"},
     "conversion": BOTTOM | {"adapters", "basemodel", "merging", "methods", "tuners"},
-    "jobs": BOTTOM | {"adapters", "basemodel", "methods", "training"},
+    "jobs": BOTTOM
+    | {"adapters", "basemodel", "conversion", "merging", "methods", "training", "verification"},
     "studio": BOTTOM | {"adapters", "jobs", "serving"},
     "verification": BOTTOM | {"adapters", "basemodel", "methods", "serving", "training", "llm"},
     "cli": BOTTOM
@@ -85,6 +86,20 @@ def test_rooms_import_only_what_the_arrows_allow():
         for source in sources()
         if source.room  # the package's own __init__ only names the public names
         for room in _rooms_of(source) - ARROWS.get(source.room, set()) - {source.room}
+    ]
+    assert not wrong, wrong
+
+
+# What only the processes of jobs may import: a server must not load it.
+OF_WORKERS = {"conversion", "merging", "verification"}
+
+
+def test_only_workers_carry_out_what_jobs_ask_for():
+    wrong = [
+        f"{source.name} imports {room}"
+        for source in sources()
+        if source.room == "jobs" and not source.name.startswith("jobs/worker/")
+        for room in _rooms_of(source) & OF_WORKERS
     ]
     assert not wrong, wrong
 

@@ -49,13 +49,13 @@ def supervise(store, owner="owner", lease_until=FAR):
     assert store.supervisor.take(row, lambda _: True)
 
 
-def add_training(store, settings, model, tmp_path, tenant="a", *, estimate=True, **training):
-    """Queue a job that trains `model` on some rows."""
+def add_rows(store, settings, tmp_path, tenant="a"):
+    """Upload some rows."""
     content = write_rows(tmp_path / "rows.jsonl").read_bytes()
     with ScratchFile(settings.folder.scratch) as scratch:
         scratch.write(content)
         sha256 = BlobFolder(settings.folder).add(scratch)
-    file = store.files.create(
+    return store.files.create(
         tenant,
         purpose="fine-tune",
         filename="rows.jsonl",
@@ -63,10 +63,17 @@ def add_training(store, settings, model, tmp_path, tenant="a", *, estimate=True,
         sha256=sha256,
         status="processed",
     )
+
+
+def add_training(
+    store, settings, model, tmp_path, tenant="a", *, estimate=True, method="lora", **training
+):
+    """Queue a job that trains `model` on some rows."""
+    file = add_rows(store, settings, tmp_path, tenant)
     body = {
         "model": "tiny",
         "training_file": file.id,
-        "adapter": {"rank": 4},
+        "adapter": {"rank": 4} if method == "lora" else {"method": method},
         "training": {**TRAINING, **training},
     }
     resolved = resolve(parse_request(body), base=str(model), width=lambda: 48, seed=5)

@@ -9,8 +9,8 @@ DATA/
     models/NAME/         the adapters of a job that makes several
   imports/NAME/          an adapter that came from elsewhere
   served/NAME            a link to the folder of an adapter: a folder of adapters for the server
+  exports/ftjob-X/NAME   what a job made that is not served: a merged model, a converted adapter
   trash/NAME             the same link, while a deleted model can be had back
-  exports/
 """
 
 from dataclasses import dataclass
@@ -42,10 +42,6 @@ class JobPaths:
     def models(self) -> Path:
         """The folders of the tuned models by name, of a job that makes several."""
         return self.root / "models"
-
-    def adapter(self, model: str) -> Path:
-        """The folder of the tuned model of that name: one of several, or the run's own."""
-        return self.models / model if self.models.is_dir() else self.run
 
     @property
     def data(self) -> Path:
@@ -140,6 +136,10 @@ class DataFolder:
         if not is_id(job_id, "ftjob-"):
             raise ValueError(f"not the identifier of a job: {job_id!r}")
         return JobPaths(self.jobs / job_id)
+
+    def export(self, job_id: str) -> Path:
+        """The folder of what a job has exported; raises as `job`."""
+        return self.exports / self.job(job_id).id
 
     def link(self, model: str) -> Path:
         """The link by which the server finds the model of that name."""

@@ -19,13 +19,13 @@ from dataclasses import asdict
 from typing import Any
 
 from gossamer.files import write_whole
-from gossamer.jobs.data_folder import DataFolder, JobPaths, run_place
+from gossamer.jobs.data_folder import DataFolder, JobPaths
 from gossamer.jobs.figures import NAME, figures
 from gossamer.jobs.files.blobs import BlobFolder
 from gossamer.jobs.files.scratch import ScratchFile
 from gossamer.jobs.results import links
 from gossamer.jobs.store import JobStore
-from gossamer.jobs.store.attempts import JobOutcome, ResultFile
+from gossamer.jobs.store.attempts import JobOutcome, OutcomeModel, ResultFile
 from gossamer.jobs.store.scoped import EVERYONE
 from gossamer.training.outputs.metrics import read_metrics
 
@@ -47,20 +47,24 @@ def finish(store: JobStore, folder: DataFolder, job_id: str, attempt: int) -> bo
     row = store.jobs.get(EVERYONE, job_id)
     if row.status != "running" or row.attempt != attempt:
         return False
-    if outcome.result_file is None:
-        return store.attempts.finish(job_id, attempt, outcome)
-    keep_figures(folder, job)
-    links.show(folder, row.name, run_place(job_id))
+    models = outcome.served(row.id, row.name)
+    if outcome.result_file is not None:
+        keep_figures(folder, job)
+    for model in models:
+        links.show(folder, model.name, model.folder)
     try:
         is_done = store.attempts.finish(job_id, attempt, outcome)
     except BaseException:
-        # If it was done after all, the supervisor sees that the link is missing.
-        links.remove(folder, row.name)
+        # If it was done after all, the supervisor sees that the links are missing.
+        for model in models:
+            links.remove(folder, model.name)
         raise
     if not is_done:
-        links.withdraw(store, folder, row.name)
+        for model in models:
+            links.withdraw(store, folder, model.name)
         return False
-    if not folder.blob(outcome.result_file.sha256).exists():
+    file = outcome.result_file
+    if file is not None and not folder.blob(file.sha256).exists():
         # Swept just before its row came.
         keep_figures(folder, job)
     return True
@@ -80,5 +84,9 @@ def read_outcome(job: JobPaths) -> JobOutcome | None:
         values: dict[str, Any] = json.loads(job.outcome.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    file = values.pop("result_file")
-    return JobOutcome(**values, result_file=ResultFile(**file) if file else None)
+    file, models = values.pop("result_file"), values.pop("models", [])
+    return JobOutcome(
+        **values,
+        models=tuple(OutcomeModel(**model) for model in models),
+        result_file=ResultFile(**file) if file else None,
+    )

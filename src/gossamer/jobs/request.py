@@ -8,7 +8,7 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import Field, ValidationError
 
@@ -29,9 +29,7 @@ TRAIN_DATA, EVAL_DATA, RUN = "data/train", "data/eval", "run"
 """Where a worker has the rows (the ending follows), and writes the run, below its job's folder."""
 
 _HYPERPARAMETERS = ("n_epochs", "batch_size", "learning_rate_multiplier")
-# What a job's own fields say, and what would reach beyond the job: paths of the server's machine,
-# and trackers that are told of it.
-_NOT_THE_CALLERS = {
+NOT_THE_CALLERS = {
     "model": "give it as `model` of the job",
     "data": "give a training_file",
     "eval_data": "give a validation_file",
@@ -44,11 +42,14 @@ _NOT_THE_CALLERS = {
     "sparse_compute": "the server reads no file that a request names",
     "report_to": "the server reports to no tracker",
 }
+"""Settings that a job's own fields say, or that would reach beyond the job (paths of the server's
+machine, and trackers that are told of it), and what to say of each."""
 _EVALUATIONS = 5
 """Evaluations in a run, if the request does not say how often."""
 _SAMPLES = 5
 """Held-out prompts that are answered at each of them, if the request does not say how many."""
 
+R = TypeVar("R", bound=Settings)
 Metadata = dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]]
 
 
@@ -114,7 +115,7 @@ class ResolvedJob:
 
 def parse_request(body: Mapping[str, Any]) -> JobRequest:
     """Read a body; raises `RequestError` or `JobError` with the field's name."""
-    request = _parse(body)
+    request = parse_body(JobRequest, body)
     for param in ("training_file", "validation_file"):
         file_id = getattr(request, param)
         if file_id is not None and not is_id(file_id, "file-"):
@@ -134,6 +135,18 @@ def parse_request(body: Mapping[str, Any]) -> JobRequest:
             param="model",
         )
     return request
+
+
+def parse_body(cls: type[R], body: Mapping[str, Any]) -> R:
+    """Read a body as settings of that class; raises `RequestError` with the field's name."""
+    try:
+        return cls.model_validate(dict(body))
+    except ValidationError as error:
+        place = error.errors()[0]["loc"]
+    try:
+        return cls.parse(body, where="request")
+    except SettingError as told:
+        raise RequestError(str(told), param=str(place[0]) if place else None) from None
 
 
 def request_digest(body: Mapping[str, Any]) -> str:
@@ -182,20 +195,9 @@ def resolve(
             "learning_rate_multiplier": wanted.get("learning_rate_multiplier", 1.0),
         },
         adapter={"method": method, **settings},
-        training={k: v for k, v in shown.items() if k not in _NOT_THE_CALLERS},
+        training={k: v for k, v in shown.items() if k not in NOT_THE_CALLERS},
         run=shown,
     )
-
-
-def _parse(body: Mapping[str, Any]) -> JobRequest:
-    try:
-        return JobRequest.model_validate(dict(body))
-    except ValidationError as error:
-        place = error.errors()[0]["loc"]
-    try:
-        return JobRequest.parse(body, where="request")
-    except SettingError as told:
-        raise RequestError(str(told), param=str(place[0]) if place else None) from None
 
 
 def _hyperparameters(request: JobRequest) -> dict[str, Any]:
@@ -271,9 +273,9 @@ def _training_values(
     """The settings of the run that the request gives."""
     values = dict(request.training)
     for name in values:
-        if name in _NOT_THE_CALLERS:
+        if name in NOT_THE_CALLERS:
             raise RequestError(
-                f"training.{name} cannot be given: {_NOT_THE_CALLERS[name]}",
+                f"training.{name} cannot be given: {NOT_THE_CALLERS[name]}",
                 param=f"training.{name}",
             )
     pairs = {"n_epochs": "epochs", "batch_size": "batch_size"}

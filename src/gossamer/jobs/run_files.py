@@ -2,6 +2,7 @@
 
 import json
 import re
+from contextlib import suppress
 from pathlib import Path
 from statistics import median
 
@@ -9,6 +10,8 @@ from gossamer.training.outputs.checkpoint import FOLDER
 from gossamer.training.outputs.metrics import FILE
 from gossamer.training.outputs.samples import Samples, read_samples
 
+SAVED = "saved-step"
+"""The file in which work that is no single run notes the step from which it could go on."""
 _CHECKPOINT = re.compile(r"step-(\d+)")
 _TAIL_BYTES = 64 * 2**10
 _RECENT = 20
@@ -17,6 +20,8 @@ _RECENT = 20
 
 def saved_step(run: Path) -> int:
     """The step of the last checkpoint; 0: there is none."""
+    with suppress(OSError, ValueError):
+        return int((run / SAVED).read_text())
     try:
         names = [path.name for path in (run / FOLDER).iterdir()]
     except OSError:

@@ -5,7 +5,7 @@ a row to the table in `registry`: the command line, the reference and `gossamer.
 by that alone.
 """
 
-from gossamer.methods.common.method import Kind, Method, MethodContext, Stage
+from gossamer.methods.common.method import NOT_SERVED, Kind, Method, MethodContext, Stage
 from gossamer.methods.common.settings import MethodSettings
 from gossamer.methods.registry import (
     default_rate,
@@ -18,6 +18,7 @@ from gossamer.methods.registry import (
 )
 
 __all__ = [
+    "NOT_SERVED",
     "Kind",
     "Method",
     "MethodContext",

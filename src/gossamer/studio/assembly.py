@@ -27,11 +27,22 @@ from gossamer.studio.extension import page_extension
 from gossamer.studio.grants import Grants
 from gossamer.studio.models import TunedModels
 from gossamer.studio.new_job import BaseModel, JobMaker
+from gossamer.studio.new_work import WorkMaker
 from gossamer.studio.news import StoredNews
-from gossamer.studio.routes import files, job_events, job_files, jobs, models, session, uploads
+from gossamer.studio.routes import (
+    files,
+    job_events,
+    job_files,
+    jobs,
+    models,
+    session,
+    uploads,
+    work,
+)
 from gossamer.studio.sessions import Sessions, cookie_of
 from gossamer.studio.trials import TrialEstimator, Trials
 from gossamer.studio.view.lines import RunLines
+from gossamer.studio.view.work import JobResults
 
 log = logging.getLogger("gossamer.studio")
 
@@ -39,7 +50,7 @@ SWEEP_SECONDS = 600.0
 GRANT_SECONDS = 5.0
 """Permissions that another server on the same database gives count after this time."""
 
-ROUTES = (files, uploads, jobs, job_events, job_files, models, own_models)
+ROUTES = (files, uploads, jobs, job_events, job_files, models, own_models, work)
 
 
 class JobRunner(Protocol):
@@ -75,13 +86,16 @@ class StudioParts:
         self._runner = runner
         self._model = Path(base.source)
         self._sweeper = Sweeper(store, service, settings)
+        maker = JobMaker(store, service, settings, base, trials)
         self.studio = Studio(
             store=store,
             folder=settings.folder,
             files=service,
-            maker=JobMaker(store, service, settings, base, trials),
+            maker=maker,
+            work=WorkMaker(store, settings, base, maker),
             sessions=Sessions(store, token=token),
             lines=RunLines(settings.folder),
+            results=JobResults(settings.folder),
             grants=grants,
             models=TunedModels(store, settings.folder, grants, settings.keep_seconds),
             trials=trials,
@@ -103,7 +117,7 @@ class StudioParts:
         """The page and its sessions; after `api`."""
         tokens = tokens_router(self.studio.files, self._model)
         sessions = Extension(routers=(session.router, tokens), session=self._caller)
-        news = StoredNews(self.studio.store, self.studio.lines)
+        news = StoredNews(self.studio.store, self.studio.lines, self.studio.results)
         watch = ServerWatch(self.studio.folder.root, news.workers)
         return sessions, page_extension(news, watch)
 

@@ -19,9 +19,11 @@ from gossamer.serving.keys import Caller, TenantSettings
 from gossamer.studio.grants import Grants
 from gossamer.studio.models import TunedModels
 from gossamer.studio.new_job import JobMaker
+from gossamer.studio.new_work import WorkMaker
 from gossamer.studio.sessions import Sessions
 from gossamer.studio.trials import Trials
 from gossamer.studio.view.lines import RunLines
+from gossamer.studio.view.work import JobResults
 
 T = TypeVar("T")
 
@@ -38,8 +40,10 @@ class Studio:
     folder: DataFolder
     files: FileService
     maker: JobMaker
+    work: WorkMaker
     sessions: Sessions
     lines: RunLines
+    results: JobResults
     grants: Grants
     models: TunedModels
     trials: Trials

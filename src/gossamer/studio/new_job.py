@@ -39,7 +39,7 @@ class _Files:
 
     @property
     def endings(self) -> tuple[str, str]:
-        return _ending(self.training), _ending(self.validation or self.training)
+        return ending_of(self.training), ending_of(self.validation or self.training)
 
 
 class JobMaker:
@@ -106,6 +106,22 @@ class JobMaker:
         }
         return answer, self._trial(files, resolved)
 
+    def check_base(self, model: str) -> None:
+        """Raise `UnknownIdError` for a base model that this server does not train."""
+        if model != self._base.name:
+            raise UnknownIdError(
+                f"'{cut(model)}' is not the model that this server can train; give "
+                f"model '{self._base.name}'",
+                code="model_not_found",
+                param="model",
+            )
+
+    def rows_for(self, tenant: str, file_id: str, param: str, run: Mapping[str, Any]) -> FileRecord:
+        """The file of rows of a run with those settings; raises `UnknownIdError` or `JobError`."""
+        file = self._file(tenant, file_id, param)
+        self._check_rows(file, run, param)
+        return file
+
     def _trial(self, files: _Files, resolved: ResolvedJob) -> Trial:
         run = resolved.run
         rows = {run["data"]: files.training.sha256}
@@ -117,13 +133,7 @@ class JobMaker:
         self, tenant: str, body: Mapping[str, Any]
     ) -> tuple[JobRequest, _Files, ResolvedJob, int]:
         request = parse_request(body)
-        if request.model != self._base.name:
-            raise UnknownIdError(
-                f"'{cut(request.model)}' is not the model that this server can train; give "
-                f"model '{self._base.name}'",
-                code="model_not_found",
-                param="model",
-            )
+        self.check_base(request.model)
         files = _Files(
             self._file(tenant, request.training_file, "training_file"),
             None
@@ -139,9 +149,9 @@ class JobMaker:
             endings=files.endings,
             rows=self._rows(files.training, request.training),
         )
-        self._check_rows(files.training, resolved, "training_file")
+        self._check_rows(files.training, resolved.run, "training_file")
         if files.validation is not None:
-            self._check_rows(files.validation, resolved, "validation_file")
+            self._check_rows(files.validation, resolved.run, "validation_file")
         return request, files, resolved, seed
 
     def _file(self, tenant: str, file_id: str, param: str) -> FileRecord:
@@ -171,13 +181,13 @@ class JobMaker:
             left_out = report["duplicates"] if "duplicates" in wanted else 0
         return int(rows["used"]) - left_out
 
-    def _check_rows(self, file: FileRecord, resolved: ResolvedJob, param: str) -> None:
+    def _check_rows(self, file: FileRecord, run: Mapping[str, Any], param: str) -> None:
         """Refuse what the run would refuse later, as far as it is known now."""
         report = self._files.desk.report(file)
         if report is None or "error" in report:
             return
         rows, problems = report["rows"], report["problems"]
-        if problems and not resolved.run.get("skip_bad_rows"):
+        if problems and not run.get("skip_bad_rows"):
             raise JobError(
                 f"{rows['bad']} of {rows['read']} rows of {param} cannot be used; the first is "
                 f"{report['unit']} {problems[0]['row']}: {problems[0]['reason']}. Mend them, or "
@@ -186,10 +196,11 @@ class JobMaker:
                 param=param,
             )
         are_pairs = report["format"] == "preference"
-        if are_pairs != (resolved.run.get("objective", "sft") != "sft"):
+        objective = run.get("objective", "sft")
+        if are_pairs != (objective != "sft"):
             wants = "prompts and completions" if are_pairs else "rows with chosen and rejected"
             raise JobError(
-                f"the objective '{resolved.run['objective']}' learns from "
+                f"the objective '{objective}' learns from "
                 f"{wants}, but {param} has rows of format {report['format']}; choose another "
                 "training.objective (sft, dpo or orpo)",
                 code="invalid_file",
@@ -197,7 +208,8 @@ class JobMaker:
             )
 
 
-def _ending(file: FileRecord) -> str:
+def ending_of(file: FileRecord) -> str:
+    """The end of a file's name, which tells its format."""
     return PurePosixPath(file.filename).suffix.lower()
 
 

@@ -10,6 +10,7 @@ from gossamer.serving.keys import Caller
 from gossamer.studio.context import scope_of
 from gossamer.studio.view.jobs import shown_jobs
 from gossamer.studio.view.lines import RunLines
+from gossamer.studio.view.work import JobResults
 
 MAX_JOBS = 500
 
@@ -17,16 +18,17 @@ MAX_JOBS = 500
 class StoredNews:
     """News of jobs, from the database and the runs."""
 
-    def __init__(self, store: JobStore, lines: RunLines) -> None:
+    def __init__(self, store: JobStore, lines: RunLines, results: JobResults) -> None:
         self._store = store
         self._lines = lines
+        self._results = results
 
     def jobs(self, caller: Caller) -> list[dict[str, Any]]:
         """The newest jobs of the caller, as the API shows them."""
         if not (caller.may_train or caller.is_admin):
             return []
         page = self._store.jobs.page(scope_of(caller), PageAsk(limit=MAX_JOBS))
-        return shown_jobs(self._store, self._lines, page.data)
+        return shown_jobs(self._store, self._lines, self._results, page.data)
 
     def workers(self) -> list[int]:
         """The numbers of the processes of this machine that train now."""

@@ -32,6 +32,17 @@ PROMPTS = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TokenDifference:
+    """The first token at which an answer parts from its reference; numbers count from 1."""
+
+    answer: int
+    token: int
+    ours: str
+    theirs: str
+    """Texts of the two tokens; of the reference's, its number if it is none of our likeliest."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
     """How one adapter compares with one reference."""
 
@@ -51,6 +62,8 @@ class Verdict:
     passed: bool
     problem: str | None = None
     """The reason why there is nothing to compare."""
+    first_difference: TokenDifference | None = None
+    """Where the first answer that is not equal parts from its reference."""
 
 
 class VerifySettings(Settings):
@@ -165,6 +178,15 @@ def _judge(
         for ours, theirs in zip(served, answers, strict=True)
     ]
     largest = max(part.largest_difference for part in parts)
+    found = zip(parts, served, answers, strict=True)
+    first = next(
+        (
+            _difference(number, part.equal_tokens, ours, theirs)
+            for number, (part, ours, theirs) in enumerate(found, start=1)
+            if part.equal_tokens < settings.new_tokens
+        ),
+        None,
+    )
     return [
         Verdict(
             adapter=name,
@@ -176,8 +198,23 @@ def _judge(
             ties=sum(part.is_tie for part in parts),
             passed=largest <= settings.tolerance
             and all(part.is_tie or part.equal_tokens == settings.new_tokens for part in parts),
+            first_difference=first,
         )
     ]
+
+
+def _difference(
+    answer: int, place: int, ours: "Completion", theirs: "ReferenceAnswer"
+) -> TokenDifference:
+    assert ours.logprobs is not None
+    chosen, expected = ours.logprobs[place], theirs.token_ids[place]
+    texts = {token: text for token, text, _ in chosen.top}
+    return TokenDifference(
+        answer=answer,
+        token=place + 1,
+        ours=chosen.text,
+        theirs=texts.get(expected, f"token {expected}"),
+    )
 
 
 @dataclass(frozen=True, slots=True)

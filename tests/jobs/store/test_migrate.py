@@ -121,9 +121,10 @@ def test_a_file_with_older_tables_is_copied_first(tmp_path, monkeypatch):
     store = JobStore.open(settings)
     file = add_file(store)
     # The log that SQLite writes ahead is not merged while a connection is open.
-    monkeypatch.setattr(ScriptDirectory, "get_current_head", lambda self: "0003")
+    newest = newest_revision()
+    monkeypatch.setattr(ScriptDirectory, "get_current_head", lambda self: f"after {newest}")
     JobStore.open(settings).close()
-    backup = settings.folder.root / "studio.sqlite.bak-0002"
+    backup = settings.folder.root / f"studio.sqlite.bak-{newest}"
     with sqlite3.connect(backup) as copied:
         assert copied.execute("SELECT id FROM files").fetchall() == [(file.id,)]
     store.close()

@@ -42,6 +42,8 @@ def job(number, status, name, method="lora", **changes):
         },
         "estimate": {**ESTIMATE, "trainable": trainable},
         "attempt": 1,
+        "kind": "tune",
+        "result": None,
         "resumed_from": None,
         "progress": {"step": 0, "steps": 230},
         **changes,
@@ -72,6 +74,59 @@ def finished(number, name, method, last_loss):
         result_files=[f"file-metrics-{number}"],
         progress={"step": 230, "steps": 230, "train_loss": 1.18, "valid_loss": last_loss},
     )
+
+
+def comparison(number, status, body, **changes):
+    """A comparison as one job."""
+    methods = [each["method"] for each in body["methods"]]
+    about = {
+        "methods": methods,
+        "entries": body["methods"],
+        "seeds": body.get("seeds", [0]),
+        "held_out": body.get("held_out"),
+    }
+    return job(
+        number, status, body.get("suffix"), kind="compare", comparison=about, adapter={}, **changes
+    )
+
+
+def compared(job):
+    """The runs of a comparison whose first method is done."""
+    method, *others = job["comparison"]["methods"]
+    figures = {"trainable": 2_442_240, "steps": 60, "tokens": 15_600, "seconds": 37.2}
+    figures |= {"peak_memory": 1_325_361_100, "learning_rate": 1e-3}
+    lines = [line for line in metrics(60) if "loss" in line]
+    done = {
+        **run_of(method, "succeeded"),
+        "model": f"ft:{MODEL}:default:quiz-{method}:aBcDeFgH",
+        "figures": {**figures, "evaluation": {"loss": 1.31, "right": 7, "rows": 10}},
+        "lines": lines,
+    }
+    rest = [run_of(each, "queued") for each in others]
+    base = {"loss": 2.9, "right": 1, "rows": 10}
+    return {"object": "comparison", "id": job["id"], "base": base, "runs": [done, *rest]}
+
+
+def run_of(method, status):
+    """A run of a comparison that has not begun."""
+    return {
+        "id": f"{method}-seed0",
+        "label": method,
+        "name": method,
+        "adapter": {"method": method},
+        "seed": 0,
+        "status": status,
+        "error": None,
+        "model": None,
+        "figures": None,
+        "lines": [],
+    }
+
+
+def work(number, status, kind, model, **changes):
+    """A proof or an export as a job."""
+    about = {"training_file": "", "target": model, "format": "merged"}
+    return job(number, status, None, kind=kind, adapter={}, **about, **changes)
 
 
 def jobs():

@@ -203,6 +203,30 @@ def jobs_router(state):
             state.jobs[job_id] |= {"status": status, "finished_at": int(time.time())}
         return JSONResponse(state.jobs[job_id])
 
+    @router.post("/studio/api/comparisons")
+    async def compare(http: Request):
+        body = await http.json()
+        with state.lock:
+            state.bodies.append(body)
+            made = recorded.comparison(60 + len(state.bodies), "queued", body)
+            state.jobs[made["id"]] = made
+        return JSONResponse(made)
+
+    @router.get("/studio/api/comparisons/{job_id}")
+    async def compared(job_id: str):
+        return JSONResponse(recorded.compared(state.jobs[job_id]))
+
+    @router.post("/studio/api/verifications")
+    @router.post("/studio/api/exports")
+    async def work(http: Request):
+        kind = "export" if http.url.path.endswith("exports") else "verify"
+        body = await http.json()
+        with state.lock:
+            state.bodies.append(body)
+            made = recorded.work(60 + len(state.bodies), "queued", kind, body["model"])
+            state.jobs[made["id"]] = made
+        return JSONResponse(made)
+
     return router
 
 

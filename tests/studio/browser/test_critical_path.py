@@ -54,12 +54,13 @@ def test_several_methods_are_started_as_one_comparison(serve, open_page):
         page = open_page(f"{url}/studio/new?file=file-{1:024d}&name=quiz")
         page.get_by_label("dora").check()
         page.get_by_label("ia3").check()
-        page.get_by_role("button", name="Start 3 jobs").click()
-        expect(page.get_by_role("heading", level=1, name="Jobs")).to_be_visible()
-        bodies = server.state.bodies
-        assert [body["adapter"]["method"] for body in bodies] == ["lora", "dora", "ia3"]
-        assert [body["suffix"] for body in bodies] == ["quiz-lora", "quiz-dora", "quiz-ia3"]
-        assert len({body["metadata"]["comparison"] for body in bodies}) == 1
+        page.get_by_role("button", name="Compare 3 methods").click()
+        expect(page.get_by_role("heading", level=1, name="quiz")).to_be_visible()
+        (body,) = server.state.bodies
+        assert [each["method"] for each in body["methods"]] == ["lora", "dora", "ia3"]
+        assert body["suffix"] == "quiz"
+        assert (body["held_out"], body["seeds"]) == (0.1, [0])
+        assert body["evaluation"] == {"score": "loss"}
 
 
 def test_what_is_chosen_stands_in_the_address(serve, open_page):
@@ -74,11 +75,10 @@ def test_what_is_chosen_stands_in_the_address(serve, open_page):
         page.reload()
         expect(page.get_by_label("Name")).to_have_value("mine")
         expect(page.get_by_label("ia3")).to_be_checked()
-        page.get_by_role("button", name="Start 2 jobs").click()
-        expect(page.get_by_role("heading", level=1, name="Jobs")).to_be_visible()
+        page.get_by_role("button", name="Compare 2 methods").click()
+        expect(page.get_by_role("heading", level=1, name="mine")).to_be_visible()
         training = server.state.bodies[0]["training"]
         assert training == {
-            "eval_split": 0.1,
             "max_length": 1472,
             "skip_bad_rows": True,
             "leave_out": ["duplicates", "near-duplicates"],

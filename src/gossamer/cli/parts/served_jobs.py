@@ -66,14 +66,20 @@ class ServedJobs:
             return bool(stats.num_running or stats.num_waiting)
 
         folder = resolve(model)
+        # One for both: what is shown beforehand is what a job is judged by.
+        estimator = Estimator(self.store, self.settings)
         parts = StudioParts(
             self.settings,
             BaseModel(engine.model_name, str(folder), lambda: _hidden_size(folder)),
             store=self.store,
             runner=Supervisor(
-                self.store, self.settings, policies=lambda: _policies(keys), is_busy=is_busy
+                self.store,
+                self.settings,
+                policies=lambda: _policies(keys),
+                is_busy=is_busy,
+                estimator=estimator,
             ),
-            estimator=Estimator(self.store, self.settings),
+            estimator=estimator,
             token=self.token,
         )
         return [parts.api(), *(parts.page() if self.token is not None else ())]

@@ -1,10 +1,15 @@
 """What a job takes of memory and disk, and what of both must stay free."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 MIB, GIB = 2**20, 2**30
 _STATE_BYTES = 12
 """Bytes of a checkpoint for each trained weight: the weight and two moments in float32."""
+_STARTER = 256 * MIB
+"""Memory of the process that starts the runs of a comparison."""
 _SMALL_FILES = 50 * MIB
 """Space for the log, the metrics and the curve."""
 
@@ -43,6 +48,32 @@ def disk_need(*, rows: int, trained_weights: int, adapter: int, checkpoints: int
     While a checkpoint is written, there is one more than are kept.
     """
     return rows + (checkpoints + 1) * _STATE_BYTES * trained_weights + adapter + _SMALL_FILES
+
+
+def weights_bytes(folder: Path) -> int:
+    """Bytes of the weights in a folder of a model or an adapter; 0 if it has gone."""
+    return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+
+
+def verification_pool_gib(adapter: int) -> float:
+    """GiB of the pool in which one adapter of that size, in bytes, answers a few prompts."""
+    return round(0.5 + 2 * adapter / GIB, 3)
+
+
+def comparison_needs(runs: Sequence[Mapping[str, Any]], seeds: int) -> dict[str, Any]:
+    """What runs take one after the other, each once for each seed: the most memory of one and of
+    the process that starts them, all adapters, and the time of all if that of each is known."""
+    largest = max(runs, key=lambda run: int(run["memory"]))
+    adapters = seeds * sum(int(run["adapter_bytes"]) for run in runs)
+    known = [run["seconds"] for run in runs if run.get("seconds") is not None]
+    return {
+        **{name: largest[name] for name in ("rows", "tokens", "device")},
+        "steps": seeds * sum(int(run["steps"]) for run in runs),
+        "memory": int(largest["memory"]) + _STARTER,
+        "memory_parts": {**largest["memory_parts"], "starter": _STARTER},
+        "disk": max(int(run["disk"]) for run in runs) + 2 * adapters,
+        "seconds": seeds * sum(known) if len(known) == len(runs) else None,
+    }
 
 
 def never_fits(memory: int, room: MachineRoom, margin: float) -> str | None:

@@ -20,6 +20,7 @@ from gossamer.jobs.queue.needs import size
 from gossamer.jobs.store.database import Database
 from gossamer.jobs.store.events import Level, add_event
 from gossamer.jobs.store.files import add_file
+from gossamer.jobs.store.kinds import JOB_KINDS, step_words
 from gossamer.jobs.store.records import JobRecord, record
 from gossamer.jobs.store.tables import AttemptRow, JobEventRow, JobRow, ModelRow, SupervisorRow
 
@@ -34,6 +35,17 @@ class ResultFile:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OutcomeModel:
+    """One of the tuned models that a job has left."""
+
+    name: str
+    digest: str
+    bytes: int
+    folder: str
+    """Where it lies, below the data folder."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JobOutcome:
     """How a job ended."""
 
@@ -41,10 +53,23 @@ class JobOutcome:
     """Why the job failed: `code`, `message`, `param`."""
     trained_tokens: int | None = None
     digest: str = ""
-    """The digest of the adapter; empty: the job failed."""
+    """The digest of the adapter that is served by the job's name; empty: there is none."""
     bytes: int = 0
     """The size of the adapter's files."""
+    models: tuple[OutcomeModel, ...] = ()
+    """The adapters that are served by names of their own, of a job that makes several."""
+    result: dict[str, Any] | None = None
+    """What the job has found, or where what it has made lies; it is kept on the disk alone."""
     result_file: ResultFile | None = None
+
+    def served(self, job_id: str, name: str) -> tuple[OutcomeModel, ...]:
+        """The adapters that are served, of a job of that name."""
+        if not self.digest:
+            return self.models
+        own = OutcomeModel(
+            name=name, digest=self.digest, bytes=self.bytes, folder=run_place(job_id)
+        )
+        return (*self.models, own)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,8 +153,10 @@ class AttemptTable:
             if row is not None and _supervises(session, owner):
                 row.lease_until = max(row.lease_until or 0.0, lease_until)
 
-    def announce(self, job_id: str, attempt: int, *, steps: int, resumed_from: int) -> bool:
-        """Tell that training begins, or goes on after the checkpoint of the step `resumed_from`.
+    def announce(self, job_id: str, attempt: int, *, steps: int | None, resumed_from: int) -> bool:
+        """Tell that the work begins, or goes on after the checkpoint of the step `resumed_from`.
+
+        `steps` is None for what has none.
 
         If the worker before was killed between saving that checkpoint and telling of it, this
         tells of it.
@@ -143,9 +170,11 @@ class AttemptTable:
             if resumed_from:
                 message = f"Resumed from step {resumed_from}"
             elif attempt == 1:
-                message = "Fine-tuning job started"
+                message = JOB_KINDS[row.kind].started
             else:
                 message = "Started again from the first step"
+                if not JOB_KINDS[row.kind].has_steps:
+                    message = "Started again"
             add_event(session, job_id, message, data={"attempt": attempt, "step": resumed_from})
             return True
 
@@ -208,19 +237,21 @@ class AttemptTable:
                 add_event(session, job_id, str(outcome.error["message"]), level="error")
                 return True
             row.status = "succeeded"
-            session.add(
-                ModelRow(
-                    name=row.name,
-                    alias=None,
-                    job_id=job_id,
-                    folder=run_place(job_id),
-                    tenant=row.tenant,
-                    digest=outcome.digest,
-                    bytes=outcome.bytes,
-                    created=row.finished,
-                    deleted=None,
+            for model in outcome.served(job_id, row.name):
+                session.add(
+                    ModelRow(
+                        name=model.name,
+                        alias=None,
+                        job_id=job_id,
+                        folder=model.folder,
+                        tenant=row.tenant,
+                        digest=model.digest,
+                        bytes=model.bytes,
+                        created=row.finished,
+                        deleted=None,
+                    )
                 )
-            )
+                add_event(session, job_id, f"New fine-tuned model created: {model.name}")
             if outcome.result_file is not None:
                 row.result_file = add_file(
                     session,
@@ -231,7 +262,6 @@ class AttemptTable:
                     sha256=outcome.result_file.sha256,
                     status="processed",
                 ).id
-            add_event(session, job_id, f"New fine-tuned model created: {row.name}")
             add_event(session, job_id, "The job has successfully completed")
             return True
 
@@ -258,6 +288,8 @@ class AttemptTable:
             _end(session, row)
             row.status, row.queued = "queued", time.time()
             place = f"from step {death.step}" if death.step else "from the first step"
+            if not JOB_KINDS[row.kind].has_steps:
+                place = "from its start"
             add_event(
                 session,
                 job_id,
@@ -322,17 +354,17 @@ def _tell_checkpoint(session: Session, row: JobRow, step: int) -> None:
 def _give_back(session: Session, row: JobRow, step: int, why: str) -> str:
     _tell_checkpoint(session, row, step)
     _end(session, row)
-    place = f"at step {step}" if step else "before the first checkpoint"
+    place = step_words(row.kind, step)
     now = time.time()
     if row.wanted == "cancel":
         row.status, row.finished = "cancelled", now
-        message = f"The job was cancelled {place}"
+        message = f"The job was cancelled{place}"
     elif row.wanted == "pause":
         row.status = "paused"
-        message = f"Paused {place}"
+        message = f"Paused{place}"
     else:
         row.status, row.queued = "queued", now
-        message = f"Stopped {place}: {why}"
+        message = f"Stopped{place}: {why}"
     add_event(session, row.id, message, data={"attempt": row.attempt, "step": step})
     return row.status
 

@@ -17,6 +17,7 @@ from gossamer.jobs.ids import new_id
 from gossamer.jobs.store.database import Database, insert_missing, one_at_a_time
 from gossamer.jobs.store.events import add_event
 from gossamer.jobs.store.files import usable_file
+from gossamer.jobs.store.kinds import JOB_KINDS
 from gossamer.jobs.store.records import JobRecord, ListPage, record
 from gossamer.jobs.store.scoped import EVERYONE, PageAsk, Tenant, fetch, owned, page_of
 from gossamer.jobs.store.tables import (
@@ -38,9 +39,10 @@ class NewJob:
     """A job that is about to be made."""
 
     tenant: str
-    kind: Literal["tune"] = "tune"
+    kind: Literal["tune", "compare", "verify", "export"] = "tune"
     model: str
-    training_file: str
+    training_file: str = ""
+    """Empty: the job reads no rows."""
     validation_file: str | None = None
     name: str
     seed: int
@@ -110,14 +112,17 @@ class JobTable:
         metadata: dict[str, str] | None = None,
         without_metadata: bool = False,
         statuses: tuple[str, ...] = (),
+        kinds: tuple[str, ...] = (),
     ) -> ListPage[JobRecord]:
         """A page of jobs that have all pairs of `metadata`, or none at all, and one of `statuses`
-        (empty: any)."""
+        and of `kinds` (empty: any)."""
         filters = [_has_pair(key, value) for key, value in (metadata or {}).items()]
         if without_metadata:
             filters.append(~exists().where(JobMetadataRow.job_id == JobRow.id))
         if statuses:
             filters.append(JobRow.status.in_(statuses))
+        if kinds:
+            filters.append(JobRow.kind.in_(kinds))
         with self._database.read() as session:
             return page_of(session, tenant, JobRow, JobRecord, ask, *filters, what="job")
 
@@ -145,6 +150,11 @@ class JobTable:
         """Stop a job such that it can go on: at once if it waits."""
         with self._database.write() as session:
             row = fetch(session, tenant, JobRow, job_id, what="job", lock=True)
+            if not JOB_KINDS[row.kind].has_steps:
+                raise JobError(
+                    f"job {job_id} of kind '{row.kind}' has no step to stop at; cancel it",
+                    code="wrong_state",
+                )
             if row.status == "running" and row.wanted != "cancel":
                 _want(row, "pause")
             elif row.status in ("validating_files", "queued"):
@@ -292,7 +302,7 @@ def _add(session: Session, new: NewJob, job_id: str) -> JobRow:
     session.add_all(
         JobMetadataRow(job_id=job_id, key=key, value=value) for key, value in new.metadata.items()
     )
-    add_event(session, job_id, f"Created fine-tuning job: {job_id}")
+    add_event(session, job_id, f"{JOB_KINDS[new.kind].created}: {job_id}")
     for file_id, param in _files(new):
         add_event(session, job_id, f"Validating {param.replace('_', ' ')}: {file_id}")
     _judge(session, row)
@@ -314,7 +324,8 @@ def _judge(session: Session, row: JobRow) -> bool:
     if any(file.status != "processed" for file in statuses):
         return False
     row.status, row.queued = "queued", now
-    add_event(session, row.id, "Files validated, moving job to queued state")
+    if statuses:
+        add_event(session, row.id, "Files validated, moving job to queued state")
     return True
 
 
@@ -330,10 +341,8 @@ def _file_statuses(session: Session, row: JobRow) -> list[FileRow]:
 
 def _files(job: NewJob | JobRow) -> list[tuple[str, str]]:
     """The files that a job reads, and the field of the request that names each."""
-    files = [(job.training_file, "training_file")]
-    if job.validation_file is not None:
-        files.append((job.validation_file, "validation_file"))
-    return files
+    files = ((job.training_file, "training_file"), (job.validation_file, "validation_file"))
+    return [(file_id, param) for file_id, param in files if file_id]
 
 
 def _has_pair(key: str, value: str) -> ColumnElement[bool]:

@@ -106,6 +106,14 @@ class ModelTable:
             rows = session.scalars(query.order_by(ModelRow.deleted.desc(), ModelRow.name))
             return [record(ModelRecord, row) for row in rows]
 
+    def of_job(self, job_id: str) -> list[ModelRecord]:
+        """The models that a job has made and that are not deleted."""
+        query = owned(EVERYONE, ModelRow).where(
+            ModelRow.job_id == job_id, ModelRow.deleted.is_(None)
+        )
+        with self._database.read() as session:
+            return [record(ModelRecord, row) for row in session.scalars(query)]
+
     def delete(self, tenant: Tenant, name: str) -> ModelRecord:
         """Mark the model of that name or alias as deleted; its links are the caller's to move.
 

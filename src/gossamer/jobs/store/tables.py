@@ -29,7 +29,7 @@ JOB_STATUSES = (
     "cancelled",
 )
 WANTED = ("run", "pause", "cancel")
-KINDS = ("tune", "compare", "export")
+KINDS = ("tune", "compare", "verify", "export")
 
 
 def _one_of(column: str, values: tuple[str, ...]) -> CheckConstraint:

@@ -6,6 +6,8 @@ Its files:
     attend       one running job: is its worker alive, should it stop, how did it end
     throttle     workers stopped for as long as requests run
     estimate     what jobs would take, asked while they wait
+    estimate_process   ... of a process that imports training once
+    needs_of_results   ... of proofs and exports, by the sizes of files
     launch       how a worker is started
     room         what memory and disk the machine has now
     reconcile    what a crash has left undone between database and disk

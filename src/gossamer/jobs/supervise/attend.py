@@ -30,11 +30,12 @@ from gossamer.jobs.store.attempts import Death
 from gossamer.jobs.store.records import JobRecord
 from gossamer.jobs.store.scoped import EVERYONE
 from gossamer.jobs.supervise.launch import Child
-from gossamer.jobs.supervise.room import cpu_seconds, host_memory, memory_kills
+from gossamer.jobs.supervise.room import cpu_seconds, descendants, host_memory, memory_kills
 
 log = logging.getLogger("gossamer.jobs")
 
 _SAVE_SECONDS = 10.0
+_FOR_ALL = (signal.SIGSTOP, signal.SIGCONT, signal.SIGKILL)
 
 
 @dataclass(slots=True)
@@ -71,10 +72,16 @@ class Watch:
         return known.pid if known is not None and known.is_here() else None
 
     def signal(self, number: int) -> None:
-        """Send a signal to the worker, and to no process that has taken its number since."""
-        if self.pid is not None and not self.has_ended():
+        """Send a signal to the worker, and to no process that has taken its number since.
+
+        Its own processes get those that leave it no time to pass them on.
+        """
+        if self.pid is None or self.has_ended():
+            return
+        others = descendants(self.pid) if number in _FOR_ALL else []
+        for pid in (self.pid, *others):
             with suppress(ProcessLookupError):
-                os.kill(self.pid, number)
+                os.kill(pid, number)
 
     def has_ended(self) -> bool:
         """Whether the process is known to be gone."""
@@ -200,7 +207,8 @@ class Attendant:
         """Do what a worker does after the transaction that ends a job."""
         row = self._store.jobs.get(EVERYONE, job_id)
         if row.status == "succeeded":
-            show_model(self._store, self._settings.folder, row.name)
+            for model in self._store.models.of_job(job_id):
+                show_model(self._store, self._settings.folder, model.name)
 
     def _death(self, row: JobRecord, watch: Watch) -> Death:
         step = saved_step(self._settings.folder.job(row.id).run)

@@ -4,39 +4,39 @@ A job that would be the only one begins without being asked for; those that wait
 meanwhile, and running ones if others may run beside them.
 """
 
-import json
 import logging
-import os
-import subprocess
-import sys
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from gossamer.errors import JobError, StorageError
 from gossamer.jobs.data_folder import DataFolder
-from gossamer.jobs.queue.needs import never_fits
+from gossamer.jobs.queue.needs import comparison_needs, never_fits
 from gossamer.jobs.settings import JobsSettings
 from gossamer.jobs.store import JobStore
 from gossamer.jobs.store.records import JobRecord
 from gossamer.jobs.store.scoped import EVERYONE
-from gossamer.jobs.supervise.launch import environment
+from gossamer.jobs.supervise.estimate_process import EstimateProcess
+from gossamer.jobs.supervise.needs_of_results import needs_of_export, needs_of_verification
 from gossamer.jobs.supervise.room import host_memory, measure
+from gossamer.training.comparison.settings import CompareSettings
 
 log = logging.getLogger("gossamer.jobs")
 
-_MODULE = "gossamer.jobs.worker.estimate"
-MAX_SECONDS = 300.0
+_OF_RESULTS = {"verify": needs_of_verification, "export": needs_of_export}
 
 
 class Estimator:
-    """Asks for estimates, one process each. Not for the event loop."""
+    """Makes estimates: the supervisor's, and those that are shown beforehand. From any thread, but
+    not for the event loop."""
 
     def __init__(self, store: JobStore, settings: JobsSettings) -> None:
         self._store = store
         self._settings = settings
+        self._process = EstimateProcess(settings)
 
     def ask(self, model: str, run: Mapping[str, Any], rows: Mapping[str, str]) -> dict[str, Any]:
         """What a run with the settings `run` on `model` would take.
@@ -63,39 +63,53 @@ class Estimator:
 
     def of_job(self, job: JobRecord) -> dict[str, Any]:
         """What a job would take; raises as `ask`."""
+        if job.kind == "compare":
+            return self._of_comparison(job)
+        if job.kind in _OF_RESULTS:
+            return _OF_RESULTS[job.kind](job, self._settings.folder)
+        return self._of_run(job)
+
+    def close(self) -> None:
+        """End the process that was asked, if there is one."""
+        self._process.close()
+
+    def _of_run(self, job: JobRecord) -> dict[str, Any]:
         run = job.resolved["run"]
         files = ((job.training_file, run["data"]), (job.validation_file, run["eval_data"]))
-        rows = {
+        return self.ask(job.model, run, self._digests(files))
+
+    def _of_comparison(self, job: JobRecord) -> dict[str, Any]:
+        """What its runs take, one after the other, and for each label what its run does."""
+        found = job.resolved["compare"]
+        settings = CompareSettings.parse(found["settings"], where="job")
+        # Of rows that the worker holds some out of, all tell as much.
+        whole = found["all_rows"] if found["held_out"] is not None else settings.data
+        rows = self._digests([(job.training_file, whole)])
+        entries: dict[str, dict[str, Any]] = {}
+        for entry in settings.entries():
+            run = settings.run_settings(entry, seed=settings.seeds[0], output="run")
+            values = run.model_copy(update={"data": whole}).model_dump(mode="json")
+            with suppress(JobError):
+                # A method that cannot be is a row of the result, with its reason.
+                entries[entry.label] = self.ask(job.model, values, rows)
+        if not entries:
+            raise JobError("no method of the comparison has an estimate", code="unknown")
+        return comparison_needs(list(entries.values()), len(settings.seeds)) | {"entries": entries}
+
+    def _digests(self, files: Iterable[tuple[str | None, str | None]]) -> dict[str, str]:
+        return {
             name: self._store.files.get(EVERYONE, file_id).sha256
             for file_id, name in files
-            if file_id is not None and name is not None
+            if file_id and name is not None
         }
-        return self.ask(job.model, run, rows)
 
     def _answer(self, run: Mapping[str, Any], rows: Mapping[str, str]) -> dict[str, Any]:
-        settings = self._settings.model_dump(mode="json", exclude={"database"})
-        question = json.dumps({"run": dict(run), "settings": settings})
         try:
             with tempfile.TemporaryDirectory(prefix="gossamer-estimate-") as folder:
                 _link(self._settings.folder, Path(folder), rows)
-                done = subprocess.run(
-                    [sys.executable, "-m", _MODULE],
-                    input=question,
-                    capture_output=True,
-                    text=True,
-                    cwd=folder,
-                    env={**os.environ, **environment(self._settings)},
-                    timeout=MAX_SECONDS,
-                )
+                return self._process.ask(folder, run)
         except OSError as error:
             raise StorageError(f"no estimate can be made: {error}") from error
-        except subprocess.TimeoutExpired:
-            return {"error": f"no estimate within {MAX_SECONDS:g} seconds", "kind": "unknown"}
-        if done.returncode != 0:
-            log.warning("the estimate's process failed: %s", done.stderr[-2000:])
-            return {"error": "the estimate's process failed", "kind": "unknown"}
-        answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-        return answer
 
 
 class Estimates:

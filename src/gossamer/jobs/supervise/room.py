@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,29 +40,37 @@ def host_memory(estimate: Mapping[str, Any] | None) -> int | None:
 
 
 def memory_of(pid: int | None) -> int:
-    """Bytes of memory that a process holds for itself; 0 if there is none.
+    """Bytes of memory that a process holds for itself, with those that it has started; 0 if there
+    is none.
 
     Pages of files that it has mapped do not count, where the system tells them apart: they can be
     dropped, and a base model that is being read would count twice.
     """
-    if pid is None:
-        return 0
-    try:
-        held = psutil.Process(pid).memory_info()
-    except psutil.Error:
-        return 0
-    return int(held.rss - getattr(held, "shared", 0))
+    total = 0
+    for each in () if pid is None else (pid, *descendants(pid)):
+        with suppress(psutil.Error):
+            held = psutil.Process(each).memory_info()
+            total += int(held.rss - getattr(held, "shared", 0))
+    return total
 
 
 def cpu_seconds(pid: int | None) -> float:
-    """Processor time that a process has had; 0 if there is none."""
-    if pid is None:
-        return 0.0
+    """Processor time that a process has had, with those that it has started and that live; 0 if
+    there is none."""
+    total = 0.0
+    for each in () if pid is None else (pid, *descendants(pid)):
+        with suppress(psutil.Error):
+            times = psutil.Process(each).cpu_times()
+            total += float(times.user + times.system)
+    return total
+
+
+def descendants(pid: int) -> list[int]:
+    """The numbers of the processes that a process has started, and theirs."""
     try:
-        times = psutil.Process(pid).cpu_times()
+        return [child.pid for child in psutil.Process(pid).children(recursive=True)]
     except psutil.Error:
-        return 0.0
-    return float(times.user + times.system)
+        return []
 
 
 def memory_kills() -> int:

@@ -55,10 +55,12 @@ class Supervisor:
         policies: Callable[[], Mapping[str, TenantPolicy]] = dict,
         is_busy: Callable[[], bool] | None = None,
         device: str = "cpu",
+        estimator: Estimator | None = None,
     ) -> None:
         """`launch` starts workers (None: as programs), `policies` tells what tenants may use,
         `is_busy` whether requests run now (None: it is not known, and jobs_share=pause is
-        refused), `device` where a job trains whose estimate does not tell."""
+        refused), `device` where a job trains whose estimate does not tell, `estimator` makes
+        estimates (None: one of its own)."""
         self._store = store
         self._settings = settings
         self._launch = launch or ProcessLauncher(settings)
@@ -67,7 +69,8 @@ class Supervisor:
         self._owner = uuid.uuid4().hex
         self._attendant = Attendant(store, settings, self._owner)
         self._guard = MemoryGuard(settings, self._attendant.watches)
-        self._estimates = Estimates(store, settings, Estimator(store, settings))
+        self._estimator = estimator or Estimator(store, settings)
+        self._estimates = Estimates(store, settings, self._estimator)
         self._throttle: Throttle | None = None
         if settings.jobs_share == "pause":
             if is_busy is None:
@@ -99,6 +102,7 @@ class Supervisor:
         if self._thread is not None:
             self._thread.join()
         self._guard.stop()
+        self._estimator.close()
         if not self._is_supervisor:
             return
         for watch in self._attendant.watches.values():

@@ -7,6 +7,9 @@ Its files:
     task           what the work of a kind is given, and what it must do
     kinds          which work a job of which kind does
     tune           ... of a job that tunes
+    compare        ... of a comparison; what it says is in compare_news
+    verify         ... of a proof
+    export         ... of an export
     listener       what a run says, as events of its job
     failures       what its owner is told of a job that would fail again
     estimate       another process: what a job would take

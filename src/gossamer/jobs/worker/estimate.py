@@ -1,10 +1,12 @@
-"""The process that says what a job would take: `python -m gossamer.jobs.worker.estimate`.
+"""The process that says what jobs would take: `python -m gossamer.jobs.worker.estimate SHARE`.
 
-It reads the settings of a run as one line of JSON, in a folder that has the run's data, and answers
-with a line of JSON: the figures of a dry run, or `{"error": ..., "kind": ...}`. No model is loaded.
+A question is a line of JSON: the settings of a run, and a folder that has its data. The answer is a
+line of JSON: the figures of a dry run, or `{"error": ..., "kind": ...}`. No model is loaded. It
+ends with its input.
 """
 
 import json
+import os
 import sys
 from contextlib import redirect_stdout
 from typing import Any
@@ -19,13 +21,16 @@ _WEIGHT_BYTES = 4
 """Bytes of a weight in an adapter's file."""
 
 
-def main() -> int:
-    """Answer one question."""
-    question = json.loads(sys.stdin.readline())
-    give_way(JobsSettings.parse(question["settings"]))
-    with redirect_stdout(sys.stderr):
-        answer = _answer(question["run"])
-    print(json.dumps(answer))
+def main(jobs_share: str) -> int:
+    """Answer questions until no more come."""
+    give_way(JobsSettings.parse({"jobs_share": jobs_share}))
+    for line in sys.stdin:
+        question = json.loads(line)
+        os.chdir(question["folder"])
+        with redirect_stdout(sys.stderr):
+            answer = _answer(question["run"])
+        os.chdir("/")
+        print(json.dumps(answer), flush=True)
     return 0
 
 
@@ -73,4 +78,4 @@ def _answer(run: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1]))

@@ -6,6 +6,9 @@ from gossamer.jobs.worker.task import JobTask, KindOfWork
 
 _WORK = {
     "tune": "tune:TuneWork",
+    "compare": "compare:CompareWork",
+    "verify": "verify:VerifyWork",
+    "export": "export:ExportWork",
 }
 
 

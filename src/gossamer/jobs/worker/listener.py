@@ -33,14 +33,20 @@ class JobListener(Listener):
 
     def started(self, facts: RunFacts) -> None:
         """Tell that training begins or goes on."""
-        steps, resumed_from = facts.plan.steps, facts.resumed_from
+        self.announce(facts.plan.steps, facts.resumed_from)
+
+    def saved(self, folder: Path) -> None:
+        """Tell of a checkpoint that is on the disk."""
+        self.checkpoint(step_of(folder))
+
+    def announce(self, steps: int | None, resumed_from: int) -> None:
+        """Tell that the work begins, or goes on from a step; `steps` is None where it has none."""
         self._tell(
             lambda: self._attempts.announce(*self._key, steps=steps, resumed_from=resumed_from)
         )
 
-    def saved(self, folder: Path) -> None:
-        """Tell of a checkpoint that is on the disk."""
-        step = step_of(folder)
+    def checkpoint(self, step: int) -> None:
+        """Tell that the work could go on from that step."""
         self._tell(lambda: self._attempts.saved(*self._key, step))
 
     def _tell(self, say: Callable[[], bool]) -> None:

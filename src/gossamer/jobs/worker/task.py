@@ -33,6 +33,11 @@ class JobTask:
         """What tells the job's owner of the work."""
         return JobListener(self.store.attempts, self.record.id, self.attempt)
 
+    def model_folder(self, name: str) -> Path:
+        """The folder of a result; raises `UnknownIdError` for one that was deleted."""
+        model = self.store.models.get(EVERYONE, name)
+        return self.settings.folder.root / model.folder
+
     def enter(self) -> None:
         """Make the job's folder the current one, so that records hold no path of this machine."""
         self.job.data.mkdir(exist_ok=True)

@@ -1,13 +1,16 @@
 """Work of the kind `tune`: one run, from rows to an adapter."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from gossamer.adapters.inspect import digest
 from gossamer.adapters.layout import CONFIG_FILE
-from gossamer.basemodel.files import fingerprint
+from gossamer.jobs.exports import copy_folder, export_facts
+from gossamer.jobs.kinds.export import folder_name
 from gossamer.jobs.outcome import keep_figures
+from gossamer.jobs.queue.needs import weights_bytes
 from gossamer.jobs.store.attempts import JobOutcome
 from gossamer.jobs.worker.surroundings import machine_name, num_threads
 from gossamer.jobs.worker.task import KindOfWork
@@ -56,20 +59,28 @@ class TuneWork(KindOfWork):
         )
 
     def _success(self, output: Path) -> JobOutcome:
+        from gossamer.methods import NOT_SERVED, find
+
         result = _result(output) or {}
-        return JobOutcome(
+        kind = find(str(self.task.record.resolved["run"]["method"])).kind
+        is_served = kind not in NOT_SERVED
+        outcome = JobOutcome(
             trained_tokens=int(result["tokens"]),
-            digest=_digest(output),
-            bytes=sum(file.stat().st_size for file in output.glob("*.safetensors")),
+            digest=digest(output) if is_served else "",
+            bytes=weights_bytes(output),
             result_file=keep_figures(self.task.settings.folder, self.task.job),
         )
+        return outcome if is_served else replace(outcome, result={"export": self._export(output)})
+
+    def _export(self, output: Path) -> dict[str, Any]:
+        """Give what the server cannot answer with a place where people find it."""
+        record = self.task.record
+        folder = self.task.settings.folder.export(record.id) / folder_name(record.name)
+        copy_folder(output, folder)
+        is_adapter = (folder / CONFIG_FILE).is_file()
+        return export_facts(folder, "adapter for PEFT" if is_adapter else "whole model")
 
 
 def _result(output: Path) -> dict[str, Any] | None:
     """The result of a run that is over."""
     return read_config(output / FILE)[1].get("result") if is_run(output) else None
-
-
-def _digest(run: Path) -> str:
-    """The digest of the adapter that a run left; of a whole model, its fingerprint."""
-    return digest(run) if (run / CONFIG_FILE).is_file() else fingerprint(run)

@@ -19,6 +19,8 @@ from gossamer.methods.common.settings import MethodSettings
 Kind = Literal["low-rank", "gain", "sparse", "intervention", "prefix", "other", "model"]
 """What the result does at inference; "model" is a whole model rather than an adapter, "other" an
 adapter that PEFT loads and the server does not: merge it into its base first, where that can be."""
+NOT_SERVED: frozenset[Kind] = frozenset({"model", "other"})
+"""Kinds whose results the server does not answer with."""
 
 
 Batches = Callable[[int], Iterator[dict[str, Any]]]

@@ -69,6 +69,9 @@ def _checkpoints(studio: Studio, scope: Tenant, job_id: str) -> list[dict[str, A
     """All checkpoints that are there, the oldest first."""
     job = studio.store.jobs.get(scope, job_id)
     lines = studio.lines.of(job_id)
+    if job.kind != "tune" or "export" in (studio.results.of(job) or {}):
+        # Nothing of it is served by the job's own name.
+        return []
     if job.status == "succeeded":
         # Those on the way are removed at the end, and the model is the last.
         retire_checkpoints(studio.folder, job.name)

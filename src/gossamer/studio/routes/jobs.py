@@ -10,6 +10,7 @@ from fastapi.responses import JSONResponse
 
 from gossamer.errors import cut
 from gossamer.jobs.store.jobs import Repeat
+from gossamer.jobs.store.kinds import JOB_KINDS
 from gossamer.jobs.store.records import JobRecord
 from gossamer.jobs.store.scoped import Tenant
 from gossamer.serving.http.body import read_past
@@ -32,27 +33,29 @@ async def create_job(http: Request) -> JSONResponse:
     """Make a job, which waits for its turn; with `dry_run=true`, say only what it would be."""
     caller, studio = trainer(http), Studio.of(http)
     is_dry = _is_dry_run(http)
-    repeat = _repeat(http)
+    repeat = repeat_of(http)
     body = await read_object(http)
     if is_dry:
         return JSONResponse(await run_unless_disconnected(http.receive, _try_out(http, body)))
     limit = settings_of(http, caller).max_queued_jobs
     create = partial(studio.maker.create, caller.tenant, body, repeat, max_waiting=limit)
-    job = await studio.run(http, create)
-    studio.wake()
-    return await _answer(http, job)
+    return await answer_job(http, await studio.run(http, create), is_new=True)
 
 
 @router.get("/v1/fine_tuning/jobs")
 async def list_jobs(http: Request) -> JSONResponse:
-    """List jobs, the newest first; `limit`, `after` and `metadata[key]=value` choose."""
+    """List jobs, the newest first; `limit`, `after` and `metadata[key]=value` choose.
+
+    Tuning runs alone, unless `kind` is compare, verify, export or all.
+    """
     caller, studio = trainer(http), Studio.of(http)
-    ask = page_ask(http, limit=DEFAULT_LIMIT, more=("metadata",))
+    ask = page_ask(http, limit=DEFAULT_LIMIT, more=("metadata", "kind"))
     pairs, without = metadata_filter(http)
+    kinds = _kinds(http)
 
     def find() -> dict[str, Any]:
         page = studio.store.jobs.page(
-            scope_of(caller), ask, metadata=pairs, without_metadata=without
+            scope_of(caller), ask, metadata=pairs, without_metadata=without, kinds=kinds
         )
         return as_list(_shown(studio, page.data), has_more=page.has_more)
 
@@ -64,7 +67,7 @@ async def show_job(http: Request, job_id: str) -> JSONResponse:
     """Show a job: its status, how far it is, what it was asked for and what that means."""
     caller, studio = trainer(http), Studio.of(http)
     find = partial(studio.store.jobs.get, scope_of(caller), job_id)
-    return await _answer(http, await studio.run(http, find))
+    return await answer_job(http, await studio.run(http, find))
 
 
 @router.post("/v1/fine_tuning/jobs/{job_id}/cancel")
@@ -101,17 +104,28 @@ async def _act(http: Request, job_id: str, act: Callable[[Tenant, str], JobRecor
     caller, studio = trainer(http), Studio.of(http)
     await read_past(http)
     job = await studio.run(http, partial(act, scope_of(caller), job_id))
-    studio.wake()
-    return await _answer(http, job)
+    return await answer_job(http, job, is_new=True)
 
 
-async def _answer(http: Request, job: JobRecord) -> JSONResponse:
+async def answer_job(http: Request, job: JobRecord, *, is_new: bool = False) -> JSONResponse:
+    """Answer with a job; of one that `is_new` in any way those are told who start jobs."""
     studio = Studio.of(http)
+    if is_new:
+        studio.wake()
     return JSONResponse((await studio.run(http, lambda: _shown(studio, [job])))[0])
 
 
 def _shown(studio: Studio, jobs: list[JobRecord]) -> list[dict[str, Any]]:
-    return shown_jobs(studio.store, studio.lines, jobs)
+    return shown_jobs(studio.store, studio.lines, studio.results, jobs)
+
+
+def _kinds(http: Request) -> tuple[str, ...]:
+    """The kinds that are asked for; none: all."""
+    kind = http.query_params.get("kind", "tune")
+    if kind != "all" and kind not in JOB_KINDS:
+        message = f"'kind' = '{cut(kind)}' must be one of all, {', '.join(JOB_KINDS)}"
+        raise ApiError(400, message, code="invalid_value", param="kind")
+    return () if kind == "all" else (kind,)
 
 
 def _is_dry_run(http: Request) -> bool:
@@ -126,7 +140,8 @@ def _is_dry_run(http: Request) -> bool:
     return value == "true"
 
 
-def _repeat(http: Request) -> Repeat:
+def repeat_of(http: Request) -> Repeat:
+    """Return what tells that a request was sent before; raises `ApiError` 400."""
     key = http.headers.get("idempotency-key")
     if key is not None and (not 0 < len(key) <= MAX_KEY or not key.isprintable()):
         raise ApiError(

@@ -8,18 +8,27 @@ from gossamer.jobs.store.records import JobRecord, ModelRecord
 from gossamer.studio.trials import shown_estimate
 from gossamer.studio.view.checkpoints import checkpoint_name
 from gossamer.studio.view.lines import Line, RunLines, metrics_at, progress_of
+from gossamer.studio.view.work import JobResults, work_fields
 
 Shown = dict[str, Any]
 
 ENDED = frozenset({"succeeded", "failed", "cancelled"})
 
 
-def shown_jobs(store: JobStore, lines: RunLines, jobs: list[JobRecord]) -> list[Shown]:
+def shown_jobs(
+    store: JobStore, lines: RunLines, results: JobResults, jobs: list[JobRecord]
+) -> list[Shown]:
     """Show jobs with their metadata and models; waits for the database and reads files."""
     ids = [job.id for job in jobs]
     metadata, models = store.jobs.metadata(ids), store.models.of_jobs(ids)
     return [
-        job_object(job, lines.last_of(job.id), metadata.get(job.id, {}), models.get(job.id))
+        job_object(
+            job,
+            lines.last_of(job.id),
+            metadata.get(job.id, {}),
+            models.get(job.id),
+            results.of(job),
+        )
         for job in jobs
     ]
 
@@ -29,8 +38,10 @@ def job_object(
     lines: list[Line],
     metadata: dict[str, str],
     model: ModelRecord | None = None,
+    result: Shown | None = None,
 ) -> Shown:
-    """Show a job; `lines` are its metrics so far, `model` is what it has made."""
+    """Show a job; `lines` are its metrics so far, `model` is what it has made, and `result` what it
+    has found or exported."""
     resolved = job.resolved
     progress = progress_of(job, lines)
     left = progress["seconds_left"]
@@ -41,7 +52,7 @@ def job_object(
         "object": "fine_tuning.job",
         "created_at": int(job.created),
         "error": job.error,
-        "fine_tuned_model": job.name if job.status == "succeeded" else None,
+        "fine_tuned_model": job.name if _is_served(job, result) else None,
         "finished_at": None if job.finished is None else int(job.finished),
         "hyperparameters": numbers,
         "model": job.model,
@@ -65,7 +76,14 @@ def job_object(
         "suffix": job.request.get("suffix"),
         "alias": None if model is None or model.deleted is not None else model.alias,
         "deleted_at": None if model is None or model.deleted is None else int(model.deleted),
+        **work_fields(job, result),
     }
+
+
+def _is_served(job: JobRecord, result: Shown | None) -> bool:
+    """Whether the job's own name is that of a model; some leave an export instead, or no result."""
+    is_done = job.kind == "tune" and job.status == "succeeded"
+    return is_done and "export" not in (result or {})
 
 
 def _weights(job: JobRecord) -> Shown:

@@ -12,6 +12,7 @@ from gossamer.training.comparison.folder import JobFolder, read_json, write_json
 from gossamer.training.comparison.settings import CompareSettings
 from gossamer.training.evaluation import evaluate, load_eval_set
 from gossamer.training.loop.device import peak_memory
+from gossamer.training.outputs.checkpoint import step_of
 from gossamer.training.outputs.listener import Listener, RunFacts
 from gossamer.training.outputs.metrics import Record, RunResult
 from gossamer.training.settings import RunSettings
@@ -80,6 +81,7 @@ class ScoringListener(Listener):
         before = (read_json(self._folder.memory) or {}).get("peak_memory", 0)
         peak = max(before, peak_memory(self._device))
         write_json(self._folder.memory, {"peak_memory": peak})
+        self._tell({"event": "saved", "step": step_of(folder)})
 
     def trained(self, model: Any, result: RunResult) -> None:
         self._scoring.score(model, self._dtype)

@@ -141,14 +141,18 @@ class CompareSettings(EvaluationSettings):
 
     def check(self) -> None:
         """Raise what can be told without a model, of settings and of names."""
+        self.check_values()
+        require_known(self.model)
+        for name in (self.data, self.eval):
+            find_file(name)
+
+    def check_values(self) -> None:
+        """Raise what can be told of the settings alone."""
         limits = self.limits()
         for key in self.run:
             _check_run_setting(key, limits)
         for entry in self.entries():
             self.run_settings(entry, seed=self.seeds[0], output="")
-        require_known(self.model)
-        for name in (self.data, self.eval):
-            find_file(name)
 
     def run_settings(
         self,

@@ -32,7 +32,8 @@ export function RunTable({ runs }) {
       ${FIGURES.map(([name, label]) => html`<th key=${name} class="number">${label}</th>`)}
       <th><span class="hidden-text">Actions</span></th></tr></thead>
     <tbody>${runs.map(({ job, figures }) => html`<tr key=${job.id}>
-      <td><a href=${href(`/jobs/${job.id}`)}>${nameOf(job)}</a></td><td>${methodOf(job)}</td>
+      <td><a href=${href(`/jobs/${job.of ?? job.id}`)}>${nameOf(job)}</a></td>
+      <td>${methodOf(job)}</td>
       ${FIGURES.map(([name, , format]) => html`<td key=${name} class="number">
         ${figures[name] === bestOf(runs, name) ? html`<b>${shown(format, figures[name])}</b>`
           : shown(format, figures[name])}</td>`)}

@@ -2,14 +2,19 @@
 
 import { html, useSignal } from "../html.js";
 import { CopyButton } from "../parts/copy.js";
-import { bodyFor, draft } from "./draft.js";
+import { bodyFor, comparisonBody, draft } from "./draft.js";
 
+const JOBS = "/v1/fine_tuning/jobs";
+const COMPARISONS = "/studio/api/comparisons";
 const KINDS = [["curl", "curl"], ["python", "Python"], ["cli", "Command line"]];
 
 export function Commands({ filename }) {
   const kind = useSignal("curl");
-  const write = { curl, python, cli }[kind.value];
-  const text = draft.value.methods.map((name) => write(bodyFor(name), filename)).join("\n\n");
+  const isOne = draft.value.methods.length < 2;
+  const writers = isOne ? { curl, python, cli } : { curl, python: pythonOf, cli: compare };
+  const [path, body] = isOne ? [JOBS, bodyFor(draft.value.methods[0] ?? "lora")]
+    : [COMPARISONS, comparisonBody()];
+  const text = writers[kind.value](body, filename, path);
   return html`<details><summary>The same by curl, Python or the command line</summary>
     <div class="stack tight">
       <div class="row spread"><div class="row" role="group" aria-label="Language">
@@ -21,8 +26,8 @@ export function Commands({ filename }) {
     </div></details>`;
 }
 
-function curl(body) {
-  return `curl ${window.location.origin}/v1/fine_tuning/jobs \\
+function curl(body, _, path) {
+  return `curl ${window.location.origin}${path} \\
   -H 'Content-Type: application/json' \\
   -d '${JSON.stringify(body, null, 2).replaceAll("'", "'\\''")}'`;
 }
@@ -37,6 +42,12 @@ job = client.fine_tuning.jobs.create(
 ${lines.join("\n")}
     extra_body=${literal({ adapter, training })},
 )`;
+}
+
+function pythonOf(body, _, path) {
+  return `import httpx
+
+job = httpx.post("${window.location.origin}${path}", json=${literal(body)}).json()`;
 }
 
 /** A value as Python writes it. */
@@ -58,6 +69,23 @@ function cli(body, filename) {
     parts.push(`--set ${quoted(`${key}=${plain(value)}`)}`);
   }
   parts.push(`--output ${quoted(`runs/${body.suffix || method}`)}`);
+  return parts.join(" \\\n  ");
+}
+
+function compare(body, filename) {
+  const parts = [`gossamer compare ${quoted(body.model ?? "MODEL")}`,
+    `--data ${quoted(filename)}`, "--eval HELD-OUT.jsonl"];
+  const methods = body.methods.map(({ method, ...settings }) => {
+    const given = Object.entries(settings).map(([key, value]) => `${key}=${plain(value)}`);
+    return quoted(given.length ? `${method}:${given.join(",")}` : method);
+  });
+  parts.push(`--methods ${methods.join(" ")}`, `--seeds ${body.seeds.join(" ")}`);
+  if (body.budget) parts.push(`--budget ${body.budget.join(" ")}`);
+  parts.push(`--score ${body.evaluation.score}`);
+  for (const [key, value] of Object.entries(body.training)) {
+    parts.push(`--set ${quoted(`${key}=${plain(value)}`)}`);
+  }
+  parts.push(`--output ${quoted(`comparisons/${body.suffix || "first"}`)}`);
   return parts.join(" \\\n  ");
 }
 

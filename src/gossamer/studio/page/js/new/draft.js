@@ -8,7 +8,8 @@ import { query, setQuery } from "../router.js";
 
 const DEFAULT_HELD_OUT = "0.1";
 
-/** {file, held, methods, size, name, training: {}, of: {method: {}}}: texts as they were typed. */
+/** {file, held, methods, size, name, seeds, score, training: {}, of: {method: {}}}: texts as they
+ * were typed. */
 export const draft = computed(() => {
   const found = { training: {}, of: {} };
   const values = query.value;
@@ -17,6 +18,8 @@ export const draft = computed(() => {
   found.methods = (values.get("methods") ?? "lora").split(",").filter(Boolean);
   found.size = values.get("size") ?? "medium";
   found.name = values.get("name") ?? "";
+  found.seeds = values.get("seeds") ?? "1";
+  found.score = values.get("score") ?? "loss";
   for (const [key, value] of values) {
     if (key.startsWith("t.")) found.training[key.slice(2)] = value;
     const [, method, name] = key.match(/^m\.(\w+)\.(\w+)$/) ?? [];
@@ -32,25 +35,38 @@ export function setMethods(methods) {
 /** The body of POST /v1/fine_tuning/jobs for one of the methods. */
 export function bodyFor(name, from = draft.value) {
   const body = { model: session.value?.model, training_file: from.file, seed: 0 };
-  const suffix = suffixFor(name, from);
-  if (suffix) body.suffix = suffix;
+  if (from.name.trim()) body.suffix = from.name.trim();
   body.method = { type: "supervised" };
-  body.adapter = { method: name, ...sizes(name, from), ...typed(name, from) };
+  body.adapter = methodBody(name, from);
   body.training = {};
   if (from.held.startsWith("file-")) body.validation_file = from.held;
   else if (Number(from.held) > 0) body.training.eval_split = Number(from.held);
-  for (const [key, text] of Object.entries(from.training)) {
-    const setting = catalogue.value?.training.find((each) => each.name === key);
-    body.training[key] = valueOf(setting, text);
-  }
-  if (from.group) body.metadata = { comparison: from.group };
+  Object.assign(body.training, trainingBody(from));
   return body;
 }
 
-/** What a job is called: the name, and the method behind it where several are compared. */
-function suffixFor(name, from = draft.value) {
-  const base = from.name.trim();
-  return base && from.methods.length > 1 ? `${base}-${name}` : base;
+/** The body of POST /studio/api/comparisons: one job of all methods that are ticked. */
+export function comparisonBody(from = draft.value) {
+  const body = { model: session.value?.model, training_file: from.file };
+  if (from.name.trim()) body.suffix = from.name.trim();
+  body.methods = from.methods.map((name) => methodBody(name, from));
+  body.seeds = Array.from({ length: Number(from.seeds) || 1 }, (_, seed) => seed);
+  if (from.held.startsWith("file-")) body.validation_file = from.held;
+  else if (Number(from.held) > 0) body.held_out = Number(from.held);
+  const { max_steps: steps, ...training } = trainingBody(from);
+  if (steps) body.budget = [`steps=${steps}`];
+  body.training = training;
+  body.evaluation = { score: from.score };
+  return body;
+}
+
+function methodBody(name, from) {
+  return { method: name, ...sizes(name, from), ...typed(name, from) };
+}
+
+function trainingBody(from) {
+  return Object.fromEntries(Object.entries(from.training).map(([key, text]) => (
+    [key, valueOf(catalogue.value?.training.find((each) => each.name === key), text)])));
 }
 
 /** The setting that the chosen size gives a method. */
@@ -88,13 +104,16 @@ export function valueOf(setting, text) {
 
 /** The address in which a job like another one stands ready. */
 export function queryOf(job) {
-  const { method, ...settings } = job.adapter ?? { method: "lora" };
-  const values = { file: job.training_file, methods: method, name: job.suffix ?? "" };
+  const entries = job.comparison?.entries ?? [job.adapter ?? { method: "lora" }];
+  const methods = entries.map(({ method }) => method).join(",");
+  const values = { file: job.training_file, methods, name: job.suffix ?? "" };
   const plain = (value) => (typeof value === "string" ? value : JSON.stringify(value));
-  const known = methodNamed(method)?.settings ?? [];
-  for (const [key, value] of Object.entries(settings)) {
-    const setting = known.find((each) => each.name === key);
-    if (setting && !isSame(setting.default, value)) values[`m.${method}.${key}`] = plain(value);
+  for (const { method, ...settings } of entries) {
+    const known = methodNamed(method)?.settings ?? [];
+    for (const [key, value] of Object.entries(settings)) {
+      const setting = known.find((each) => each.name === key);
+      if (setting && !isSame(setting.default, value)) values[`m.${method}.${key}`] = plain(value);
+    }
   }
   for (const [key, value] of Object.entries(job.training ?? {})) {
     const setting = catalogue.value?.training.find((each) => each.name === key);
@@ -102,8 +121,9 @@ export function queryOf(job) {
       values[`t.${key}`] = plain(value);
     }
   }
-  const split = job.training?.eval_split;
-  values.held = job.validation_file ?? (split === undefined ? "" : String(split));
+  const split = job.comparison?.held_out ?? job.training?.eval_split ?? "";
+  values.held = job.validation_file ?? String(split);
+  if (job.comparison?.seeds.length > 1) values.seeds = String(job.comparison.seeds.length);
   return values;
 }
 

@@ -20,8 +20,8 @@ export function Methods() {
   return html`<section class="part" aria-labelledby="part-method">
     <h2 id="part-method"><span class="step">2</span> Method</h2>
     <div class="stack">
-      <p class="soft">One is enough. Tick more to compare them on the same rows. Weights, time and
-        memory are those measured on SmolLM2-135M with the defaults.</p>
+      <p class="soft">One is enough. Tick more to compare them in one job, on the same rows.
+        Weights, time and memory are those measured on SmolLM2-135M with the defaults.</p>
       <div class="cards">${shown.map((method) => html`<${Card} key=${method.name} method=${method}
         isChosen=${methods.includes(method.name)} />`)}</div>
       <div class="row spread">
@@ -66,6 +66,7 @@ function Figures({ method }) {
   const { cost } = method;
   return html`${cost ? html`${count(cost.trained)} weights · ${cost.step} × LoRA’s time
       · ${cost.peak_gib} GiB` : "not measured yet"}
-    ${!method.served && html`<br /><span class="warn">to be merged, not served at once</span>`}
+    ${!method.served && html`<br /><span class="warn">not served:
+      the job ends in a download</span>`}
     ${method.extra && html`<br /><span class="warn">needs the extra “${method.extra}”</span>`}`;
 }

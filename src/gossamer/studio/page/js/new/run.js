@@ -8,7 +8,7 @@ import { jobs } from "../live.js";
 import { Problem } from "../parts/notes.js";
 import { go, setQuery } from "../router.js";
 import { Commands } from "./commands.js";
-import { bodyFor, draft } from "./draft.js";
+import { bodyFor, comparisonBody, draft } from "./draft.js";
 import { estimateOf } from "./estimates.js";
 import { SettingsForm } from "./settings.js";
 
@@ -17,28 +17,23 @@ const NAME = /^[A-Za-z0-9._-]{0,64}$/;
 export function Run() {
   const problem = useSignal(null);
   const isBusy = useSignal(false);
-  const { file, methods, name, training } = draft.value;
+  const { file, methods, name, training, held } = draft.value;
   const settings = catalogue.value.training;
-  const missing = whatIsMissing(methods, name);
+  const missing = whatIsMissing(methods, name, held);
 
   async function start() {
     isBusy.value = true;
     problem.value = null;
-    const group = methods.length > 1 ? `${name || "comparison"}-${Date.now().toString(36)}` : null;
-    const made = [];
     try {
-      for (const method of methods) {
-        const body = bodyFor(method, { ...draft.value, group });
-        made.push(await post("/v1/fine_tuning/jobs", body));
-      }
+      const job = methods.length > 1 ? await post("/studio/api/comparisons", comparisonBody())
+        : await post("/v1/fine_tuning/jobs", bodyFor(methods[0]));
+      const known = new Map(jobs.value).set(job.id, job);
+      jobs.value = new Map([...known].sort(([, a], [, b]) => b.created_at - a.created_at));
+      go(`/jobs/${job.id}`);
     } catch (error) {
       problem.value = error;
     }
-    const known = new Map(jobs.value);
-    for (const job of made) known.set(job.id, job);
-    jobs.value = new Map([...known].sort(([, a], [, b]) => b.created_at - a.created_at));
     isBusy.value = false;
-    if (!problem.value) go(made.length === 1 ? `/jobs/${made[0].id}` : "/");
   }
 
   if (!file) return html`<${Later} />`;
@@ -53,11 +48,12 @@ export function Run() {
         <label class="stack tight">Passes over the rows
           <input class="short" type="number" min="0.1" step="any" value=${training.epochs ?? 3}
             onChange=${(event) => setQuery({ "t.epochs": event.target.value })} /></label>
+        ${methods.length > 1 && html`<${Comparison} />`}
       </div>
       <${Cost} />
       <div class="row">
         <button class="primary" disabled=${Boolean(missing) || isBusy.value} onClick=${start}>
-          ${methods.length > 1 ? `Start ${methods.length} jobs` : "Start"}</button>
+          ${methods.length > 1 ? `Compare ${methods.length} methods` : "Start"}</button>
         <span class="soft">${missing}</span>
       </div>
       <${Problem} error=${problem.value} />
@@ -75,8 +71,23 @@ function Later() {
     <p class="soft">A name, what it will cost, and the start.</p></section>`;
 }
 
-function whatIsMissing(methods, name) {
+/** What is asked only where several methods are compared. */
+function Comparison() {
+  const { seeds, score } = draft.value;
+  return html`<label class="stack tight">Seeds
+      <input class="short" type="number" min="1" max="10" value=${seeds}
+        onChange=${({ target }) => setQuery({ seeds: target.value === "1" ? "" : target.value })} />
+    </label>
+    <label class="row"><input type="checkbox" checked=${score === "auto"}
+      onChange=${({ target }) => setQuery({ score: target.checked ? "auto" : "" })} />
+      Score answers too, which takes longer</label>`;
+}
+
+function whatIsMissing(methods, name, held) {
   if (!methods.length) return "Tick a method.";
+  if (methods.length > 1 && !held.startsWith("file-") && !Number(held)) {
+    return "A comparison needs held-out rows to judge by.";
+  }
   return NAME.test(name) ? "" : "A name has letters, digits, dots, dashes and underscores.";
 }
 

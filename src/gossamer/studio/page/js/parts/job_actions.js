@@ -36,16 +36,18 @@ export function JobActions({ job }) {
     isBusy.value = false;
   }
 
+  // What has no steps has none to pause at.
+  const verbs = WORK[job.status].filter((verb) => verb !== "pause" || !job.target);
   return html`<div class="row actions">
-    ${WORK[job.status].map((verb) => (verb === "cancel"
+    ${verbs.map((verb) => (verb === "cancel"
       ? html`<${Confirmed} key=${verb} verb=${isRunning ? "Stop" : "Cancel"} name=${nameOf(job)}
           isBusy=${isBusy.value} onYes=${() => act("cancel")}>It leaves the queue and gives no
-          adapter. What it has saved is kept for some days.<//>`
+          result. What it has saved is kept for some days.<//>`
       : html`<button key=${verb} class="small" disabled=${isBusy.value}
           aria-label=${`${WORDS[verb]} ${nameOf(job)}`} onClick=${() => act(verb)}>
           ${WORDS[verb]}</button>`))}
     ${job.status === "succeeded" && html`<${Results} job=${job} />`}
-    ${["failed", "cancelled"].includes(job.status) && html`<a class="button small"
+    ${["failed", "cancelled"].includes(job.status) && !job.target && html`<a class="button small"
       href=${href(`/new?from=${job.id}`)} aria-label=${`Again: ${nameOf(job)}`}>Again</a>`}
     <${Problem} error=${problem.value} />
   </div>`;
@@ -55,6 +57,9 @@ function Results({ job }) {
   const name = nameOf(job);
   return html`${job.fine_tuned_model && html`<a class="button small" href=${href(chatWith(job))}
       aria-label=${`Chat with ${name}`}>Chat</a>`}
-    <a class="button small" href=${href(`/compare?jobs=${job.id}`)}
-      aria-label=${`Compare ${name}`}>Compare</a>`;
+    ${job.result?.export?.is_there && html`<a class="button small" download
+      href=${`/studio/api/exports/${job.id}/content`} aria-label=${`Download ${name}`}>
+      Download</a>`}
+    ${!job.target && html`<a class="button small" href=${href(`/compare?jobs=${job.id}`)}
+      aria-label=${`Compare ${name}`}>Compare</a>`}`;
 }

@@ -1,7 +1,15 @@
 // How jobs are spoken of in more than one view.
 
+const FORMATS = { merged: "merged into its base model", lora: "as plain LoRA" };
+
 /** "dora, rank 8": the method and the one number that people ask for. */
 export function methodOf(job) {
+  if (job.kind === "compare") {
+    const { methods, seeds } = job.comparison;
+    return `${methods.length} methods${seeds.length > 1 ? `, ${seeds.length} seeds` : ""}`;
+  }
+  if (job.kind === "verify") return "token by token against PEFT";
+  if (job.kind === "export") return FORMATS[job.format] ?? job.format;
   const { method = "lora", rank, width, tokens } = job.adapter ?? {};
   const size = rank ? `rank ${rank}` : width ? `width ${width}` : tokens ? `${tokens} tokens` : "";
   return [method, size].filter(Boolean).join(", ");
@@ -9,7 +17,10 @@ export function methodOf(job) {
 
 /** What a person calls a job: its name, else the end of its id. */
 export function nameOf(job) {
-  return job.alias || job.suffix || job.id.slice(-6);
+  if (job.target) {
+    return `${job.kind === "verify" ? "Proof" : "Export"} of ${shortName(job.target)}`;
+  }
+  return job.alias || job.suffix || (job.kind === "compare" ? "comparison" : job.id.slice(-6));
 }
 
 /** How far a job is in whole percent; null before its first step is known. */

@@ -7,6 +7,7 @@ import { follow, restart, session, topic } from "../live.js";
 import { shortName } from "../parts/job_words.js";
 import { Confirmed, Empty, Problem } from "../parts/notes.js";
 import { href, query, setQuery } from "../router.js";
+import { ProofAndExport } from "../kinds/buttons.js";
 
 export const title = "Adapters";
 
@@ -87,6 +88,8 @@ function Actions({ adapter, isAdmin }) {
   return html`<div class="row actions">
     ${adapter.state !== "refused" && html`<a class="button small" aria-label=${`Chat with ${name}`}
       href=${href(`/chat?models=${chat}`)}>Chat</a>`}
+    ${isTuned && session.value?.train && adapter.state !== "refused"
+      && html`<${ProofAndExport} model=${adapter.id} name=${name} />`}
     ${isAdmin && adapter.state !== "refused" && html`<button class="small" disabled=${isBusy.value}
       aria-label=${`${adapter.pinned ? "Unpin" : "Pin"} ${name}`}
       onClick=${() => act(pin)}>${adapter.pinned ? "Unpin" : "Pin"}</button>`}

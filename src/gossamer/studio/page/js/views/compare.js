@@ -15,6 +15,7 @@ import { CopyButton } from "../parts/copy.js";
 import { methodOf, nameOf } from "../parts/job_words.js";
 import { Empty } from "../parts/notes.js";
 import { href, query, setQuery } from "../router.js";
+import { useComparedRuns } from "../kinds/comparison.js";
 
 export const title = "Compare";
 
@@ -23,7 +24,10 @@ const AXES = [["step", "Steps"], ["tokens", "Tokens"], ["seconds", "Time"]];
 
 export function View() {
   const chosen = (query.value.get("jobs") ?? "").split(",").filter(Boolean).slice(0, MOST);
-  const runs = useRuns(chosen.map((id) => jobs.value?.get(id)).filter(Boolean));
+  const picked = chosen.map((id) => jobs.value?.get(id)).filter(Boolean);
+  const single = useRuns(picked.filter(({ kind }) => kind !== "compare"));
+  const compared = useComparedRuns(picked);
+  const runs = useMemo(() => [...single, ...compared], [single, compared]);
   const groups = useMemo(() => groupsOf(runs), [runs]);
   return html`<div class="view">
     <header class="head"><div><h1 tabindex="-1">Compare</h1>
@@ -35,7 +39,7 @@ export function View() {
     <${Picker} chosen=${chosen} />
     ${runs.length > 0 && html`<${Fairness} runs=${runs} groups=${groups} />
       <${Curves} runs=${runs} /><${RunTable} runs=${runs} /><${Scatter} groups=${groups} />
-      <${Answers} runs=${runs} />`}
+      <${Answers} runs=${single} />`}
   </div>`;
 }
 

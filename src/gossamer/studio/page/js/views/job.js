@@ -12,6 +12,8 @@ import { JobActions } from "../parts/job_actions.js";
 import { methodOf, nameOf, share } from "../parts/job_words.js";
 import { Problem } from "../parts/notes.js";
 import { href } from "../router.js";
+import { ProofAndExport } from "../kinds/buttons.js";
+import { isWork, WorkOf } from "../kinds/result.js";
 
 export const title = "Job";
 
@@ -38,11 +40,13 @@ export function View({ id }) {
     <header class="head">
       <div><h1 tabindex="-1">${nameOf(job)}</h1>
         <p class="sub">${methodOf(job)} on ${job.model}, ${words(job)}</p></div>
-      <${JobActions} job=${job} />
+      <div class="row"><${JobActions} job=${job} />
+        ${job.fine_tuned_model && html`<${ProofAndExport} model=${job.fine_tuned_model}
+          name=${nameOf(job)} />`}</div>
     </header>
     ${job.error && html`<p class="note bad">${job.error.message}</p>`}
-    <${Figures} job=${job} />
-    <${Course} job=${job} />
+    ${isWork(job) ? html`<${WorkOf} job=${job} />` : html`<${Figures} job=${job} />
+      <${Course} job=${job} />`}
   </div>`;
 }
 

@@ -1,6 +1,6 @@
 // Home: all jobs, newest first, with what each is at and what can be done about it.
 
-import { loss, seconds, when } from "../format.js";
+import { bytes, loss, plural, seconds, when } from "../format.js";
 import { html, useComputed, useEffect, useSignal } from "../html.js";
 import { jobList, jobs } from "../live.js";
 import { JobActions } from "../parts/job_actions.js";
@@ -104,18 +104,20 @@ function State({ job }) {
   const at = job.progress ?? {};
   if (job.status === "running" || job.status === "paused") {
     const left = Number.isFinite(at.seconds_left) ? `${seconds(at.seconds_left)} left` : "";
-    const where = at.steps ? `step ${at.step ?? 0} of ${at.steps}` : "starting";
+    const where = at.steps ? `step ${at.step ?? 0} of ${at.steps}` : job.target ? "at work"
+      : "starting";
     const isPaused = job.status === "paused";
     return html`<div class="row small-text spread"><span>${isPaused ? "paused, " : ""}${where}
       </span>
         <span class="soft">${isPaused ? "" : left}</span></div>
-      <progress class=${isPaused ? "resting" : ""} max="100" value=${share(job) ?? 0}
+      <progress class=${isPaused ? "resting" : ""} max="100"
+        value=${share(job) ?? (job.target ? undefined : 0)}
         aria-label=${`Progress of ${nameOf(job)}`} />
       <p class="soft small-text"><${Losses} at=${at} /></p>`;
   }
   if (job.status === "succeeded") {
     return html`<p class="small-text"><span class="good">Done</span> ${when(job.finished_at)}</p>
-      <p class="soft small-text"><${Losses} at=${at} /></p>`;
+      <p class="soft small-text"><${Result} job=${job} /></p>`;
   }
   if (job.status === "failed") {
     return html`<p class="small-text"><span class="bad">Failed:</span> ${job.error?.message}</p>`;
@@ -125,6 +127,23 @@ function State({ job }) {
   }
   const word = job.status === "validating_files" ? "Checking its data" : "Waiting";
   return html`<p class="soft small-text">${word}${at.reason ? `: ${at.reason}` : ""}</p>`;
+}
+
+/** What a job that is done has come to. */
+function Result({ job }) {
+  const { result, kind } = job;
+  if (result?.export) {
+    const { name, bytes: size, what, is_there: isThere } = result.export;
+    return isThere ? `${what} ${name}, ${bytes(size)}` : `${what} ${name}, removed since`;
+  }
+  if (kind === "verify") {
+    return result?.passed ? html`<span class="good">served as it was trained</span>`
+      : html`<span class="bad">answers differ: see the job</span>`;
+  }
+  if (kind === "compare") {
+    return `${plural(Object.keys(result?.models ?? {}).length, "adapter")} served`;
+  }
+  return html`<${Losses} at=${job.progress ?? {}} />`;
 }
 
 function Losses({ at }) {

@@ -1,0 +1,109 @@
+"""Jobs that are no tuning run: comparisons, proofs and exports are asked for here."""
+
+import shutil
+from functools import partial
+from pathlib import Path
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, StreamingResponse
+
+from gossamer.errors import JobError, UnknownIdError
+from gossamer.jobs.store.records import JobRecord
+from gossamer.jobs.store.scoped import Tenant
+from gossamer.serving.http.body import read_past
+from gossamer.studio.archive import zipped
+from gossamer.studio.body import read_object
+from gossamer.studio.context import Studio, scope_of, settings_of, trainer
+from gossamer.studio.routes.jobs import answer_job, repeat_of
+from gossamer.studio.view.work import comparison_object
+
+router = APIRouter()
+
+
+@router.post("/studio/api/comparisons")
+async def compare(http: Request) -> JSONResponse:
+    """Make a comparison of several methods, which is one job."""
+    caller, studio = trainer(http), Studio.of(http)
+    repeat, body = repeat_of(http), await read_object(http)
+    limit = settings_of(http, caller).max_queued_jobs
+    make = partial(studio.work.compare, caller.tenant, body, repeat, max_waiting=limit)
+    return await answer_job(http, await studio.run(http, make), is_new=True)
+
+
+@router.get("/studio/api/comparisons/{job_id}")
+async def show_comparison(http: Request, job_id: str) -> JSONResponse:
+    """Show the runs of a comparison: what each has come to, its losses, and its model."""
+    caller, studio = trainer(http), Studio.of(http)
+
+    def find() -> JSONResponse:
+        job = studio.store.jobs.get(scope_of(caller), job_id)
+        _require(job, "compare")
+        return JSONResponse(comparison_object(job, studio.folder, studio.results.of(job)))
+
+    return await studio.run(http, find)
+
+
+@router.post("/studio/api/verifications")
+async def verify(http: Request) -> JSONResponse:
+    """Make a proof, as a job, that a result is served as it was trained."""
+    caller, studio = trainer(http), Studio.of(http)
+    repeat, body = repeat_of(http), await read_object(http)
+    limit = settings_of(http, caller).max_queued_jobs
+    make = partial(
+        studio.work.verify, caller.tenant, scope_of(caller), body, repeat, max_waiting=limit
+    )
+    return await answer_job(http, await studio.run(http, make), is_new=True)
+
+
+@router.post("/studio/api/exports")
+async def export(http: Request) -> JSONResponse:
+    """Export a result, as a job: merged into its base model, or as a plain LoRA."""
+    caller, studio = trainer(http), Studio.of(http)
+    repeat, body = repeat_of(http), await read_object(http)
+    limit = settings_of(http, caller).max_queued_jobs
+    make = partial(
+        studio.work.export, caller.tenant, scope_of(caller), body, repeat, max_waiting=limit
+    )
+    return await answer_job(http, await studio.run(http, make), is_new=True)
+
+
+@router.get("/studio/api/exports/{job_id}/content")
+async def download(http: Request, job_id: str) -> StreamingResponse:
+    """Send what a job has exported, as a zip archive."""
+    caller, studio = trainer(http), Studio.of(http)
+    folder = await studio.run(http, partial(_export_of, studio, scope_of(caller), job_id))
+    return StreamingResponse(
+        zipped(folder, folder.name),
+        media_type="application/octet-stream",
+        headers={
+            "Content-Disposition": f'attachment; filename="{folder.name}.zip"',
+            "X-Content-Type-Options": "nosniff",
+        },
+    )
+
+
+@router.delete("/studio/api/exports/{job_id}")
+async def remove(http: Request, job_id: str) -> JSONResponse:
+    """Remove what a job has exported; the job stays, and so does the result it was made of."""
+    caller, studio = trainer(http), Studio.of(http)
+    await read_past(http)
+
+    def delete() -> None:
+        shutil.rmtree(_export_of(studio, scope_of(caller), job_id).parent)
+
+    await studio.run(http, delete)
+    return JSONResponse({"id": job_id, "object": "export", "deleted": True})
+
+
+def _export_of(studio: Studio, scope: Tenant, job_id: str) -> Path:
+    """The folder of what a job of the caller's has exported; raises `UnknownIdError`."""
+    job = studio.store.jobs.get(scope, job_id)
+    found = (studio.results.of(job) or {}).get("export")
+    if not found or not found["is_there"]:
+        raise UnknownIdError(f"job {job.id} has no export", code="export_not_found")
+    return studio.folder.export(job.id) / str(found["name"])
+
+
+def _require(job: JobRecord, kind: str) -> None:
+    if job.kind != kind:
+        raise JobError(f"job {job.id} is of kind '{job.kind}', not '{kind}'", code="wrong_state")
