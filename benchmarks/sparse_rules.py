@@ -22,7 +22,7 @@ from gossamer.basemodel.load import load_model, load_tokenizer
 from gossamer.files import write_whole
 from gossamer.sparsity import SparsityPlan
 from gossamer.sparsity.flops import lora_weights, work_shape
-from gossamer.sparsity.search.equal import inner_layers
+from gossamer.sparsity.search.graded import inner_layers
 from gossamer.sparsity.search.halfway import Batch, JointLoss
 from gossamer.sparsity.search.work import RunWork
 from gossamer.training.data import load_data
@@ -61,7 +61,7 @@ def main() -> None:
     joint = JointLoss(model, batches)
     print(f"dense {joint.dense:.4f}", flush=True)
     content["dense"] = joint.dense
-    inner = inner_layers(joint.layers, None, None)
+    inner = inner_layers(joint.layers, None)
     layers = args.layers or f"{inner[0]}-{inner[-1]}"
     for share in args.shares:
         for rule in args.rules:

@@ -73,10 +73,19 @@ def gradients(model, inputs):
     return out.loss.detach(), out.logits.detach(), grads
 
 
+class Chosen(dict):
+    """The index sets that layers chose, as {module path: {projection: indices}}."""
+
+    def __init__(self):
+        super().__init__()
+        self.compensations = {}
+        """What stands in for the other channels, by module path."""
+
+
 @contextlib.contextmanager
 def recorded(monkeypatch):
-    """Record the index sets that layers choose, as {module path: {projection: indices}}."""
-    found = {}
+    """Record what layers choose, as `Chosen`."""
+    found = Chosen()
     choose = {}
 
     def record(cls):
@@ -84,6 +93,7 @@ def recorded(monkeypatch):
 
         def choosing(self, x, split):
             found[self._path] = choose[cls](self, x, split)
+            found.compensations[self._path] = getattr(self, "_compensation", None)
             return found[self._path]
 
         monkeypatch.setattr(cls, "choose", choosing)
@@ -111,9 +121,23 @@ def masked_dense(model, chosen, sparse):
                 mask = keep | ~sparse[:, :, None]
                 linear.forward = masked(linear, mask, on_input=projection in READS)
                 undo.append(linear)
+            found = chosen.compensations.get(f"{layer.path}.{name}")
+            if found is not None:
+                block.forward = compensated(block, found, sparse)
+                undo.append(block)
     yield
     for linear in undo:
         del linear.__dict__["forward"]
+
+
+def compensated(block, found, sparse):
+    forward = block.forward
+
+    def with_stand_in(x):
+        added = found.offset + (x @ found.inputs.t()) @ found.outputs
+        return forward(x) + added * sparse[:, :, None]
+
+    return with_stand_in
 
 
 READS = ("o_proj", "down_proj")

@@ -10,7 +10,7 @@ from gossamer.errors import SettingError
 from gossamer.sparsity import SparsityPlan, sparsify
 from gossamer.sparsity.flops import work_shape
 from gossamer.sparsity.plan import Shares
-from gossamer.sparsity.search.equal import EqualShares, Found, inner_layers
+from gossamer.sparsity.search.graded import UNREAD, Found, GradedShares, inner_layers
 from gossamer.sparsity.search.exchange import Exchange
 from gossamer.sparsity.search.halfway import JointLoss
 from gossamer.sparsity.search.sweep import Increase, Sensitivity, sweep
@@ -31,15 +31,16 @@ def work_of(model, rows, start=0.05):
         mask, shape = inputs["attention_mask"], tuple(inputs["labels"].shape)
         split = split_tokens(OPTIONS, inputs["labels"], mask, shape=shape)
         tally.add(row_lengths(mask, shape), split, OPTIONS)
-    return RunWork(work_shape(model, adapter_weights=500), tally, start)
+    return RunWork(work_shape(model, adapter_weights=500), tally, start, OPTIONS)
 
 
-def equal_shares(model, inner=range(3)):
+def graded_shares(model, inner=range(3), rise=0.3):
     rows = batches()
     seen = []
     joint = JointLoss(model, rows)
     work = work_of(model, rows)
-    return EqualShares(joint, work, inner, OPTIONS, lambda *steps: seen.append(steps)), seen
+    progress = seen.append
+    return GradedShares(joint, work, inner, OPTIONS, lambda *at: progress(at), rise), seen
 
 
 def test_the_joint_loss_is_that_of_a_training_pass_under_the_whole_plan():
@@ -58,29 +59,41 @@ def test_the_joint_loss_is_that_of_a_training_pass_under_the_whole_plan():
 
 
 def test_outer_layers_are_left_out():
-    assert inner_layers(30, None, None) == range(3, 28)
-    assert inner_layers(32, None, None) == range(3, 30)
-    assert inner_layers(3, None, None) == range(3)
+    assert inner_layers(30, None) == range(3, 30)
+    assert inner_layers(3, None) == range(3)
     assert inner_layers(30, 0, 1) == range(29)
     with pytest.raises(SettingError, match="leave none of the 3 layers"):
         inner_layers(3, 2, 1)
 
 
+@pytest.mark.parametrize("rise", [0.0, 0.3])
+def test_shares_rise_with_depth_and_what_nobody_reads_is_left_out(rise):
+    model = tiny_base(num_hidden_layers=4)
+    graded, _ = graded_shares(model, range(4), rise)
+    first, second, third, last = (shares.mlp for shares in graded.plan(0.5, 0.0).all_shares(4))
+    assert (first, last) == (0.5 * (1 - rise), UNREAD)
+    assert second == pytest.approx(0.5 * (1 - rise / 3), abs=1e-3)
+    assert third == pytest.approx(0.5 * (1 + rise / 3), abs=1e-3)
+    unread = OPTIONS.updated({"mlp": {"3": UNREAD}})
+    assert graded.joint(unread) == pytest.approx(graded.joint.dense, rel=1e-9)
+    assert not any(shares.any for shares in graded.plan(0.0, 0.0).all_shares(4))
+
+
 @pytest.mark.parametrize("attention_shares", [[], [0.5]])
 def test_bisection_finds_the_largest_share_within_the_bound(attention_shares):
-    equal, seen = equal_shares(tiny_base(), range(1, 3))
+    graded, seen = graded_shares(tiny_base(num_hidden_layers=4), range(1, 3), 0.0)
     losses = {
-        (mlp, attention): equal.joint.increase(equal.plan(mlp / 100, attention))
+        (mlp, attention): graded.joint.increase(graded.plan(mlp / 100, attention))
         for mlp in range(1, 96)
         for attention in [0.0, *attention_shares]
     }
     # A bound that nearly all shares above some keep to miss.
     bound = losses[60, 0.0]
-    found = equal.within(bound, attention_shares)
-    assert found.loss - equal.joint.dense <= bound
-    assert found.loss == equal.joint(found.plan)
-    shares = found.plan.all_shares(3)
-    assert shares[0] == Shares()
+    found = graded.within(bound, attention_shares)
+    assert found.loss - graded.joint.dense <= bound
+    assert found.loss == graded.joint(found.plan)
+    shares = found.plan.all_shares(4)
+    assert shares[0] == shares[3] == Shares()
     assert shares[1] == shares[2]
     mlp, attention = round(100 * shares[1].mlp), shares[1].qk
     # One part in a hundred more is over the bound, or is the most that is tried.
@@ -89,27 +102,27 @@ def test_bisection_finds_the_largest_share_within_the_bound(attention_shares):
 
 
 def test_a_bound_that_no_share_keeps_is_refused():
-    equal, _ = equal_shares(tiny_base())
+    graded, _ = graded_shares(tiny_base())
     with pytest.raises(SettingError, match="even a hundredth of the MLP channels of layers 0-2"):
-        equal.within(-10.0)
+        graded.within(-10.0)
 
 
-@pytest.mark.parametrize("target", [0.9, 0.8, 0.72])
+@pytest.mark.parametrize("target", [0.9, 0.88, 0.86])
 def test_a_target_is_reached_and_not_passed(target):
-    equal, _ = equal_shares(tiny_base())
-    plan = equal.reaching(target).plan
-    assert target - 0.002 < equal.work.kept(plan) <= target
+    graded, _ = graded_shares(tiny_base(), range(2))
+    plan = graded.reaching(target).plan
+    assert target - 0.002 < graded.work.kept(plan) <= target
     assert not plan.qk
-    both = equal.reaching(target, [0.25, 0.5])
+    both = graded.reaching(target, [0.25, 0.5])
     # Attention is cut only where that costs less.
-    assert both.loss <= equal.joint(plan)
-    assert equal.work.kept(both.plan) <= target
+    assert both.loss <= graded.joint(plan)
+    assert graded.work.kept(both.plan) <= target
 
 
 def test_a_target_out_of_reach_is_refused():
-    equal, _ = equal_shares(tiny_base(), range(1, 2))
+    graded, _ = graded_shares(tiny_base(), range(1, 2))
     with pytest.raises(SettingError, match=r"target 0\.5 cannot be reached: with"):
-        equal.reaching(0.5)
+        graded.reaching(0.5)
 
 
 def swept(model):
@@ -119,18 +132,18 @@ def swept(model):
 
 def test_exchanges_are_accepted_only_if_the_joint_loss_falls():
     model = tiny_base()
-    equal, _ = equal_shares(model)
-    seed = equal.reaching(0.8)
-    kept = equal.work.kept(seed.plan)
+    graded, _ = graded_shares(model)
+    seed = graded.reaching(0.78)
+    kept = graded.work.kept(seed.plan)
     measured = []
 
     def joint(plan):
-        measured.append((equal.joint(plan), equal.work.kept(plan)))
+        measured.append((graded.joint(plan), graded.work.kept(plan)))
         return measured[-1][0]
 
-    exchange = Exchange(swept(model), equal.work, kept, step=0.1)
+    exchange = Exchange(swept(model), graded.work, kept, step=0.1)
     better = exchange.improve(seed, joint, 12, lambda done, total: None)
-    assert better.loss == equal.joint(better.plan)
+    assert better.loss == graded.joint(better.plan)
     assert better.loss == min([seed.loss, *(loss for loss, _ in measured)])
     assert any(loss > seed.loss for loss, _ in measured)
     for _, share in measured:
@@ -139,13 +152,13 @@ def test_exchanges_are_accepted_only_if_the_joint_loss_falls():
 
 def test_an_exchange_that_the_sums_promise_but_the_whole_denies_is_refused():
     model = tiny_base()
-    equal, _ = equal_shares(model)
-    seed = Found(equal.plan(0.5, 0.0), 1.0)
+    graded, _ = graded_shares(model)
+    seed = Found(OPTIONS.updated({"mlp": {"0-2": 0.5}}), 1.0)
     # By the sweep layer 0 costs all and layer 2 nothing.
     costs = {0: 1.0, 1: 0.1, 2: 0.0}
     alone = [Increase(n, "mlp", share, costs[n] * share) for n in costs for share in (0.5, 0.9)]
     sensitivity = Sensitivity(layers=3, dense_loss=0.5, increases=alone)
-    exchange = Exchange(sensitivity, equal.work, equal.work.kept(seed.plan), step=0.1)
+    exchange = Exchange(sensitivity, graded.work, graded.work.kept(seed.plan), step=0.1)
     asked = []
 
     def worse(plan):
@@ -163,7 +176,7 @@ def test_an_exchange_that_the_sums_promise_but_the_whole_denies_is_refused():
     shares = found.plan.all_shares(3)
     assert shares[2].mlp <= 0.9 + 1e-9
     assert shares[0].mlp < 0.5
-    assert equal.work.kept(found.plan) <= equal.work.kept(seed.plan) + 1e-12
+    assert graded.work.kept(found.plan) <= graded.work.kept(seed.plan) + 1e-12
 
 
 def test_padding_is_no_token_of_the_count():
@@ -177,19 +190,29 @@ def test_padding_is_no_token_of_the_count():
     assert one.tally.tokens == int(rows[0]["attention_mask"].sum())
 
 
-def test_the_sample_is_counted_with_the_work():
+@pytest.mark.parametrize("compensation", ["none", "mean", "linear"])
+def test_the_sample_is_counted_with_the_work(compensation):
     model = tiny_base()
     shape = work_shape(model, adapter_weights=500)
     shares = [Shares(mlp=0.5, qk=0.5, vo=0.5), Shares(mlp=0.5), Shares()]
-    plan = plan_of_shares(shares, OPTIONS)
-    tally = Tally(tokens=1000, sparse_tokens=600, scored_tokens=32, token_lengths=1000 * 50)
+    options = OPTIONS.updated({"compensation": compensation})
+    plan = plan_of_shares(shares, options)
+    # Two passes of 500 tokens, 300 of them sparse and 16 of these sampled.
+    tally = Tally(1000, 600, 32, 1000 * 50, 2 * 16 * (300 + 8))
     # Multiply-adds as two: gate and up of two layers; q, k and v of one.
     forward = 2 * (2 * 2 * 48 * 100 + 48 * (64 + 32 + 32))
-    choosing = 32 / 1000 * forward / shape.dense_work(50)
+    work = 32 * forward
+    if compensation != "none":
+        work += 32 * 2 * 2 * 48 * 100
+    if compensation == "linear":
+        # To fit: 16 times 16 products of inputs, and as many of what is solved for; to use them: two
+        # products with 16 rows for each sparse token, forward and backward.
+        work += 2 * 2 * (2 * 2 * 16 * 16 * 48 + 2 * 2 * 2 * 16 * 300 * 48)
+    choosing = work / 1000 / shape.dense_work(50)
     assert tally.choosing_work(plan, shape) == pytest.approx(choosing)
     free = Tally(tokens=1000, sparse_tokens=600, token_lengths=1000 * 50)
     assert tally.work_kept(plan, shape) - free.work_kept(plan, shape) == pytest.approx(choosing)
-    work = RunWork(shape, tally, start=0.1)
+    work = RunWork(shape, tally, 0.1, options)
     assert work.kept(plan) == pytest.approx(0.1 + 0.9 * tally.work_kept(plan, shape))
     # What must be dropped for a target, choice included, is what this plan drops for its own.
     needed = work.to_drop(work.kept(plan), shares)

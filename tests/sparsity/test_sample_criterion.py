@@ -54,7 +54,7 @@ def test_equals_masked_dense(span, sample_of, padding, targets, checkpointing, m
 
 @pytest.mark.parametrize("family", ["llama", "qwen2"])
 @pytest.mark.parametrize("padding", ["left", "none"])
-def test_channels_are_those_of_largest_norm_over_the_sample(family, padding, monkeypatch):
+def test_channels_are_those_that_matter_most_over_the_sample(family, padding, monkeypatch):
     model, inputs = with_lora(tiny_base(family)), batch(padding=padding)
     split = split_tokens(PLAN, inputs["labels"], inputs["attention_mask"], shape=(3, 14))
     assert 0 < split.sampled.numel() <= 4
@@ -73,23 +73,24 @@ def test_channels_are_those_of_largest_norm_over_the_sample(family, padding, mon
     with torch.no_grad():
         mlp = inner.mlp
         hidden = F.silu(mlp.gate_proj(rows["mlp"])) * mlp.up_proj(rows["mlp"])
+        added = hidden.norm(dim=0) * mlp.down_proj.weight.norm(dim=0)
         bases = {n: getattr(inner.self_attn, n).get_base_layer() for n in ATTENTION[:3]}
         norms = {name: base(rows["attention"]).norm(dim=0) for name, base in bases.items()}
     heads = HeadShape(query_heads=4, key_heads=2, head_dim=16)
     keys = key_scores(norms["q_proj"], norms["k_proj"], heads, released=False)
     path = "base_model.model.model.layers.2"
-    expected = top_channels(hidden.norm(dim=0), 0.6)
+    expected = top_channels(added, 0.6)
     assert torch.equal(found[f"{path}.mlp"]["gate_proj"], expected)
     assert torch.equal(found[f"{path}.self_attn"]["k_proj"], top_channels(keys, 0.5))
     values = top_channels(norms["v_proj"], 0.5)
     assert torch.equal(found[f"{path}.self_attn"]["v_proj"], values)
 
 
-def test_a_sample_of_all_is_the_oracle_over_sparse_tokens(monkeypatch):
+def test_a_sample_of_all_is_the_oracle_over_sparse_tokens_in_attention(monkeypatch):
     model, inputs = with_lora(tiny_base()), batch(padding="none")
     sets = []
     # Where all tokens are sparse, those of the sample are all real ones.
-    every = PLAN.updated({"tokens": "all", "dense_first": 0, "sample_tokens": 1000})
+    every = PLAN.updated({"mlp": {}, "tokens": "all", "dense_first": 0, "sample_tokens": 1000})
     for plan in (every, every.updated({"criterion": "oracle"})):
         with recorded(monkeypatch) as found, sparsify(model, plan) as handle:
             gradients(model, inputs)

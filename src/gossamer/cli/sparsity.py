@@ -105,13 +105,13 @@ def _write(path: Path, result: "SweepResult") -> None:
 def _rows(result: "SweepResult") -> list[tuple[str, str]]:
     rows = [
         ("operations kept", f"{result.work_kept:.1%}"),
-        ("of these, to choose channels", f"{result.choosing_work:.2%}"),
+        ("of these, to choose and replace channels", f"{result.choosing_work:.2%}"),
         ("tokens that compute sparsely", f"{result.context:.1%}"),
         ("loss, dense", f"{result.dense_loss:.4f}"),
         ("loss, this plan", f"{result.plan_loss:.4f}"),
     ]
     if result.sensitivity is not None:
-        rows.append(("loss, equal shares of inner layers", f"{result.equal_loss:.4f}"))
+        rows.append(("loss, shares by the rule", f"{result.seed_loss:.4f}"))
     return rows
 
 

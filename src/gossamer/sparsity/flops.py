@@ -3,11 +3,12 @@
 Per token and layer, a multiply-add counted as two: a frozen linear layer with P weights costs 2 P
 forward and 2 P for the gradient of its input, an adapter's weights 6 each, causal attention
 6 T d. Channels that are chosen by true norms cost the products of the tokens that are looked at,
-forward: 2 for each weight of gate and up, of q and k, or of v. Embeddings, the output head, norms,
-padding, and the guess of the criterion `svd` (0.05 %) are left out.
+forward: 2 for each weight of gate and up, of q and k, or of v. To compensate for what an MLP leaves
+out costs those tokens the product with down as well, and each sparse token two products with as many
+rows as were looked at, forward and backward: 8 d a row. Embeddings, the output head, norms, padding,
+and the guess of the criterion `svd` (0.05 %) are left out.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,14 +70,31 @@ class WorkShape:
             work += 2 * self.hidden * self.key_channels
         return work
 
-    def choosing_share(
-        self, shares: Iterable[Shares], *, length: float, scored_tokens: float
-    ) -> float:
-        """Share of the dense work that choosing channels takes where layers drop `shares`.
+    def compensating_work(self, plan: SparsityPlan, *, scored: float, pairs: float) -> float:
+        """Operations of a layer that stand in for MLP channels that are left out, by `plan`.
 
-        `scored_tokens` is the share of tokens whose true products are computed for it.
+        `scored` tokens were looked at, and `pairs` counts them for each token that sees them.
         """
-        return scored_tokens * sum(map(self.scoring_work, shares)) / self.dense_work(length)
+        if plan.compensating == "none":
+            return 0.0
+        work = scored * 2 * self.hidden * self.intermediate
+        return work + pairs * 8 * self.hidden if plan.compensating == "linear" else work
+
+    def choosing_share(
+        self, plan: SparsityPlan, *, length: float, scored_tokens: float, pairs: float = 0.0
+    ) -> float:
+        """Share of the dense work that choosing channels by `plan` takes, and compensating for
+        those that are left out.
+
+        `scored_tokens` is the share of tokens whose true products are computed for it, `pairs` the
+        number of such tokens that a token sees in the mean, if it is sparse.
+        """
+        work = 0.0
+        for shares in plan.all_shares(self.layers):
+            work += scored_tokens * self.scoring_work(shares)
+            if shares.mlp:
+                work += self.compensating_work(plan, scored=scored_tokens, pairs=pairs)
+        return work / self.dense_work(length)
 
     def kept_share(
         self,
@@ -85,15 +103,17 @@ class WorkShape:
         length: float,
         sparse_tokens: float,
         scored_tokens: float = 0.0,
+        pairs: float = 0.0,
     ) -> float:
         """Share of the work that remains in a sparse step, the choice of channels included.
 
-        `sparse_tokens` is the share of tokens that compute sparsely, `scored_tokens` of those whose
-        true products are computed to choose channels.
+        `sparse_tokens` is the share of tokens that compute sparsely; the others are those of
+        `choosing_share`.
         """
-        shares = plan.all_shares(self.layers)
-        dropped = sum(map(self.dropped_work, shares))
-        choosing = self.choosing_share(shares, length=length, scored_tokens=scored_tokens)
+        dropped = sum(map(self.dropped_work, plan.all_shares(self.layers)))
+        choosing = self.choosing_share(
+            plan, length=length, scored_tokens=scored_tokens, pairs=pairs
+        )
         return 1 - sparse_tokens * dropped / self.dense_work(length) + choosing
 
     def run_share(self, plan: SparsityPlan, *, length: int, outputs: int) -> float:

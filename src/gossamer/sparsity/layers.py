@@ -9,10 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.errors import SettingError, TrainingError, UnsupportedAdapterError
+from gossamer.sparsity.compensation import (
+    Compensation,
+    linear_compensation,
+    mean_compensation,
+)
 from gossamer.sparsity.family import HeadShape, key_scores, partners, top_channels
 from gossamer.sparsity.frozen_linear import FrozenLinear, Scratch, base_linear
 from gossamer.sparsity.plan import Shares, SparsityPlan, kept
-from gossamer.sparsity.predictor import Criterion
+from gossamer.sparsity.predictor import Criterion, TrueNorms
 from gossamer.sparsity.products import GatedMlp, LinearSlice, Side, add_branch, fits
 from gossamer.sparsity.tokens import RowGather, TokenSplit
 
@@ -133,7 +138,8 @@ class SparseGroup(ABC):
             self._index = self.choose(x.detach(), split)
         self._waiting = {name: self._linears[name] for name in self._index if name in self._linears}
 
-    def _end(self, block: nn.Module, args: Any, output: Any) -> None:
+    def _end(self, block: nn.Module, args: Any, output: Any) -> Any:
+        """What the block's output is to be, or None for what it is."""
         active, self._index = self._index, {}
         self._pass.gather.forget()
         waiting, self._waiting = self._waiting, {}
@@ -144,6 +150,7 @@ class SparseGroup(ABC):
                 f"{self._path}.{name} does not compute its frozen part through its base layer, so "
                 "nothing could be saved; use a method such as lora"
             )
+        return None
 
 
 class SparseAttention(SparseGroup):
@@ -209,6 +216,9 @@ class SparseMlp(SparseGroup):
     ) -> None:
         super().__init__(current, block, path, layer)
         self._share, self._criterion = shares.mlp, criterion
+        self._samples, self._kind = plan.criterion == "sample", plan.compensating
+        self._compensation: Compensation | None = None
+        self._input: Any = None
         check_kept(width, shares.mlp, layer)
         modules = {name: getattr(block, name) for name in ("gate_proj", "up_proj", "down_proj")}
         found = {name: base_linear(module, f"{path}.{name}") for name, module in modules.items()}
@@ -218,11 +228,51 @@ class SparseMlp(SparseGroup):
                 self.slice_linear(name, module, side, plan.detach_base, replaced)
         else:
             self._whole(block, modules, replaced)
+        self._down = FrozenLinear(found["down_proj"][0], self._pass.scratch)
+        self._reach = self._column_norms() if self._samples else None
         self.attach(replaced)
 
     def choose(self, x: Tensor, split: TokenSplit) -> dict[str, Tensor]:
-        index = top_channels(self._criterion.mlp(x, split), self._share)
+        index = self._sampled(x, split) if self._samples else self._scored(x, split)
         return dict.fromkeys(("gate_proj", "up_proj", "down_proj"), index)
+
+    def _scored(self, x: Tensor, split: TokenSplit) -> Tensor:
+        return top_channels(self._criterion.mlp(x, split), self._share)
+
+    def _sampled(self, x: Tensor, split: TokenSplit) -> Tensor:
+        """The channels that add most at the sampled tokens; what the others add is made up for."""
+        assert isinstance(self._criterion, TrueNorms)
+        rows, channels = self._criterion.mlp_channels(x, split)
+        index = top_channels(channels.float().norm(dim=0) * self._reach, self._share)
+        if self._kind != "none":
+            left_out = channels.index_fill(1, index, 0.0)
+            outputs = left_out @ self._down.weight(left_out.dtype).t()
+            linear = self._kind == "linear"
+            self._compensation = (
+                linear_compensation(rows, outputs) if linear else mean_compensation(outputs)
+            )
+        return index
+
+    def _begin(self, block: nn.Module, args: Any, kwargs: Any) -> None:
+        self._compensation = None
+        super()._begin(block, args, kwargs)
+        self._input = None
+        if self._compensation is not None:
+            self._input = args[0] if args else kwargs["hidden_states"]
+
+    def _end(self, block: nn.Module, args: Any, output: Any) -> Any:
+        super()._end(block, args, output)
+        compensation, self._compensation = self._compensation, None
+        x, self._input = self._input, None
+        split = self._pass.split
+        if compensation is None or output is None or split is None:
+            return None
+        return compensation.added_to(output, x, split)
+
+    @torch.no_grad()
+    def _column_norms(self) -> Tensor:
+        """The norm of each channel's column of down, [f]."""
+        return self._down.weight(torch.float32).norm(dim=0)
 
     def _whole(self, block: Any, modules: dict[str, nn.Module], replaced: Replaced) -> None:
         """No adapters in between: the block as one function, of the width that is left."""

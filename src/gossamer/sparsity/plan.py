@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import Field, field_validator, model_validator
@@ -17,6 +17,7 @@ from gossamer.settings import Settings
 GROUPS = ("mlp", "qk", "vo")
 _RANGE = re.compile(r"(\d+)(?:\s*-\s*(\d+))?")
 
+Compensating = Literal["linear", "mean", "none"]
 Share = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 ByLayers = dict[str, Share]
 
@@ -75,15 +76,21 @@ class SparsityPlan(Settings):
     activations a hundred times larger than those of others; 0 as published."""
 
     criterion: Literal["sample", "svd", "oracle", "random"] = "sample"
-    """How channels are chosen: by their true norms over a few of the batch's sparse tokens; by a
-    low-rank guess of them over all tokens, as published; by true norms over all (costs the dense
-    product; to judge the others); or by chance (to judge the choice)."""
+    """How channels are chosen: by their true norms over a few of the batch's sparse tokens, those
+    of an MLP by what they add to its output; by a low-rank guess of them over all tokens, as
+    published; by true norms over all (costs the dense product; to judge the others); or by chance
+    (to judge the choice)."""
 
     sample_tokens: Annotated[int, Field(ge=1)] = 32
     """Tokens whose true norms the criterion `sample` looks at, evenly spaced."""
 
     sample_of: Literal["batch", "row"] = "batch"
     """Whether this number of tokens is sampled of the whole batch or of each row."""
+
+    compensation: Compensating | None = None
+    """What stands in for MLP channels that are left out: the regression, on the block's input, of
+    what they add to the tokens of the criterion `sample`; their mean there; or nothing, as
+    published. Unset: linear with that criterion, none with others, which know no tokens."""
 
     rank: Annotated[int, Field(ge=1)] = 8
     """The rank of the criterion `svd`."""
@@ -112,6 +119,22 @@ class SparsityPlan(Settings):
         if "qk" in values or "vo" in values:
             raise ValueError("attention sets both qk and vo; give either attention, or qk and vo")
         return {**values, "qk": both, "vo": both}
+
+    @model_validator(mode="after")
+    def _compensation_needs_a_sample(self) -> Self:
+        if self.compensation not in (None, "none") and self.criterion != "sample":
+            raise ValueError(
+                f"compensation: {self.compensation} is fitted to sampled tokens, and the criterion "
+                f"{self.criterion} samples none; set criterion: sample, or compensation: none"
+            )
+        return self
+
+    @property
+    def compensating(self) -> Compensating:
+        """What stands in for left-out MLP channels, where the plan says it or not."""
+        if self.compensation is None:
+            return "linear" if self.criterion == "sample" else "none"
+        return self.compensation
 
     @field_validator("mlp", "qk", "vo", mode="before")
     @classmethod

@@ -142,8 +142,13 @@ class TrueNorms(Criterion):
         self._rows = rows
 
     def mlp(self, x: Tensor, split: TokenSplit) -> Tensor:
+        return self.mlp_channels(x, split)[1].float().norm(dim=0)
+
+    def mlp_channels(self, x: Tensor, split: TokenSplit) -> tuple[Tensor, Tensor]:
+        """The tokens that are looked at, [n, d] of `x` [batch, length, d], and what the MLP's
+        channels are there, [n, f]."""
         rows = self._rows(x, split)
-        return (F.silu(self._dense("gate", rows)) * self._dense("up", rows)).float().norm(dim=0)
+        return rows, F.silu(self._dense("gate", rows)) * self._dense("up", rows)
 
     def outputs(self, name: Projection, x: Tensor, split: TokenSplit) -> Tensor:
         return self._dense(name, self._rows(x, split)).float().norm(dim=0)

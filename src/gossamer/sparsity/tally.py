@@ -21,6 +21,9 @@ class Tally:
     """The number of tokens whose true products were computed to choose channels."""
     token_lengths: int = 0
     """The sum over tokens of the length of their row."""
+    pairs: float = 0.0
+    """The number of sampled tokens that each sparse token is multiplied with, summed over these;
+    half a pair for two sampled tokens, whose products go forward alone."""
 
     def add(self, lengths: list[int], split: TokenSplit | None, plan: SparsityPlan) -> None:
         """Count a pass over rows of `lengths`; `split` is None if all of it was dense."""
@@ -28,10 +31,10 @@ class Tally:
         self.tokens += tokens
         self.token_lengths += sum(length * length for length in lengths)
         if split is not None:
-            self.sparse_tokens += tokens - split.dense.numel()
-            self.scored_tokens += (
-                tokens if plan.criterion == "oracle" else int(split.sampled.numel())
-            )
+            sparse, sampled = tokens - split.dense.numel(), split.sampled.numel()
+            self.sparse_tokens += sparse
+            self.scored_tokens += tokens if plan.criterion == "oracle" else sampled
+            self.pairs += sampled * (sparse + sampled / 2)
 
     def work_kept(self, plan: SparsityPlan, shape: WorkShape) -> float:
         """Share of the dense work that these passes took, by the model of FLOPs."""
@@ -42,16 +45,19 @@ class Tally:
             length=self.token_lengths / self.tokens,
             sparse_tokens=self.sparse_tokens / self.tokens,
             scored_tokens=self.scored_tokens / self.tokens,
+            pairs=self.pairs / self.tokens,
         )
 
     def choosing_work(self, plan: SparsityPlan, shape: WorkShape) -> float:
-        """Share of the dense work that the choice of channels took, which is in `work_kept`."""
+        """Share of the dense work that the choice of channels took, and what stands in for others;
+        it is in `work_kept`."""
         if not self.tokens:
             return 0.0
         return shape.choosing_share(
-            plan.all_shares(shape.layers),
+            plan,
             length=self.token_lengths / self.tokens,
             scored_tokens=self.scored_tokens / self.tokens,
+            pairs=self.pairs / self.tokens,
         )
 
 

@@ -1,4 +1,4 @@
-"""Finds a sparsity plan for a model and data: equal shares first, then perhaps a sweep."""
+"""Finds a sparsity plan for a model and data: by a rule first, then perhaps by a sweep."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ from gossamer.machine import fit_threads
 from gossamer.sparsity.family import check_family
 from gossamer.sparsity.flops import lora_weights, work_shape
 from gossamer.sparsity.plan import SparsityPlan
-from gossamer.sparsity.search.equal import EqualShares, Found, inner_layers
 from gossamer.sparsity.search.exchange import Exchange
+from gossamer.sparsity.search.graded import RISE, Found, GradedShares, inner_layers
 from gossamer.sparsity.search.halfway import Batch, JointLoss, Progress
 from gossamer.sparsity.search.knapsack import choose_plan
 from gossamer.sparsity.search.sweep import Sensitivity, sweep
@@ -39,8 +39,8 @@ class SweepResult:
     dense_loss: float
     plan_loss: float
     """The loss with all of the plan at once, which is not the sum of its parts."""
-    equal_loss: float
-    """The loss with the equal shares that the search began with."""
+    seed_loss: float
+    """The loss with the shares by rule that the search began with."""
     sensitivity: Sensitivity | None
     """What each layer costs alone; None: no sweep was asked for."""
     work_kept: float
@@ -90,10 +90,12 @@ class _Search:
             shape=work_shape(model, adapter_weights=adapter),
             tally=count_tokens(batches, self._options),
             start=settings.start,
+            options=self._options,
         )
         inner = inner_layers(shape.layers, settings.first_layers, settings.last_layers)
         joint = JointLoss(model, batches)
-        self._equal = EqualShares(joint, self._work, inner, self._options, progress)
+        rise = 0.0 if settings.search == "equal" else RISE
+        self._graded = GradedShares(joint, self._work, inner, self._options, progress, rise)
 
     def result(self) -> SweepResult:
         settings, work = self._settings, self._work
@@ -105,9 +107,9 @@ class _Search:
         return SweepResult(
             plan=found.plan,
             layers=work.shape.layers,
-            dense_loss=self._equal.joint.dense,
+            dense_loss=self._graded.joint.dense,
             plan_loss=found.loss,
-            equal_loss=seed.loss,
+            seed_loss=seed.loss,
             sensitivity=sensitivity,
             work_kept=work.kept(found.plan),
             choosing_work=work.choosing(found.plan),
@@ -118,12 +120,12 @@ class _Search:
     def _begin(self) -> Found:
         settings = self._settings
         if settings.target is None:
-            return self._equal.within(settings.max_increase, settings.attention_shares)
-        return self._equal.reaching(settings.target, settings.attention_shares)
+            return self._graded.within(settings.max_increase, settings.attention_shares)
+        return self._graded.reaching(settings.target, settings.attention_shares)
 
     def _swept(self, seed: Found) -> tuple[Found, Sensitivity]:
         """The sweep's plan at the same work if its loss is less, and what exchanges make of it."""
-        settings, joint = self._settings, self._equal.joint
+        settings, joint = self._settings, self._graded.joint
         sensitivity = sweep(
             JointLoss(self._model, self._batches),
             mlp_shares=settings.mlp_shares,
@@ -143,12 +145,12 @@ class _Search:
         except SettingError:
             # The sweep's shares cannot keep so little.
             return seed
-        other = Found(summed, self._equal.joint(summed))
+        other = Found(summed, self._graded.joint(summed))
         return min(seed, other, key=lambda one: one.loss)
 
     def _judge(self, found: Found) -> None:
         """Refuse a plan for a target that costs too much."""
-        settings, dense = self._settings, self._equal.joint.dense
+        settings, dense = self._settings, self._graded.joint.dense
         increase = found.loss - dense
         if settings.target is None or increase <= settings.max_increase:
             return
@@ -162,7 +164,7 @@ class _Search:
         """What to do instead of a target that costs too much."""
         settings = self._settings
         try:
-            found = self._equal.within(settings.max_increase, settings.attention_shares)
+            found = self._graded.within(settings.max_increase, settings.attention_shares)
         except SettingError:
             return "train densely"
         return f"leave the target out, which keeps {self._work.kept(found.plan):.2f}"
@@ -176,6 +178,7 @@ def _plan_options(settings: SweepSettings) -> SparsityPlan:
         criterion=settings.criterion,
         sample_tokens=settings.sample_tokens,
         sample_of=settings.sample_of,
+        compensation=settings.compensation,
     )
 
 

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from gossamer.sparsity.plan import Compensating
 from gossamer.training.data import DataSettings
 from gossamer.training.settings import DtypeName, PositiveInt
 
@@ -24,9 +25,10 @@ class SweepSettings(DataSettings):
     """What the plan as a whole may add to the loss of the untrained model, in nats per learnt
     token."""
 
-    search: Literal["equal", "sweep"] = "equal"
-    """How to find the shares: equal ones in all inner layers (some ten measurements), or from
-    there by a sweep of all layers and exchanges between them that lower the loss of the whole."""
+    search: Literal["graded", "equal", "sweep"] = "graded"
+    """How to find the shares: rising with depth by a rule (some ten measurements); the same in all
+    inner layers; or, from those of the rule, by a sweep of all layers and exchanges between them
+    that lower the loss of the whole."""
 
     rows: PositiveInt = 16
     """Rows of the data, chosen by the seed, on which losses are measured."""
@@ -37,8 +39,8 @@ class SweepSettings(DataSettings):
     first_layers: Annotated[int, Field(ge=0)] | None = None
     """Layers at the start that stay dense; unset: a tenth of all."""
 
-    last_layers: Annotated[int, Field(ge=0)] | None = None
-    """Layers at the end that stay dense; unset: a fifteenth of all."""
+    last_layers: Annotated[int, Field(ge=0)] = 0
+    """Layers at the end that stay dense."""
 
     attention_shares: list[Share] = Field(default=[])
     """Shares of attention channels to try beside those of MLPs; none by default, for on small
@@ -65,6 +67,10 @@ class SweepSettings(DataSettings):
 
     sample_of: Literal["batch", "row"] = "batch"
     """Whether this number is looked at in each batch or in each row; written into the plan."""
+
+    compensation: Compensating | None = None
+    """What stands in for MLP channels that are left out: linear, mean or none. Unset: linear with
+    the criterion `sample`, else none. Written into the plan."""
 
     lora_rank: PositiveInt = 16
     """Rank of the LoRA on all linear layers that is counted with the operations."""

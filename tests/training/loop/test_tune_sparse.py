@@ -55,7 +55,7 @@ def test_a_run_reports_work_kept_and_step_times(tune_tiny, plan, tmp_path):
     assert sparse.losses[2:] != dense.losses[2:]
     assert sparse.eval_loss_before == dense.eval_loss_before
     assert 0 < sparse.choosing_work < 0.2
-    assert table["of this, to choose channels"] == f"{sparse.choosing_work:.2%}"
+    assert table["of this, to choose and replace channels"] == f"{sparse.choosing_work:.2%}"
     # What the guesses of the criterion svd need is not made.
     assert not (tmp_path / "home" / "sparsity").exists()
 

@@ -2,7 +2,7 @@
 
 halfway    hidden states between two layers; the loss under a plan, all its parts together
 work       what a plan keeps of a run's work, what it must drop for a target
-equal      the plan that drops the same in all inner layers, as much as a bound on the loss allows
+graded     the plan whose shares rise with depth by a rule, as high as a bound on the loss allows
 sweep      what each layer alone costs
 knapsack   the plan that costs least by the sum of what the layers cost alone
 exchange   a plan made better step by step, judged by the loss of the whole

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gossamer.sparsity.plan import Shares, SparsityPlan
-from gossamer.sparsity.search.equal import Found
+from gossamer.sparsity.search.graded import Found
 from gossamer.sparsity.search.halfway import JointLoss, Progress
 from gossamer.sparsity.search.sweep import Sensitivity
 from gossamer.sparsity.search.work import RunWork, plan_of_shares

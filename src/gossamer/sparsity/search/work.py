@@ -18,6 +18,8 @@ class RunWork:
     """What a sparse pass over the rows of the data counts: tokens, sparse ones, sampled ones."""
     start: float
     """Share of the run's steps that are dense."""
+    options: SparsityPlan = SparsityPlan()
+    """What plans say beside their shares: the criterion, and what stands in for channels."""
 
     @property
     def sparse_share(self) -> float:
@@ -34,27 +36,27 @@ class RunWork:
         return self.start + (1 - self.start) * self.tally.work_kept(plan, self.shape)
 
     def choosing(self, plan: SparsityPlan) -> float:
-        """Share of a sparse step's dense operations that the choice of channels takes."""
+        """Share of a sparse step's dense operations that the choice of channels takes, and what
+        stands in for the others."""
         return self.tally.choosing_work(plan, self.shape)
 
     def dropped(self, shares: Iterable[Shares]) -> float:
         """Operations that a sparse token saves where layers drop `shares`."""
         return sum(map(self.shape.dropped_work, shares))
 
-    def to_drop(self, target: float, sliced: Iterable[Shares]) -> float:
+    def to_drop(self, target: float, sliced: Sequence[Shares]) -> float:
         """Operations that a sparse token must save for a run to keep the share `target`.
 
         `sliced` says which layers are sliced, since each costs a choice; how much they drop does
         not matter.
         """
         step = (target - self.start) / (1 - self.start)
-        scored = self.tally.scored_tokens / self.tally.tokens
-        choosing = self.shape.choosing_share(sliced, length=self.length, scored_tokens=scored)
+        choosing = self.choosing(plan_of_shares(sliced, self.options))
         return (1 + choosing - step) * self.shape.dense_work(self.length) / self.sparse_share
 
     def check_target(self, target: float, largest: Sequence[Shares]) -> None:
         """Raise `SettingError` if a run keeps more than `target` though layers drop `largest`."""
-        least = self.kept(plan_of_shares(largest, SparsityPlan())) if self.sparse_share else 1.0
+        least = self.kept(plan_of_shares(largest, self.options)) if self.sparse_share else 1.0
         if least > target:
             raise SettingError(
                 f"target {target:g} cannot be reached: with {self.sparse_share:.0%} of the tokens "

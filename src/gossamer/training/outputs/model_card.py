@@ -80,7 +80,7 @@ def _stage_rows(stage: Record) -> list[tuple[str, str]]:
 def _sparse_rows(result: RunResult) -> list[tuple[str, str]]:
     rows = [("base and adapter work kept, by FLOPs", f"{result.work_kept:.1%}")]
     if result.choosing_work is not None:
-        rows.append(("of this, to choose channels", f"{result.choosing_work:.2%}"))
+        rows.append(("of this, to choose and replace channels", f"{result.choosing_work:.2%}"))
     if result.dense_step_seconds is not None:
         rows.append(("median step, dense start", f"{result.dense_step_seconds:.2f} s"))
     if result.sparse_step_seconds is not None:

@@ -1,4 +1,8 @@
-"""The plan that drops the same share in all inner layers, as much as the loss allows."""
+"""The plan whose shares rise with depth by a fixed rule, as high as the loss allows.
+
+Tokens that are not learnt from are read through the keys and values of later layers alone. So the
+later a layer, the less is lost there; of the last one's MLP nothing is read.
+"""
 
 import math
 from collections.abc import Sequence
@@ -10,7 +14,11 @@ from gossamer.sparsity.search.halfway import JointLoss, Progress
 from gossamer.sparsity.search.work import RunWork, plan_of_shares
 
 LARGEST = 0.95
-"""The largest share of MLP channels that is tried."""
+"""The largest share of MLP channels that is tried where they are read."""
+UNREAD = 0.99
+"""The share of MLP channels to drop in the last layer, whose output no other token reads."""
+RISE = 0.3
+"""How much more than the mean share the last of the inner layers drops, and the first less."""
 _PARTS = 100
 
 
@@ -23,14 +31,12 @@ class Found:
     """Mean loss per learnt token, in nats, with all parts together."""
 
 
-def inner_layers(count: int, first: int | None, last: int | None) -> range:
+def inner_layers(count: int, first: int | None, last: int = 0) -> range:
     """The layers of `count` that are neither among the `first` nor among the `last`.
 
-    Unset, a tenth is left out at the start and a fifteenth at the end: there activations of some
-    tokens grow a hundredfold and are taken back.
+    Unset, a tenth is left out at the start: what is wrong there is carried through all others.
     """
     first = round(count / 10) if first is None else first
-    last = round(count / 15) if last is None else last
     if first + last >= count:
         raise SettingError(
             f"first_layers={first} and last_layers={last} leave none of the {count} layers to slice"
@@ -39,20 +45,31 @@ def inner_layers(count: int, first: int | None, last: int | None) -> range:
 
 
 @dataclass(frozen=True, slots=True)
-class EqualShares:
-    """The plans that drop equal shares in the layers `inner`."""
+class GradedShares:
+    """The plans that drop shares in the layers `inner` that rise with depth."""
 
     joint: JointLoss
     work: RunWork
     inner: range
     options: SparsityPlan
     progress: Progress
+    rise: float = RISE
+    """0: the same share everywhere; 0.3: 0.7 of the mean share in the first layer, 1.3 of it in
+    the last."""
 
     def shares(self, mlp: float, attention: float) -> list[Shares]:
-        """What each layer drops: `mlp` of MLP channels, `attention` of the others, or nothing."""
-        inner = Shares(mlp=mlp, qk=attention, vo=attention)
-        layers = range(self.work.shape.layers)
-        return [inner if layer in self.inner else Shares() for layer in layers]
+        """What each layer drops: `mlp` of MLP channels in the mean, `attention` of the others."""
+        return [self._of_layer(layer, mlp, attention) for layer in range(self.work.shape.layers)]
+
+    def _of_layer(self, layer: int, mlp: float, attention: float) -> Shares:
+        if layer not in self.inner:
+            return Shares()
+        if mlp and layer == self.work.shape.layers - 1 and self.options.tokens == "context":
+            mlp = UNREAD
+        else:
+            depth = (layer - self.inner[0]) / max(1, len(self.inner) - 1)
+            mlp = min(LARGEST, round(mlp * (1 + self.rise * (2 * depth - 1)), 3))
+        return Shares(mlp=mlp, qk=attention, vo=attention)
 
     def plan(self, mlp: float, attention: float) -> SparsityPlan:
         """The plan of these shares."""
@@ -119,8 +136,15 @@ class EqualShares:
 
     def _plan_reaching(self, target: float, attention: float) -> SparsityPlan | None:
         """The plan that keeps just `target`; None if MLPs cannot drop so much, or need not."""
-        needed = self.work.to_drop(target, self.shares(LARGEST, attention))
-        rest = needed - self.work.dropped(self.shares(0.0, attention))
-        # Rounded up, so that the target is kept.
-        share = math.ceil(1000 * rest / self.work.dropped(self.shares(1.0, 0.0))) / 1000
-        return self.plan(share, attention) if 0 < share <= LARGEST else None
+        low, high = 0, round(1000 * LARGEST)
+        if self.work.kept(self.plan(0.0, attention)) <= target:
+            return None
+        if self.work.kept(self.plan(high / 1000, attention)) > target:
+            return None
+        while low + 1 < high:
+            middle = (low + high) // 2
+            if self.work.kept(self.plan(middle / 1000, attention)) <= target:
+                high = middle
+            else:
+                low = middle
+        return self.plan(high / 1000, attention)
