@@ -10,8 +10,8 @@ from gossamer.errors import SettingError
 from gossamer.sparsity import SparsityPlan, sparsify
 from gossamer.sparsity.flops import work_shape
 from gossamer.sparsity.plan import Shares
-from gossamer.sparsity.search.graded import UNREAD, Found, GradedShares, inner_layers
 from gossamer.sparsity.search.exchange import Exchange
+from gossamer.sparsity.search.graded import UNREAD, Found, GradedShares, inner_layers
 from gossamer.sparsity.search.halfway import JointLoss
 from gossamer.sparsity.search.sweep import Increase, Sensitivity, sweep
 from gossamer.sparsity.search.work import RunWork, plan_of_shares
@@ -205,8 +205,8 @@ def test_the_sample_is_counted_with_the_work(compensation):
     if compensation != "none":
         work += 32 * 2 * 2 * 48 * 100
     if compensation == "linear":
-        # To fit: 16 times 16 products of inputs, and as many of what is solved for; to use them: two
-        # products with 16 rows for each sparse token, forward and backward.
+        # To fit: 16 times 16 products of inputs, and as many of what is solved for. To use them:
+        # two products with 16 rows for each sparse token, forward and backward.
         work += 2 * 2 * (2 * 2 * 16 * 16 * 48 + 2 * 2 * 2 * 16 * 300 * 48)
     choosing = work / 1000 / shape.dense_work(50)
     assert tally.choosing_work(plan, shape) == pytest.approx(choosing)

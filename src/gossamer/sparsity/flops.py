@@ -3,10 +3,10 @@
 Per token and layer, a multiply-add counted as two: a frozen linear layer with P weights costs 2 P
 forward and 2 P for the gradient of its input, an adapter's weights 6 each, causal attention
 6 T d. Channels that are chosen by true norms cost the products of the tokens that are looked at,
-forward: 2 for each weight of gate and up, of q and k, or of v. To compensate for what an MLP leaves
-out costs those tokens the product with down as well, and each sparse token two products with as many
-rows as were looked at, forward and backward: 8 d a row. Embeddings, the output head, norms, padding,
-and the guess of the criterion `svd` (0.05 %) are left out.
+forward: 2 for each weight of gate and up, of q and k, or of v. To make up for what an MLP leaves
+out costs those tokens the product with down as well, and each sparse token two products with as
+many rows as were looked at, forward and backward: 8 d a row. Embeddings, the output head, norms,
+padding, and the guess of the criterion `svd` (0.05 %) are left out.
 """
 
 from dataclasses import dataclass

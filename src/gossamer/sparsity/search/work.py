@@ -8,6 +8,8 @@ from gossamer.sparsity.flops import WorkShape
 from gossamer.sparsity.plan import Shares, SparsityPlan, by_layers
 from gossamer.sparsity.tally import Tally
 
+_DEFAULTS = SparsityPlan()
+
 
 @dataclass(frozen=True, slots=True)
 class RunWork:
@@ -18,7 +20,7 @@ class RunWork:
     """What a sparse pass over the rows of the data counts: tokens, sparse ones, sampled ones."""
     start: float
     """Share of the run's steps that are dense."""
-    options: SparsityPlan = SparsityPlan()
+    options: SparsityPlan = _DEFAULTS
     """What plans say beside their shares: the criterion, and what stands in for channels."""
 
     @property
