@@ -26,9 +26,12 @@ demo: $(STAMP)  ## Tune four personas, serve them all, ask them; one more by a j
 studio: $(STAMP)  ## Open Tune Studio on a small model: drop a file, or begin with the example rows.
 	@$(PY) -m gossamer studio smollm2-135m
 
+# One more than there are processors, since many tests wait for a process or a clock.
+WORKERS := $(shell cores=$$(nproc 2>/dev/null || sysctl -n hw.logicalcpu 2>/dev/null || echo 2); \
+	echo $$((cores < 7 ? cores + 1 : 8)))
 # Files are begun in their order: the one with the fewest tests, which may take longest, would
 # otherwise come last and be waited for.
-PARALLEL := -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+PARALLEL := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test: $(STAMP)  ## Run the tests (minutes; no network).
 	@$(PY) -m pytest $(PARALLEL)
