@@ -23,7 +23,7 @@ def test_linear_is_the_ridge_regression_on_the_sample(tokens, width):
     found = linear_compensation(x, y)
     centred, aim = x - x.mean(0), y - y.mean(0)
     # The primal form of what is solved in its dual.
-    penalty = RIDGE * centred.pow(2).sum(1).mean()
+    penalty = RIDGE * x.pow(2).sum(1).mean()
     gram = centred.t() @ centred + penalty * torch.eye(width, dtype=x.dtype)
     weights = torch.linalg.solve(gram, centred.t() @ aim)
     other = drawn(7, width)
@@ -32,14 +32,13 @@ def test_linear_is_the_ridge_regression_on_the_sample(tokens, width):
     assert torch.allclose(added, expected, atol=1e-12)
 
 
-def test_equal_inputs_and_single_ones_tell_the_mean_alone():
-    y = drawn(4, 8)
+def test_inputs_that_do_not_differ_tell_the_mean_alone():
+    y, other = drawn(4, 8), 10 * drawn(5, 8)
     for x in (torch.zeros(4, 8, dtype=y.dtype), drawn(1, 8).expand(4, 8)):
-        found = linear_compensation(x, y)
-        assert found.inputs is None
-        assert torch.allclose(found.offset, y.mean(0))
-    one = linear_compensation(drawn(1, 8), y[:1])
-    assert torch.equal(one.offset, y[0])
+        for aim in (y, y[:1]):
+            found = linear_compensation(x[: len(aim)], aim)
+            added = found.offset + (other @ found.inputs.t()) @ found.outputs
+            assert torch.allclose(added, aim.mean(0).expand(5, -1), atol=1e-9)
     assert torch.equal(mean_compensation(y).offset, y.mean(0))
 
 
