@@ -248,3 +248,16 @@ def test_a_worker_gives_way_to_everything_else():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.split() == ["True", "800"], done.stderr
+
+
+def test_a_process_that_only_reads_has_a_limit_of_memory():
+    code = (
+        "from gossamer.jobs.worker import surroundings\n"
+        "size = 3 * 2**29\n"
+        "assert len(bytearray(size)) == size\n"
+        "surroundings.usable_memory = lambda: 0\n"
+        "surroundings.bound_memory()\n"
+        "try:\n    bytearray(size)\nexcept MemoryError:\n    print('too much')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "too much\n", done.stderr

@@ -29,7 +29,7 @@ class MachineRoom:
     @property
     def memory_reserve(self) -> int:
         """What training leaves to everything else: 10 % of the memory, 1 GiB at least."""
-        return max(GIB, self.memory_total // 10)
+        return memory_reserve(self.memory_total)
 
     @property
     def disk_reserve(self) -> int:
@@ -40,6 +40,11 @@ class MachineRoom:
     def is_disk_low(self) -> bool:
         """Whether running jobs should save and wait."""
         return self.disk_free < self.disk_reserve
+
+
+def memory_reserve(total: int) -> int:
+    """Bytes that stay free of `total`."""
+    return max(GIB, total // 10)
 
 
 def disk_need(*, rows: int, trained_weights: int, adapter: int, checkpoints: int) -> int:

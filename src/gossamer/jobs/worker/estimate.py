@@ -14,7 +14,7 @@ from typing import Any
 from gossamer.errors import DataError, GossamerError, one_line
 from gossamer.jobs.queue.needs import disk_need
 from gossamer.jobs.settings import JobsSettings
-from gossamer.jobs.worker.surroundings import give_way, machine_name, num_threads
+from gossamer.jobs.worker.surroundings import bound_memory, give_way, machine_name, num_threads
 from gossamer.training.settings import RunSettings
 
 _WEIGHT_BYTES = 4
@@ -26,6 +26,7 @@ def main(jobs_share: str) -> int:
     give_way(JobsSettings.parse({"jobs_share": jobs_share}))
     for line in sys.stdin:
         question = json.loads(line)
+        bound_memory()
         os.chdir(question["folder"])
         with redirect_stdout(sys.stderr):
             answer = _answer(question["run"])
@@ -43,6 +44,9 @@ def _answer(run: dict[str, Any]) -> dict[str, Any]:
     except GossamerError as error:
         kind = "invalid_file" if isinstance(error, DataError) else "invalid_value"
         return {"error": str(error), "kind": kind}
+    except MemoryError:
+        reason = "to read the rows takes more memory than is free; split them, or set lazy_data"
+        return {"error": reason, "kind": "unknown"}
     except Exception as error:
         # What the run itself will tell better.
         return {"error": one_line(f"{type(error).__name__}: {error}"), "kind": "unknown"}

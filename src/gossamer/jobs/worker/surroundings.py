@@ -2,11 +2,13 @@
 
 import os
 import platform
+import resource
 from contextlib import suppress
 from pathlib import Path
 
+from gossamer.jobs.queue.needs import GIB, memory_reserve
 from gossamer.jobs.settings import JobsSettings
-from gossamer.machine import usable_cpus
+from gossamer.machine import total_memory, usable_cpus, usable_memory
 
 _KILL_FIRST = 800
 """How soon the kernel kills the process when memory runs out, of -1000 to 1000: before servers."""
@@ -26,6 +28,19 @@ def machine_name() -> str:
                 kind = line.partition(":")[2].strip()
                 break
     return f"{kind[:200]} x {usable_cpus()}"
+
+
+def bound_memory() -> None:
+    """Let this process hold no more than is free now beside what everything else needs.
+
+    For processes that read what somebody else wrote and load no model: of those that do, the
+    mapped weights would count. What is free changes, so it is called before each piece of work.
+    """
+    most = max(GIB, usable_memory() - memory_reserve(total_memory()))
+    # Some systems know no such limit; the kernel then ends this process before others.
+    with suppress(OSError, ValueError):
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
 
 
 def give_way(settings: JobsSettings) -> None:
