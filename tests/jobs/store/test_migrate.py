@@ -5,6 +5,7 @@ import sqlite3
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import pytest
 from alembic import command
@@ -99,6 +100,16 @@ def test_opening_again_keeps_what_is_there(opened, new_settings):
     again = JobStore.open(new_settings)
     assert again.files.get("a", file.id) == file
     again.close()
+
+
+def test_tables_that_are_up_to_date_are_opened_while_another_process_keeps_the_lock(tmp_path):
+    settings = JobsSettings(data_dir=str(tmp_path / "data"))
+    JobStore.open(settings).close()
+    with closing(sqlite3.connect(settings.folder.database, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        store = JobStore.open(settings)
+        assert store.supervisor.get() is None
+        store.close()
 
 
 def test_servers_that_start_together_make_the_tables_once(new_settings):
