@@ -120,6 +120,8 @@ def test_sizes_are_rounded_up_and_needs_add_up():
     assert "needs about 16.1 GiB of memory and at most 14.4 GiB" in never_fits(
         14 * GIB, room(), 1.15
     )
+    assert "at most 2 GiB" in never_fits(2 * GIB, room(job_memory=2 * GIB), 1.15)
+    assert never_fits(2 * GIB, room(job_memory=20 * GIB), 1.15) is None
 
 
 def random_case(generator):

@@ -25,11 +25,19 @@ class MachineRoom:
     disk_free: int
     disk_floor: int
     """What the settings want free at least."""
+    job_memory: int | None = None
+    """What the settings let one job take; None: they do not say."""
 
     @property
     def memory_reserve(self) -> int:
         """What training leaves to everything else: 10 % of the memory, 1 GiB at least."""
         return memory_reserve(self.memory_total)
+
+    @property
+    def most_memory(self) -> int:
+        """What one job may take, if it runs alone."""
+        most = self.memory_total - self.memory_reserve
+        return most if self.job_memory is None else min(most, self.job_memory)
 
     @property
     def disk_reserve(self) -> int:
@@ -83,12 +91,12 @@ def comparison_needs(runs: Sequence[Mapping[str, Any]], seeds: int) -> dict[str,
 
 def never_fits(memory: int, room: MachineRoom, margin: float) -> str | None:
     """Say in a sentence why a job could not even run alone; None: it could."""
-    most = room.memory_total - room.memory_reserve
+    most = room.most_memory
     if memory * margin <= most:
         return None
     return (
         f"the job needs about {size(memory * margin)} of memory and at most "
-        f"{size(most, down=True)} can be had on this machine; lower batch_size or max_length, set "
+        f"{size(most, down=True)} can be had by one job here; lower batch_size or max_length, set "
         "gradient_checkpointing=true, or take a method with fewer trained weights"
     )
 

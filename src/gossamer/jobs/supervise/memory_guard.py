@@ -12,7 +12,7 @@ import signal
 import threading
 from collections.abc import Mapping
 
-from gossamer.jobs.queue.needs import MIB, MachineRoom, size
+from gossamer.jobs.queue.needs import size
 from gossamer.jobs.settings import JobsSettings
 from gossamer.jobs.supervise.attend import Watch
 from gossamer.jobs.supervise.room import measure, memory_of
@@ -53,7 +53,7 @@ class MemoryGuard:
         if not watches:
             return
         room = measure(self._settings)
-        most = self._most(room)
+        most = room.most_memory
         is_scarce = room.memory_free < room.memory_reserve // _HARDLY
         for watch in watches:
             held = memory_of(watch.pid)
@@ -69,10 +69,6 @@ class MemoryGuard:
                 self.look()
             except Exception:
                 log.exception("the memory of workers could not be looked at")
-
-    def _most(self, room: MachineRoom) -> int:
-        limit = self._settings.job_memory_mib
-        return room.memory_total - room.memory_reserve if limit is None else limit * MIB
 
 
 def _end(watch: Watch, why: str) -> None:

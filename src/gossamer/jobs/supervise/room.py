@@ -24,6 +24,7 @@ def measure(settings: JobsSettings) -> MachineRoom:
         disk_total=disk.total,
         disk_free=disk.free,
         disk_floor=settings.disk_floor_mib * MIB,
+        job_memory=None if settings.job_memory_mib is None else settings.job_memory_mib * MIB,
     )
 
 
