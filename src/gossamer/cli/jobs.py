@@ -1,7 +1,8 @@
 """Make, list, show and stop the fine-tuning jobs of a server that was started with --jobs.
 
 gossamer jobs create rows.jsonl --method dora --set rank=8 --train max_steps=200 --name pirate
-                                       send rows and learn from them; prints the job's ID
+                                       send rows and learn from them; prints the job's ID.
+                                       With --follow: waits; exit code 1 unless it succeeds
 gossamer jobs list                     the newest jobs, how far they are, and why they wait
 gossamer jobs show ID                  all of one job, as JSON
 gossamer jobs logs ID                  what happened to it
@@ -90,9 +91,11 @@ def _run(args: argparse.Namespace, client: "httpx.Client") -> int:
     if args.action == "create":
         job_id = new_job.create(args, client)
         print(job_id, flush=True)
-        if args.follow:
-            _follow(client, job_id)
-        return 0
+        if not args.follow:
+            return 0
+        _follow(client, job_id)
+        job = server_answer(client.get(f"fine_tuning/jobs/{job_id}"))
+        return 0 if job["status"] == "succeeded" else 1
     job_id = _whole_id(client, args.id)
     if args.action in _ACTIONS:
         job = server_answer(client.post(f"fine_tuning/jobs/{job_id}/{args.action}"))

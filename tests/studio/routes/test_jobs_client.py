@@ -1,6 +1,8 @@
 """`gossamer jobs` against a server: lists, shows, follows and stops."""
 
 import json
+import threading
+import time
 
 import pytest
 from job_case import PAIR
@@ -47,6 +49,14 @@ def test_jobs_are_listed_shown_and_stopped_by_the_end_of_their_name(serve, send,
         assert "unknown job 'nothing'" in error
 
 
+def cancel_the_next(client, known):
+    """Wait for a job beside the known one, and cancel it."""
+    while len(found := client.get(JOBS).json()["data"]) < 2:
+        time.sleep(0.05)
+    (new,) = [job["id"] for job in found if job["id"] != known]
+    client.post(f"{JOBS}/{new}/cancel")
+
+
 def test_a_job_is_made_of_a_file(serve, command, tmp_path):
     rows, held = tmp_path / "rows.jsonl", tmp_path / "held.jsonl"
     rows.write_bytes(PAIR * 12 + b"oops\n")
@@ -62,6 +72,11 @@ def test_a_job_is_made_of_a_file(serve, command, tmp_path):
         assert (job["adapter"]["method"], job["adapter"]["rank"]) == ("dora", 4)
         assert job["training"]["max_steps"] == 7
         assert job["validation_file"]
+        cancelling = threading.Thread(target=cancel_the_next, args=(client, job["id"]))
+        cancelling.start()
+        code, out, _ = command(client, "create", str(held), "--follow")
+        cancelling.join()
+        assert (code, "The job was cancelled" in out) == (1, True)
         code, _, error = command(client, "create", str(rows), "--set", "rnak=4")
         assert (code, error.count("\n")) == (1, 2)
         assert "rnak" in error
