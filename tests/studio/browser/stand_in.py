@@ -152,6 +152,10 @@ def jobs_router(state):
         state.files.pop(file_id)
         return JSONResponse({"id": file_id, "object": "file", "deleted": True})
 
+    @router.get("/studio/api/trash")
+    async def trash():
+        return _list([])
+
     @router.get("/v1/fine_tuning/jobs")
     async def jobs():
         return _list(state.all())

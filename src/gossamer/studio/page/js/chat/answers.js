@@ -3,7 +3,7 @@
 import { seconds } from "../format.js";
 import { html } from "../html.js";
 import { CopyButton } from "../parts/copy.js";
-import { shortName } from "../parts/job_words.js";
+import { calledAs } from "../parts/keep.js";
 import { Markdown } from "../parts/markdown.js";
 import { answer, isAnswering, models, setBetter } from "./thread.js";
 
@@ -22,9 +22,9 @@ function Answer({ turn, name, said, isAlone }) {
   const isOver = !["waiting", "answering"].includes(said.state);
   const isBetter = turn.better === name;
   return html`<section class="answer ${isBetter ? "better" : ""}"
-    aria-label=${`Answer of ${shortName(name)}`}
+    aria-label=${`Answer of ${calledAs(name)}`}
     aria-busy=${!isOver}>
-    <h3 class="cut" title=${name}>${shortName(name)}</h3>
+    <h3 class="cut" title=${name}>${calledAs(name)}</h3>
     <div class="text">
       ${said.text && html`<${Markdown} text=${said.text} />`}
       ${said.state === "waiting" && html`<p class="soft late">…</p>`}
@@ -36,10 +36,10 @@ function Answer({ turn, name, said, isAlone }) {
       <div class="row">
         ${said.text && html`<${CopyButton} text=${said.text} quiet />`}
         <button class="small quiet" disabled=${isAnswering.value}
-          aria-label=${`Ask ${shortName(name)} again`}
+          aria-label=${`Ask ${calledAs(name)} again`}
           onClick=${() => answer(turn.id, [name])}>Again</button>
         ${!isAlone && said.state === "done" && html`<button class="small quiet"
-          aria-pressed=${isBetter} aria-label=${`${shortName(name)} is better`}
+          aria-pressed=${isBetter} aria-label=${`${calledAs(name)} is better`}
           onClick=${() => setBetter(turn.id, name)}>Better</button>`}
       </div></div>`}
   </section>`;

@@ -1,31 +1,36 @@
 // Which models answer: chips that can be taken away, one more, or a blend of several.
 
-import { html, useSignal } from "../html.js";
+import { Fragment, html, useSignal } from "../html.js";
 import { session, topic } from "../live.js";
-import { shortName } from "../parts/job_words.js";
+import { aliasOf, calledAs, isMine, KeepAs } from "../parts/keep.js";
 import { MAX_COLUMNS, models, setModels, wins } from "./thread.js";
 
 /** The names that can be asked: the base model and every adapter that is not refused. */
 function nameable() {
   const adapters = (topic("adapters").value?.data ?? []).filter(({ state }) => state !== "refused");
-  return [session.value?.model, ...adapters.map(({ id }) => id)].filter(Boolean);
+  // A model that was given a name is offered by that name alone.
+  const named = new Set(adapters.map(({ alias_of: model }) => isMine(model ?? "") && model));
+  const names = adapters.map(({ id }) => id).filter((id) => !named.has(id));
+  return [session.value?.model, ...names].filter(Boolean);
 }
 
 export function Columns() {
   const chosen = models.value;
-  const others = nameable().filter((name) => !chosen.includes(name));
+  const known = new Set([...chosen, ...chosen.map(calledAs)]);
+  const others = nameable().filter((name) => !known.has(name));
   return html`<div class="row chips" role="group" aria-label="Who answers">
-    ${chosen.map((name) => html`<span key=${name} class="chip"><span class="cut" title=${name}>
-      ${shortName(name)}</span>
+    ${chosen.map((name) => html`<${Fragment} key=${name}><span class="chip">
+      <span class="cut" title=${name}>${calledAs(name)}</span>
       ${wins.value.has(name) && html`<span class="soft small-text">
         better ${wins.value.get(name)} ×</span>`}
       ${chosen.length > 1 && html`<button class="quiet small"
-        aria-label=${`Take ${shortName(name)} away`}
-        onClick=${() => setModels(chosen.filter((each) => each !== name))}>×</button>`}</span>`)}
+        aria-label=${`Take ${calledAs(name)} away`}
+        onClick=${() => setModels(chosen.filter((each) => each !== name))}>×</button>`}</span>
+      ${isMine(name) && !aliasOf(name) && html`<${KeepAs} model=${name} />`}<//>`)}
     ${others.length > 0 && chosen.length < MAX_COLUMNS && html`<select aria-label="Add a model"
       value="" onChange=${(event) => setModels([...chosen, event.target.value])}>
       <option value="">Add a model…</option>
-      ${others.map((name) => html`<option key=${name} value=${name}>${shortName(name)}</option>`)}
+      ${others.map((name) => html`<option key=${name} value=${name}>${calledAs(name)}</option>`)}
         </select>`}
     ${nameable().length > 2 && html`<${Blend} />`}
   </div>`;
@@ -45,7 +50,7 @@ function Blend() {
       ${parts.value.map(([each, weight], index) => html`<div class="row" key=${index}>
         <select aria-label=${`Adapter ${index + 1}`} value=${each}
           onChange=${(event) => change(index, [event.target.value, weight])}>
-          ${adapters.map((one) => html`<option key=${one} value=${one}>${shortName(one)}
+          ${adapters.map((one) => html`<option key=${one} value=${one}>${calledAs(one)}
             </option>`)}</select>
         <input type="number" step="0.1" class="short" aria-label=${`Weight of adapter ${index + 1}`}
           value=${weight}

@@ -55,7 +55,8 @@ export function JobActions({ job }) {
 
 function Results({ job }) {
   const name = nameOf(job);
-  return html`${job.fine_tuned_model && html`<a class="button small" href=${href(chatWith(job))}
+  const hasModel = job.fine_tuned_model && !job.deleted_at;
+  return html`${hasModel && html`<a class="button small" href=${href(chatWith(job))}
       aria-label=${`Chat with ${name}`}>Chat</a>`}
     ${job.result?.export?.is_there && html`<a class="button small" download
       href=${`/studio/api/exports/${job.id}/content`} aria-label=${`Download ${name}`}>

@@ -4,8 +4,9 @@ import { del, put } from "../api.js";
 import { ago, bytes, count } from "../format.js";
 import { html, useEffect, useSignal } from "../html.js";
 import { follow, restart, session, topic } from "../live.js";
-import { shortName } from "../parts/job_words.js";
+import { calledAs, isMine, KeepAs } from "../parts/keep.js";
 import { Confirmed, Empty, Problem } from "../parts/notes.js";
+import { deleteModel, Trash } from "../parts/trash.js";
 import { href, query, setQuery } from "../router.js";
 import { ProofAndExport } from "../kinds/buttons.js";
 
@@ -20,7 +21,8 @@ export function View() {
   useEffect(() => follow("adapters"), []);
   const news = topic("adapters").value;
   const find = (query.value.get("find") ?? "").toLowerCase();
-  const shown = (news?.data ?? []).filter(({ id }) => id.toLowerCase().includes(find));
+  const shown = rowsOf(news?.data ?? []).filter(({ id }) => (
+    `${id} ${calledAs(id)}`.toLowerCase().includes(find)));
   return html`<div class="view">
     <header class="head"><div><h1 tabindex="-1">Adapters</h1>
       <p class="sub">Each is a name in <code>model</code>. All answer in one batch with the
@@ -28,6 +30,7 @@ export function View() {
       ${news?.data.length > 0 && html`<input type="search" placeholder="Filter by name" data-filter
         aria-label="Filter" value=${query.value.get("find") ?? ""}
         onInput=${(event) => setQuery({ find: event.target.value })} />`}</header>
+    <${Trash} />
     ${news?.problem && html`<${Problem} error=${news.problem} />`}
     ${!news && html`<p class="soft late">Loading…</p>`}
     ${news && !news.data.length && html`<${Empty} title="No adapters yet">
@@ -38,6 +41,12 @@ export function View() {
   </div>`;
 }
 
+/** The adapters; the second names of tuned models stand in the rows of these. */
+function rowsOf(adapters) {
+  const known = new Set(adapters.map(({ id }) => id));
+  return adapters.filter(({ alias_of: model }) => !(model?.startsWith("ft:") && known.has(model)));
+}
+
 function Table({ adapters }) {
   const isAdmin = session.value?.admin;
   return html`<div class="scroll" tabindex="0" role="region" aria-label="Table of adapters"><table
@@ -46,7 +55,7 @@ function Table({ adapters }) {
       <th class="number">Size</th><th class="number">Requests</th><th>Last used</th>
       <th><span class="hidden-text">Actions</span></th></tr></thead>
     <tbody>${adapters.map((adapter) => html`<tr key=${adapter.id}>
-      <td><b class="name" title=${adapter.id}>${shortName(adapter.id)}</b>
+      <td><b class="name" title=${adapter.id}>${calledAs(adapter.id)}</b>
         ${adapter.digest && html`<br />
           <code class="soft" title="Digest">${adapter.digest.slice(0, 12)}</code>`}</td>
       <td class=${adapter.state === "refused" ? "bad" : ""}>${words(adapter)}</td>
@@ -67,8 +76,9 @@ function Actions({ adapter, isAdmin }) {
   const problem = useSignal(null);
   const isBusy = useSignal(false);
   const at = `/v1/adapters/${encodeURIComponent(adapter.id)}`;
-  const name = shortName(adapter.id);
+  const name = calledAs(adapter.id);
   const isTuned = adapter.id.startsWith("ft:");
+  const mayDelete = isMine(adapter.id) && (isAdmin || session.value?.has_keys);
 
   async function act(work) {
     isBusy.value = true;
@@ -84,7 +94,6 @@ function Actions({ adapter, isAdmin }) {
 
   const chat = encodeURIComponent(`${session.value?.model},${adapter.id}`);
   const pin = () => (adapter.pinned ? del(`${at}/pin`) : put(`${at}/pin`));
-  const remove = () => del(`/v1/models/${encodeURIComponent(adapter.id)}`);
   return html`<div class="row actions">
     ${adapter.state !== "refused" && html`<a class="button small" aria-label=${`Chat with ${name}`}
       href=${href(`/chat?models=${chat}`)}>Chat</a>`}
@@ -96,9 +105,10 @@ function Actions({ adapter, isAdmin }) {
     ${isAdmin && !isTuned && adapter.state !== "refused" && html`<${Confirmed} verb="Unload"
       name=${name} isBusy=${isBusy.value} onYes=${() => act(() => del(at))}>
       New requests no longer find it; those under way end first. Its files stay.<//>`}
-    ${isAdmin && isTuned && html`<${Confirmed} verb="Delete" name=${name} isBusy=${isBusy.value}
-      onYes=${() => act(remove)}>
-      It is no longer served. Its files go to the trash of the data folder for some days.<//>`}
+    ${isMine(adapter.id) && html`<${KeepAs} model=${adapter.id} />`}
+    ${mayDelete && html`<button class="small" disabled=${isBusy.value}
+      aria-label=${`Delete ${name}`} onClick=${() => act(() => deleteModel(adapter.id))}>
+      Delete</button>`}
     <${Problem} error=${problem.value} />
   </div>`;
 }

@@ -11,6 +11,7 @@ import { follow, jobs, topic } from "../live.js";
 import { JobActions } from "../parts/job_actions.js";
 import { methodOf, nameOf, share } from "../parts/job_words.js";
 import { Problem } from "../parts/notes.js";
+import { Results } from "../parts/results.js";
 import { href } from "../router.js";
 import { ProofAndExport } from "../kinds/buttons.js";
 import { isWork, WorkOf } from "../kinds/result.js";
@@ -44,6 +45,7 @@ export function View({ id }) {
         ${job.fine_tuned_model && html`<${ProofAndExport} model=${job.fine_tuned_model}
           name=${nameOf(job)} />`}</div>
     </header>
+    <${Results} job=${job} />
     ${job.error && html`<p class="note bad">${job.error.message}</p>`}
     ${isWork(job) ? html`<${WorkOf} job=${job} />` : html`<${Figures} job=${job} />
       <${Course} job=${job} />`}
