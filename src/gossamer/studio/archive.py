@@ -1,29 +1,12 @@
 """Folders as zip archives that are made while they are sent: nothing is kept, however large."""
 
-import io
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from gossamer.jobs.results.archive import ZipSink
+
 _PIECE = 2**20
-
-
-class _Sink(io.RawIOBase):
-    """Takes what an archive writes until somebody fetches it; it cannot be gone back in."""
-
-    def __init__(self) -> None:
-        self._pieces: list[bytes] = []
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, piece: bytes) -> int:  # type: ignore[override]
-        self._pieces.append(bytes(piece))
-        return len(piece)
-
-    def take(self) -> bytes:
-        taken, self._pieces = b"".join(self._pieces), []
-        return taken
 
 
 def zipped(folder: Path, name: str) -> Iterator[bytes]:
@@ -31,7 +14,7 @@ def zipped(folder: Path, name: str) -> Iterator[bytes]:
 
     Weights hardly shrink, so nothing is compressed. Waits for the disk.
     """
-    sink = _Sink()
+    sink = ZipSink()
     with zipfile.ZipFile(sink, "w", zipfile.ZIP_STORED) as archive:
         for path in sorted(folder.rglob("*")):
             if not path.is_file():

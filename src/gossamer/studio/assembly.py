@@ -30,6 +30,7 @@ from gossamer.studio.new_job import BaseModel, JobMaker
 from gossamer.studio.new_work import WorkMaker
 from gossamer.studio.news import StoredNews
 from gossamer.studio.routes import (
+    archives,
     files,
     job_events,
     job_files,
@@ -50,7 +51,17 @@ SWEEP_SECONDS = 600.0
 GRANT_SECONDS = 5.0
 """Permissions that another server on the same database gives count after this time."""
 
-ROUTES = (files, uploads, jobs, job_events, job_files, models, own_models, work)
+ROUTES = (
+    files,
+    uploads,
+    jobs,
+    job_events,
+    job_files,
+    models,
+    own_models,
+    archives,
+    work,
+)
 
 
 class JobRunner(Protocol):
@@ -97,7 +108,7 @@ class StudioParts:
             lines=RunLines(settings.folder),
             results=JobResults(settings.folder),
             grants=grants,
-            models=TunedModels(store, settings.folder, grants, settings.keep_seconds),
+            models=TunedModels(store, settings.folder, grants, base, settings.keep_seconds),
             trials=trials,
             preview=Preview(service.blobs, self._model),
             wake=runner.wake if runner is not None else lambda: None,
@@ -109,7 +120,7 @@ class StudioParts:
             routers=tuple(each.router for each in ROUTES),
             state={"studio": self.studio},
             lifespan=self._lifespan,
-            upload_paths=("/v1/files", "/v1/uploads/"),
+            upload_paths=("/v1/files", "/v1/uploads/", archives.IMPORTS),
             granted=self.studio.grants.of,
         )
 

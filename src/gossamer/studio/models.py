@@ -3,21 +3,27 @@ the engine is told what it cannot see by looking.
 """
 
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
-from gossamer.errors import GossamerError
+from gossamer.errors import GossamerError, JobError
 from gossamer.jobs.data_folder import DataFolder
 from gossamer.jobs.ids import check_alias
 from gossamer.jobs.results import links
+from gossamer.jobs.results.archive import archive
+from gossamer.jobs.results.imports import NewImport, import_adapter
 from gossamer.jobs.store import JobStore
 from gossamer.jobs.store.models import name_taken
 from gossamer.jobs.store.records import ModelRecord
 from gossamer.jobs.store.scoped import EVERYONE, Tenant
 from gossamer.serving.core.interface import EngineInterface
 from gossamer.studio.grants import Grants
+from gossamer.studio.new_job import BaseModel
 from gossamer.studio.view.checkpoints import publish_checkpoints, retire_checkpoints
 
+CHECK_SECONDS = 300.0
+"""An adapter that is imported and cannot be read in this time is refused."""
 LOAD_SECONDS = 60.0
 """An answer waits no longer for an adapter to be read; it is read on all the same."""
 
@@ -32,6 +38,7 @@ class TunedModels:
     store: JobStore
     folder: DataFolder
     grants: Grants
+    base: BaseModel
     keep_seconds: float
     """How long a deleted model can be had back."""
 
@@ -72,6 +79,36 @@ class TunedModels:
         _load(engine, model.name)
         self.grants.refresh()
         return model
+
+    def import_zip(self, engine: EngineInterface, new: NewImport) -> tuple[ModelRecord, list[str]]:
+        """Make a model of a zip that a tenant has sent, if the engine can serve it.
+
+        Raises as `import_adapter`.
+        """
+        self._require_free(engine, check_alias(new.alias), name="")
+
+        def check(name: str) -> None:
+            try:
+                engine.load_adapter(name).result(CHECK_SECONDS)
+            except TimeoutError:
+                message = "the server had no time to read the adapter; try again later"
+                raise JobError(message, code="server_busy", param="file") from None
+
+        made = import_adapter(self.store, self.folder, new, check)
+        self.grants.refresh()
+        return made
+
+    def archive(self, tenant: Tenant, name: str) -> tuple[str, Iterator[bytes]]:
+        """Begin the zip of a model's files; returns what it is called, and its bytes.
+
+        Raises `AdapterNotFoundError` if the files have gone.
+        """
+        model = self.store.models.find(tenant, name)
+        label = model.alias or model.name.replace(":", "-")
+        place = self.folder.root / model.folder
+        here = (place, place.parent, place.resolve(), place.resolve().parent)
+        portable = {self.base.source: self.base.name} | {str(path): "." for path in here}
+        return label, archive(place, label, portable)
 
     def trash(self, tenant: Tenant) -> list[ModelRecord]:
         """The models that the tenant can bring back, the last one deleted first."""

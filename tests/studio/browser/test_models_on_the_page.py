@@ -15,7 +15,7 @@ from gossamer.serving.store.folder import AdapterFolder
 from gossamer.studio.assembly import StudioParts
 from gossamer.studio.new_job import BaseModel
 
-from tiny import tiny_tokenizer
+from tiny import make_lora, tiny_tokenizer
 
 NAME = "ft:tiny:default:helpdesk:abcdefgh"
 
@@ -79,6 +79,33 @@ def studio(tmp_path, contexts):
             store.close()
 
     return studio
+
+
+def test_an_adapter_is_imported_and_downloaded_again(studio, open_page, tiny_model, tmp_path):
+    folder = make_lora(tmp_path / "parrot", tiny_model, rank=2)
+    (folder / "tokenizer.json").write_text("{}")
+    with studio() as (url, store):
+        page = open_page(f"{url}/studio/adapters#token=once", expected=("400",))
+        page.get_by_label("Choose a folder").set_input_files(folder)
+        field = page.get_by_role("textbox", name="Name")
+        expect(field).to_have_value("parrot")
+        field.fill("tiny")
+        page.get_by_role("button", name="Import", exact=True).click()
+        expect(page.get_by_role("alert")).to_contain_text("the name 'tiny' is taken")
+        field.fill("polly")
+        page.get_by_role("button", name="Import", exact=True).click()
+        expect(page.get_by_text("“polly” is served")).to_be_visible()
+        with page.expect_download() as sent:
+            page.get_by_role("link", name="Download polly").click()
+        assert sent.value.suggested_filename == "polly.zip"
+        again = tmp_path / "again.zip"
+        sent.value.save_as(again)
+        page.get_by_label("Choose a zip").set_input_files(again)
+        expect(field).to_have_value("again")
+        page.get_by_role("button", name="Import", exact=True).click()
+        expect(page.get_by_role("button", name="Delete again")).to_be_visible()
+        one, two = store.models.find("default", "polly"), store.models.find("default", "again")
+        assert one.digest == two.digest
 
 
 def test_a_model_is_kept_from_the_chat_renamed_deleted_and_brought_back(studio, open_page):

@@ -7,11 +7,13 @@ import httpx
 import pytest
 from commands.keys import key_maker
 from fake_engine import FakeEngine
-from job_case import PAIR, wait
+from job_case import PAIR, add_model, create, wait
 from live_server import live
 
+from gossamer.jobs.data_folder import run_place
 from gossamer.jobs.settings import JobsSettings
 from gossamer.jobs.store import JobStore
+from gossamer.serving.core.stats import AdapterStatus
 from gossamer.studio.assembly import StudioParts
 from gossamer.studio.new_job import BaseModel
 
@@ -123,3 +125,22 @@ def file_of(send, store):
         return file_id
 
     return file_of
+
+
+@pytest.fixture
+def kept(serve, file_of, store, settings, keys):
+    """A server on which alice has a model with files; `call` is by her, or by the tenant named."""
+    alice, bob = keys("alice", "--train"), keys("bob", "--train", "--adapter", "*")
+    with serve(keys=keys.path) as client:
+        client.headers["Authorization"] = f"Bearer {alice}"
+        job = create(client, file_of(client), suffix="pirate").json()["id"]
+        client.job, client.name = job, store.jobs.of_statuses("queued")[0].name
+        run = settings.folder.job(job).run
+        run.mkdir(parents=True)
+        (run / "adapter_config.json").write_text("{}")
+        add_model(store, job, client.name)
+        settings.folder.link(client.name).symlink_to(f"../{run_place(job)}")
+        client.engine._adapters.append(AdapterStatus(name=client.name, state="registered"))
+        client.as_bob = {"headers": {"Authorization": f"Bearer {bob}"}}
+        client.at = f"/studio/api/models/{client.name}"
+        yield client

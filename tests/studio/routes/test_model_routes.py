@@ -3,28 +3,11 @@
 import os
 
 import pytest
-from job_case import JOBS, create
+from job_case import JOBS, add_model, create
 
 from gossamer.cli.main import main
-from gossamer.jobs.data_folder import run_place
-from gossamer.jobs.store.tables import JobRow, ModelRow
+from gossamer.jobs.store.tables import JobRow
 from gossamer.serving.core.stats import AdapterStatus
-
-
-def add_model(store, job_id, name):
-    """A model as the end of a job makes it."""
-    with store.database.write() as session:
-        session.add(
-            ModelRow(
-                name=name,
-                job_id=job_id,
-                folder=run_place(job_id),
-                tenant="alice",
-                digest="d",
-                bytes=1,
-                created=1.0,
-            )
-        )
 
 
 def test_a_model_is_shared_taken_back_and_deleted(serve, file_of, store, settings, keys):
@@ -63,25 +46,6 @@ def test_without_key_or_session_no_model_is_deleted(serve):
     with serve() as client:
         refused = client.delete("/v1/models/ft:tiny:default:x:abcdefgh")
         assert (refused.status_code, refused.json()["error"]["code"]) == (403, "admin_key_required")
-
-
-@pytest.fixture
-def kept(serve, file_of, store, settings, keys):
-    """A server on which alice has a model with files; `call` is by her, or by the tenant named."""
-    alice, bob = keys("alice", "--train"), keys("bob", "--train", "--adapter", "*")
-    with serve(keys=keys.path) as client:
-        client.headers["Authorization"] = f"Bearer {alice}"
-        job = create(client, file_of(client), suffix="pirate").json()["id"]
-        client.job, client.name = job, store.jobs.of_statuses("queued")[0].name
-        run = settings.folder.job(job).run
-        run.mkdir(parents=True)
-        (run / "adapter_config.json").write_text("{}")
-        add_model(store, job, client.name)
-        settings.folder.link(client.name).symlink_to(f"../{run_place(job)}")
-        client.engine._adapters.append(AdapterStatus(name=client.name, state="registered"))
-        client.as_bob = {"headers": {"Authorization": f"Bearer {bob}"}}
-        client.at = f"/studio/api/models/{client.name}"
-        yield client
 
 
 def target(link):

@@ -65,6 +65,7 @@ def foreign(world):
         ),
         ("DELETE", "/studio/api/models/ft:tiny:alice:x:abcdefgh/alias", {}),
         ("POST", "/studio/api/models/ft:tiny:alice:x:abcdefgh/restore", {}),
+        ("GET", "/studio/api/models/ft:tiny:alice:x:abcdefgh/archive", {}),
     ]
 
 

@@ -27,7 +27,14 @@ from gossamer.jobs.store.records import (
     record,
 )
 from gossamer.jobs.store.scoped import PageAsk, Tenant, fetch, owned, page_of
-from gossamer.jobs.store.tables import BlobRow, FileRow, JobRow, UploadPartRow, UploadRow
+from gossamer.jobs.store.tables import (
+    BlobRow,
+    FileRow,
+    JobRow,
+    ModelRow,
+    UploadPartRow,
+    UploadRow,
+)
 
 
 class FileTable:
@@ -118,11 +125,18 @@ class FileTable:
             return [record(FileRecord, row) for row in session.scalars(query)]
 
     def total_bytes(self, tenant: Tenant) -> int:
-        """Bytes of all files that the tenant has, each counted by itself."""
-        sizes = owned(tenant, FileRow).where(FileRow.deleted.is_(None))
+        """Bytes of all that the tenant has sent: files, each counted by itself, and models that it
+        has imported, those in the trash too."""
+        sizes = (
+            owned(tenant, FileRow).where(FileRow.deleted.is_(None)),
+            owned(tenant, ModelRow).where(ModelRow.job_id.is_(None)),
+        )
+        columns = (FileRow.bytes, ModelRow.bytes)
         with self._database.read() as session:
-            total = session.scalar(sizes.with_only_columns(func.sum(FileRow.bytes)))
-            return int(total or 0)
+            return sum(
+                int(session.scalar(query.with_only_columns(func.sum(column))) or 0)
+                for query, column in zip(sizes, columns, strict=True)
+            )
 
     def unused_blobs(self) -> list[str]:
         """Digests of the blobs that no file refers to which exists or which a job still needs."""

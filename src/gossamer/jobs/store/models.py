@@ -5,9 +5,9 @@ the same alias; that of a deleted one is free for others.
 """
 
 import time
-from dataclasses import fields
+from dataclasses import asdict
 
-from sqlalchemy import func, or_, select
+from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
 from gossamer.errors import JobError
@@ -29,6 +29,8 @@ from gossamer.jobs.store.scoped import (
     page_of,
 )
 from gossamer.jobs.store.tables import JobRow, ModelPermissionRow, ModelRow
+
+_ALIASES = "aliases of models"
 
 
 class ModelTable:
@@ -61,19 +63,15 @@ class ModelTable:
             return {str(row.job_id): record(ModelRecord, row) for row in session.scalars(query)}
 
     def add(self, model: ModelRecord) -> None:
-        """Make a model that comes from no job, without alias; its files are in place."""
-        with self._database.write() as session:
-            session.add(
-                ModelRow(**{field.name: getattr(model, field.name) for field in fields(model)})
-            )
+        """Make a model that comes from no job; its files are in place.
 
-    def imported_bytes(self, tenant: str) -> int:
-        """Bytes of the models that a tenant has imported, those in the trash too."""
-        query = select(func.sum(ModelRow.bytes)).where(
-            ModelRow.tenant == tenant, ModelRow.job_id.is_(None)
-        )
-        with self._database.read() as session:
-            return int(session.scalar(query) or 0)
+        Raises `JobError` for an alias that another model has.
+        """
+        with self._database.write() as session:
+            one_at_a_time(session, _ALIASES)
+            if model.alias is not None:
+                _take(session, model.alias)
+            session.add(ModelRow(**asdict(model)))
 
     def rename(self, tenant: Tenant, name: str, alias: str | None) -> ModelRecord:
         """Give the tenant's model of that name or alias another alias, or none.
@@ -81,7 +79,7 @@ class ModelTable:
         Raises `UnknownIdError`, or `JobError` for one that another model has.
         """
         with self._database.write() as session:
-            one_at_a_time(session, "aliases of models")
+            one_at_a_time(session, _ALIASES)
             row = _named(session, tenant, name, lock=True)
             if alias is not None and alias != row.alias:
                 _take(session, alias)

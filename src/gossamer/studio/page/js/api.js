@@ -96,14 +96,15 @@ function parseBlock(block) {
   return { event: found.event, id: found.id, data: JSON.parse(found.data.join("\n")) };
 }
 
-/** Sends a file with its progress (fetch tells none): gives the file object; `stop` ends it. */
-export function upload(file, purpose, { onProgress, stop }) {
+/** Sends a file and texts as a form, with its progress (fetch tells none): gives the answer;
+ * `stop` ends it. */
+export function sendForm(path, texts, file, { onProgress, stop }) {
   return new Promise((resolve, reject) => {
     const form = new FormData();
-    form.append("purpose", purpose);
+    for (const [name, text] of Object.entries(texts)) form.append(name, text);
     form.append("file", file, file.name);
     const request = new XMLHttpRequest();
-    request.open("POST", "/v1/files");
+    request.open("POST", path);
     request.responseType = "json";
     request.upload.onprogress = (event) => {
       if (event.lengthComputable) onProgress(event.loaded / event.total);

@@ -1,6 +1,6 @@
 // Takes a file by drop or by choice, sends it, and waits until the server has looked at it.
 
-import { get, upload } from "../api.js";
+import { get, sendForm } from "../api.js";
 import { bytes } from "../format.js";
 import { html, useRef, useSignal } from "../html.js";
 import { Problem } from "../parts/notes.js";
@@ -24,7 +24,8 @@ export function Upload({ label, hint, onDone, example = null }) {
       const options = { stop: stop.current.signal, onProgress: (share) => {
         progress.value = { ...progress.value, share };
       } };
-      onDone(await checked(await upload(file, "fine-tune", options), stop.current.signal));
+      const sent = await sendForm("/v1/files", { purpose: "fine-tune" }, file, options);
+      onDone(await checked(sent, stop.current.signal));
     } catch (error) {
       if (error.name !== "AbortError") problem.value = error;
     }

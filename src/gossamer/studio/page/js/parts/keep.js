@@ -29,6 +29,11 @@ export function calledAs(name) {
   return aliasOf(name) ?? shortName(name);
 }
 
+/** The address of a model's files as a zip. */
+export function downloadOf(name) {
+  return `/studio/api/models/${encodeURIComponent(name)}/archive`;
+}
+
 let dialogs = 0;
 
 /** "Keep as…" for a model without an alias, "Rename…" for one that has one. */

@@ -2,7 +2,7 @@
 
 import { html } from "../html.js";
 import { shortName } from "./job_words.js";
-import { isMine, KeepAs } from "./keep.js";
+import { downloadOf, isMine, KeepAs } from "./keep.js";
 import { Restore } from "./trash.js";
 
 export function Results({ job }) {
@@ -13,5 +13,6 @@ export function Results({ job }) {
       <${Restore} id=${model} name=${shortName(model)} /></div>`;
   }
   return html`<div class="row">
-    <${KeepAs} model=${model} alias=${job.alias} /></div>`;
+    <${KeepAs} model=${model} alias=${job.alias} />
+    <a class="button small" href=${downloadOf(model)} download>Download</a></div>`;
 }

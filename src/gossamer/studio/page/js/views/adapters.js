@@ -4,7 +4,8 @@ import { del, put } from "../api.js";
 import { ago, bytes, count } from "../format.js";
 import { html, useEffect, useSignal } from "../html.js";
 import { follow, restart, session, topic } from "../live.js";
-import { calledAs, isMine, KeepAs } from "../parts/keep.js";
+import { Import } from "../parts/import.js";
+import { calledAs, downloadOf, isMine, KeepAs } from "../parts/keep.js";
 import { Confirmed, Empty, Problem } from "../parts/notes.js";
 import { deleteModel, Trash } from "../parts/trash.js";
 import { href, query, setQuery } from "../router.js";
@@ -34,11 +35,16 @@ export function View() {
     ${news?.problem && html`<${Problem} error=${news.problem} />`}
     ${!news && html`<p class="soft late">Loading…</p>`}
     ${news && !news.data.length && html`<${Empty} title="No adapters yet">
-      <p>Tune one, or put PEFT folders below a folder that the server was started with
-        (<code>--adapters</code>).</p>
+      <p>Tune one, or drop a PEFT folder below.</p>
       <p><a class="button primary" href=${href("/new")}>Tune the first adapter</a></p><//>`}
     ${shown.length > 0 && html`<${Table} adapters=${shown} />`}
+    ${session.value?.train && mayManage() && html`<${Import} />`}
   </div>`;
+}
+
+/** Whether the person has shown a key, or the session that the command opens. */
+function mayManage() {
+  return session.value?.admin || session.value?.has_keys;
 }
 
 /** The adapters; the second names of tuned models stand in the rows of these. */
@@ -78,7 +84,6 @@ function Actions({ adapter, isAdmin }) {
   const at = `/v1/adapters/${encodeURIComponent(adapter.id)}`;
   const name = calledAs(adapter.id);
   const isTuned = adapter.id.startsWith("ft:");
-  const mayDelete = isMine(adapter.id) && (isAdmin || session.value?.has_keys);
 
   async function act(work) {
     isBusy.value = true;
@@ -105,8 +110,10 @@ function Actions({ adapter, isAdmin }) {
     ${isAdmin && !isTuned && adapter.state !== "refused" && html`<${Confirmed} verb="Unload"
       name=${name} isBusy=${isBusy.value} onYes=${() => act(() => del(at))}>
       New requests no longer find it; those under way end first. Its files stay.<//>`}
-    ${isMine(adapter.id) && html`<${KeepAs} model=${adapter.id} />`}
-    ${mayDelete && html`<button class="small" disabled=${isBusy.value}
+    ${isMine(adapter.id) && html`<${KeepAs} model=${adapter.id} />
+      <a class="button small" aria-label=${`Download ${name}`} download
+        href=${downloadOf(adapter.id)}>Download</a>`}
+    ${isMine(adapter.id) && mayManage() && html`<button class="small" disabled=${isBusy.value}
       aria-label=${`Delete ${name}`} onClick=${() => act(() => deleteModel(adapter.id))}>
       Delete</button>`}
     <${Problem} error=${problem.value} />
