@@ -56,7 +56,9 @@ def unknown_model(
 ) -> UnknownModelError:
     """The error for an unknown model, with suggestions among what the caller may see; for a
     mixture, it names the unknown part."""
-    names = {adapter.name for adapter in allowed(caller, adapters)}
+    # One that is leaving is listed still, and cannot be asked any more.
+    named = (adapter for adapter in adapters if adapter.state != "draining")
+    names = {adapter.name for adapter in allowed(caller, named)}
     missing = next((part for part in adapters_in(model) if part not in names), model)
     if missing == base:
         return UnknownModelError(

@@ -14,7 +14,8 @@ export function WorkOf({ job }) {
   const life = useLife(job);
   return html`<${Shown} job=${job} />
     ${job.target ? html`<section class="stack" aria-labelledby="events">
-      <h2 id="events">Events</h2><${Events} job=${job} life=${life} /></section>` : html`<${Tabs} job=${job} life=${life} />`}`;
+      <h2 id="events">Events</h2><${Events} job=${job} life=${life} /></section>`
+    : html`<${Tabs} job=${job} life=${life} />`}`;
 }
 
 export const isWork = (job) => ["compare", "verify", "export"].includes(job.kind);

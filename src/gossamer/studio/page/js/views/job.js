@@ -42,8 +42,8 @@ export function View({ id }) {
       <div><h1 tabindex="-1">${nameOf(job)}</h1>
         <p class="sub">${methodOf(job)} on ${job.model}, ${words(job)}</p></div>
       <div class="row"><${JobActions} job=${job} />
-        ${job.fine_tuned_model && html`<${ProofAndExport} model=${job.fine_tuned_model}
-          name=${nameOf(job)} />`}</div>
+        ${job.fine_tuned_model && !job.deleted_at && html`<${ProofAndExport}
+          model=${job.fine_tuned_model} name=${nameOf(job)} />`}</div>
     </header>
     <${Results} job=${job} />
     ${job.error && html`<p class="note bad">${job.error.message}</p>`}
