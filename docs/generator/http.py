@@ -16,12 +16,11 @@ from gossamer.serving.http import body
 from gossamer.serving.http.metrics import memory as memory_metrics
 from gossamer.serving.http.metrics import server as metrics
 from gossamer.serving.http.metrics import tenants as tenant_metrics
-from gossamer.serving.http.openai import request_schema as inputs
 from gossamer.serving.http.openai import request_schema as schema
 from gossamer.serving.http.openai import routes as chat
 from gossamer.serving.http.openai import routes as completions
 from gossamer.serving.http.openai import routes as models
-from gossamer.serving.http.openai import sizes
+from gossamer.serving.http.openai import sampling_fields, sizes
 from gossamer.serving.http.openai import unsupported_fields as fields
 from gossamer.serving.http.openai.request_schema import ChatBody, CompletionBody, GenerationBody
 from gossamer.serving.http.routes import adapters, operation
@@ -36,7 +35,8 @@ MEANING = {
     "messages": "The conversation; rendered with the base model's chat template.",
     "prompt": "A text, a list of texts, a list of token ids, or a list of such lists.",
     "stream": "Send the answer piece by piece as server-sent events.",
-    "stream_options": '`{"include_usage": true}`: the last event carries the usage.',
+    "stream_options": '`{"include_usage": true}`: the last event carries the usage;'
+    ' `{"continuous_usage_stats": true}`: each chunk carries that so far.',
     "max_tokens": "New tokens at most.",
     "max_completion_tokens": "The newer name of `max_tokens`.",
     "temperature": "0 is greedy.",
@@ -44,6 +44,15 @@ MEANING = {
     "top_k": "Choose among this many of the likeliest tokens; 0 or -1: all.",
     "min_p": "Leave out tokens less likely than this share of the likeliest one.",
     "stop": "A text, or up to several, that ends the answer and is not part of it.",
+    "stop_token_ids": "Tokens that end the answer as the end-of-text token does.",
+    "include_stop_str_in_output": "Whether what ended the answer is part of its text.",
+    "skip_special_tokens": "Whether special tokens are no part of the text.",
+    "bad_words": "Texts that are not to be generated, as the tokenizer writes them.",
+    "logit_bias": "What is added to logits, -100 to 100 by token id.",
+    "repetition_penalty": "Logits of tokens of prompt and answer are divided by it where they"
+    " are positive, and multiplied where not.",
+    "best_of": "Draw this many answers to each prompt, and give the `n` of the highest mean"
+    " log-probability; not streamed.",
     "n": "Answers to each prompt.",
     "presence_penalty": "Taken off the logit of each token that has been generated.",
     "frequency_penalty": "Taken off the logit of a token for each time it was generated.",
@@ -112,7 +121,10 @@ def _limits() -> Iterator[tuple[str, str]]:
     yield "prompts times `n`", f"{default.max_choices} (`--max-choices`)"
     yield "token ids of a prompt, messages, parts of messages", "the context (`--max-context`)"
     yield "characters of a text or conversation", "the context times the longest token's length"
-    yield "texts in `stop`", f"{inputs.MAX_STOPS}, of {inputs.MAX_STOP_CHARACTERS:,} characters"
+    characters = f"of {sampling_fields.MAX_STOP_CHARACTERS:,} characters"
+    yield "texts in `stop`", f"{sampling_fields.MAX_STOPS}, {characters}"
+    yield "texts in `bad_words`", f"{sampling_fields.MAX_BAD_WORDS}, {characters}"
+    yield "tokens in `logit_bias`, `stop_token_ids`", f"{sampling_fields.MAX_NAMED_TOKENS:,}"
     yield "characters of `model`", str(schema.MAX_MODEL)
 
 

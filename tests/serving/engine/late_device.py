@@ -228,7 +228,7 @@ class LateEngine:
         generation = Generation(
             sequence=sequence,
             sampling=SamplingState(params, (EOS,)),
-            eos_token_ids=frozenset([EOS]),
+            end_token_ids=frozenset([EOS]),
             output=output,
             tell=lambda output, call: call(),
         )

@@ -4,6 +4,7 @@ Every request that `Engine.submit` accepts ends in exactly one final event: `Fin
 Plain frozen dataclasses; nothing here imports torch.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -33,9 +34,23 @@ class SamplingParams:
     """Same seed, same request: same tokens, whatever else is in the batch."""
     stop: tuple[str, ...] = ()
     """Texts that end generation; not part of the output."""
+    stop_token_ids: tuple[int, ...] = ()
+    """Tokens that end generation as the end-of-text token does."""
+    include_stop: bool = False
+    """Whether what ended generation, a text of `stop` or a token, is part of the output's text."""
     ignore_eos: bool = False
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    """Positive logits of tokens in the prompt or the output are divided by it, others multiplied
+    (CTRL, arXiv 1909.05858)."""
+    logit_bias: Mapping[int, float] = field(default_factory=dict, hash=False)
+    """What is added to the logits of tokens, by token id."""
+    bad_words: tuple[str, ...] = ()
+    """Texts that are not to be generated: the last token of each way to write one is forbidden
+    where the others have just been generated."""
+    skip_special_tokens: bool = True
+    """Whether special tokens are no part of the output's text."""
     logprobs: int | None = None
     """None: no log-probabilities; k: of the chosen token and of the k most likely ones."""
 

@@ -8,7 +8,16 @@ from gossamer.serving.core.messages import Request, SamplingParams
 
 _AT_LEAST = {"min_tokens": 0, "temperature": 0, "top_k": 0, "min_p": 0}
 _AT_MOST = {"top_p": 1, "min_p": 1}
-_FINITE = ("temperature", "top_p", "min_p", "presence_penalty", "frequency_penalty")
+_FINITE = (
+    "temperature",
+    "top_p",
+    "min_p",
+    "presence_penalty",
+    "frequency_penalty",
+    "repetition_penalty",
+)
+MAX_BIAS = 100.0
+"""OpenAI's bound of `logit_bias`, which bans a token or forces it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +34,7 @@ def check_request(request: Request, limits: EngineLimits, num_blocks: int) -> in
     """Return how many tokens `request` may get in a pool of `num_blocks`. Raises as all below."""
     check_prompt(request, max_context=limits.max_context, vocab_size=limits.vocab_size)
     check_sampling(request.sampling)
+    check_named_tokens(request.sampling, vocab_size=limits.vocab_size)
     capacity = num_blocks * limits.block_tokens
     return max_new_tokens(request, max_context=limits.max_context, capacity=capacity)
 
@@ -54,12 +64,30 @@ def check_sampling(params: SamplingParams) -> None:
         _require(params, field, getattr(params, field) <= most, f"at most {most}")
     _require(params, "top_p", params.top_p > 0, "more than 0")
     _require(params, "stop", all(params.stop), "texts of at least one character")
+    _require(params, "bad_words", all(params.bad_words), "texts of at least one character")
+    _require(params, "repetition_penalty", params.repetition_penalty > 0, "more than 0")
     if params.logprobs is not None:
         _require(params, "logprobs", params.logprobs >= 0, "at least 0")
     if params.max_tokens is not None:
         _require(params, "max_tokens", params.max_tokens >= 1, "at least 1")
         limit = f"at most max_tokens={params.max_tokens}"
         _require(params, "min_tokens", params.min_tokens <= params.max_tokens, limit)
+
+
+def check_named_tokens(params: SamplingParams, *, vocab_size: int) -> None:
+    """Raise `RequestError` for a token that is named and does not exist, or a bias out of range."""
+    for field in ("stop_token_ids", "logit_bias"):
+        for token in getattr(params, field):
+            if not 0 <= token < vocab_size:
+                message = f"{field} names the token {token}; ids lie in 0..{vocab_size - 1}"
+                raise RequestError(message, param=field)
+    for token, bias in params.logit_bias.items():
+        # Not a number is in no range.
+        if not -MAX_BIAS <= bias <= MAX_BIAS:
+            raise RequestError(
+                f"logit_bias of token {token} is {bias:g}; it must lie in -100..100",
+                param="logit_bias",
+            )
 
 
 def max_new_tokens(request: Request, *, max_context: int, capacity: int) -> int:

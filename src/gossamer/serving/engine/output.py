@@ -20,6 +20,7 @@ from gossamer.serving.core.messages import (
 from gossamer.serving.core.sequence import Sequence
 from gossamer.serving.core.validation import EngineLimits
 from gossamer.serving.runner.sampler import SampledToken, SamplingState
+from gossamer.serving.tokenization.bad_words import bad_words
 from gossamer.serving.tokenization.vocabulary import Vocabulary, vocabulary_of
 
 # Where each byte is a token, more than four of them complete no character.
@@ -37,13 +38,23 @@ class _Pieces(Protocol):
 class TextStream:
     """Makes the text of one sequence; what may yet become part of a stop text is held back."""
 
-    def __init__(self, tokenizer: Any, stops: tuple[str, ...]) -> None:
-        self._tokenizer = tokenizer
+    def __init__(
+        self,
+        tokenizer: Any,
+        stops: tuple[str, ...],
+        *,
+        include_stop: bool = False,
+        skip_special_tokens: bool = True,
+    ) -> None:
+        """`include_stop` and `skip_special_tokens` as in `SamplingParams`."""
         self._stops = stops
-        self._special = frozenset(tokenizer.all_special_ids)
+        self._include_stop = include_stop
+        self._special = frozenset(tokenizer.all_special_ids if skip_special_tokens else ())
         vocabulary = vocabulary_of(tokenizer)
         self._pieces: _Pieces = (
-            _ByteText(vocabulary) if vocabulary.is_concatenated else _WindowText(tokenizer)
+            _ByteText(vocabulary)
+            if vocabulary.is_concatenated
+            else _WindowText(tokenizer, skip_special_tokens)
         )
         self._held = ""
         self.met_stop = False
@@ -71,9 +82,11 @@ class TextStream:
 
     def _release(self, look_for_stops: bool) -> str:
         if look_for_stops:
-            met = [self._held.find(stop) for stop in self._stops if stop in self._held]
+            met = [(self._held.find(stop), stop) for stop in self._stops if stop in self._held]
             if met:
-                text, self._held = self._held[: min(met)], ""
+                place, stop = min(met)
+                end = place + len(stop) if self._include_stop else place
+                text, self._held = self._held[:end], ""
                 self.met_stop = True
                 return text
         keep = self._undecided() if look_for_stops else 0
@@ -109,8 +122,9 @@ class _WindowText:
     """Text of other vocabularies, where a token's text depends on those before it: decoding
     starts a few tokens back. Their tokens are whole characters, or a byte each."""
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, skip_special_tokens: bool) -> None:
         self._tokenizer = tokenizer
+        self._skip_special_tokens = skip_special_tokens
         self._tokens: list[int] = []
         self._start = 0
         self._shown = 0
@@ -138,7 +152,7 @@ class _WindowText:
         return rest
 
     def _decode(self, tokens: list[int]) -> str:
-        text: str = self._tokenizer.decode(tokens, skip_special_tokens=True)
+        text: str = self._tokenizer.decode(tokens, skip_special_tokens=self._skip_special_tokens)
         return text
 
 
@@ -282,14 +296,28 @@ class ModelInfo:
         tell: Callable[[RequestOutput, Callable[[], None]], None],
     ) -> "Generation":
         """Make what follows the tokens of `sequence`; `tell` has a call made where events are."""
-        params = sequence.request.sampling
+        request = sequence.request
+        params = request.sampling
+        ends = frozenset(params.stop_token_ids)
+        if not params.ignore_eos:
+            ends |= self.eos_token_ids
         return Generation(
             sequence=sequence,
-            sampling=SamplingState(params, tuple(self.eos_token_ids)),
-            eos_token_ids=self.eos_token_ids,
+            sampling=SamplingState(
+                params,
+                tuple(ends | self.eos_token_ids),
+                request.prompt_token_ids,
+                bad_words(self.tokenizer, params.bad_words),
+            ),
+            end_token_ids=ends,
             output=RequestOutput(
                 sequence,
-                TextStream(self.tokenizer, params.stop),
+                TextStream(
+                    self.tokenizer,
+                    params.stop,
+                    include_stop=params.include_stop,
+                    skip_special_tokens=params.skip_special_tokens,
+                ),
                 vocabulary_of(self.tokenizer),
                 Receiver(on_event),
             ),
@@ -307,7 +335,8 @@ class Generation:
 
     sequence: Sequence
     sampling: SamplingState
-    eos_token_ids: frozenset[int]
+    end_token_ids: frozenset[int]
+    """The tokens that end this request."""
     output: RequestOutput
     tell: Callable[[RequestOutput, Callable[[], None]], None]
 
@@ -316,7 +345,8 @@ class Generation:
         is."""
         sequence, output = self.sequence, self.output
         params = sequence.request.sampling
-        is_end = choice.token_id in self.eos_token_ids and not params.ignore_eos
+        is_end = choice.token_id in self.end_token_ids
+        is_text = params.include_stop or not is_end
         reason: FinishReason | None = None
         if is_end:
             reason = "stop"
@@ -324,12 +354,10 @@ class Generation:
             reason = "length"
         is_last = reason is not None
         if not params.stop:
-            self.tell(output, partial(output.tell, choice, is_text=not is_end, is_last=is_last))
+            self.tell(output, partial(output.tell, choice, is_text=is_text, is_last=is_last))
             return reason
         is_early = sequence.num_generated < params.min_tokens
-        event = output.tokens(
-            choice, is_text=not is_end, is_last=is_last, look_for_stops=not is_early
-        )
+        event = output.tokens(choice, is_text=is_text, is_last=is_last, look_for_stops=not is_early)
         self.tell(output, partial(output.emit, event))
         return "stop" if output.met_stop else reason
 

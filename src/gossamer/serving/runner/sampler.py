@@ -4,8 +4,9 @@ What is chosen stays on the device of the logits, where the next step may read i
 asks for it: nothing here waits for the device but a draw whose nucleus may be a wide one (`draw`).
 """
 
+import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
@@ -31,7 +32,11 @@ class SamplingState:
 
     params: SamplingParams
     forbidden_early: tuple[int, ...]
-    """End-of-text tokens, not to be chosen before `min_tokens` (never with `ignore_eos`)."""
+    """Tokens that end a text, not to be chosen before `min_tokens` (never with `ignore_eos`)."""
+    prompt: Sequence[int] = ()
+    """The tokens of the prompt, which count as repeated too."""
+    bad_words: tuple[tuple[int, ...], ...] = ()
+    """Runs of tokens that are not to be generated."""
     rng: Random = field(init=False)
     counts: Counter[int] = field(default_factory=Counter)
     """The number of times that each token was generated, where penalties depend on it."""
@@ -39,10 +44,53 @@ class SamplingState:
     """The number of tokens chosen so far, read or not."""
     needs_counts: bool = field(init=False)
     """Whether a token must be read before the next one is chosen."""
+    recent: list[int] = field(default_factory=list)
+    """The last tokens that were generated, where bad words depend on them."""
+    bias: tuple[Tensor, Tensor] | None = field(init=False)
+    """What is added to the logits of this sequence, whatever was generated: int64 [n] tokens and
+    float32 [n] amounts, on the host."""
+    repeated: Tensor | None = field(init=False, default=None)
+    """bool [vocabulary], on the device: the tokens of prompt and output, made when first needed."""
+    unmarked: list[int] = field(init=False)
+    """Tokens that are to be marked in `repeated`."""
+    _longest: int = field(init=False)
+    """The number of tokens before the last one of the longest bad word."""
 
     def __post_init__(self) -> None:
-        self.rng = Random(self.params.seed)
-        self.needs_counts = bool(self.params.presence_penalty or self.params.frequency_penalty)
+        params = self.params
+        self.rng = Random(params.seed)
+        self._longest = max(map(len, self.bad_words), default=1) - 1
+        self.needs_counts = bool(
+            params.presence_penalty
+            or params.frequency_penalty
+            or params.repetition_penalty != 1
+            or self._longest
+        )
+        amounts = dict(params.logit_bias)
+        amounts |= {word[0]: -math.inf for word in self.bad_words if len(word) == 1}
+        self.unmarked = list(self.prompt) if params.repetition_penalty != 1 else []
+        self.bias = None
+        if amounts:
+            self.bias = torch.tensor(list(amounts)), torch.tensor(list(amounts.values()))
+
+    def remember(self, token: int) -> None:
+        """Note that `token` was generated."""
+        if self.params.presence_penalty or self.params.frequency_penalty:
+            self.counts[token] += 1
+        if self.params.repetition_penalty != 1:
+            self.unmarked.append(token)
+        if self._longest:
+            self.recent = [*self.recent, token][-self._longest :]
+
+    def forbidden(self) -> Iterator[int]:
+        """The tokens that would end a text too early, or a bad word."""
+        if self.num_chosen < self.params.min_tokens:
+            yield from self.forbidden_early
+        if self._longest:
+            for word in self.bad_words:
+                before = list(word[:-1])
+                if before and self.recent[-len(before) :] == before:
+                    yield word[-1]
 
 
 # Not frozen: one is made for each token, and a frozen one takes twice as long.
@@ -87,7 +135,7 @@ class ChosenTokens:
                 continue
             state = self.states[row]
             if state.needs_counts:
-                state.counts[token] += 1
+                state.remember(token)
             choices.append(_describe(token, self._logprobs.get(row)))
         return choices
 
@@ -108,6 +156,8 @@ def choose(
         if state.params.logprobs is not None
     }
     # Rows are changed below; log-probabilities are those of the model itself, as OpenAI's are.
+    _add_biases(logits, states)
+    _penalize_repetition(logits, states)
     _penalize(logits, states)
     _forbid(logits, states)
     tokens, peaks = _best(logits)
@@ -157,6 +207,32 @@ def _or_nothing(tokens: Tensor, peaks: Tensor) -> Tensor:
     return torch.where(peaks.isfinite(), tokens, _NOTHING)
 
 
+def _add_biases(logits: Tensor, states: Sequence[SamplingState]) -> None:
+    """Add what requests want added to the logits of tokens, in place."""
+    biased = [(row, *state.bias) for row, state in enumerate(states) if state.bias is not None]
+    if biased:
+        numbers, tokens, amounts = zip(*biased, strict=True)
+        rows = torch.cat([torch.full_like(t, n) for n, t in zip(numbers, tokens, strict=True)])
+        where = torch.stack([rows, torch.cat(tokens)]).to(logits.device, non_blocking=True)
+        logits[where[0], where[1]] += torch.cat(amounts).to(logits.device, non_blocking=True)
+
+
+def _penalize_repetition(logits: Tensor, states: Sequence[SamplingState]) -> None:
+    """Make tokens of prompt and output less likely by a factor of their logits, in place."""
+    for row, state in enumerate(states):
+        factor = state.params.repetition_penalty
+        if factor == 1:
+            continue
+        if state.repeated is None:
+            state.repeated = logits.new_zeros(logits.shape[1], dtype=torch.bool)
+        if state.unmarked:
+            state.repeated[put_on(logits.device, state.unmarked)] = True
+            state.unmarked = []
+        own = logits[row]
+        scaled = torch.where(own > 0, own / factor, own * factor)
+        own.copy_(torch.where(state.repeated, scaled, own))
+
+
 def _penalize(logits: Tensor, states: Sequence[SamplingState]) -> None:
     """Take the penalties of tokens that were generated before off their logits, in place."""
     rows: list[int] = []
@@ -175,13 +251,8 @@ def _penalize(logits: Tensor, states: Sequence[SamplingState]) -> None:
 
 
 def _forbid(logits: Tensor, states: Sequence[SamplingState]) -> None:
-    """Make tokens that end a text impossible where it is too early for them, in place."""
-    early = [
-        (row, token)
-        for row, state in enumerate(states)
-        if state.num_chosen < state.params.min_tokens
-        for token in state.forbidden_early
-    ]
+    """Make tokens impossible that would end a text too early, or a bad word, in place."""
+    early = [(row, token) for row, state in enumerate(states) for token in state.forbidden()]
     if early:
         rows, tokens = put_on(logits.device, list(zip(*early, strict=True)))
         logits[rows, tokens] = float("-inf")

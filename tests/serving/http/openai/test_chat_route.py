@@ -169,6 +169,15 @@ def test_stream_interleaves_choices_and_ends_with_usage(make_engine, chat):
     assert chunks[-1]["usage"]["prompt_tokens"] == len(engine.submitted[0].prompt_token_ids)
 
 
+def test_each_chunk_carries_the_usage_so_far(make_engine, chat):
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    chunks = events(chat(make_engine(), stream=True, stream_options=options))
+    counts = [chunk["usage"]["completion_tokens"] for chunk in chunks]
+    assert counts == [0, 1, 2, 3, 4, 4, 4]
+    assert len({chunk["usage"]["prompt_tokens"] for chunk in chunks}) == 1
+    assert chunks[-1]["usage"]["total_tokens"] == chunks[-1]["usage"]["prompt_tokens"] + 4
+
+
 def test_stream_carries_logprobs(make_engine, chat):
     chunks = events(chat(make_engine(), stream=True, logprobs=True, max_tokens=1))
     with_text = [c["choices"][0] for c in chunks if c["choices"][0]["delta"].get("content")]

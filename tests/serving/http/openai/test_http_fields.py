@@ -80,11 +80,16 @@ REFUSED = [
     (CHAT, {"tools": [{"type": "function"}]}, "tools", "not supported"),
     (CHAT, {"tool_choice": "required"}, "tool_choice", "not supported"),
     (CHAT, {"response_format": {"type": "json_object"}}, "response_format", "not supported"),
-    (CHAT, {"logit_bias": {"5": 1}}, "logit_bias", "not supported"),
+    (CHAT, {"logit_bias": {"5": 101}}, "logit_bias", "-100..100"),
+    (CHAT, {"logit_bias": {"x": 1}}, "logit_bias", "no token id"),
+    (CHAT, {"logit_bias": [5]}, "logit_bias", "must be an object"),
+    (CHAT, {"stop_token_ids": [True]}, "stop_token_ids", "whole numbers"),
+    (CHAT, {"bad_words": [""]}, "bad_words", "non-empty"),
+    (CHAT, {"bad_words": ["a"] * 65}, "bad_words", "at most 64"),
     (CHAT, {"store": True}, "store", "not supported"),
     (CHAT, {"audio": {"voice": "x"}}, "audio", "not supported"),
     (CHAT, {"modalities": ["text", "audio"]}, "modalities", "not supported"),
-    (CHAT, {"repetition_penalty": 1.1}, "repetition_penalty", "not supported"),
+    (CHAT, {"repetition_penalty": 0}, "repetition_penalty", "greater than 0"),
     (CHAT, {"chat_template": "x"}, "chat_template", "not supported"),
     (CHAT, {"best_of": 2}, "best_of", "not supported"),
     (CHAT, {"prompt": "x"}, "prompt", "unknown field"),
@@ -104,7 +109,8 @@ REFUSED = [
     (PLAIN, {"logprobs": True}, "logprobs", "True"),
     (PLAIN, {"echo": True}, "echo", "not supported"),
     (PLAIN, {"suffix": "end"}, "suffix", "not supported"),
-    (PLAIN, {"best_of": 3}, "best_of", "not supported"),
+    (PLAIN, {"best_of": 1, "n": 2}, "best_of", "less than 'n'"),
+    (PLAIN, {"best_of": 3, "stream": True}, "best_of", "leave 'stream' out"),
 ]  # fmt: skip
 
 

@@ -25,8 +25,8 @@ from gossamer.serving.http.context import Context
 from gossamer.serving.http.json_text import json_bytes
 from gossamer.serving.http.openai.channel import Channel
 from gossamer.serving.http.openai.intake import IncomingCall
-from gossamer.serving.http.openai.request_schema import MAX_SEED, GenerationBody
-from gossamer.serving.http.openai.responses import Choice, ReplyFormat, Usage
+from gossamer.serving.http.openai.request_schema import MAX_SEED, GenerationBody, StreamOptions
+from gossamer.serving.http.openai.responses import Choice, ReplyFormat, Usage, likeliest
 from gossamer.serving.http.openai.sizes import check_length
 from gossamer.serving.http.openai.sse import EventStream
 from gossamer.serving.http.openai.tokenize import TokenIds, Turn
@@ -51,10 +51,10 @@ def plan(
     for prompt in prompts:
         check_length(len(prompt), body.new_tokens, max_context)
     adapter = None if body.model == model_name else body.model
-    samplings = [_sampling(body, choice) for choice in range(body.n)]
+    samplings = [_sampling(body, choice) for choice in range(body.num_drawn)]
     return [
         EngineRequest(
-            request_id=f"{reply_id}-{number * body.n + choice}",
+            request_id=f"{reply_id}-{number * body.num_drawn + choice}",
             prompt_token_ids=prompt,
             adapter=adapter,
             sampling=sampling,
@@ -79,11 +79,22 @@ def _sampling(body: GenerationBody, choice: int) -> SamplingParams:
         min_p=body.min_p,
         seed=seed,
         stop=body.stop,
+        stop_token_ids=body.stop_token_ids,
+        include_stop=body.include_stop_str_in_output,
         ignore_eos=body.ignore_eos,
         presence_penalty=body.presence_penalty,
         frequency_penalty=body.frequency_penalty,
-        logprobs=body.num_logprobs,
+        repetition_penalty=body.repetition_penalty,
+        logit_bias=body.logit_bias,
+        bad_words=body.bad_words,
+        skip_special_tokens=body.skip_special_tokens,
+        logprobs=0 if _ranks(body) and body.num_logprobs is None else body.num_logprobs,
     )
+
+
+def _ranks(body: GenerationBody) -> bool:
+    """Whether more choices are drawn than are answered."""
+    return body.num_drawn > body.n
 
 
 Body = TypeVar("Body", bound=GenerationBody)
@@ -110,7 +121,9 @@ class _Begun:
     reply: ReplyFormat
     usage: Usage
     is_streamed: bool
-    include_usage: bool
+    options: StreamOptions
+    num_answered: int
+    """The choices per prompt that are answered: the likeliest of those drawn."""
 
 
 async def answer(http: Request, route: Route[Body]) -> Response:
@@ -171,7 +184,9 @@ async def _submit(
     for turn in turns[:-1]:
         prompts += await run(turn)
     await run(partial(submit, prompts))
-    return _Begun(channel, reply, Usage(body.n), body.stream, body.include_usage)
+    options = body.stream_options or StreamOptions()
+    usage = Usage(body.num_drawn, sum(map(len, prompts)))
+    return _Begun(channel, reply, usage, body.stream, options, body.n)
 
 
 async def find_model(context: Context, caller: Caller, model: str) -> AnyAdapter | None:
@@ -220,7 +235,7 @@ async def _end(http: Request, begun: _Begun) -> Response:
         channel,
         begun.reply,
         begun.usage,
-        include_usage=begun.include_usage,
+        options=begun.options,
         request_id=http.state.request_id,
     )
 
@@ -234,6 +249,7 @@ async def _whole(begun: _Begun) -> Response:
             else:
                 choices[index].finish_reason = event.finish_reason
                 begun.usage.add(index, event)
+    choices = likeliest(choices, begun.usage.num_choices, begun.num_answered)
     write = partial(_written, begun.reply, choices, begun.usage)
     size = sum(choice.size for choice in choices)
     content = write() if size <= SHORT_REPLY else await asyncio.to_thread(write)

@@ -13,14 +13,17 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from gossamer.errors import unknown_name_message
 from gossamer.serving.http.errors import ApiError
 from gossamer.serving.http.openai import unsupported_fields
+from gossamer.serving.http.openai.sampling_fields import (
+    parse_bad_words,
+    parse_logit_bias,
+    parse_stop,
+    parse_stop_token_ids,
+)
 from gossamer.serving.http.openai.sizes import SizeLimits, check_choices, check_sizes
 from gossamer.serving.http.openai.unsupported_fields import shown
 
 Prompt = str | tuple[int, ...]
 
-MAX_STOPS = 16
-MAX_STOP_CHARACTERS = 1_000
-"""The most characters of one stop text; each is looked for with each new token."""
 ROLES = ("system", "developer", "user", "assistant")
 TOOL_ROLES = ("tool", "function")
 
@@ -112,24 +115,12 @@ def _is_token_ids(items: list[Any]) -> bool:
     return all(type(item) is int and item >= 0 for item in items)
 
 
-def parse_stop(value: Any) -> tuple[str, ...]:
-    """Parse one stop text or a list of them; raises `ApiError` 400."""
-    texts = [value] if isinstance(value, str) else value
-    if isinstance(texts, list) and len(texts) > MAX_STOPS:
-        _refuse_input("stop", f"'stop' has {len(texts)} texts; at most {MAX_STOPS} are allowed")
-    if not isinstance(texts, list) or not all(isinstance(text, str) and text for text in texts):
-        _refuse_input("stop", "'stop' must be a non-empty text or a list of such texts")
-    if (longest := max(map(len, texts), default=0)) > MAX_STOP_CHARACTERS:
-        limit = f"at most {MAX_STOP_CHARACTERS} are allowed"
-        _refuse_input("stop", f"'stop' has a text of {longest} characters; {limit}")
-    return tuple(texts)
-
-
 def _refuse_input(param: str, message: str) -> Never:
     raise ApiError(400, message, code="invalid_value", param=param)
 
 
 MAX_SEED = 2**63 - 1
+MAX_PENALTY = 10
 MAX_PRIORITY = 1000
 MAX_MODEL = 512
 """The most characters of a model's name; mixtures have long ones."""
@@ -141,6 +132,8 @@ class StreamOptions(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
     include_usage: bool = False
+    continuous_usage_stats: bool = False
+    """Whether each chunk carries the usage so far (vLLM's option)."""
 
 
 def _parse_stream_options(value: Any) -> Any:
@@ -176,6 +169,12 @@ class GenerationBody(BaseModel):
     n: int = Field(1, ge=1)
     presence_penalty: float = Field(0.0, ge=-2, le=2, allow_inf_nan=False)
     frequency_penalty: float = Field(0.0, ge=-2, le=2, allow_inf_nan=False)
+    repetition_penalty: float = Field(1.0, gt=0, le=MAX_PENALTY, allow_inf_nan=False)
+    logit_bias: Annotated[dict[int, float], BeforeValidator(parse_logit_bias)] = {}
+    bad_words: Annotated[tuple[str, ...], BeforeValidator(parse_bad_words)] = ()
+    stop_token_ids: Annotated[tuple[int, ...], BeforeValidator(parse_stop_token_ids)] = ()
+    include_stop_str_in_output: bool = False
+    skip_special_tokens: bool = True
     ignore_eos: bool = False
     priority: int = Field(0, ge=-MAX_PRIORITY, le=MAX_PRIORITY)
 
@@ -190,14 +189,14 @@ class GenerationBody(BaseModel):
         return 1
 
     @property
+    def num_drawn(self) -> int:
+        """The number of choices drawn for each prompt, of which `n` are answered."""
+        return self.n
+
+    @property
     @abstractmethod
     def num_logprobs(self) -> int | None:
         """The number of log-probabilities, as in `SamplingParams.logprobs`."""
-
-    @property
-    def include_usage(self) -> bool:
-        """Whether a stream ends with a chunk that carries the usage."""
-        return self.stream_options is not None and self.stream_options.include_usage
 
     @classmethod
     def parse(cls, values: dict[str, Any], limits: SizeLimits) -> Self:
@@ -213,7 +212,7 @@ class GenerationBody(BaseModel):
         except ValidationError as error:
             raise _first_problem(error) from None
         body.check()
-        check_choices(body.num_prompts * body.n, limits.max_choices)
+        check_choices(body.num_prompts * body.num_drawn, limits.max_choices)
         return body
 
     @classmethod
@@ -289,6 +288,7 @@ class CompletionBody(GenerationBody):
     prompt: Annotated[tuple[Prompt, ...], BeforeValidator(parse_prompts)]
     max_tokens: int | None = Field(16, ge=1)
     logprobs: int | None = Field(None, ge=0, le=20)
+    best_of: int | None = Field(None, ge=1)
 
     @property
     def num_prompts(self) -> int:
@@ -299,6 +299,19 @@ class CompletionBody(GenerationBody):
     def num_logprobs(self) -> int | None:
         """The number of log-probabilities: the field itself."""
         return self.logprobs
+
+    @property
+    def num_drawn(self) -> int:
+        """The number of choices drawn for each prompt: `best_of`, or `n`."""
+        return self.n if self.best_of is None else self.best_of
+
+    def check(self) -> None:
+        """Rules that involve several fields; raise `ApiError` 400."""
+        super().check()
+        if self.num_drawn < self.n:
+            _refuse("best_of", f"'best_of' = {self.best_of} is less than 'n' = {self.n}; raise it")
+        if self.stream and self.num_drawn > self.n:
+            _refuse("best_of", "'best_of' needs all answers before it chooses; leave 'stream' out")
 
 
 def _refuse(param: str, message: str) -> None:

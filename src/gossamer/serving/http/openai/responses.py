@@ -2,6 +2,7 @@
 
 import codecs
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -19,16 +20,23 @@ class Usage:
 
     num_choices: int
     """The number of choices per prompt."""
-    prompt_tokens: int = 0
+    prompt_tokens: int
+    """The tokens of all prompts."""
     completion_tokens: int = 0
     cached_tokens: int = 0
+    _told: Counter[int] = field(default_factory=Counter)
+    """The tokens of each choice that were told before its end."""
+
+    def tell(self, index: int, event: Tokens) -> None:
+        """Count the tokens of `event`, before the end of choice `index` is known."""
+        self._told[index] += len(event.token_ids)
+        self.completion_tokens += len(event.token_ids)
 
     def add(self, index: int, event: Finished) -> None:
         """Count the tokens of choice `index`."""
         if index % self.num_choices == 0:
-            self.prompt_tokens += event.prompt_tokens
             self.cached_tokens += event.cached_tokens
-        self.completion_tokens += event.completion_tokens
+        self.completion_tokens += event.completion_tokens - self._told.pop(index, 0)
 
     def as_dict(self) -> dict[str, Any]:
         """Return OpenAI's `usage` object."""
@@ -60,9 +68,27 @@ class Choice:
         return len(self.texts) + sum(1 + len(token.top) for token in self.logprobs)
 
     @property
+    def mean_logprob(self) -> float:
+        """The mean log-probability of its tokens, by which choices are ranked."""
+        return sum(finite(t.logprob) for t in self.logprobs) / max(1, len(self.logprobs))
+
+    @property
     def text(self) -> str:
         """The whole output."""
         return "".join(self.texts)
+
+
+def likeliest(choices: list[Choice], drawn: int, kept: int) -> list[Choice]:
+    """Keep `kept` of each prompt's `drawn` choices, those of highest mean log-probability."""
+    if kept == drawn:
+        return choices
+    best: list[Choice] = []
+    for start in range(0, len(choices), drawn):
+        ranked = sorted(choices[start : start + drawn], key=lambda c: c.mean_logprob, reverse=True)
+        best += ranked[:kept]
+    for index, choice in enumerate(best):
+        choice.index = index
+    return best
 
 
 @dataclass(slots=True)

@@ -11,6 +11,7 @@ from gossamer.serving.core.messages import Finished, Tokens
 from gossamer.serving.http.connection import run_unless_disconnected
 from gossamer.serving.http.errors import ClientGoneError, to_api_error
 from gossamer.serving.http.openai.channel import Channel
+from gossamer.serving.http.openai.request_schema import StreamOptions
 from gossamer.serving.http.openai.responses import ReplyFormat, Usage
 
 DONE = b"data: [DONE]\n\n"
@@ -30,7 +31,7 @@ class EventStream(Response):
         reply: ReplyFormat,
         usage: Usage,
         *,
-        include_usage: bool,
+        options: StreamOptions,
         request_id: str,
     ) -> None:
         # X-Accel-Buffering: nginx would otherwise hold the events back.
@@ -39,10 +40,8 @@ class EventStream(Response):
         self._channel = channel
         self._reply = reply
         self._usage = usage
-        self._include_usage = include_usage
+        self._options = options
         self._request_id = request_id
-        # With usage asked for, OpenAI's chunks before the last carry an empty one.
-        self._extra = {"usage": None} if include_usage else {}
         self._opened: set[int] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -66,9 +65,14 @@ class EventStream(Response):
         try:
             async for batch in self._channel.batches():
                 # What has come together is sent together.
-                if chunks := [chunk for event in batch for chunk in self._chunks(*event)]:
-                    yield b"".join(frame(chunk | self._extra) for chunk in chunks)
-            if self._include_usage:
+                frames = [
+                    frame(chunk | self._usage_so_far())
+                    for event in batch
+                    for chunk in self._chunks(*event)
+                ]
+                if frames:
+                    yield b"".join(frames)
+            if self._options.include_usage:
                 yield frame(self._reply.usage_chunk(self._usage))
             yield DONE
         except Exception as error:
@@ -82,8 +86,16 @@ class EventStream(Response):
         if isinstance(event, Finished):
             self._usage.add(index, event)
             yield self._reply.closing(index, event.finish_reason)
-        elif event.text or event.logprobs:
+            return
+        self._usage.tell(index, event)
+        if event.text or event.logprobs:
             yield self._reply.delta(index, event)
+
+    def _usage_so_far(self) -> dict[str, Any]:
+        """The field `usage` of a chunk: OpenAI's before the last carry an empty one."""
+        if self._options.continuous_usage_stats:
+            return {"usage": self._usage.as_dict()}
+        return {"usage": None} if self._options.include_usage else {}
 
 
 def frame(data: dict[str, Any]) -> bytes:

@@ -46,15 +46,9 @@ COMMON: dict[str, Neutral] = {
     "prompt_cache_retention": _anything,
     "service_tier": _one_of("auto", "default"),
     "store": _one_of(False),
-    "logit_bias": _empty,
-    "best_of": _one_of(1),
     "response_format": _one_of({"type": "text"}),
-    "repetition_penalty": _one_of(1, 1.0),
     "length_penalty": _one_of(1, 1.0),
     "use_beam_search": _one_of(False),
-    "stop_token_ids": _empty,
-    "include_stop_str_in_output": _one_of(False),
-    "skip_special_tokens": _one_of(True),
     "guided_json": _never,
     "guided_regex": _never,
     "guided_choice": _never,
@@ -64,6 +58,7 @@ COMMON: dict[str, Neutral] = {
 
 CHAT: dict[str, Neutral] = {
     **COMMON,
+    "best_of": _one_of(1),
     "tools": _empty,
     "tool_choice": _one_of("none", "auto"),
     "parallel_tool_calls": _anything,
