@@ -228,7 +228,7 @@ class LateEngine:
         generation = Generation(
             sequence=sequence,
             sampling=SamplingState(params, (EOS,)),
-            end_token_ids=frozenset([EOS]),
+            end_token_ids=frozenset(() if params.ignore_eos else (EOS,)),
             output=output,
             tell=lambda output, call: call(),
         )

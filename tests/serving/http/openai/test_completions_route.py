@@ -2,6 +2,9 @@ import json
 
 import pytest
 
+from gossamer.serving.core.messages import TokenLogprob, Tokens
+from gossamer.serving.http.openai.responses import Choice, likeliest
+
 
 @pytest.fixture
 def complete(ask):
@@ -54,6 +57,28 @@ def test_several_prompts_times_n(make_engine, complete):
         "total_tokens": 19,
         "prompt_tokens_details": {"cached_tokens": 0},
     }
+
+
+def test_the_likeliest_of_several_answers_are_given(make_engine, complete):
+    engine = make_engine()
+    reply = complete(engine, prompt=["a", "bb"], n=2, best_of=3, seed=10).json()
+    assert len(engine.submitted) == 6
+    assert {request.sampling.logprobs for request in engine.submitted} == {0}
+    assert [choice["index"] for choice in reply["choices"]] == [0, 1, 2, 3]
+    assert all(choice["logprobs"] is None for choice in reply["choices"])
+    # All answers that were drawn count.
+    assert reply["usage"]["completion_tokens"] == 24
+    assert reply["usage"]["prompt_tokens"] == 3
+
+
+def test_answers_are_ranked_by_their_mean_log_probability():
+    choices = [Choice(index) for index in range(4)]
+    for choice, logprobs in zip(choices, [(-1, -3), (-0.5,), (-9,), (-0.1, -0.3)], strict=True):
+        for logprob in logprobs:
+            token = TokenLogprob(token_id=1, text="x", logprob=logprob)
+            choice.add(Tokens(request_id="r", token_ids=(1,), text=str(logprob), logprobs=(token,)))
+    best = likeliest(choices, drawn=2, kept=1)
+    assert [(choice.index, choice.text) for choice in best] == [(0, "-0.5"), (1, "-0.1-0.3")]
 
 
 def test_logprobs_in_the_older_shape(make_engine, complete):
