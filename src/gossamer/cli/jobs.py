@@ -11,6 +11,8 @@ gossamer jobs cancel ID                end it
 gossamer jobs pause ID                 stop it so that it can go on
 gossamer jobs resume ID                let it go on
 gossamer jobs keep ID NAME             serve what it has made as NAME too
+gossamer jobs verify MODEL --follow    prove, as a job, that a result is served as it was trained
+gossamer jobs export MODEL             turn a result into a whole model, as a job, to download
 gossamer jobs db check                 compare the tables in --data-dir with this version's
 gossamer jobs db upgrade               bring them up to date, as a server does when it starts
 
@@ -22,7 +24,7 @@ import json
 import os
 from typing import TYPE_CHECKING, Any
 
-from gossamer.cli.parts import job_tables, new_job
+from gossamer.cli.parts import job_tables, new_job, result_jobs
 from gossamer.cli.parts.server_answer import server_answer
 from gossamer.cli.parts.tables import print_table
 from gossamer.errors import ServingError, UnknownNameError, UsageError
@@ -44,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     listing.add_argument("--json", action="store_true", help="print JSON instead of a table")
     making = actions.add_parser("create", help="send rows and make a job of them")
     new_job.add_arguments(making)
+    about_results = result_jobs.add_arguments(actions)
     named = [
         actions.add_parser("show", help="print all of a job as JSON"),
         actions.add_parser("logs", help="print what happened to a job"),
@@ -52,14 +55,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         actions.add_parser("resume", help="let a job go on"),
         actions.add_parser("keep", help="serve the model of a job under a name of your choice"),
     ]
-    for action in (making, named[1]):
+    for action in (making, named[1], *about_results):
         action.add_argument(
             "--follow", action="store_true", help="go on until the job ends, as it happens"
         )
     for action in named:
         action.add_argument("id", metavar="ID", help="the job, or the end of its name")
     named[-1].add_argument("name", metavar="NAME", help="what it is to be called")
-    for action in (listing, making, *named):
+    for action in (listing, making, *named, *about_results):
         action.add_argument(
             "--url", default=DEFAULT_URL, help=f"address of the server [default: {DEFAULT_URL}]"
         )
@@ -88,8 +91,9 @@ def run(args: argparse.Namespace) -> int:
 def _run(args: argparse.Namespace, client: "httpx.Client") -> int:
     if args.action == "list":
         return _list(args, client)
-    if args.action == "create":
-        job_id = new_job.create(args, client)
+    if args.action in ("create", *result_jobs.ACTIONS):
+        make = new_job.create if args.action == "create" else result_jobs.create
+        job_id = make(args, client)
         print(job_id, flush=True)
         if not args.follow:
             return 0
@@ -123,23 +127,33 @@ def _keep(client: "httpx.Client", job_id: str, name: str) -> None:
 
 
 def _list(args: argparse.Namespace, client: "httpx.Client") -> int:
-    jobs = server_answer(client.get(f"fine_tuning/jobs?limit={args.limit}"))["data"]
+    jobs = server_answer(client.get(f"fine_tuning/jobs?kind=all&limit={args.limit}"))["data"]
     if args.json:
         print(json.dumps(jobs, indent=2))
         return 0
-    columns = ["id", "status", "method", "step", "left", "loss", "held out", "model or reason"]
+    columns = [
+        "id",
+        "status",
+        "method or kind",
+        "step",
+        "left",
+        "loss",
+        "held out",
+        "result or reason",
+    ]
     print_table(columns, [_row(job) for job in jobs])
     return 0
 
 
 def _row(job: dict[str, Any]) -> list[str]:
     progress = job["progress"]
-    ended = job["fine_tuned_model"] or (job["error"] or {}).get("message") or progress["reason"]
+    ended = job["fine_tuned_model"] or (job["error"] or {}).get("message")
+    ended = ended or result_jobs.result_words(job) or progress["reason"]
     steps = "-" if progress["steps"] is None else f"{progress['step']}/{progress['steps']}"
     return [
         job["id"],
         job["status"],
-        job["adapter"].get("method", "-"),
+        result_jobs.kind_words(job),
         steps,
         "-" if progress["seconds_left"] is None else f"{progress['seconds_left']:.0f} s",
         _number(progress["train_loss"]),
@@ -156,7 +170,7 @@ def _whole_id(client: "httpx.Client", text: str) -> str:
     """The identifier that ends so, among the newest jobs; a whole one is not looked for."""
     if text.startswith("ftjob-"):
         return text
-    jobs = server_answer(client.get("fine_tuning/jobs?limit=1000"))["data"]
+    jobs = server_answer(client.get("fine_tuning/jobs?kind=all&limit=1000"))["data"]
     found = [job["id"] for job in jobs if job["id"].endswith(text)]
     if len(found) != 1:
         raise UnknownNameError.among("job", text, [job["id"] for job in jobs])

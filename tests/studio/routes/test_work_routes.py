@@ -8,6 +8,7 @@ import zipfile
 import pytest
 from job_case import JOBS, PAIR
 
+from gossamer.cli.main import main
 from gossamer.files import write_whole
 from gossamer.jobs.data_folder import model_place
 from gossamer.jobs.outcome import write_outcome
@@ -202,6 +203,28 @@ def test_an_export_is_sent_as_an_archive_and_removed(serve, model_of, store, set
         assert shown["result"]["export"]["is_there"] is False
 
 
+def test_the_command_asks_for_both_and_lists_what_they_are(
+    serve, model_of, store, settings, capsys
+):
+    with serve() as client:
+        name, url = model_of(client), ("--url", str(client.base_url))
+        assert main(["jobs", "verify", name, *url]) == 0
+        proof = capsys.readouterr().out.strip()
+        assert main(["jobs", "export", name, "--format", "lora", "--rank", "2", *url]) == 0
+        export = capsys.readouterr().out.strip()
+        shown = client.get(f"{JOBS}/{export}").json()
+        assert (shown["kind"], shown["format"], shown["target"]) == ("export", "lora", name)
+        outcome = JobOutcome(result={"passed": True, "words": "All.", "verdicts": []})
+        end(store, settings, proof, outcome)
+        assert main(["jobs", "list", *url]) == 0
+        lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+        assert lines[proof].split()[1:3] == ["succeeded", "verify"]
+        assert "as trained" in lines[proof]
+        assert lines[export].split()[2] == "export"
+        assert main(["jobs", "verify", "ft:tiny:default::zzzzzzzz", *url]) == 1
+        assert "there is no model" in capsys.readouterr().err
+
+
 def test_what_is_anothers_can_be_neither_compared_nor_exported(serve, keys, model_of, file_of):
     alice, bob = keys("alice", "--train"), keys("bob", "--train")
     with serve(keys=keys.path) as client:
@@ -215,6 +238,7 @@ def test_what_is_anothers_can_be_neither_compared_nor_exported(serve, keys, mode
             ("GET", f"{COMPARISONS}/{job['id']}", {}),
             ("POST", COMPARISONS, {"json": body(rows)}),
             ("POST", EXPORTS, {"json": {"model": name}}),
+            ("POST", "/studio/api/verifications", {"json": {"model": name}}),
             ("GET", f"{EXPORTS}/{job['id']}/content", {}),
             ("DELETE", f"{EXPORTS}/{job['id']}", {}),
         ):
