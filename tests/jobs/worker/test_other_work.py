@@ -56,7 +56,7 @@ class Shop:
 
     def work(self, job):
         pid = self.start(job)
-        until(lambda: not is_alive(pid), seconds=120)
+        until(lambda: not is_alive(pid), seconds=900)
         return self.store.jobs.get(EVERYONE, job.id)
 
     def paths(self, job):
@@ -166,10 +166,10 @@ def test_a_comparison_that_is_killed_and_stopped_ends_as_one_that_is_not(shop):
         before = len(metrics.read_text().splitlines()) if metrics.exists() else 0
         until(
             lambda n=before: metrics.exists() and len(metrics.read_text().split("\n")) > n + 2,
-            seconds=120,
+            seconds=900,
         )
         os.kill(pid, number)
-        until(lambda gone=pid: not is_alive(gone), seconds=120)
+        until(lambda gone=pid: not is_alive(gone), seconds=900)
         if number == signal.SIGKILL:
             death = Death(step=0, cause="the worker was killed", counts=True)
             shop.store.attempts.died(job.id, 1, "owner", death, max_deaths=9)
