@@ -141,7 +141,7 @@ def test_one_process_stays_and_another_takes_the_place_of_one_that_ends(files, f
 
 def test_a_process_that_is_too_slow_is_ended(files, fake, tmp_path, monkeypatch):
     fake("import time\ntime.sleep(600)\n")
-    monkeypatch.setattr("gossamer.jobs.files.preview.MAX_SECONDS", 0.2)
+    monkeypatch.setattr("gossamer.jobs.files.preview.START_SECONDS", 0.2)
     preview = Preview(files.blobs, tmp_path)
     with pytest.raises(JobError, match="took longer than"):
         preview.rows(add(files), start=1, count=1, train_on="all")

@@ -15,7 +15,9 @@ from gossamer.jobs.files.blobs import BlobFolder
 from gossamer.jobs.store.records import FileRecord
 
 MAX_SECONDS = 60.0
-"""For one answer; the first waits for a tokenizer too."""
+"""For one answer."""
+START_SECONDS = 180.0
+"""For a process to load the tokenizer, on a machine that is busy."""
 IDLE_SECONDS = 600.0
 """Without a question for so long, the process is ended."""
 MAX_BYTES = 6 * 2**30
@@ -59,30 +61,17 @@ class Preview:
     def _ask(self, question: Answer) -> Answer:
         """The answer of the process, which is started if there is none; it is ended if it is slow
         or says nothing, for a file that was too much for it must not hurt the next one."""
-        is_late = threading.Event()
-
-        def end() -> None:
-            is_late.set()
-            if self._process is not None:
-                self._process.kill()
-
-        timer = threading.Timer(MAX_SECONDS, end)
-        timer.daemon = True
-        timer.start()
-        try:
-            if self._process is None or self._process.poll() is not None:
-                self._process = self._start()
-                greeting = self._exchange({"model": str(self._model), "max_bytes": MAX_BYTES})
-                if greeting is not None and "error" in greeting:
-                    self._end()
-                    return greeting
-            answer = self._exchange(question)
-        finally:
-            timer.cancel()
-        if answer is None:
+        if self._process is None or self._process.poll() is not None:
+            self._process = self._start()
+            greeting = self._exchange(
+                {"model": str(self._model), "max_bytes": MAX_BYTES}, START_SECONDS
+            )
+            if "error" in greeting:
+                self._end()
+                return greeting
+        answer = self._exchange(question, MAX_SECONDS)
+        if "error" in answer and answer.get("is_over"):
             self._end()
-            why = f"took longer than {MAX_SECONDS:g} s" if is_late.is_set() else "were too much"
-            return {"error": f"the rows of this file {why} to be shown"}
         return answer
 
     def _start(self) -> "subprocess.Popen[str]":
@@ -98,17 +87,29 @@ class Preview:
         threading.Thread(target=self._watch, args=(process,), daemon=True).start()
         return process
 
-    def _exchange(self, question: Answer) -> Answer | None:
-        assert self._process is not None
-        stdin, stdout = self._process.stdin, self._process.stdout
-        assert stdin is not None
-        assert stdout is not None
+    def _exchange(self, question: Answer, seconds: float) -> Answer:
+        """What the process answers; an error with `is_over` if it has not within `seconds`."""
+        process, is_late = self._process, threading.Event()
+        assert process is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
+
+        def end() -> None:
+            is_late.set()
+            process.kill()
+
+        timer = threading.Timer(seconds, end)
+        timer.daemon = True
+        timer.start()
         try:
-            stdin.write(f"{json.dumps(question)}\n")
-            stdin.flush()
-            answer: Answer = json.loads(stdout.readline(MAX_ANSWER_BYTES))
+            process.stdin.write(f"{json.dumps(question)}\n")
+            process.stdin.flush()
+            answer: Answer = json.loads(process.stdout.readline(MAX_ANSWER_BYTES))
         except (OSError, ValueError):
-            return None
+            why = f"took longer than {seconds:g} s" if is_late.is_set() else "were too much"
+            return {"error": f"the rows of this file {why} to be shown", "is_over": True}
+        finally:
+            timer.cancel()
         return answer
 
     def _watch(self, process: "subprocess.Popen[str]") -> None:
