@@ -99,6 +99,18 @@ def test_rows_are_looked_at_one_by_one_and_those_with_a_problem_at_once(serve, o
         expect(page.get_by_text("Row 17 cannot be used.")).to_be_visible()
 
 
+def test_a_file_is_looked_at_again(serve, open_page):
+    with serve() as (url, _):
+        page = open_page(f"{url}/studio/data")
+        page.get_by_role("button", name="Look at chats.jsonl").click()
+        expect(page.get_by_text("9 rows repeat another one word for word.")).to_be_visible()
+        expect(page.locator("mark")).to_have_text("Aboard the Sloop, arr! (1)")
+        expect(page.get_by_text("14 rows longer than 1024 tokens")).to_be_visible()
+        expect(page.get_by_text("Leave them out")).to_have_count(0)
+        page.get_by_role("button", name="Close").click()
+        expect(page.get_by_text("9 rows repeat")).to_have_count(0)
+
+
 def test_rows_that_are_held_out_too_are_left_out(serve, open_page):
     with serve() as (url, server):
         page = open_page(f"{url}/studio/new?file=file-{1:024d}&held=file-{2:024d}&name=x")

@@ -1,7 +1,6 @@
 // The rows that a job learns from, as the check of data found them.
 
-import { loadCatalogue } from "../catalogue.js";
-import { html, useEffect } from "../html.js";
+import { html } from "../html.js";
 import { Report } from "../new/report.js";
 
 const LEFT_OUT = {
@@ -10,7 +9,6 @@ const LEFT_OUT = {
 };
 
 export function DataOf({ job }) {
-  useEffect(() => { loadCatalogue(); }, []);
   const training = job.training ?? {};
   const left = (training.leave_out ?? []).map((kind) => LEFT_OUT[kind] ?? kind);
   if (training.skip_bad_rows) left.push("rows that cannot be used");

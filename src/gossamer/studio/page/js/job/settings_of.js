@@ -25,10 +25,14 @@ export function SettingsOf({ job }) {
 function rowsOf(values, settings) {
   return Object.entries(values).map(([name, value]) => {
     const setting = settings.find((each) => each.name === name);
-    const text = typeof value === "string" ? value : JSON.stringify(value);
     const isChanged = Boolean(setting) && !isSame(setting.default, value);
-    return { name, text, isChanged, usual: setting && JSON.stringify(setting.default) };
+    return { name, text: plain(value), isChanged, usual: setting && plain(setting.default) };
   });
+}
+
+function plain(value) {
+  if (value === null || value === undefined) return "unset";
+  return typeof value === "string" ? value : JSON.stringify(value);
 }
 
 function Table({ rows }) {

@@ -1,8 +1,8 @@
 // What the check of a file found, in sentences, and the rows as the model sees them.
 
-import { catalogue } from "../catalogue.js";
+import { catalogue, loadCatalogue } from "../catalogue.js";
 import { count, plural } from "../format.js";
-import { html, useMemo, useSignal } from "../html.js";
+import { html, useEffect, useMemo, useSignal } from "../html.js";
 import { Histogram } from "../parts/bars.js";
 import { Problem } from "../parts/notes.js";
 import { useAnswer } from "./answers.js";
@@ -23,6 +23,7 @@ export function Report({ file, held = null, training = draft.value.training, can
   const report = useAnswer(`/v1/files/${file}/report${against}`, (each) => each.complete !== false);
   const tokens = useAnswer(`/studio/api/files/${file}/tokens`, (each) => each.is_all);
   const at = useSignal(1);
+  useEffect(() => { loadCatalogue().catch(() => {}); }, []); // For the usual longest length.
   const found = report.value?.answer;
   if (!report.value) return html`<p class="soft late">Checking the rows…</p>`;
   if (report.value.problem) return html`<${Problem} error=${report.value.problem} />`;

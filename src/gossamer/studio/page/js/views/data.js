@@ -3,9 +3,10 @@
 import { del, get } from "../api.js";
 import { bytes, when } from "../format.js";
 import { html, useEffect, useSignal } from "../html.js";
+import { Report } from "../new/report.js";
 import { Upload } from "../new/upload.js";
 import { Confirmed, Problem } from "../parts/notes.js";
-import { go, href } from "../router.js";
+import { go, href, query, setQuery } from "../router.js";
 
 export const title = "Data";
 
@@ -26,6 +27,7 @@ export function View() {
   }
   useEffect(() => { load(); }, []);
 
+  const shown = files.value?.find(({ id }) => id === query.value.get("file"));
   return html`<div class="view">
     <header class="head"><h1 tabindex="-1">Data</h1></header>
     <${Upload} label="Choose a file" onDone=${(file) => go(`/new?file=${file.id}`)}
@@ -37,13 +39,18 @@ export function View() {
       aria-label="Table of files"><table class="stacked">
       <thead><tr><th>File</th><th>What</th><th class="number">Size</th><th>Since</th><th>State</th>
         <th><span class="hidden-text">Actions</span></th></tr></thead>
-      <tbody>${files.value.map((file) => html`<tr key=${file.id}>
+      <tbody>${files.value.map((file) => html`<tr key=${file.id}
+        class=${file.id === shown?.id ? "chosen" : ""}>
         <td><b>${file.filename}</b></td>
         <td data-label="What">${PURPOSES[file.purpose] ?? file.purpose}</td>
         <td class="number" data-label="Size">${bytes(file.bytes)}</td>
         <td data-label="Since">${when(file.created_at)}</td>
         <td class=${file.status === "error" ? "bad" : ""}>${words(file)}</td>
         <td><${Actions} file=${file} onGone=${load} /></td></tr>`)}</tbody></table></div>`}
+    ${shown && html`<section class="stack" aria-labelledby="looked-at">
+      <div class="row spread"><h2 id="looked-at">${shown.filename}</h2>
+        <button class="small" onClick=${() => setQuery({ file: "" })}>Close</button></div>
+      <${Report} key=${shown.id} file=${shown.id} training=${{}} canChoose=${false} /></section>`}
   </div>`;
 }
 
@@ -65,6 +72,9 @@ function Actions({ file, onGone }) {
   }
 
   return html`<div class="row actions">
+    ${file.purpose === "fine-tune" && html`<button class="small"
+      aria-label=${`Look at ${file.filename}`}
+      onClick=${() => setQuery({ file: file.id })}>Look</button>`}
     ${file.purpose === "fine-tune" && file.status === "processed" && html`<a class="button small"
       href=${href(`/new?file=${file.id}`)} aria-label=${`Tune on ${file.filename}`}>Tune</a>`}
     <a class="button small" download href=${`/v1/files/${file.id}/content`}
