@@ -100,7 +100,7 @@ class RunSettings(ObjectiveSettings, DensitySettings, DataSettings):
 
     samples: Annotated[int, Field(ge=0, le=16)] = 0
     """Held-out prompts that the model answers at each evaluation, the same ones each time, into
-    samples.json: up to 64 tokens each, the likeliest. The losses are the same with and without;
+    samples.json: up to 48 tokens each, the likeliest. The losses are the same with and without;
     0: none."""
 
     early_stop: PositiveInt | None = None

@@ -20,7 +20,7 @@ from gossamer.training.loop.trainer import RunBehaviour
 from gossamer.training.outputs.listener import Listener, warn
 from gossamer.training.outputs.samples import add_samples
 
-MAX_ANSWER = 64
+MAX_ANSWER = 48
 """Tokens of an answer."""
 MAX_PROMPT = 512
 """Tokens of a prompt; rows with longer ones are passed over."""
