@@ -21,6 +21,7 @@ def test_a_comparison_is_one_row_and_its_runs_lie_over_one_another(serve, open_p
         expect(table.get_by_role("row").filter(has_text="base model")).to_contain_text("1 of 10")
         expect(table.get_by_role("row").filter(has_text="dora")).to_contain_text("waits")
         expect(table.get_by_role("link", name="Chat with lora, seed 0")).to_be_visible()
+        expect(table.get_by_role("button", name="Keep quiz-lora")).to_be_visible()
         page.evaluate(axe)
         found = page.evaluate("axe.run()")
         assert [each["id"] for each in found["violations"]] == []

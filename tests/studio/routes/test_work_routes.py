@@ -4,6 +4,7 @@ import io
 import json
 import random
 import zipfile
+from pathlib import Path
 
 import pytest
 from job_case import JOBS, PAIR
@@ -179,21 +180,21 @@ def test_an_export_is_sent_as_an_archive_and_removed(serve, model_of, store, set
         content = f"{EXPORTS}/{job['id']}/content"
         assert client.get(content).json()["error"]["code"] == "export_not_found"
         folder = settings.folder.export(job["id"]) / "pirate-merged"
-        (folder / "deep").mkdir(parents=True)
+        folder.mkdir(parents=True)
         weights = random.Random(0).randbytes(3_000_000)
         (folder / "model.safetensors").write_bytes(weights)
-        (folder / "deep" / "empty").write_bytes(b"")
+        here = {"base_model_name_or_path": str(Path(settings.data_dir) / "model")}
+        (folder / "adapter_config.json").write_text(json.dumps(here))
         facts = {"name": "pirate-merged", "bytes": 3_000_000, "what": "merged model"}
         end(store, settings, job["id"], JobOutcome(result={"export": facts}))
         answer = client.get(content)
         assert answer.headers["content-disposition"] == 'attachment; filename="pirate-merged.zip"'
         with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
             assert archive.testzip() is None
-            assert archive.namelist() == [
-                "pirate-merged/deep/empty",
-                "pirate-merged/model.safetensors",
-            ]
+            assert len(archive.namelist()) == 2
             assert archive.read("pirate-merged/model.safetensors") == weights
+            config = json.loads(archive.read("pirate-merged/adapter_config.json"))
+            assert config == {"base_model_name_or_path": "tiny"}, "no path of this machine"
         shown = client.get(f"{JOBS}/{job['id']}").json()
         assert shown["result"] == {"export": {**facts, "is_there": True}}
         assert client.delete(f"{EXPORTS}/{job['id']}").json()["deleted"] is True

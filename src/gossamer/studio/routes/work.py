@@ -1,6 +1,7 @@
 """Jobs that are no tuning run: comparisons, proofs and exports are asked for here."""
 
 import shutil
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -8,10 +9,10 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, StreamingResponse
 
 from gossamer.errors import JobError, UnknownIdError
+from gossamer.jobs.results.archive import archive
 from gossamer.jobs.store.records import JobRecord
 from gossamer.jobs.store.scoped import Tenant
 from gossamer.serving.http.body import read_past
-from gossamer.studio.archive import zipped
 from gossamer.studio.body import read_object
 from gossamer.studio.context import Studio, scope_of, settings_of, trainer
 from gossamer.studio.routes.jobs import answer_job, repeat_of
@@ -71,12 +72,19 @@ async def export(http: Request) -> JSONResponse:
 async def download(http: Request, job_id: str) -> StreamingResponse:
     """Send what a job has exported, as a zip archive."""
     caller, studio = trainer(http), Studio.of(http)
-    folder = await studio.run(http, partial(_export_of, studio, scope_of(caller), job_id))
+    base = studio.models.base
+
+    def begin() -> tuple[str, Iterator[bytes]]:
+        folder = _export_of(studio, scope_of(caller), job_id)
+        return folder.name, archive(folder, folder.name, {base.source: base.name})
+
+    name, pieces = await studio.run(http, begin)
     return StreamingResponse(
-        zipped(folder, folder.name),
+        pieces,
         media_type="application/octet-stream",
         headers={
-            "Content-Disposition": f'attachment; filename="{folder.name}.zip"',
+            "Content-Disposition": f'attachment; filename="{name}.zip"',
+            "Cache-Control": "no-store",
             "X-Content-Type-Options": "nosniff",
         },
     )

@@ -2,6 +2,7 @@
 
 import { bytes, count, loss, seconds } from "../format.js";
 import { html } from "../html.js";
+import { isMine, KeepAs } from "../parts/keep.js";
 import { chatWith, methodOf, nameOf } from "../parts/job_words.js";
 import { href } from "../router.js";
 
@@ -39,6 +40,8 @@ export function RunTable({ runs }) {
           : shown(format, figures[name])}</td>`)}
       <td>${job.fine_tuned_model && html`<a aria-label=${`Chat with ${nameOf(job)}`}
         href=${href(chatWith(job))}>Chat</a>`}
+        ${job.fine_tuned_model && isMine(job.fine_tuned_model) && html`
+          <${KeepAs} model=${job.fine_tuned_model} quiet=${true} />`}
       </td></tr>`)}</tbody></table></div>`;
 }
 

@@ -5,6 +5,7 @@ import { html } from "../html.js";
 import { Events } from "../job/events.js";
 import { useLife } from "../job/life.js";
 import { Tabs } from "../job/tabs.js";
+import { isMine, KeepAs } from "../parts/keep.js";
 import { href } from "../router.js";
 import { useComparison } from "./comparison.js";
 
@@ -46,7 +47,8 @@ function Run({ run, job }) {
     <td class="number">${loss(scored?.loss)}</td><td class="number">${right(scored)}</td>
     <td class="number">${seconds(run.figures?.seconds)}</td>
     <td>${run.model && html`<a href=${href(`/chat?models=${chat}`)}
-      aria-label=${`Chat with ${run.label}, seed ${run.seed}`}>Chat</a>`}</td></tr>`;
+      aria-label=${`Chat with ${run.label}, seed ${run.seed}`}>Chat</a>`}
+      ${run.model && isMine(run.model) && html` <${KeepAs} model=${run.model} />`}</td></tr>`;
 }
 
 const STATES = { succeeded: "done", queued: "waits", running: "trains" };
