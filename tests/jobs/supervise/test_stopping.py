@@ -60,6 +60,24 @@ def test_workers_are_stopped_while_requests_run(watched, monkeypatch):
     assert one.children[0].wait() == -signal.SIGTERM, "it must run to hear that it should stop"
 
 
+def test_a_server_ends_and_its_workers_too_though_the_database_does_not_answer(
+    watched, monkeypatch
+):
+    one = watched()
+    job = one.add()
+    one.supervisor.look()
+    one.register(job, one.children[0])
+
+    def locked(*args, **kwargs):
+        raise StorageError("the database cannot be used: database is locked")
+
+    monkeypatch.setattr(one.store.jobs, "of_statuses", locked)
+    monkeypatch.setattr(one.store.supervisor, "leave", locked)
+    one.supervisor.stop()
+    assert one.children[0].wait() == -signal.SIGTERM
+    assert one.row(job).status == "running", "the next server finds a lease that ends"
+
+
 def test_an_attempt_that_never_began_is_not_kept_alive_by_requests(watched):
     one = watched(jobs_share="pause", options={"is_busy": lambda: True}, **QUICK)
     job = one.add()

@@ -250,6 +250,31 @@ def test_a_worker_gives_way_to_everything_else():
     assert done.stdout.split() == ["True", "800"], done.stderr
 
 
+def test_the_database_is_asked_at_the_priority_of_the_beginning(tmp_path):
+    """Else a worker that gets no processor would keep the lock that the server needs."""
+    code = (
+        "import os, sys\n"
+        "from gossamer.jobs.settings import JobsSettings\n"
+        "from gossamer.jobs.store import JobStore\n"
+        "from gossamer.jobs.store.jobs import JobTable\n"
+        "from gossamer.jobs.worker.prompt_store import PromptStore\n"
+        "from gossamer.jobs.worker.surroundings import give_way\n"
+        "settings = JobsSettings(data_dir=sys.argv[1])\n"
+        "JobStore.open(settings).close()\n"
+        "def told(table):\n"
+        "    return os.sched_getscheduler(0), os.getpriority(os.PRIO_PROCESS, 0)\n"
+        "JobTable.told = told\n"
+        "before = told(None)\n"
+        "store = PromptStore.join(settings)\n"
+        "give_way(settings)\n"
+        "print(store.jobs.told() == before != told(None))\n"
+        "store.close()\n"
+    )
+    script = [sys.executable, "-c", code, str(tmp_path / "data")]
+    done = subprocess.run(script, capture_output=True, text=True)
+    assert done.stdout.split() == ["True"], done.stderr
+
+
 def test_a_process_that_only_reads_has_a_limit_of_memory():
     code = (
         "from gossamer.jobs.worker import surroundings\n"

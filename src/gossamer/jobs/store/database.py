@@ -23,7 +23,7 @@ from gossamer.jobs.store.tables import TableRow
 
 log = logging.getLogger("gossamer.jobs")
 
-_PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=10000", "foreign_keys=ON")
+_PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=30000", "foreign_keys=ON")
 _READING = "gossamer_reading"
 
 

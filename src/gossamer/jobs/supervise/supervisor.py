@@ -41,6 +41,8 @@ _THROTTLE_SECONDS = 0.2
 _RECONCILE_SECONDS = 3600.0
 _DAY = 24 * 3600.0
 _DETACHED_SECONDS = 30 * _DAY
+_FAILURES_AT_STOP = 2
+"""How often the database may fail while the server stops before workers are asked without it."""
 
 
 class Supervisor:
@@ -110,7 +112,11 @@ class Supervisor:
         if not detach:
             self._end_workers()
         alone = _DETACHED_SECONDS if detach else 0.0
-        self._store.supervisor.leave(self._owner, time.time() + alone)
+        try:
+            self._store.supervisor.leave(self._owner, time.time() + alone)
+        except StorageError as error:
+            # Its lease ends by itself.
+            log.warning("the next server cannot be told that this one ends: %s", error)
         self._is_supervisor = False
 
     def look(self) -> None:
@@ -281,15 +287,33 @@ class Supervisor:
         }
 
     def _end_workers(self) -> None:
-        """Have all workers of this place save and end; returns when they have, or were killed."""
-        while running := self._workers_here():
-            if not self._store.supervisor.renew(
-                self._owner, time.time() + self._settings.lease_seconds
-            ):
-                return
-            for row in running:
-                self._attendant.attend(row, "the server stops")
+        """Have all workers of this place save and end; returns when they have, or were killed.
+
+        If the database cannot be used, those that were started here are asked without it.
+        """
+        failures = 0
+        while failures < _FAILURES_AT_STOP:
+            try:
+                if not self._end_some():
+                    return
+                failures = 0
+            except StorageError as error:
+                failures += 1
+                log.warning("the server stops, and the database says nothing: %s", error)
             time.sleep(0.1)
+        for watch in self._attendant.watches.values():
+            if watch.child is not None and watch.child.poll() is None:
+                os.kill(watch.child.pid, signal.SIGTERM)
+
+    def _end_some(self) -> bool:
+        """Attend to the workers of this place; False when there are none, or others supervise."""
+        running = self._workers_here()
+        until = time.time() + self._settings.lease_seconds
+        if not running or not self._store.supervisor.renew(self._owner, until):
+            return False
+        for row in running:
+            self._attendant.attend(row, "the server stops")
+        return True
 
     def _workers_here(self) -> list[JobRecord]:
         """The running jobs whose worker is a process that can be stopped from here."""

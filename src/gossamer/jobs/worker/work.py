@@ -34,6 +34,7 @@ from gossamer.jobs.worker.failures import told, unexpected
 from gossamer.jobs.worker.heartbeat import Heartbeat
 from gossamer.jobs.worker.kinds import work_of
 from gossamer.jobs.worker.listener import JobLostError
+from gossamer.jobs.worker.prompt_store import PromptStore
 from gossamer.jobs.worker.surroundings import give_way
 from gossamer.jobs.worker.task import JobTask, KindOfWork
 
@@ -66,10 +67,10 @@ class StopSignal:
 def work(settings: JobsSettings, job_id: str, attempt: int) -> int:
     """Carry out an attempt of a job; returns the exit code."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr)
-    give_way(settings)
     stop = StopSignal()
     signal.signal(signal.SIGTERM, stop)
-    store = JobStore.join(settings)
+    store = PromptStore.join(settings)
+    give_way(settings)
     one = Attempt(store, settings, job_id, attempt, stop)
     try:
         with FileLock(one.job.lock, timeout=_LOCK_PATIENCE):
