@@ -101,6 +101,15 @@ def test_a_reply_that_breaks_off_is_shown_and_not_kept(chat):
     assert not conversation.turns
 
 
+@pytest.fixture
+def heard():
+    """A shell has Ctrl-C ignored by what it runs in the background, the tests perhaps among it."""
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, former)
+
+
+@pytest.mark.usefixtures("heard")
 def test_ctrl_c_stops_the_replies_and_keeps_what_was_said(chat):
     session, screen, conversation = chat(["tiny", "pirate"], script=endless, delay=0.001)
     screen.tell = partial(press_ctrl_c_after, screen, 30)

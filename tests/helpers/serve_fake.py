@@ -8,10 +8,14 @@ import time
 
 from fake_engine import FakeEngine
 
+from gossamer.serving.core.stats import AdapterStatus
 from gossamer.serving.http.settings import HttpSettings
 from gossamer.serving.http.transport import server
 from gossamer.serving.http.transport.server import bind, url
 from gossamer.serving.http.transport.signals import SignalWatch
+
+
+PIRATE = AdapterStatus(name="pirate", state="registered")
 
 
 def letters(text: str, **options) -> dict[str, list[int]]:
@@ -37,7 +41,9 @@ def main() -> None:
     with SignalWatch(until_exit=True) as watch:
         if hanging == "start":
             hang()
-        engine = FakeEngine(letters, script=lambda request: ["x"] * 10, delay=delay)
+        engine = FakeEngine(
+            letters, adapters=(PIRATE,), script=lambda request: ["x"] * 10, delay=delay
+        )
         if hanging is not None:
             server.GRACE_SECONDS = 0.4
         if hanging == "engine":

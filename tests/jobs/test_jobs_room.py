@@ -5,7 +5,13 @@ import sys
 
 from house import sources
 
-LIGHT = ("gossamer.training.settings", "gossamer.training.outputs.")
+LIGHT = (
+    "gossamer.training.settings",
+    "gossamer.training.outputs.",
+    "gossamer.training.comparison.entries",
+    "gossamer.training.comparison.settings",
+    "gossamer.training.evaluation.settings",
+)
 TRAINERS = ("jobs/worker/", "jobs/files/")
 
 

@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from gossamer.adapters.inspect import inspect
 from gossamer.adapters.layout import WEIGHTS_FILE
 from gossamer.errors import AdapterError, JobError
 from gossamer.files import flush, flush_all, storing
@@ -53,6 +52,9 @@ def import_adapter(
     it there. Nothing is left of an adapter that is refused. Raises `JobError`, `AdapterError`s as
     `inspect`, or what `check` raises.
     """
+    # It loads torch, which a server has by now, and the commands of jobs do without.
+    from gossamer.adapters.inspect import inspect
+
     name = model_name(new.base, new.tenant, new.alias)
     place = f"{folder.imports.name}/{name}"
     with storing("the adapter cannot be stored"):
