@@ -14,7 +14,6 @@ from gossamer.serving.http.transport import server
 from gossamer.serving.http.transport.server import bind, url
 from gossamer.serving.http.transport.signals import SignalWatch
 
-
 PIRATE = AdapterStatus(name="pirate", state="registered")
 
 
