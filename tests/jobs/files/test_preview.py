@@ -109,7 +109,7 @@ def fake(tmp_path, monkeypatch):
         command = tmp_path / "python"
         command.write_text(f"#!/bin/sh\nexec {sys.executable} {path}\n")
         command.chmod(0o700)
-        monkeypatch.setattr("gossamer.jobs.files.preview.sys.executable", str(command))
+        monkeypatch.setattr("gossamer.jobs.process.sys.executable", str(command))
 
     return fake
 

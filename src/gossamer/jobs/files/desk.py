@@ -2,9 +2,7 @@
 
 import json
 import logging
-import os
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -15,6 +13,7 @@ from gossamer.errors import GossamerError, JobError
 from gossamer.files import write_whole
 from gossamer.jobs.files.blobs import BlobFolder
 from gossamer.jobs.files.names import has_rows
+from gossamer.jobs.process import talking_to
 from gossamer.jobs.store import JobStore
 from gossamer.jobs.store.records import FileRecord
 
@@ -154,15 +153,7 @@ class Desk:
     def _ask(self, question: dict[str, Any], tell: Callable[[Report], None]) -> Report:
         """The last answer of a process; the others are told as they come."""
         limit = self._limits["max_seconds"]
-        with subprocess.Popen(
-            [sys.executable, "-m", "gossamer.jobs.files.check"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-            text=True,
-            env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
-        ) as process:
+        with talking_to("gossamer.jobs.files.check") as process:
             self._processes.add(process)
             is_late = threading.Event()
 

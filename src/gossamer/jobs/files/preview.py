@@ -1,9 +1,7 @@
 """Has rows shown as the model sees them, by one process that stays while it is asked."""
 
 import json
-import os
 import subprocess
-import sys
 import threading
 import time
 from contextlib import suppress
@@ -12,6 +10,7 @@ from typing import Any
 
 from gossamer.errors import JobError
 from gossamer.jobs.files.blobs import BlobFolder
+from gossamer.jobs.process import talking_to
 from gossamer.jobs.store.records import FileRecord
 
 MAX_SECONDS = 60.0
@@ -75,15 +74,7 @@ class Preview:
         return answer
 
     def _start(self) -> "subprocess.Popen[str]":
-        process = subprocess.Popen(
-            [sys.executable, "-m", "gossamer.jobs.files.row_reader"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-            text=True,
-            env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
-        )
+        process = talking_to("gossamer.jobs.files.row_reader")
         threading.Thread(target=self._watch, args=(process,), daemon=True).start()
         return process
 

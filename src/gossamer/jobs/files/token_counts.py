@@ -1,9 +1,6 @@
 """Has the tokens of files counted, each by a process of its own, and keeps what was found."""
 
 import json
-import os
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -14,6 +11,7 @@ from gossamer.errors import GossamerError, JobError
 from gossamer.files import write_whole
 from gossamer.jobs.files.blobs import BlobFolder
 from gossamer.jobs.files.desk import answers
+from gossamer.jobs.process import talking_to
 from gossamer.jobs.store.records import FileRecord
 
 MAX_SECONDS = 600
@@ -82,16 +80,7 @@ class TokenCounts:
         """What a process answers; it ends by itself when no one reads any more."""
         limits = {"max_seconds": MAX_SECONDS, "max_bytes": MAX_BYTES}
         question = {"path": str(path), "name": name, "model": str(self._model), **limits}
-        environment = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-        with subprocess.Popen(
-            [sys.executable, "-m", "gossamer.jobs.files.tokens"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-            text=True,
-            env={**os.environ, **environment},
-        ) as process:
+        with talking_to("gossamer.jobs.files.tokens") as process:
             timer = threading.Timer(2 * MAX_SECONDS, process.kill)
             timer.start()
             try:
