@@ -57,6 +57,7 @@ def finish(one, whole):
     one.stop_server()
 
 
+@pytest.mark.slow
 def test_five_kills(nursery, turmoil, capsys):
     one = turmoil(1)
     run(one, nursery.whole, 5, capsys)

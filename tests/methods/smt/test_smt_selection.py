@@ -168,6 +168,7 @@ def test_gradients_of_a_4bit_base_come_from_its_outputs(tiny_model):
     assert select_blocks(model, some_batches(), wanted)
 
 
+@pytest.mark.slow
 def test_two_ranks_choose_the_same_blocks_from_different_rows(tiny_model, tmp_path):
     import torch.multiprocessing as mp
 

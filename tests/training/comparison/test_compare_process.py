@@ -75,6 +75,7 @@ def test_a_killed_run_is_noted_and_goes_on_when_asked_again(
     check_going_on(small, tmp_path, undisturbed)
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_the_step_and_goes_on_when_asked_again(
     small, tmp_path, undisturbed, training_apart
 ):

@@ -11,6 +11,7 @@ MORE = {"smt": ":block_size=4"}
 LEFT_OUT = ("qlora", "bitfit")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("here")
 def test_every_method_is_trained_and_scored(small):
     entries = [name + MORE.get(name, "") for name in names() if name not in LEFT_OUT]

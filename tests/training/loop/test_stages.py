@@ -192,6 +192,7 @@ def test_a_stop_by_signal_at_the_boundary_can_go_on(whole, tiny_model, rows, tmp
     assert_same(output, whole[0])
 
 
+@pytest.mark.slow
 def test_kills_around_the_boundary_change_nothing(tiny_model, rows, tmp_path):
     output = tmp_path / "run"
     done = subprocess.run(
