@@ -37,7 +37,7 @@ MEANING = {
     "stream": "Send the answer piece by piece as server-sent events.",
     "stream_options": '`{"include_usage": true}`: the last event carries the usage;'
     ' `{"continuous_usage_stats": true}`: each chunk carries that so far.',
-    "max_tokens": "New tokens at most.",
+    "max_tokens": "New tokens at most; 0: none, where only the prompt is of interest.",
     "max_completion_tokens": "The newer name of `max_tokens`.",
     "temperature": "0 is greedy.",
     "top_p": "Choose among the likeliest tokens that together have this probability.",
@@ -53,6 +53,10 @@ MEANING = {
     " are positive, and multiplied where not.",
     "best_of": "Draw this many answers to each prompt, and give the `n` of the highest mean"
     " log-probability; not streamed.",
+    "echo": "Whether answers begin with the prompt; with `logprobs` its tokens have theirs too, the"
+    " first one `null`.",
+    "prompt_logprobs": "Log-probabilities of the tokens of the prompt, and of this many of the"
+    " likeliest ones in their place, as vLLM gives them; not streamed.",
     "n": "Answers to each prompt.",
     "presence_penalty": "Taken off the logit of each token that has been generated.",
     "frequency_penalty": "Taken off the logit of a token for each time it was generated.",

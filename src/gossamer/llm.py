@@ -39,6 +39,8 @@ class Completion:
     token_ids: tuple[int, ...]
     finish_reason: FinishReason
     logprobs: tuple[TokenLogprob, ...] | None
+    prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
+    """One for each token of the prompt, where they were asked for."""
 
 
 class LLM:
@@ -164,6 +166,9 @@ class _Collector:
             logprobs=tuple(each for event in self._tokens for each in event.logprobs or ())
             if wants_logprobs
             else None,
+            prompt_logprobs=next(
+                (e.prompt_logprobs for e in self._tokens if e.prompt_logprobs is not None), None
+            ),
         )
 
 

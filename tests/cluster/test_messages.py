@@ -46,7 +46,7 @@ def test_a_message_comes_out_as_it_went_in(message):
 def decoding(number, *, blocks, uses=()):
     return StepPart(
         tokens=[number], num_computed=16 * len(blocks) - 3, num_prompt=9, is_due=True,
-        blocks=blocks, uses=list(uses),
+        scored=range(0), blocks=blocks, uses=list(uses),
     )  # fmt: skip
 
 
@@ -74,6 +74,7 @@ def test_steps_come_out_whole_though_only_new_blocks_are_sent():
                     num_computed=rng.randrange(99),
                     num_prompt=rng.randrange(99),
                     is_due=rng.random() < 0.5,
+                    scored=range(rng.randrange(3), rng.randrange(3, 9)),
                     blocks=list(alive[name]),
                     uses=[(rng.randrange(1, 9), rng.random()) for _ in range(rng.randint(0, 2))],
                     prefix_of=rng.choice((0, 3)),

@@ -4,12 +4,13 @@ import random
 import time
 
 import pytest
+import torch
 from engine_case import ask, check_idle
 from kinds_case import NAMES, Kinds, answers
 from ranks_case import count_collectives, followers, is_running, llm, wait_until
 
 from gossamer.errors import SettingError
-from gossamer.serving.core.messages import Finished
+from gossamer.serving.core.messages import Finished, SamplingParams
 from gossamer.serving.packing.capacity import PoolSizes
 from gossamer.serving.packing.low_rank import cost_of_rank
 from gossamer.serving.runner.model_shape import base_sizes
@@ -34,6 +35,18 @@ def two(family):
 def test_a_mixed_batch_says_what_each_reference_says(two, family):
     completions = answers(two, family.requests)
     family.check_all(completions)
+
+
+def test_prompts_have_the_scores_of_each_reference(two, family):
+    """Each rank has a part of the output layer."""
+    prompts, names = zip(*family.requests, strict=True)
+    sampling = SamplingParams(max_tokens=0, prompt_logprobs=1)
+    for completion in two.generate(list(prompts), adapter=list(names), sampling=sampling):
+        prompt = completion.prompt_token_ids
+        told = [each.logprob for each in completion.prompt_logprobs[1:]]
+        want = family.prompt_logprobs(completion.adapter, prompt)
+        own = want.gather(1, torch.tensor(prompt)[1:, None])[:, 0]
+        assert told == pytest.approx(own.tolist(), abs=1e-4)
 
 
 @pytest.mark.parametrize("name", [None, "lora", "dora", "shira", "ia3", "loreft", "prefix"])

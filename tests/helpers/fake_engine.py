@@ -215,6 +215,9 @@ class FakeEngine:
     def _step(self, request_id: str) -> None:
         running = self._running[request_id]
         sampling = running.request.sampling
+        if sampling.prompt_logprobs is not None and not running.is_prompt_told:
+            running.is_prompt_told = True
+            running.on_event(_prompt(running.request))
         if running.count == sampling.max_tokens:
             self._finish(request_id, "length")
             return
@@ -260,6 +263,25 @@ class _Running:
         self.on_event = on_event
         self.pieces = list(pieces)
         self.count = 0
+        self.is_prompt_told = False
+
+
+def _prompt(request: Request) -> Tokens:
+    """Token number i of a prompt has the log-probability -i, and <0>, <1> ... are likelier."""
+    count = request.sampling.prompt_logprobs
+    top = tuple((1000 + k, f"<{k}>", -0.1 - k) for k in range(count))
+    return Tokens(
+        request_id=request.request_id,
+        token_ids=(),
+        text="",
+        prompt_logprobs=(
+            None,
+            *(
+                TokenLogprob(token_id=token, text=f"t{token}", logprob=-number, top=top, rank=7)
+                for number, token in enumerate(request.prompt_token_ids[1:], start=1)
+            ),
+        ),
+    )
 
 
 def _tokens(request_id: str, piece: str, token_id: int, num_logprobs: int | None) -> Tokens:

@@ -157,14 +157,21 @@ class Kinds:
 
     def logits(self, name, prompt, answer):
         """What the reference says after each token from the last of the prompt on."""
-        ids = torch.tensor([[*prompt, *answer]])
+        return self._run(name, [*prompt, *answer], len(prompt))[-len(answer) - 1 : -1]
+
+    @torch.inference_mode()
+    def prompt_logprobs(self, name, prompt):
+        """The reference's log-probabilities [n - 1, vocabulary] in the place of each token of a
+        prompt but the first."""
+        return self._run(name, prompt, len(prompt))[-len(prompt) : -1].log_softmax(-1)
+
+    def _run(self, name, tokens, num_prompt):
+        ids = torch.tensor([tokens])
         if name in REFT:
-            out = self._run_reft(name, ids, len(prompt))
-        else:
-            if name not in self._references:
-                self._references[name] = self._reference(name)
-            out = self._references[name](input_ids=ids).logits
-        return out[0, -len(answer) - 1 : -1]
+            return self._run_reft(name, ids, num_prompt)[0]
+        if name not in self._references:
+            self._references[name] = self._reference(name)
+        return self._references[name](input_ids=ids).logits[0]
 
     def _reference(self, name):
         model = copy.deepcopy(self.base)

@@ -87,6 +87,7 @@ class MirroredChunk:
     sequence: MirroredSequence
     tokens: list[int]
     is_due: bool
+    scored: range
 
     @property
     def count(self) -> int:
@@ -138,7 +139,10 @@ class Follower:
         merged = None
         if step.merged:
             merged = MirroredMerge(self._merged[step.merged])
-        self._base.model.run(self._base.builder.build(chunks, merged))
+        batch = self._base.builder.build(chunks, merged)
+        self._base.model.run(batch)
+        for _ in self._base.model.scored_logits(batch):
+            pass
 
     def _chunks(self, parts: list[StepPart]) -> list[MirroredChunk]:
         """Make the chunks of a step in rank 0's order: neighbours of the same adapters share one
@@ -160,7 +164,14 @@ class Follower:
                 blocks=part.blocks,
                 prefix_of=prefix,
             )
-            chunks.append(MirroredChunk(sequence=sequence, tokens=part.tokens, is_due=part.is_due))
+            chunks.append(
+                MirroredChunk(
+                    sequence=sequence,
+                    tokens=part.tokens,
+                    is_due=part.is_due,
+                    scored=part.scored,
+                )
+            )
         return chunks
 
     def _resident(self, number: int) -> MirroredEntry:

@@ -215,6 +215,7 @@ def _parts(step: HostStep) -> list[StepPart]:
                 num_computed=sequence.num_computed,
                 num_prompt=sequence.num_prompt,
                 is_due=chunk.is_due,
+                scored=chunk.scored,
                 blocks=sequence.blocks,
                 uses=[
                     (resident.number, weight)

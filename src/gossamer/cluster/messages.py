@@ -75,6 +75,8 @@ class StepPart:
     num_prompt: int
     is_due: bool
     """Whether the next token is chosen after these."""
+    scored: range
+    """See `StepView.scored`."""
     blocks: list[int]
     """Blocks of its own, in order."""
     uses: list[tuple[int, float]] = field(default_factory=list)
@@ -123,7 +125,7 @@ Message = (
     | Stop
 )
 _TYPES: tuple[type[Any], ...] = get_args(Message)
-_HEAD = 9
+_HEAD = 11
 """Numbers in front of each part of a step."""
 
 
@@ -170,7 +172,7 @@ class Encoder:
             fresh = part.blocks[kept:]
             numbers += (
                 known, kept, len(fresh), len(part.tokens), part.num_computed, part.num_prompt,
-                part.is_due, part.prefix_of, len(part.uses),
+                part.is_due, part.scored.start, part.scored.stop, part.prefix_of, len(part.uses),
             )  # fmt: skip
             numbers += fresh
             numbers += part.tokens
@@ -210,7 +212,8 @@ class Decoder:
         parts = []
         for _ in range(count):
             head = numbers[place : place + _HEAD]
-            known, kept, num_fresh, num_tokens, computed, prompt, due, prefix, uses = head
+            known, kept, num_fresh, num_tokens, computed, prompt = head[:6]
+            due, first_scored, end_scored, prefix, uses = head[6:]
             place += _HEAD
             lists = []
             for size in (num_fresh, num_tokens, uses):
@@ -224,6 +227,7 @@ class Decoder:
                     num_computed=computed,
                     num_prompt=prompt,
                     is_due=bool(due),
+                    scored=range(first_scored, end_scored),
                     blocks=[*before, *fresh],
                     uses=list(zip(adapters, weights[used : used + uses], strict=True)),
                     prefix_of=prefix,

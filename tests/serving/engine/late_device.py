@@ -73,6 +73,9 @@ class LateStep:
             choices.append((sequence, None if token is None else SampledToken(token)))
         return choices, (1.0, 1.0, 1.0, 1.0)
 
+    def prompt_scores(self):
+        return []
+
 
 class LateDevice:
     """Runner and loader in one."""

@@ -21,7 +21,8 @@ class SamplingParams:
     """Says how to choose the next token. The defaults are OpenAI's."""
 
     max_tokens: int | None = None
-    """New tokens at most; None: as many as the context length leaves."""
+    """New tokens at most; None: as many as the context length leaves. 0: the prompt is computed
+    alone, to be scored."""
     min_tokens: int = 0
     """End-of-text and stop conditions are not honoured before this many new tokens."""
     temperature: float = 1.0
@@ -53,6 +54,12 @@ class SamplingParams:
     """Whether special tokens are no part of the output's text."""
     logprobs: int | None = None
     """None: no log-probabilities; k: of the chosen token and of the k most likely ones."""
+    prompt_logprobs: int | None = None
+    """None: no log-probabilities of the prompt; k: of each of its tokens behind those before it,
+    but the first, and of the k most likely ones."""
+    prompt_logprobs_from: int = 0
+    """The number of tokens of the prompt that are given no log-probabilities. What requests have in
+    common there is computed once, and found in the prefix cache."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +87,8 @@ class TokenLogprob:
     logprob: float
     top: tuple[tuple[int, str, float], ...] = ()
     """(token id, text, log-probability) of the most likely tokens, best first."""
+    rank: int | None = None
+    """For a token of a prompt: its place among all tokens, the most likely being 1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +99,9 @@ class Tokens:
     token_ids: tuple[int, ...]
     text: str
     logprobs: tuple[TokenLogprob, ...] | None = None
+    prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
+    """One for each token of the prompt, None for the first and those before `prompt_logprobs_from`;
+    in the first event of a request that asks for them, which brings nothing else."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from gossamer.serving.core.adapter import AdapterEntry, AnyAdapter
 from gossamer.serving.core.adapter_state import AdapterState
 from gossamer.serving.core.messages import Request
+from gossamer.serving.core.prompt_scores import PromptScores
 
 UNKNOWN = -1
 """Stands in `token_ids` for a sequence's next token while the step that gives it is in flight."""
@@ -55,10 +56,19 @@ class Sequence:
     """The tenant that has sent the request."""
     num_prompt: int = field(init=False)
     """The number of tokens of the prompt."""
+    scores: PromptScores | None = field(init=False, default=None)
+    """The scores of its prompt so far; None: it asks for none."""
+    unscored: int = field(init=False)
+    """The first token of the prompt that is still to be scored, in no step yet: it and all behind
+    it; if there is none, the number of tokens of the prompt."""
 
     def __post_init__(self) -> None:
         self.tenant = self.request.tenant
-        self.num_prompt = len(self.request.prompt_token_ids)
+        self.num_prompt = self.unscored = len(self.request.prompt_token_ids)
+        sampling = self.request.sampling
+        if sampling.prompt_logprobs is not None:
+            self.unscored = min(max(1, sampling.prompt_logprobs_from), self.num_prompt)
+            self.scores = PromptScores(self.unscored, sampling.prompt_logprobs)
 
     @property
     def priority(self) -> int:

@@ -46,7 +46,8 @@ def check_prompt(request: Request, *, max_context: int, vocab_size: int) -> None
         raise RequestError("the prompt is empty", param="prompt")
     if not 0 <= min(tokens) <= max(tokens) < vocab_size:
         raise RequestError(f"prompt token ids must lie in 0..{vocab_size - 1}", param="prompt")
-    if len(tokens) >= max_context:
+    # A prompt that is only to be scored may fill the context.
+    if len(tokens) >= max_context + (request.sampling.max_tokens == 0):
         raise RequestError(
             f"the prompt has {len(tokens)} tokens and the context length is {max_context}; "
             "shorten it",
@@ -68,8 +69,10 @@ def check_sampling(params: SamplingParams) -> None:
     _require(params, "repetition_penalty", params.repetition_penalty > 0, "more than 0")
     if params.logprobs is not None:
         _require(params, "logprobs", params.logprobs >= 0, "at least 0")
+    if params.prompt_logprobs is not None:
+        _require(params, "prompt_logprobs", params.prompt_logprobs >= 0, "at least 0")
     if params.max_tokens is not None:
-        _require(params, "max_tokens", params.max_tokens >= 1, "at least 1")
+        _require(params, "max_tokens", params.max_tokens >= 0, "at least 0")
         limit = f"at most max_tokens={params.max_tokens}"
         _require(params, "min_tokens", params.min_tokens <= params.max_tokens, limit)
 
@@ -81,6 +84,9 @@ def check_named_tokens(params: SamplingParams, *, vocab_size: int) -> None:
             if not 0 <= token < vocab_size:
                 message = f"{field} names the token {token}; ids lie in 0..{vocab_size - 1}"
                 raise RequestError(message, param=field)
+    if (params.prompt_logprobs or 0) > vocab_size:
+        message = f"prompt_logprobs={params.prompt_logprobs} is more than the {vocab_size} tokens"
+        raise RequestError(f"{message} that there are", param="prompt_logprobs")
     for token, bias in params.logit_bias.items():
         # Not a number is in no range.
         if not -MAX_BIAS <= bias <= MAX_BIAS:
@@ -103,9 +109,10 @@ def max_new_tokens(request: Request, *, max_context: int, capacity: int) -> int:
             f"{max_context}; ask for at most {max_context - prompt}",
             param="max_tokens",
         )
-    if prompt + (asked or 1) > capacity:
+    new = 1 if asked is None else asked
+    if prompt + new > capacity:
         raise CapacityError(
-            f"{prompt} prompt tokens and {asked or 1} new ones exceed the memory for "
+            f"{prompt} prompt tokens and {new} new ones exceed the memory for "
             f"{capacity} tokens; ask for fewer or serve with more --memory"
         )
     return asked if asked is not None else min(max_context, capacity) - prompt

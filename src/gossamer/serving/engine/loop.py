@@ -16,6 +16,7 @@ from gossamer.serving.core.adapter import not_finite
 from gossamer.serving.core.futures import guard
 from gossamer.serving.core.mailbox import Mailbox
 from gossamer.serving.core.messages import FinishReason
+from gossamer.serving.core.prompt_scores import PromptScores
 from gossamer.serving.core.sequence import Sequence
 from gossamer.serving.engine.adapter_control import AdapterControl
 from gossamer.serving.engine.detokenizer import Detokenizer
@@ -198,6 +199,7 @@ class EngineLoop:
         """Take in what was computed, and tell the new tokens of those who have not ended yet."""
         try:
             choices, moments = step.result()
+            scored = step.prompt_scores()
         except Exception as error:
             log.exception("a step has failed")
             self._fail(self._scheduler.failed(step.chunks, error))
@@ -206,24 +208,33 @@ class EngineLoop:
         begun, built, computed, end = (max(moment, self._last_end) for moment in moments)
         self._last_end = end
         taken: list[tuple[Generation, SampledToken]] = []
-        bad: list[Sequence] = []
+        bad = self._take_scores(scored)
         for sequence, choice in choices:
             if (generation := self.requests.generation(sequence)) is None:
                 continue  # It has ended meanwhile.
-            if choice is None:
+            if choice is None or sequence in bad:
                 bad.append(sequence)
             else:
                 taken.append((generation, choice))
-        self.figures.observe_step(step.chunks, (begun, built, computed, end), len(taken))
+        # Where a prompt is only scored, what would follow it is not said.
+        said = [each.sequence for each, _ in taken if each.sequence.max_new_tokens]
+        self.figures.observe_step(step.chunks, (begun, built, computed, end), len(said))
         self._scheduler.postprocess(step.chunks, end - begun)
         for sequence in bad:
             self._fail([sequence], not_finite(sequence.adapter))
-        uncounted = self._spend(Counter(each.sequence.tenant for each, _ in taken))
+        uncounted = self._spend(Counter(sequence.tenant for sequence in said))
         for generation, choice in taken:
             if generation.sequence.tenant in uncounted:
                 self._fail([generation.sequence])
             else:
                 self._accept(generation, choice)
+
+    def _take_scores(self, scored: list[tuple[Sequence, PromptScores]]) -> list[Sequence]:
+        """Keep the scores of prompts; returns the sequences for which some are no numbers."""
+        for sequence, scores in scored:
+            assert sequence.scores is not None
+            sequence.scores.extend(scores)
+        return [sequence for sequence, scores in scored if not scores.are_numbers]
 
     def _spend(self, tokens: Mapping[str, int]) -> set[str]:
         """Count the tokens of each tenant, and return the tenants whose tokens could not be."""

@@ -4,7 +4,7 @@ import codecs
 import logging
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
@@ -17,8 +17,10 @@ from gossamer.serving.core.messages import (
     TokenLogprob,
     Tokens,
 )
+from gossamer.serving.core.prompt_scores import PromptScores
 from gossamer.serving.core.sequence import Sequence
 from gossamer.serving.core.validation import EngineLimits
+from gossamer.serving.engine.prompt_event import prompt_event
 from gossamer.serving.runner.sampler import SampledToken, SamplingState
 from gossamer.serving.tokenization.bad_words import bad_words
 from gossamer.serving.tokenization.vocabulary import Vocabulary, vocabulary_of
@@ -239,6 +241,10 @@ class RequestOutput:
         if not self._is_broken:
             self.emit(self.tokens(choice, is_text=is_text, is_last=is_last))
 
+    def tell_prompt(self, scores: PromptScores) -> None:
+        """Send the log-probabilities of the prompt."""
+        self.emit(prompt_event(self.sequence.request, scores, self._vocabulary))
+
     def finish(self, reason: FinishReason) -> None:
         """Send the final event of a request that ran or was cancelled.
 
@@ -339,12 +345,18 @@ class Generation:
     """The tokens that end this request."""
     output: RequestOutput
     tell: Callable[[RequestOutput, Callable[[], None]], None]
+    _prompt_is_told: bool = field(init=False, default=False)
 
     def accept(self, choice: SampledToken) -> FinishReason | None:
         """Have the next token told, which is in its place; returns why the request is done if it
         is."""
         sequence, output = self.sequence, self.output
         params = sequence.request.sampling
+        if sequence.scores is not None and not self._prompt_is_told:
+            self._prompt_is_told = True
+            self.tell(output, partial(output.tell_prompt, sequence.scores))
+        if not sequence.max_new_tokens:
+            return "length"
         is_end = choice.token_id in self.end_token_ids
         is_text = params.include_stop or not is_end
         reason: FinishReason | None = None

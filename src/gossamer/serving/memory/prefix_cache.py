@@ -220,12 +220,13 @@ class PrefixCache:
         return num_tokens // self._block_tokens
 
     def _match(self, sequence: Sequence) -> list[SharedBlock]:
-        """Shared blocks with the begin of `sequence`; its last token is always computed."""
+        """Shared blocks with the begin of `sequence`; its last token is always computed, and the
+        one before the first that is to be scored."""
         root = root_of(sequence.adapter, self._base) if self.enabled and self._by_key else None
         if root is None:
             return []
         limit = num_shareable(sequence)
-        tokens = len(sequence.token_ids) - 1
+        tokens = min(len(sequence.token_ids), sequence.unscored) - 1
         count = self._full_blocks(tokens if limit is None else min(tokens, limit))
         found: list[SharedBlock] = []
         for key in self._keys(sequence, root, count)[:count]:

@@ -58,6 +58,12 @@ class BatchBuilder:
             block_tables=self._tables.array(blocks),
             virtual=_virtual(chunks, starts),
             due=[i for i, part in enumerate(chunks) if part.is_due],
+            scored=[part for part in chunks if part.scored],
+            scored_rows=[
+                start + row
+                for part, start in zip(chunks, starts, strict=False)
+                for row in part.scored
+            ],
             merged=merged.layers if merged is not None else {},
         )
 

@@ -4,9 +4,11 @@ import time
 
 import torch
 
+from gossamer.serving.core.prompt_scores import PromptScores
 from gossamer.serving.core.sequence import Sequence
 from gossamer.serving.runner.draw import put_on
 from gossamer.serving.runner.lowering.step import StepBatch
+from gossamer.serving.runner.prompt_scores import ScoresInFlight
 from gossamer.serving.runner.sampler import ChosenTokens, SampledToken
 from gossamer.serving.scheduler.step import ScheduledChunk
 
@@ -26,15 +28,18 @@ class StepInFlight:
         sequences: list[Sequence],
         chosen: ChosenTokens,
         moments: tuple[float, float, float],
+        scores: ScoresInFlight | None = None,
         *,
         overlaps: bool,
     ) -> None:
         """`sequences` are those of which `chosen` has tokens, in its order; `moments` when the step
-        was begun, built, and launched; `overlaps`: the device may still compute it."""
+        was begun, built, and launched; `scores` those of prompts, if any; `overlaps`: the device
+        may still compute it."""
         self.chunks = chunks
         self._sequences = sequences
         self._chosen = chosen
         self._moments = moments
+        self._scores = scores
         self._overlaps = overlaps
 
     @property
@@ -49,6 +54,10 @@ class StepInFlight:
         end = time.monotonic()
         computed = end if self._overlaps else launched
         return list(zip(self._sequences, tokens, strict=True)), (begun, built, computed, end)
+
+    def prompt_scores(self) -> list[tuple[Sequence, PromptScores]]:
+        """Wait for what the step has found of prompts that are scored; called once."""
+        return self._scores.read() if self._scores is not None else []
 
     @torch.inference_mode()
     def fill(self, batch: StepBatch) -> None:

@@ -1,7 +1,8 @@
 """Owns the model alone: takes the chunks of a step and gives the next tokens."""
 
 import time
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from gossamer.serving.runner.batch import BatchBuilder
 from gossamer.serving.runner.in_flight import StepInFlight
 from gossamer.serving.runner.layers import StepContext
 from gossamer.serving.runner.lowering.step import StepBatch
+from gossamer.serving.runner.prompt_scores import OutputHead, pieces, score
 from gossamer.serving.runner.sampler import SamplingState, choose
 from gossamer.serving.runner.team import Team
 from gossamer.serving.scheduler.hot_merge import HotMerger
@@ -50,6 +52,7 @@ class PagedModel:
         self._context = StepContext(attention=self._attention)
         self.modules: AdaptedModules = attach(model, pool, self.backend, self._context, rows, shard)
         self._model = model
+        self._head = OutputHead(model)
         self._device = device
         # What repeats the steps of a key, and where that leaves the logits.
         self._replays: dict[Hashable, tuple[Callable[[], None], Tensor]] = {}
@@ -63,6 +66,16 @@ class PagedModel:
         self._attention.plan(batch.attention)
         logits = self._replay(batch) if batch.key is not None else self._compute(batch).float()
         return logits[: len(batch.sampled)]
+
+    @torch.inference_mode()
+    def scored_logits(self, batch: StepBatch) -> Iterator[Tensor]:
+        """Float32 logits [rows, vocabulary] of the scored rows of the batch that was run last,
+        piece by piece. All ranks take all pieces."""
+        for rows in pieces(batch, self._model.config.vocab_size):
+            with self._told_of_ranks():
+                logits = self._head.logits(batch.token_ids, rows).float()
+            yield logits
+        self._head.forget()
 
     def _replay(self, batch: StepBatch) -> Tensor:
         """Compute a batch as others of its key were, whose arrays are where its own are."""
@@ -86,13 +99,25 @@ class PagedModel:
     def _compute(self, batch: StepBatch) -> Tensor:
         """Logits [len(batch.logit_rows), vocabulary] in the model's number format."""
         self._context.batch = batch
+        kept = self._head.keeping() if batch.scored_rows is not None else nullcontext()
         try:
-            output = self._model(
-                **self._inputs(batch),
-                position_ids=batch.positions,
-                use_cache=False,
-                logits_to_keep=batch.logit_rows,
-            )
+            with self._told_of_ranks(), kept:
+                output = self._model(
+                    **self._inputs(batch),
+                    position_ids=batch.positions,
+                    use_cache=False,
+                    logits_to_keep=batch.logit_rows,
+                )
+        finally:
+            self._context.batch = None
+        logits: Tensor = output.logits[0]
+        return logits
+
+    @contextmanager
+    def _told_of_ranks(self) -> Iterator[None]:
+        """What fails meanwhile fails on one rank alone, which is told."""
+        try:
+            yield
         except RankLostError:
             raise
         except Exception as error:
@@ -102,10 +127,6 @@ class PagedModel:
                 f"rank {self._shard.rank} failed in a step of which the others have computed their "
                 f"part ({one_line(str(error), 200)}); restart the server"
             ) from error
-        finally:
-            self._context.batch = None
-        logits: Tensor = output.logits[0]
-        return logits
 
     def _inputs(self, batch: StepBatch) -> dict[str, Tensor]:
         """The model's inputs: tokens by number, or all by embedding where some have no number."""
@@ -178,11 +199,12 @@ class ModelRunner:
             moments = (begun, built, time.monotonic())
             states = [state_of(sequence) for sequence in batch.sampled]
             chosen = choose(logits, states, self.device.fetch)
+            scores = score(batch, self.model.scored_logits(batch), self.device.fetch)
         finally:
             # Where it fails, what was launched of it may run all the same, and use blocks.
             self.device.step_launched()
         overlaps = self.device.overlaps
-        return StepInFlight(chunks, batch.sampled, chosen, moments, overlaps=overlaps)
+        return StepInFlight(chunks, batch.sampled, chosen, moments, scores, overlaps=overlaps)
 
     def check(self) -> None:
         """Raise `RankLostError` if a rank is lost. From any thread."""

@@ -27,6 +27,8 @@ class Progress:
         """Count the tokens of `step` as computed. The step before has been taken in."""
         for part in step:
             sequence = part.sequence
+            if part.scored:
+                sequence.unscored = sequence.num_computed + part.scored.stop + 1
             sequence.num_computed += part.count
             if part.is_due:
                 sequence.token_ids.append(UNKNOWN)

@@ -29,6 +29,9 @@ class SchedulerLimits:
     """The bytes of the base model's weights, against which an adapter's work is measured."""
 
 
+_NONE = range(0)
+
+
 # Not frozen: one is made for each sequence and step, and a frozen one takes twice as long.
 @dataclass(slots=True)
 class ScheduledChunk:
@@ -40,12 +43,18 @@ class ScheduledChunk:
     """Whether that is the token generated last."""
     is_due: bool = field(init=False)
     """Whether the next token is chosen after these."""
+    scored: range = _NONE
+    """Which of these, counted from the first, have the token of the prompt that follows scored."""
 
     def __post_init__(self) -> None:
         sequence = self.sequence
         left = sequence.num_to_compute
         self.is_decode = left == 1 and sequence.num_generated > 0
         self.is_due = left == self.count and sequence.prefix_of is None
+        if sequence.unscored < sequence.num_prompt:
+            begin = sequence.num_computed
+            end = min(begin + self.count, sequence.num_prompt - 1)
+            self.scored = range(max(begin, sequence.unscored - 1) - begin, end - begin)
 
     @property
     def tokens(self) -> list[int]:

@@ -128,6 +128,8 @@ class CallTimer:
         if not isinstance(event, Tokens):
             self._metrics.end_to_end.observe(moment - self._start)
             return
+        if event.prompt_logprobs is not None:
+            return  # No token of the answer.
         last = self._last.get(index)
         self._last[index] = moment
         count = len(event.token_ids)

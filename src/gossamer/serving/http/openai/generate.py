@@ -25,7 +25,12 @@ from gossamer.serving.http.context import Context
 from gossamer.serving.http.json_text import json_bytes
 from gossamer.serving.http.openai.channel import Channel
 from gossamer.serving.http.openai.intake import IncomingCall
-from gossamer.serving.http.openai.request_schema import MAX_SEED, GenerationBody, StreamOptions
+from gossamer.serving.http.openai.request_schema import (
+    MAX_SEED,
+    CompletionBody,
+    GenerationBody,
+    StreamOptions,
+)
 from gossamer.serving.http.openai.responses import Choice, ReplyFormat, Usage, likeliest
 from gossamer.serving.http.openai.sizes import check_length
 from gossamer.serving.http.openai.sse import EventStream
@@ -89,6 +94,7 @@ def _sampling(body: GenerationBody, choice: int) -> SamplingParams:
         bad_words=body.bad_words,
         skip_special_tokens=body.skip_special_tokens,
         logprobs=0 if _ranks(body) and body.num_logprobs is None else body.num_logprobs,
+        prompt_logprobs=body.num_prompt_logprobs,
     )
 
 
@@ -165,10 +171,13 @@ async def _submit(
         created=int(time.time()),
         has_logprobs=body.num_logprobs is not None,
         vocabulary=vocabulary_of(context.engine.tokenizer),
+        prompt_logprobs=body.prompt_logprobs,
     )
 
     def submit(prompts: list[TokenIds]) -> None:
         prompts += turns[-1]()
+        if isinstance(body, CompletionBody) and body.echo:
+            reply.echo = context.encoder.echo(body, prompts)
         requests = plan(
             body,
             prompts,

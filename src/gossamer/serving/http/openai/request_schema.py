@@ -158,7 +158,7 @@ class GenerationBody(BaseModel):
     model: str = Field(min_length=1, max_length=MAX_MODEL)
     stream: bool = False
     stream_options: Annotated[StreamOptions | None, BeforeValidator(_parse_stream_options)] = None
-    max_tokens: int | None = Field(None, ge=1)
+    max_tokens: int | None = Field(None, ge=0)
     min_tokens: int = Field(0, ge=0)
     temperature: float = Field(1.0, ge=0, le=2, allow_inf_nan=False)
     top_p: float = Field(1.0, gt=0, le=1, allow_inf_nan=False)
@@ -176,6 +176,7 @@ class GenerationBody(BaseModel):
     include_stop_str_in_output: bool = False
     skip_special_tokens: bool = True
     ignore_eos: bool = False
+    prompt_logprobs: int | None = Field(None, ge=0, le=20)
     priority: int = Field(0, ge=-MAX_PRIORITY, le=MAX_PRIORITY)
 
     @property
@@ -192,6 +193,11 @@ class GenerationBody(BaseModel):
     def num_drawn(self) -> int:
         """The number of choices drawn for each prompt, of which `n` are answered."""
         return self.n
+
+    @property
+    def num_prompt_logprobs(self) -> int | None:
+        """The number of log-probabilities of the prompt, as in `SamplingParams.prompt_logprobs`."""
+        return self.prompt_logprobs
 
     @property
     @abstractmethod
@@ -227,6 +233,8 @@ class GenerationBody(BaseModel):
         """Rules that involve several fields; raise `ApiError` 400."""
         if self.stream_options is not None and not self.stream:
             _refuse("stream_options", "'stream_options' needs 'stream': true")
+        if self.prompt_logprobs is not None and self.stream:
+            _refuse("prompt_logprobs", "'prompt_logprobs' are not streamed; leave 'stream' out")
         limit = self.new_tokens
         if limit is not None and self.min_tokens > limit:
             _refuse(
@@ -243,7 +251,7 @@ class ChatBody(GenerationBody):
     elsewhere = ("prompt", "/v1/completions", "messages")
 
     messages: Annotated[tuple[Message, ...], BeforeValidator(parse_messages)]
-    max_completion_tokens: int | None = Field(None, ge=1)
+    max_completion_tokens: int | None = Field(None, ge=0)
     logprobs: bool = False
     top_logprobs: int | None = Field(None, ge=0, le=20)
     add_generation_prompt: bool | None = None
@@ -286,8 +294,9 @@ class CompletionBody(GenerationBody):
     elsewhere = ("messages", "/v1/chat/completions", "prompt")
 
     prompt: Annotated[tuple[Prompt, ...], BeforeValidator(parse_prompts)]
-    max_tokens: int | None = Field(16, ge=1)
+    max_tokens: int | None = Field(16, ge=0)
     logprobs: int | None = Field(None, ge=0, le=20)
+    echo: bool = False
     best_of: int | None = Field(None, ge=1)
 
     @property
@@ -299,6 +308,13 @@ class CompletionBody(GenerationBody):
     def num_logprobs(self) -> int | None:
         """The number of log-probabilities: the field itself."""
         return self.logprobs
+
+    @property
+    def num_prompt_logprobs(self) -> int | None:
+        """The number of log-probabilities of the prompt: echoed ones come with those of answers."""
+        if not self.echo or self.logprobs is None:
+            return self.prompt_logprobs
+        return max(self.logprobs, self.prompt_logprobs or 0)
 
     @property
     def num_drawn(self) -> int:

@@ -8,10 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from gossamer.serving.core.messages import Finished, TokenLogprob, Tokens
+from gossamer.serving.http.openai.prompt_replies import Echo, finite, prompt_logprobs
 from gossamer.serving.tokenization.vocabulary import Vocabulary
-
-LOWEST_LOGPROB = -9999.0
-"""The number that stands for minus infinity, which JSON cannot say; OpenAI's convention."""
 
 
 @dataclass(slots=True)
@@ -55,17 +53,21 @@ class Choice:
     index: int
     texts: list[str] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
+    prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
     finish_reason: str | None = None
 
     def add(self, event: Tokens) -> None:
         """Append new output to the choice."""
+        if event.prompt_logprobs is not None:
+            self.prompt_logprobs = event.prompt_logprobs
         self.texts.append(event.text)
         self.logprobs.extend(event.logprobs or ())
 
     @property
     def size(self) -> int:
         """The number of pieces of text and log-probabilities."""
-        return len(self.texts) + sum(1 + len(token.top) for token in self.logprobs)
+        told = (*self.logprobs, *filter(None, self.prompt_logprobs or ()))
+        return len(self.texts) + sum(1 + len(token.top) for token in told)
 
     @property
     def mean_logprob(self) -> float:
@@ -107,6 +109,10 @@ class ReplyFormat(ABC):
     created: int
     has_logprobs: bool
     vocabulary: Vocabulary
+    prompt_logprobs: int | None = None
+    """The likeliest tokens that are told at each place of a prompt; None: nothing is."""
+    echo: Echo | None = None
+    """The prompts, where answers begin with them."""
 
     def bytes_of(self, token_id: int, text: str) -> bytes:
         """The bytes of a token of text `text`; for a part of a character, the vocabulary's."""
@@ -124,8 +130,10 @@ class ReplyFormat(ABC):
         """Build the chunk before the first text of a choice, if there is one."""
         return None
 
-    def delta(self, index: int, event: Tokens) -> dict[str, Any]:
-        """Build the chunk for new output."""
+    def delta(self, index: int, event: Tokens) -> dict[str, Any] | None:
+        """Build the chunk for new output; None if it shows nothing."""
+        if not event.text and not event.logprobs and not (self.echo and event.prompt_logprobs):
+            return None
         return self._chunk(self._part(index, event))
 
     def closing(self, index: int, finish_reason: str) -> dict[str, Any]:
@@ -161,11 +169,6 @@ def escaped(raw: bytes) -> str | None:
     return None
 
 
-def finite(logprob: float) -> float:
-    """Bring a log-probability into a form that JSON can say."""
-    return logprob if logprob > LOWEST_LOGPROB else LOWEST_LOGPROB
-
-
 class ChatReply(ReplyFormat):
     """The replies of the chat route: chat.completion and chat.completion.chunk."""
 
@@ -176,6 +179,14 @@ class ChatReply(ReplyFormat):
     def opening(self, index: int) -> dict[str, Any]:
         """Build the first chunk, which tells the role."""
         return self._chunk(_chat_choice(index, {"role": "assistant", "content": ""}, None, None))
+
+    def reply(self, choices: list[Choice], usage: Usage) -> dict[str, Any]:
+        """Build a reply that is not streamed; it tells of the prompt once."""
+        reply = super().reply(choices, usage)
+        if self.prompt_logprobs is not None:
+            told = choices[0].prompt_logprobs
+            reply["prompt_logprobs"] = prompt_logprobs(told, self.prompt_logprobs)
+        return reply
 
     def _whole(self, choice: Choice) -> dict[str, Any]:
         return {
@@ -228,19 +239,37 @@ class CompletionReply(ReplyFormat):
     decoders: dict[int, codecs.IncrementalDecoder] = field(default_factory=dict)
     """The decoder of each choice: keeps the bytes of a character that is not complete."""
 
+    def opening(self, index: int) -> dict[str, Any] | None:
+        """Build the chunk with the prompt, where it is echoed without log-probabilities."""
+        if self.echo is None or self.has_logprobs:
+            return None
+        return self._chunk(_completion_choice(index, self.echo.of(index).text, None, None))
+
     def _whole(self, choice: Choice) -> dict[str, Any]:
-        logprobs = self._logprobs(choice.index, choice.logprobs)
-        return _completion_choice(choice.index, choice.text, logprobs, choice.finish_reason)
+        index, before = choice.index, self.echo.of(choice.index).text if self.echo else ""
+        logprobs = self._logprobs(index, choice.logprobs, choice.prompt_logprobs)
+        whole = _completion_choice(index, before + choice.text, logprobs, choice.finish_reason)
+        if self.prompt_logprobs is not None:
+            told = choice.prompt_logprobs
+            whole["prompt_logprobs"] = prompt_logprobs(told, self.prompt_logprobs)
+        return whole
 
     def _part(self, index: int, event: Tokens) -> dict[str, Any]:
-        return _completion_choice(
-            index, event.text, self._logprobs(index, event.logprobs or ()), None
-        )
+        told, text = event.prompt_logprobs, event.text
+        if self.echo and told:
+            text = self.echo.of(index).text + text
+        logprobs = self._logprobs(index, event.logprobs or (), told)
+        return _completion_choice(index, text, logprobs, None)
 
     def _end(self, index: int, finish_reason: str) -> dict[str, Any]:
         return _completion_choice(index, "", None, finish_reason)
 
-    def _logprobs(self, index: int, tokens: Iterable[TokenLogprob]) -> dict[str, Any] | None:
+    def _logprobs(
+        self,
+        index: int,
+        tokens: Iterable[TokenLogprob],
+        prompt: Iterable[TokenLogprob | None] | None,
+    ) -> dict[str, Any] | None:
         if not self.has_logprobs:
             return None
         result: dict[str, list[Any]] = {
@@ -249,6 +278,8 @@ class CompletionReply(ReplyFormat):
             "tokens": [],
             "top_logprobs": [],
         }
+        if self.echo and prompt is not None:
+            self._echo(index, prompt, self.echo, result)
         decoder = self.decoders.setdefault(index, codecs.getincrementaldecoder("utf-8")("replace"))
         offset = self.offsets.get(index, 0)
         for token in tokens:
@@ -259,6 +290,22 @@ class CompletionReply(ReplyFormat):
             offset += len(decoder.decode(self.bytes_of(token.token_id, token.text)))
         self.offsets[index] = offset
         return result
+
+    def _echo(
+        self,
+        index: int,
+        prompt: Iterable[TokenLogprob | None],
+        echo: Echo,
+        result: dict[str, list[Any]],
+    ) -> None:
+        """Put the tokens of the prompt into `result`, the first of which has no probability."""
+        shown = echo.tokens(index, self.vocabulary)
+        for told, (token_id, text, offset) in zip(prompt, shown, strict=True):
+            result["text_offset"].append(offset)
+            result["tokens"].append(self._label(token_id, text))
+            result["token_logprobs"].append(None if told is None else finite(told.logprob))
+            result["top_logprobs"].append(None if told is None else self._top(told))
+        self.offsets[index] = len(echo.of(index).text)
 
     def _label(self, token_id: int, text: str) -> str:
         part = escaped(self.bytes_of(token_id, text))

@@ -47,7 +47,7 @@ def check_length(num_prompt: int, new_tokens: int | None, max_context: int) -> N
     """Raise `ApiError` 400 for a prompt that is empty or leaves no room in the context."""
     if num_prompt == 0:
         raise ApiError(400, "the prompt is empty; give at least one token", code="invalid_value")
-    if num_prompt + (new_tokens or 1) <= max_context:
+    if num_prompt + (1 if new_tokens is None else new_tokens) <= max_context:
         return
     if num_prompt >= max_context:
         what = f"the prompt has {num_prompt} tokens, which leaves no room for an answer"
@@ -75,12 +75,12 @@ def too_long(max_context: int, size: str) -> ApiError:
 
 def _check_prompt(prompt: list[Any], limits: SizeLimits) -> None:
     if prompt and type(prompt[0]) is int:
-        check_length(len(prompt), None, limits.max_context)
+        check_length(len(prompt), 0, limits.max_context)
         return
     check_choices(len(prompt), limits.max_choices)
     for item in prompt:
         if isinstance(item, list) and item:
-            check_length(len(item), None, limits.max_context)
+            check_length(len(item), 0, limits.max_context)
 
 
 def _lists_in(messages: list[Any]) -> list[list[Any]]:

@@ -88,8 +88,8 @@ class EventStream(Response):
             yield self._reply.closing(index, event.finish_reason)
             return
         self._usage.tell(index, event)
-        if event.text or event.logprobs:
-            yield self._reply.delta(index, event)
+        if (delta := self._reply.delta(index, event)) is not None:
+            yield delta
 
     def _usage_so_far(self) -> dict[str, Any]:
         """The field `usage` of a chunk: OpenAI's before the last carry an empty one."""

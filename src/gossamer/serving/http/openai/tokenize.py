@@ -6,6 +6,7 @@ from typing import Any
 
 from gossamer.errors import cut
 from gossamer.serving.http.errors import ApiError
+from gossamer.serving.http.openai.prompt_replies import Echo, EchoedPrompt
 from gossamer.serving.http.openai.request_schema import ChatBody, CompletionBody, Prompt
 from gossamer.serving.http.openai.sizes import too_long
 from gossamer.serving.tokenization.prompts import PromptEncoder
@@ -64,6 +65,13 @@ class RequestEncoder:
             turns[-1].append(prompt)
             size += count
         return [partial(self._prompts, prompts) for prompts in turns]
+
+    def echo(self, body: CompletionBody, prompts: list[TokenIds]) -> Echo:
+        """Return what answers to `body` begin with; `prompts` are its prompts as token ids."""
+        texts = (p if isinstance(p, str) else self._tokenizer.decode(p) for p in body.prompt)
+        pairs = zip(texts, prompts, strict=True)
+        special = frozenset(self._tokenizer.all_special_ids)
+        return Echo([EchoedPrompt(*each) for each in pairs], body.n, special)
 
     def _prompts(self, prompts: list[Prompt]) -> list[TokenIds]:
         return [self._prompt(prompt) for prompt in prompts]

@@ -79,7 +79,6 @@ CHAT: dict[str, Neutral] = {
 
 COMPLETION: dict[str, Neutral] = {
     **COMMON,
-    "echo": _one_of(False),
     "suffix": _empty,
     "prompt_embeds": _never,
 }

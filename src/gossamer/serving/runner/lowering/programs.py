@@ -97,6 +97,8 @@ class ProgramLowering:
                 np.array([step.starts[i + 1] - 1 for i in step.due], dtype=np.int64), size or 0
             ),
         }
+        if step.scored:
+            arrays["scored_rows"] = np.array(step.scored_rows, dtype=np.int64)
         for name, array in attention.items():
             if name == "block_tables":
                 arrays[name] = _padded_table(array, size or len(array), width or array.shape[1])
@@ -123,6 +125,8 @@ class ProgramLowering:
             edits=edits,
             sampled=sampled(step),
             logit_rows=there["logit_rows"],
+            scored=step.scored,
+            scored_rows=there.get("scored_rows"),
             merged=step.merged,
             key=key,
         )

@@ -91,6 +91,11 @@ class StepView(Protocol):
     def is_due(self) -> bool:
         """Return whether the next token is chosen after them."""
 
+    @property
+    def scored(self) -> range:
+        """Return which of them, counted from the first, have the token of the prompt that follows
+        scored."""
+
 
 class MergedView(Protocol):
     """Base layers with one adapter in their weights; see `Merged`."""
@@ -132,6 +137,10 @@ class HostStep:
     """See `StepBatch.virtual`."""
     due: list[int]
     """The chunks whose sequence's next token is due."""
+    scored: list[StepView]
+    """The chunks of which prompt tokens are scored."""
+    scored_rows: list[int]
+    """The tokens of these after which the one that follows is scored, by their places."""
     merged: Mapping[DenseLinear, DenseLinear]
     """See `StepBatch.merged`."""
 
@@ -154,6 +163,9 @@ class StepBatch:
     sampled: list[Any]
     """Sequences whose next token is due after this step."""
     logit_rows: Tensor  # [len(sampled) or more] int64: their last tokens' places in the batch
+    scored: list[Any] = field(default_factory=list)
+    """Chunks of which prompt tokens are scored."""
+    scored_rows: Tensor | None = None  # [rows] int64: as in `HostStep`; None: there are none
     merged: Mapping[DenseLinear, DenseLinear] = field(default_factory=dict)
     """Layers that this step uses in the place of others: those with the hot adapter merged."""
     key: Hashable = None

@@ -84,6 +84,8 @@ class ThreadLowering:
             edits=edits,
             sampled=sampled(step),
             logit_rows=torch.from_numpy(np.array(last, dtype=np.int64)),
+            scored=step.scored,
+            scored_rows=torch.tensor(step.scored_rows) if step.scored else None,
             merged=step.merged,
         )
 
