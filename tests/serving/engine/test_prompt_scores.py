@@ -114,6 +114,39 @@ def test_a_shared_beginning_that_is_not_scored_is_computed_once(kinds):
         check(family, completion, first=len(begin))
 
 
+def test_a_shared_beginning_is_scored_once(kinds):
+    """The choices of a question share it: with others of their tenant, adapter and tokens only."""
+    family = kinds("llama")
+    begin = list(range(10, 90))
+    names = [None, "lora", "loreft", "prefix"]
+    requests = [([*begin, 100 + i, 7, 8, 9 + i], name) for name in names for i in range(4)]
+    with served(family) as llm:
+        first = scores(llm, requests[::4])
+        assert llm.engine.stats().prefix_hit_tokens == 0
+        rest = scores(llm, [r for i, r in enumerate(requests) if i % 4])
+        # Token 80 is scored where token 79 is computed, which is in the last of the five blocks.
+        hits = llm.engine.stats().prefix_hit_tokens
+        assert hits == 4 * 3 * 64
+        # More alternatives than are known: all is computed again, and then known.
+        more = replace(SCORED, prompt_logprobs=5)
+        again = [scores(llm, requests[3::4], more) for _ in range(2)]
+        assert llm.engine.stats().prefix_hit_tokens == hits + 4 * 64
+        fewer = scores(llm, requests[3::4], replace(SCORED, prompt_logprobs=0))
+    assert all(not token.top for each in fewer for token in each.prompt_logprobs[1:])
+    for completion in (*first, *rest, *again[0], *again[1], *fewer):
+        check(family, completion)
+
+
+def test_a_prompt_of_whole_blocks_that_is_known_whole_is_told_again(kinds):
+    family = kinds("llama")
+    requests = [(list(range(20, 52)), name) for name in (None, "shira")]
+    with served(family) as llm:
+        for _ in range(2):
+            for completion in scores(llm, requests):
+                check(family, completion)
+        assert llm.engine.stats().prefix_hit_tokens == 2 * 16
+
+
 def test_a_prompt_may_fill_the_context_where_it_is_only_scored(kinds):
     family = kinds("llama")
     prompt = [3 + i % 250 for i in range(512)]

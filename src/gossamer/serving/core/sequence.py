@@ -58,6 +58,8 @@ class Sequence:
     """The number of tokens of the prompt."""
     scores: PromptScores | None = field(init=False, default=None)
     """The scores of its prompt so far; None: it asks for none."""
+    num_scores_offered: int = 0
+    """Blocks whose scores were offered to the prefix cache."""
     unscored: int = field(init=False)
     """The first token of the prompt that is still to be scored, in no step yet: it and all behind
     it; if there is none, the number of tokens of the prompt."""

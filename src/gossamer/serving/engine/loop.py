@@ -231,10 +231,14 @@ class EngineLoop:
 
     def _take_scores(self, scored: list[tuple[Sequence, PromptScores]]) -> list[Sequence]:
         """Keep the scores of prompts; returns the sequences for which some are no numbers."""
+        bad = []
         for sequence, scores in scored:
             assert sequence.scores is not None
-            sequence.scores.extend(scores)
-        return [sequence for sequence, scores in scored if not scores.are_numbers]
+            if scores.are_numbers:
+                sequence.scores.extend(scores)
+            else:
+                bad.append(sequence)
+        return bad
 
     def _spend(self, tokens: Mapping[str, int]) -> set[str]:
         """Count the tokens of each tenant, and return the tenants whose tokens could not be."""

@@ -9,7 +9,9 @@ from hashlib import blake2b
 
 from gossamer.adapters.edit_positions import positions_independent_of_end
 from gossamer.serving.core.adapter import AnyAdapter, Heat, value
+from gossamer.serving.core.prompt_scores import PromptScores
 from gossamer.serving.core.sequence import Sequence
+from gossamer.serving.memory import shared_scores
 from gossamer.serving.memory.block_pool import BlockPool
 
 KEY_BYTES = 16
@@ -98,6 +100,8 @@ class SharedBlock:
     heat: Heat = field(default_factory=Heat)
     was_shared: bool = False
     """Whether another sequence than the one that computed it has used it."""
+    scores: PromptScores | None = None
+    """The log-probabilities of its tokens, if a sequence has asked for them."""
 
 
 class PrefixCache:
@@ -159,7 +163,9 @@ class PrefixCache:
         """Give a sequence that starts the blocks it can share: `blocks` and `num_computed`."""
         assert not sequence.blocks
         assert not sequence.num_computed
-        found = self._match(sequence)
+        found = self._find(sequence)
+        shared_scores.take(sequence, [shared.scores for shared in found], self._block_tokens)
+        found = self._usable(sequence, found, sequence.unscored)
         for shared in found:
             if not shared.users:
                 self._not_idle(shared)
@@ -183,6 +189,8 @@ class PrefixCache:
         for sequence in sequences:
             if sequence.num_computed // self._block_tokens > sequence.num_offered:
                 self._offer(sequence)
+            if sequence.scores is not None:
+                self._keep_scores(sequence)
 
     def _offer(self, sequence: Sequence) -> None:
         """Share the full blocks of `sequence` that depend on the tokens in them alone."""
@@ -200,6 +208,15 @@ class PrefixCache:
             self._share(sequence, sequence.blocks[index], keys[index], root, now)
         self._computed.touch(now, len(fresh))
         sequence.num_offered = count
+
+    def _keep_scores(self, sequence: Sequence) -> None:
+        """Keep the scores of shared blocks for others that begin alike."""
+        for number, scores in shared_scores.new_parts(sequence, self._block_tokens):
+            shared = self._by_key.get(sequence.keys[number])
+            if shared is None:
+                continue
+            if shared.scores is None or shared.scores.num_top < scores.num_top:
+                shared.scores = scores
 
     def release(self, sequence: Sequence) -> None:
         """Take all blocks of a sequence that runs no more; shared ones may be used again."""
@@ -220,13 +237,28 @@ class PrefixCache:
         return num_tokens // self._block_tokens
 
     def _match(self, sequence: Sequence) -> list[SharedBlock]:
-        """Shared blocks with the begin of `sequence`; its last token is always computed, and the
-        one before the first that is to be scored."""
+        """Shared blocks that `sequence` would take if it started now."""
+        found, known = self._find(sequence), sequence.unscored
+        if sequence.scores is not None:
+            scores = [shared.scores for shared in found]
+            known = shared_scores.num_known(sequence, scores, self._block_tokens)
+        return self._usable(sequence, found, known)
+
+    def _usable(
+        self, sequence: Sequence, found: list[SharedBlock], num_known: int
+    ) -> list[SharedBlock]:
+        """The beginning of `found` whose tokens need not be computed: its last token always is,
+        and the one before the first that is not scored, for the first `num_known` are."""
+        tokens = len(sequence.token_ids) if num_known == sequence.num_prompt else num_known
+        return found[: self._full_blocks(tokens - 1)]
+
+    def _find(self, sequence: Sequence) -> list[SharedBlock]:
+        """Shared blocks with the begin of `sequence`."""
         root = root_of(sequence.adapter, self._base) if self.enabled and self._by_key else None
         if root is None:
             return []
         limit = num_shareable(sequence)
-        tokens = min(len(sequence.token_ids), sequence.unscored) - 1
+        tokens = len(sequence.token_ids)
         count = self._full_blocks(tokens if limit is None else min(tokens, limit))
         found: list[SharedBlock] = []
         for key in self._keys(sequence, root, count)[:count]:
