@@ -22,6 +22,7 @@ from gossamer.serving.http.openai import routes as completions
 from gossamer.serving.http.openai import routes as models
 from gossamer.serving.http.openai import sampling_fields, sizes
 from gossamer.serving.http.openai import unsupported_fields as fields
+from gossamer.serving.http.openai.chat import bounds, template_variables
 from gossamer.serving.http.openai.request_schema import ChatBody, CompletionBody, GenerationBody
 from gossamer.serving.http.routes import adapters, operation
 from gossamer.serving.http.routes import adapters as adapter_bodies
@@ -65,6 +66,11 @@ MEANING = {
     "top_logprobs": "The number of likeliest tokens that are listed with each chosen one.",
     "add_generation_prompt": "Whether the template opens the assistant's turn.",
     "continue_final_message": "Go on with the last message rather than answer it.",
+    "tools": "Functions that the answer may call ([the guide](../guides/tools.md)).",
+    "tool_choice": "none, auto, required, or a tool by name.",
+    "parallel_tool_calls": "Whether an answer may have several calls.",
+    "chat_template_kwargs": "Variables of the model's chat template, such as"
+    ' `{"enable_thinking": false}`.',
 }
 
 LOGPROBS = {
@@ -129,6 +135,9 @@ def _limits() -> Iterator[tuple[str, str]]:
     yield "texts in `stop`", f"{sampling_fields.MAX_STOPS}, {characters}"
     yield "texts in `bad_words`", f"{sampling_fields.MAX_BAD_WORDS}, {characters}"
     yield "tokens in `logit_bias`, `stop_token_ids`", f"{sampling_fields.MAX_NAMED_TOKENS:,}"
+    yield "`tools`; calls of a message", f"{bounds.MAX_TOOLS}; {bounds.MAX_CALLS}"
+    yield "levels of parameters, of arguments", str(bounds.MAX_DEPTH)
+    yield "values in `chat_template_kwargs`", str(template_variables.MAX_VARIABLES)
     yield "characters of `model`", str(schema.MAX_MODEL)
 
 

@@ -12,6 +12,11 @@ from mutate_json import LARGEST, Pairs, Raw, hostile_value, mutate, nested, thaw
 CHAT = "/v1/chat/completions"
 PLAIN = "/v1/completions"
 HELLO = {"role": "user", "content": "Say hello."}
+CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
+TOOL = {
+    "type": "function",
+    "function": {"name": "f", "parameters": {"type": "object", "properties": {"a": {}}}},
+}
 COMMON: dict[str, Any] = {
     "max_tokens": 3,
     "temperature": 0,
@@ -39,22 +44,28 @@ ONLY = {
             HELLO,
             {"role": "assistant", "content": [{"type": "text", "text": "Hello"}]},
             {"role": "user", "content": "Again", "name": "Ann"},
+            {"role": "assistant", "content": None, "tool_calls": [CALL]},
+            {"role": "tool", "tool_call_id": "c1", "content": "Sunny"},
         ],
         "max_completion_tokens": 3,
         "logprobs": True,
         "top_logprobs": 2,
-        "tools": [],
+        "tools": [TOOL],
+        # Offered, they would fill the small context.
+        "tool_choice": "none",
+        "parallel_tool_calls": False,
+        "chat_template_kwargs": {"enable_thinking": False},
         "response_format": {"type": "text"},
     },
     PLAIN: {"prompt": ["Once", "Twice"], "logprobs": 2, "echo": False, "best_of": 1},
 }
 # Fields that may be added to any body, beside those above.
 OTHERS = [
-    "prompt", "messages", "functions", "function_call", "tool_choice", "guided_regex",
+    "prompt", "messages", "functions", "function_call", "guided_regex",
     "guided_json",
     "structured_outputs", "response_format", "suffix", "prompt_embeds", "chat_template",
     "documents",
-    "chat_template_kwargs", "store", "modalities", "continue_final_message",
+    "store", "modalities", "continue_final_message",
     "add_generation_prompt",
     "stop_token_ids", "repetition_penalty", "cache_salt", "models", "__class__", "role", "content",
 ]  # fmt: skip

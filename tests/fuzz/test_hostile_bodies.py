@@ -28,7 +28,7 @@ def engine(tiny_model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("adapters")
     make_lora(folder / "lora", tiny_model, rank=4)
     make_lora(folder / "smt", tiny_model, rank=2, seed=3)
-    engine = start(tiny_model, folder, num_blocks=300, max_context=96)
+    engine = start(tiny_model, folder, num_blocks=300, max_context=288)
     yield engine
     engine.shutdown()
 

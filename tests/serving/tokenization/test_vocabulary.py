@@ -5,7 +5,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
 from gossamer.serving.core.messages import TokenLogprob, Tokens
-from gossamer.serving.http.openai.responses import ChatReply, CompletionReply
+from gossamer.serving.http.openai.chat.reply import ChatReply
+from gossamer.serving.http.openai.responses import CompletionReply
 from gossamer.serving.tokenization.vocabulary import Vocabulary, vocabulary_of
 
 from tiny import byte_level_tokenizer, spell
@@ -115,7 +116,9 @@ def reply(kind, tokenizer):
 
 def test_chats_tell_the_bytes_of_parts_of_characters():
     tokenizer = byte_level_tokenizer(PARTS)
-    chunk = reply(ChatReply, tokenizer).delta(0, event(tokenizer, b"\xf0\x9f", b"\x98\x80", b"ab"))
+    [chunk] = reply(ChatReply, tokenizer).delta(
+        0, event(tokenizer, b"\xf0\x9f", b"\x98\x80", b"ab")
+    )
     entries = chunk["choices"][0]["logprobs"]["content"]
     assert b"".join(bytes(entry["bytes"]) for entry in entries).decode() == "😀ab"
     # As OpenAI writes what is no text.
@@ -127,8 +130,8 @@ def test_chats_tell_the_bytes_of_parts_of_characters():
 def test_completions_keep_parts_of_characters_apart_and_count_whole_ones():
     tokenizer = byte_level_tokenizer(PARTS)
     one = reply(CompletionReply, tokenizer)
-    first = one.delta(0, event(tokenizer, b"\xf0\x9f"))["choices"][0]["logprobs"]
-    second = one.delta(0, event(tokenizer, b"\x98\x80", b"ab"))["choices"][0]["logprobs"]
+    first = one.delta(0, event(tokenizer, b"\xf0\x9f"))[0]["choices"][0]["logprobs"]
+    second = one.delta(0, event(tokenizer, b"\x98\x80", b"ab"))[0]["choices"][0]["logprobs"]
     assert first["tokens"] == ["bytes:\\xf0\\x9f"]
     assert second["tokens"] == ["bytes:\\x98\\x80", "ab"]
     assert second["top_logprobs"][1] == {"bytes:\\x98\\x80": -0.25, "ab": -0.5}

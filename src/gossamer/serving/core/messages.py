@@ -52,6 +52,8 @@ class SamplingParams:
     where the others have just been generated."""
     skip_special_tokens: bool = True
     """Whether special tokens are no part of the output's text."""
+    kept_special_tokens: tuple[int, ...] = ()
+    """Special tokens that are part of the text all the same, such as those that mark a call."""
     logprobs: int | None = None
     """None: no log-probabilities; k: of the chosen token and of the k most likely ones."""
     prompt_logprobs: int | None = None

@@ -47,16 +47,19 @@ class TextStream:
         *,
         include_stop: bool = False,
         skip_special_tokens: bool = True,
+        kept_special_tokens: tuple[int, ...] = (),
     ) -> None:
-        """`include_stop` and `skip_special_tokens` as in `SamplingParams`."""
+        """`include_stop` and those of special tokens are as in `SamplingParams`."""
         self._stops = stops
         self._include_stop = include_stop
-        self._special = frozenset(tokenizer.all_special_ids if skip_special_tokens else ())
+        special = frozenset(tokenizer.all_special_ids if skip_special_tokens else ())
+        self._special = special.difference(kept_special_tokens)
         vocabulary = vocabulary_of(tokenizer)
         self._pieces: _Pieces = (
             _ByteText(vocabulary)
             if vocabulary.is_concatenated
-            else _WindowText(tokenizer, skip_special_tokens)
+            # What is skipped does not get there.
+            else _WindowText(tokenizer, skip_special_tokens and not kept_special_tokens)
         )
         self._held = ""
         self.met_stop = False
@@ -323,6 +326,7 @@ class ModelInfo:
                     params.stop,
                     include_stop=params.include_stop,
                     skip_special_tokens=params.skip_special_tokens,
+                    kept_special_tokens=params.kept_special_tokens,
                 ),
                 vocabulary_of(self.tokenizer),
                 Receiver(on_event),

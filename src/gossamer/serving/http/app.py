@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Match
 
-from gossamer.errors import GossamerError, cut
+from gossamer.errors import GossamerError, SettingError, cut
 from gossamer.serving.core.interface import EngineInterface
 from gossamer.serving.http.auth import ApiKeyCheck
 from gossamer.serving.http.catalogue import Catalogue
@@ -29,6 +29,7 @@ from gossamer.serving.http.routes import adapters, operation
 from gossamer.serving.http.settings import HttpSettings
 from gossamer.serving.key_file import KeyFile
 from gossamer.serving.key_ring import KeyRing
+from gossamer.serving.tokenization.tool_calls.families import CallParser
 
 
 def create_app(
@@ -36,9 +37,10 @@ def create_app(
 ) -> FastAPI:
     """Make an app over a running engine, which the caller shuts down when the app has ended.
 
-    Raises `SettingError` for a key file that cannot be used.
+    Raises `SettingError` for a key file, or a parser of tool calls, that cannot be used.
     """
     file = KeyFile(settings.keys) if settings.keys is not None else None
+    call_parser = _call_parser(engine, settings)
     context = Context(
         engine=engine,
         settings=settings,
@@ -48,7 +50,9 @@ def create_app(
             engine.model_name,
             engine.max_context,
             special_tokens=engine.special_tokens,
+            call_parser=call_parser,
         ),
+        call_parser=call_parser,
         threads=FairThreadPool("gossamer-requests"),
         intake=Intake(engine, settings.max_bodies_bytes),
         catalogue=Catalogue(engine),
@@ -83,6 +87,13 @@ def create_app(
     _map_errors(app)
     _surround(app, context, extensions)
     return app
+
+
+def _call_parser(engine: EngineInterface, settings: HttpSettings) -> CallParser:
+    try:
+        return CallParser(engine.tokenizer, settings.tool_parser)
+    except ValueError as error:
+        raise SettingError(f"tool_parser={settings.tool_parser}: {error}") from None
 
 
 def _answer_head(router: APIRouter) -> None:

@@ -14,6 +14,7 @@ from gossamer.serving.http.openai.sizes import SizeLimits
 from gossamer.serving.http.openai.tokenize import RequestEncoder
 from gossamer.serving.http.settings import HttpSettings
 from gossamer.serving.key_ring import KeyRing
+from gossamer.serving.tokenization.tool_calls.families import CallParser
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,7 @@ class Context:
     settings: HttpSettings
     metrics: Metrics
     encoder: RequestEncoder
+    call_parser: CallParser
     threads: FairThreadPool
     intake: Intake
     catalogue: Catalogue

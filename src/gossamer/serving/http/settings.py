@@ -1,11 +1,14 @@
 """Settings of the HTTP server; imports nothing of FastAPI, so that `--help` stays quick."""
 
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from gossamer.settings import Settings
+
+ToolParserName = Literal["auto", "template", "hermes", "llama3", "mistral", "generic"]
+"""The parsers of tool calls, by name."""
 
 
 class HttpSettings(Settings):
@@ -52,6 +55,12 @@ class HttpSettings(Settings):
     tenant may take half. Beyond it clients get status 503."""
     max_choices: int = Field(128, ge=1)
     """Most sequences of one call: `n` times the number of prompts."""
+
+    tool_parser: ToolParserName = "auto"
+    """How calls of tools are read in answers: auto (by the tokenizer's own description of answers,
+    or else by the model's chat template), template (that description), hermes (JSON between
+    <tool_call> tags, as Hermes and Qwen write), llama3 (JSON alone), mistral ([TOOL_CALLS]), or
+    generic (any of these). For adapters that were taught another way than their base model."""
 
     @field_validator("api_keys")
     @classmethod

@@ -9,6 +9,7 @@ other conversation, blanks and merges at the borders included.
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
 from gossamer.serving.tokenization.nameless_specials import NamelessSpecials
@@ -16,8 +17,21 @@ from gossamer.serving.tokenization.nameless_specials import NamelessSpecials
 _SIGNS = range(0xF0000, 0xFFFFE)
 """The range of characters for private use."""
 
-_NOT_FROM_PEOPLE = frozenset({"role", "type"})
-"""Keys of a message whose values are words of the interface."""
+_WORDS_OF = {
+    "role": frozenset({"system", "user", "assistant", "tool"}),
+    "type": frozenset(
+        {"function", "text", "object", "array", "string", "number", "integer", "boolean", "null"}
+    ),
+}
+"""Values that are words of the interface, which templates compare, by their keys."""
+_KEYS = frozenset(
+    {
+        *("role", "content", "name", "tool_calls", "tool_call_id", "reasoning_content"),
+        *("type", "function", "arguments", "id", "description", "parameters", "properties"),
+        *("required", "items", "enum", "anyOf", "default"),
+    }
+)
+"""Keys that are words of the interface, which templates read."""
 
 _SHORTEST_END = 2
 """A text that ends (or begins) with this many characters of a special token's start (or end) may be
@@ -40,8 +54,8 @@ class PlainContent:
         self._longest = max(map(len, longest_first), default=0)
 
     def is_touched(self, value: Any) -> bool:
-        """Whether a text in `value` (a text, a message, or a list) is more than text to the
-        tokenizer, or might become it."""
+        """Whether a text in `value` (a text, a message, a tool, or a list of them) is more than
+        text to the tokenizer, or might become it."""
         return any(
             self._pattern.search(text) or any(self._cuts(text)) or self._is_normalized_to_one(text)
             for text in _texts(value)
@@ -52,10 +66,22 @@ class PlainContent:
         self._copy.encode(text)
         return self._copy.encode(text, is_whole=True)
 
-    def chat(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> tuple[int, ...]:
-        """Encode by the chat template; `options` are those of `apply_chat_template`."""
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        from_people: Mapping[str, Any] = MappingProxyType({}),
+        **options: Any,
+    ) -> tuple[int, ...]:
+        """Encode by the chat template.
+
+        Args:
+            messages: the conversation.
+            from_people: what `apply_chat_template` gets beside it that clients have written, such
+                as `tools`.
+            options: what it gets from the server.
+        """
         copy = self._copy
-        written = "".join(_texts(messages))
+        written = "".join(_texts([messages, from_people]))
         sign = next(chr(code) for code in _SIGNS if chr(code) not in written)
         hidden: list[str] = []
 
@@ -63,8 +89,15 @@ class PlainContent:
             hidden.append(text)
             return f"{sign}{len(hidden) - 1}{sign}"
 
-        marked = [_replaced(message, lambda text: self._marked(text, hide)) for message in messages]
-        rendered = self._tokenizer.apply_chat_template(marked, tokenize=False, **options)
+        def mark(text: str) -> str:
+            return self._marked(text, hide)
+
+        rendered = self._tokenizer.apply_chat_template(
+            [_replaced(message, mark) for message in messages],
+            tokenize=False,
+            **{name: _replaced(value, mark) for name, value in from_people.items()},
+            **options,
+        )
         rendered = self._pattern.sub(lambda found: copy.names[found[0]], rendered)
         rendered = re.sub(f"{sign}([0-9]+){sign}", lambda found: hidden[int(found[1])], rendered)
         return copy.encode(rendered)
@@ -123,12 +156,14 @@ class PlainContent:
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """The texts that people have written in a message, or in a list of them."""
+    """The texts that people have written in a message or a tool, or in a list of them."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
         for key, each in value.items():
-            if key not in _NOT_FROM_PEOPLE:
+            if key not in _KEYS:
+                yield key
+            if not _is_word(key, each):
                 yield from _texts(each)
     elif isinstance(value, Sequence):
         for each in value:
@@ -136,14 +171,20 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _replaced(value: Any, change: Callable[[str], str]) -> Any:
-    """Copy a message with `change` applied to each text that people have written."""
+    """Copy a message or a tool with `change` applied to each text that people have written."""
     if isinstance(value, str):
         return change(value)
     if isinstance(value, Mapping):
         return {
-            key: each if key in _NOT_FROM_PEOPLE else _replaced(each, change)
+            key if key in _KEYS else change(key): (
+                each if _is_word(key, each) else _replaced(each, change)
+            )
             for key, each in value.items()
         }
     if isinstance(value, Sequence):
         return [_replaced(each, change) for each in value]
     return value
+
+
+def _is_word(key: str, value: Any) -> bool:
+    return isinstance(value, str) and value in _WORDS_OF.get(key, ())

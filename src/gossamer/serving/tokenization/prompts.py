@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from gossamer.basemodel.chat_template.tools import writable
 from gossamer.serving.tokenization.plain_content import PlainContent
 
 
@@ -29,18 +30,50 @@ class PromptEncoder:
             return self._plain.encode(text)
         return tuple(self._tokenizer(text, verbose=False)["input_ids"])
 
-    def chat(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> tuple[int, ...]:
-        """Encode a conversation by the chat template; `options` are those of `apply_chat_template`.
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] = (),
+        variables: Mapping[str, Any] | None = None,
+        opening: str = "",
+        **options: Any,
+    ) -> tuple[int, ...]:
+        """Encode a conversation by the chat template.
+
+        Args:
+            messages: the turns, as `apply_chat_template` takes them.
+            tools: what the answer may call. A template that knows no tools gets them as text.
+            variables: what else clients tell the template.
+            opening: the text with which the answer begins, special tokens included; it must not
+                come from clients.
+            options: those of `apply_chat_template`.
 
         Raises what the template raises, and as `prompt`.
         """
-        if self._special_tokens != "everywhere" and self._plain.is_touched(messages):
-            return self._plain.chat(messages, **options)
+        turns, offered = writable(self._tokenizer, messages, tools)
+        from_people = dict(variables or {}) | ({"tools": list(offered)} if offered else {})
+        ids = self._chat(turns, from_people, options)
+        if opening:
+            ids += tuple(
+                self._tokenizer(opening, add_special_tokens=False, verbose=False).input_ids
+            )
+        return ids
+
+    def _chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        from_people: Mapping[str, Any],
+        options: Mapping[str, Any],
+    ) -> tuple[int, ...]:
+        if self._special_tokens != "everywhere" and self._plain.is_touched([messages, from_people]):
+            return self._plain.chat(messages, from_people, **options)
         ids = self._tokenizer.apply_chat_template(
             list(messages),
             tokenize=True,
             return_dict=False,
             tokenizer_kwargs={"verbose": False},
+            **from_people,
             **options,
         )
         return tuple(ids)

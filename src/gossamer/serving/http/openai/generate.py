@@ -7,7 +7,7 @@ loop only passes it on.
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Generic, TypeVar
 
@@ -24,6 +24,7 @@ from gossamer.serving.http.connection import run_unless_disconnected
 from gossamer.serving.http.context import Context
 from gossamer.serving.http.json_text import json_bytes
 from gossamer.serving.http.openai.channel import Channel
+from gossamer.serving.http.openai.chat.answers import AnswerRules
 from gossamer.serving.http.openai.intake import IncomingCall
 from gossamer.serving.http.openai.request_schema import (
     MAX_SEED,
@@ -47,6 +48,7 @@ def plan(
     model_name: str,
     max_context: int,
     tenant: str = DEFAULT_TENANT,
+    rules: AnswerRules | None = None,
 ) -> list[EngineRequest]:
     """Plan requests in the order of the choices: all of the first prompt, then of the second.
 
@@ -56,7 +58,10 @@ def plan(
     for prompt in prompts:
         check_length(len(prompt), body.new_tokens, max_context)
     adapter = None if body.model == model_name else body.model
-    samplings = [_sampling(body, choice) for choice in range(body.num_drawn)]
+    samplings = [
+        replace(_sampling(body, choice), **(rules.sampling if rules else {}))
+        for choice in range(body.num_drawn)
+    ]
     return [
         EngineRequest(
             request_id=f"{reply_id}-{number * body.num_drawn + choice}",
@@ -117,6 +122,8 @@ class Route(Generic[Body]):
     reply_type: type[ReplyFormat]
     turns: Callable[[Body], list[Turn]]
     """The turns of work that encode a body; making the list is quick."""
+    rules: Callable[[Body, list[TokenIds]], AnswerRules] = lambda body, prompts: AnswerRules()
+    """How the answers to a body and its prompts are read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +185,7 @@ async def _submit(
         prompts += turns[-1]()
         if isinstance(body, CompletionBody) and body.echo:
             reply.echo = context.encoder.echo(body, prompts)
+        reply.rules = route.rules(body, prompts)
         requests = plan(
             body,
             prompts,
@@ -185,6 +193,7 @@ async def _submit(
             model_name=engine.model_name,
             max_context=engine.max_context,
             tenant=caller.tenant,
+            rules=reply.rules,
         )
         incoming.move_on()
         channel.submit(requests, adapter)

@@ -5,14 +5,21 @@ refused (see `unsupported_fields`).
 """
 
 from abc import abstractmethod
-from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Never, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from gossamer.errors import unknown_name_message
 from gossamer.serving.http.errors import ApiError
 from gossamer.serving.http.openai import unsupported_fields
+from gossamer.serving.http.openai.chat.messages import Message, parse_messages
+from gossamer.serving.http.openai.chat.template_variables import parse_variables
+from gossamer.serving.http.openai.chat.tools import (
+    Tool,
+    ToolChoice,
+    check_choice,
+    parse_tool_choice,
+    parse_tools,
+)
 from gossamer.serving.http.openai.sampling_fields import (
     parse_bad_words,
     parse_logit_bias,
@@ -23,75 +30,6 @@ from gossamer.serving.http.openai.sizes import SizeLimits, check_choices, check_
 from gossamer.serving.http.openai.unsupported_fields import shown
 
 Prompt = str | tuple[int, ...]
-
-ROLES = ("system", "developer", "user", "assistant")
-TOOL_ROLES = ("tool", "function")
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """One turn of a conversation, ready for a chat template."""
-
-    role: str
-    content: str
-    name: str | None = None
-
-    def as_dict(self) -> dict[str, str]:
-        """Return the form that chat templates read."""
-        named = {"name": self.name} if self.name is not None else {}
-        return {"role": self.role, "content": self.content, **named}
-
-
-def parse_messages(value: Any) -> tuple[Message, ...]:
-    """Parse a non-empty list of turns; raises `ApiError` 400."""
-    if not isinstance(value, list) or not value:
-        _refuse_input("messages", "'messages' must be a list with at least one message")
-    return tuple(_message(turn, f"messages[{index}]") for index, turn in enumerate(value))
-
-
-def _message(turn: Any, where: str) -> Message:
-    if not isinstance(turn, dict):
-        _refuse_input(where, f"{where} must be an object with 'role' and 'content'")
-    # The role first: "tools are not supported" helps more than a complaint about tool_call_id.
-    role = _role(turn.get("role"), where)
-    known = unsupported_fields.keep_supported(
-        turn, ("role", "content", "name"), unsupported_fields.MESSAGE, where=f"{where}."
-    )
-    name = known.get("name")
-    if name is not None and not isinstance(name, str):
-        _refuse_input(f"{where}.name", f"{where}.name must be a string")
-    return Message(role, _content(known.get("content"), f"{where}.content"), name)
-
-
-def _role(role: Any, where: str) -> str:
-    if role in TOOL_ROLES:
-        _refuse_input(f"{where}.role", f"{where}.role '{role}' is not supported: tools are not")
-    if not isinstance(role, str):
-        _refuse_input(f"{where}.role", f"{where}.role must be one of {', '.join(ROLES)}")
-    if role not in ROLES:
-        _refuse_input(f"{where}.role", f"{where}: {unknown_name_message('role', role, ROLES)}")
-    return "system" if role == "developer" else role
-
-
-def _content(content: Any, where: str) -> str:
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, list) or not content:
-        _refuse_input(where, f"{where} must be a string or a list of text parts")
-    return "\n".join(_part(part, f"{where}[{index}]") for index, part in enumerate(content))
-
-
-def _part(part: Any, where: str) -> str:
-    if not isinstance(part, dict):
-        _refuse_input(where, f"{where} must be an object like {{'type': 'text', 'text': '...'}}")
-    if part.get("type") != "text":
-        kind = shown(part.get("type"))
-        _refuse_input(where, f"{where} is of type {kind}: only 'text' is supported")
-    known = unsupported_fields.keep_supported(part, ("type", "text"), {}, where=f"{where}.")
-    text = known.get("text")
-    if not isinstance(text, str):
-        _refuse_input(f"{where}.text", f"{where}.text must be a string")
-    return text
 
 
 def parse_prompts(value: Any) -> tuple[Prompt, ...]:
@@ -256,6 +194,26 @@ class ChatBody(GenerationBody):
     top_logprobs: int | None = Field(None, ge=0, le=20)
     add_generation_prompt: bool | None = None
     continue_final_message: bool = False
+    tools: Annotated[tuple[Tool, ...], BeforeValidator(parse_tools)] = ()
+    tool_choice: Annotated[ToolChoice, BeforeValidator(parse_tool_choice)] = ToolChoice()
+    parallel_tool_calls: bool = True
+    chat_template_kwargs: Annotated[dict[str, Any], BeforeValidator(parse_variables)] = {}
+
+    @property
+    def offered_tools(self) -> tuple[Tool, ...]:
+        """The tools that the model is shown."""
+        choice = self.tool_choice
+        if choice.mode == "none":
+            return ()
+        if choice.mode == "auto" and choice.names:
+            return self.callable_tools
+        return self.tools
+
+    @property
+    def callable_tools(self) -> tuple[Tool, ...]:
+        """The tools that the model may call."""
+        names = self.tool_choice.names
+        return tuple(tool for tool in self.tools if not names or tool.name in names)
 
     @property
     def new_tokens(self) -> int | None:
@@ -284,6 +242,12 @@ class ChatBody(GenerationBody):
             _refuse(
                 "continue_final_message",
                 "'continue_final_message' and 'add_generation_prompt' exclude each other",
+            )
+        check_choice(self.tools, self.tool_choice)
+        if self.tool_choice.mode == "required" and self.continue_final_message:
+            _refuse(
+                "continue_final_message",
+                "'continue_final_message' goes on with a text, and 'tool_choice' wants a call",
             )
 
 

@@ -1,4 +1,4 @@
-"""Builds replies in OpenAI's shapes: chat, plain completions, and what both share."""
+"""Builds replies in OpenAI's shapes: plain completions, and what they share with chats."""
 
 import codecs
 from abc import ABC, abstractmethod
@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from gossamer.serving.core.messages import Finished, TokenLogprob, Tokens
+from gossamer.serving.http.openai.chat.answers import AnswerFollower, AnswerRules
 from gossamer.serving.http.openai.prompt_replies import Echo, finite, prompt_logprobs
 from gossamer.serving.tokenization.vocabulary import Vocabulary
 
@@ -113,6 +114,10 @@ class ReplyFormat(ABC):
     """The likeliest tokens that are told at each place of a prompt; None: nothing is."""
     echo: Echo | None = None
     """The prompts, where answers begin with them."""
+    rules: AnswerRules = field(default_factory=AnswerRules)
+    """How the text of answers is read."""
+    followers: dict[int, AnswerFollower] = field(default_factory=dict)
+    """What reads the answers that are streamed, by choice."""
 
     def bytes_of(self, token_id: int, text: str) -> bytes:
         """The bytes of a token of text `text`; for a part of a character, the vocabulary's."""
@@ -130,15 +135,15 @@ class ReplyFormat(ABC):
         """Build the chunk before the first text of a choice, if there is one."""
         return None
 
-    def delta(self, index: int, event: Tokens) -> dict[str, Any] | None:
-        """Build the chunk for new output; None if it shows nothing."""
+    def delta(self, index: int, event: Tokens) -> list[dict[str, Any]]:
+        """Build the chunks for new output; none if it shows nothing."""
         if not event.text and not event.logprobs and not (self.echo and event.prompt_logprobs):
-            return None
-        return self._chunk(self._part(index, event))
+            return []
+        return [self._chunk(part) for part in self._parts(index, event)]
 
-    def closing(self, index: int, finish_reason: str) -> dict[str, Any]:
-        """Build the last chunk of a choice."""
-        return self._chunk(self._end(index, finish_reason))
+    def closing(self, index: int, finish_reason: str) -> list[dict[str, Any]]:
+        """Build the last chunks of a choice."""
+        return [self._chunk(part) for part in self._ends(index, finish_reason)]
 
     def usage_chunk(self, usage: Usage) -> dict[str, Any]:
         """Build the last chunk of a stream, when usage was asked for."""
@@ -154,10 +159,10 @@ class ReplyFormat(ABC):
     def _whole(self, choice: Choice) -> dict[str, Any]: ...
 
     @abstractmethod
-    def _part(self, index: int, event: Tokens) -> dict[str, Any]: ...
+    def _parts(self, index: int, event: Tokens) -> list[dict[str, Any]]: ...
 
     @abstractmethod
-    def _end(self, index: int, finish_reason: str) -> dict[str, Any]: ...
+    def _ends(self, index: int, finish_reason: str) -> list[dict[str, Any]]: ...
 
 
 def escaped(raw: bytes) -> str | None:
@@ -167,63 +172,6 @@ def escaped(raw: bytes) -> str | None:
     except UnicodeDecodeError:
         return "".join(f"\\x{byte:02x}" for byte in raw)
     return None
-
-
-class ChatReply(ReplyFormat):
-    """The replies of the chat route: chat.completion and chat.completion.chunk."""
-
-    kind = "chat.completion"
-    chunk_kind = "chat.completion.chunk"
-    prefix = "chatcmpl-"
-
-    def opening(self, index: int) -> dict[str, Any]:
-        """Build the first chunk, which tells the role."""
-        return self._chunk(_chat_choice(index, {"role": "assistant", "content": ""}, None, None))
-
-    def reply(self, choices: list[Choice], usage: Usage) -> dict[str, Any]:
-        """Build a reply that is not streamed; it tells of the prompt once."""
-        reply = super().reply(choices, usage)
-        if self.prompt_logprobs is not None:
-            told = choices[0].prompt_logprobs
-            reply["prompt_logprobs"] = prompt_logprobs(told, self.prompt_logprobs)
-        return reply
-
-    def _whole(self, choice: Choice) -> dict[str, Any]:
-        return {
-            "index": choice.index,
-            "message": {"role": "assistant", "content": choice.text, "refusal": None},
-            "logprobs": self._logprobs(choice.logprobs),
-            "finish_reason": choice.finish_reason,
-        }
-
-    def _part(self, index: int, event: Tokens) -> dict[str, Any]:
-        return _chat_choice(
-            index, {"content": event.text}, self._logprobs(event.logprobs or ()), None
-        )
-
-    def _end(self, index: int, finish_reason: str) -> dict[str, Any]:
-        return _chat_choice(index, {}, None, finish_reason)
-
-    def _logprobs(self, tokens: Iterable[TokenLogprob]) -> dict[str, Any] | None:
-        if not self.has_logprobs:
-            return None
-        return {"content": [self._token(token) for token in tokens], "refusal": None}
-
-    def _token(self, token: TokenLogprob) -> dict[str, Any]:
-        return {
-            **self._entry(token.token_id, token.text, token.logprob),
-            "top_logprobs": [self._entry(*each) for each in token.top],
-        }
-
-    def _entry(self, token_id: int, text: str, logprob: float) -> dict[str, Any]:
-        raw = self.bytes_of(token_id, text)
-        return {"token": escaped(raw) or text, "logprob": finite(logprob), "bytes": list(raw)}
-
-
-def _chat_choice(
-    index: int, delta: dict[str, Any], logprobs: dict[str, Any] | None, reason: str | None
-) -> dict[str, Any]:
-    return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
 
 
 @dataclass(slots=True)
@@ -254,15 +202,15 @@ class CompletionReply(ReplyFormat):
             whole["prompt_logprobs"] = prompt_logprobs(told, self.prompt_logprobs)
         return whole
 
-    def _part(self, index: int, event: Tokens) -> dict[str, Any]:
+    def _parts(self, index: int, event: Tokens) -> list[dict[str, Any]]:
         told, text = event.prompt_logprobs, event.text
         if self.echo and told:
             text = self.echo.of(index).text + text
         logprobs = self._logprobs(index, event.logprobs or (), told)
-        return _completion_choice(index, text, logprobs, None)
+        return [_completion_choice(index, text, logprobs, None)]
 
-    def _end(self, index: int, finish_reason: str) -> dict[str, Any]:
-        return _completion_choice(index, "", None, finish_reason)
+    def _ends(self, index: int, finish_reason: str) -> list[dict[str, Any]]:
+        return [_completion_choice(index, "", None, finish_reason)]
 
     def _logprobs(
         self,

@@ -12,9 +12,11 @@ from gossamer.serving.core.stats import AdapterStatus
 from gossamer.serving.http.auth import allowed, caller_of
 from gossamer.serving.http.context import Context
 from gossamer.serving.http.json_text import json_bytes
+from gossamer.serving.http.openai.chat import calling
+from gossamer.serving.http.openai.chat.reply import ChatReply
 from gossamer.serving.http.openai.generate import Route, answer, find_model
 from gossamer.serving.http.openai.request_schema import MAX_MODEL, ChatBody, CompletionBody
-from gossamer.serving.http.openai.responses import ChatReply, CompletionReply
+from gossamer.serving.http.openai.responses import CompletionReply
 from gossamer.serving.keys import Caller
 
 router = APIRouter()
@@ -81,7 +83,9 @@ def _model(name: str, created: int) -> dict[str, Any]:
 @router.post("/v1/chat/completions")
 async def chat_completions(http: Request) -> Response:
     """Answer a conversation."""
-    return await answer(http, Route(ChatBody, ChatReply, Context.of(http).encoder.chat))
+    context = Context.of(http)
+    rules = partial(calling.rules, context.call_parser)
+    return await answer(http, Route(ChatBody, ChatReply, context.encoder.chat, rules))
 
 
 @router.post("/v1/completions")

@@ -85,11 +85,10 @@ class EventStream(Response):
                 yield opening
         if isinstance(event, Finished):
             self._usage.add(index, event)
-            yield self._reply.closing(index, event.finish_reason)
+            yield from self._reply.closing(index, event.finish_reason)
             return
         self._usage.tell(index, event)
-        if (delta := self._reply.delta(index, event)) is not None:
-            yield delta
+        yield from self._reply.delta(index, event)
 
     def _usage_so_far(self) -> dict[str, Any]:
         """The field `usage` of a chunk: OpenAI's before the last carry an empty one."""

@@ -6,10 +6,13 @@ from typing import Any
 
 from gossamer.errors import cut
 from gossamer.serving.http.errors import ApiError
+from gossamer.serving.http.openai.chat.bounds import count_characters
+from gossamer.serving.http.openai.chat.calling import opening
 from gossamer.serving.http.openai.prompt_replies import Echo, EchoedPrompt
 from gossamer.serving.http.openai.request_schema import ChatBody, CompletionBody, Prompt
 from gossamer.serving.http.openai.sizes import too_long
 from gossamer.serving.tokenization.prompts import PromptEncoder
+from gossamer.serving.tokenization.tool_calls.families import CallParser
 
 TokenIds = tuple[int, ...]
 Turn = Callable[[], list[TokenIds]]
@@ -29,9 +32,16 @@ class RequestEncoder:
     """
 
     def __init__(
-        self, tokenizer: Any, model_name: str, max_context: int, *, special_tokens: str
+        self,
+        tokenizer: Any,
+        model_name: str,
+        max_context: int,
+        *,
+        special_tokens: str,
+        call_parser: CallParser,
     ) -> None:
         self._tokenizer = tokenizer
+        self._call_parser = call_parser
         self._encoder = PromptEncoder(tokenizer, special_tokens)
         self._model_name = model_name
         self._max_context = max_context
@@ -45,8 +55,9 @@ class RequestEncoder:
         Raises `ApiError` 400 for one that cannot fit the context; the turn, if there is no template
         or it refuses the conversation.
         """
-        names = sum(len(message.name or "") for message in body.messages)
-        self._check_characters(names + sum(len(message.content) for message in body.messages))
+        written = [(each.name, each.content, each.tool_calls) for each in body.messages]
+        tools = [tool.as_dict for tool in body.offered_tools]
+        self._check_characters(count_characters([written, tools, body.chat_template_kwargs]))
         return [lambda: [self._chat(body)]]
 
     def prompts(self, body: CompletionBody) -> list[Turn]:
@@ -113,10 +124,13 @@ class RequestEncoder:
         try:
             return self._encoder.chat(
                 [message.as_dict() for message in body.messages],
+                tools=[tool.as_dict for tool in body.offered_tools],
+                variables=body.chat_template_kwargs,
+                opening=opening(self._call_parser, body),
                 add_generation_prompt=add_header,
                 continue_final_message=is_continued,
             )
-        except (TemplateError, ValueError) as error:
+        except (TemplateError, ValueError, TypeError) as error:
             raise ApiError(
                 400,
                 f"the model's chat template refuses these messages: {cut(str(error))}",

@@ -59,9 +59,6 @@ COMMON: dict[str, Neutral] = {
 CHAT: dict[str, Neutral] = {
     **COMMON,
     "best_of": _one_of(1),
-    "tools": _empty,
-    "tool_choice": _one_of("none", "auto"),
-    "parallel_tool_calls": _anything,
     "functions": _empty,
     "function_call": _one_of("none", "auto"),
     "modalities": _one_of(["text"]),
@@ -72,7 +69,6 @@ CHAT: dict[str, Neutral] = {
     "verbosity": _one_of("medium"),
     "web_search_options": _never,
     "chat_template": _never,
-    "chat_template_kwargs": _empty,
     "documents": _empty,
     "echo": _one_of(False),
 }
@@ -89,8 +85,22 @@ MESSAGE: dict[str, Neutral] = {
     "function_call": _never,
     "audio": _never,
     "refusal": _never,
-    "annotations": _empty,
+    "annotations": _anything,
+    "reasoning_content": _anything,
+    "reasoning": _anything,
+    "reasoning_details": _anything,
+    "provider_specific_fields": _anything,
+    "cache_control": _anything,
+    "id": _anything,
+    "timestamp": _anything,
 }
+"""Fields of messages: what programs keep beside the texts asks for nothing."""
+
+PART: dict[str, Neutral] = {"cache_control": _anything, "annotations": _anything}
+"""Fields of the parts of a message."""
+
+TOOL: dict[str, Neutral] = {"strict": _anything, "cache_control": _anything}
+"""Fields of a tool's function. Calls that a grammar makes keep to the schema in any case."""
 
 
 def keep_supported(

@@ -1,0 +1,1 @@
+"""What chat has beyond a prompt and a text: messages, tools, and answers that call them."""

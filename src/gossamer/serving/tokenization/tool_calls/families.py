@@ -1,0 +1,118 @@
+"""Chooses how calls are read by the model's chat template, which tells how it writes them."""
+
+import secrets
+import string
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gossamer.basemodel.chat_template.tools import tool_support
+from gossamer.serving.tokenization.tool_calls.marked import CallSyntax, MarkedReader
+from gossamer.serving.tokenization.tool_calls.parts import AnswerReader, ReaderFactory
+from gossamer.serving.tokenization.tool_calls.response_template import (
+    TemplateReader,
+    response_template,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class CallFamily:
+    """How a family of models writes calls."""
+
+    syntaxes: tuple[CallSyntax, ...]
+    opening: str = ""
+    """What comes before the JSON object of a call that the model has to make."""
+    arguments_key: str = "arguments"
+    special_texts: tuple[str, ...] = ()
+    """Texts of its syntax that may be special tokens, which answers leave out otherwise."""
+
+
+_TAGS = CallSyntax("<tool_call>", "</tool_call>")
+_PYTHON_TAG = CallSyntax("<|python_tag|>")
+_BARE = CallSyntax()
+_MISTRAL = CallSyntax("[TOOL_CALLS]", takes_name=True)
+_TAG_TEXTS = ("<tool_call>", "</tool_call>")
+_MISTRAL_TEXTS = ("[TOOL_CALLS]", "[ARGS]", "[CALL_ID]")
+
+FAMILIES: Mapping[str, CallFamily] = {
+    "hermes": CallFamily((_TAGS,), "<tool_call>\n", special_texts=_TAG_TEXTS),
+    "llama3": CallFamily((_PYTHON_TAG, _BARE), "", "parameters", ("<|python_tag|>",)),
+    "mistral": CallFamily((_MISTRAL,), "[TOOL_CALLS] ", special_texts=_MISTRAL_TEXTS),
+    "generic": CallFamily(
+        (_TAGS, _PYTHON_TAG, _MISTRAL, _BARE),
+        "<tool_call>\n",
+        special_texts=(*_TAG_TEXTS, "<|python_tag|>", *_MISTRAL_TEXTS),
+    ),
+}
+"""The parsers that are ours, by name."""
+
+_SIGNS = (("[TOOL_CALLS]", "mistral"), ("<tool_call>", "hermes"), ("<|python_tag|>", "llama3"))
+"""What templates of a family hold, in the order in which it is looked for."""
+
+
+class CallParser:
+    """Makes the readers of answers to calls with tools, for one tokenizer. Any thread may ask."""
+
+    def __init__(self, tokenizer: Any, name: str = "auto") -> None:
+        """Make a parser of the family `name`, or by what the tokenizer says: by its description of
+        answers (`template`), or that or else its chat template (`auto`).
+
+        Raises `ValueError` for `template` where the tokenizer has no description of answers.
+        """
+        described = response_template(tokenizer)
+        if name == "template" and described is None:
+            raise ValueError("the tokenizer has no 'response_template' that tells how to read it")
+        self._tokenizer = tokenizer
+        found = family_of(tokenizer) if name in ("auto", "template") else name
+        self._template = described if name in ("auto", "template") else None
+        self.name = found if self._template is None else "template"
+        """Which parser it is."""
+        self.family = FAMILIES[found]
+        self.kept_special_tokens = self._kept()
+        """The special tokens whose text tells calls apart."""
+        self._needs_short_ids = found == "mistral"
+
+    def readers(
+        self, tools: Sequence[Mapping[str, Any]], names: frozenset[str], prompt: Sequence[int]
+    ) -> ReaderFactory:
+        """Make what makes a reader for each answer to the token ids `prompt`.
+
+        `tools` are those that were offered, `names` those that may be called.
+        """
+
+        def make() -> AnswerReader:
+            if self._template is not None:
+                return TemplateReader(self._tokenizer, self._template, tools, names, prompt)
+            return MarkedReader(self.family.syntaxes, names)
+
+        return make
+
+    def new_id(self) -> str:
+        """Make the id of a call. Templates of Mistral's take nine letters and digits."""
+        letters = string.ascii_letters + string.digits
+        length = 9 if self._needs_short_ids else 24
+        text = "".join(secrets.choice(letters) for _ in range(length))
+        return text if self._needs_short_ids else f"call_{text}"
+
+    def _kept(self) -> tuple[int, ...]:
+        added = getattr(self._tokenizer, "added_tokens_decoder", {})
+        ids = set(self._tokenizer.all_special_ids)
+        if self._template is not None:
+            return tuple(sorted(ids))
+        texts = set(self.family.special_texts)
+        found = {id_ for id_, token in added.items() if token.content in texts}
+        return tuple(sorted(found & ids))
+
+
+def family_of(tokenizer: Any) -> str:
+    """Name the family whose way of calling the tokenizer's chat template writes."""
+    if not getattr(tokenizer, "chat_template", None):
+        return "generic"
+    if not tool_support(tokenizer, has_tools=True).offers:
+        return "generic"
+    template = str(tokenizer.get_chat_template(tools=[]))
+    for sign, name in _SIGNS:
+        if sign in template:
+            return name
+    is_llama = '"parameters": ' in template and '{"name": ' in template
+    return "llama3" if is_llama else "generic"
