@@ -24,7 +24,7 @@ from gossamer.serving.http.openai import sampling_fields, sizes
 from gossamer.serving.http.openai import unsupported_fields as fields
 from gossamer.serving.http.openai.chat import bounds, template_variables
 from gossamer.serving.http.openai.request_schema import ChatBody, CompletionBody, GenerationBody
-from gossamer.serving.http.routes import adapters, operation
+from gossamer.serving.http.routes import about, adapters, operation, tokens
 from gossamer.serving.http.routes import adapters as adapter_bodies
 from gossamer.serving.http.settings import HttpSettings
 from gossamer.studio.assembly import ROUTES
@@ -142,7 +142,7 @@ def _limits() -> Iterator[tuple[str, str]]:
 
 
 def _routes() -> Iterator[tuple[str, str]]:
-    yield from _routes_of(chat, completions, models, adapters, operation)
+    yield from _routes_of(chat, completions, models, tokens, adapters, operation, about)
 
 
 def _routes_of(*modules: Any) -> Iterator[tuple[str, str]]:

@@ -36,7 +36,6 @@ def error_of(reply, status):
         ("GET", "/models", "/v1/models"),
         ("GET", "/models/poet", "/v1/models/poet"),
         ("POST", "/v2/chat", None),
-        ("GET", "/", None),
     ],
 )
 def test_a_base_url_without_v1(make_engine, ask, method, path, meant):

@@ -25,7 +25,7 @@ from gossamer.serving.http.openai.intake import Intake
 from gossamer.serving.http.openai.sizes import SizeLimits
 from gossamer.serving.http.openai.tokenize import RequestEncoder
 from gossamer.serving.http.origins import OriginCheck
-from gossamer.serving.http.routes import adapters, operation
+from gossamer.serving.http.routes import about, adapters, operation, tokens
 from gossamer.serving.http.settings import HttpSettings
 from gossamer.serving.key_file import KeyFile
 from gossamer.serving.key_ring import KeyRing
@@ -75,8 +75,9 @@ def create_app(
     # elsewhere and know nothing of bodies that are read by hand.
     app = FastAPI(title="Gossamer", lifespan=lifespan, openapi_url=None)
     app.state.context = context
-    own = (openai.router, adapters.router, operation.router)
-    for router in (*own, *(router for each in extensions for router in each.routers)):
+    own = (openai.router, adapters.router, operation.router, tokens.router, about.router)
+    app.state.routers = (*own, *(router for each in extensions for router in each.routers))
+    for router in app.state.routers:
         _answer_head(router)
         app.include_router(router)
     for extension in extensions:

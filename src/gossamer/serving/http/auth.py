@@ -81,12 +81,13 @@ def require_admin(http: Request) -> None:
         )
 
 
-OPEN_PATHS = frozenset({"/health"})
+OPEN_PATHS = frozenset({"/", "/health", "/ping"})
+"""Paths that tell nothing of models and tenants to whom no key was asked for."""
 
 
 class ApiKeyCheck:
     """Lets a call through only with a valid key as bearer token, or a session of an extension;
-    `/health` and what extensions open need neither.
+    `OPEN_PATHS` and what extensions open need neither.
 
     Who calls is left in the state of the call. On a server without keys everyone is let through.
     """

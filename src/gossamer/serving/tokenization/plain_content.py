@@ -61,10 +61,10 @@ class PlainContent:
             for text in _texts(value)
         )
 
-    def encode(self, text: str) -> tuple[int, ...]:
-        """Encode all of it as text, with what the tokenizer puts around every text."""
-        self._copy.encode(text)
-        return self._copy.encode(text, is_whole=True)
+    def encode(self, text: str, *, is_whole: bool = True) -> tuple[int, ...]:
+        """Encode all of it as text; `is_whole`: with what the tokenizer puts around every text."""
+        found = self._copy.encode(text)
+        return self._copy.encode(text, is_whole=True) if is_whole else found
 
     def chat(
         self,

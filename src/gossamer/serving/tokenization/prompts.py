@@ -21,14 +21,15 @@ class PromptEncoder:
         self._special_tokens = special_tokens
         self._plain = PlainContent(tokenizer)
 
-    def prompt(self, text: str) -> tuple[int, ...]:
-        """Encode a text as the tokenizer does by default.
+    def prompt(self, text: str, *, add_special_tokens: bool = True) -> tuple[int, ...]:
+        """Encode a text as the tokenizer does by default, or without what it puts around texts.
 
         Raises `RequestError` if special tokens are to stay text and the tokenizer cannot do that.
         """
         if self._special_tokens == "template" and self._plain.is_touched(text):
-            return self._plain.encode(text)
-        return tuple(self._tokenizer(text, verbose=False)["input_ids"])
+            return self._plain.encode(text, is_whole=add_special_tokens)
+        encoded = self._tokenizer(text, add_special_tokens=add_special_tokens, verbose=False)
+        return tuple(encoded["input_ids"])
 
     def chat(
         self,

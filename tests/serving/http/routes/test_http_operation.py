@@ -29,6 +29,7 @@ def test_models_lists_base_and_adapters(make_engine, ask):
         "num_bytes": 64,
         "digest": "abc",
         "max_context": 256,
+        "max_model_len": 256,
     }
     assert (poet["state"], poet["rank"]) == ("registered", None)
     assert listing["refused"] == [{"id": "broken", "problem": "weights hold NaN"}]

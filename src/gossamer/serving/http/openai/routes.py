@@ -59,7 +59,7 @@ def _base(context: Context) -> dict[str, Any]:
         **_model(context.engine.model_name, context.started),
         "kind": "base",
         "state": "resident",
-        "max_context": context.engine.max_context,
+        **_length(context),
     }
 
 
@@ -72,8 +72,14 @@ def _adapter(context: Context, adapter: AdapterStatus) -> dict[str, Any]:
         "rank": adapter.rank,
         "num_bytes": adapter.num_bytes,
         "digest": adapter.digest,
-        "max_context": context.engine.max_context,
+        **_length(context),
     }
+
+
+def _length(context: Context) -> dict[str, Any]:
+    # vLLM calls it by the second name.
+    most = context.engine.max_context
+    return {"max_context": most, "max_model_len": most}
 
 
 def _model(name: str, created: int) -> dict[str, Any]:

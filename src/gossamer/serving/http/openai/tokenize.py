@@ -77,6 +77,14 @@ class RequestEncoder:
             size += count
         return [partial(self._prompts, prompts) for prompts in turns]
 
+    def text(self, text: str, *, add_special_tokens: bool) -> TokenIds:
+        """Encode a text, with what the tokenizer puts around every text or without it.
+
+        Raises `ApiError` 400 for one that cannot fit the context.
+        """
+        self._check_characters(len(text))
+        return self._encoder.prompt(text, add_special_tokens=add_special_tokens)
+
     def echo(self, body: CompletionBody, prompts: list[TokenIds]) -> Echo:
         """Return what answers to `body` begin with; `prompts` are its prompts as token ids."""
         texts = (p if isinstance(p, str) else self._tokenizer.decode(p) for p in body.prompt)

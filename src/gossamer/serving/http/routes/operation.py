@@ -1,4 +1,4 @@
-"""Routes for those who run the server: GET /health, /metrics and /version."""
+"""Routes for those who run the server: GET /health, /ping, /metrics and /version."""
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
@@ -10,6 +10,12 @@ from gossamer.serving.http.context import Context
 from gossamer.version import VERSION
 
 router = APIRouter()
+
+
+@router.get("/ping")
+async def ping(http: Request) -> JSONResponse:
+    """Answer as /health does, under the name that some load balancers ask for."""
+    return await health(http)
 
 
 @router.get("/health")
