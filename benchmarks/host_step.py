@@ -49,7 +49,7 @@ from gossamer.serving.runner.batch import BatchBuilder
 from gossamer.serving.runner.lowering.programs import ProgramLowering
 from gossamer.serving.runner.lowering.threads import ThreadLowering
 from gossamer.serving.runner.model_runner import ModelRunner
-from gossamer.serving.runner.sampler import SamplingState, choose
+from gossamer.serving.runner.sampling.sampler import SamplingState, choose
 from gossamer.serving.scheduler.rate_limiter import RateLimiter
 from gossamer.serving.scheduler.scheduler import Scheduler
 from gossamer.serving.scheduler.step import SchedulerLimits
@@ -57,6 +57,7 @@ from gossamer.serving.store.host_cache import HostCache
 from gossamer.serving.store.manager import AdapterManager
 from gossamer.serving.store.names import AdapterNames
 from gossamer.serving.store.reader import AdapterReader, Loaded
+from gossamer.serving.structured.grammars import Grammars
 
 MODULES, RANK, ADAPTER_BLOCKS = 224, 16, 41
 CONTEXT, BLOCK_TOKENS, VOCABULARY = 512, 16, 32_000
@@ -146,6 +147,7 @@ class Machine:
             tokenizer=self._tokenizer,
             special_tokens="prompts",
             eos_token_ids=frozenset([VOCABULARY - 1]),
+            grammars=Grammars(self._tokenizer, [VOCABULARY - 1], VOCABULARY),
             limits=EngineLimits(
                 max_context=10**6, vocab_size=VOCABULARY, block_tokens=BLOCK_TOKENS, block_bytes=1
             ),

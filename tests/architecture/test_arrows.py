@@ -64,6 +64,7 @@ HOMES = {
     "alembic": r"jobs/store/",
     "psycopg": r"jobs/store/",
     "python_multipart": r"jobs/files/",
+    "llguidance": r"serving/structured/",
     "re2": r"adapters/patterns\.py$",
     "triton": r"(.*/)?triton_kernels\.py$",
     "flashinfer": r"kernels/paged_attention/flashinfer\.py$",

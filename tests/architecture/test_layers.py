@@ -18,6 +18,7 @@ SERVING = (
     "packing",
     "device",
     "runner",
+    "structured",
     "engine",
     "http",
 )

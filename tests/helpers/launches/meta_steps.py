@@ -12,7 +12,7 @@ from gossamer.serving.core.adapter import AdapterEntry
 from gossamer.serving.core.messages import SamplingParams
 from gossamer.serving.packing.resident import DeviceTables, Resident
 from gossamer.serving.runner.model_runner import ModelRunner
-from gossamer.serving.runner.sampler import SamplingState
+from gossamer.serving.runner.sampling.sampler import SamplingState
 from gossamer.serving.runner.warm_up import warm_up
 from launches.operations import CASES, LLAMA_3_8B
 from launches.step_device import StepDevice, adapter

@@ -15,8 +15,9 @@ from gossamer.serving.core.messages import Failed, Finished, Request, SamplingPa
 from gossamer.serving.core.sequence import Sequence
 from gossamer.serving.core.tickets import DoneTicket
 from gossamer.serving.engine.loop import EngineLoop
-from gossamer.serving.engine.output import Generation, Receiver, RequestOutput, TextStream
-from gossamer.serving.runner.sampler import SampledToken, SamplingState
+from gossamer.serving.engine.output import Generation, Receiver, RequestOutput
+from gossamer.serving.engine.text_stream import TextStream
+from gossamer.serving.runner.sampling.sampler import SampledToken, SamplingState
 from gossamer.serving.scheduler.rate_limiter import RateLimiter
 from gossamer.serving.tokenization.vocabulary import vocabulary_of
 

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from gossamer.serving.engine.output import TextStream
+from gossamer.serving.engine.text_stream import TextStream
 
 from tiny import byte_level_tokenizer, spell, tiny_tokenizer
 

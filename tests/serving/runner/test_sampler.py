@@ -9,8 +9,8 @@ from row_sampler import choose
 
 from gossamer.serving.core.messages import SamplingParams
 from gossamer.serving.device.cpu import CpuFetch
-from gossamer.serving.runner import sampler
-from gossamer.serving.runner.sampler import SamplingState
+from gossamer.serving.runner.sampling import sampler
+from gossamer.serving.runner.sampling.sampler import SamplingState
 
 VOCAB = 40
 

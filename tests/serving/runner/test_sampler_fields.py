@@ -6,7 +6,7 @@ from transformers import RepetitionPenaltyLogitsProcessor
 
 from gossamer.serving.core.messages import SamplingParams
 from gossamer.serving.device.cpu import CpuFetch
-from gossamer.serving.runner.sampler import SamplingState, choose
+from gossamer.serving.runner.sampling.sampler import SamplingState, choose
 
 VOCAB = 40
 

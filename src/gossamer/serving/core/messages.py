@@ -4,16 +4,95 @@ Every request that `Engine.submit` accepts ends in exactly one final event: `Fin
 Plain frozen dataclasses; nothing here imports torch.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from json import dumps
+from typing import Any, Literal
 
-from gossamer.errors import GossamerError
+from gossamer.errors import GossamerError, RequestError
 
 FinishReason = Literal["stop", "length", "cancelled"]
 
 DEFAULT_TENANT = "default"
 """The tenant of requests that name none, such as all requests to a server without keys."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StructuredOutputs:
+    """Asks for an answer that has a form: exactly one of the first four fields is given.
+
+    Each next token is one of those with which the answer can still come to have the form. An
+    end-of-text token may come only where it has, and special tokens only where `grammar` names
+    them. When nothing more can follow, the request ends with the reason "stop", whatever
+    `min_tokens` and `ignore_eos` say. One that ends for want of tokens ("length") or at a stop text
+    is a beginning of the form.
+    """
+
+    json: Mapping[str, Any] | bool | str | None = field(default=None, hash=False)
+    """A JSON Schema, or its text: the answer is a JSON document that it admits."""
+    regex: str | None = None
+    """A regular expression (RE2's notation without look-around) that the whole answer matches."""
+    choice: Sequence[str] | None = field(default=None, hash=False)
+    """The texts of which the answer is one."""
+    grammar: str | None = None
+    """A grammar of the whole answer: Lark's notation as llguidance reads it, with the rule `start`,
+    or llama.cpp's GBNF, with `root ::=`.
+
+    In Lark's notation rules are in lower case and terminals in upper case; `%json {...}` stands for
+    the documents of a JSON Schema, and `<name>` for the special token of that name. Text that is
+    free until a token or a tag comes is a terminal such as `/(.|\\n)*/` before it:
+
+        start: TEXT | TEXT? call+
+        TEXT: /(.|\\n)*/
+        call: <tool_call> "\\n" %json {"type": "object"} "\\n" </tool_call>
+    """
+    asked_as: str = "structured_outputs"
+    """The name of the field that asked for it, for messages about it."""
+
+    def __post_init__(self) -> None:
+        """Raise `RequestError` unless one form is given, of the right type."""
+        given = [name for name in FORMS if getattr(self, name) is not None]
+        if len(given) != 1:
+            found = " and ".join(given) or "none"
+            self._refuse(f"must have one of {', '.join(FORMS)}, and has {found}")
+        if given == ["choice"]:
+            self._check_choice()
+        elif given == ["json"]:
+            if not isinstance(self.json, Mapping | bool | str):
+                self._refuse("has a json that is no JSON Schema (an object, or its text)")
+        elif not isinstance(getattr(self, given[0]), str):
+            self._refuse(f"has a {given[0]} that is no text")
+
+    def _check_choice(self) -> None:
+        choice = self.choice
+        is_list = isinstance(choice, Sequence) and not isinstance(choice, str) and choice
+        if not is_list or not all(isinstance(each, str) and each for each in choice or ()):
+            self._refuse("has a choice that is no list of texts of at least one character")
+
+    @property
+    def kind(self) -> str:
+        """Return which of the forms is given."""
+        return next(name for name in FORMS if getattr(self, name) is not None)
+
+    @property
+    def text(self) -> str:
+        """Return the form as text: of a schema and of choices, JSON in the order that was given.
+
+        Raises `RequestError` for a schema that JSON cannot express.
+        """
+        value = getattr(self, self.kind)
+        if isinstance(value, str):
+            return value
+        try:
+            return dumps(value, ensure_ascii=False, allow_nan=False)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise RequestError(f"{self.asked_as}: {error}", param=self.asked_as) from None
+
+    def _refuse(self, problem: str) -> None:
+        raise RequestError(f"{self.asked_as} {problem}", param=self.asked_as)
+
+
+FORMS = tuple(each.name for each in fields(StructuredOutputs))[:-1]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +141,8 @@ class SamplingParams:
     prompt_logprobs_from: int = 0
     """The number of tokens of the prompt that are given no log-probabilities. What requests have in
     common there is computed once, and found in the prefix cache."""
+    structured_outputs: StructuredOutputs | None = None
+    """The form that the answer is to have, if any."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

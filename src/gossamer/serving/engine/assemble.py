@@ -61,6 +61,7 @@ from gossamer.serving.store.host_cache import HostCache
 from gossamer.serving.store.manager import AdapterManager
 from gossamer.serving.store.names import AdapterNames
 from gossamer.serving.store.reader import AdapterReader, reading_threads
+from gossamer.serving.structured.grammars import Grammars
 
 _GIB = 1024**3
 _HANG_SECONDS = 30.0
@@ -170,6 +171,7 @@ def load_base(settings: ServeSettings, folder: Path, ranks: Ranks) -> Base:
         tokenizer=tokenizer,
         special_tokens=settings.special_tokens,
         eos_token_ids=eos_token_ids,
+        grammars=Grammars(tokenizer, eos_token_ids, config.vocab_size),
         limits=EngineLimits(
             max_context=_max_context(settings, config),
             vocab_size=config.vocab_size,

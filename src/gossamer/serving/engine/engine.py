@@ -102,6 +102,7 @@ class Engine:
             token_ids=list(request.prompt_token_ids),
             arrived=time.monotonic(),
         )
+        # Compiles a form that the answer is to have.
         tell = self.loop.detokenizer.tell
         generation = self.model.generation(sequence, on_event, tell)
         with self.loop.taking_in:
@@ -198,6 +199,7 @@ class Engine:
         self.loop.end(stop_seconds)
         self.control.close()
         self.runner.close()
+        self.model.grammars.close()
         atexit.unregister(self._stop_at_exit)
 
     def _stop_at_exit(self) -> None:

@@ -11,8 +11,13 @@ from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
 
-from gossamer.errors import EngineStoppedError, GossamerError, RankLostError, ServingError
-from gossamer.serving.core.adapter import not_finite
+from gossamer.errors import (
+    EngineStoppedError,
+    GossamerError,
+    RankLostError,
+    RequestError,
+    ServingError,
+)
 from gossamer.serving.core.futures import guard
 from gossamer.serving.core.mailbox import Mailbox
 from gossamer.serving.core.messages import FinishReason
@@ -25,7 +30,7 @@ from gossamer.serving.engine.output import FAILED, Generation, RequestOutput
 from gossamer.serving.engine.stats import EngineFigures
 from gossamer.serving.runner.in_flight import StepInFlight
 from gossamer.serving.runner.model_runner import ModelRunner
-from gossamer.serving.runner.sampler import SampledToken
+from gossamer.serving.runner.sampling.sampler import SampledToken
 from gossamer.serving.scheduler.rate_limiter import RateLimiter
 from gossamer.serving.scheduler.scheduler import Scheduler
 from gossamer.serving.scheduler.step import ScheduledChunk
@@ -221,7 +226,9 @@ class EngineLoop:
         self.figures.observe_step(step.chunks, (begun, built, computed, end), len(said))
         self._scheduler.postprocess(step.chunks, end - begun)
         for sequence in bad:
-            self._fail([sequence], not_finite(sequence.adapter))
+            generation = self.requests.generation(sequence)
+            if generation is not None:
+                self._fail([sequence], generation.nothing_to_choose())
         uncounted = self._spend(Counter(sequence.tenant for sequence in said))
         for generation, choice in taken:
             if generation.sequence.tenant in uncounted:
@@ -256,6 +263,9 @@ class EngineLoop:
         try:
             self._scheduler.record_token(sequence, choice.token_id)
             reason = generation.accept(choice)
+        except RequestError as error:
+            self._fail([sequence], error)
+            return
         except Exception:
             log.exception("a token could not be taken")
             self._fail([sequence])

@@ -2,7 +2,7 @@
 
 from gossamer.serving.core.sequence import Sequence
 from gossamer.serving.engine.output import Generation
-from gossamer.serving.runner.sampler import SamplingState
+from gossamer.serving.runner.sampling.sampler import SamplingState
 
 
 class OpenRequests:

@@ -1,14 +1,14 @@
-"""Follows one request from its first token to its final event: sampling, text, stop texts."""
+"""Follows one request from its first token to its final event: sampling, events, its end."""
 
-import codecs
 import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
-from gossamer.errors import GossamerError, ServingError
+from gossamer.errors import GossamerError, RequestError, ServingError
+from gossamer.serving.core.adapter import not_finite
 from gossamer.serving.core.messages import (
     Event,
     Failed,
@@ -21,145 +21,11 @@ from gossamer.serving.core.prompt_scores import PromptScores
 from gossamer.serving.core.sequence import Sequence
 from gossamer.serving.core.validation import EngineLimits
 from gossamer.serving.engine.prompt_event import prompt_event
-from gossamer.serving.runner.sampler import SampledToken, SamplingState
+from gossamer.serving.engine.text_stream import TextStream
+from gossamer.serving.runner.sampling.sampler import SampledToken, SamplingState
+from gossamer.serving.structured.grammars import Grammars
 from gossamer.serving.tokenization.bad_words import bad_words
 from gossamer.serving.tokenization.vocabulary import Vocabulary, vocabulary_of
-
-# Where each byte is a token, more than four of them complete no character.
-_PATIENCE = 5
-
-
-class _Pieces(Protocol):
-    """Text of tokens as soon as it is certain."""
-
-    def push(self, token: int) -> str: ...
-
-    def finish(self) -> str: ...
-
-
-class TextStream:
-    """Makes the text of one sequence; what may yet become part of a stop text is held back."""
-
-    def __init__(
-        self,
-        tokenizer: Any,
-        stops: tuple[str, ...],
-        *,
-        include_stop: bool = False,
-        skip_special_tokens: bool = True,
-        kept_special_tokens: tuple[int, ...] = (),
-    ) -> None:
-        """`include_stop` and those of special tokens are as in `SamplingParams`."""
-        self._stops = stops
-        self._include_stop = include_stop
-        special = frozenset(tokenizer.all_special_ids if skip_special_tokens else ())
-        self._special = special.difference(kept_special_tokens)
-        vocabulary = vocabulary_of(tokenizer)
-        self._pieces: _Pieces = (
-            _ByteText(vocabulary)
-            if vocabulary.is_concatenated
-            # What is skipped does not get there.
-            else _WindowText(tokenizer, skip_special_tokens and not kept_special_tokens)
-        )
-        self._held = ""
-        self.met_stop = False
-        """Whether a stop text has ended the text."""
-
-    def push(self, token: int, *, look_for_stops: bool = True) -> tuple[str, bool]:
-        """Add a token; returns text that is now certain, and whether a stop text was met."""
-        if token in self._special:
-            return "", False
-        piece = self._pieces.push(token)
-        if not piece:
-            return "", False
-        self._held += piece
-        return self._release(look_for_stops), self.met_stop
-
-    def finish(self, *, look_for_stops: bool = True) -> str:
-        """Return the rest, up to a stop text in it, once no more tokens come."""
-        if self.met_stop:
-            return ""
-        self._held += self._pieces.finish()
-        text = self._release(look_for_stops)
-        if not self.met_stop:
-            text, self._held = text + self._held, ""
-        return text
-
-    def _release(self, look_for_stops: bool) -> str:
-        if look_for_stops:
-            met = [(self._held.find(stop), stop) for stop in self._stops if stop in self._held]
-            if met:
-                place, stop = min(met)
-                end = place + len(stop) if self._include_stop else place
-                text, self._held = self._held[:end], ""
-                self.met_stop = True
-                return text
-        keep = self._undecided() if look_for_stops else 0
-        cut = len(self._held) - keep
-        text, self._held = self._held[:cut], self._held[cut:]
-        return text
-
-    def _undecided(self) -> int:
-        """Length of the longest tail of the held text with which a stop text begins."""
-        longest = min(max((len(s) for s in self._stops), default=1) - 1, len(self._held))
-        for length in range(longest, 0, -1):
-            tail = self._held[-length:]
-            if any(stop.startswith(tail) for stop in self._stops):
-                return length
-        return 0
-
-
-class _ByteText:
-    """Text of vocabularies whose tokens are bytes: one may end a character and begin the next."""
-
-    def __init__(self, vocabulary: Vocabulary) -> None:
-        self._vocabulary = vocabulary
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-
-    def push(self, token: int) -> str:
-        return self._decoder.decode(self._vocabulary.bytes_of(token))
-
-    def finish(self) -> str:
-        return self._decoder.decode(b"", True)
-
-
-class _WindowText:
-    """Text of other vocabularies, where a token's text depends on those before it: decoding
-    starts a few tokens back. Their tokens are whole characters, or a byte each."""
-
-    def __init__(self, tokenizer: Any, skip_special_tokens: bool) -> None:
-        self._tokenizer = tokenizer
-        self._skip_special_tokens = skip_special_tokens
-        self._tokens: list[int] = []
-        self._start = 0
-        self._shown = 0
-
-    def push(self, token: int) -> str:
-        self._tokens.append(token)
-        before = self._decode(self._tokens[self._start : self._shown])
-        now = self._decode(self._tokens[self._start :])
-        pending = len(self._tokens) - self._shown
-        if now.endswith("\ufffd") and pending <= _PATIENCE:
-            # A character is incomplete.
-            return ""
-        if len(now) <= len(before):
-            # The token shows nothing; many such must not make every decoding longer.
-            if pending > _PATIENCE:
-                del self._tokens[self._shown :]
-            return ""
-        self._start, self._shown = self._shown, len(self._tokens)
-        return now[len(before) :]
-
-    def finish(self) -> str:
-        before = self._decode(self._tokens[self._start : self._shown])
-        rest = self._decode(self._tokens[self._start :])[len(before) :]
-        self._start = self._shown = len(self._tokens)
-        return rest
-
-    def _decode(self, tokens: list[int]) -> str:
-        text: str = self._tokenizer.decode(tokens, skip_special_tokens=self._skip_special_tokens)
-        return text
-
 
 log = logging.getLogger(__name__)
 
@@ -297,6 +163,7 @@ class ModelInfo:
     """Where their text stands for them (`ServeSettings.special_tokens`)."""
     eos_token_ids: frozenset[int]
     limits: EngineLimits
+    grammars: Grammars
 
     def generation(
         self,
@@ -304,11 +171,18 @@ class ModelInfo:
         on_event: Callable[[Event], None],
         tell: Callable[[RequestOutput, Callable[[], None]], None],
     ) -> "Generation":
-        """Make what follows the tokens of `sequence`; `tell` has a call made where events are."""
+        """Make what follows the tokens of `sequence`; `tell` has a call made where events are.
+
+        Raises `RequestError` for a form that the answer cannot be kept to.
+        """
         request = sequence.request
         params = request.sampling
         ends = frozenset(params.stop_token_ids)
-        if not params.ignore_eos:
+        asked, grammar = params.structured_outputs, None
+        if asked is not None:
+            grammar = self.grammars.matcher(asked, ignores_ends=params.ignore_eos)
+        # A grammar allows them only where the text may end, and forbids those that are ignored.
+        if not params.ignore_eos or grammar is not None:
             ends |= self.eos_token_ids
         return Generation(
             sequence=sequence,
@@ -317,6 +191,7 @@ class ModelInfo:
                 tuple(ends | self.eos_token_ids),
                 request.prompt_token_ids,
                 bad_words(self.tokenizer, params.bad_words),
+                grammar,
             ),
             end_token_ids=ends,
             output=RequestOutput(
@@ -353,8 +228,11 @@ class Generation:
 
     def accept(self, choice: SampledToken) -> FinishReason | None:
         """Have the next token told, which is in its place; returns why the request is done if it
-        is."""
-        sequence, output = self.sequence, self.output
+        is.
+
+        Raises `RequestError` if the answer cannot be kept to its form any further.
+        """
+        sequence, output, grammar = self.sequence, self.output, self.sampling.grammar
         params = sequence.request.sampling
         if sequence.scores is not None and not self._prompt_is_told:
             self._prompt_is_told = True
@@ -364,7 +242,8 @@ class Generation:
         is_end = choice.token_id in self.end_token_ids
         is_text = params.include_stop or not is_end
         reason: FinishReason | None = None
-        if is_end:
+        is_complete = grammar is not None and grammar.take(choice.token_id)
+        if is_end or is_complete:
             reason = "stop"
         elif sequence.num_left <= 0:
             reason = "length"
@@ -376,6 +255,17 @@ class Generation:
         event = output.tokens(choice, is_text=is_text, is_last=is_last, look_for_stops=not is_early)
         self.tell(output, partial(output.emit, event))
         return "stop" if output.met_stop else reason
+
+    def nothing_to_choose(self) -> GossamerError:
+        """The error of a step that has left this sequence no token to choose."""
+        asked = self.sequence.request.sampling.structured_outputs
+        if asked is None or not self.sampling.is_stuck:
+            return not_finite(self.sequence.adapter)
+        return RequestError(
+            f"'{asked.asked_as}' leaves no token that other fields do not forbid; "
+            "look at 'bad_words' and 'logit_bias'",
+            param=asked.asked_as,
+        )
 
     def finish(self, reason: FinishReason) -> None:
         """Have the final event told of a request that ran or was cancelled."""

@@ -6,10 +6,10 @@ import torch
 
 from gossamer.serving.core.prompt_scores import PromptScores
 from gossamer.serving.core.sequence import Sequence
-from gossamer.serving.runner.draw import put_on
 from gossamer.serving.runner.lowering.step import StepBatch
 from gossamer.serving.runner.prompt_scores import ScoresInFlight
-from gossamer.serving.runner.sampler import ChosenTokens, SampledToken
+from gossamer.serving.runner.sampling.draw import put_on
+from gossamer.serving.runner.sampling.sampler import ChosenTokens, SampledToken
 from gossamer.serving.scheduler.step import ScheduledChunk
 
 Choices = list[tuple[Sequence, SampledToken | None]]

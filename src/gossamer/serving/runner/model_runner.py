@@ -21,7 +21,7 @@ from gossamer.serving.runner.in_flight import StepInFlight
 from gossamer.serving.runner.layers import StepContext
 from gossamer.serving.runner.lowering.step import StepBatch
 from gossamer.serving.runner.prompt_scores import OutputHead, pieces, score
-from gossamer.serving.runner.sampler import SamplingState, choose
+from gossamer.serving.runner.sampling.sampler import SamplingState, choose
 from gossamer.serving.runner.team import Team
 from gossamer.serving.scheduler.hot_merge import HotMerger
 from gossamer.serving.scheduler.step import ScheduledChunk

@@ -17,8 +17,8 @@ from torch import Tensor
 from gossamer.serving.core.prompt_scores import PromptScores
 from gossamer.serving.core.sequence import Sequence
 from gossamer.serving.device.device import Fetch
-from gossamer.serving.runner.draw import put_on
 from gossamer.serving.runner.lowering.step import StepBatch
+from gossamer.serving.runner.sampling.draw import put_on
 
 PIECE = 2**23
 """The most logits of a piece: 32 MiB, a few of which are needed at a time."""

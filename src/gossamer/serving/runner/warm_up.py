@@ -17,7 +17,7 @@ from gossamer.serving.core.sequence import Sequence
 from gossamer.serving.packing.resident import DeviceTables, Resident
 from gossamer.serving.runner.lowering.programs import SIZES
 from gossamer.serving.runner.model_runner import ModelRunner
-from gossamer.serving.runner.sampler import SamplingState
+from gossamer.serving.runner.sampling.sampler import SamplingState
 from gossamer.serving.scheduler.step import ScheduledChunk
 
 _PROMPT = 40

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from gossamer.serving.core.messages import SamplingParams
 from gossamer.serving.device.device import Fetch
-from gossamer.serving.runner.draw import draw_tokens, put_on
+from gossamer.serving.runner.sampling.draw import draw_tokens, put_on
+from gossamer.serving.runner.sampling.grammar_masks import TokenGrammar, forbid_by_grammars
 
 # Below this the division of logits could overflow, and all but the likeliest token have
 # probability 0 anyhow.
@@ -24,6 +25,9 @@ _COLDEST = 1e-4
 
 _NOTHING = -1
 """Stands for the token of a row of which nothing can be chosen."""
+
+_NOTHING_LEFT = -2
+"""Stands for that of a row in which every token is forbidden."""
 
 
 @dataclass(slots=True)
@@ -37,6 +41,8 @@ class SamplingState:
     """The tokens of the prompt, which count as repeated too."""
     bad_words: tuple[tuple[int, ...], ...] = ()
     """Runs of tokens that are not to be generated."""
+    grammar: TokenGrammar | None = None
+    """Knows which tokens may come next, where the answer is to have a form."""
     rng: Random = field(init=False)
     counts: Counter[int] = field(default_factory=Counter)
     """The number of times that each token was generated, where penalties depend on it."""
@@ -51,6 +57,8 @@ class SamplingState:
     float32 [n] amounts, on the host."""
     repeated: Tensor | None = field(init=False, default=None)
     """bool [vocabulary], on the device: the tokens of prompt and output, made when first needed."""
+    is_stuck: bool = field(init=False, default=False)
+    """Whether every token was forbidden the last time."""
     unmarked: list[int] = field(init=False)
     """Tokens that are to be marked in `repeated`."""
     _longest: int = field(init=False)
@@ -65,6 +73,7 @@ class SamplingState:
             or params.frequency_penalty
             or params.repetition_penalty != 1
             or self._longest
+            or self.grammar is not None
         )
         amounts = dict(params.logit_bias)
         amounts |= {word[0]: -math.inf for word in self.bad_words if len(word) == 1}
@@ -84,7 +93,8 @@ class SamplingState:
 
     def forbidden(self) -> Iterator[int]:
         """The tokens that would end a text too early, or a bad word."""
-        if self.num_chosen < self.params.min_tokens:
+        must_end = self.grammar is not None and self.grammar.must_end
+        if self.num_chosen < self.params.min_tokens and not must_end:
             yield from self.forbidden_early
         if self._longest:
             for word in self.bad_words:
@@ -126,14 +136,16 @@ class ChosenTokens:
     def read(self) -> list[SampledToken | None]:
         """Wait for the tokens and remember them; called once.
 
-        None for a row whose largest value is no finite number: nothing can be chosen from it.
+        None for a row whose largest value is no finite number: nothing can be chosen from it. Its
+        state then `is_stuck` if that is so since every token is forbidden.
         """
         choices: list[SampledToken | None] = []
         for row, token in enumerate(self._read.result().tolist()):
-            if token == _NOTHING:
+            state = self.states[row]
+            if token < 0:
+                state.is_stuck = token == _NOTHING_LEFT
                 choices.append(None)
                 continue
-            state = self.states[row]
             if state.needs_counts:
                 state.remember(token)
             choices.append(_describe(token, self._logprobs.get(row)))
@@ -156,6 +168,7 @@ def choose(
         if state.params.logprobs is not None
     }
     # Rows are changed below; log-probabilities are those of the model itself, as OpenAI's are.
+    forbid_by_grammars(logits, [state.grammar for state in states])
     _add_biases(logits, states)
     _penalize_repetition(logits, states)
     _penalize(logits, states)
@@ -200,11 +213,14 @@ def _best(logits: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _or_nothing(tokens: Tensor, peaks: Tensor) -> Tensor:
-    """`tokens` [n], and `_NOTHING` for each row whose largest value is no finite number."""
+    """`tokens` [n], and `_NOTHING` for each row whose largest value is no finite number, or
+    `_NOTHING_LEFT` where it is that of a token that is forbidden."""
     if tokens.device.type == "cpu":
-        is_finite = np.isfinite(peaks.numpy())
-        return torch.from_numpy(np.where(is_finite, tokens.numpy(), _NOTHING))
-    return torch.where(peaks.isfinite(), tokens, _NOTHING)
+        values = peaks.numpy()
+        wrong = np.where(np.isneginf(values), _NOTHING_LEFT, _NOTHING)
+        return torch.from_numpy(np.where(np.isfinite(values), tokens.numpy(), wrong))
+    wrong_ = torch.where(peaks.isneginf(), _NOTHING_LEFT, _NOTHING)
+    return torch.where(peaks.isfinite(), tokens, wrong_)
 
 
 def _add_biases(logits: Tensor, states: Sequence[SamplingState]) -> None:

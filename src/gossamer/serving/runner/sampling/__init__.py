@@ -1,0 +1,1 @@
+"""Chooses the next tokens from the logits of a step."""
