@@ -8,7 +8,6 @@ import pytest
 import torch
 from peft import (
     IA3Config,
-    LNTuningConfig,
     LoraConfig,
     PeftModel,
     PrefixTuningConfig,
@@ -208,15 +207,9 @@ WRONG = [
     ("prompt", {"num_transformer_submodules": 2}, UnsupportedAdapterError, "submodules = 2"),
     ("prefix", {"num_layers": 5}, AdapterFormatError, "do not divide"),
     ("prefix", {"num_attention_heads": 4}, BaseMismatchError, r"\[3, 4, 8\].*\[3, 2, 16\]"),
-    ("dora", {"bias": "all"}, UnsupportedAdapterError, "bias"),
+    ("dora", {"lora_bias": True}, UnsupportedAdapterError, "lora_bias beside use_dora"),
     ("ia3", {"peft_type": "VERA"}, UnsupportedAdapterError, "VERA"),
     ("ia3", {"peft_type": "MADE_UP"}, UnsupportedAdapterError, "MADE_UP.*merge_and_unload"),
-    (
-        "ia3",
-        {"peft_type": "GOSSAMER_BOTTLENECK"},
-        UnsupportedAdapterError,
-        "merged.*PEFT",
-    ),
     ("ia3", {"peft_type": "GOSSAMER_SHERL"}, UnsupportedAdapterError, "early layers.*PEFT"),
     ("ia3", {"peft_type": "GOSSAMER_SLORA"}, UnsupportedAdapterError, "gossamer adapters convert"),
 ]
@@ -315,12 +308,6 @@ def test_another_base_shape(tmp_path, saved, shape):
     small = BaseShape(linears={}, num_layers=3, hidden_size=32, num_kv_heads=2, head_dim=16)
     with pytest.raises(BaseMismatchError, match=r"\[4, 48\].*\[4, 32\]"):
         load_adapter(saved("prompt"), base=small)
-
-
-def test_layer_norms_are_refused_with_the_remedy(saved):
-    folder = saved("norms", LNTuningConfig(target_modules=["input_layernorm"], **CAUSAL))
-    with pytest.raises(UnsupportedAdapterError, match=r"weights of norms.*serve that as a model"):
-        load_adapter(folder)
 
 
 # Merging.

@@ -74,5 +74,5 @@ def test_an_output_layer_tied_to_the_embedding(tmp_path, tiny_model, base):
 
 
 def test_unsupported_parts_are_refused(tmp_path, tiny_model, base):
-    folder = make_lora(tmp_path / "a", tiny_model, rank=4, lora_bias=True)
-    refused_without_change(base, folder, UnsupportedAdapterError, "lora_bias")
+    folder = make_lora(tmp_path / "a", tiny_model, rank=4, use_qalora=True)
+    refused_without_change(base, folder, UnsupportedAdapterError, "QA-LoRA")

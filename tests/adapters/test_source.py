@@ -35,6 +35,24 @@ ADAPTERS = {
         },
         {EDIT + "rotate": (2, 6), EDIT + "weight": (2, 6), EDIT + "bias": (2,)},
     ),
+    "mixed": (
+        {"peft_type": "LORA", "r": 2, "bias": "lora_only"},
+        {**FACTORS, f"{Q}.base_layer.bias": (4,)},
+    ),
+    "vector": ({"peft_type": "BEFT"}, {f"{Q}.beft_bias": (1, 4)}),
+    "tokens": (
+        {"peft_type": "TRAINABLE_TOKENS", "token_indices": [3, 1]},
+        {"base_model.model.embed_tokens.trainable_tokens_delta": (2, 6)},
+    ),
+    "bottleneck": (
+        {"peft_type": "GOSSAMER_BOTTLENECK", "width": 2},
+        {
+            f"{Q}.bottleneck_down.weight": (2, 4),
+            f"{Q}.bottleneck_down.bias": (2,),
+            f"{Q}.bottleneck_up.weight": (4, 2),
+            f"{Q}.bottleneck_up.bias": (4,),
+        },
+    ),
     "prompt": (
         {"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 5},
         {"prompt_embeddings": (5, 6)},
@@ -88,7 +106,9 @@ def test_loading_and_describing_open_and_parse_the_config_once_each(folder, coun
     assert counts() == [2, 2]
 
 
-@pytest.mark.parametrize("folder", ["lora", "dora", "ia3", "shira"], indirect=True)
+@pytest.mark.parametrize(
+    "folder", ["lora", "dora", "ia3", "shira", "mixed", "vector"], indirect=True
+)
 def test_merging_opens_and_parses_the_config_once(folder, counts):
     model = nn.ModuleDict(
         {

@@ -11,13 +11,15 @@ from gossamer.methods.registry import TABLE
 KERNELS = PACKAGE / "kernels"
 # What the operations share, and no operation itself.
 SHARED = {"tiles"}
+# Operations of plain torch alone, one file each.
+PLAIN = {"trained_parts"}
 REQUIRED = {"__init__", "reference", "cpu"}
 OPTIONAL = {"batch", "device_table", "flashinfer", "matmul", "quantized", "triton_kernels"}
 
 
 def _operations() -> list[str]:
     folders = {path.parent.name for path in KERNELS.glob("*/__init__.py")}
-    return sorted(folders - SHARED)
+    return sorted(folders - SHARED - PLAIN)
 
 
 @pytest.mark.parametrize("operation", _operations())

@@ -8,18 +8,21 @@ from functools import cached_property, partial
 import torch
 from peft import (
     IA3Config,
+    LNTuningConfig,
     LoraConfig,
     PeftModel,
     PrefixTuningConfig,
     PromptEncoderConfig,
     PromptTuningConfig,
     ShiraConfig,
+    TrainableTokensConfig,
     get_peft_model,
 )
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from gossamer.serving.core.messages import SamplingParams
+from gossamer.tuners import BottleneckConfig
 
 from tiny import make_tiny_model, module_shapes
 
@@ -42,6 +45,25 @@ PEFT_CONFIGS = {
     ),
     "shira": ShiraConfig(r=4, target_modules=ALL, **CAUSAL),
     "shira-v": ShiraConfig(r=1, target_modules=["v_proj"], random_seed=3, **CAUSAL),
+    "norms": LNTuningConfig(target_modules=["input_layernorm", "norm"], **CAUSAL),
+    "biases": LoraConfig(
+        r=2,
+        lora_alpha=3,
+        target_modules=["q_proj", "down_proj"],
+        bias="all",
+        lora_bias=True,
+        modules_to_save=["post_attention_layernorm"],
+        **CAUSAL,
+    ),
+    "tables": LoraConfig(
+        r=2, target_modules=["v_proj"], modules_to_save=["embed_tokens", "lm_head"], **CAUSAL
+    ),
+    "tokens": TrainableTokensConfig(
+        token_indices=[200, 5, 31, *range(12, 22), *range(100, 130)], **CAUSAL
+    ),
+    "houlsby": BottleneckConfig(
+        target_modules=["o_proj", "down_proj"], width=70, activation="gelu", scale=0.7, **CAUSAL
+    ),
     "prompt": PromptTuningConfig(num_virtual_tokens=5, **CAUSAL),
     "p-tuning": PromptEncoderConfig(num_virtual_tokens=18, encoder_hidden_size=16, **CAUSAL),
     "prefix": PrefixTuningConfig(num_virtual_tokens=16, **CAUSAL),
@@ -106,6 +128,12 @@ class Kinds:
                 weight.data.normal_(0, 0.3 * self.size)
             elif "shira" in key:
                 weight.data.normal_(0, 0.25 * self.size)
+            elif "bottleneck_up" in key:
+                weight.data.normal_(0, 0.05 * self.size)
+            elif "norm" in key:
+                weight.data *= 1 + 0.3 * self.size * torch.randn_like(weight)
+            elif any(part in key for part in ("bias", "embed_tokens", "lm_head")):
+                weight.data += 0.04 * self.size * torch.randn_like(weight)
             elif "prompt_encoder" in key:
                 weight.data.normal_(0, self.size * (1 if name.startswith("prefix") else 0.3))
         model.save_pretrained(self.adapters / name)
@@ -177,7 +205,12 @@ class Kinds:
         model = copy.deepcopy(self.base)
         if name in SMT:
             return _with_blocks(model, self._tensors(name))
-        return model if name is None else PeftModel.from_pretrained(model, self.adapters / name)
+        if name is None:
+            return model
+        with warnings.catch_warnings():
+            # Such as that a bias of B cannot be merged into a layer without one.
+            warnings.simplefilter("ignore")
+            return PeftModel.from_pretrained(model, self.adapters / name)
 
     def _run_reft(self, name, ids, num_prompt):
         """The base model with its hidden states edited by the paper's equations."""

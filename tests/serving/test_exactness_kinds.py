@@ -39,6 +39,10 @@ def test_one_batch_of_all_kinds_says_what_each_reference_says(kinds, family):
         **dict.fromkeys(["dora", "dora-qk", "ia3"], "gain"),
         **dict.fromkeys(["shira", "shira-v", "smt"], "sparse"),
         **dict.fromkeys(["prompt", "p-tuning", "prefix", "prefix-21"], "prefix"),
+        "norms": "vector",
+        **dict.fromkeys(["biases", "tables"], "mixed"),
+        "tokens": "tokens",
+        "houlsby": "bottleneck",
         **dict.fromkeys(["loreft", "nodireft", "direft"], "intervention"),
     }
 
@@ -65,6 +69,11 @@ def check_sizes(family, sizes):
     assert sizes["smt"] == 4 * 6 * (16 * 16 + 9 * 17 + 5)
     assert sizes["loreft"] == 4 * 2 * (2 * 3 * 48 + 3)
     assert sizes["direft"] == 4 * 4 * (2 * 5 * 48 + 5)
+    assert sizes["norms"] == 4 * 48 * (3 + 1)
+    # Of the embedding what differs from the base's, of the output layer everything.
+    assert sizes["tables"] == 4 * (3 * 2 * (48 + 32) + 2 * 259 * 48)
+    assert sizes["tokens"] == 4 * 43 * 48
+    assert sizes["houlsby"] == 4 * 6 * (2 * 70 * 48 + 70 + 48)
     per_token = BLOCK_BYTES // 16
     assert (sizes["prompt"], sizes["prefix-21"]) == (5 * per_token, 21 * per_token)
 

@@ -13,7 +13,10 @@ from gossamer.errors import SettingError, UnsupportedModelError
 from gossamer.llm import LLM
 
 # PEFT's SHiRA makes sparse tensors without saying whether they shall be checked.
-pytestmark = pytest.mark.filterwarnings("ignore:Sparse invariant checks:UserWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Sparse invariant checks:UserWarning"),
+    pytest.mark.filterwarnings("ignore:.*lora_bias=True:Warning"),
+]
 
 WAYS = [
     "bnb-4bit",

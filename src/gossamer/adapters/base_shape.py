@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 from gossamer.errors import BaseMismatchError, cut, one_line
@@ -24,6 +24,10 @@ class BaseShape:
     head_dim: int
     layer_kv_heads: tuple[int, ...] = ()
     """Key/value heads of each layer; empty: all have `num_kv_heads`."""
+    vectors: Mapping[str, int] = field(default_factory=dict)
+    """Lengths of the weights and biases of norms and of the biases of linear layers, by name."""
+    tables: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """(tokens, width) of the embedding and of the output layer, by module path."""
 
     @property
     def total_kv_heads(self) -> int:

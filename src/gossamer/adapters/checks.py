@@ -42,17 +42,30 @@ _KNOWN = {
 }  # fmt: skip
 
 
-def require_low_rank(spec: LoraSpec, name: str, *, allow_dora: bool = False) -> None:
+TRAINED_PARTS = ("bias", "lora_bias", "modules_to_save", "trainable_token_indices")
+"""Fields of LoRA's config that say that more was trained than factors."""
+
+
+def require_low_rank(
+    spec: LoraSpec, name: str, *, allow_dora: bool = False, allow_parts: bool = False
+) -> None:
     """Raise `UnsupportedAdapterError` unless factors and scales say all there is to say.
 
-    With `allow_dora`, the magnitude vectors of DoRA (arXiv:2402.09353) are allowed too.
+    With `allow_dora`, the magnitude vectors of DoRA (arXiv:2402.09353) are allowed too; with
+    `allow_parts`, what `TRAINED_PARTS` tell of.
     """
     if spec.use_dora and not allow_dora:
         raise UnsupportedAdapterError(
             f"adapter {name}: a DoRA adapter (use_dora = True) is more than low-rank factors; "
             "read it with load_adapter"
         )
-    refuse_fields(name, spec.raw, _REFUSED, _KNOWN)
+    refused, known = _REFUSED, _KNOWN
+    if allow_parts:
+        refused = {
+            field: effect for field, effect in _REFUSED.items() if field not in TRAINED_PARTS
+        }
+        known = {*_KNOWN, *TRAINED_PARTS}
+    refuse_fields(name, spec.raw, refused, known)
     _require_harmless_init(spec, name)
 
 

@@ -26,7 +26,7 @@ class AdapterInfo:
     name: str
     path: Path
     kind: str
-    """What it does at inference: low-rank, gain, sparse, intervention, prefix, or other."""
+    """What it does at inference, as `Adapter.kind`; or other."""
     method: str
     """How it was learned: lora, rslora, dora, or PEFT's type in lower case."""
     rank: int | None

@@ -29,7 +29,8 @@ def merge_into(
 
     LoRA: W' = W + s B A. DoRA (arXiv:2402.09353, eq. 5): row i of W' is m_i times row i of
     W + s B A divided by its length. IA3 (arXiv:2205.05638): rows (and bias) or columns of W times
-    the factors. SHiRA, SMT: W plus the entries. Computed in fp32 and rounded once, to the layer's
+    the factors. SHiRA, SMT: W plus the entries. Biases, norms and rows of tokens: those that were
+    trained. Computed in fp32 and rounded once, to the layer's
     own format. Everything is checked before the first weight changes.
 
     Raises:
@@ -47,10 +48,14 @@ def merge_into(
     kind = kind_of(source)
     _require_mergeable(source, kind)
     adapter = kind.load(source)
-    layers = {path: _layer(model, adapter.name, path) for path in sorted(adapter.modules)}
+    paths = kind.weights_of(adapter)
+    layers = {path: _layer(model, adapter.name, path) for path in sorted(paths)}
+    if kind.merge_parts is not None:
+        # First, since it may refuse; it has judged all before it changes anything.
+        kind.merge_parts(adapter, model)
     for path, layer in layers.items():
         _merge_layer(layer, kind, adapter, path)
-    return len(layers)
+    return len(set(adapter.modules))
 
 
 def _shapes(model: nn.Module) -> dict[str, tuple[int, int]]:
@@ -62,7 +67,7 @@ def _shapes(model: nn.Module) -> dict[str, tuple[int, int]]:
 
 
 def _require_mergeable(source: AdapterSource, kind: AdapterKind) -> None:
-    if kind.merge is None:
+    if kind.merge is None and kind.merge_parts is None:
         raise UnsupportedAdapterError(
             f"adapter {source.name} {kind.unmergeable[source.peft_type]} and changes no weights, "
             "so it cannot be merged; serve it beside its base model with `gossamer serve`"

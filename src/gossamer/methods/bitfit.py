@@ -34,7 +34,7 @@ class Bitfit(PeftMethod[BitfitSettings]):
     """y = W x + b + d, where d starts at zero and learns. Models without biases are refused."""
 
     name = "bitfit"
-    kind = "other"
+    kind = "vector"
     settings_type = BitfitSettings
 
     def peft_config(self, model: Any, context: MethodContext) -> Any:

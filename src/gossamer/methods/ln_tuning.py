@@ -31,7 +31,7 @@ class LnTuning(PeftMethod[LnTuningSettings]):
     """y = g * x / rms(x) (and + b where the norm has one): g and b learn, the rest is frozen."""
 
     name = "ln_tuning"
-    kind = "other"
+    kind = "vector"
     settings_type = LnTuningSettings
 
     def peft_config(self, model: Any, context: MethodContext) -> Any:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from gossamer.kernels.grouped_lora import LoraTable, RowFormat
 from gossamer.kernels.hidden_edit import EditTable
@@ -78,7 +79,7 @@ def built(builder, step, starts):
 
 
 def test_decoding_sequences_share_what_was_built_for_the_step_before():
-    builder = AdapterBatchBuilder(AdapterChunks(num_workers=2).make)
+    builder = AdapterBatchBuilder(AdapterChunks(num_workers=2).make, torch.device("cpu"))
     step = [chunk(entry(Resident(lora=lora_table(rank)))) for rank in (4, 8)]
     first = built(builder, step, [0, 1])
     assert ranks(first) == [(0, 1, 4), (1, 1, 8)]
@@ -87,7 +88,7 @@ def test_decoding_sequences_share_what_was_built_for_the_step_before():
 
 @pytest.mark.parametrize("change", ["adapter", "order", "count", "weights", "files"])
 def test_whatever_differs_is_built_again(change):
-    builder = AdapterBatchBuilder(AdapterChunks(num_workers=2).make)
+    builder = AdapterBatchBuilder(AdapterChunks(num_workers=2).make, torch.device("cpu"))
     one, two = (entry(Resident(lora=lora_table(rank))) for rank in (4, 8))
     assert ranks(built(builder, [chunk(one), chunk(two)], [0, 1])) == [(0, 1, 4), (1, 1, 8)]
     if change == "adapter":
@@ -111,7 +112,7 @@ def test_whatever_differs_is_built_again(change):
 
 
 def test_edits_follow_the_positions_of_each_step():
-    builder = AdapterBatchBuilder(AdapterChunks(num_workers=1).make)
+    builder = AdapterBatchBuilder(AdapterChunks(num_workers=1).make, torch.device("cpu"))
     adapter = entry(Resident(edit=edit_table()))
     edited = build(builder, [chunk(adapter, 1, computed=0)], [0])[1]
     assert edited.token.tolist() == [0]

@@ -12,6 +12,7 @@ from engine_case import BLOCK_BYTES, ask, ask_tokens, check_idle, start
 from exactness import ADAPTERS, Family, answers
 from kinds_case import Kinds
 
+from gossamer.adapters.kinds.table import KINDS
 from gossamer.errors import SettingError, UnknownModelError
 from gossamer.llm import LLM
 from gossamer.serving.scheduler.hot_merge import HotAdapterPolicy, HotLimits
@@ -182,7 +183,7 @@ def test_neighbours_of_every_kind_get_differences(tmp_path, model_type):
         for completion in kinds_case.answers(llm, family.requests):
             family.check(completion)
     kinds = {entry.kind for adapters in seen for entry in adapters if entry}
-    assert kinds == {"low-rank", "gain", "sparse", "intervention", "prefix"}
+    assert kinds == {kind.kind for kind in KINDS}
 
 
 def test_a_slow_merge_stalls_nobody(make_engine):

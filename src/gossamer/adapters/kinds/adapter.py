@@ -10,7 +10,8 @@ class Adapter:
     """A checked adapter in memory. Each kind has a subclass with its tensors."""
 
     kind: ClassVar[str]
-    """What it does at inference: low-rank, gain, sparse, intervention or prefix."""
+    """What it does at inference: low-rank, gain, sparse, intervention, prefix, vector, tokens,
+    bottleneck or mixed."""
     name: str
     digest: str
 

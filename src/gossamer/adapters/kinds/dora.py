@@ -10,6 +10,7 @@ from torch import nn
 from gossamer.adapters.checks import require_low_rank
 from gossamer.adapters.config import lora_spec
 from gossamer.adapters.kinds.low_rank import (
+    FindOthers,
     LowRankAdapter,
     Pairing,
     merge_low_rank,
@@ -36,14 +37,16 @@ class DoraAdapter(LowRankAdapter):
     """m [h_out] by module path; the same modules."""
 
 
-def load_dora(source: AdapterSource) -> DoraAdapter:
-    """Read and check a DoRA adapter. Raises as `load_low_rank`."""
+def load_dora(source: AdapterSource, others: FindOthers | None = None) -> DoraAdapter:
+    """Read and check a DoRA adapter. `others` and what is raised: as of `load_low_rank`."""
     name, limits = source.name, source.budget.limits
     spec = lora_spec(source.folder, source.config, limits)
-    require_low_rank(spec, name, allow_dora=True)
+    require_low_rank(spec, name, allow_dora=True, allow_parts=others is not None)
     with source.open_weights() as stored:
+        found = others(stored.header.places) if others is not None else ()
+        ignored = (*_MAGNITUDES, *found)
         pairing = pair_factors(
-            name, spec, stored.header, source.linears, ignored=_MAGNITUDES, limits=limits
+            name, spec, stored.header, source.linears, ignored=ignored, limits=limits
         )
         places = _magnitudes(stored.header.places)
         _require_magnitudes(name, pairing, places)

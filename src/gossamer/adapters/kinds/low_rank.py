@@ -1,6 +1,6 @@
 """Low-rank adapters: which tensors of a file are factors of which layer, and what they hold."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -24,6 +24,9 @@ _A, _B = ".lora_A.weight", ".lora_B.weight"
 # Kept by VeLoRA for the backward pass; the forward pass is that of LoRA.
 _TRAINING_ONLY = (".lora_velora_embed",)
 _LARGEST = torch.finfo(torch.float32).max
+
+FindOthers = Callable[[Mapping[str, Place]], tuple[str, ...]]
+"""Judges the tensors of a file that are no factors; returns their names."""
 
 
 @dataclass(frozen=True)
@@ -202,8 +205,8 @@ class LowRankAdapter(Adapter):
         return self.pairing.pairs
 
 
-def load_low_rank(source: AdapterSource) -> LowRankAdapter:
-    """Read and check a LoRA adapter without further parts.
+def load_low_rank(source: AdapterSource, others: FindOthers | None = None) -> LowRankAdapter:
+    """Read and check a LoRA adapter; without `others`, one of factors alone.
 
     Weights are read only after all that the file's header tells has been judged.
 
@@ -217,9 +220,12 @@ def load_low_rank(source: AdapterSource) -> LowRankAdapter:
     """
     name, limits = source.name, source.budget.limits
     spec = lora_spec(source.folder, source.config, limits)
-    require_low_rank(spec, name)
+    require_low_rank(spec, name, allow_parts=others is not None)
     with source.open_weights() as stored:
-        pairing = pair_factors(name, spec, stored.header, source.linears, limits=limits)
+        ignored = others(stored.header.places) if others is not None else ()
+        pairing = pair_factors(
+            name, spec, stored.header, source.linears, ignored=ignored, limits=limits
+        )
         source.budget.require_room_for(name, stored.header, low_rank=True)
         weights = source.read_finite(stored)
     return LowRankAdapter(name, source.digest(weights), spec, weights, pairing)
@@ -227,6 +233,8 @@ def load_low_rank(source: AdapterSource) -> LowRankAdapter:
 
 def method_of_low_rank(config: Mapping[str, Any]) -> str:
     """Name the method that learned such an adapter."""
+    if config.get("use_dora"):
+        return "dora"
     return "rslora" if config.get("use_rslora") else "lora"
 
 

@@ -3,13 +3,14 @@
 See "Where it will grow" in docs/architecture.md.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
 
 from gossamer.adapters.kinds.adapter import Adapter
+from gossamer.adapters.kinds.bottleneck import BottleneckAdapter, load_bottleneck
 from gossamer.adapters.kinds.dora import DoraAdapter, load_dora, merge_dora
 from gossamer.adapters.kinds.ia3 import Ia3Adapter, load_ia3, merge_ia3
 from gossamer.adapters.kinds.intervention import (
@@ -23,8 +24,12 @@ from gossamer.adapters.kinds.low_rank import (
     merge_low_rank,
     method_of_low_rank,
 )
+from gossamer.adapters.kinds.mixed import MixedAdapter, is_mixed, load_mixed, merge_mixed
 from gossamer.adapters.kinds.prefix import PrefixAdapter, load_prefix
 from gossamer.adapters.kinds.sparse_delta import SparseAdapter, load_sparse, merge_sparse
+from gossamer.adapters.kinds.tokens import TokenAdapter, load_tokens
+from gossamer.adapters.kinds.trained_parts import merge_parts
+from gossamer.adapters.kinds.vector import VectorAdapter, load_vector
 from gossamer.adapters.source import AdapterSource
 from gossamer.errors import UnsupportedAdapterError
 
@@ -47,6 +52,10 @@ class AdapterKind:
     merge: Callable[[Any, str, nn.Linear, Tensor], None] | None = None
     """Folds an adapter into the module of a path: its layer, and its weight [h_out, h_in] as
     float32, which is changed in place."""
+    weights_of: Callable[[Any], Collection[str]] = lambda adapter: adapter.modules
+    """Paths of the linear layers whose weights `merge` changes."""
+    merge_parts: Callable[[Any, nn.Module], None] | None = None
+    """Writes what an adapter trained beside the weights of linear layers into a model."""
     unmergeable: Mapping[str, str] = field(default_factory=dict)
     """By type, if there is nothing to fold: why."""
     method: Callable[[Mapping[str, Any]], str] = method_of_type
@@ -59,7 +68,31 @@ class AdapterKind:
     """Types that do the same at inference but cannot be read here."""
 
 
+def _merge_parts(adapter: Any, model: nn.Module) -> None:
+    merge_parts(adapter.name, adapter.parts, model)
+
+
+def _no_weights(adapter: Any) -> Collection[str]:
+    return ()
+
+
+def _method_of_vectors(config: Mapping[str, Any]) -> str:
+    """Name our method, which leaves PEFT's type of another name."""
+    return {"BEFT": "bitfit"}.get(str(config["peft_type"]).upper(), method_of_type(config))
+
+
 KINDS: dict[type[Adapter], AdapterKind] = {
+    MixedAdapter: AdapterKind(
+        types=("LORA",),
+        is_meant=is_mixed,
+        load=load_mixed,
+        merge=merge_mixed,
+        weights_of=lambda adapter: adapter.inner.modules,
+        merge_parts=_merge_parts,
+        method=method_of_low_rank,
+        tensors=r"\.(?:lora_|base_layer\.)",
+        ranked=r"\.lora_A\.",
+    ),
     DoraAdapter: AdapterKind(
         types=("LORA",),
         is_meant=lambda config: bool(config.get("use_dora")),
@@ -97,6 +130,28 @@ KINDS: dict[type[Adapter], AdapterKind] = {
         method=method_of_intervention,
         ranked=r"\.reft_(?:last_)?rotate$",
     ),
+    VectorAdapter: AdapterKind(
+        types=("BEFT", "LN_TUNING"),
+        load=load_vector,
+        weights_of=_no_weights,
+        merge_parts=_merge_parts,
+        method=_method_of_vectors,
+        tensors=r"\.(?:beft_|ln_tuning_)",
+    ),
+    TokenAdapter: AdapterKind(
+        types=("TRAINABLE_TOKENS",),
+        load=load_tokens,
+        weights_of=_no_weights,
+        merge_parts=_merge_parts,
+        tensors=r"(?:\.token_adapter)?\.trainable_tokens_delta",
+    ),
+    BottleneckAdapter: AdapterKind(
+        types=("GOSSAMER_BOTTLENECK",),
+        load=load_bottleneck,
+        unmergeable={"GOSSAMER_BOTTLENECK": "puts networks behind layers"},
+        tensors=r"\.bottleneck_",
+        ranked=r"\.bottleneck_down\.weight",
+    ),
     PrefixAdapter: AdapterKind(
         types=("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING"),
         load=load_prefix,
@@ -115,12 +170,8 @@ _OTHER = "run it with PEFT, or tune with a method that can be served"
 
 # Why a type that people do have cannot be an adapter here, and what to do.
 _WITHOUT_KIND = {
-    "BEFT": ("trains biases", _MERGE),
-    "LN_TUNING": ("trains the weights of norms, which all requests share", _MERGE),
-    "TRAINABLE_TOKENS": ("trains rows of the embedding, which all requests share", _MERGE),
     "ADALORA": ("keeps its factors in three parts", _RESULT),
     "XLORA": ("mixes adapters by a network of its own", _OTHER),
-    "GOSSAMER_BOTTLENECK": ("puts networks behind the layers, which cannot be merged", _OTHER),
     "GOSSAMER_LAMDA": ("keeps its factors in three parts", _CONVERT),
     "GOSSAMER_LORTA": ("keeps the factors of all layers together", _CONVERT),
     "GOSSAMER_MEFT": (

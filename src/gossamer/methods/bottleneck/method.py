@@ -9,7 +9,7 @@ from gossamer.methods.common.peft_method import PeftMethod
 
 
 class _Bottleneck(PeftMethod[Any]):
-    kind = "other"
+    kind = "bottleneck"
     tuner_module = "gossamer.methods.bottleneck.model"
     size_setting = "width"
 

@@ -16,7 +16,9 @@ from typing import Any, ClassVar, Generic, Literal, TypeVar
 from gossamer.errors import MissingExtraError, SettingError
 from gossamer.methods.common.settings import MethodSettings
 
-Kind = Literal["low-rank", "gain", "sparse", "intervention", "prefix", "other", "model"]
+Kind = Literal[
+    "low-rank", "gain", "sparse", "intervention", "prefix", "vector", "bottleneck", "other", "model"
+]
 """What the result does at inference; "model" is a whole model rather than an adapter, "other" an
 adapter that PEFT loads and the server does not: merge it into its base first, where that can be."""
 NOT_SERVED: frozenset[Kind] = frozenset({"model", "other"})

@@ -199,8 +199,9 @@ MAX_PARTS = 8
 SMALLEST, LARGEST = 2.0**-126, (2 - 2.0**-23) * 2.0**127
 """Sizes of weights other than 0: what float32 holds with all its digits."""
 
-COMBINABLE = ("low-rank", "sparse")
-"""Kinds that add something to a layer's output, so that a weighted sum of them is exact."""
+COMBINABLE = ("low-rank", "sparse", "vector")
+"""Kinds that add something to the output of a layer or a norm, so that a weighted sum of them is
+exact."""
 
 # A blend is no further than the part that is least far.
 _ORDER = (
@@ -255,7 +256,7 @@ class Blend:
             if part.kind is not None and part.kind not in COMBINABLE:
                 return UnsupportedAdapterError(
                     f"adapter {part.name} is of kind {part.kind}, of which there is no weighted "
-                    f"sum; only {' and '.join(COMBINABLE)} adapters can be combined"
+                    f"sum; only {', '.join(COMBINABLE)} adapters can be combined"
                 )
         return None
 

@@ -244,7 +244,8 @@ def make_loader(settings: ServeSettings, base: Base) -> AdapterLoader:
         rows=_row_format(settings, base.device),
         device_tables=base.device.backend == "triton",
         empty=base.device.host_empty,
-    ).for_share(slices(base.config, modules, base.shard))
+    ).with_parts(modules.parts)
+    packer = packer.for_share(slices(base.config, modules, base.shard))
     return AdapterLoader(
         shape,
         packer,

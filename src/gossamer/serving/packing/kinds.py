@@ -10,12 +10,16 @@ from typing import Any
 from torch import Tensor
 
 from gossamer.adapters.kinds.adapter import Adapter
+from gossamer.adapters.kinds.bottleneck import BottleneckAdapter
 from gossamer.adapters.kinds.dora import DoraAdapter
 from gossamer.adapters.kinds.ia3 import Ia3Adapter
 from gossamer.adapters.kinds.intervention import InterventionAdapter
 from gossamer.adapters.kinds.low_rank import LowRankAdapter
+from gossamer.adapters.kinds.mixed import MixedAdapter
 from gossamer.adapters.kinds.prefix import PrefixAdapter
 from gossamer.adapters.kinds.sparse_delta import SparseAdapter
+from gossamer.adapters.kinds.tokens import TokenAdapter
+from gossamer.adapters.kinds.vector import VectorAdapter
 from gossamer.serving.packing.capacity import Cost, PoolSizes
 from gossamer.serving.packing.gain import cost_of_dora, pack_dora, pack_ia3, partial_squares
 from gossamer.serving.packing.hidden_edit import cost_of_intervention, pack_intervention
@@ -29,6 +33,15 @@ from gossamer.serving.packing.shares.kinds import (
 )
 from gossamer.serving.packing.sparse_delta import cost_of_sparse, pack_sparse_adapter
 from gossamer.serving.packing.target import PackTarget, Parts
+from gossamer.serving.packing.trained_parts.bottleneck import cost_of_bottleneck, pack_bottleneck
+from gossamer.serving.packing.trained_parts.mixed import (
+    cost_of_mixed,
+    pack_mixed,
+    share_of_mixed,
+    sums_of_mixed,
+)
+from gossamer.serving.packing.trained_parts.token_rows import cost_of_tokens, pack_tokens
+from gossamer.serving.packing.trained_parts.vectors import cost_of_vectors, pack_vector
 from gossamer.serving.shard import Slices
 
 
@@ -55,6 +68,12 @@ PACKED_KINDS: dict[type[Adapter], PackedKind] = {
     SparseAdapter: PackedKind(pack=pack_sparse_adapter, cost=cost_of_sparse, share=share_of_sparse),
     InterventionAdapter: PackedKind(pack=pack_intervention, cost=cost_of_intervention),
     PrefixAdapter: PackedKind(pack=pack_prefix, cost=cost_of_prefix, share=share_of_prefix),
+    VectorAdapter: PackedKind(pack=pack_vector, cost=cost_of_vectors),
+    TokenAdapter: PackedKind(pack=pack_tokens, cost=cost_of_tokens),
+    BottleneckAdapter: PackedKind(pack=pack_bottleneck, cost=cost_of_bottleneck),
+    MixedAdapter: PackedKind(
+        pack=pack_mixed, cost=cost_of_mixed, share=share_of_mixed, sums=sums_of_mixed
+    ),
 }
 
 

@@ -21,6 +21,7 @@ from gossamer.serving.packing.resident import Resident
 from gossamer.serving.packing.rows import RowPacker
 from gossamer.serving.packing.shares.low_rank import SplitRowPacker
 from gossamer.serving.packing.target import PackTarget, Parts
+from gossamer.serving.packing.trained_parts.base import BaseParts
 from gossamer.serving.packing.vectors import Empty, host_empty
 from gossamer.serving.shard import Slices
 
@@ -100,6 +101,13 @@ class Packer:
         self.low_rank_width = rows.dtype.itemsize if rows is not None else None
         """Bytes of an element of low-rank rows, if not as saved."""
 
+    def with_parts(self, parts: BaseParts) -> "Packer":
+        """Return a packer of adapters that may have trained parts too, where `parts` of the base
+        are."""
+        packer = copy.copy(self)
+        packer._target = replace(self._target, parts=parts)
+        return packer
+
     def for_share(self, slices: Slices) -> "Packer":
         """Return a packer of what one rank holds: `slices` of the layers whose whole sizes are
         those of the base."""
@@ -135,7 +143,7 @@ class Packer:
         share = adapter if slices.are_whole else kind.share(adapter, slices)
         target = self._target if sums is None else replace(self._target, sums=sums)
         parts = kind.pack(share, target)
-        # Edits and prefixes have no tables in the pool.
+        # Edits, prefixes and trained parts have no tables in the pool.
         if not self._device_tables or not {"lora", "gain", "sparse"} & parts.keys():
             return HostAdapter(parts=parts)
         return HostAdapter(parts=parts, tables=pack_tables(adapter.name, parts, target))

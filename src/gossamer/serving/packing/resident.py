@@ -7,6 +7,9 @@ from gossamer.kernels.grouped_lora import LoraTable, RowFormat
 from gossamer.kernels.hidden_edit import EditTable
 from gossamer.kernels.sparse_delta import SparseTable
 from gossamer.kernels.split_lora import SplitTable
+from gossamer.kernels.trained_parts.bottleneck import BottleneckTable
+from gossamer.kernels.trained_parts.shift import ShiftTable
+from gossamer.kernels.trained_parts.token_rows import RowTable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,4 +54,16 @@ class Resident:
     sparse: SparseTable | None = None
     edit: EditTable | None = None
     prefix: PrefixTable | None = None
+    shift: ShiftTable | None = None
+    bottleneck: BottleneckTable | None = None
+    embedding: RowTable | None = None
+    """Rows of tokens in the embedding."""
+    output: RowTable | None = None
+    """Rows of tokens in the output layer."""
     tables: DeviceTables | None = None
+
+    @property
+    def has_trained_parts(self) -> bool:
+        """Whether it has any of the parts that plain torch computes."""
+        parts = (self.shift, self.bottleneck, self.embedding, self.output)
+        return any(part is not None for part in parts)

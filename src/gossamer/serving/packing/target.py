@@ -1,7 +1,7 @@
 """What adapters are packed for, and what they become: parts for the blocks of one pool."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -11,6 +11,7 @@ from gossamer.kernels.paged_attention import KvLayout
 from gossamer.serving.packing.base_linear import BaseLinear
 from gossamer.serving.packing.rows import RowPacker
 from gossamer.serving.packing.shares.low_rank import SplitRowPacker
+from gossamer.serving.packing.trained_parts.base import BaseParts
 from gossamer.serving.packing.vectors import Empty, host_empty
 from gossamer.serving.shard import ALL, Slices
 
@@ -28,6 +29,8 @@ class PackTarget:
     rows: RowPacker
     split_rows: SplitRowPacker | None = None
     """The packer of low-rank rows in the place of `rows`, where both factors are divided."""
+    parts: BaseParts = field(default_factory=BaseParts)
+    """The base's vectors and tables of tokens."""
     empty: Empty = host_empty
     """Allocates the host memory of parts."""
     slices: Slices = ALL

@@ -16,6 +16,7 @@ from gossamer.kernels.dense_linear import make_dense_linear
 from gossamer.kernels.grouped_lora import RowFormat
 from gossamer.kernels.hidden_edit import HiddenEdit, make_hidden_edit
 from gossamer.serving.packing.base_linear import BaseLinear
+from gossamer.serving.packing.trained_parts.base import BaseParts
 from gossamer.serving.runner.layers import (
     FusedLinear,
     PlainLinear,
@@ -26,6 +27,18 @@ from gossamer.serving.runner.layers import (
 from gossamer.serving.runner.model_shape import kv_shape, layer_kv_heads
 from gossamer.serving.runner.operations import MakeOperations, operations_of
 from gossamer.serving.runner.split_operations import SplitOperations
+from gossamer.serving.runner.trained_parts.base import (
+    base_parts,
+    lengths_of,
+    norms_of,
+    tables_of,
+)
+from gossamer.serving.runner.trained_parts.layers import (
+    AdaptedEmbedding,
+    AdaptedNorm,
+    AdaptedOutput,
+)
+from gossamer.serving.runner.trained_parts.linear import LinearParts
 from gossamer.serving.shard import WHOLE, Shard, ShardedEmbedding, Slices, slices_of, whole_shape
 
 ATTENTION = "gossamer_paged"
@@ -46,6 +59,8 @@ class AdaptedModules:
     """The base layers, by module path; those of a rank hold its share of them."""
     styles: dict[str, Style] = field(default_factory=dict)
     """How layers are divided among ranks, by module path; others are whole."""
+    parts: BaseParts = field(default_factory=BaseParts)
+    """Where adapters may have trained parts beside that."""
 
 
 def attach(
@@ -57,7 +72,7 @@ def attach(
     rows: the format of all low-rank rows; None: each adapter has its own. shard: which part of the
     whole `model` is. Returns the layers that adapters can act on.
     """
-    modules = AdaptedModules()
+    modules = AdaptedModules(parts=base_parts(model, is_whole=shard.is_whole))
     operations = operations_of(pool, backend, rows)
     if not shard.is_whole:
         paths = [path for path, _ in model.named_modules()]
@@ -68,8 +83,9 @@ def attach(
                 parent_path, parent, siblings, modules, operations, pool, backend, context, shard
             )
     fuse_layers(model, backend)
+    _replace_norms(model, modules.parts, pool, context)
     _edit_after_blocks(model, make_hidden_edit(pool, backend), context)
-    _replace_ends(model, backend, shard)
+    _replace_ends(model, pool, backend, context, shard)
     _register_attention()
     model.set_attn_implementation(ATTENTION)
     for module in model.modules():
@@ -113,22 +129,38 @@ def _replace(
         doing = SplitOperations(
             doing, pool, list(ids), dense.widths, backend, shard, is_partial=is_partial
         )
-    fused = FusedLinear(dense, doing, context, shard.all_reduce if is_partial else None)
+    prefix = f"{parent_path}." if parent_path else ""
+    biases = [modules.parts.vector_ids[f"{prefix}{name}.bias"] for name in names]
+    parts = LinearParts(pool, list(ids), biases, dense.widths)
+    reduce = shard.all_reduce if is_partial else None
+    fused = FusedLinear(dense, doing, context, reduce, parts)
     setattr(parent, names[0], fused)
     for index, name in enumerate(names[1:], start=1):
         setattr(parent, name, SiblingLinear(fused, index))
 
 
-def _replace_ends(model: Any, backend: str, shard: Shard) -> None:
-    """Replace the output layer, and an embedding of which each rank has some rows."""
+def _replace_norms(model: Any, parts: BaseParts, pool: Tensor, context: StepContext) -> None:
+    for path, norm in norms_of(model).items():
+        weight = parts.vector_ids.get(f"{path}.weight")
+        if weight is not None:
+            bias = parts.vector_ids.get(f"{path}.bias")
+            model.set_submodule(path, AdaptedNorm(norm, pool, context, weight, bias))
+
+
+def _replace_ends(
+    model: Any, pool: Tensor, backend: str, context: StepContext, shard: Shard
+) -> None:
+    """Replace the output layer and the embedding, of which each rank may have some rows."""
     vocabulary = model.config.vocab_size
     output = model.get_output_embeddings()
     if isinstance(output, nn.Linear):
         gather = None if shard.is_whole else lambda part: shard.gather(part, vocabulary)
-        model.set_output_embeddings(PlainLinear(output, backend, gather))
+        plain = PlainLinear(output, backend, gather)
+        model.set_output_embeddings(AdaptedOutput(plain, output.bias, pool, context))
+    embedding = model.get_input_embeddings()
     if not shard.is_whole:
-        embedding = model.get_input_embeddings()
-        model.set_input_embeddings(ShardedEmbedding(embedding, vocabulary, shard))
+        embedding = ShardedEmbedding(embedding, vocabulary, shard)
+    model.set_input_embeddings(AdaptedEmbedding(embedding, pool, context))
 
 
 def _edit_after_blocks(model: Any, edit: HiddenEdit, context: StepContext) -> None:
@@ -187,4 +219,15 @@ def base_shape(config: Any, modules: AdaptedModules) -> BaseShape:
         num_kv_heads=num_kv_heads,
         head_dim=head_dim,
         layer_kv_heads=layer_kv_heads(config),
+        vectors=_lengths(modules),
+        tables=tables_of(modules.parts, config.vocab_size, config.hidden_size),
     )
+
+
+def _lengths(modules: AdaptedModules) -> dict[str, int]:
+    """Lengths of the base's vectors, of the whole layers."""
+    lengths = lengths_of(modules.parts)
+    for path, (h_out, _) in modules.shapes.items():
+        if f"{path}.bias" in lengths:
+            lengths[f"{path}.bias"] = h_out
+    return lengths

@@ -12,6 +12,7 @@ from gossamer.kernels.gated_activation import make_gated_activation
 from gossamer.kernels.paged_attention import PagedAttention
 from gossamer.serving.runner.lowering.step import StepBatch
 from gossamer.serving.runner.operations import AdapterOperations
+from gossamer.serving.runner.trained_parts.linear import LinearParts
 
 # Root mean square norms that are weight * x / sqrt(mean(x^2) + eps), which torch has as one call.
 _NORMS = ("LlamaRMSNorm", "MistralRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm", "SmolLM3RMSNorm")
@@ -34,9 +35,12 @@ class FusedLinear(nn.Module):
         operations: AdapterOperations,
         context: StepContext,
         reduce: Callable[[Tensor], None] | None = None,
+        parts: LinearParts | None = None,
     ) -> None:
-        """`reduce` adds up what all ranks have computed, in place, where each has a part of it."""
+        """`reduce` adds up what all ranks have computed, in place, where each has a part of it;
+        `parts` adds what adapters have beside the operations."""
         super().__init__()
+        self._parts = parts
         self._reduce = reduce
         self._dense = dense
         self._operations = operations
@@ -58,18 +62,20 @@ class FusedLinear(nn.Module):
         batch = self._context.batch
         if batch is None or batch.adapters is None:
             plain: Tensor = self._weights(batch)(x)
-            return self._whole(plain)
+            return self._whole(plain, batch)
         tokens = x[0]
         read = self._operations.inputs(tokens, batch.adapters)
         # Each view costs microseconds in each layer, and most steps scale no inputs.
         y: Tensor = self._weights(batch)(x if read is tokens else read[None])
         self._operations.outputs_(y[0], read, batch.adapters)
-        return self._whole(y)
+        return self._whole(y, batch)
 
-    def _whole(self, y: Tensor) -> Tensor:
+    def _whole(self, y: Tensor, batch: StepBatch | None) -> Tensor:
         # All that adapters do to outputs is linear in them, so it may be done to parts of a sum.
         if self._reduce is not None:
             self._reduce(y)
+        if batch is not None and batch.parts is not None and self._parts is not None:
+            self._parts.add_(y[0], batch.parts)
         return y
 
     def _weights(self, batch: StepBatch | None) -> DenseLinear:

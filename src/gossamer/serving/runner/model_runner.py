@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -72,8 +73,14 @@ class PagedModel:
         """Float32 logits [rows, vocabulary] of the scored rows of the batch that was run last,
         piece by piece. All ranks take all pieces."""
         for rows in pieces(batch, self._model.config.vocab_size):
-            with self._told_of_ranks():
-                logits = self._head.logits(batch.token_ids, rows).float()
+            if batch.parts is not None:
+                # Tokens may have output rows of their own.
+                self._context.batch = replace(batch, parts=batch.parts.at(rows.tolist()))
+            try:
+                with self._told_of_ranks():
+                    logits = self._head.logits(batch.token_ids, rows).float()
+            finally:
+                self._context.batch = None
             yield logits
         self._head.forget()
 

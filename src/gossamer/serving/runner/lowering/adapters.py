@@ -3,18 +3,19 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
+import torch
+
 from gossamer.adapters.edit_positions import positions_to_edit
 from gossamer.kernels import hidden_edit
 from gossamer.kernels.hidden_edit import EditBatch, EditTable
 from gossamer.kernels.hidden_edit.batch import FIRST, LAST
 from gossamer.kernels.runs import Run
 from gossamer.serving.packing.resident import Resident
+from gossamer.serving.runner.lowering.part_batch import PartBatch
+from gossamer.serving.runner.lowering.parts import Part, make_parts
 from gossamer.serving.runner.lowering.step import EntryView, Met, StepView, UsesView
 
 Made = TypeVar("Made")
-
-Part = tuple[StepView, int, Met]
-"""A sequence's part of the batch, its first token, and the adapters that its tokens meet."""
 
 
 def resident_of(entry: EntryView) -> Resident:
@@ -26,9 +27,12 @@ def resident_of(entry: EntryView) -> Resident:
 class AdapterBatchBuilder(Generic[Made]):
     """Builds the adapters' part of a batch, or takes it over from the step before."""
 
-    def __init__(self, make: Callable[[list[Part]], Made]) -> None:
-        """`make` builds what the backend takes of all that adapters do to linear layers."""
+    def __init__(self, make: Callable[[list[Part]], Made], device: torch.device) -> None:
+        """`make` builds what the backend takes of all that adapters do to linear layers; trained
+        parts are described by tensors on `device`."""
         self._make = make
+        self._device = device
+        self._parts: PartBatch | None = None
         self._edits = hidden_edit.table_arena()
         self._key: tuple[Any, ...] | None = None
         self._made: Made
@@ -36,8 +40,9 @@ class AdapterBatchBuilder(Generic[Made]):
 
     def build(
         self, step: Sequence[StepView], starts: Sequence[int], met: Sequence[Met]
-    ) -> tuple[Made, EditBatch | None]:
-        """Build what `step` needs in the order of the batch, and its edits of hidden states.
+    ) -> tuple[Made, EditBatch | None, PartBatch | None]:
+        """Build what `step` needs in the order of the batch, its edits of hidden states, and its
+        trained parts.
 
         starts: each part's first token; met: the adapters that its tokens meet.
         """
@@ -46,12 +51,14 @@ class AdapterBatchBuilder(Generic[Made]):
         if key != self._key:
             self._key = key
             self._made = self._make(list(zip(step, starts, met, strict=True)))
+            self._parts = make_parts(list(zip(step, starts, met, strict=True)), self._device)
             self._has_edits = any(
                 resident.edit is not None for residents in met for resident, _ in residents
             )
         if self._has_edits:
-            return self._made, self._edit_batch(list(zip(step, starts, met, strict=True)))
-        return self._made, None
+            edits = self._edit_batch(list(zip(step, starts, met, strict=True)))
+            return self._made, edits, self._parts
+        return self._made, None, self._parts
 
     def _edit_batch(self, parts: list[Part]) -> EditBatch | None:
         found = [

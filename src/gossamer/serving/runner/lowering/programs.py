@@ -16,9 +16,10 @@ from gossamer.kernels.bundles import Bundles, Grid, make_bundles
 from gossamer.kernels.paged_attention import AttentionBatch
 from gossamer.kernels.runs import Run
 from gossamer.serving.device.device import Device
-from gossamer.serving.runner.lowering.adapters import AdapterBatchBuilder, Part, join_runs
+from gossamer.serving.runner.lowering.adapters import AdapterBatchBuilder, join_runs
 from gossamer.serving.runner.lowering.device_arrays import DeviceArrays
 from gossamer.serving.runner.lowering.pages import page_lists
+from gossamer.serving.runner.lowering.parts import Part
 from gossamer.serving.runner.lowering.step import HostStep, StepBatch, sampled
 
 SIZES = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
@@ -70,15 +71,15 @@ class ProgramLowering:
         self._block_tokens = block_tokens
         self._takes_pages = takes_pages
         self._arrays = DeviceArrays(device)
-        self._adapters = AdapterBatchBuilder(_adapter_work)
+        self._adapters = AdapterBatchBuilder(_adapter_work, device.torch_device)
         self._kept: tuple[_AdapterWork, int | None, dict[str, Bundles], dict[str, Array]] | None
         self._kept = None
         """What was made last of the adapters' work, and for how many tokens."""
 
     def lower(self, step: HostStep) -> StepBatch:
         """See `Lowering.lower`."""
-        work, edits = self._adapters.build(step.chunks, step.starts[:-1], step.met)
-        size = _size(step) if edits is None else None
+        work, edits, parts = self._adapters.build(step.chunks, step.starts[:-1], step.met)
+        size = _size(step) if edits is None and parts is None else None
         if size is not None and len(work.lora) + len(work.sparse) > _ENTRIES * size:
             size = None
         pages = page_lists(step, self._block_tokens, size) if self._takes_pages else None
@@ -123,6 +124,7 @@ class ProgramLowering:
             ),
             adapters=_batch(work, bundles, there),
             edits=edits,
+            parts=None if parts is None else parts.at([step.starts[i + 1] - 1 for i in step.due]),
             sampled=sampled(step),
             logit_rows=there["logit_rows"],
             scored=step.scored,

@@ -11,6 +11,7 @@ from torch import Tensor
 from gossamer.kernels.dense_linear import DenseLinear
 from gossamer.kernels.hidden_edit import EditBatch
 from gossamer.serving.packing.resident import Resident
+from gossamer.serving.runner.lowering.part_batch import PartBatch
 
 IntArray = npt.NDArray[np.int32]
 LongArray = npt.NDArray[np.int64]
@@ -160,6 +161,8 @@ class StepBatch:
     """What the adapters do to linear layers, as the backend's `AdapterOperations` take it; None
     where none acts on any: the plain path is taken."""
     edits: EditBatch | None = None
+    parts: PartBatch | None = None
+    """The trained parts that adapters have beside that; None where no token meets any."""
     sampled: list[Any]
     """Sequences whose next token is due after this step."""
     logit_rows: Tensor  # [len(sampled) or more] int64: their last tokens' places in the batch

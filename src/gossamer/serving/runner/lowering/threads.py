@@ -15,7 +15,8 @@ from gossamer.kernels.paged_attention import AttentionBatch
 from gossamer.kernels.runs import Run, balance
 from gossamer.kernels.sparse_delta import SparseBatch
 from gossamer.kernels.split_lora import SplitBatch
-from gossamer.serving.runner.lowering.adapters import AdapterBatchBuilder, Part, join_runs
+from gossamer.serving.runner.lowering.adapters import AdapterBatchBuilder, join_runs
+from gossamer.serving.runner.lowering.parts import Part
 from gossamer.serving.runner.lowering.step import HostStep, StepBatch, sampled
 
 LONG_CHUNK = 16
@@ -69,11 +70,11 @@ class ThreadLowering:
     def __init__(self, *, block_tokens: int, num_workers: int) -> None:
         self._block_tokens = block_tokens
         self._num_workers = num_workers
-        self._adapters = AdapterBatchBuilder(AdapterChunks(num_workers).make)
+        self._adapters = AdapterBatchBuilder(AdapterChunks(num_workers).make, torch.device("cpu"))
 
     def lower(self, step: HostStep) -> StepBatch:
         """See `Lowering.lower`."""
-        adapters, edits = self._adapters.build(step.chunks, step.starts[:-1], step.met)
+        adapters, edits, parts = self._adapters.build(step.chunks, step.starts[:-1], step.met)
         last = [step.starts[i + 1] - 1 for i in step.due]
         return StepBatch(
             token_ids=torch.from_numpy(np.array([step.token_ids], dtype=np.int64)),
@@ -82,6 +83,7 @@ class ThreadLowering:
             attention=self._attention(step),
             adapters=adapters,
             edits=edits,
+            parts=None if parts is None else parts.at(last),
             sampled=sampled(step),
             logit_rows=torch.from_numpy(np.array(last, dtype=np.int64)),
             scored=step.scored,

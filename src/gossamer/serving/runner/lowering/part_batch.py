@@ -1,0 +1,34 @@
+"""The trained parts that the tokens of a step meet, as plain torch takes them on any device."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from gossamer.kernels.trained_parts.bottleneck import BottleneckTable
+from gossamer.kernels.trained_parts.shift import ShiftBatch
+from gossamer.kernels.trained_parts.token_rows import RowTable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartBatch:
+    """What the adapters of a step do beside the linear operations of their kinds."""
+
+    shifts: ShiftBatch | None = None
+    """Vectors that are added; None: no token meets any."""
+    bottlenecks: list[tuple[int, int, BottleneckTable]] = field(default_factory=list)
+    """First token, number of tokens, and the networks that they meet."""
+    embeddings: list[tuple[int, int, RowTable]] = field(default_factory=list)
+    """First token, number of tokens, and the rows of the embedding that they meet."""
+    outputs: list[tuple[int, int, RowTable]] = field(default_factory=list)
+    """First token, number of tokens, and the rows of the output layer that they meet."""
+    output_rows: list[tuple[list[int], RowTable]] = field(default_factory=list)
+    """The rows of logits that `outputs` make; see `at`."""
+
+    def at(self, places: Sequence[int]) -> "PartBatch":
+        """Return the same for logits of the tokens at `places` of the batch, in this order."""
+        if not self.outputs:
+            return self
+        found = [
+            ([row for row, place in enumerate(places) if first <= place < first + count], table)
+            for first, count, table in self.outputs
+        ]
+        return replace(self, output_rows=[(rows, table) for rows, table in found if rows])

@@ -1,0 +1,57 @@
+"""Finds the vectors and tables of a model, before its layers are replaced."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gossamer.serving.packing.trained_parts.base import BaseParts
+
+
+def norms_of(model: Any) -> dict[str, nn.Module]:
+    """Return the norms that have weights, by module path."""
+    return {
+        path: module
+        for path, module in model.named_modules()
+        if "Norm" in type(module).__name__ and isinstance(getattr(module, "weight", None), Tensor)
+    }
+
+
+def base_parts(model: Any, *, is_whole: bool = True) -> BaseParts:
+    """Return where adapters of `model`, or of a rank's part of one, may have parts of their own."""
+    output, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    ids: dict[str, int] = {}
+    vectors: dict[str, Tensor] = {}
+    for path, module in model.named_modules():
+        if isinstance(module, nn.Linear) and module is not output:
+            ids[f"{path}.bias"] = len(ids)
+            if module.bias is not None:
+                vectors[f"{path}.bias"] = _copy(module.bias)
+    for path, norm in norms_of(model).items():
+        for name, parameter in norm.named_parameters(recurse=False):
+            if name in ("weight", "bias") and parameter.dim() == 1:
+                ids[f"{path}.{name}"] = len(ids)
+                vectors[f"{path}.{name}"] = _copy(parameter)
+    paths = {id(module): path for path, module in model.named_modules()}
+    return BaseParts(
+        vector_ids=ids,
+        vectors=vectors,
+        embedding=paths[id(embedding)],
+        output=paths.get(id(output), ""),
+        is_tied=getattr(output, "weight", None) is embedding.weight,
+        rows=embedding.weight.detach() if is_whole else None,
+    )
+
+
+def tables_of(parts: BaseParts, vocabulary: int, width: int) -> dict[str, tuple[int, int]]:
+    """Return (tokens, width) of the embedding and the output layer, by module path."""
+    return {path: (vocabulary, width) for path in (parts.embedding, parts.output) if path}
+
+
+def lengths_of(parts: BaseParts) -> dict[str, int]:
+    """Return the lengths of the vectors that the base has, by name."""
+    return {name: len(vector) for name, vector in parts.vectors.items()}
+
+
+def _copy(parameter: Tensor) -> Tensor:
+    return parameter.detach().to("cpu", torch.float32, copy=True)
