@@ -58,6 +58,12 @@ MEANING = {
     " first one `null`.",
     "prompt_logprobs": "Log-probabilities of the tokens of the prompt, and of this many of the"
     " likeliest ones in their place, as vLLM gives them; not streamed.",
+    "response_format": "The form of the answer: text, json_object, or json_schema with a schema"
+    " ([the guide](../guides/structured-outputs.md)).",
+    "structured_outputs": "The form of the answer, as vLLM has it: one of json (a schema), regex,"
+    " choice, grammar.",
+    "guided_json": "The older name of `structured_outputs.json`; so are `guided_regex`,"
+    " `guided_choice` and `guided_grammar`.",
     "n": "Answers to each prompt.",
     "presence_penalty": "Taken off the logit of each token that has been generated.",
     "frequency_penalty": "Taken off the logit of a token for each time it was generated.",

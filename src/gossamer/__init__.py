@@ -8,11 +8,11 @@ if TYPE_CHECKING:
     __version__: str
     from gossamer.errors import GossamerError
     from gossamer.llm import LLM
-    from gossamer.serving.core.messages import SamplingParams
+    from gossamer.serving.core.messages import SamplingParams, StructuredOutputs
     from gossamer.training.comparison.compare import compare
     from gossamer.training.run import tune
 
-__all__ = ["LLM", "GossamerError", "SamplingParams", "compare", "tune"]
+__all__ = ["LLM", "GossamerError", "SamplingParams", "StructuredOutputs", "compare", "tune"]
 
 # OpenMP's threads spin at every barrier, which starves others on the processor: beside two
 # busy processes a training step on two cores took 45 to 60 s, and 20 s without it. Alone on the
@@ -24,6 +24,7 @@ _HOMES = {
     "GossamerError": "gossamer.errors",
     "LLM": "gossamer.llm",
     "SamplingParams": "gossamer.serving.core.messages",
+    "StructuredOutputs": "gossamer.serving.core.messages",
     "compare": "gossamer.training.comparison.compare",
     "tune": "gossamer.training.run",
 }

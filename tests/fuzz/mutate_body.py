@@ -55,9 +55,31 @@ ONLY = {
         "tool_choice": "none",
         "parallel_tool_calls": False,
         "chat_template_kwargs": {"enable_thinking": False},
-        "response_format": {"type": "text"},
+        "response_format": {
+            "type": "json_schema",
+            "json_schema": {
+                "name": "pet",
+                "strict": True,
+                "schema": {
+                    "$defs": {"age": {"type": "integer", "minimum": 0, "maximum": 99}},
+                    "type": "object",
+                    "properties": {
+                        "name": {"type": "string", "pattern": "^[A-Z][a-z]{1,5}$"},
+                        "age": {"anyOf": [{"$ref": "#/$defs/age"}, {"type": "null"}]},
+                    },
+                    "required": ["name"],
+                    "additionalProperties": False,
+                },
+            },
+        },
     },
-    PLAIN: {"prompt": ["Once", "Twice"], "logprobs": 2, "echo": False, "best_of": 1},
+    PLAIN: {
+        "prompt": ["Once", "Twice"],
+        "logprobs": 2,
+        "echo": False,
+        "best_of": 1,
+        "structured_outputs": {"grammar": 'start: "a" b+\nb: /[x-z]{2}/ | "(" b ")"'},
+    },
 }
 # Fields that may be added to any body, beside those above.
 OTHERS = [

@@ -177,6 +177,16 @@ REFUSED = [
     (StructuredOutputs(json={"maxItems": 10**9}), "maxItems at #", ""),
     (StructuredOutputs(json={"properties": {f"p{n}": {} for n in range(2_000)}}), "properties", ""),
     (StructuredOutputs(json={"title": "x" * 100_000}), "characters", ""),
+    (
+        StructuredOutputs(json={"allOf": [{"pattern": f"a.{{{n}}}b"} for n in range(30)]}),
+        "parts that meet",
+        "",
+    ),
+    (
+        StructuredOutputs(json={"anyOf": [{"oneOf": [{"const": n}, {}]} for n in range(200)]}),
+        "too many of oneOf",
+        "",
+    ),
     (StructuredOutputs(regex="(?=a)b"), "look-around", ""),
     (StructuredOutputs(regex="("), "", ""),
     (StructuredOutputs(regex="(" * 5_000 + "a" + ")" * 5_000), "levels", ""),
@@ -214,6 +224,12 @@ def test_a_schema_that_json_cannot_express_is_refused(grammars):
         grammars.matcher(StructuredOutputs(json={"const": float("nan")}))
     with pytest.raises(RequestError, match="structured_outputs"):
         grammars.matcher(StructuredOutputs(json={"const": object()}))
+
+
+def test_long_chains_of_references_are_followed(grammars):
+    chain = {f"d{n}": {"properties": {"a": {"$ref": f"#/$defs/d{n + 1}"}}} for n in range(900)}
+    schema = {"$defs": {**chain, "d900": {"type": "integer"}}, "$ref": "#/$defs/d0"}
+    assert admits(grammars, StructuredOutputs(json=schema), '{"a":{"a":{}}}')
 
 
 def test_a_form_is_compiled_once_and_the_oldest_make_room(monkeypatch):

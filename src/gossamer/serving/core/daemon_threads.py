@@ -51,11 +51,14 @@ class DaemonThreads(Executor):
         limit_seconds: float = math.inf,
         late: Callable[[], Exception] = TimeoutError,
         most: int = 8,
+        stack_bytes: int = 0,
     ) -> None:
+        """`stack_bytes` is the size of the threads' stacks; 0: as all threads'."""
         self._name = name
         self._limit = limit_seconds
         self._late = late
         self._most = most
+        self._stack_bytes = stack_bytes
         self._changed = threading.Condition()
         self._waiting: deque[_Job] = deque()
         self._running: dict[threading.Thread, _Job] = {}
@@ -98,7 +101,16 @@ class DaemonThreads(Executor):
             watch.start()
             self._watch = watch
         thread = threading.Thread(target=self._work, name=self._name, daemon=True)
-        thread.start()
+        if self._stack_bytes:
+            # A setting of the process: a thread that another starts meanwhile may get as much,
+            # which is only taken where it is used.
+            before = threading.stack_size(self._stack_bytes)
+            try:
+                thread.start()
+            finally:
+                threading.stack_size(before)
+        else:
+            thread.start()
         self._threads.append(thread)
 
     def _work(self) -> None:

@@ -13,10 +13,20 @@ MAX_PROPERTIES = 1_000
 """The most properties of all objects of a schema together."""
 MAX_RULES = 1_000
 """The most rules of a grammar."""
+MAX_ONE_OF = 100
+MAX_ONE_OF_PARTS = 300
+"""The most that a schema has of `oneOf`, and of parts of them all: each two parts are compared, by
+way of all that they refer to, to prove that they exclude each other."""
+MAX_MET_PATTERNS = 8
+"""The most texts by `pattern` or `format` in a schema of which parts meet (`allOf`, or what stands
+beside `$ref`): to find out whether a text can match several takes time and memory that double with
+each."""
 MAX_COUNT = 100_000
 """The most that a number in a schema may demand: of items, properties or characters."""
 
 COUNTS = ("minItems", "maxItems", "minLength", "maxLength", "minProperties", "maxProperties")
+_NOTES = ("$defs", "definitions", "title", "description", "default", "examples", "deprecated")
+"""Names that demand nothing."""
 _BRACKETS = {"(": 1, "[": 1, "{": 1, ")": -1, "]": -1, "}": -1}
 _RULE = re.compile(
     r"^\s*[!?]?[\w.-]+(\{[^}]*\})?(\.-?\d+)?\s*(\[[^\]]*\]\s*)*(:|::=)", re.MULTILINE
@@ -64,7 +74,8 @@ def parse_schema(text: str) -> Any:
         raise FormError(f"it is no JSON: {error}") from None
     if not isinstance(schema, dict | bool):
         raise FormError("a JSON Schema is an object, or true or false")
-    num_properties = 0
+    num_properties = num_one_of = num_parts = num_patterns = 0
+    parts_meet = False
     for path, value in walk(schema):
         if len(path) > MAX_DEPTH:
             raise FormError(f"it is nested in more than {MAX_DEPTH} levels")
@@ -74,11 +85,32 @@ def parse_schema(text: str) -> Any:
         num_properties += len(properties) if isinstance(properties, dict) else 0
         if num_properties > MAX_PROPERTIES:
             raise FormError(f"it has more than {MAX_PROPERTIES} properties")
+        if isinstance(parts := value.get("oneOf"), list):
+            num_one_of, num_parts = num_one_of + 1, num_parts + len(parts)
+        if num_one_of > MAX_ONE_OF or num_parts > MAX_ONE_OF_PARTS:
+            limit = f"{MAX_ONE_OF} are allowed, of {MAX_ONE_OF_PARTS} parts together"
+            raise FormError(f"it has too many of oneOf: at most {limit}")
+        num_patterns += ("pattern" in value) + ("format" in value)
+        parts_meet = parts_meet or _parts_meet(value)
+        if parts_meet and num_patterns > MAX_MET_PATTERNS:
+            raise FormError(
+                f"it has parts that meet (allOf, or what is beside $ref) and more than "
+                f"{MAX_MET_PATTERNS} of pattern and format"
+            )
         for name in COUNTS:
             number = value.get(name)
             if isinstance(number, int | float) and number > MAX_COUNT:
                 raise FormError(f"{name} at {pointer(path)} is more than {MAX_COUNT}")
     return schema
+
+
+def _parts_meet(schema: dict[str, Any]) -> bool:
+    """Whether a value has to keep to several parts of `schema` at once."""
+    parts = schema.get("allOf")
+    if "$ref" not in schema and not isinstance(parts, list):
+        return False
+    demands = [name for name in schema if name not in _NOTES]
+    return len(demands) > 1 or (isinstance(parts, list) and len(parts) > 1)
 
 
 def walk(schema: Any) -> Iterator[tuple[tuple[str, ...], Any]]:

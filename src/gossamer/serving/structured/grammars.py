@@ -26,6 +26,10 @@ MAX_KEPT_CHARACTERS = 1_000_000
 COMPILE_SECONDS = 10.0
 """A form that takes longer to compile is refused."""
 
+STACK_BYTES = 512 * 1024**2
+"""The library descends into schemas and rules by recursion: a chain of as many references as the
+largest text has room for takes a fifth of this. It is only taken where it is used."""
+
 _LIMITS = LLParserLimits(
     # Ambiguous grammars make a row of thousands of items, whose squares are looked through: the
     # schema of a thousand properties takes a tenth of this.
@@ -60,7 +64,9 @@ class Grammars:
         self._ends = tuple(sorted(ends))
         self._vocab_size = vocab_size
         self._masks = MaskThread()
-        self._threads = DaemonThreads("gossamer-grammars", limit_seconds=COMPILE_SECONDS, most=4)
+        self._threads = DaemonThreads(
+            "gossamer-grammars", limit_seconds=COMPILE_SECONDS, most=4, stack_bytes=STACK_BYTES
+        )
         self._lock = threading.Lock()
         self._lock_of_tokenizer = threading.Lock()
         self._known: LLTokenizer | None = None

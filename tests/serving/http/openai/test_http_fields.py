@@ -80,7 +80,6 @@ REFUSED = [
     (CHAT, {"messages": [{"role": "user", "content": ["x"]}]}, "messages[0].content[0]", "object"),
     (CHAT, {"tools": [{"type": "function"}]}, "tools[0].function", "must be an object"),
     (CHAT, {"tool_choice": "required"}, "tool_choice", "needs 'tools'"),
-    (CHAT, {"response_format": {"type": "json_object"}}, "response_format", "not supported"),
     (CHAT, {"logit_bias": {"5": 101}}, "logit_bias", "-100..100"),
     (CHAT, {"logit_bias": {"x": 1}}, "logit_bias", "no token id"),
     (CHAT, {"logit_bias": [5]}, "logit_bias", "must be an object"),

@@ -100,6 +100,7 @@ def _sampling(body: GenerationBody, choice: int) -> SamplingParams:
         skip_special_tokens=body.skip_special_tokens,
         logprobs=0 if _ranks(body) and body.num_logprobs is None else body.num_logprobs,
         prompt_logprobs=body.num_prompt_logprobs,
+        structured_outputs=body.form,
     )
 
 

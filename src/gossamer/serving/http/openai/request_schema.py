@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Never, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from gossamer.serving.core.messages import StructuredOutputs
 from gossamer.serving.http.errors import ApiError
 from gossamer.serving.http.openai import unsupported_fields
 from gossamer.serving.http.openai.chat.messages import Message, parse_messages
@@ -27,6 +28,17 @@ from gossamer.serving.http.openai.sampling_fields import (
     parse_stop_token_ids,
 )
 from gossamer.serving.http.openai.sizes import SizeLimits, check_choices, check_sizes
+from gossamer.serving.http.openai.structured_fields import (
+    FIELDS,
+    Form,
+    only_one,
+    parse_guided_choice,
+    parse_guided_grammar,
+    parse_guided_json,
+    parse_guided_regex,
+    parse_response_format,
+    parse_structured_outputs,
+)
 from gossamer.serving.http.openai.unsupported_fields import shown
 
 Prompt = str | tuple[int, ...]
@@ -115,12 +127,26 @@ class GenerationBody(BaseModel):
     skip_special_tokens: bool = True
     ignore_eos: bool = False
     prompt_logprobs: int | None = Field(None, ge=0, le=20)
+    response_format: Annotated[Form, BeforeValidator(parse_response_format)] = None
+    structured_outputs: Annotated[Form, BeforeValidator(parse_structured_outputs)] = None
+    guided_json: Annotated[Form, BeforeValidator(parse_guided_json)] = None
+    guided_regex: Annotated[Form, BeforeValidator(parse_guided_regex)] = None
+    guided_choice: Annotated[Form, BeforeValidator(parse_guided_choice)] = None
+    guided_grammar: Annotated[Form, BeforeValidator(parse_guided_grammar)] = None
     priority: int = Field(0, ge=-MAX_PRIORITY, le=MAX_PRIORITY)
 
     @property
     def new_tokens(self) -> int | None:
         """The most new tokens; None: as many as fit."""
         return self.max_tokens
+
+    @property
+    def form(self) -> StructuredOutputs | None:
+        """The form that the answers are to have, whichever field asks for it.
+
+        Raises `ApiError` 400 if several do.
+        """
+        return only_one([(name, getattr(self, name)) for name in FIELDS])
 
     @property
     def num_prompts(self) -> int:
@@ -173,6 +199,7 @@ class GenerationBody(BaseModel):
             _refuse("stream_options", "'stream_options' needs 'stream': true")
         if self.prompt_logprobs is not None and self.stream:
             _refuse("prompt_logprobs", "'prompt_logprobs' are not streamed; leave 'stream' out")
+        _ = self.form
         limit = self.new_tokens
         if limit is not None and self.min_tokens > limit:
             _refuse(

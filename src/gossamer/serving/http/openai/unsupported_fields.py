@@ -46,14 +46,10 @@ COMMON: dict[str, Neutral] = {
     "prompt_cache_retention": _anything,
     "service_tier": _one_of("auto", "default"),
     "store": _one_of(False),
-    "response_format": _one_of({"type": "text"}),
     "length_penalty": _one_of(1, 1.0),
     "use_beam_search": _one_of(False),
-    "guided_json": _never,
-    "guided_regex": _never,
-    "guided_choice": _never,
-    "guided_grammar": _never,
-    "structured_outputs": _never,
+    "guided_decoding_backend": _anything,
+    "guided_whitespace_pattern": _never,
 }
 
 CHAT: dict[str, Neutral] = {
