@@ -14,6 +14,7 @@ from generator.markdown import one_line, short_names, table
 from gossamer.settings import Settings
 
 METHODS = "gossamer.methods."
+OF_THE_HARNESS = (".evaluation.backend", ".evaluation.run")
 
 
 def page() -> str:
@@ -38,7 +39,7 @@ def all_settings() -> list[type[Settings]]:
     """All settings classes that have fields, but those of methods, by module and name."""
     for module in pkgutil.walk_packages(gossamer.__path__, "gossamer."):
         # They need packages that the base install does not have.
-        if not module.name.endswith((".triton_kernels", ".flashinfer")):
+        if not module.name.endswith((".triton_kernels", ".flashinfer", *OF_THE_HARNESS)):
             import_module(module.name)
     found = {cls for cls in _subclasses(Settings) if not cls.__module__.startswith(METHODS)}
     return sorted(

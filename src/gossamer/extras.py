@@ -14,6 +14,7 @@ EXTRAS = {
     "wandb": ("wandb",),
     "studio": ("alembic", "python_multipart", "sqlalchemy"),
     "postgres": ("psycopg",),
+    "eval": ("lm_eval", "matplotlib"),
 }
 """Names to import, by the group of packages in `pyproject.toml` that brings them."""
 

@@ -50,11 +50,19 @@ class LLM:
     ...     llm.generate(["Hello", "Hello"], adapter=[None, "pirate"])
     """
 
-    def __init__(self, model: str, *, adapters: str | Path | None = None, **settings: Any) -> None:
-        """`settings` are those of `ServeSettings` (`memory_gib`, `tensor_parallel`, ...)."""
-        folder = Path(adapters) if adapters is not None else None
+    def __init__(
+        self,
+        model: str,
+        *,
+        adapters: str | Path | Sequence[str | Path] | None = None,
+        **settings: Any,
+    ) -> None:
+        """`adapters` are folders of adapters, or an adapter's own; `settings` those of
+        `ServeSettings` (`memory_gib`, `tensor_parallel`, ...)."""
+        one = isinstance(adapters, str | Path)
+        folders: Any = Path(adapters) if one else adapters  # type: ignore[arg-type]
         # A list of prompts is one call, however long: nothing here is refused for its number.
-        given = {"model": str(model), "adapters": folder, "max_waiting": sys.maxsize, **settings}
+        given = {"model": str(model), "adapters": folders, "max_waiting": sys.maxsize, **settings}
         self.engine = start_engine(ServeSettings.parse(given, where="LLM"))
         self._encoder = PromptEncoder(self.engine.tokenizer, self.engine.special_tokens)
         self._numbers = itertools.count(1)

@@ -32,6 +32,7 @@ ARROWS: dict[str, set[str]] = {
     "jobs": BOTTOM
     | {"adapters", "basemodel", "conversion", "merging", "methods", "training", "verification"},
     "studio": BOTTOM | {"adapters", "jobs", "serving"},
+    "evaluation": BOTTOM | {"llm", "serving"},
     "verification": BOTTOM | {"adapters", "basemodel", "methods", "serving", "training", "llm"},
     "cli": BOTTOM
     | {
@@ -47,7 +48,7 @@ ARROWS: dict[str, set[str]] = {
         "studio",
         "training",
     }
-    | {"verification"},
+    | {"evaluation", "verification"},
 }
 # Where a third-party package may be imported: a pattern on the path below src/gossamer.
 HOMES = {
@@ -67,6 +68,7 @@ HOMES = {
     "llguidance": r"serving/structured/",
     "re2": r"adapters/patterns\.py$",
     "triton": r"(.*/)?triton_kernels\.py$",
+    "lm_eval": r"evaluation/",
     "flashinfer": r"kernels/paged_attention/flashinfer\.py$",
 }
 

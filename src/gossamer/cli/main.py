@@ -28,6 +28,7 @@ COMMANDS: dict[str, str] = {
     "plan": "tell how many adapters fit into memory beside how many tokens",
     "bench": "put a server under load and tell what its users felt",
     "keys": "create, list and revoke API keys of tenants",
+    "eval": "score adapters on the tasks of lm-evaluation-harness, all in one batch",
     "verify": "prove that served adapters answer as the trained models do",
     "completion": "print what makes your shell complete commands and options",
 }
