@@ -22,6 +22,8 @@ from gossamer.serving.http.metrics.server import Metrics
 from gossamer.serving.http.middleware import CLIENT_GONE, RequestContextMiddleware
 from gossamer.serving.http.openai import routes as openai
 from gossamer.serving.http.openai.intake import Intake
+from gossamer.serving.http.openai.responses_api import routes as responses
+from gossamer.serving.http.openai.responses_api.store import ResponseStore
 from gossamer.serving.http.openai.sizes import SizeLimits
 from gossamer.serving.http.openai.tokenize import RequestEncoder
 from gossamer.serving.http.origins import OriginCheck
@@ -53,6 +55,7 @@ def create_app(
             call_parser=call_parser,
         ),
         call_parser=call_parser,
+        responses=ResponseStore(settings.max_responses_bytes),
         threads=FairThreadPool("gossamer-requests"),
         intake=Intake(engine, settings.max_bodies_bytes),
         catalogue=Catalogue(engine),
@@ -75,7 +78,8 @@ def create_app(
     # elsewhere and know nothing of bodies that are read by hand.
     app = FastAPI(title="Gossamer", lifespan=lifespan, openapi_url=None)
     app.state.context = context
-    own = (openai.router, adapters.router, operation.router, tokens.router, about.router)
+    rooms = (openai, responses, adapters, operation, tokens, about)
+    own = [each.router for each in rooms]
     app.state.routers = (*own, *(router for each in extensions for router in each.routers))
     for router in app.state.routers:
         _answer_head(router)

@@ -10,6 +10,7 @@ from gossamer.serving.http.catalogue import Catalogue
 from gossamer.serving.http.fair_threads import FairThreadPool
 from gossamer.serving.http.metrics.server import Metrics
 from gossamer.serving.http.openai.intake import Intake
+from gossamer.serving.http.openai.responses_api.store import ResponseStore
 from gossamer.serving.http.openai.sizes import SizeLimits
 from gossamer.serving.http.openai.tokenize import RequestEncoder
 from gossamer.serving.http.settings import HttpSettings
@@ -26,6 +27,7 @@ class Context:
     metrics: Metrics
     encoder: RequestEncoder
     call_parser: CallParser
+    responses: ResponseStore
     threads: FairThreadPool
     intake: Intake
     catalogue: Catalogue

@@ -56,6 +56,9 @@ class HttpSettings(Settings):
     max_choices: int = Field(128, ge=1)
     """Most sequences of one call: `n` times the number of prompts."""
 
+    max_responses_mib: float = Field(64.0, ge=0, allow_inf_nan=False)
+    """Most MiB of responses that are kept in memory, so that a call of /v1/responses can go on from
+    one; a tenant may take half, the oldest go first; 0: none."""
     tool_parser: ToolParserName = "auto"
     """How calls of tools are read in answers: auto (by the tokenizer's own description of answers,
     or else by the model's chat template), template (that description), hermes (JSON between
@@ -100,6 +103,11 @@ class HttpSettings(Settings):
     def max_body_bytes(self) -> int:
         """Largest body of a request, in bytes."""
         return int(self.max_body_mib * 2**20)
+
+    @property
+    def max_responses_bytes(self) -> int:
+        """Largest size of all stored responses together, in bytes."""
+        return int(self.max_responses_mib * 2**20)
 
     @property
     def max_bodies_bytes(self) -> int:

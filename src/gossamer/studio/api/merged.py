@@ -12,7 +12,7 @@ from gossamer.serving.core.messages import Finished, Tokens
 from gossamer.serving.http.connection import run_unless_disconnected
 from gossamer.serving.http.errors import ApiError, ClientGoneError, to_api_error
 from gossamer.serving.http.openai.channel import Channel
-from gossamer.serving.http.openai.sse import frame
+from gossamer.serving.http.openai.responses import frame
 
 MAX_WAITING = 1000
 """The frames that wait for a slow client before its channels are no longer read."""

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -33,7 +33,7 @@ from gossamer.serving.http.openai.request_schema import (
     StreamOptions,
 )
 from gossamer.serving.http.openai.responses import Choice, ReplyFormat, Usage, likeliest
-from gossamer.serving.http.openai.sizes import check_length
+from gossamer.serving.http.openai.sizes import SizeLimits, check_length
 from gossamer.serving.http.openai.sse import EventStream
 from gossamer.serving.http.openai.tokenize import TokenIds, Turn
 from gossamer.serving.keys import Caller
@@ -119,8 +119,10 @@ SHORT_REPLY = 1_000
 class Route(Generic[Body]):
     """The parts of a call that each route does its own way."""
 
-    schema: type[Body]
-    reply_type: type[ReplyFormat]
+    parse: Callable[[dict[str, Any], SizeLimits], Body]
+    """Reads the decoded body."""
+    reply_type: Callable[..., ReplyFormat]
+    """Makes what builds the replies, of the fields of `ReplyFormat`."""
     turns: Callable[[Body], list[Turn]]
     """The turns of work that encode a body; making the list is quick."""
     rules: Callable[[Body, list[TokenIds]], AnswerRules] = lambda body, prompts: AnswerRules()
@@ -168,19 +170,20 @@ async def _submit(
     run = partial(context.threads.run, caller.tenant)
 
     def read() -> tuple[Body, list[Turn]]:
-        body = route.schema.parse(decode(content), context.limits)
+        body = route.parse(decode(content), context.limits)
         return body, route.turns(body)
 
     body, turns = await run(read)
     adapter = await find_model(context, caller, body.model)
     reply = route.reply_type(
-        reply_id=route.reply_type.prefix + http.state.request_id,
+        reply_id=http.state.request_id,
         model=body.model,
         created=int(time.time()),
         has_logprobs=body.num_logprobs is not None,
         vocabulary=vocabulary_of(context.engine.tokenizer),
         prompt_logprobs=body.prompt_logprobs,
     )
+    reply.reply_id = reply.prefix + reply.reply_id
 
     def submit(prompts: list[TokenIds]) -> None:
         prompts += turns[-1]()
@@ -204,7 +207,7 @@ async def _submit(
         prompts += await run(turn)
     await run(partial(submit, prompts))
     options = body.stream_options or StreamOptions()
-    usage = Usage(body.num_drawn, sum(map(len, prompts)))
+    usage = reply.usage = Usage(body.num_drawn, sum(map(len, prompts)))
     return _Begun(channel, reply, usage, body.stream, options, body.n)
 
 

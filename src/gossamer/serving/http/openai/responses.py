@@ -1,6 +1,7 @@
 """Builds replies in OpenAI's shapes: plain completions, and what they share with chats."""
 
 import codecs
+import json
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable
@@ -8,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from gossamer.serving.core.messages import Finished, TokenLogprob, Tokens
+from gossamer.serving.http.errors import ApiError
 from gossamer.serving.http.openai.chat.answers import AnswerFollower, AnswerRules
 from gossamer.serving.http.openai.prompt_replies import Echo, finite, prompt_logprobs
 from gossamer.serving.tokenization.vocabulary import Vocabulary
@@ -98,12 +100,10 @@ def likeliest(choices: list[Choice], drawn: int, kept: int) -> list[Choice]:
 class ReplyFormat(ABC):
     """The shapes of one route's replies, for one call."""
 
-    kind: ClassVar[str]
-    """The `object` field of a whole reply."""
-    chunk_kind: ClassVar[str]
-    """The `object` field of a chunk of a stream."""
     prefix: ClassVar[str]
     """The start of a reply's id."""
+    last_frame: ClassVar[bytes] = b"data: [DONE]\n\n"
+    """What ends a stream that did not fail."""
 
     reply_id: str
     model: str
@@ -116,8 +116,54 @@ class ReplyFormat(ABC):
     """The prompts, where answers begin with them."""
     rules: AnswerRules = field(default_factory=AnswerRules)
     """How the text of answers is read."""
+    usage: Usage = field(default_factory=lambda: Usage(1, 0))
+    """What the call has used so far."""
     followers: dict[int, AnswerFollower] = field(default_factory=dict)
     """What reads the answers that are streamed, by choice."""
+
+    @abstractmethod
+    def reply(self, choices: list[Choice], usage: Usage) -> dict[str, Any]:
+        """Build a reply that is not streamed."""
+
+    def opening(self, index: int) -> list[dict[str, Any]]:
+        """Build the chunks before the first text of a choice."""
+        return []
+
+    @abstractmethod
+    def delta(self, index: int, event: Tokens) -> list[dict[str, Any]]:
+        """Build the chunks for new output; none if it shows nothing."""
+
+    @abstractmethod
+    def closing(self, index: int, finish_reason: str) -> list[dict[str, Any]]:
+        """Build the last chunks of a choice."""
+
+    def usage_chunk(self, usage: Usage) -> dict[str, Any]:
+        """Build the last chunk of a stream, when usage was asked for."""
+        return usage.as_dict()
+
+    def failure(self, error: ApiError) -> dict[str, Any]:
+        """Build the chunk that ends a stream which has failed."""
+        return error.body()
+
+    def frame(self, chunk: dict[str, Any]) -> bytes:
+        """Frame one chunk of a stream as bytes."""
+        return frame(chunk)
+
+    def follower(self, index: int) -> AnswerFollower:
+        """Return what reads the answer `index`, which is streamed."""
+        if index not in self.followers:
+            self.followers[index] = AnswerFollower(self.rules)
+        return self.followers[index]
+
+
+@dataclass(slots=True)
+class ChoicesReply(ReplyFormat):
+    """The replies of chats and completions, which are lists of choices."""
+
+    kind: ClassVar[str]
+    """The `object` field of a whole reply."""
+    chunk_kind: ClassVar[str]
+    """The `object` field of a chunk of a stream."""
 
     def bytes_of(self, token_id: int, text: str) -> bytes:
         """The bytes of a token of text `text`; for a part of a character, the vocabulary's."""
@@ -130,10 +176,6 @@ class ReplyFormat(ABC):
             "choices": [self._whole(choice) for choice in choices],
             "usage": usage.as_dict(),
         }
-
-    def opening(self, index: int) -> dict[str, Any] | None:
-        """Build the chunk before the first text of a choice, if there is one."""
-        return None
 
     def delta(self, index: int, event: Tokens) -> list[dict[str, Any]]:
         """Build the chunks for new output; none if it shows nothing."""
@@ -165,6 +207,13 @@ class ReplyFormat(ABC):
     def _ends(self, index: int, finish_reason: str) -> list[dict[str, Any]]: ...
 
 
+def frame(data: dict[str, Any], event: str | None = None) -> bytes:
+    """Frame one event of a stream as bytes; `event` is its name, if it has one."""
+    name = f"event: {event}\n" if event is not None else ""
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    return f"{name}data: {text}\n\n".encode()
+
+
 def escaped(raw: bytes) -> str | None:
     """Write a token that is no text as OpenAI does, \\xf0\\x9f; None for one that is."""
     try:
@@ -175,7 +224,7 @@ def escaped(raw: bytes) -> str | None:
 
 
 @dataclass(slots=True)
-class CompletionReply(ReplyFormat):
+class CompletionReply(ChoicesReply):
     """The replies of the completion route: text_completion, whole and in chunks."""
 
     kind = "text_completion"
@@ -187,11 +236,11 @@ class CompletionReply(ReplyFormat):
     decoders: dict[int, codecs.IncrementalDecoder] = field(default_factory=dict)
     """The decoder of each choice: keeps the bytes of a character that is not complete."""
 
-    def opening(self, index: int) -> dict[str, Any] | None:
+    def opening(self, index: int) -> list[dict[str, Any]]:
         """Build the chunk with the prompt, where it is echoed without log-probabilities."""
         if self.echo is None or self.has_logprobs:
-            return None
-        return self._chunk(_completion_choice(index, self.echo.of(index).text, None, None))
+            return []
+        return [self._chunk(_completion_choice(index, self.echo.of(index).text, None, None))]
 
     def _whole(self, choice: Choice) -> dict[str, Any]:
         index, before = choice.index, self.echo.of(choice.index).text if self.echo else ""

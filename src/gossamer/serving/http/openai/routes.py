@@ -91,11 +91,11 @@ async def chat_completions(http: Request) -> Response:
     """Answer a conversation."""
     context = Context.of(http)
     rules = partial(calling.rules, context.call_parser)
-    return await answer(http, Route(ChatBody, ChatReply, context.encoder.chat, rules))
+    return await answer(http, Route(ChatBody.parse, ChatReply, context.encoder.chat, rules))
 
 
 @router.post("/v1/completions")
 async def completions(http: Request) -> Response:
     """Continue one prompt or several."""
     encoder = Context.of(http).encoder
-    return await answer(http, Route(CompletionBody, CompletionReply, encoder.prompts))
+    return await answer(http, Route(CompletionBody.parse, CompletionReply, encoder.prompts))

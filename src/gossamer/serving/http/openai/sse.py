@@ -1,6 +1,5 @@
 """Streams a reply as server-sent events."""
 
-import json
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -14,13 +13,11 @@ from gossamer.serving.http.openai.channel import Channel
 from gossamer.serving.http.openai.request_schema import StreamOptions
 from gossamer.serving.http.openai.responses import ReplyFormat, Usage
 
-DONE = b"data: [DONE]\n\n"
-
 
 class EventStream(Response):
     """Sends the events of a channel as they come; cancels what is left when it ends.
 
-    A failure on the way is sent as a data event of OpenAI's error shape, without `[DONE]` after it.
+    A failure on the way is sent as an event of the route's error shape, which is the last.
     """
 
     media_type = "text/event-stream"
@@ -66,23 +63,24 @@ class EventStream(Response):
             async for batch in self._channel.batches():
                 # What has come together is sent together.
                 frames = [
-                    frame(chunk | self._usage_so_far())
+                    self._reply.frame(chunk | self._usage_so_far())
                     for event in batch
                     for chunk in self._chunks(*event)
                 ]
                 if frames:
                     yield b"".join(frames)
             if self._options.include_usage:
-                yield frame(self._reply.usage_chunk(self._usage))
-            yield DONE
+                yield self._reply.frame(self._reply.usage_chunk(self._usage))
+            if self._reply.last_frame:
+                yield self._reply.last_frame
         except Exception as error:
-            yield frame(to_api_error(error, self._request_id).body())
+            failure = self._reply.failure(to_api_error(error, self._request_id))
+            yield self._reply.frame(failure)
 
     def _chunks(self, index: int, event: Tokens | Finished) -> Iterator[dict[str, Any]]:
         if index not in self._opened:
             self._opened.add(index)
-            if (opening := self._reply.opening(index)) is not None:
-                yield opening
+            yield from self._reply.opening(index)
         if isinstance(event, Finished):
             self._usage.add(index, event)
             yield from self._reply.closing(index, event.finish_reason)
@@ -95,8 +93,3 @@ class EventStream(Response):
         if self._options.continuous_usage_stats:
             return {"usage": self._usage.as_dict()}
         return {"usage": None} if self._options.include_usage else {}
-
-
-def frame(data: dict[str, Any]) -> bytes:
-    """Frame one event as bytes."""
-    return f"data: {json.dumps(data, ensure_ascii=False, separators=(',', ':'))}\n\n".encode()

@@ -5,31 +5,29 @@ from typing import Any
 
 from gossamer.serving.core.messages import TokenLogprob, Tokens
 from gossamer.serving.http.openai.chat.answers import (
-    AnswerFollower,
     CallPiece,
     OpenedCall,
     Piece,
     gather,
 )
 from gossamer.serving.http.openai.prompt_replies import finite, prompt_logprobs
-from gossamer.serving.http.openai.responses import Choice, ReplyFormat, Usage, escaped
+from gossamer.serving.http.openai.responses import Choice, ChoicesReply, Usage, escaped
 from gossamer.serving.tokenization.tool_calls.parts import ReasoningPart, TextPart
 
 
-class ChatReply(ReplyFormat):
+class ChatReply(ChoicesReply):
     """The replies of the chat route: chat.completion and chat.completion.chunk."""
 
     kind = "chat.completion"
     chunk_kind = "chat.completion.chunk"
     prefix = "chatcmpl-"
 
-    def opening(self, index: int) -> dict[str, Any]:
+    def opening(self, index: int) -> list[dict[str, Any]]:
         """Build the first chunk, which tells the role."""
         # An answer that only calls has no content, which is not known yet.
         content = None if self.rules.has_tools else ""
-        return self._chunk(
-            _chat_choice(index, {"role": "assistant", "content": content}, None, None)
-        )
+        first = {"role": "assistant", "content": content}
+        return [self._chunk(_chat_choice(index, first, None, None))]
 
     def reply(self, choices: list[Choice], usage: Usage) -> dict[str, Any]:
         """Build a reply that is not streamed; it tells of the prompt once."""
@@ -61,7 +59,7 @@ class ChatReply(ReplyFormat):
         }
 
     def _parts(self, index: int, event: Tokens) -> list[dict[str, Any]]:
-        deltas = [_delta(piece) for piece in self._follower(index).push(event.text)]
+        deltas = [_delta(piece) for piece in self.follower(index).push(event.text)]
         if not deltas and event.logprobs:
             deltas = [{"content": ""} if not self.rules.has_tools else {}]
         logprobs = self._logprobs(event.logprobs or ())
@@ -72,17 +70,12 @@ class ChatReply(ReplyFormat):
         ]
 
     def _ends(self, index: int, finish_reason: str) -> list[dict[str, Any]]:
-        follower = self._follower(index)
+        follower = self.follower(index)
         deltas = [_delta(piece) for piece in follower.finish(finish_reason)]
         return [
             *(_chat_choice(index, delta, self._logprobs(()), None) for delta in deltas),
             _chat_choice(index, {}, None, follower.reason(finish_reason)),
         ]
-
-    def _follower(self, index: int) -> AnswerFollower:
-        if index not in self.followers:
-            self.followers[index] = AnswerFollower(self.rules)
-        return self.followers[index]
 
     def _logprobs(self, tokens: Iterable[TokenLogprob]) -> dict[str, Any] | None:
         if not self.has_logprobs:

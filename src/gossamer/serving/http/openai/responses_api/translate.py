@@ -1,0 +1,233 @@
+"""Turns the body of POST /v1/responses into that of a chat, which alone knows what is allowed."""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from gossamer.serving.http.errors import ApiError
+from gossamer.serving.http.openai import unsupported_fields
+from gossamer.serving.http.openai.chat.bounds import invalid
+from gossamer.serving.http.openai.request_schema import ChatBody
+from gossamer.serving.http.openai.sizes import SizeLimits
+from gossamer.serving.http.openai.unsupported_fields import Neutral, shown
+
+Values = dict[str, Any]
+
+SAME = (
+    *("model", "stream", "temperature", "top_p", "parallel_tool_calls", "seed", "stop", "top_k"),
+    *("min_p", "presence_penalty", "frequency_penalty", "repetition_penalty", "logit_bias"),
+    *("min_tokens", "ignore_eos", "priority", "chat_template_kwargs"),
+)
+"""Fields that chats have too; the last ones are extensions of OpenAI's."""
+OWN = (
+    *("input", "instructions", "max_output_tokens", "tools", "tool_choice", "text"),
+    *("previous_response_id", "store", "metadata"),
+)
+"""Fields that are this route's."""
+
+
+def _anything(value: Any) -> bool:
+    return True
+
+
+def _is(*values: Any) -> Neutral:
+    return lambda value: any(type(value) is type(each) and value == each for each in values)
+
+
+def _includes_nothing_of_text(value: Any) -> bool:
+    return isinstance(value, list) and "message.output_text.logprobs" not in value
+
+
+NEUTRAL: dict[str, Neutral] = {
+    "user": _anything,
+    "safety_identifier": _anything,
+    "prompt_cache_key": _anything,
+    "prompt_cache_options": _anything,
+    "prompt_cache_retention": _anything,
+    "service_tier": _anything,
+    "reasoning": _anything,
+    "include": _includes_nothing_of_text,
+    "max_tool_calls": _anything,
+    "stream_options": _anything,
+    "truncation": _is("disabled"),
+    "background": _is(False),
+    "top_logprobs": _is(0),
+    "conversation": _is(),
+    "prompt": _is(),
+}
+"""Fields that are accepted with a value that asks for nothing here."""
+
+_OTHER_NAMES = {"max_completion_tokens": "max_output_tokens", "response_format": "text.format"}
+_MESSAGE = re.compile(r"messages\[(\d+)\]")
+
+
+def to_chat(
+    values: Mapping[str, Any],
+    limits: SizeLimits,
+    history: Callable[[str], list[Values]],
+) -> tuple[ChatBody, Values]:
+    """Parse the body of a call.
+
+    Args:
+        values: the decoded body.
+        limits: as those of all bodies.
+        history: gives the items of an earlier response and its answer, by its id.
+
+    Returns the chat, and the fields of the route as they were given, `input` as a list of items
+    with those of the earlier response before them. Raises `ApiError` 400 that names the place.
+    """
+    if values.get("messages") is not None and values.get("input") is None:
+        message = "'messages' is for /v1/chat/completions; send it there, or send 'input'"
+        raise ApiError(400, message, code="unknown_parameter", param="messages")
+    known = unsupported_fields.keep_supported(values, (*SAME, *OWN), NEUTRAL)
+    new = _input_items(known.get("input"))
+    earlier: list[Values] = []
+    if (previous := known.get("previous_response_id")) is not None:
+        if not isinstance(previous, str):
+            raise invalid("previous_response_id", "'previous_response_id' must be a string")
+        earlier = history(previous)
+    chat = {name: known[name] for name in SAME if name in known}
+    chat |= _renamed(known)
+    places: list[str] = []
+    chat["messages"] = _messages(known.get("instructions"), earlier, new, places)
+    try:
+        body = ChatBody.parse(chat, limits)
+    except ApiError as error:
+        raise _placed(error, places) from None
+    return body, {**known, "input": [*earlier, *new], "new_input": new}
+
+
+def _renamed(known: Mapping[str, Any]) -> Values:
+    chat: Values = {}
+    if "max_output_tokens" in known:
+        chat["max_completion_tokens"] = known["max_output_tokens"]
+    if not isinstance(known.get("store", True), bool):
+        raise invalid("store", "'store' must be true or false")
+    if not isinstance(known.get("metadata", {}), dict):
+        raise invalid("metadata", "'metadata' must be an object")
+    if "tools" in known:
+        tools = known["tools"]
+        chat["tools"] = [_tool(tool) for tool in tools] if isinstance(tools, list) else tools
+    if "tool_choice" in known:
+        chat["tool_choice"] = _tool_choice(known["tool_choice"])
+    if (text := known.get("text")) is not None:
+        chat |= _text_format(text)
+    return chat
+
+
+def _tool(tool: Any) -> Any:
+    if not isinstance(tool, dict) or tool.get("type") != "function" or "function" in tool:
+        return tool
+    function = {name: value for name, value in tool.items() if name != "type"}
+    return {"type": "function", "function": function}
+
+
+def _tool_choice(choice: Any) -> Any:
+    match choice:
+        case {"type": "function", "name": name}:
+            return {"type": "function", "function": {"name": name}}
+        case {"type": "allowed_tools", "mode": mode, "tools": tools}:
+            return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}
+    return choice
+
+
+def _text_format(text: Any) -> Values:
+    if not isinstance(text, dict):
+        raise invalid("text", "'text' must be an object such as {\"format\": {...}}")
+    neutral = {"verbosity": _anything}
+    known = unsupported_fields.keep_supported(text, ("format",), neutral, where="text.")
+    form = known.get("format")
+    if form is None or form == {"type": "text"}:
+        return {}
+    if isinstance(form, dict) and form.get("type") == "json_schema":
+        schema = {name: value for name, value in form.items() if name != "type"}
+        form = {"type": "json_schema", "json_schema": schema}
+    return {"response_format": form}
+
+
+def _input_items(value: Any) -> list[Values]:
+    if isinstance(value, str):
+        return [{"type": "message", "role": "user", "content": value}]
+    if not isinstance(value, list) or not value:
+        raise invalid("input", "'input' must be a text or a list with at least one item")
+    for index, item in enumerate(value):
+        if not isinstance(item, dict):
+            raise invalid(f"input[{index}]", f"input[{index}] must be an object")
+    return value
+
+
+def _messages(
+    instructions: Any, earlier: list[Values], new: list[Values], places: list[str]
+) -> list[Values]:
+    """The turns of a chat; to `places` the place of each in the body is added."""
+    messages: list[Values] = []
+    if instructions is not None:
+        if not isinstance(instructions, str):
+            raise invalid("instructions", "'instructions' must be a text")
+        messages.append({"role": "system", "content": instructions})
+        places.append("instructions")
+    numbered = [("an earlier item", item) for item in earlier]
+    numbered += [(f"input[{index}]", item) for index, item in enumerate(new)]
+    for place, item in numbered:
+        _add(messages, places, place, item)
+    return messages
+
+
+def _add(messages: list[Values], places: list[str], place: str, item: Values) -> None:
+    """Add what an item says to the turns; calls join the turn of the assistant before them."""
+    kind = item.get("type", "message")
+    if kind == "reasoning":
+        # What was thought before is not shown again.
+        return
+    if kind == "function_call":
+        function = {"name": item.get("name"), "arguments": item.get("arguments")}
+        call = {"id": item.get("call_id"), "type": "function", "function": function}
+        if not messages or messages[-1]["role"] != "assistant":
+            messages.append({"role": "assistant", "content": None})
+            places.append(place)
+        messages[-1].setdefault("tool_calls", []).append(call)
+        return
+    if kind == "function_call_output":
+        output = _content(item.get("output"))
+        turn = {"role": "tool", "tool_call_id": item.get("call_id"), "content": output}
+    elif kind == "message":
+        unknown = ("type", "role", "content", "id", "status", "phase")
+        unsupported_fields.keep_supported(item, unknown, {}, where=f"{place}.")
+        turn = {"role": item.get("role"), "content": _content(item.get("content"))}
+    else:
+        raise invalid(
+            f"{place}.type",
+            f"{place}.type is {shown(kind)}: only message, function_call, function_call_output and "
+            "reasoning are supported",
+        )
+    messages.append(turn)
+    places.append(place)
+
+
+def _content(content: Any) -> Any:
+    if not isinstance(content, list):
+        return content
+    return [_part(part) for part in content]
+
+
+def _part(part: Any) -> Any:
+    if isinstance(part, dict) and part.get("type") in ("input_text", "output_text"):
+        return {"type": "text", "text": part.get("text")}
+    if isinstance(part, dict) and part.get("type") == "refusal":
+        return {"type": "text", "text": part.get("refusal")}
+    return part
+
+
+def _placed(error: ApiError, places: list[str]) -> ApiError:
+    """Let an error about a message name the place in the body that it was made of."""
+
+    def place(found: re.Match[str]) -> str:
+        index = int(found[1])
+        return places[index] if index < len(places) else found[0]
+
+    param = None if error.param is None else _MESSAGE.sub(place, error.param, count=1)
+    message = _MESSAGE.sub(place, error.message)
+    for theirs, ours in _OTHER_NAMES.items():
+        message = message.replace(theirs, ours)
+        param = ours if param == theirs else param
+    return ApiError(error.status, message, code=error.code, param=param, headers=error.headers)
