@@ -85,7 +85,7 @@ BAD_TALKS = {
     "blank": ([USER, {**REPLY, "content": ""}], r"'messages\[1\]\.content' is empty"),
     "no-answer": ([USER], r"'messages' has no assistant turn"),
     "first": ([REPLY, USER, REPLY], r"messages\[0\] is an assistant turn; a user turn must come"),
-    "tools": ([USER, {**REPLY, "tool_calls": [{"id": 1}]}], r"messages\[1\] has tool calls"),
+    "calls": ([USER, {**REPLY, "tool_calls": [{"id": 1}]}], r"tool_calls\[0\] must be a call of"),
 }
 CASES = [
     *((PAIR, bad, message) for bad, message in BAD_ROWS.values()),

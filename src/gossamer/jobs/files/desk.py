@@ -22,7 +22,7 @@ log = logging.getLogger("gossamer.jobs")
 MAX_SECONDS = 300
 MAX_BYTES = 4 * 2**30
 MAX_REPORT_BYTES = 4 * 2**20
-VERSION = 2
+VERSION = 3
 """The version of reports that are used again; see `report`, which this process does not import."""
 
 Report = dict[str, Any]

@@ -19,7 +19,7 @@ from gossamer.training.data.files import READERS
 from gossamer.training.data.formats import detect_format, ignored_columns
 from gossamer.training.data.rows import BadRow, Row, RowProblem, Source
 
-VERSION = 2
+VERSION = 3
 """The version of the report; one of another version is made again."""
 
 MAX_ROWS = 2_000_000
@@ -30,7 +30,8 @@ FIRST_ROWS = 1000
 REPORT_SECONDS = 1.0
 """Between two reports on the way through a long file."""
 
-TOOLS = ("tools", "functions", "function_call", "tool_calls")
+FUNCTIONS = ("functions", "function_call")
+"""OpenAI's former way of saying `tools`."""
 OPENAI_PAIR = ("preferred_output", "non_preferred_output")
 
 Report = dict[str, Any]
@@ -129,7 +130,7 @@ class _Count:
             return
         self._columns.update(list(row.values)[:MAX_COLUMNS])
         try:
-            _refuse_tools(row.values)
+            _refuse_functions(row.values)
             sample = check_row(row.values, self._format)
         except RowProblem as problem:
             self._note(row.number, str(problem), json.dumps(row.values, default=str))
@@ -166,7 +167,7 @@ class _Count:
         return f"{self._source.where(first['row'])}: {first['reason']}"
 
 
-def _refuse_tools(values: dict[str, Any]) -> None:
-    for name in TOOLS:
+def _refuse_functions(values: dict[str, Any]) -> None:
+    for name in FUNCTIONS:
         if values.get(name):
-            raise RowProblem(f"'{name}' cannot be learnt from yet; leave it out")
+            raise RowProblem(f"'{name}' is not learnt from; say it with 'tools' and 'tool_calls'")

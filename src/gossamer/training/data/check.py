@@ -8,22 +8,25 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from gossamer.training.data.calls import Tool, check_calls, check_tools
 from gossamer.training.data.formats import missing_columns, near_column
 from gossamer.training.data.rows import RowProblem, describe
 
-ROLES = ("system", "user", "assistant")
+ROLES = ("system", "user", "assistant", "tool")
 
-Message = dict[str, str]
+Message = dict[str, Any]
+"""A turn, as `apply_chat_template` takes it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
     """Messages with `role` and `content`; assistant turns before `first_trained` are context, and
-    so are those whose number is in `untrained`."""
+    so are those whose number is in `untrained`. `tools` are what its answers may call."""
 
     messages: list[Message]
     first_trained: int = 0
     untrained: frozenset[int] = frozenset()
+    tools: tuple[Tool, ...] = ()
 
     @property
     def trained(self) -> list[int]:
@@ -80,7 +83,9 @@ def _check_messages(values: dict[str, Any]) -> Sample:
         # A CSV file has no lists, and some Parquet files hold JSON text.
         messages = _parsed("messages", messages)
     conversation = Conversation(
-        _messages("messages", messages), untrained=_without_weight("messages", messages)
+        _messages("messages", messages),
+        untrained=_without_weight("messages", messages),
+        tools=check_tools(values),
     )
     _require_answer("messages", conversation.messages)
     if not conversation.trained:
@@ -98,7 +103,8 @@ def _check_pair(values: dict[str, Any]) -> Sample:
     _require_answer("completion", answer)
     if answer[0]["role"] != "assistant":
         raise RowProblem(f"completion[0] must be an assistant turn, got '{answer[0]['role']}'")
-    return Conversation([*context, *answer], first_trained=len(context))
+    tools = check_tools(values)
+    return Conversation([*context, *answer], first_trained=len(context), tools=tools)
 
 
 def _check_preference(values: dict[str, Any]) -> Preference:
@@ -128,7 +134,8 @@ def _check_preference(values: dict[str, Any]) -> Preference:
             )
     if not shared:
         raise RowProblem("'prompt' is missing: nothing comes before the two answers")
-    return Preference(*(Conversation(messages, first_trained=shared) for messages in sides))
+    tools = check_tools(values)
+    return Preference(*(Conversation(each, first_trained=shared, tools=tools) for each in sides))
 
 
 def _text_preference(prompt: object, chosen: object, rejected: object) -> Preference:
@@ -178,18 +185,26 @@ def _without_weight(column: str, messages: list[dict[str, Any]]) -> frozenset[in
 def _message(place: str, entry: object) -> Message:
     if not isinstance(entry, dict):
         raise RowProblem(f"{place} must be an object, got {describe(entry)}")
+    calls = check_calls(f"{place}.tool_calls", entry.get("tool_calls"))
     for key in ("role", "content"):
-        if key not in entry:
+        if key not in entry and not (key == "content" and calls):
             hint = "; it looks like from/value pairs" if {"from", "value"} <= set(entry) else ""
             raise RowProblem(f"{place} has no '{key}'{hint}")
-    if entry.get("tool_calls"):
-        raise RowProblem(f"{place} has tool calls, which cannot be trained on yet")
-    role, content = entry["role"], entry["content"]
+    role, content = entry["role"], entry.get("content")
     if role not in ROLES:
         raise RowProblem(f"{place} has the unknown role {role!r}; known: {', '.join(ROLES)}")
-    # A system message may be empty: it switches off a template's own.
-    check = _string if role == "system" else _text
-    return {"role": role, "content": check(f"{place}.content", content)}
+    if calls:
+        if role != "assistant":
+            raise RowProblem(f"{place} has tool calls, which only the assistant makes")
+        text = None if content is None else _string(f"{place}.content", content)
+        return {"role": role, "content": text or None, "tool_calls": calls}
+    # A system message may be empty: it switches off a template's own; so may a result.
+    check = _string if role in ("system", "tool") else _text
+    message = {"role": role, "content": check(f"{place}.content", content)}
+    named = {key: entry[key] for key in ("name", "tool_call_id") if entry.get(key) is not None}
+    if role == "tool":
+        message |= {key: _string(f"{place}.{key}", value) for key, value in named.items()}
+    return message
 
 
 def _require_answer(column: str, messages: list[Message]) -> None:

@@ -14,7 +14,12 @@ REQUIRED: dict[str, tuple[str, ...]] = {
 }
 """The columns that a row of each format must have."""
 
-OPTIONAL: dict[str, tuple[str, ...]] = {"instruction": ("input",), "preference": ("prompt",)}
+OPTIONAL: dict[str, tuple[str, ...]] = {
+    "messages": ("tools",),
+    "prompt-completion": ("tools",),
+    "instruction": ("input",),
+    "preference": ("prompt", "tools"),
+}
 """The columns that a row of a format may have."""
 
 _OTHER_WORDS = {

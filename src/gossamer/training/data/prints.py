@@ -5,12 +5,20 @@ that those of millions of rows fit in memory.
 """
 
 import hashlib
+import json
 import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from gossamer.training.data.check import Conversation, Passage, Preference, PromptCompletion, Sample
+from gossamer.training.data.check import (
+    Conversation,
+    Message,
+    Passage,
+    Preference,
+    PromptCompletion,
+    Sample,
+)
 
 LeftOut = Literal["duplicates", "near-duplicates", "held-out"]
 """Kinds of rows that a run can leave out."""
@@ -52,7 +60,7 @@ def answer_of(sample: Sample) -> str:
         return sample.text
     if isinstance(sample, PromptCompletion):
         return sample.completion
-    return "\n".join(sample.messages[number]["content"] for number in sample.trained)
+    return "\n".join(_said(sample.messages[number]) for number in sample.trained)
 
 
 class Sieve:
@@ -102,7 +110,9 @@ def _texts(sample: Sample) -> Iterable[str]:
         for number, message in enumerate(sample.messages):
             is_context = message["role"] == "assistant" and number not in trained
             yield "context" if is_context else message["role"]
-            yield message["content"]
+            yield _said(message)
+        if sample.tools:
+            yield _json(sample.tools)
 
 
 def _prompt(sample: Sample) -> list[str]:
@@ -113,8 +123,19 @@ def _prompt(sample: Sample) -> list[str]:
         return [sample.prompt]
     if isinstance(sample, Conversation):
         before = sample.messages[: min(sample.trained, default=0)]
-        return [message["content"] for message in before if message["role"] != "system"]
+        return [_said(message) for message in before if message["role"] != "system"]
     return []
+
+
+def _said(message: Message) -> str:
+    """What a message says, its calls included."""
+    content: str = message["content"] or ""
+    calls = [_json(call["function"]) for call in message.get("tool_calls", ())]
+    return "\n".join(filter(None, (content, *calls))) if calls else content
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, sort_keys=True)
 
 
 def _digest(texts: Iterable[str]) -> bytes:

@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from gossamer.basemodel.chat_template.tools import writable
 from gossamer.errors import UnsupportedModelError
 from gossamer.training.data.check import (
     Conversation,
@@ -86,7 +87,8 @@ class Renderer:
             if not self._train_all:
                 raise
             # Everything is trained on: no border is needed.
-            return Rendered((Piece(self._apply(sample.messages), True),), plain=False, closed=True)
+            whole = self._apply(sample, sample.messages)
+            return Rendered((Piece(whole, True),), plain=False, closed=True)
 
     def _plain(self, *pieces: Piece) -> Rendered:
         eos = self._tokenizer.eos_token
@@ -100,11 +102,11 @@ class Renderer:
         if not self._train_all:
             # Nothing is learnt from what follows the last answer.
             messages = messages[: trained[-1] + 1]
-        whole = self._apply(messages)
+        whole = self._apply(sample, messages)
         pieces: list[Piece] = []
         done, closed = 0, True
         for index in trained:
-            start, end = self._turn(messages, index, whole)
+            start, end = self._turn(sample, messages, index, whole)
             is_last = index == len(messages) - 1
             end, closed = self._trimmed(whole, start, end, is_last=is_last)
             pieces.append(Piece(whole[done:start], self._train_all))
@@ -115,14 +117,22 @@ class Renderer:
             closed = True
         return Rendered(tuple(p for p in pieces if p.text), plain=False, closed=closed)
 
-    def _turn(self, messages: list[Message], index: int, whole: str) -> tuple[int, int]:
+    def _turn(
+        self, sample: Conversation, messages: list[Message], index: int, whole: str
+    ) -> tuple[int, int]:
         """Find where in `whole` the assistant turn `index` begins, after its header, and ends."""
         if index == 0:
             raise RowProblem("messages[0] is an assistant turn; a user turn must come first")
-        before = self._apply(messages[:index], ask=True)
+        before = self._apply(sample, messages[:index], ask=True)
         is_last = index == len(messages) - 1
-        after = whole if is_last else self._apply(messages[: index + 1])
+        after = whole if is_last else self._apply(sample, messages[: index + 1])
         stable = whole.startswith(before) and whole.startswith(after)
+        if not stable and messages[index].get("tool_calls") and whole.startswith(before):
+            # Some templates write a call otherwise once its result follows, thoughts for example.
+            eos = self._tokenizer.eos_token
+            found = whole.find(eos, len(before)) if eos else -1
+            if found >= 0:
+                return len(before), found + len(eos)
         if not stable or len(after) <= len(before):
             raise _UnstableTemplate(
                 "the model's chat template writes the conversation up to the assistant turn "
@@ -138,13 +148,17 @@ class Renderer:
             return start + found.end(), True
         return (start + len(whole[start:end].rstrip()) if is_last else end), False
 
-    def _apply(self, messages: list[Message], *, ask: bool = False) -> str:
+    def _apply(self, sample: Conversation, messages: list[Message], *, ask: bool = False) -> str:
         import jinja2
 
         try:
+            turns, tools = writable(self._tokenizer, messages, sample.tools)
             return str(
                 self._tokenizer.apply_chat_template(
-                    messages, tokenize=False, add_generation_prompt=ask
+                    turns,
+                    tools=None if tools is None else list(tools),
+                    tokenize=False,
+                    add_generation_prompt=ask,
                 )
             )
         except jinja2.TemplateSyntaxError as error:
