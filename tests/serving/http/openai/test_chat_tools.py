@@ -229,7 +229,6 @@ REFUSED = [
     ({"tool_choice": {"type": "function"}}, "tool_choice", "must be none, auto"),
     ({"tool_choice": {"type": "function", "function": {"name": "get_wether"}}},
      "tool_choice", "did you mean 'get_weather'"),
-    ({"tool_choice": "required"}, "tool_choice", "not supported yet"),
     ({"parallel_tool_calls": "no"}, "parallel_tool_calls", "bool"),
     ({"chat_template_kwargs": {"tokenize": False}}, "chat_template_kwargs.tokenize", "variable"),
     ({"chat_template_kwargs": {"a b": 1}}, "chat_template_kwargs.a b", "variable"),

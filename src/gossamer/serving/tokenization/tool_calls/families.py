@@ -68,6 +68,9 @@ class CallParser:
         self.name = found if self._template is None else "template"
         """Which parser it is."""
         self.family = FAMILIES[found]
+        # What begins a call where only the tokenizer's description tells is not known.
+        self.opening = "" if self.name == "template" and found == "generic" else self.family.opening
+        """What comes before the JSON object of a call that has to be made."""
         self.kept_special_tokens = self._kept()
         """The special tokens whose text tells calls apart."""
         self._needs_short_ids = found == "mistral"

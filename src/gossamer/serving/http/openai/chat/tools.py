@@ -23,9 +23,11 @@ class Tool:
 
     @property
     def parameters(self) -> Mapping[str, Any]:
-        """The JSON schema of its arguments."""
+        """The JSON schema of its arguments, an object; without parameters, an empty one."""
         found: Mapping[str, Any] | None = self.as_dict["function"].get("parameters")
-        return found or {"type": "object", "properties": {}}
+        if found:
+            return {"type": "object", **found}
+        return {"type": "object", "properties": {}, "additionalProperties": False}
 
 
 @dataclass(frozen=True, slots=True)
