@@ -12,6 +12,7 @@ from starlette.routing import Match
 
 from gossamer.errors import GossamerError, SettingError, cut
 from gossamer.serving.core.interface import EngineInterface
+from gossamer.serving.http.anthropic import routes as anthropic
 from gossamer.serving.http.auth import ApiKeyCheck
 from gossamer.serving.http.catalogue import Catalogue
 from gossamer.serving.http.context import Context
@@ -78,7 +79,7 @@ def create_app(
     # elsewhere and know nothing of bodies that are read by hand.
     app = FastAPI(title="Gossamer", lifespan=lifespan, openapi_url=None)
     app.state.context = context
-    rooms = (openai, responses, adapters, operation, tokens, about)
+    rooms = (openai, responses, anthropic, adapters, operation, tokens, about)
     own = [each.router for each in rooms]
     app.state.routers = (*own, *(router for each in extensions for router in each.routers))
     for router in app.state.routers:

@@ -118,6 +118,9 @@ class ApiKeyCheck:
 
     async def _caller(self, call: HTTPConnection) -> Caller | None:
         shown = call.headers.get("authorization", "")
+        if not shown and (key := call.headers.get("x-api-key")):
+            # As Anthropic's clients send it.
+            shown = f"Bearer {key}"
         if shown and self._keys.needs_key:
             return await self._find(shown)
         if (found := await self._extensions.caller(call)) is not None:
