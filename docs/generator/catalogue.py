@@ -16,7 +16,7 @@ MEASURED = Path(__file__).resolve().parents[1] / "methods" / "measured.md"
 # What a job says by other fields of its body, or leaves to the server; `jobs.request` refuses it.
 SET_ELSEWHERE = frozenset(
     {"model", "data", "eval_data", "output", "method", "method_settings", "device", "seed"}
-    | {"start_from", "sparse_compute", "report_to"}
+    | {"processes", "start_from", "sparse_compute", "report_to"}
 )
 BOUNDS = {
     "minimum": "minimum",

@@ -10,7 +10,7 @@ import time
 import pytest
 from ranks_case import is_running, wait_until
 
-from gossamer.cluster.children import Children
+from gossamer.children import Children
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
 
@@ -42,12 +42,12 @@ def test_a_command_that_does_not_exist_is_an_error_and_starts_nothing_else():
 def test_children_are_killed_with_their_parent_though_a_thread_has_started_them(tmp_path):
     """The parent is killed itself, so it cannot see to it."""
     child = (
-        "import sys, time; from gossamer.cluster.children import follow_parent; follow_parent();"
+        "import sys, time; from gossamer.children import follow_parent; follow_parent();"
         "open(sys.argv[1], 'w').close(); time.sleep(60)"
     )
     ready = str(tmp_path / "ready")
     parent = (
-        "import sys, threading, time; from gossamer.cluster.children import Children\n"
+        "import sys, threading, time; from gossamer.children import Children\n"
         "def start():\n"
         f"    made = Children({{1: [sys.executable, '-c', {child!r}, {ready!r}]}}, print)\n"
         "    print(made.pids[1], flush=True)\n"

@@ -14,8 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from gossamer.cluster.children import follow_parent
-from gossamer.cluster.group import STORE, ProcessRanks, join, ready_file
+from gossamer.children import follow_parent, say_ready
+from gossamer.cluster.group import ProcessRanks, join
 from gossamer.cluster.loading import load_together
 from gossamer.cluster.messages import (
     CheckAdapters,
@@ -266,7 +266,7 @@ def main(arguments: list[str]) -> int:
     """Follow rank 0, which is the parent of this process."""
     follow_parent()
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
-    ready_file(os.environ[STORE], int(os.environ["RANK"])).touch()
+    say_ready()
     try:
         follow(*map(float, arguments))
     except GossamerError as error:

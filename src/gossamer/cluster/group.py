@@ -5,11 +5,9 @@ loopback interface; under torchrun (`RANK` is set) they meet where torchrun says
 """
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,17 +15,13 @@ import torch.distributed as dist
 from torch import Tensor
 from torch._C._distributed_c10d import FileStore
 
+from gossamer.children import STORE
 from gossamer.cluster.channel import ControlChannel
 from gossamer.errors import SettingError
 from gossamer.serving.shard import Shard
 
-STORE = "GOSSAMER_STORE"
-"""The variable that names the file through which started processes meet."""
 START_SECONDS = 3600.0
 """So long the ranks wait for each other while the model is loaded."""
-LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo"}
-"""Keeps what ranks on one machine say on that machine."""
-
 
 _BACKENDS = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
 """What is said from processor to processor, and from GPU to GPU."""
@@ -133,11 +127,6 @@ def _most(number: int, group: Any = None) -> int:
     return int(tensor)
 
 
-def ready_file(store: str, rank: int) -> Path:
-    """Return the file by which a started process says that it is about to join."""
-    return Path(f"{store}.ready-{rank}")
-
-
 def require_no_group() -> None:
     """Raise `SettingError` if this process is in a group already."""
     if dist.is_initialized():
@@ -178,18 +167,3 @@ def join(seconds: float, load_seconds: float) -> ProcessRanks:
         loads=group(load_seconds),
         merges=group(START_SECONDS),
     )
-
-
-@contextmanager
-def variables(values: dict[str, str]) -> Iterator[None]:
-    """Set variables of the environment for a while."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value

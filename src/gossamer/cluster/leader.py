@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from gossamer.cluster.children import Children
+from gossamer.children import Children
 from gossamer.cluster.group import ProcessRanks
 from gossamer.cluster.loading import load_together
 from gossamer.cluster.messages import (

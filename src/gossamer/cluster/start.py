@@ -1,19 +1,21 @@
 """Starts an engine whose model several processes compute, or joins one as another rank."""
 
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gossamer.children import LOOPBACK, STORE, ready_file, variables
 from gossamer.errors import SettingError
 from gossamer.serving.core.tenants import LimitsOf, unlimited
 from gossamer.serving.engine.build import build_engine, check_adapters
 from gossamer.serving.settings import ServeSettings
 
 if TYPE_CHECKING:
-    from gossamer.cluster.children import Children
+    from gossamer.children import Children
     from gossamer.cluster.leader import Leader
     from gossamer.serving.engine.engine import Engine
 
@@ -75,7 +77,7 @@ def follow_if_told(settings: ServeSettings) -> None:
         )
     if int(os.environ["RANK"]) == 0:
         return
-    from gossamer.cluster.children import ignore_signals
+    from gossamer.children import ignore_signals
     from gossamer.cluster.follower import follow
 
     ignore_signals()
@@ -93,7 +95,7 @@ def _start(
     settings: ServeSettings, folder: Path, limits_of: LimitsOf, on_lost: Callable[[], None]
 ) -> "Engine":
     """Start the other ranks on this machine; they meet in a folder that is private to this user."""
-    from gossamer.cluster.group import LOOPBACK, STORE, require_no_group, variables
+    from gossamer.cluster.group import require_no_group
 
     require_no_group()
     size = settings.tensor_parallel
@@ -110,9 +112,12 @@ def _start(
             return _lead(settings, folder, limits_of, on_lost, commands)
 
 
-def _command(settings: ServeSettings) -> list[str]:
-    from gossamer.cluster.children import follower_command
+def follower_command() -> list[str]:
+    """Return the command that starts a rank other than 0."""
+    return [sys.executable, "-m", "gossamer.cluster.follower"]
 
+
+def _command(settings: ServeSettings) -> list[str]:
     return [*follower_command(), *map(str, _limits(settings))]
 
 
@@ -151,8 +156,6 @@ def _lead(
 def _wait_for(ranks: Iterable[int], leader: "Leader") -> None:
     """Wait until the started processes are about to join; the group itself would wait for one that
     fails before until its time limit. Raises `RankLostError`."""
-    from gossamer.cluster.group import STORE, ready_file
-
     files = [ready_file(os.environ[STORE], rank) for rank in ranks]
     while not all(file.exists() for file in files):
         leader.check()
@@ -160,6 +163,6 @@ def _wait_for(ranks: Iterable[int], leader: "Leader") -> None:
 
 
 def _children(commands: dict[int, list[str]], leader: "Leader") -> "Children | None":
-    from gossamer.cluster.children import Children
+    from gossamer.children import Children
 
     return Children(commands, leader.child_ended) if commands else None

@@ -37,6 +37,7 @@ NOT_THE_CALLERS = {
     "method": "give it as `adapter.method`",
     "method_settings": "give them in `adapter`",
     "device": "the server chooses it",
+    "processes": "a job is one process",
     "seed": "give it as `seed` of the job",
     "start_from": "the server reads no folder that a request names",
     "sparse_compute": "the server reads no file that a request names",

@@ -10,6 +10,7 @@ from gossamer.errors import SettingError
 from gossamer.methods.common.method import MethodContext
 from gossamer.methods.common.peft_method import PeftMethod
 from gossamer.methods.common.probe_loss import backward
+from gossamer.methods.common.ranks import add_over_ranks
 from gossamer.methods.common.targets import is_meta, refuse_quantized, select_targets
 from gossamer.methods.settings import ShiraSettings
 
@@ -92,6 +93,7 @@ def _scores(
         for handle in handles:
             handle.remove()
         model.requires_grad_(False)
+    add_over_ranks(sums.values(), next(model.parameters()).device)
     if kind == "snip":
         return {key: (sums[key] * weights[key].detach()).abs() for key in sums}
     return {key: total.abs() for key, total in sums.items()}

@@ -68,6 +68,14 @@ class Velora(PeftMethod[VeloraSettings]):
     settings_type = VeloraSettings
     size_setting = "rank"
 
+    def __init__(self, settings: VeloraSettings) -> None:
+        super().__init__(settings)
+        if settings.direction == "first_batch":
+            self.one_process_because = (
+                "each process would take its directions from a first batch of its own (or set "
+                "direction to every_batch or random)"
+            )
+
     def peft_config(self, model: Any, context: MethodContext) -> Any:
         settings = self.settings
         return velora_config(

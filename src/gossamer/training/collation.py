@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from gossamer.methods.common.ranks import rank
 from gossamer.training.data import Example, PreferencePair
 from gossamer.training.data.encode import NO_LOSS
 from gossamer.training.plan import RowOrder, RunPlan
@@ -118,14 +119,18 @@ class ProbeBatches:
         self._device = device
 
     def __call__(self, count: int) -> Iterator[dict[str, Any]]:
-        """The first `count` forward passes' batches, on the device; no random state is touched.
+        """This process's batches of the first `count` forward passes, on the device; no random
+        state is touched.
 
         Of pairs, the chosen answers: what a method looks at is how to learn them.
         """
         collate = collator(self._tokenizer)
+        size, processes = self._settings.batch_size, self._settings.processes
         order = iter(RowOrder(self._plan, self._settings.seed))
         for _ in range(count):
-            rows = [self._rows[n].sides[0] for n in islice(order, self._settings.batch_size)]
+            together = [self._rows[n].sides[0] for n in islice(order, size * processes)]
+            # As Accelerate deals them to the processes.
+            rows = together[size * rank() :][:size]
             if not rows:
                 return
             batch = collate([features(row) for row in rows])

@@ -20,7 +20,8 @@ class RunPlan:
     steps: int
     """The number of optimizer steps."""
     rows_per_step: int
-    """The rows of a step; the last step of a run measured in epochs may have fewer."""
+    """The rows of a step; the last step of a run measured in epochs may have fewer, unless
+    several processes train."""
     num_samples: int
     """The rows seen in all, repetitions included."""
     warmup_steps: int
@@ -32,13 +33,16 @@ class RunPlan:
 
 def make_plan(settings: RunSettings, num_rows: int) -> RunPlan:
     """Make the plan for `num_rows` training rows (at least one)."""
-    rows_per_step = settings.batch_size * settings.gradient_accumulation
+    rows_per_step = settings.batch_size * settings.gradient_accumulation * settings.processes
     if settings.max_steps is not None:
         steps = settings.max_steps
         num_samples = steps * rows_per_step
     else:
         num_samples = max(1, round(settings.epochs * num_rows))
         steps = math.ceil(num_samples / rows_per_step)
+        if settings.processes > 1:
+            # So that each process has its share of the last step too.
+            num_samples = steps * rows_per_step
     return RunPlan(
         num_rows=num_rows,
         steps=steps,

@@ -8,6 +8,7 @@ from gossamer.basemodel.files import fingerprint
 from gossamer.basemodel.find import resolve
 from gossamer.basemodel.load import load_config, load_tokenizer
 from gossamer.basemodel.quantize import name_of, quantization_of
+from gossamer.errors import SettingError
 from gossamer.machine import fit_threads
 from gossamer.methods import Method, MethodContext, settings_type
 from gossamer.sparsity.plan import SparsityPlan
@@ -55,8 +56,9 @@ def prepare(settings: RunSettings) -> Prepared:
     Raises `UsageError`, `BaseModelError` or `DataError`; nothing is written.
     """
     method = settings.build_method()
-    fit_threads()
-    device = choose_device(settings.device)
+    _check_processes(settings, method)
+    fit_threads(settings.processes)
+    device = choose_device(settings.device, processes=settings.processes)
     settings = settings.model_copy(
         update={
             "dtype": choose_dtype(settings.dtype, device),
@@ -100,6 +102,14 @@ def prepare(settings: RunSettings) -> Prepared:
             left_out=data.report.left_out_rows() or None,
         ),
     )
+
+
+def _check_processes(settings: RunSettings, method: Method[Any]) -> None:
+    if settings.processes > 1 and method.one_process_because is not None:
+        raise SettingError(
+            f"processes={settings.processes} cannot go with method '{method.name}': "
+            f"{method.one_process_because}; train it in one process"
+        )
 
 
 def _with_learning_rate(settings: RunSettings, folder: Path) -> tuple[RunSettings, str | None]:

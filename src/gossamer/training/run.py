@@ -11,6 +11,7 @@ from gossamer.errors import (
     TrainingError,
 )
 from gossamer.files import disk_trouble
+from gossamer.methods.common.ranks import is_first, meet
 from gossamer.training.arguments import check_resumable, collect
 from gossamer.training.density.check import density_facts
 from gossamer.training.loop.build import build_model
@@ -49,6 +50,8 @@ from gossamer.training.outputs.run_record import (
 from gossamer.training.outputs.samples import truncate_samples
 from gossamer.training.packing.check import prove_packing
 from gossamer.training.prepare import Prepared, prepare
+from gossamer.training.processes.launch import launched_rank, with_launched_processes
+from gossamer.training.processes.team import team
 from gossamer.training.quiet import quiet_libraries
 from gossamer.training.settings import RunSettings
 
@@ -103,8 +106,12 @@ def run(
 
     `repeats`: facts of the run that is being repeated.
     """
+    settings = with_launched_processes(settings)
     output = Path(settings.output)
-    if resume:
+    if launched_rank() > 0:
+        # The first process makes the folder, and talks.
+        listener = Listener()
+    elif resume:
         check_resumable(output)
     else:
         check_free(output, overwrite=overwrite)
@@ -113,7 +120,8 @@ def run(
         for name in changed_data(repeats or {}, prepared.recorded):
             warn(listener, f"data file '{name}' is not the one that the config's run learnt from")
         try:
-            return _carry_out(prepared, resume=resume, listener=listener)
+            with team(prepared.settings, resume=resume):
+                return _carry_out(prepared, resume=resume, listener=listener)
         except GossamerError:
             raise
         except Exception as error:
@@ -133,15 +141,14 @@ def _carry_out(prepared: Prepared, *, resume: bool, listener: Listener) -> RunRe
     prepared.recorded.update(density_facts(prepared.settings, model))
     if prepared.settings.packing:
         prove_packing(model)
-    if not resume:
-        make_run_folder(output)
-        clear_run(output)
-    elif checkpoint is None:
-        listener.note(f"{output} has no checkpoint yet: starting from the first step")
-    _forget_later_lines(prepared, checkpoint)
-    write_run_record(output, prepared.settings, prepared.recorded)
+    # No process looks at the folder any more as it was, and none yet as it will be.
+    meet()
+    if is_first():
+        _begin(prepared, checkpoint, listener, resume=resume)
+    meet()
     prepared = with_reference(prepared, model, listener)
     model = train_stages(prepared, model, checkpoint, listener)
+    meet()
     best = best_step(prepared)
     if best is not None and best != _last_step(output):
         listener.note(f"the result is that of step {best}, whose held-out loss is the lowest")
@@ -149,6 +156,20 @@ def _carry_out(prepared: Prepared, *, resume: bool, listener: Listener) -> RunRe
         del model
         model = model_of_step(prepared, best)
     return _finish(prepared, model, best, listener)
+
+
+def _begin(
+    prepared: Prepared, checkpoint: Path | None, listener: Listener, *, resume: bool
+) -> None:
+    """Make the folder ready for the first step."""
+    output = Path(prepared.settings.output)
+    if not resume:
+        make_run_folder(output)
+        clear_run(output)
+    elif checkpoint is None:
+        listener.note(f"{output} has no checkpoint yet: starting from the first step")
+    _forget_later_lines(prepared, checkpoint)
+    write_run_record(output, prepared.settings, prepared.recorded)
 
 
 def _last_step(output: Path) -> int:
@@ -197,6 +218,8 @@ def _finish(prepared: Prepared, model: Any, best: int | None, listener: Listener
         peak_memory=peak_memory(prepared.context.device),
         best_step=best,
     )
+    if not is_first():
+        return result
     listener.trained(model, result)
     draw_loss_curve(
         records, output / LOSS_CURVE, title=f"{prepared.method.name} on {prepared.settings.model}"

@@ -39,14 +39,20 @@ class RunSettings(ObjectiveSettings, DensitySettings, DataSettings):
     """Optimizer steps to take, whatever the number of rows; unset: as many as `epochs` needs."""
 
     batch_size: PositiveInt = 8
-    """Rows per forward pass."""
+    """Rows per forward pass, of each of the `processes`."""
+
+    processes: Annotated[int, Field(ge=1, le=1024)] = 1
+    """Processes that learn together, each on rows of its own: one per GPU, or a share of the cores
+    each. A step sees `processes` times as many rows, as one process with so much larger a
+    batch_size would. Under torchrun: as many as it has started."""
 
     packing: bool = False
     """Whether short rows are put together into rows of up to max_length tokens, which do not see
     each other; batch_size and epochs then count those. For rows much shorter than max_length."""
 
     gradient_accumulation: PositiveInt = 1
-    """Forward passes per optimizer step; a step sees batch_size times as many rows."""
+    """Forward passes per optimizer step; a step sees batch_size times
+    `processes` times as many rows."""
 
     learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """Peak learning rate; unset: the method's default for a model of this width, which

@@ -96,6 +96,10 @@ class Method(ABC, Generic[S]):
     """Why the base cannot be computed in slices while the method learns (`sparse_compute`), said of
     the method: "it ..."; None: it can be."""
 
+    one_process_because: str | None = None
+    """Why several processes cannot train together with the method, said of it: "it ..."; None: they
+    can. May depend on the settings."""
+
     tuner_module: str | None = None
     """The module to import before PEFT loads the result, where the tuner is ours."""
 

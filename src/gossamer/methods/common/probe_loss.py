@@ -7,12 +7,17 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from gossamer.methods.common.ranks import sum_over_ranks, world
+
 IGNORED = -100
 """The label of a position from whose prediction nothing is learnt, as transformers has it."""
 
 
 def probe_loss(model: Any, batch: Mapping[str, Any]) -> Tensor:
     """The mean loss over the labelled tokens of `batch`, as the model itself would compute it.
+
+    Where several processes train, the sum over them of what this returns is the mean loss over the
+    tokens of all their batches, so that a process with more tokens weighs more.
 
     The output head multiplies only positions whose next token has a label in some row. Of a
     vocabulary of 128,000 words each position costs half a MiB in float32, several times over, and
@@ -25,7 +30,10 @@ def probe_loss(model: Any, batch: Mapping[str, Any]) -> Tensor:
     out = model(**{"use_cache": False, **inputs}, logits_to_keep=positions)
     logits = out.logits.float().flatten(0, 1)
     labels = following[:, positions].flatten().to(logits.device)
-    return cross_entropy(logits, labels, ignore_index=IGNORED)
+    if world() == 1:
+        return cross_entropy(logits, labels, ignore_index=IGNORED)
+    (total,) = sum_over_ranks([float((labels != IGNORED).sum())])
+    return cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum") / max(total, 1.0)
 
 
 def backward(model: Any, batch: Mapping[str, Any]) -> None:

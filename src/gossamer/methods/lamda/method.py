@@ -21,6 +21,14 @@ class _LamdaMethod(PeftMethod[L]):
     kind = "low-rank"
     allocation: ClassVar[str]
 
+    def __init__(self, settings: L) -> None:
+        super().__init__(settings)
+        if settings.freeze_share is not None:
+            self.one_process_because = (
+                "columns that freeze leave the gradients, whose exchange is arranged once (or set "
+                "freeze_share to null)"
+            )
+
     def peft_config(self, model: Any, context: MethodContext) -> Any:
         values = self.settings.model_dump()
         values["target_modules"] = resolve_targets(model, self.settings.target_modules)

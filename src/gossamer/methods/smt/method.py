@@ -58,6 +58,7 @@ class SmtWholeRun(Smt):
 
     kind = "model"
     trains_base = True
+    one_process_because = "with selection=train it sums the gradients of one process"
 
     _sums: RunningSums
 

@@ -28,8 +28,9 @@ def select_blocks(
 
     Each batch is what the model's forward takes, labels included (token ids [rows, tokens]). The
     gradients of all batches are summed per matrix as the backward pass meets them, and freed; no
-    weight moves, `requires_grad` is as before afterwards. Under torch.distributed every rank gives
-    its own batches and gets the same blocks. Raises `SettingError` if the settings do not fit.
+    weight moves, `requires_grad` is as before afterwards. Where several processes train, each
+    gives its own batches and gets the same blocks. Raises `SettingError` if the settings do not
+    fit.
     """
     settings = settings or SmtSettings()
     layers = target_layers(model, settings)

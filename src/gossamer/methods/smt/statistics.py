@@ -5,10 +5,10 @@ from types import TracebackType
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from gossamer.methods.common.probe_loss import backward
+from gossamer.methods.common.ranks import add_over_ranks
 from gossamer.methods.smt.settings import SmtSettings
 
 
@@ -59,8 +59,9 @@ class GradientSums:
         backward(self._model, batch)
 
     def reduced(self) -> dict[str, Tensor]:
-        """Return the sums by path, over all ranks where torch.distributed runs."""
-        return reduce_over_ranks(self._sums, next(self._model.parameters()).device)
+        """Return the sums by path, over all processes that train."""
+        add_over_ranks(self._sums.values(), next(self._model.parameters()).device)
+        return self._sums
 
     def _watch_weight(self, path: str, layer: nn.Linear) -> None:
         def add_and_free(weight: Tensor) -> None:
@@ -95,16 +96,3 @@ class GradientSums:
                 output.register_hook(add)  # type: ignore[no-untyped-call]
 
         self._undo.append(layer.register_forward_hook(after_forward).remove)
-
-
-def reduce_over_ranks(sums: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-    """Add the sums of all other ranks to `sums` in place, where torch.distributed runs.
-
-    `device` is that of the model, on which the ranks can exchange tensors.
-    """
-    if dist.is_available() and dist.is_initialized():
-        for total in sums.values():
-            shared = total.to(device)
-            dist.all_reduce(shared)
-            total.copy_(shared)
-    return sums

@@ -13,12 +13,12 @@ from torch import Tensor
 from gossamer.adapters.layout import PREFIX
 from gossamer.methods.common.files import write_model
 from gossamer.methods.common.method import MethodContext
+from gossamer.methods.common.ranks import add_over_ranks
 from gossamer.methods.smt.blocks import Block
 from gossamer.methods.smt.budget import budget_of
 from gossamer.methods.smt.model import SmtConfig
 from gossamer.methods.smt.select import any_blocks, choose, target_layers
 from gossamer.methods.smt.settings import SmtSettings
-from gossamer.methods.smt.statistics import reduce_over_ranks
 
 STATE_FILE = "smt_state.safetensors"
 SUMS_FILE = "smt_sums.safetensors"
@@ -70,9 +70,9 @@ def start_blocks(model: Any, sums: RunningSums, settings: SmtSettings) -> PeftMo
         chosen = any_blocks(model, settings)
     else:
         device = next(model.parameters()).device
-        reduced = reduce_over_ranks(sums.sums, device)
+        add_over_ranks(sums.sums.values(), device)
         budget = budget_of(model, settings)
-        chosen = choose(reduced, target_layers(model, settings), budget, settings)
+        chosen = choose(sums.sums, target_layers(model, settings), budget, settings)
     sums.sums.clear()
     return _with_blocks(model, chosen)
 

@@ -21,6 +21,7 @@ class SparseGrad(Method[SparseGradSettings]):
     kind: Kind = "model"
     settings_type = SparseGradSettings
     dense_because = "its MLP weights learn, in another basis"
+    one_process_because = "it chooses the entries that learn by the gradient of one process"
 
     def __init__(self, settings: SparseGradSettings) -> None:
         super().__init__(settings)

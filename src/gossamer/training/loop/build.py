@@ -13,6 +13,7 @@ from gossamer.basemodel.load import load_model
 from gossamer.basemodel.versions import checkpointing_argument
 from gossamer.errors import CheckpointError
 from gossamer.methods import Method, MethodContext
+from gossamer.methods.common.ranks import rank
 from gossamer.training.collation import collator, features
 from gossamer.training.data import EncodedData
 from gossamer.training.density.meter import DensityMeter
@@ -104,6 +105,9 @@ def build_trainer(
         if name in before and parameter.dtype != before[name].dtype:
             parameter.data = before[name]
     trainer.remove_callback(PrinterCallback)
+    if rank() > 0:
+        # What is dropped from rows of one process says nothing of another's.
+        set_seed(context.seed + rank())
     return trainer
 
 
@@ -134,6 +138,10 @@ def _arguments(settings: RunSettings, context: MethodContext, stage: StagePlan) 
         neftune_noise_alpha=settings.neftune_noise_alpha,
         **reporting_arguments(settings),
         dataloader_pin_memory=context.device != "cpu",
+        # With several processes: all that learns has a gradient in each step, and what does not
+        # learn is the same everywhere.
+        ddp_find_unused_parameters=False,
+        ddp_broadcast_buffers=False,
     )
     if context.device != "cpu":
         use_one_gpu(arguments)

@@ -12,6 +12,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from gossamer.methods.common.ranks import any_over_ranks, is_first, mean_over_ranks, sum_over_ranks
 from gossamer.sparsity.callback import SparseComputeCallback
 from gossamer.training.loop.held_out import HeldOutLoss
 from gossamer.training.loop.preference_trainer import preference_figures
@@ -22,6 +23,7 @@ from gossamer.training.outputs.metrics import MetricsFile, Record
 from gossamer.training.plan import StagePlan
 from gossamer.training.settings import RunSettings
 
+_DIGITS = {"work_kept": 4, "choosing_work": 5}
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -134,7 +136,8 @@ class RunCallback(TrainerCallback):
             control.should_evaluate = True
         if last or step % settings.save_every == 0:
             control.should_save = True
-        if self._stop.wanted and step < self._total_steps:
+        # A signal may have reached one process only.
+        if any_over_ranks(self._stop.wanted) and step < self._total_steps:
             self.interrupted = True
             control.should_save = control.should_training_stop = True
 
@@ -148,21 +151,25 @@ class RunCallback(TrainerCallback):
     ) -> None:
         if logs is None or "loss" not in logs:
             return
+        own = self._trainer.step_tokens
+        tokens, trained = sum_over_ranks([own, self._trainer.step_trained_tokens])
         record: Record = {
             **self._place(state),
             "loss": logs["loss"],
             "learning_rate": logs["learning_rate"],
             "grad_norm": logs["grad_norm"],
-            "tokens": self._trainer.step_tokens,
-            "trained_tokens": self._trainer.step_trained_tokens,
-            "tokens_per_second": round(self._trainer.step_tokens / self._seconds, 2),
+            "tokens": int(tokens),
+            "trained_tokens": int(trained),
+            "tokens_per_second": round(tokens / self._seconds, 2),
             "seconds": round(self._seconds, 4),
         }
+        figures = self._trainer.density_figures() | preference_figures(logs)
         if self._sparse is not None and self._sparse.handle is not None:
             handle = self._sparse.handle
-            record["work_kept"] = round(handle.step_work_kept, 4)
-            record["choosing_work"] = round(handle.step_choosing_work, 5)
-        record |= self._trainer.density_figures() | preference_figures(logs)
+            figures["work_kept"] = handle.step_work_kept
+            figures["choosing_work"] = handle.step_choosing_work
+        figures = mean_over_ranks(figures, own)
+        record |= {name: round(value, _DIGITS.get(name, 6)) for name, value in figures.items()}
         self._metrics.write(record)
         # For trackers, which are told after this.
         logs |= {name: value for name, value in record.items() if name not in ("step", "stage")}
@@ -188,7 +195,7 @@ class RunCallback(TrainerCallback):
         record |= {name: metrics[name] for name in more if name in metrics}
         self._metrics.write(record)
         self._listener.evaluated(record)
-        if self._sampler is not None:
+        if self._sampler is not None and is_first():
             self._sampler.take(self._trainer, self._place(state))
         self._judge(state.global_step, metrics["eval_loss"], control)
 

@@ -1,21 +1,35 @@
 """Chooses where a run computes, and in which number format."""
 
+import os
 from typing import Any
 
 import torch
 
 from gossamer.basemodel.support import default_dtype
 from gossamer.errors import SettingError
+from gossamer.training.processes.launch import local_rank
 
 
-def choose_device(wanted: str) -> str:
-    """Choose "cpu" or "cuda:0"; raises `SettingError` if a GPU is wanted and there is none."""
+def choose_device(wanted: str, *, processes: int = 1) -> str:
+    """Choose "cpu" or this process's "cuda:N".
+
+    Raises `SettingError` if a GPU is wanted and there is none, or if there are fewer than the
+    processes on this machine.
+    """
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
     if wanted == "cuda":
         if not torch.cuda.is_available():
             raise SettingError("device 'cuda': no GPU is visible to torch; use device 'cpu'")
-        return "cuda:0"
+        index, count = local_rank(), torch.cuda.device_count()
+        # All that torchrun starts here, or that this process is going to start.
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", processes))
+        if here > count:
+            raise SettingError(
+                f"processes={here}, but torch sees {count} GPUs here; start at most {count}, or "
+                "train on the CPU with device=cpu"
+            )
+        return f"cuda:{index}"
     return wanted
 
 

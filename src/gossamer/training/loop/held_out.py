@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gossamer.training.loop.build import build_model
-from gossamer.training.outputs.checkpoint import FOLDER, as_checkpoint_error, read_stage
+from gossamer.training.outputs.checkpoint import as_checkpoint_error, checkpoint_folder, read_stage
 from gossamer.training.outputs.metrics import Record, eval_records, read_metrics
 from gossamer.training.plan import StagePlan
 from gossamer.training.prepare import Prepared
@@ -74,7 +74,7 @@ def model_of_step(prepared: Prepared, step: int) -> Any:
 
     Raises `CheckpointError`.
     """
-    checkpoint = Path(prepared.settings.output) / FOLDER / f"step-{step}"
+    checkpoint = checkpoint_folder(Path(prepared.settings.output), step)
     model = build_model(prepared.method, prepared.context, prepared.liger, prepared.start_from)
     with as_checkpoint_error(checkpoint):
         return prepared.method.resume_stage(

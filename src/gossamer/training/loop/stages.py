@@ -12,6 +12,7 @@ from typing import Any
 from transformers import set_seed
 
 from gossamer.errors import CheckpointError
+from gossamer.methods.common.ranks import is_first
 from gossamer.training.density.meter import density_meter
 from gossamer.training.loop.build import build_trainer
 from gossamer.training.loop.callback import RunCallback, RunInterrupted, StopRequest, stop_on_signal
@@ -43,7 +44,7 @@ def train_stages(
         with as_checkpoint_error(checkpoint):
             model = prepared.method.resume_stage(model, index, checkpoint, prepared.context)
     listener.started(_facts(prepared, model, start=start))
-    metrics = MetricsFile(Path(prepared.settings.output))
+    metrics = MetricsFile(Path(prepared.settings.output), silent=not is_first())
     try:
         with stop_on_signal() as stop:
             for stage in prepared.stages[index:]:

@@ -15,12 +15,22 @@ from trl import SFTTrainer
 
 from gossamer.errors import TrainingError
 from gossamer.methods import Method, MethodContext
+from gossamer.methods.common.ranks import (
+    gather_over_ranks,
+    is_first,
+    mean_over_ranks,
+    meet,
+    rank,
+    sum_over_ranks,
+    world,
+)
 from gossamer.training.collation import features, token_mask
 from gossamer.training.density.meter import DensityMeter
 from gossamer.training.loop.head_positions import trained_tokens_only
 from gossamer.training.loop.trainer_hooks import RunHooks
 from gossamer.training.outputs.checkpoint import (
     as_checkpoint_error,
+    checkpoint_folder,
     prune_checkpoints,
     read_stage,
     write_checkpoint,
@@ -135,21 +145,23 @@ class RunBehaviour(RunHooks):
         loss_sum, count, weights = 0.0, 0, list[int]()
         self.density_figures()
         try:
-            for batch in self._eval_batches():
-                weights.append(self.weight(batch))
-                count += self.counts(batch)[1]
+            for batch, counts in self._eval_batches():
+                weights.append(self.weight(batch) if counts else 0)
+                count += self.counts(batch)[1] if counts else 0
                 with torch.no_grad(), self.compute_loss_context_manager():
                     loss_sum += float(self.compute_loss(model, batch)) * weights[-1]
             figures = self.eval_figures(weights)
         finally:
             model.train(was_training)
             self.trl_figures("eval").clear()
+        figures |= {f"eval_{name}": value for name, value in self.density_figures().items()}
+        weight = sum(weights)
+        loss_sum, counted, total = sum_over_ranks([loss_sum, count, weight])
         metrics = {
-            "eval_loss": loss_sum / max(sum(weights), 1),
-            "eval_tokens": count,
+            "eval_loss": loss_sum / max(total, 1),
+            "eval_tokens": int(counted),
             "eval_seconds": time.perf_counter() - began,
-            **{f"eval_{name}": value for name, value in self.density_figures().items()},
-            **figures,
+            **mean_over_ranks(figures, weight),
         }
         self.control = self.callback_handler.on_log(
             self.args, self.state, self.control, dict(metrics)
@@ -175,23 +187,40 @@ class RunBehaviour(RunHooks):
         """What the density meter saw since the last call; empty without one."""
         return {} if self.density is None else self.density.take()
 
-    def _eval_batches(self) -> Iterator[Any]:
+    def _eval_batches(self) -> Iterator[tuple[Any, bool]]:
+        """This process's share of the held-out batches, and whether each counts.
+
+        TRL's trainers exchange figures in each batch, so all processes have as many: one that has
+        fewer computes its first once more (or that of another), which does not count.
+        """
         size = self._settings.batch_size
-        for start in range(0, len(self.eval_rows), size):
+        starts = range(0, len(self.eval_rows), size)
+        for turn in range(0, len(starts), world()):
+            counts = turn + rank() < len(starts)
+            start = starts[turn + rank()] if counts else 0
             rows = self.eval_rows[start : start + size]
             batch = self.data_collator([features(row) for row in rows])
-            yield send_to_device(batch, self.args.device)
+            yield send_to_device(batch, self.args.device), counts
 
     def save_checkpoint(self) -> None:
         # The metrics file has every step; a history in each checkpoint would grow without end.
         self.state.log_history = []
         output = Path(self._settings.output)
-        self.last_checkpoint = write_checkpoint(output, self.state.global_step, self._fill)
-        prune_checkpoints(output, self._settings.save_total_limit, best=self.best_step)
+        self.last_checkpoint = checkpoint_folder(output, self.state.global_step)
+        states = gather_over_ranks(self.random_state())
+        if is_first():
+            fill = partial(self._fill, states=states)
+            write_checkpoint(output, self.state.global_step, fill)
+            prune_checkpoints(output, self._settings.save_total_limit, best=self.best_step)
+        # What is read of it by the next stage or the result is there for all.
+        meet()
 
-    def _fill(self, folder: Path) -> None:
+    def _fill(self, folder: Path, states: list[dict[str, bytes]]) -> None:
         self._method.save(self.model, folder, self._context)
         self.save_training_state(folder)
+        for files in states:
+            for name, content in files.items():
+                (folder / name).write_bytes(content)
         write_stage(folder, self.stage)
 
     def load_optimizer(self, checkpoint: Path) -> None:

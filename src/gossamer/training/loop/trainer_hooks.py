@@ -6,6 +6,7 @@ file. What is called in its place is declared by `RunHooks` and written by the t
 """
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from torch.utils.data import Sampler
@@ -32,10 +33,15 @@ class RunHooks(Trainer):
         raise NotImplementedError
 
     def save_training_state(self, folder: Path) -> None:
-        """Write the optimizer, the schedule and the random state into `folder`."""
+        """Write the optimizer and the schedule into `folder`."""
         self._save_optimizer_and_scheduler(str(folder))
-        self._save_rng_state(str(folder))
         self.state.save_to_json(str(folder / "trainer_state.json"))
+
+    def random_state(self) -> dict[str, bytes]:
+        """This process's random state, as files by name that belong into a checkpoint."""
+        with TemporaryDirectory() as folder:
+            self._save_rng_state(folder)
+            return {file.name: file.read_bytes() for file in Path(folder).iterdir()}
 
     def restore_optimizer(self, checkpoint: Path) -> None:
         """Read optimizer and schedule from what `save_training_state` wrote."""

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from gossamer.methods.common.ranks import gather_over_ranks, rank, world
 from gossamer.training.data import Example, PreferencePair
 from gossamer.training.evaluation.predict import log_probabilities
 from gossamer.training.outputs.listener import Listener
@@ -52,11 +53,16 @@ def _referenced(model: Any, pairs: Iterable[Any], dtype: str) -> list[Preference
     autocast = torch.autocast(device, dtype=torch.bfloat16) if dtype == "bfloat16" else None
     was_training = model.training
     model.eval()
+    # Each process computes a share.
+    own = sides[rank() :: world()]
     try:
         with autocast or nullcontext():
-            sums = [value for batch in log_probabilities(model, sides) for value in batch]
+            found = [value for batch in log_probabilities(model, own) for value in batch]
     finally:
         model.train(was_training)
+    sums = [0.0] * len(sides)
+    for number, part in enumerate(gather_over_ranks(found)):
+        sums[number :: world()] = part
     return [
         replace(pair, reference=(sums[2 * index], sums[2 * index + 1]))
         for index, pair in enumerate(pairs)

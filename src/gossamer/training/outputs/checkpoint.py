@@ -25,6 +25,11 @@ _STAGE = "stage.json"
 _NAME = re.compile(r"step-(\d+)")
 
 
+def checkpoint_folder(output: Path, step: int) -> Path:
+    """Where the checkpoint of `step` is, if there is one."""
+    return output / FOLDER / f"step-{step}"
+
+
 def write_checkpoint(output: Path, step: int, fill: Callable[[Path], None]) -> Path:
     """Write the checkpoint of `step`; `fill` puts the files into the folder it is given."""
     root = output / FOLDER
@@ -41,7 +46,7 @@ def write_checkpoint(output: Path, step: int, fill: Callable[[Path], None]) -> P
         # A full disk must not stay full of what cannot be used.
         shutil.rmtree(scratch, ignore_errors=True)
         raise
-    final = root / f"step-{step}"
+    final = checkpoint_folder(output, step)
     former = _set_aside(final)
     scratch.rename(final)
     flush(root)

@@ -28,16 +28,18 @@ reports. Each has the `time` at which it was written, in seconds since 1970.
 class MetricsFile:
     """Appends lines; each is on its way to the disk when `write` returns."""
 
-    def __init__(self, output: Path) -> None:
-        self._path = output / FILE
-        self._stream = self._path.open("a", encoding="utf-8")
+    def __init__(self, output: Path, *, silent: bool = False) -> None:
+        """`silent`: another process writes the same lines, and this one none."""
+        self._stream = None if silent else (output / FILE).open("a", encoding="utf-8")
 
     def write(self, record: Record) -> None:
-        self._stream.write(json.dumps({**record, "time": round(time.time(), 3)}) + "\n")
-        self._stream.flush()
+        if self._stream is not None:
+            self._stream.write(json.dumps({**record, "time": round(time.time(), 3)}) + "\n")
+            self._stream.flush()
 
     def close(self) -> None:
-        self._stream.close()
+        if self._stream is not None:
+            self._stream.close()
 
 
 def read_metrics(output: Path) -> list[Record]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from gossamer.errors import DataError
 from gossamer.methods.common.probe_loss import backward
+from gossamer.methods.common.ranks import add_over_ranks
 from gossamer.methods.common.sparse_delta.mask import as_index, num_entries
 
 BUDGET = 2**30
@@ -85,6 +86,7 @@ def _gradient_sums(
         model.train(training)
     if not seen:
         raise DataError("no training rows to choose entries by; give data, or mask='random'")
+    add_over_ranks(sums.values(), next(model.parameters()).device)
     return sums
 
 

@@ -6,11 +6,18 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
 END_SECONDS = 10.0
 """So long children that were told to end may take; then they are killed."""
+
+STORE = "GOSSAMER_STORE"
+"""The variable that names the file through which started processes meet."""
+LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo"}
+"""Variables that keep what ranks on one machine say on that machine."""
 
 OnExit = Callable[[int, int], None]
 """Told the rank and the exit code of a child that has ended."""
@@ -77,16 +84,11 @@ class Children:
                 thread.join(END_SECONDS)
 
 
-def follower_command() -> list[str]:
-    """Return the command that starts a rank other than 0."""
-    return [sys.executable, "-m", "gossamer.cluster.follower"]
-
-
 def ignore_signals() -> None:
     """Leave signals to rank 0.
 
-    A terminal's Ctrl-C and a supervisor's SIGTERM reach all processes of a server, and rank 0 needs
-    the others until it has drained.
+    A terminal's Ctrl-C and a supervisor's SIGTERM reach all processes at once, and rank 0 needs the
+    others until it has drained a server or saved a run.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -104,3 +106,28 @@ def follow_parent() -> None:
         raise OSError(ctypes.get_errno(), "prctl")
     if os.getppid() == 1:
         raise SystemExit(1)
+
+
+def ready_file(store: str, rank: int) -> Path:
+    """Return the file by which a started process says that it is about to join."""
+    return Path(f"{store}.ready-{rank}")
+
+
+def say_ready() -> None:
+    """Tell the parent that this process is about to join."""
+    ready_file(os.environ[STORE], int(os.environ["RANK"])).touch()
+
+
+@contextmanager
+def variables(values: Mapping[str, str]) -> Iterator[None]:
+    """Set variables of the environment for a while."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

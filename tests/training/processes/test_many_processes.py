@@ -1,0 +1,171 @@
+"""A run on two processes beside one that has a batch twice as large."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+from runs import quiet_tune, step_losses, write_rows
+from safetensors.torch import load_file
+
+from gossamer.adapters.layout import WEIGHTS_FILE
+from gossamer.errors import TrainingError
+from gossamer.training.loop.callback import RunInterrupted
+from gossamer.training.outputs.listener import Listener
+from gossamer.training.outputs.metrics import eval_records, read_metrics, train_records
+
+HERE = Path(__file__).parent
+HELPERS = HERE.parents[1] / "helpers"
+STEPS = 8
+SETTINGS = {
+    "rank": 4,
+    "learning_rate": 3e-3,
+    "gradient_accumulation": 2,
+    "max_steps": STEPS,
+    "save_every": 3,
+    "eval_every": 4,
+    # Not a multiple of the batches of two processes.
+    "eval_split": 5,
+    "device": "cpu",
+}
+
+
+@pytest.fixture
+def rows(tmp_path):
+    return write_rows(tmp_path / "rows.jsonl")
+
+
+def on_two(model, rows, output, **changes):
+    settings = {**SETTINGS, "processes": 2, "batch_size": 2, "dropout": 0.0, **changes}
+    return quiet_tune(model, rows, output, **settings)
+
+
+def lines(folder):
+    """The metrics without what depends on the clock."""
+    timed = ("time", "seconds", "tokens_per_second")
+    return [{k: v for k, v in r.items() if k not in timed} for r in read_metrics(folder)]
+
+
+def assert_close(folder, other, tolerance=1e-5):
+    ours, theirs = read_metrics(folder), read_metrics(other)
+    for records in (train_records, eval_records):
+        one, two = records(ours), records(theirs)
+        assert [r["step"] for r in one] == [r["step"] for r in two]
+        for name in ("loss", "grad_norm", "eval_loss"):
+            values = [r[name] for r in two if name in r]
+            assert [r[name] for r in one if name in r] == pytest.approx(values, rel=tolerance)
+        for name in ("tokens", "trained_tokens", "eval_tokens"):
+            assert [r.get(name) for r in one] == [r.get(name) for r in two]
+
+
+def followers():
+    children = psutil.Process().children()
+    return [child for child in children if "gossamer.training.follower" in child.cmdline()]
+
+
+def test_two_processes_learn_as_one_with_a_batch_twice_as_large(tiny_model, rows, tmp_path):
+    quiet_tune(tiny_model, rows, tmp_path / "one", batch_size=4, dropout=0.0, **SETTINGS)
+    result = on_two(tiny_model, rows, tmp_path / "two")
+    assert_close(tmp_path / "two", tmp_path / "one")
+    assert result.steps == STEPS
+    assert not followers()
+    # The folder is that of one run, with the random state of both processes.
+    names = {path.name for path in (tmp_path / "two").iterdir()}
+    assert names == {path.name for path in (tmp_path / "one").iterdir()}
+    checkpoint = tmp_path / "two" / "checkpoints" / f"step-{STEPS}"
+    assert {"rng_state_0.pth", "rng_state_1.pth"} < {path.name for path in checkpoint.iterdir()}
+    assert yaml.safe_load((tmp_path / "two" / "run.yaml").read_text())["processes"] == 2
+
+
+class AtStep(Listener):
+    """Does something after a step."""
+
+    def __init__(self, step, act):
+        self._step, self._act = step, act
+
+    def step(self, record):
+        if record["step"] == self._step:
+            self._act()
+
+
+@pytest.mark.slow
+def test_stopped_killed_and_resumed_runs_are_those_that_nothing_disturbed(
+    tiny_model, rows, tmp_path
+):
+    # With dropout, so that the random state of each process counts.
+    on_two(tiny_model, rows, tmp_path / "whole", dropout=0.3)
+    stopped = tmp_path / "stopped"
+    stop = AtStep(4, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(RunInterrupted):
+        on_two(tiny_model, rows, stopped, dropout=0.3, listener=stop)
+    assert [step for step, _ in step_losses(stopped)] in ([1, 2, 3, 4], [1, 2, 3, 4, 5])
+    quiet_tune(output=stopped, resume=True)
+    assert lines(stopped) == lines(tmp_path / "whole")
+    killed = tmp_path / "killed"
+    kill = AtStep(5, lambda: followers()[0].send_signal(signal.SIGKILL))
+    with pytest.raises(TrainingError, match=r"process 1 of the run has ended: exit code -9"):
+        on_two(tiny_model, rows, killed, dropout=0.3, listener=kill)
+    quiet_tune(output=killed, resume=True)
+    assert lines(killed) == lines(tmp_path / "whole")
+    adapters = [
+        (folder / WEIGHTS_FILE).read_bytes() for folder in (tmp_path / "whole", stopped, killed)
+    ]
+    assert len(set(adapters)) == 1
+
+
+METHODS = {
+    "lora": {},
+    "lora+checkpointing": {"gradient_checkpointing": True},
+    "dora": {},
+    "loreft": {},
+    "slora": {},
+    "smt": {"block_size": 4, "probe_batches": 3},
+    "sparse_lora": {"mask": "gradient"},
+}
+
+
+@pytest.mark.slow
+def test_methods_under_torchrun(tiny_model, rows, tmp_path):
+    orders = {
+        name: {
+            **{k: v for k, v in SETTINGS.items() if k != "rank"},
+            "method": name.partition("+")[0],
+            "batch_size": 2,
+            "gradient_accumulation": 1,
+            **more,
+        }
+        for name, more in METHODS.items()
+    }
+    (tmp_path / "orders.json").write_text(json.dumps(orders))
+    words = [tiny_model, rows, tmp_path, tmp_path / "orders.json"]
+    path = os.pathsep.join([str(HELPERS), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+            *("--nproc-per-node", "2", HERE / "torchrun_worker.py", *map(str, words)),
+        ],
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    for name, order in orders.items():
+        alone = tmp_path / f"{name}-alone"
+        quiet_tune(tiny_model, rows, alone, **{**order, "batch_size": 4})
+        assert_close(tmp_path / name, alone)
+        if name == "smt":
+            places = [
+                {
+                    k: v
+                    for k, v in load_file(folder / WEIGHTS_FILE).items()
+                    if k.endswith("smt_blocks")
+                }
+                for folder in (tmp_path / name, alone)
+            ]
+            assert places[0].keys() == places[1].keys() != set()
+            assert all(places[0][key].equal(places[1][key]) for key in places[0])
