@@ -16,12 +16,11 @@ from gossamer.serving.http import body
 from gossamer.serving.http.metrics import memory as memory_metrics
 from gossamer.serving.http.metrics import server as metrics
 from gossamer.serving.http.metrics import tenants as tenant_metrics
+from gossamer.serving.http.openai import field_rules, sampling_fields, sizes
 from gossamer.serving.http.openai import request_schema as schema
 from gossamer.serving.http.openai import routes as chat
 from gossamer.serving.http.openai import routes as completions
 from gossamer.serving.http.openai import routes as models
-from gossamer.serving.http.openai import sampling_fields, sizes
-from gossamer.serving.http.openai import unsupported_fields as fields
 from gossamer.serving.http.openai.chat import bounds, template_variables
 from gossamer.serving.http.openai.request_schema import ChatBody, CompletionBody, GenerationBody
 from gossamer.serving.http.routes import about, adapters, operation, tokens
@@ -39,7 +38,7 @@ MEANING = {
     "stream_options": '`{"include_usage": true}`: the last event carries the usage;'
     ' `{"continuous_usage_stats": true}`: each chunk carries that so far.',
     "max_tokens": "New tokens at most; 0: none, where only the prompt is of interest.",
-    "max_completion_tokens": "The newer name of `max_tokens`.",
+    "max_completion_tokens": "The newer name of `max_tokens`, which counts if both are there.",
     "temperature": "0 is greedy.",
     "top_p": "Choose among the likeliest tokens that together have this probability.",
     "top_k": "Choose among this many of the likeliest tokens; 0 or -1: all.",
@@ -64,6 +63,9 @@ MEANING = {
     " choice, grammar.",
     "guided_json": "The older name of `structured_outputs.json`; so are `guided_regex`,"
     " `guided_choice` and `guided_grammar`.",
+    "reasoning_effort": "How much to think, such as `low`: told to the chat template, which may"
+    " read it; `none` is told as `enable_thinking: false` too.",
+    "verbosity": "How much to say, such as `low`: told to the chat template, which may read it.",
     "n": "Answers to each prompt.",
     "presence_penalty": "Taken off the logit of each token that has been generated.",
     "frequency_penalty": "Taken off the logit of a token for each time it was generated.",
@@ -91,7 +93,8 @@ def page() -> str:
         [
             "# HTTP",
             "The interface is OpenAI's. An adapter is a name in `model`. A field that is not listed"
-            " here is refused with status 400, not ignored.",
+            " here is refused with status 400; the"
+            " [decisions](#fields-that-are-ignored-or-refused) say why.",
             table(["route", "what it does"], _routes()),
             "A server with `--jobs` has these too ([the guide](../guides/jobs.md)); they need a"
             " tenant with `train`, or an administrator. With `--studio` it has the page's.",
@@ -103,11 +106,12 @@ def page() -> str:
             "## Fields of the routes of adapters",
             "They need an administrator's key, and a server that has keys (`--api-key`, `--keys`).",
             *(part for kind in adapter_bodies.BODIES for part in _adapter_body(kind)),
-            "## Fields that are known and not supported",
-            "They are accepted with a value that asks for nothing, such as an empty list, and"
-            " refused with any other: "
-            + ", ".join(f"`{name}`" for name in sorted(fields.CHAT | fields.COMPLETION))
-            + ".",
+            "## Fields that are ignored or refused",
+            "What would change the answer is done, or else refused: ignoring it would answer"
+            " another question. What cannot change it is taken and ignored, as are values that ask"
+            " for what is done anyway. `null` is as if a field were left out; a field that is"
+            " listed nowhere is refused, with the name that was meant.",
+            *(part for where, rules in field_rules.TABLES.items() for part in _rules(where, rules)),
             "## Errors",
             'An error is `{"error": {"message", "type", "param", "code"}}`; the'
             " [table of errors](errors.md) tells statuses and codes. Status 429 comes with"
@@ -125,6 +129,15 @@ def page() -> str:
             table(["metric", "type", "what it says"], _metrics()),
         ]
     )
+
+
+def _rules(where: str, rules: dict[str, field_rules.Rule]) -> Iterator[str]:
+    yield f"Of {where}:"
+    rows = [
+        ("all others" if name == field_rules.OTHERS else f"`{name}`", rule.taken, rule.reason)
+        for name, rule in rules.items()
+    ]
+    yield table(["field", "taken", "why it changes nothing, or why more is refused"], rows)
 
 
 def _limits() -> Iterator[tuple[str, str]]:

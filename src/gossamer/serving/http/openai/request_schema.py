@@ -5,6 +5,7 @@ refused (see `unsupported_fields`).
 """
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Never, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -72,6 +73,8 @@ def _refuse_input(param: str, message: str) -> Never:
 MAX_SEED = 2**63 - 1
 MAX_PENALTY = 10
 MAX_PRIORITY = 1000
+MAX_WORD = 32
+"""The most characters of a word such as `low`."""
 MAX_MODEL = 512
 """The most characters of a model's name; mixtures have long ones."""
 
@@ -89,9 +92,8 @@ class StreamOptions(BaseModel):
 def _parse_stream_options(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
-    neutral = {"include_obfuscation": lambda flag: flag is False}
     return unsupported_fields.keep_supported(
-        value, StreamOptions.model_fields, neutral, where="stream_options."
+        value, StreamOptions.model_fields, unsupported_fields.STREAM, where="stream_options."
     )
 
 
@@ -101,7 +103,7 @@ class GenerationBody(BaseModel):
     model_config = ConfigDict(
         strict=True, frozen=True, extra="forbid", arbitrary_types_allowed=True
     )
-    unsupported: ClassVar[dict[str, unsupported_fields.Neutral]]
+    unsupported: ClassVar[Mapping[str, unsupported_fields.Neutral]]
     elsewhere: ClassVar[tuple[str, str, str]]
     """The other route's field for what is said, that route, and the field of this one."""
 
@@ -195,8 +197,6 @@ class GenerationBody(BaseModel):
 
     def check(self) -> None:
         """Rules that involve several fields; raise `ApiError` 400."""
-        if self.stream_options is not None and not self.stream:
-            _refuse("stream_options", "'stream_options' needs 'stream': true")
         if self.prompt_logprobs is not None and self.stream:
             _refuse("prompt_logprobs", "'prompt_logprobs' are not streamed; leave 'stream' out")
         _ = self.form
@@ -225,6 +225,20 @@ class ChatBody(GenerationBody):
     tool_choice: Annotated[ToolChoice, BeforeValidator(parse_tool_choice)] = ToolChoice()
     parallel_tool_calls: bool = True
     chat_template_kwargs: Annotated[dict[str, Any], BeforeValidator(parse_variables)] = {}
+    reasoning_effort: str | None = Field(None, max_length=MAX_WORD)
+    verbosity: str | None = Field(None, max_length=MAX_WORD)
+
+    @property
+    def template_variables(self) -> dict[str, Any]:
+        """What the chat template is told beside the messages.
+
+        It alone knows whether the model can think more or less, or say more or less.
+        """
+        words = {"reasoning_effort": self.reasoning_effort, "verbosity": self.verbosity}
+        told: dict[str, Any] = {name: word for name, word in words.items() if word is not None}
+        if self.reasoning_effort == "none":
+            told["enable_thinking"] = False
+        return told | self.chat_template_kwargs
 
     @property
     def offered_tools(self) -> tuple[Tool, ...]:
@@ -244,7 +258,7 @@ class ChatBody(GenerationBody):
 
     @property
     def new_tokens(self) -> int | None:
-        """The most new tokens: `max_completion_tokens`, or `max_tokens`, its older name."""
+        """The most new tokens: `max_completion_tokens`, else `max_tokens`, its older name."""
         if self.max_completion_tokens is not None:
             return self.max_completion_tokens
         return self.max_tokens
@@ -257,12 +271,6 @@ class ChatBody(GenerationBody):
     def check(self) -> None:
         """Rules that involve several fields; raise `ApiError` 400."""
         super().check()
-        if self.max_tokens not in (None, self.new_tokens):
-            _refuse(
-                "max_tokens",
-                f"'max_tokens' = {self.max_tokens} and 'max_completion_tokens' = "
-                f"{self.max_completion_tokens} differ; give one of them",
-            )
         if self.top_logprobs is not None and not self.logprobs:
             _refuse("top_logprobs", "'top_logprobs' needs 'logprobs': true")
         if self.continue_final_message and self.add_generation_prompt:

@@ -133,7 +133,7 @@ class RequestEncoder:
             return self._encoder.chat(
                 [message.as_dict() for message in body.messages],
                 tools=[tool.as_dict for tool in body.offered_tools],
-                variables=body.chat_template_kwargs,
+                variables=body.template_variables,
                 opening=opening(self._call_parser, body),
                 add_generation_prompt=add_header,
                 continue_final_message=is_continued,
