@@ -187,11 +187,18 @@ REFUSED = [
         "too many of oneOf",
         "",
     ),
+    (StructuredOutputs(choice=["x" * 5_000]), "characters", ""),
+    (
+        StructuredOutputs(grammar="root ::= " + " | ".join(f'"v{n}"' for n in range(900))),
+        "row has",
+        "",
+    ),
     (StructuredOutputs(regex="(?=a)b"), "look-around", ""),
     (StructuredOutputs(regex="("), "", ""),
     (StructuredOutputs(regex="(" * 5_000 + "a" + ")" * 5_000), "levels", ""),
     (StructuredOutputs(grammar="start: missing"), "missing", ""),
     (StructuredOutputs(grammar="start: <|no_such_token|>"), "", ""),
+    (StructuredOutputs(grammar='root ::= "a" missing'), "missing", ""),
     (StructuredOutputs(grammar='root ::= "a'), "GBNF", ""),
     (StructuredOutputs(grammar="start: " + "(" * 30_000 + '"a"' + ")" * 30_000), "levels", ""),
     (StructuredOutputs(grammar="\n".join(f"r{n}: r{n + 1}" for n in range(5_000))), "rules", ""),
@@ -224,6 +231,14 @@ def test_a_schema_that_json_cannot_express_is_refused(grammars):
         grammars.matcher(StructuredOutputs(json={"const": float("nan")}))
     with pytest.raises(RequestError, match="structured_outputs"):
         grammars.matcher(StructuredOutputs(json={"const": object()}))
+
+
+def test_thousands_of_choices_are_one_step(grammars):
+    texts = [f"choice number {n}" for n in range(2_000)]
+    for form in (StructuredOutputs(choice=texts), StructuredOutputs(json={"enum": texts})):
+        text = texts[1234] if form.kind == "choice" else json.dumps(texts[1234])
+        assert admits(grammars, form, text)
+        assert not admits(grammars, form, text[:-1] + "x")
 
 
 def test_long_chains_of_references_are_followed(grammars):

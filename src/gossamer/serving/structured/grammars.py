@@ -147,8 +147,9 @@ class Grammars:
         first = np.zeros(-(-self._vocab_size // 32), dtype=np.uint32)
         if not matcher.is_error():
             matcher.unsafe_compute_mask_ptr(first.ctypes.data, first.nbytes)
-        if matcher.is_error():
-            raise FormError(place_of(kind, text, matcher.get_error()))
+        reason = matcher.get_error() or _trouble(matcher, first)
+        if reason:
+            raise FormError(place_of(kind, text, reason))
         return _Compiled(matcher, first)
 
     def _forget(self, key: tuple[str, str]) -> None:
@@ -156,3 +157,15 @@ class Grammars:
         with self._lock:
             if self._kept.pop(key, None) is not None:
                 self._num_characters -= len(key[1])
+
+
+def _trouble(matcher: LLMatcher, first: NDArray[np.uint32]) -> str:
+    """The library's error at the first token that may come; empty if there is none.
+
+    That a grammar has too many ways to go on shows there.
+    """
+    (allowed,) = np.nonzero(np.unpackbits(first.view(np.uint8), bitorder="little"))
+    trial = matcher.deep_copy()
+    if not trial.consume_token(int(allowed[-1])):
+        return trial.get_error() or "its first token cannot be taken"
+    return ""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from llguidance import LLMatcher
-from llguidance.gbnf_to_lark import GbnfToLarkError, gbnf_to_lark
+from llguidance.gbnf_to_lark import gbnf_to_lark
 
 from gossamer.errors import cut
 from gossamer.serving.structured.bounds import (
@@ -22,6 +22,8 @@ WHITESPACE = r"[ \t\n\r]{1,40}"
 with blanks may go on with them for ever."""
 MAX_REASON = 300
 """The most characters of the library's reason in a message."""
+MAX_CHOICE = 4_096
+"""The most characters of a choice."""
 _MAX_TRIES = 300
 """The most parts of a schema that are compiled alone to find the one that is refused."""
 
@@ -46,7 +48,7 @@ def grammar_of(kind: str, text: str) -> str:
     if kind == "json":
         return _of_schema(parse_schema(text))
     if kind == "choice":
-        return LLMatcher.grammar_from_lark(f"start: {' | '.join(map(_quoted, json.loads(text)))}")
+        return _of_choices(json.loads(text))
     check_brackets(text)
     if kind == "regex":
         return LLMatcher.grammar_from_regex(text)
@@ -54,7 +56,8 @@ def grammar_of(kind: str, text: str) -> str:
     if _GBNF.search(text):
         try:
             text = gbnf_to_lark(text)
-        except (GbnfToLarkError, ValueError, KeyError, IndexError, RecursionError) as error:
+        except Exception as error:
+            # The library raises all sorts, a rule that is missing as a plain `Exception`.
             raise FormError(f"it is no GBNF grammar: {cut(str(error), MAX_REASON)}") from None
     return LLMatcher.grammar_from_lark(text)
 
@@ -73,6 +76,16 @@ def _of_schema(schema: Any) -> str:
         # The library takes objects alone.
         schema = {} if schema else {"not": {}}
     return LLMatcher.grammar_from_json_schema(schema, overrides=_JSON_OPTIONS)
+
+
+def _of_choices(choices: list[str]) -> str:
+    longest = max(map(len, choices))
+    if longest > MAX_CHOICE:
+        raise FormError(f"a choice has {longest} characters; at most {MAX_CHOICE} are allowed")
+    # One terminal: as alternatives of a rule, each would be followed by itself.
+    return LLMatcher.grammar_from_lark(
+        f"start: CHOICE\nCHOICE: {' | '.join(map(_quoted, choices))}"
+    )
 
 
 def _quoted(text: str) -> str:
