@@ -131,6 +131,13 @@ def test_a_tool_has_to_be_called_by_any_or_by_name(says, send):
     assert [form is not None for form in forms] == [True, True, False]
 
 
+def test_an_answer_is_kept_to_a_schema(says, send):
+    engine = says("{}")
+    send(engine, output_config={"effort": "low", "format": {
+        "type": "json_schema", "schema": {"type": "object"}}})  # fmt: skip
+    assert engine.submitted[0].sampling.structured_outputs.json == {"type": "object"}
+
+
 def test_what_has_ended_an_answer_is_told(says, send):
     # The engine leaves in what has ended it, as it does when asked.
     engine = says("One.END")
@@ -188,8 +195,11 @@ REFUSED = [
     ({"tool_choice": "any"}, "'tool_choice' must have the type"),
     ({"tool_choice": {"type": "any"}}, "needs 'tools'"),
     ({"stop_sequences": [""]}, "'stop_sequences'"),
+    ({"output_config": {"format": {"type": "text"}}}, "output_config.format must be"),
+    ({"output_config": {"format": {"type": "json_schema", "schema": 5}}},
+     "output_config.format.schema"),
     ({"n": 2}, "unknown field 'n'"),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("fields", "part"), REFUSED)

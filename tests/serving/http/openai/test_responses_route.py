@@ -147,6 +147,14 @@ def test_a_response_goes_on_from_a_stored_one(client_of):
     assert second.previous_response_id == first.id
 
 
+def test_an_answer_is_kept_to_a_schema(client_of):
+    client, engine = client_of("{}")
+    form = {"type": "json_schema", "name": "x", "schema": {"type": "object"}, "strict": True}
+    response = client.responses.create(model="tiny", input="a", text={"format": form})
+    assert engine.submitted[0].sampling.structured_outputs.json == {"type": "object"}
+    assert response.text.format.name == "x"
+
+
 def test_stored_responses_are_shown_and_forgotten(client_of):
     client, _ = client_of("One.")
     kept = client.responses.create(model="tiny", input="a", metadata={"k": "v"})
@@ -200,6 +208,8 @@ REFUSED = [
     ({"input": "x", "include": ["message.output_text.logprobs"]}, "include", "not supported"),
     ({"input": "x", "max_output_tokens": -1}, "max_output_tokens", "equal to 0"),
     ({"input": "x", "tools": [{"type": "web_search"}]}, "tools[0].type", "'web_search'"),
+    ({"input": "x", "text": 5}, "text", "object"),
+    ({"input": "x", "text": {"format": {"type": "xml"}}}, "text.format.type", "xml"),
     ({"input": "x", "n": 2}, "n", "unknown field"),
     ({"input": "x", "store": "no"}, "store", "true or false"),
     ({"messages": [{"role": "user", "content": "x"}]}, "messages", "/v1/chat/completions"),

@@ -16,7 +16,10 @@ Values = dict[str, Any]
 
 SAME = ("model", "stream", "temperature", "top_p", "top_k", "chat_template_kwargs", "seed")
 """Fields that chats have too; the last ones are extensions of Anthropic's."""
-OWN = ("messages", "system", "max_tokens", "stop_sequences", "tools", "tool_choice")
+OWN = (
+    *("messages", "system", "max_tokens", "stop_sequences", "tools", "tool_choice"),
+    "output_config",
+)
 """Fields that are this route's."""
 
 
@@ -35,7 +38,6 @@ NEUTRAL: dict[str, Neutral] = {
     "cache_control": _anything,
     "inference_geo": _anything,
     "context_management": _anything,
-    "output_config": lambda value: isinstance(value, dict) and set(value) <= {"effort"},
     "container": _empty,
     "mcp_servers": _empty,
 }
@@ -45,7 +47,11 @@ _TOOL = ("name", "description", "input_schema", "type", "strict", "cache_control
 _UNSEEN = ("thinking", "redacted_thinking")
 """Blocks that are taken and not shown to the model again."""
 _THEIRS = re.compile(r"messages\[(\d+)\](?:\.content)?")
-_OTHER_NAMES = {"max_completion_tokens": "max_tokens", "'stop'": "'stop_sequences'"}
+_OTHER_NAMES = {
+    "max_completion_tokens": "max_tokens",
+    "'stop'": "'stop_sequences'",
+    "response_format.json_schema.schema": "output_config.format.schema",
+}
 
 
 def to_chat(values: Mapping[str, Any], limits: SizeLimits, *, is_counted: bool = False) -> ChatBody:
@@ -74,6 +80,8 @@ def to_chat(values: Mapping[str, Any], limits: SizeLimits, *, is_counted: bool =
         ]  # fmt: skip
     if "tool_choice" in known:
         chat |= _tool_choice(known["tool_choice"])
+    if "output_config" in known:
+        chat |= _form(known["output_config"])
     places: list[str] = []
     chat["messages"] = _messages(known, places)
     try:
@@ -109,6 +117,21 @@ def _tool_choice(choice: Any) -> Values:
     if not isinstance(kind, str) or kind not in modes:
         raise invalid("tool_choice", "'tool_choice' must have the type auto, any, tool or none")
     return {"tool_choice": modes[kind], **parallel}
+
+
+def _form(config: Any) -> Values:
+    if not isinstance(config, dict):
+        raise invalid("output_config", "'output_config' must be an object")
+    effort = {"effort": _anything}
+    known = unsupported_fields.keep_supported(config, ("format",), effort, where="output_config.")
+    match known.get("format"):
+        case None:
+            return {}
+        case {"type": "json_schema", "schema": schema}:
+            described = {"name": "answer", "schema": schema}
+            return {"response_format": {"type": "json_schema", "json_schema": described}}
+    where = "output_config.format"
+    raise invalid(where, f"{where} must be {{'type': 'json_schema', 'schema': {{...}}}}")
 
 
 def _messages(known: Mapping[str, Any], places: list[str]) -> list[Values]:

@@ -16,7 +16,7 @@ Values = dict[str, Any]
 SAME = (
     *("model", "stream", "temperature", "top_p", "parallel_tool_calls", "seed", "stop", "top_k"),
     *("min_p", "presence_penalty", "frequency_penalty", "repetition_penalty", "logit_bias"),
-    *("min_tokens", "ignore_eos", "priority", "chat_template_kwargs"),
+    *("min_tokens", "ignore_eos", "priority", "chat_template_kwargs", "structured_outputs"),
 )
 """Fields that chats have too; the last ones are extensions of OpenAI's."""
 OWN = (
@@ -57,7 +57,11 @@ NEUTRAL: dict[str, Neutral] = {
 }
 """Fields that are accepted with a value that asks for nothing here."""
 
-_OTHER_NAMES = {"max_completion_tokens": "max_output_tokens", "response_format": "text.format"}
+_OTHER_NAMES = {
+    "max_completion_tokens": "max_output_tokens",
+    "response_format.json_schema": "text.format",
+    "response_format": "text.format",
+}
 _MESSAGE = re.compile(r"messages\[(\d+)\]")
 
 
@@ -229,5 +233,5 @@ def _placed(error: ApiError, places: list[str]) -> ApiError:
     message = _MESSAGE.sub(place, error.message)
     for theirs, ours in _OTHER_NAMES.items():
         message = message.replace(theirs, ours)
-        param = ours if param == theirs else param
+        param = None if param is None else param.replace(theirs, ours)
     return ApiError(error.status, message, code=error.code, param=param, headers=error.headers)
