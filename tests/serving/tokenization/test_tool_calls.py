@@ -51,6 +51,11 @@ def bare(name, arguments, key="parameters"):
     return f'{{"name": "{name}", "{key}": {arguments}}}'
 
 
+def xml(name, **arguments):
+    inside = "".join(f"<parameter={k}>\n{v}\n</parameter>\n" for k, v in arguments.items())
+    return f"<tool_call>\n<function={name}>\n{inside}</function>\n</tool_call>"
+
+
 WEATHER, ADD = call("get_weather", CITY), call("add", SUM)
 # (family, text of the answer, its parts)
 WRITTEN = [
@@ -77,6 +82,9 @@ WRITTEN = [
     ("generic", tagged("add", SUM), ADD),
     ("generic", bare("get_weather", CITY, "arguments"), WEATHER),
     ("generic", f"[TOOL_CALLS]get_weather{CITY}", WEATHER),
+    ("qwen3-coder", "Look.\n" + xml("get_weather", city="Paris\n<b>"),
+     [TextPart("Look.\n"), *call("get_weather", '{"city": "Paris\\n<b>"}')]),
+    ("qwen3-coder", xml("add", a="7") + xml("add"), call("add", '{"a": 7}') + call("add", "{}")),
     ("template", "<think>Hm.\n</think>\n\n" + tagged("get_weather", CITY),
      [ReasoningPart("Hm.\n"), *WEATHER]),
     ("template", tagged("add", SUM) + "\n" + tagged("get_weather", CITY), ADD + WEATHER),
@@ -103,6 +111,9 @@ CONTENT = [
     ("mistral", "[TOOL_CALLS]get_weather[ARGS][1]"),
     ("mistral", f"[TOOL_CALLS][{bare('get_weather', CITY)}, 3]"),
     ("generic", "An answer.\n\nWith lines. "),
+    ("qwen3-coder", xml("unknown", city="Paris")),
+    ("qwen3-coder", xml("add", a="7").removesuffix("</tool_call>")),
+    ("qwen3-coder", "<tool_call>\n<function=add>\n<parameter=a>\n7"),
     ("template", tagged("unknown", CITY)),
     ("template", "<tool_call>none</tool_call>"),
     ("template", '<tool_call>{"name": "add", "arguments": {"a": "1}'),
@@ -120,6 +131,10 @@ def described():
 @pytest.fixture
 def reader_of(described):
     def reader_of(family):
+        if family == "qwen3-coder":
+            schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
+            tools = [{"type": "function", "function": {"name": "add", "parameters": schema}}]
+            return CallParser(described, family).readers(tools, NAMES, [])()
         if family != "template":
             return MarkedReader(FAMILIES[family].syntaxes, NAMES)
         prompt = described.encode("<|im_start|>assistant\n")

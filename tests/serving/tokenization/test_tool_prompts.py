@@ -18,6 +18,7 @@ FAMILY = {
     "qwen2_5": "hermes",
     "qwen3": "hermes",
     "qwen3_instruct_2507": "hermes",
+    "qwen3_5_think": "qwen3-coder",
     "llama3_1": "llama3",
     "llama3_2": "llama3",
     "gemma3": "generic",

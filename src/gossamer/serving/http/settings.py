@@ -7,7 +7,9 @@ from pydantic import Field, field_validator, model_validator
 
 from gossamer.settings import Settings
 
-ToolParserName = Literal["auto", "template", "hermes", "llama3", "mistral", "generic"]
+ToolParserName = Literal[
+    "auto", "template", "hermes", "llama3", "mistral", "qwen3-coder", "generic"
+]
 """The parsers of tool calls, by name."""
 
 
@@ -62,8 +64,9 @@ class HttpSettings(Settings):
     tool_parser: ToolParserName = "auto"
     """How calls of tools are read in answers: auto (by the tokenizer's own description of answers,
     or else by the model's chat template), template (that description), hermes (JSON between
-    <tool_call> tags, as Hermes and Qwen write), llama3 (JSON alone), mistral ([TOOL_CALLS]), or
-    generic (any of these). For adapters that were taught another way than their base model."""
+    <tool_call> tags, as Hermes and Qwen write), llama3 (JSON alone), mistral ([TOOL_CALLS]),
+    qwen3-coder (tags for parameters), or generic (any of those of JSON). For adapters that were
+    taught another way than their base model."""
 
     @field_validator("api_keys")
     @classmethod

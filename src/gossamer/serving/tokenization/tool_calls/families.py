@@ -10,6 +10,7 @@ from gossamer.basemodel.chat_template.tools import tool_support
 from gossamer.serving.tokenization.tool_calls.marked import CallSyntax, MarkedReader
 from gossamer.serving.tokenization.tool_calls.parts import AnswerReader, ReaderFactory
 from gossamer.serving.tokenization.tool_calls.response_template import (
+    QWEN_XML,
     TemplateReader,
     response_template,
 )
@@ -25,6 +26,8 @@ class CallFamily:
     arguments_key: str = "arguments"
     special_texts: tuple[str, ...] = ()
     """Texts of its syntax that may be special tokens, which answers leave out otherwise."""
+    template: Mapping[str, Any] | None = None
+    """A description of answers for transformers' parser, which then reads them."""
 
 
 _TAGS = CallSyntax("<tool_call>", "</tool_call>")
@@ -38,6 +41,7 @@ FAMILIES: Mapping[str, CallFamily] = {
     "hermes": CallFamily((_TAGS,), "<tool_call>\n", special_texts=_TAG_TEXTS),
     "llama3": CallFamily((_PYTHON_TAG, _BARE), "", "parameters", ("<|python_tag|>",)),
     "mistral": CallFamily((_MISTRAL,), "[TOOL_CALLS] ", special_texts=_MISTRAL_TEXTS),
+    "qwen3-coder": CallFamily((), special_texts=_TAG_TEXTS, template=QWEN_XML),
     "generic": CallFamily(
         (_TAGS, _PYTHON_TAG, _MISTRAL, _BARE),
         "<tool_call>\n",
@@ -46,7 +50,12 @@ FAMILIES: Mapping[str, CallFamily] = {
 }
 """The parsers that are ours, by name."""
 
-_SIGNS = (("[TOOL_CALLS]", "mistral"), ("<tool_call>", "hermes"), ("<|python_tag|>", "llama3"))
+_SIGNS = (
+    ("[TOOL_CALLS]", "mistral"),
+    ("<function=", "qwen3-coder"),
+    ("<tool_call>", "hermes"),
+    ("<|python_tag|>", "llama3"),
+)
 """What templates of a family hold, in the order in which it is looked for."""
 
 
@@ -64,10 +73,11 @@ class CallParser:
             raise ValueError("the tokenizer has no 'response_template' that tells how to read it")
         self._tokenizer = tokenizer
         found = family_of(tokenizer) if name in ("auto", "template") else name
-        self._template = described if name in ("auto", "template") else None
-        self.name = found if self._template is None else "template"
-        """Which parser it is."""
         self.family = FAMILIES[found]
+        is_told = described is not None and name in ("auto", "template")
+        self.name = "template" if is_told else found
+        """Which parser it is."""
+        self._template = described if is_told else self.family.template
         # What begins a call where only the tokenizer's description tells is not known.
         self.opening = "" if self.name == "template" and found == "generic" else self.family.opening
         """What comes before the JSON object of a call that has to be made."""
@@ -100,7 +110,7 @@ class CallParser:
     def _kept(self) -> tuple[int, ...]:
         added = getattr(self._tokenizer, "added_tokens_decoder", {})
         ids = set(self._tokenizer.all_special_ids)
-        if self._template is not None:
+        if self.name == "template":
             return tuple(sorted(ids))
         texts = set(self.family.special_texts)
         found = {id_ for id_, token in added.items() if token.content in texts}

@@ -18,6 +18,29 @@ _FAULTS = (ValueError, TypeError, KeyError, IndexError, RecursionError)
 """What the parser raises for a call that is none."""
 
 
+QWEN_XML: Mapping[str, Any] = {
+    "start_anchor": "<|im_start|>assistant\n",
+    "fields": {
+        "content": {"content": "text"},
+        _CALLS: {
+            "open_pattern": r"<tool_call>\s*<function=(?P<name>[^>\s]+)>",
+            "close_pattern": r"</function>\s*</tool_call>\s*",
+            "repeats": True,
+            "content": "xml-inline",
+            "content_args": {
+                "tag_pattern": r"<parameter=(?P<key>[^>\s]+)>\n?(?P<value>.*?)\n?</parameter>",
+                "value_parser": {"name": "text"},
+            },
+            "transform": {
+                "type": "function",
+                "function": {"name": "{name}", "arguments": "{content}"},
+            },
+        },
+    },
+}
+"""How Qwen 3 Coder and Qwen 3.5 call: parameters as tags, whose texts the tool's schema types."""
+
+
 def response_template(tokenizer: Any) -> Mapping[str, Any] | None:
     """Return the tokenizer's description of its model's answers, if it has one."""
     found = getattr(tokenizer, "response_template", None)
@@ -79,11 +102,16 @@ class TemplateReader:
             return self._give_back()
         try:
             # The token that ends an answer is no part of its text; some descriptions want it.
-            events = self._parser.feed(str(self._tokenizer.eos_token or ""))
-            events += self._parser.finalize()[1]
+            parts = self._parts(
+                self._parser.feed(str(self._tokenizer.eos_token or "")), "", is_end=True
+            )
+            is_json = self._template["fields"].get(_CALLS, {}).get("content") == "json"
+            if self._region == _CALLS and not is_json:
+                # What only tags close may lack some of its arguments.
+                return parts + self._give_back()
+            return parts + self._parts(self._parser.finalize()[1], "", is_end=True)
         except _FAULTS:
             return self._give_back()
-        return self._parts(events, "", is_end=True)
 
     def _new(self, prefix: str) -> Any:
         return self._tokenizer.get_response_parser(
@@ -127,7 +155,8 @@ class TemplateReader:
                 self._raw = "" if is_literal else last
             elif kind == "region_chunk" and field != _CALLS:
                 text = event["text"][: len(self._raw)] if is_end else event["text"]
-                parts.append(ReasoningPart(text) if field in _REASONING else TextPart(text))
+                if text:
+                    parts.append(ReasoningPart(text) if field in _REASONING else TextPart(text))
                 self._raw = self._raw[len(text) :]
         return parts
 
