@@ -12,7 +12,8 @@ from gossamer.basemodel.load import (
     load_tokenizer,
     require_chat_template,
 )
-from gossamer.basemodel.support import SERVED_FAMILIES, check_supported
+from gossamer.basemodel.pruned import FAMILIES
+from gossamer.basemodel.support import check_supported
 from gossamer.errors import CorruptModelError, ModelNotFoundError, UnsupportedModelError
 
 from tiny import ALL_LINEAR, make_lora, make_tiny_model, module_shapes
@@ -32,8 +33,8 @@ def edit_json(path, **fields):
     path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
 
 
-@pytest.mark.parametrize("family", SERVED_FAMILIES)
-def test_families_that_are_served(tmp_path, family):
+@pytest.mark.parametrize("family", FAMILIES)
+def test_families_with_separate_layers(tmp_path, family):
     folder = make_tiny_model(tmp_path / family, model_type=family)
     check_supported(load_config(folder), for_serving=True)
     check_supported(load_config(folder), for_serving=False)
@@ -46,12 +47,11 @@ def test_families_that_are_served(tmp_path, family):
     assert torch.isfinite(model(ids).logits).all()
 
 
-def test_other_causal_models_can_be_tuned_but_not_served(tmp_path):
+def test_other_causal_models_are_judged_when_they_are_loaded(tmp_path):
     folder = make_tiny_model(tmp_path / "gemma", model_type="gemma")
     config = load_config(folder)
     check_supported(config, for_serving=False)
-    with pytest.raises(UnsupportedModelError, match=r"'gemma' cannot be served; .*llama, mistral"):
-        check_supported(config, for_serving=True)
+    check_supported(config, for_serving=True)
     assert load(folder)
 
 
@@ -63,11 +63,15 @@ def test_what_is_no_language_model():
 @pytest.mark.parametrize(
     ("family", "fields", "said"),
     [
-        ("mistral", {"sliding_window": 64, "max_position_embeddings": 512}, "sliding_window=64"),
         (
-            "qwen2",
-            {"use_sliding_window": True, "sliding_window": 64, "max_position_embeddings": 512},
-            "sliding_window=64",
+            "gemma3_text",
+            {
+                "rope_parameters": {
+                    "full_attention": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4},
+                    "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+                }
+            },
+            "'dynamic' rotary",
         ),
         (
             "llama",
@@ -85,8 +89,7 @@ def test_features_that_cannot_be_served(family, fields, said):
 @pytest.mark.parametrize(
     ("family", "fields"),
     [
-        ("mistral", {"sliding_window": 512, "max_position_embeddings": 512}),
-        ("mistral", {"sliding_window": None}),
+        ("mistral", {"sliding_window": 64, "max_position_embeddings": 512}),
         ("qwen2", {"use_sliding_window": False, "sliding_window": 64}),
         (
             "llama",
@@ -103,7 +106,7 @@ def test_features_that_cannot_be_served(family, fields, said):
         ),
     ],
 )
-def test_features_that_make_no_difference(family, fields):
+def test_features_that_can_be_served(family, fields):
     check_supported(AutoConfig.for_model(family, **fields), for_serving=True)
 
 

@@ -22,6 +22,13 @@ class Shape:
     head_dim: int = 16
     block_tokens: int = 4
     window: int = 0
+    softcap: float = 0.0
+    has_sinks: bool = False
+
+    @property
+    def sinks(self):
+        """A score of each head that nothing is looked up for."""
+        return torch.linspace(-2, 3, self.num_heads) if self.has_sinks else None
 
 
 class Sequences:
@@ -68,7 +75,8 @@ class Sequences:
                 for states in (self.query, self.key, self.value)
             )
             scale = self.shape.head_dim**-0.5
-            out = attention(batch, layer, query, key, value, scale, self.shape.window)
+            rest = self.shape.window, self.shape.softcap, self.shape.sinks
+            out = attention(batch, layer, query, key, value, scale, *rest)
             results.append(out.split([n for _, _, n in parts]))
         return [torch.stack([r[i] for r in results]) for i in range(len(parts))]
 
@@ -118,10 +126,25 @@ class Sequences:
         mask = behind >= 0
         if self.shape.window:
             mask &= behind < self.shape.window
+        if self.shape.softcap or self.shape.has_sinks:
+            return self._scored(query, key, value, mask).transpose(1, 2)
         out = functional.scaled_dot_product_attention(
             query, key, value, attn_mask=mask, enable_gqa=True
         )
         return out.transpose(1, 2)
+
+    def _scored(self, query, key, value, mask):
+        """What transformers computes of Gemma 2 and GPT-OSS: capped scores, and one more column."""
+        group = query.shape[1] // key.shape[1]
+        key, value = (each.repeat_interleave(group, dim=1) for each in (key, value))
+        scores = query @ key.transpose(2, 3) * self.shape.head_dim**-0.5
+        if cap := self.shape.softcap:
+            scores = cap * torch.tanh(scores / cap)
+        scores = scores.masked_fill(~mask, float("-inf"))
+        if self.shape.has_sinks:
+            sinks = self.shape.sinks.double()[None, :, None, None]
+            scores = torch.cat([scores, sinks.expand(*scores.shape[:3], 1)], dim=-1)
+        return scores.softmax(-1)[..., : key.shape[2]] @ value
 
 
 def check(got, sequences, parts):
@@ -139,6 +162,9 @@ SHAPES = {
     "tiny-width": Shape(num_heads=2, num_kv_heads=1, head_dim=1, block_tokens=1),
     "wide": Shape(num_heads=2, num_kv_heads=1, head_dim=128, block_tokens=16),
     "window": Shape(window=7),
+    "capped": Shape(softcap=0.7),
+    "sinks": Shape(has_sinks=True),
+    "capped-sinks-and-window": Shape(softcap=1.5, has_sinks=True, window=6, num_kv_heads=3),
     "window-of-one": Shape(window=1, block_tokens=3),
     "window-longer-than-all": Shape(window=1000),
 }

@@ -24,7 +24,6 @@ _REFUSED = {
     "arrow_config": "routes between several adapters (Arrow)",
     "monteclora_config": "carries a sampler (MonteCLoRA)",
     "kasa_config": "truncates the base weights and adds a diagonal (KaSA)",
-    "fan_in_fan_out": "expects transposed base weights",
     "megatron_config": "is for Megatron's parallel layers",
 }
 
@@ -32,9 +31,11 @@ _REFUSED = {
 # subtract something from the base, without which the factors mean nothing.
 _HARMLESS_INITS = (True, False, None, "gaussian", "eva", "orthogonal", "mica")
 
+# `fan_in_fan_out` says that the base keeps weights transposed (GPT-2): it matters for merging, and
+# PEFT sets it by the layer whatever is said.
 _KNOWN = {
     "alpha_pattern", "auto_mapping", "base_model_name_or_path", "corda_config",
-    "ensure_weight_tying", "eva_config", "exclude_modules", "inference_mode",
+    "ensure_weight_tying", "eva_config", "exclude_modules", "fan_in_fan_out", "inference_mode",
     "init_lora_weights", "layers_pattern", "layers_to_transform", "loftq_config", "lora_alpha",
     "lora_dropout", "lora_ga_config", "megatron_core", "peft_type", "peft_version",
     "qalora_group_size", "r", "rank_pattern", "revision", "runtime_config", "target_modules",

@@ -3,12 +3,9 @@
 import platform
 from typing import TYPE_CHECKING, Any
 
-from gossamer.basemodel.pruned import FAMILIES, family_of
+from gossamer.basemodel.pruned import FAMILIES
 from gossamer.basemodel.quantize import check_served
 from gossamer.errors import UnsupportedModelError
-
-SERVED_FAMILIES = FAMILIES
-"""Decoders with separate linear layers and full causal attention; tested one by one."""
 
 # Their frequencies depend on the longest sequence of a batch, so that neighbours in a batch would
 # change each other's answers.
@@ -18,22 +15,17 @@ _BATCH_DEPENDENT_ROPE = ("dynamic", "longrope")
 def check_supported(config: Any, *, for_serving: bool) -> None:
     """Check that a transformers config is of a supported family.
 
-    Any causal language model may be tuned; serving knows `SERVED_FAMILIES`.
+    Any causal language model may be tuned. One is served if what is computed of it here equals what
+    transformers computes, which is found out when it is loaded; refused here is what can be told
+    from its config.
 
     Raises:
         UnsupportedModelError: names the architecture (or the feature) and what is supported.
     """
-    family = getattr(config, "model_type", "unknown")
-    if not for_serving:
-        _check_causal(config, family)
-        return
-    if family_of(family) not in SERVED_FAMILIES:
-        raise UnsupportedModelError(
-            f"models of architecture '{family}' cannot be served; supported: "
-            f"{', '.join(SERVED_FAMILIES)}"
-        )
-    check_served(config)
-    _check_attention(config)
+    _check_causal(config, getattr(config, "model_type", "unknown"))
+    if for_serving:
+        check_served(config)
+        _check_positions(config)
 
 
 def _check_causal(config: Any, family: str) -> None:
@@ -42,25 +34,20 @@ def _check_causal(config: Any, family: str) -> None:
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise UnsupportedModelError(
             f"'{family}' is not a causal language model; tuning and serving need one, such as "
-            f"{', '.join(SERVED_FAMILIES)}"
+            f"{', '.join(FAMILIES)}"
         )
 
 
-def _check_attention(config: Any) -> None:
-    context = config.max_position_embeddings
-    window = getattr(config, "sliding_window", None)
-    if getattr(config, "use_sliding_window", True) and window and window < context:
-        raise UnsupportedModelError(
-            f"models with sliding-window attention (sliding_window={window}, context {context}) "
-            f"cannot be served; set max_position_embeddings to {window} in config.json to serve "
-            "it with a shorter context"
-        )
-    rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
-    if rope in _BATCH_DEPENDENT_ROPE:
-        raise UnsupportedModelError(
-            f"models with '{rope}' rotary embeddings cannot be served: their result depends on "
-            "the other requests of a batch"
-        )
+def _check_positions(config: Any) -> None:
+    rope = getattr(config, "rope_parameters", None) or {}
+    # Where kinds of layers have positions of their own, there is one description for each.
+    each = [rope, *(part for part in rope.values() if isinstance(part, dict))]
+    for found in (str(part.get("rope_type", "default")) for part in each):
+        if found in _BATCH_DEPENDENT_ROPE:
+            raise UnsupportedModelError(
+                f"models with '{found}' rotary embeddings cannot be served: their result depends "
+                "on the other requests of a batch"
+            )
 
 
 if TYPE_CHECKING:

@@ -24,13 +24,15 @@ class PagedAttention(Protocol):
 
     def __call__(
         self, batch: Any, layer: int, query: Tensor, key: Tensor, value: Tensor,
-        scale: float, window: int = 0,
+        scale: float, window: int = 0, softcap: float = 0.0, sinks: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         """Store the tokens' keys and values, then attend. `batch`: an `AttentionBatch`, or for
         GPUs `AttentionArrays`.
 
         query [T, num_heads, head_dim], key and value [T, num_kv_heads, head_dim]; returns
-        [T, num_heads, head_dim]. window: positions a token sees, itself included; 0: all.
+        [T, num_heads, head_dim]. window: positions a token sees, itself included; 0: all. softcap:
+        c of scores that become c tanh(score / c) (Gemma 2); 0: none. sinks: [num_heads], a score of
+        each head that takes a share of the softmax and adds nothing (GPT-OSS).
         """
 
 

@@ -17,6 +17,8 @@ from gossamer.kernels.cpu import FAST, add_scaled, dot, fast_exp
 from gossamer.kernels.paged_attention.batch import AttentionBatch, KvLayout
 from gossamer.kernels.paged_attention.matmul import attend_chunk
 
+_NO_SINKS = np.zeros(0, dtype=np.float32)
+
 
 @njit(cache=True, nogil=True, fastmath=FAST)
 def write_kv(pool, key, value, token_block, token_index, heads_before, block_tokens, head_dim):
@@ -50,8 +52,13 @@ def _exp_sum(scores, shift):
 
 
 @njit(cache=True, nogil=True, fastmath=FAST)
-def _attend_head(pool, blocks, q, out, start, end, k_base, v_base, block_tokens, scores, scale):
-    """One key/value head: q, out [group, head_dim]; scores [group, end - start] is scratch."""
+def _attend_head(
+    pool, blocks, q, out, start, end, k_base, v_base, block_tokens, scores, scale, softcap, sinks,
+):  # fmt: skip
+    """One key/value head: q, out [group, head_dim]; scores [group, end - start] is scratch.
+
+    sinks: [group], or [0] where there are none.
+    """
     group, head_dim = q.shape
     first = start // block_tokens
     last = (end - 1) // block_tokens
@@ -65,7 +72,16 @@ def _attend_head(pool, blocks, q, out, start, end, k_base, v_base, block_tokens,
                 scores[g, i - start] = dot(q[g], row) * scale
     for g in range(group):
         weights = scores[g, : end - start]
-        inverse = np.float32(1.0) / _exp_sum(weights, weights.max())
+        if softcap > 0:
+            for i in range(end - start):
+                weights[i] = softcap * np.tanh(weights[i] / softcap)
+        highest = weights.max()
+        if sinks.shape[0]:
+            highest = max(highest, sinks[g])
+        total = _exp_sum(weights, highest)
+        if sinks.shape[0]:
+            total += fast_exp(sinks[g] - highest)
+        inverse = np.float32(1.0) / total
         for i in range(end - start):
             weights[i] *= inverse
         out[g, :] = np.float32(0.0)
@@ -82,12 +98,13 @@ def _attend_head(pool, blocks, q, out, start, end, k_base, v_base, block_tokens,
 @njit(cache=True, parallel=True, nogil=True, fastmath=FAST)
 def attend(
     pool, query, out, tokens, bounds, token_sequence, positions, sequence_start, block_tables,
-    heads_before, num_kv_heads, block_tokens, scale, window,
+    heads_before, num_kv_heads, block_tokens, scale, window, softcap, sinks,
 ):  # fmt: skip
     """Causal attention of `tokens` over the blocks of their sequences; layers as in `write_kv`.
 
     query, out: [T, num_heads, head_dim]. Worker w computes tokens[bounds[w] : bounds[w + 1]].
-    window: how many positions back a token sees, itself included; 0: all.
+    window: how many positions back a token sees, itself included; 0: all. sinks: [num_heads],
+    or [0].
     """
     head_dim = query.shape[2]
     group = query.shape[1] // num_kv_heads
@@ -109,7 +126,8 @@ def attend(
                 heads = slice(head * group, (head + 1) * group)
                 _attend_head(
                     pool, blocks, query[t, heads], out[t, heads], start, end, k_base, v_base,
-                    block_tokens, scores, scale,
+                    block_tokens, scores, scale, softcap,
+                    sinks[heads] if sinks.shape[0] else sinks,
                 )  # fmt: skip
 
 
@@ -126,7 +144,7 @@ class CpuPagedAttention:
 
     def __call__(
         self, batch: AttentionBatch, layer: int, query: Tensor, key: Tensor, value: Tensor,
-        scale: float, window: int = 0,
+        scale: float, window: int = 0, softcap: float = 0.0, sinks: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         """See `PagedAttention.__call__`."""
         layout, before = self._layout, self._layout.heads_before(layer)
@@ -141,9 +159,12 @@ class CpuPagedAttention:
                 self._blocks, query.numpy(), out.numpy(), batch.short_tokens, batch.short_bounds,
                 batch.token_sequence, batch.positions, batch.sequence_start, batch.block_tables,
                 before, layout.heads_of(layer), layout.block_tokens, np.float32(scale), window,
+                np.float32(softcap), _NO_SINKS if sinks is None else sinks.detach().numpy(),
             )  # fmt: skip
         for chunk in batch.long_chunks:
-            attend_chunk(layout, self._pool, batch, layer, chunk, query, out, scale, window)
+            attend_chunk(
+                layout, self._pool, batch, layer, chunk, query, out, scale, window, softcap, sinks
+            )
         return out
 
 

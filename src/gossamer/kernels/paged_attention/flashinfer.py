@@ -14,7 +14,12 @@ import torch
 from torch import Tensor
 
 from gossamer.kernels.attention_work import AttentionArrays
-from gossamer.kernels.paged_attention.batch import AttentionBatch, KvLayout, SequencePages
+from gossamer.kernels.paged_attention.batch import (
+    AttentionBatch,
+    KvLayout,
+    SequencePages,
+    require_plain_scores,
+)
 from gossamer.kernels.paged_attention.triton_kernels import TritonPagedAttention
 
 WORKSPACE_BYTES = 128 * 1024**2
@@ -85,11 +90,12 @@ class FlashInferPagedAttention:
 
     def __call__(
         self, batch: AttentionArrays | AttentionBatch, layer: int, query: Tensor, key: Tensor,
-        value: Tensor, scale: float, window: int = 0,
+        value: Tensor, scale: float, window: int = 0, softcap: float = 0, sinks: object = None,
     ) -> Tensor:  # fmt: skip
         """See `PagedAttention.__call__`; `plan` has been called for the batch."""
         if not isinstance(batch, AttentionArrays) or batch.pages is None:
-            return self._ours(batch, layer, query, key, value, scale, window)
+            return self._ours(batch, layer, query, key, value, scale, window, softcap, sinks)
+        require_plain_scores(softcap, sinks)
         if window:
             raise ValueError("FlashInfer is not used for layers with a sliding window")
         self._ours.write(batch, layer, key, value)

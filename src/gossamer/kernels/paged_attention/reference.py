@@ -18,11 +18,12 @@ class ReferencePagedAttention:
 
     def __call__(
         self, batch: AttentionBatch, layer: int, query: Tensor, key: Tensor, value: Tensor,
-        scale: float, window: int = 0,
+        scale: float, window: int = 0, softcap: float = 0.0, sinks: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         """See `PagedAttention.__call__`."""
         write_kv(self._layout, self._pool, batch, layer, key, value)
-        return attend(self._layout, self._pool, batch, layer, query, scale, window)
+        layout, pool = self._layout, self._pool
+        return attend(layout, pool, batch, layer, query, scale, window, softcap, sinks)
 
 
 def write_kv(
@@ -37,11 +38,12 @@ def write_kv(
 
 def attend(
     layout: KvLayout, pool: Tensor, batch: AttentionBatch, layer: int, query: Tensor,
-    scale: float, window: int,
+    scale: float, window: int, softcap: float = 0.0, sinks: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """softmax(scale q K^T) V of each token over its own sequence up to itself.
 
     query, result: [T, num_heads, head_dim]. window: positions a token sees with itself; 0: all.
+    softcap, sinks: see `PagedAttention.__call__`.
     """
     out = torch.empty_like(query)
     for t in range(query.shape[0]):
@@ -53,8 +55,19 @@ def attend(
         key = key[:, start:].repeat_interleave(group, dim=0).to(query.dtype)
         value = value[:, start:].repeat_interleave(group, dim=0).to(query.dtype)
         scores = scale * (key @ query[t, :, :, None]).squeeze(-1)
-        out[t] = (scores.softmax(-1)[:, None, :] @ value).squeeze(1)
+        out[t] = (shares(scores, softcap, sinks)[:, None, :] @ value).squeeze(1)
     return out
+
+
+def shares(scores: Tensor, softcap: float, sinks: Tensor | None) -> Tensor:
+    """Shares of the softmax of scores [num_heads, .., keys], which may be minus infinity."""
+    if softcap:
+        scores = softcap * torch.tanh(scores / softcap)
+    if sinks is None:
+        return scores.softmax(-1)
+    own = sinks.to(scores.dtype).view(-1, *[1] * (scores.dim() - 1))
+    joined = torch.cat([scores, own.expand(*scores.shape[:-1], 1)], dim=-1)
+    return joined.softmax(-1)[..., :-1]
 
 
 def gather_sequence(

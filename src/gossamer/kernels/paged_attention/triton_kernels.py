@@ -17,7 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from gossamer.kernels.attention_work import QUERIES, SPLIT_TOKENS, AttentionArrays, arrays_of
-from gossamer.kernels.paged_attention.batch import AttentionBatch, KvLayout
+from gossamer.kernels.paged_attention.batch import AttentionBatch, KvLayout, require_plain_scores
 from gossamer.kernels.scratch import ScratchMemory
 from gossamer.kernels.triton_kernels import CompileCase, as_input, dot, rounded
 
@@ -260,7 +260,7 @@ class TritonPagedAttention:
 
     def __call__(
         self, batch: AttentionBatch | AttentionArrays, layer: int, query: Tensor, key: Tensor,
-        value: Tensor, scale: float, window: int = 0,
+        value: Tensor, scale: float, window: int = 0, softcap: float = 0, sinks: object = None,
     ) -> Tensor:  # fmt: skip
         """Store the tokens' keys and values, then attend.
 
@@ -268,6 +268,7 @@ class TritonPagedAttention:
         contiguous, else any views; returns [T, num_heads, head_dim], where rows of tokens that no
         piece of work names hold anything. window: positions a token sees, itself included; 0: all.
         """
+        require_plain_scores(softcap, sinks)
         arrays = batch if isinstance(batch, AttentionArrays) else self._arrays(batch)
         if query.stride(2) != 1:
             raise ValueError("queries must be contiguous within a head")

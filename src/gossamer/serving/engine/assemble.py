@@ -41,12 +41,14 @@ from gossamer.serving.runner.lowering.threads import ThreadLowering
 from gossamer.serving.runner.merged_weights import LayerMerger
 from gossamer.serving.runner.model_runner import ModelRunner, PagedModel
 from gossamer.serving.runner.model_shape import (
+    as_linear,
     has_window,
     kv_shape,
     layer_kv_heads,
     linear_bytes,
     longest_row,
 )
+from gossamer.serving.runner.proof.trial import ModelTrial
 from gossamer.serving.runner.team import Alone, Ranks, Team, TeamLoader
 from gossamer.serving.runner.warm_up import warm_up
 from gossamer.serving.scheduler.deadlines import FirstTokenPolicy
@@ -152,7 +154,10 @@ def load_base(settings: ServeSettings, folder: Path, ranks: Ranks) -> Base:
     eos_token_ids = end_token_ids(model, tokenizer)
     # Counted before layers are replaced and packed.
     num_bytes = stored_bytes(model)
-    layout = _layout(settings, model, device.dtype, shard)
+    trial = ModelTrial(model, device, shard, quantization)
+    as_linear(model)
+    with trial.explained():
+        layout = _layout(settings, model, device.dtype, shard)
     attention = choose_attention(
         settings.attention, device.backend, layout, has_window=has_window(config)
     )
@@ -160,12 +165,15 @@ def load_base(settings: ServeSettings, folder: Path, ranks: Ranks) -> Base:
     num_blocks = ranks.least(_num_blocks(settings, device, layout.block_bytes, kept_free, shard))
     pool_memory = device.pool_memory(num_blocks, layout.block_bytes)
     rows = _row_format(settings, device)
-    paged = PagedModel(model, pool_memory, layout, device, rows, attention, shard)
+    with trial.explained():
+        paged = PagedModel(model, pool_memory, layout, device, rows, attention, shard)
     lowering = _lowering(device, layout.block_tokens, attention)
     builder = BatchBuilder(block_tokens=layout.block_tokens, lowering=lowering)
     most = settings.max_running or device.usual_running
     runner = ModelRunner(paged, builder, device)
-    warm_up(runner, pool_memory, layout, most, ranks.meet, split=shard.splits_factors)
+    with trial.explained():
+        warm_up(runner, pool_memory, layout, most, ranks.meet, split=shard.splits_factors)
+    trial.check(paged, builder, num_blocks, layout.block_tokens)
     info = ModelInfo(
         name=_model_name(settings.model, folder),
         tokenizer=tokenizer,

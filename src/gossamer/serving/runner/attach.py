@@ -4,6 +4,7 @@ The model's own code keeps running; no second copy of it is kept here. What a st
 shared `StepContext`, set by the runner before the model is called.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from gossamer.adapters.base_shape import BaseShape
 from gossamer.basemodel.sharded import Style, styles_of
-from gossamer.kernels.dense_linear import make_dense_linear
+from gossamer.kernels.dense_linear import DenseLinear, make_dense_linear
 from gossamer.kernels.grouped_lora import RowFormat
 from gossamer.kernels.hidden_edit import HiddenEdit, make_hidden_edit
 from gossamer.serving.packing.base_linear import BaseLinear
@@ -24,7 +25,7 @@ from gossamer.serving.runner.layers import (
     StepContext,
     fuse_layers,
 )
-from gossamer.serving.runner.model_shape import kv_shape, layer_kv_heads
+from gossamer.serving.runner.model_shape import decoder_blocks, kv_shape, layer_kv_heads
 from gossamer.serving.runner.operations import MakeOperations, operations_of
 from gossamer.serving.runner.split_operations import SplitOperations
 from gossamer.serving.runner.trained_parts.base import (
@@ -62,6 +63,20 @@ class AdaptedModules:
     parts: BaseParts = field(default_factory=BaseParts)
     """Where adapters may have trained parts beside that."""
 
+    def keep_called(self, calls: list[tuple[FusedLinear, int]], num_tokens: int) -> None:
+        """Leave out layers that were not called once, with all of `num_tokens` tokens."""
+        counts: dict[DenseLinear, list[int]] = {}
+        for layer, count in calls:
+            counts.setdefault(layer.dense, []).append(count)
+        self.leave_out(
+            [path for path, own in self.linears.items() if counts.get(own.dense) != [num_tokens]]
+        )
+
+    def leave_out(self, paths: Iterable[str]) -> None:
+        """Let no adapter act on the layers at `paths`."""
+        for path in paths:
+            self.shapes.pop(path, None)
+
 
 def attach(
     model: Any, pool: Tensor, backend: str, context: StepContext, rows: RowFormat | None = None,
@@ -77,8 +92,12 @@ def attach(
     if not shard.is_whole:
         paths = [path for path, _ in model.named_modules()]
         modules.styles.update(styles_of(model._tp_plan, paths))
+    output = model.get_output_embeddings()
     for parent_path, parent in list(model.named_modules()):
-        for siblings in _groups(parent):
+        if "experts" in parent_path.split("."):
+            # An expert computes some of the tokens only: whose they are is not known there.
+            continue
+        for siblings in _groups(parent, output):
             _replace(
                 parent_path, parent, siblings, modules, operations, pool, backend, context, shard
             )
@@ -89,17 +108,17 @@ def attach(
     _register_attention()
     model.set_attn_implementation(ATTENTION)
     for module in model.modules():
-        if hasattr(module, "layer_idx") and hasattr(module, "head_dim"):
+        if hasattr(module, "layer_idx"):
             module.gossamer_context = context
     return modules
 
 
-def _groups(parent: nn.Module) -> list[tuple[str, ...]]:
-    """The linear children of `parent`, siblings together. The output layer is left alone."""
+def _groups(parent: nn.Module, output: nn.Module) -> list[tuple[str, ...]]:
+    """The linear children of `parent`, siblings together. The `output` layer is left alone."""
     names = [
         name
         for name, child in parent.named_children()
-        if isinstance(child, nn.Linear) and name != "lm_head"
+        if isinstance(child, nn.Linear) and child is not output
     ]
     groups = [group for group in _SIBLINGS if set(group) <= set(names)]
     taken = {name for group in groups for name in group}
@@ -165,7 +184,7 @@ def _replace_ends(
 
 def _edit_after_blocks(model: Any, edit: HiddenEdit, context: StepContext) -> None:
     """Edit the output of each decoder block where the step's adapters say so."""
-    for layer, block in enumerate(model.get_decoder().layers):
+    for layer, block in enumerate(decoder_blocks(model)):
         block.register_forward_hook(partial(_edit_output, edit, context, layer))
 
 
@@ -192,6 +211,8 @@ def _attention(
     context: StepContext = module.gossamer_context
     assert context.batch is not None
     assert context.attention is not None
+    if context.seen is not None:
+        context.seen.update(name for name, value in kwargs.items() if value is not None)
     out = context.attention(
         context.batch.attention,
         module.layer_idx,
@@ -200,6 +221,8 @@ def _attention(
         value[0].transpose(0, 1),
         kwargs.get("scaling") or query.shape[-1] ** -0.5,
         kwargs.get("sliding_window") or 0,
+        kwargs.get("softcap") or 0.0,
+        kwargs.get("s_aux"),
     )
     return out[None], None
 

@@ -24,6 +24,10 @@ class StepContext:
 
     batch: StepBatch | None = None
     attention: PagedAttention | None = None
+    seen: set[str] | None = None
+    """Collects what layers tell attention beside queries, keys and values, while it is a set."""
+    calls: list[tuple["FusedLinear", int]] | None = None
+    """Collects the calls of linear layers and their numbers of tokens, while it is a list."""
 
 
 class FusedLinear(nn.Module):
@@ -48,6 +52,11 @@ class FusedLinear(nn.Module):
         self._pending: list[Tensor] = []
         self._input: Tensor | None = None
 
+    @property
+    def dense(self) -> DenseLinear:
+        """Return the base product."""
+        return self._dense
+
     def forward(self, x: Tensor) -> Tensor:
         """The first sibling's part of x [1, T, h_in]; the others' parts are kept for them."""
         y = self.joint(x)
@@ -58,16 +67,19 @@ class FusedLinear(nn.Module):
         return first
 
     def joint(self, x: Tensor) -> Tensor:
-        """All siblings' parts of x [1, T, h_in], side by side."""
+        """All siblings' parts of x [1, T, h_in] or [T, h_in], side by side."""
         batch = self._context.batch
+        if self._context.calls is not None:
+            self._context.calls.append((self, x.shape[:-1].numel()))
         if batch is None or batch.adapters is None:
             plain: Tensor = self._weights(batch)(x)
             return self._whole(plain, batch)
-        tokens = x[0]
+        # Some families flatten tokens before an MLP.
+        tokens = x[0] if x.dim() == 3 else x
         read = self._operations.inputs(tokens, batch.adapters)
         # Each view costs microseconds in each layer, and most steps scale no inputs.
-        y: Tensor = self._weights(batch)(x if read is tokens else read[None])
-        self._operations.outputs_(y[0], read, batch.adapters)
+        y: Tensor = self._weights(batch)(x if read is tokens else read.view(x.shape))
+        self._operations.outputs_(y[0] if y.dim() == 3 else y, read, batch.adapters)
         return self._whole(y, batch)
 
     def _whole(self, y: Tensor, batch: StepBatch | None) -> Tensor:
@@ -75,7 +87,7 @@ class FusedLinear(nn.Module):
         if self._reduce is not None:
             self._reduce(y)
         if batch is not None and batch.parts is not None and self._parts is not None:
-            self._parts.add_(y[0], batch.parts)
+            self._parts.add_(y[0] if y.dim() == 3 else y, batch.parts)
         return y
 
     def _weights(self, batch: StepBatch | None) -> DenseLinear:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gossamer.errors import RankLostError, one_line
+from gossamer.errors import RankLostError, UnsupportedModelError, one_line
 from gossamer.kernels.grouped_lora import RowFormat
 from gossamer.kernels.paged_attention import KvLayout, make_paged_attention
 from gossamer.kernels.scratch import ScratchMemory
@@ -53,6 +53,7 @@ class PagedModel:
         self._context = StepContext(attention=self._attention)
         self.modules: AdaptedModules = attach(model, pool, self.backend, self._context, rows, shard)
         self._model = model
+        self.dtype: torch.dtype = model.dtype
         self._head = OutputHead(model)
         self._device = device
         # What repeats the steps of a key, and where that leaves the logits.
@@ -67,6 +68,31 @@ class PagedModel:
         self._attention.plan(batch.attention)
         logits = self._replay(batch) if batch.key is not None else self._compute(batch).float()
         return logits[: len(batch.sampled)]
+
+    def judge(self, batch: StepBatch, known: frozenset[str]) -> Tensor:
+        """Run a batch as `run` does, and see how the model uses our layers.
+
+        Linear layers that do not see each token once are none that adapters can act on. Raises
+        `UnsupportedModelError` if attention is told anything that is not `known`.
+        """
+        seen = self._context.seen = set()
+        calls = self._context.calls = []
+        try:
+            logits = self.run(batch)
+        finally:
+            self._context.seen = self._context.calls = None
+        if seen - known:
+            raise UnsupportedModelError(
+                f"its layers tell attention {', '.join(sorted(seen - known))}, which is not "
+                "computed here"
+            )
+        self.modules.keep_called(calls, batch.token_ids.shape[1])
+        return logits
+
+    @property
+    def whole_model(self) -> Any:
+        """Return the transformers model itself, with our layers in it."""
+        return self._model
 
     @torch.inference_mode()
     def scored_logits(self, batch: StepBatch) -> Iterator[Tensor]:

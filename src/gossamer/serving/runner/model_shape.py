@@ -3,12 +3,14 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from gossamer.adapters.base_shape import BaseShape
 from gossamer.basemodel.pruned import has_uneven_heads, widths_of
 from gossamer.basemodel.quantize import served_quantization
 from gossamer.basemodel.sharded import ModelPart, check_size, cut_whole, styles_of
+from gossamer.errors import UnsupportedModelError
 from gossamer.serving.packing.capacity import FLOAT, BaseSizes
 
 
@@ -17,6 +19,33 @@ def kv_shape(config: Any) -> tuple[int, int, int]:
     heads = config.num_attention_heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
     return config.num_hidden_layers, getattr(config, "num_key_value_heads", heads), head_dim
+
+
+def decoder_blocks(model: Any) -> list[nn.Module]:
+    """Return the decoder blocks of a model, from the input on.
+
+    Raises `UnsupportedModelError` if there is no list of as many as its config says.
+    """
+    wanted = model.config.num_hidden_layers
+    for child in model.get_decoder().children():
+        if isinstance(child, nn.ModuleList) and len(child) == wanted:
+            return list(child)
+    raise UnsupportedModelError(
+        f"models of architecture '{model.config.model_type}' cannot be served: no list of "
+        f"{wanted} decoder blocks was found"
+    )
+
+
+def as_linear(model: Any) -> None:
+    """Replace layers that keep their weight transposed (GPT-2's) by linear ones, in place."""
+    for path, module in list(model.named_modules()):
+        if type(module).__name__ == "Conv1D":
+            h_in, h_out = module.weight.shape
+            with torch.device("meta"):
+                linear = nn.Linear(h_in, h_out)
+            linear.weight = nn.Parameter(module.weight.detach().T.contiguous(), requires_grad=False)
+            linear.bias = nn.Parameter(module.bias.detach(), requires_grad=False)
+            model.set_submodule(path, linear)
 
 
 def layer_kv_heads(config: Any) -> tuple[int, ...]:
@@ -61,7 +90,6 @@ def base_sizes(
     Raises `BaseModelError`, or `SettingError` if the model is saved quantised in another way, or
     cannot be divided so.
     """
-    import torch
     from transformers import AutoModelForCausalLM
 
     from gossamer.basemodel.load import load_config
@@ -69,6 +97,7 @@ def base_sizes(
     config: Any = load_config(folder)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
+    as_linear(model)
     num_layers, num_kv_heads, head_dim = kv_shape(config)
     divided_inputs: frozenset[str] = frozenset()
     if num_ranks > 1:

@@ -1,5 +1,6 @@
 """Finds the vectors and tables of a model, before its layers are replaced."""
 
+from inspect import signature
 from typing import Any
 
 import torch
@@ -9,11 +10,13 @@ from gossamer.serving.packing.trained_parts.base import BaseParts
 
 
 def norms_of(model: Any) -> dict[str, nn.Module]:
-    """Return the norms that have weights, by module path."""
+    """Return the norms that have weights and read one input, by module path."""
     return {
         path: module
         for path, module in model.named_modules()
-        if "Norm" in type(module).__name__ and isinstance(getattr(module, "weight", None), Tensor)
+        if "Norm" in type(module).__name__
+        and isinstance(getattr(module, "weight", None), Tensor)
+        and len(signature(module.forward).parameters) == 1
     }
 
 

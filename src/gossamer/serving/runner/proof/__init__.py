@@ -1,0 +1,1 @@
+"""Proof, when a model is loaded, that it is computed here as transformers computes it."""

@@ -1,0 +1,57 @@
+"""What the untouched transformers model says of two short texts, with windows short enough."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+WINDOW = 8
+"""Positions that a window sees while a model is judged, so that short texts are longer than it."""
+LENGTHS = (24, 9)
+"""Tokens of the two texts: one long enough for attention to take whole products."""
+
+
+@dataclass(frozen=True, slots=True)
+class Expectation:
+    """Two texts, and what follows each token."""
+
+    texts: tuple[list[int], list[int]]
+    logits: tuple[Tensor, Tensor]
+    """float32 [tokens, vocabulary] of each, in host memory."""
+
+
+@torch.inference_mode()
+def expect(model: Any) -> Expectation:
+    """Ask `model`, which is as transformers loaded it."""
+    generator = torch.Generator().manual_seed(0)
+    vocabulary = model.config.vocab_size
+    texts = [torch.randint(vocabulary, (n,), generator=generator).tolist() for n in LENGTHS]
+    with short_windows(model):
+        logits = [
+            model(input_ids=torch.tensor([text], device=model.device), use_cache=False)
+            .logits[0]
+            .float()
+            .cpu()
+            for text in texts
+        ]
+    return Expectation((texts[0], texts[1]), (logits[0], logits[1]))
+
+
+@contextmanager
+def short_windows(model: Any) -> Iterator[None]:
+    """Let windows of attention that are longer be `WINDOW` meanwhile."""
+    found = [
+        (holder, value)
+        for holder in (model.config, *model.modules())
+        if type(value := getattr(holder, "sliding_window", None)) is int and value > WINDOW
+    ]
+    for holder, _ in found:
+        holder.sliding_window = WINDOW
+    try:
+        yield
+    finally:
+        for holder, value in found:
+            holder.sliding_window = value
