@@ -34,7 +34,8 @@ ARROWS: dict[str, set[str]] = {
     | {"adapters", "basemodel", "conversion", "merging", "methods", "training", "verification"},
     "studio": BOTTOM | {"adapters", "jobs", "serving"},
     "evaluation": BOTTOM | {"llm", "serving"},
-    "verification": BOTTOM | {"adapters", "basemodel", "methods", "serving", "training", "llm"},
+    "verification": BOTTOM
+    | {"adapters", "basemodel", "methods", "serving", "training", "tuners", "llm"},
     "cli": BOTTOM
     | {
         "adapters",

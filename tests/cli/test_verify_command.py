@@ -5,11 +5,14 @@ import sys
 
 import pytest
 import torch
+from peft import get_peft_model
 from runs import TINY, quiet_tune, write_rows
+from transformers import AutoModelForCausalLM
 
 from gossamer.cli.main import main
 from gossamer.llm import Completion
 from gossamer.serving.core.messages import TokenLogprob
+from gossamer.tuners import BottleneckConfig
 from gossamer.verification.references import ReferenceAnswer
 from gossamer.verification.verify import compare
 
@@ -45,6 +48,22 @@ def test_adapters_of_one_name_agree_with_both_references(capsys, tiny_model, ada
     for verdict in verdicts:
         assert verdict["equal_tokens"] == verdict["tokens"] == 12
         assert 0 < verdict["largest_difference"] < 1e-4
+
+
+def test_what_stands_behind_layers_is_compared_with_peft(capsys, tiny_model, tmp_path):
+    """A type of ours, which PEFT knows by our tuners, and which no weights can take up."""
+    base = AutoModelForCausalLM.from_pretrained(tiny_model)
+    config = BottleneckConfig(target_modules=["down_proj"], width=4, task_type="CAUSAL_LM")
+    model = get_peft_model(base, config)
+    for name, weight in model.named_parameters():
+        if "bottleneck_up" in name:
+            weight.data.normal_(0, 0.1)
+    model.save_pretrained(tmp_path / "behind")
+    code, out, err = verify(capsys, tiny_model, tmp_path / "behind", "--json")
+    assert code == 0
+    agree = {v["reference"] for v in json.loads(out) if v["equal_tokens"] == v["tokens"] > 0}
+    assert agree == {"transformers", "PEFT"}
+    assert "not compared with PEFT" not in err
 
 
 def test_answers_that_differ_fail(capsys, tiny_model, adapters):

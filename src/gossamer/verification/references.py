@@ -62,6 +62,8 @@ def peft_model(folder: Path, adapter: Path, quantization: str) -> Any:
     """Load the base with `adapter` active in PEFT; `UnsupportedAdapterError` if PEFT refuses."""
     from peft import PeftModel
 
+    import gossamer.tuners  # noqa: F401  (makes PEFT know the types that are ours)
+
     try:
         with quiet_transformers(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
