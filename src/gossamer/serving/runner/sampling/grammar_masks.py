@@ -47,9 +47,15 @@ def forbid_by_grammars(logits: Tensor, grammars: Sequence[TokenGrammar | None]) 
             allowed = np.unpackbits(mask, count=width, bitorder="little")
             np.copyto(values[row], -np.inf, where=allowed == 0)
         return
-    packed = torch.from_numpy(np.stack(masks)).to(logits.device, non_blocking=True)
-    bits = packed[:, :, None] >> torch.arange(8, device=logits.device, dtype=torch.uint8) & 1
-    forbidden = bits.view(len(rows), -1)[:, :width] == 0
+    forbid_on_device(logits, rows, np.stack(masks))
+
+
+def forbid_on_device(logits: Tensor, rows: list[int], masks: NDArray[np.uint8]) -> None:
+    """Do so for `rows` by their `masks` [rows, bytes], which are unpacked where the logits are."""
+    packed = torch.from_numpy(masks).to(logits.device, non_blocking=True)
+    shifts = torch.arange(8, device=logits.device, dtype=torch.uint8)
+    bits = (packed[:, :, None] >> shifts) & 1
+    forbidden = bits.view(len(rows), -1)[:, : logits.shape[1]] == 0
     if len(rows) == len(logits):
         logits.masked_fill_(forbidden, float("-inf"))
         return
