@@ -176,7 +176,7 @@ def test_failures_on_the_way_are_raised_by_the_client(client_of):
 
 
 def stored(number, size):
-    return StoredResponse({"id": str(number)}, [], [{"n": number}], size)
+    return StoredResponse(str(number), b"", b"", b"x" * size)
 
 
 def test_the_store_keeps_the_newest_of_each_tenant_within_its_room():
@@ -185,8 +185,8 @@ def test_the_store_keeps_the_newest_of_each_tenant_within_its_room():
         assert store.keep("a", stored(number, 20))
     assert store.keep("b", stored(9, 40))
     assert not store.keep("a", stored(8, 51))
-    assert store.find("b", "9").items == [{"n": 9}]
-    assert store.find("a", "3").items == [{"n": 3}]
+    assert store.find("b", "9").num_bytes == 40
+    assert store.find("a", "3").num_bytes == 20
     for tenant, missing in (("a", "0"), ("a", "1"), ("b", "3"), ("a", "8")):
         with pytest.raises(Exception, match="no response"):
             store.find(tenant, missing)
@@ -214,6 +214,15 @@ REFUSED = [
     ({"input": "x", "store": "no"}, "store", "true or false"),
     ({"messages": [{"role": "user", "content": "x"}]}, "messages", "/v1/chat/completions"),
 ]  # fmt: skip
+
+
+@pytest.mark.parametrize("stream", ["true", "false"])
+def test_a_number_that_json_cannot_say_again_is_refused(make_engine, ask, stream):
+    head = {"Content-Type": "application/json"}
+    body = '{"model": "tiny", "input": "x", "metadata": {"a": 1e999}, "stream": ' + stream + "}"
+    reply = ask(make_engine(), "POST", ROUTE, content=body.encode(), headers=head)
+    assert reply.status_code == 400
+    assert "too large" in reply.json()["error"]["message"]
 
 
 @pytest.mark.parametrize(("fields", "param", "part"), REFUSED)

@@ -11,7 +11,9 @@ from fastapi.responses import JSONResponse
 from gossamer.serving.http.auth import caller_of
 from gossamer.serving.http.body import read_past
 from gossamer.serving.http.context import Context
+from gossamer.serving.http.json_text import json_bytes
 from gossamer.serving.http.openai.chat import calling
+from gossamer.serving.http.openai.chat.bounds import invalid
 from gossamer.serving.http.openai.generate import Route, answer
 from gossamer.serving.http.openai.request_schema import ChatBody
 from gossamer.serving.http.openai.responses_api.items import OutputItems
@@ -31,27 +33,39 @@ class _Call:
     tenant: str
     request_id: str
     request: dict[str, Any] = field(default_factory=dict)
-    num_characters: int = 0
-    """The length of the request as JSON, which is found out where it may take time."""
+    items: bytes = b""
+    new_input: bytes = b""
 
     def parse(self, values: dict[str, Any], limits: SizeLimits) -> ChatBody:
         body, self.request = to_chat(values, limits, self._history)
-        self.num_characters = len(json.dumps(self.request))
+        try:
+            # A response repeats it, and it is stored; written here, since long ones take time.
+            json_bytes(self._given())
+            self.items = json_bytes(self.request["input"])
+            self.new_input = json_bytes(self.request["new_input"])
+        except ValueError:
+            # Such as 1e999, which is read as infinite.
+            raise invalid("body", "a number in the body is too large to be written again") from None
         return body
 
     def reply(self, **fields: Any) -> ResponsesReply:
-        given = {name: value for name, value in self.request.items() if not name.endswith("input")}
         items = OutputItems(self.request_id)
-        return ResponsesReply(**fields, request=given, keep=self._keep, items=items)
+        return ResponsesReply(**fields, request=self._given(), keep=self._keep, items=items)
+
+    def _given(self) -> dict[str, Any]:
+        """The fields that the response repeats."""
+        return {name: each for name, each in self.request.items() if not name.endswith("input")}
 
     def _history(self, response_id: str) -> list[dict[str, Any]]:
-        return self.store.find(self.tenant, response_id).items
+        items: list[dict[str, Any]] = json.loads(self.store.find(self.tenant, response_id).items)
+        return items
 
     def _keep(self, response: dict[str, Any]) -> None:
         if self.request.get("store", True):
-            items = [*self.request["input"], *response["output"]]
-            size = self.num_characters + len(json.dumps(response["output"]))
-            stored = StoredResponse(response, self.request["new_input"], items, size)
+            # The answer is never empty, and neither is what it answers.
+            items = self.items[:-1] + b"," + json_bytes(response["output"])[1:]
+            written = json_bytes(response)
+            stored = StoredResponse(response["id"], written, self.new_input, items)
             self.store.keep(self.tenant, stored)
 
 
@@ -65,19 +79,19 @@ async def create_response(http: Request) -> Response:
 
 
 @router.get("/v1/responses/{response_id}")
-async def show_response(http: Request, response_id: str) -> JSONResponse:
+async def show_response(http: Request, response_id: str) -> Response:
     """Show a response that is stored."""
-    store = Context.of(http).responses
-    return JSONResponse(store.find(caller_of(http).tenant, response_id).response)
+    found = Context.of(http).responses.find(caller_of(http).tenant, response_id)
+    return Response(found.response, media_type=JSONResponse.media_type)
 
 
 @router.get("/v1/responses/{response_id}/input_items")
-async def list_input_items(http: Request, response_id: str) -> JSONResponse:
+async def list_input_items(http: Request, response_id: str) -> Response:
     """List the items that the call of a stored response has sent."""
-    items = Context.of(http).responses.find(caller_of(http).tenant, response_id).new_input
-    return JSONResponse(
-        {"object": "list", "data": items, "first_id": None, "last_id": None, "has_more": False}
-    )
+    found = Context.of(http).responses.find(caller_of(http).tenant, response_id)
+    rest = b',"first_id":null,"last_id":null,"has_more":false}'
+    content = b'{"object":"list","data":' + found.new_input + rest
+    return Response(content, media_type=JSONResponse.media_type)
 
 
 @router.delete("/v1/responses/{response_id}")

@@ -6,7 +6,6 @@ What a tenant has stored only that tenant can see. The oldest go first; none out
 import threading
 from collections import Counter, OrderedDict
 from dataclasses import dataclass
-from typing import Any
 
 from gossamer.errors import cut
 from gossamer.serving.core.messages import DEFAULT_TENANT
@@ -18,15 +17,19 @@ SHARE_OF_TENANT = 0.5
 
 @dataclass(frozen=True, slots=True)
 class StoredResponse:
-    """A response, and all items that it was made of and consists of."""
+    """A response, and all items that it was made of and consists of, as JSON."""
 
-    response: dict[str, Any]
-    new_input: list[dict[str, Any]]
+    response_id: str
+    response: bytes
+    new_input: bytes
     """The items of its own call."""
-    items: list[dict[str, Any]]
+    items: bytes
     """The items before it, its own, and its answer: what the next one begins with."""
-    num_characters: int
-    """The length of all of it as JSON."""
+
+    @property
+    def num_bytes(self) -> int:
+        """The room that it takes."""
+        return len(self.response) + len(self.new_input) + len(self.items)
 
 
 class ResponseStore:
@@ -40,12 +43,12 @@ class ResponseStore:
 
     def keep(self, tenant: str, stored: StoredResponse) -> bool:
         """Keep a response in place of older ones; False if it alone is larger than the room."""
-        size, limit = stored.num_characters, self._max_bytes
+        size, limit = stored.num_bytes, self._max_bytes
         own = limit if tenant == DEFAULT_TENANT else int(limit * SHARE_OF_TENANT)
         if size > own:
             return False
         with self._lock:
-            self._kept[tenant, stored.response["id"]] = (stored, size)
+            self._kept[tenant, stored.response_id] = (stored, size)
             self._bytes[tenant] += size
             while self._bytes[tenant] > own:
                 self._drop(next(key for key in self._kept if key[0] == tenant))
