@@ -119,7 +119,7 @@ $(STAMP):
 		echo "No NVIDIA GPU found: with TORCH_INDEX=..., some gigabytes of CUDA libraries need not be fetched (README, Install)"; \
 	fi
 	@echo "Installing the packages that constraints.txt pins (some minutes)"
-	@$(PY) -m pip install -c constraints.txt -e '.[tune,studio,postgres,demo,dev,docs,qlora]' 2>&1 | tee .venv/install.log | awk ' \
+	@$(PY) -m pip install -c constraints.txt -e '.[tune,studio,postgres,otel,demo,dev,docs,qlora]' 2>&1 | tee .venv/install.log | awk ' \
 		/^Collecting / { printf "."; fflush() } \
 		/Downloading .* MB\)$$/ { size = $$(NF - 1); sub(/\(/, "", size); \
 			if (size + 0 > 40) { printf "\n%s\n", $$0; fflush() } } \

@@ -14,6 +14,7 @@ EXTRAS = {
     "wandb": ("wandb",),
     "studio": ("alembic", "python_multipart", "sqlalchemy"),
     "postgres": ("psycopg",),
+    "otel": ("opentelemetry.exporter.otlp.proto.http", "opentelemetry.sdk"),
     "eval": ("lm_eval", "matplotlib"),
 }
 """Names to import, by the group of packages in `pyproject.toml` that brings them."""
@@ -24,6 +25,14 @@ def require(what: str, extra: str) -> None:
 
     Nothing is imported, so that the answer comes at once.
     """
-    missing = [name for name in EXTRAS[extra] if find_spec(name) is None]
+    missing = [name for name in EXTRAS[extra] if not _is_there(name)]
     if missing:
         raise MissingExtraError.of(what, ", ".join(missing), extra)
+
+
+def _is_there(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except ModuleNotFoundError:
+        # Of a name with dots, the package above it is looked into.
+        return False

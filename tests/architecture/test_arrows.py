@@ -68,6 +68,7 @@ HOMES = {
     "psycopg": r"jobs/store/",
     "python_multipart": r"jobs/files/",
     "llguidance": r"serving/structured/",
+    "opentelemetry": r"serving/http/calls/traces\.py$",
     "re2": r"adapters/patterns\.py$",
     "triton": r"(.*/)?triton_kernels\.py$",
     "lm_eval": r"evaluation/",

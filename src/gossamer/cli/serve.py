@@ -60,6 +60,8 @@ HTTP = Options(
         "keys": "FILE",
         "cors_origins": "ORIGIN",
         "allowed_hosts": "NAME",
+        "request_log": "FILE",
+        "traces": "URL",
     },
 )
 

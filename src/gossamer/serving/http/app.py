@@ -1,5 +1,6 @@
 """Makes the app: routes, errors, middleware."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -14,6 +15,8 @@ from gossamer.errors import GossamerError, SettingError, cut
 from gossamer.serving.core.interface import EngineInterface
 from gossamer.serving.http.anthropic import routes as anthropic
 from gossamer.serving.http.auth import ApiKeyCheck
+from gossamer.serving.http.calls.record import CallSink
+from gossamer.serving.http.calls.sinks import sinks_of
 from gossamer.serving.http.catalogue import Catalogue
 from gossamer.serving.http.context import Context
 from gossamer.serving.http.errors import ApiError, ClientGoneError, to_api_error
@@ -65,9 +68,14 @@ def create_app(
         started=int(time.time()),
     )
 
+    sinks = sinks_of(settings)
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
+            for sink in sinks:
+                # A collector that does not answer holds up the end, not the event loop.
+                stack.push_async_callback(asyncio.to_thread, sink.close)
             stack.callback(context.catalogue.close)
             stack.callback(context.threads.close)
             for extension in extensions:
@@ -91,7 +99,7 @@ def create_app(
         for name, value in extension.state.items():
             setattr(app.state, name, value)
     _map_errors(app)
-    _surround(app, context, extensions)
+    _surround(app, context, extensions, sinks)
     return app
 
 
@@ -109,7 +117,9 @@ def _answer_head(router: APIRouter) -> None:
             route.methods.add("HEAD")
 
 
-def _surround(app: FastAPI, context: Context, extensions: Sequence[Extension]) -> None:
+def _surround(
+    app: FastAPI, context: Context, extensions: Sequence[Extension], sinks: Sequence[CallSink]
+) -> None:
     settings, together = context.settings, Extensions(extensions)
     # The last one added is the outermost.
     for each in reversed([each for extension in extensions for each in extension.middleware]):
@@ -130,7 +140,7 @@ def _surround(app: FastAPI, context: Context, extensions: Sequence[Extension]) -
             allow_headers=["*"],
             expose_headers=["X-Request-Id", "Retry-After"],
         )
-    app.add_middleware(RequestContextMiddleware, metrics=context.metrics)
+    app.add_middleware(RequestContextMiddleware, metrics=context.metrics, sinks=sinks)
 
 
 def _map_errors(app: FastAPI) -> None:

@@ -5,6 +5,7 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from gossamer.errors import cut
 from gossamer.settings import Settings
 
 ToolParserName = Literal[
@@ -61,6 +62,12 @@ class HttpSettings(Settings):
     max_responses_mib: float = Field(64.0, ge=0, allow_inf_nan=False)
     """Most MiB of responses that are kept in memory, so that a call of /v1/responses can go on from
     one; a tenant may take half, the oldest go first; 0: none."""
+    request_log: Path | None = None
+    """File to which a line of JSON is added for every call (-: standard error): its id, route and
+    status, tenant, model, tokens and times. Nothing of prompts and answers."""
+    traces: str | None = None
+    """Where a collector of OpenTelemetry traces listens for OTLP over HTTP, such as
+    http://localhost:4318/v1/traces: it is sent a span for every call. Needs the extra otel."""
     tool_parser: ToolParserName = "auto"
     """How calls of tools are read in answers: auto (by the tokenizer's own description of answers,
     or else by the model's chat template), template (that description), hermes (JSON between
@@ -82,6 +89,16 @@ class HttpSettings(Settings):
             if not host or any(sign in host for sign in "/: "):
                 raise ValueError(f"'{host}' is not a host's name; leave out scheme and port")
         return hosts
+
+    @field_validator("traces")
+    @classmethod
+    def _traces_go_to_an_address(cls, address: str | None) -> str | None:
+        if address is not None and not address.startswith(("http://", "https://")):
+            raise ValueError(
+                f"'{cut(address)}' is no address; give the whole of it, such as "
+                "http://localhost:4318/v1/traces"
+            )
+        return address
 
     @model_validator(mode="after")
     def _a_body_has_room(self) -> Self:

@@ -10,6 +10,7 @@ from prometheus_client.registry import Collector
 from gossamer.serving.core.interface import EngineInterface
 from gossamer.serving.core.messages import Event, Tokens
 from gossamer.serving.core.stats import EngineStats
+from gossamer.serving.http.calls.record import CallRecord
 from gossamer.serving.http.metrics.memory import adapter_metrics, memory_metrics
 from gossamer.serving.http.metrics.tenants import tenant_metrics
 from gossamer.serving.http.transport.connections import Connections
@@ -89,9 +90,9 @@ class Metrics:
         """Show the connections of the server."""
         self.registry.register(ConnectionCollector(connections))
 
-    def call_timer(self) -> "CallTimer":
-        """Make a stopwatch for one call; it starts now."""
-        return CallTimer(self)
+    def call_timer(self, record: CallRecord | None = None) -> "CallTimer":
+        """Make a stopwatch for one call, which starts now; `record` is told what it sees."""
+        return CallTimer(self, record)
 
     def first_token_buckets(self) -> tuple[tuple[float, ...], tuple[int, ...]]:
         """The histogram of times to a first token: its bounds in seconds, the last one infinite,
@@ -118,13 +119,16 @@ class Metrics:
 class CallTimer:
     """Times the choices of one call, for the histograms."""
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, record: CallRecord | None = None) -> None:
         self._metrics = metrics
+        self._record = record
         self._start = time.perf_counter()
         self._last: dict[int, float] = {}
 
     def saw(self, index: int, event: Event, moment: float) -> None:
         """Note that choice `index` had `event` at `moment` (of `time.perf_counter`)."""
+        if self._record is not None:
+            self._record.saw(index, event, moment)
         if not isinstance(event, Tokens):
             self._metrics.end_to_end.observe(moment - self._start)
             return

@@ -20,6 +20,7 @@ from gossamer.serving.core.messages import DEFAULT_TENANT, SamplingParams, Token
 from gossamer.serving.core.messages import Request as EngineRequest
 from gossamer.serving.http.auth import allowed, caller_of, may_name, may_use_found, unknown_model
 from gossamer.serving.http.body import decode, read_body
+from gossamer.serving.http.calls.record import record_of
 from gossamer.serving.http.connection import run_unless_disconnected
 from gossamer.serving.http.context import Context
 from gossamer.serving.http.json_text import json_bytes
@@ -150,7 +151,7 @@ async def answer(http: Request, route: Route[Body]) -> Response:
 
 async def _begin(http: Request, route: Route[Body]) -> _Begun:
     context, tenant = Context.of(http), caller_of(http).tenant
-    channel = Channel(context.engine, context.metrics.call_timer())
+    channel = Channel(context.engine, context.metrics.call_timer(record_of(http)))
     with context.intake.enter(tenant) as incoming:
         body = await read_body(http, context.settings.max_body_bytes, incoming.hold)
         try:
@@ -174,6 +175,8 @@ async def _submit(
         return body, route.turns(body)
 
     body, turns = await run(read)
+    record = record_of(http)
+    record.model, record.is_streamed = body.model, body.stream
     adapter = await find_model(context, caller, body.model)
     reply = route.reply_type(
         reply_id=http.state.request_id,
@@ -200,6 +203,8 @@ async def _submit(
             rules=reply.rules,
         )
         incoming.move_on()
+        record.submitted = time.perf_counter()
+        record.choices, record.prompt_tokens = len(requests), sum(map(len, prompts))
         channel.submit(requests, adapter)
 
     prompts: list[TokenIds] = []
