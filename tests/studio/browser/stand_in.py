@@ -53,6 +53,7 @@ def _apply(messages, **options):
 
 letters.all_special_tokens = letters.all_special_ids = ()
 letters.chat_template = "yes"
+letters.get_chat_template = lambda **options: "yes"
 letters.apply_chat_template = _apply
 
 
@@ -230,6 +231,14 @@ def jobs_router(state):
             made = recorded.work(60 + len(state.bodies), "queued", kind, body["model"])
             state.jobs[made["id"]] = made
         return JSONResponse(made)
+
+    @router.delete("/studio/api/exports/{job_id}")
+    async def remove(job_id: str):
+        with state.lock:
+            result = state.jobs[job_id]["result"]
+            left = {**result, "export": {**result["export"], "is_there": False}}
+            state.jobs[job_id] |= {"result": left}
+        return JSONResponse({"id": job_id, "object": "export", "deleted": True})
 
     return router
 

@@ -56,3 +56,7 @@ def test_a_result_is_exported_from_its_job_and_downloaded(serve, open_page):
         link = page.get_by_role("link", name="Download").first
         path = f"/studio/api/exports/{jobs[1]['id']}/content"
         expect(link).to_have_attribute("href", path)
+        page.get_by_role("button", name="Delete poet-merged").click()
+        page.get_by_role("button", name="Delete it").click()
+        expect(page.get_by_text("poet-merged has been removed since.")).to_be_visible()
+        expect(page.get_by_role("link", name="Download")).to_have_count(0)

@@ -111,7 +111,7 @@ def test_a_file_that_was_moved_away_is_begun_again(call, tmp_path):
 
 
 def test_a_file_that_cannot_be_written_is_refused_at_once(make_engine, tmp_path):
-    with pytest.raises(SettingError, match="request_log '.*' cannot be written: No such file"):
+    with pytest.raises(SettingError, match=r"request_log '.*' cannot be written: No such file"):
         create_app(make_engine(), HttpSettings(request_log=tmp_path / "no" / "calls.jsonl"))
 
 

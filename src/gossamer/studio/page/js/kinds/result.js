@@ -1,11 +1,14 @@
 // The page of a job that is no tuning run: a comparison, a proof or an export.
 
+import { del, get } from "../api.js";
 import { bytes, loss, seconds } from "../format.js";
-import { html } from "../html.js";
+import { html, useSignal } from "../html.js";
 import { Events } from "../job/events.js";
 import { useLife } from "../job/life.js";
 import { Tabs } from "../job/tabs.js";
+import { jobs } from "../live.js";
 import { isMine, KeepAs } from "../parts/keep.js";
+import { Confirmed, Problem } from "../parts/notes.js";
 import { href } from "../router.js";
 import { useComparison } from "./comparison.js";
 
@@ -74,6 +77,29 @@ function Export({ job }) {
   if (!found.is_there) return html`<p class="soft">${found.name} has been removed since.</p>`;
   return html`<p>${found.what} <b>${found.name}</b>, ${bytes(found.bytes)}.
     ${" "}<a href=${`/studio/api/exports/${job.id}/content`} download>Download</a></p>
+    <${Removal} job=${job} name=${found.name} />
     <p class="soft small-text">On this machine it lies in the data folder, in
     ${" "}<code>exports/${job.id}/${found.name}</code>.</p>`;
+}
+
+function Removal({ job, name }) {
+  const problem = useSignal(null);
+  const isBusy = useSignal(false);
+
+  async function remove() {
+    isBusy.value = true;
+    problem.value = null;
+    try {
+      await del(`/studio/api/exports/${job.id}`);
+      const left = await get(`/v1/fine_tuning/jobs/${job.id}`);
+      jobs.value = new Map(jobs.value).set(job.id, left);
+    } catch (error) {
+      problem.value = error;
+    }
+    isBusy.value = false;
+  }
+
+  return html`<div class="row"><${Confirmed} verb="Delete" name=${name} isBusy=${isBusy.value}
+      onYes=${remove}>The files go, with no way back. The result that they were made of stays, and
+      can be exported again.<//><${Problem} error=${problem.value} /></div>`;
 }
