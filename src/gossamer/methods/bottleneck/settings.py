@@ -14,7 +14,7 @@ class BottleneckSettings(MethodSettings):
     default_learning_rate = DefaultRate(
         3e-3,
         3e-4,
-        source="sweep on SmolLM2-135M of pfeiffer, houlsby not swept; LLM-Adapters for LLaMA-7B",
+        source="sweep on SmolLM2-135M; LLM-Adapters for LLaMA-7B",
     )
 
     width: PositiveInt = 64

@@ -16,8 +16,8 @@ class LorapruneSettings(MethodSettings):
     default_learning_rate = DefaultRate(
         1e-3,
         1e-4,
-        source="that of lora on SmolLM2-135M, not swept with pruning; the paper, for 7 billion "
-        "parameters and more and batches of 128 rows",
+        source="that of lora on SmolLM2-135M, though a sweep with pruning bore up to 1e-2; the "
+        "paper, for 7 billion parameters and more and batches of 128 rows",
     )
 
     rank: PositiveInt = 8

@@ -11,8 +11,11 @@ from gossamer.methods.common.settings import MethodSettings, PositiveFloat, Posi
 class MeftSettings(MethodSettings):
     """Settings of `meft`."""
 
-    default_learning_rate = DefaultRate.flat(
-        8e-4, source="the largest that the authors tried for BERT on GLUE, at width 8"
+    default_learning_rate = DefaultRate(
+        1e-2,
+        8e-4,
+        source="sweep on SmolLM2-135M, between the best of two sets of rows; the largest that the "
+        "authors tried for BERT on GLUE, at width 8",
     )
 
     variant: Literal["meft1", "meft2", "meft3"] = "meft1"

@@ -16,7 +16,7 @@ class ReftSettings(MethodSettings):
     default_learning_rate = DefaultRate(
         3e-3,
         9e-4,
-        source="sweep on SmolLM2-135M of loreft, the others not swept; the paper for LLaMA",
+        source="sweep on SmolLM2-135M; the paper for LLaMA",
     )
 
     rank: Annotated[int, Field(ge=1)] = 8
@@ -43,7 +43,15 @@ class ReftSettings(MethodSettings):
     begins exactly as its base."""
 
 
-class DireftSettings(ReftSettings):
+class FreeReftSettings(ReftSettings):
+    """What DiReFT and NodiReFT have in common: projections that nothing ties to one another."""
+
+    start: Literal["random", "identity"] = "identity"
+    """With `identity` the tuned model begins exactly as its base; with `random` the first edits are
+    random, as published, of which 30 steps on SmolLM2-135M did not recover."""
+
+
+class DireftSettings(FreeReftSettings):
     """Settings of `direft`."""
 
     orthogonal: bool = False
@@ -55,5 +63,5 @@ class LoreftSettings(ReftSettings):
     """Settings of `loreft`."""
 
 
-class NodireftSettings(ReftSettings):
+class NodireftSettings(FreeReftSettings):
     """Settings of `nodireft`."""

@@ -13,8 +13,10 @@ Count = Annotated[int, Field(ge=1)]
 class SparseGradSettings(MethodSettings):
     """Settings of `sparsegrad`."""
 
-    default_learning_rate = DefaultRate.flat(
-        9e-5, source="the released code for LLaMA-2; not swept"
+    default_learning_rate = DefaultRate(
+        3e-4,
+        9e-5,
+        source="a third of the best of a sweep on SmolLM2-135M; the released code for LLaMA-2",
     )
 
     share: Annotated[float, Field(gt=0, le=1)] = 0.01
