@@ -17,7 +17,7 @@ import json
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import Any
@@ -216,6 +216,10 @@ class Machine:
         logits = self._logits[: len(batch.sampled)].clone()
         self._seconds["model"] += self._clock() - begun
         return logits
+
+    def scored_logits(self, batch: Any) -> Iterator[torch.Tensor]:
+        """Nothing: no prompt is to be scored."""
+        return iter(())
 
     def advance(self) -> None:
         """Stand for `AdapterControl`."""

@@ -176,7 +176,7 @@ def test_sparse_changes_need_a_rank_or_an_error(saved, tmp_path):
         ("ia3", "rows and columns of the weights.*gossamer adapters merge"),
         ("prefix", "keys and values in front of the prompt.*gossamer serve"),
         ("loreft", "hidden states at positions.*gossamer serve"),
-        ("houlsby", "no change of the weights of linear layers"),
+        ("houlsby", "networks behind layers.*gossamer serve"),
         ("sherl", "no change of the weights of linear layers"),
         ("vera", "is PEFT's own; peft.save_as_lora"),
     ],

@@ -101,7 +101,6 @@ REFUSED_FIELDS = {
     "arrow_config": {"arrow_top_k": 2},
     "monteclora_config": {"num_samples": 8},
     "kasa_config": {"beta": 1e-4},
-    "fan_in_fan_out": True,
     "megatron_config": {"tensor_model_parallel_size": 2},
     "use_some_future_variant": True,
 }

@@ -64,7 +64,7 @@ def random_call(rng, base):
     wrong = {
         "model": ("rank-9", 404),
         "prompt": ([5] * 600, 400),
-        "max_tokens": (0, 400),
+        "max_tokens": (-1, 400),
         "temperature": (-1, 400),
         "top_p": (7, 400),
         "tools": ([{"type": "function"}], 400),

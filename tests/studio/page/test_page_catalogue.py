@@ -16,7 +16,7 @@ def test_every_method_and_every_setting_of_a_run_is_there():
     assert list(METHODS) == list(registry.names())
     given = {setting["name"] for setting in CATALOGUE["training"]}
     elsewhere = {"model", "data", "eval_data", "output", "method", "method_settings", "device"}
-    elsewhere |= {"seed", "start_from", "sparse_compute", "report_to"}
+    elsewhere |= {"seed", "processes", "start_from", "sparse_compute", "report_to"}
     assert given == RunSettings.model_fields.keys() - elsewhere
 
 

@@ -17,7 +17,7 @@ class CallRecord:
     request_id: str
     method: str
     headers: dict[str, str] = field(default_factory=dict)
-    """Those by which a caller's trace goes on: traceparent and tracestate."""
+    """The headers by which a caller's trace goes on: traceparent and tracestate."""
     began: float = field(default_factory=time.perf_counter)
     began_ns: int = field(default_factory=time.time_ns)
     """The time of the beginning, in nanoseconds since 1970."""
@@ -31,7 +31,7 @@ class CallRecord:
     choices: int | None = None
     prompt_tokens: int | None = None
     cached_tokens: int = 0
-    """Those of the prompts whose keys and values were known already."""
+    """Tokens of the prompts whose keys and values were known already."""
     completion_tokens: int = 0
     finish_reasons: dict[int, str] = field(default_factory=dict)
     """How choices have ended, by their number."""
