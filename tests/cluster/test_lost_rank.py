@@ -79,6 +79,7 @@ def test_a_process_that_fails_while_it_loads_the_model_ends_the_start(family, mo
         llm(family, 2)
 
 
+@pytest.mark.slow
 def test_an_idle_server_notices_too(family):
     with llm(family, 2) as ranks:
         send(followers(ranks.engine), signal.SIGKILL)

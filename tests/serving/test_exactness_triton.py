@@ -61,7 +61,10 @@ def test_draws_and_penalties_of_a_seed(kinds):
 
 @pytest.mark.parametrize(
     ("dtype", "bound"),
-    [("bfloat16", 0.08), pytest.param("float16", 0.01, marks=pytest.mark.slow)],
+    [
+        pytest.param("bfloat16", 0.08, marks=pytest.mark.slow),
+        pytest.param("float16", 0.01, marks=pytest.mark.slow),
+    ],
 )
 def test_short_number_formats(kinds, dtype, bound):
     """The first token of each: later ones differ where two candidates are nearly as likely."""

@@ -140,6 +140,7 @@ def test_detach_base_sends_no_gradient_through_the_slices():
     assert whole[:, :10].any()
 
 
+@pytest.mark.slow
 # The compiler looks at gradients of tensors that have none.
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
 def test_compiled_models_compute_the_same():

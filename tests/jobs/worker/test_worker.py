@@ -183,7 +183,7 @@ def killed_after(bench, left_out):
     return job
 
 
-@pytest.mark.parametrize("left_out", [(), ("outcome.json",)])
+@pytest.mark.parametrize("left_out", [(), pytest.param(("outcome.json",), marks=pytest.mark.slow)])
 def test_what_was_done_before_a_crash_is_not_done_again(bench, left_out):
     job = killed_after(bench, left_out)
     metrics = bench.paths(job).run / "metrics.jsonl"
@@ -229,6 +229,7 @@ def test_a_run_that_diverges_fails_with_a_remedy(bench):
     assert "learning_rate" in row.error["message"]
 
 
+@pytest.mark.slow
 def test_a_worker_is_a_program_that_needs_no_server(bench):
     job = bench.add(max_steps=2)
     child = ProcessLauncher(bench.settings)(bench.paths(job), bench.begin(job))

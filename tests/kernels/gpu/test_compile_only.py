@@ -36,6 +36,7 @@ def test_nothing_spills(launches):
     assert all(code["spills"] == 0 and 0 < code["registers"] <= 255 for code in codes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("body", "message"),
     [

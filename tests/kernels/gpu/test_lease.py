@@ -107,6 +107,7 @@ def test_what_sections_launch_at_full_size_compiles(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_an_unknown_section_is_named(tmp_path):
     done, _ = run_lease(tmp_path, "--dry", "--only", "lora", "weather")
     assert done.returncode == 2
