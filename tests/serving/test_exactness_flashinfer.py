@@ -63,7 +63,8 @@ def test_mixed_requests_in_chunks(family, names, monkeypatch):
         for token, reference in zip(other.logprobs, one.logprobs, strict=True):
             assert abs(token.logprob - reference.logprob) < 1e-4, one.adapter
     prefill, *decodes = wrappers
-    assert prefill.runs
+    # How soon an adapter is read decides whether a prompt of the base has a step without it.
+    assert prefill.runs or "prefix-21" in names
     assert sum(each.plans for each in decodes) > 1
     assert any(each.runs for each in decodes)
     assert bool(ours) == ("prefix-21" in names)
