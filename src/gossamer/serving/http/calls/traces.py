@@ -68,7 +68,7 @@ class Traces:
 
 
 def _attributes(record: CallRecord) -> Mapping[str, Any]:
-    found = {
+    found: dict[str, Any] = {
         "http.request.method": record.method,
         "http.route": record.route,
         "http.response.status_code": record.status,
