@@ -59,13 +59,11 @@ class Scorer:
     def logprobs(self, pairs: Sequence[Continuation]) -> dict[Model, list[ScoredText]]:
         """Score all pairs with each model, in the order of the pairs."""
         found: dict[tuple[Model, Continuation], ScoredText] = {}
-        for first, others in _windows([pair.cut(self.max_context) for pair in pairs], self.models):
+        fitting = [pair.cut(self.max_context) for pair in pairs]
+        for first, others in _windows(fitting, self.models):
             for batch in (first, others):
                 found.update(zip(batch, self._score(batch), strict=True))
-        return {
-            model: [found[model, pair.cut(self.max_context)] for pair in pairs]
-            for model in self.models
-        }
+        return {model: [found[model, pair] for pair in fitting] for model in self.models}
 
     def answers(
         self, prompts: Sequence[tuple[int, ...]], sampling: Sequence[SamplingParams]

@@ -15,3 +15,6 @@ The order of a file, by modules:
     service      files and uploads of tenants: added, joined, deleted
     sweeper      removes what has expired, and bytes that nothing refers to
 """
+
+REPORT_VERSION = 3
+"""The version of the report on a file; one of another version is made again."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from gossamer.errors import GossamerError, JobError
 from gossamer.files import write_whole
+from gossamer.jobs.files import REPORT_VERSION
 from gossamer.jobs.files.blobs import BlobFolder
 from gossamer.jobs.files.names import has_rows
 from gossamer.jobs.process import talking_to
@@ -22,8 +23,6 @@ log = logging.getLogger("gossamer.jobs")
 MAX_SECONDS = 300
 MAX_BYTES = 4 * 2**30
 MAX_REPORT_BYTES = 4 * 2**20
-VERSION = 3
-"""The version of reports that are used again; see `report`, which this process does not import."""
 
 Report = dict[str, Any]
 
@@ -88,7 +87,7 @@ class Desk:
                 "held_out": str(self._blobs.path(held_out.sha256)),
                 "held_out_name": f"file{_ending(held_out)}",
             }
-            found = {"version": VERSION, **self._ask(question, lambda answer: None)}
+            found = {"version": REPORT_VERSION, **self._ask(question, lambda answer: None)}
             with suppress(GossamerError, OSError):
                 write_whole(place, json.dumps(found), mode=0o600)
         if "error" in found:
@@ -200,7 +199,7 @@ def _stored(place: Path) -> Report | None:
         found: Report = json.loads(place.read_text("utf-8"))
     except (OSError, ValueError):
         return None
-    return found if found.get("version") == VERSION else None
+    return found if found.get("version") == REPORT_VERSION else None
 
 
 def _ending(record: FileRecord) -> str:
@@ -219,7 +218,7 @@ def _remark(report: Report) -> str | None:
 
 
 def _refusal(reason: str) -> Report:
-    return {"version": VERSION, "error": reason}
+    return {"version": REPORT_VERSION, "error": reason}
 
 
 def _why(code: int) -> str:

@@ -13,14 +13,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from gossamer.errors import MAX_CUT, DataError, one_line
+from gossamer.jobs.files import REPORT_VERSION
 from gossamer.jobs.files.likeness import Likeness
 from gossamer.training.data.check import check_row
 from gossamer.training.data.files import READERS
 from gossamer.training.data.formats import detect_format, ignored_columns
 from gossamer.training.data.rows import BadRow, Row, RowProblem, Source
-
-VERSION = 3
-"""The version of the report; one of another version is made again."""
 
 MAX_ROWS = 2_000_000
 MAX_PROBLEMS = 50
@@ -39,7 +37,7 @@ Report = dict[str, Any]
 
 def failed(reason: str) -> Report:
     """Report on a file of which nothing can be used."""
-    return {"version": VERSION, "error": reason}
+    return {"version": REPORT_VERSION, "error": reason}
 
 
 def report_on(path: Path, name: str) -> Report:
@@ -148,7 +146,7 @@ class _Count:
         """What was found up to here; only of all rows it can be that none will do."""
         used = self._read - self._bad
         found = {
-            "version": VERSION,
+            "version": REPORT_VERSION,
             "format": self._format,
             "unit": self._source.unit,
             "complete": complete,
