@@ -187,7 +187,7 @@ def test_starts_that_do_not_fit_are_refused(tiny_model, pairs, tmp_path):
     for settings, reason in (
         ({"start_from": str(tmp_path)}, "holds no run"),
         ({"start_from": str(tuned.output), "method": "ia3"}, "was learnt with method 'lora'"),
-        ({"start_from": str(tuned.output), "rank": 2}, "does not fit this run"),
+        ({"start_from": str(tuned.output), "rank": 2}, r"rank 4 \(here 2\)"),
     ):
         with pytest.raises(Exception, match=reason):
             prefer(tiny_model, pairs, tmp_path / "on", **settings)

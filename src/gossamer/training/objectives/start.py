@@ -1,5 +1,6 @@
 """Finds what a finished run has learnt, for another one that goes on from it."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ def learnt_by(settings: RunSettings, method: Method[Any], context: MethodContext
     """The folder from which `method` can restore what the run `start_from` has learnt: the
     checkpoint of its result, or the result itself; None: the run starts as its method does.
 
-    Raises `SettingError` if that run is none, or is of another method or base model.
+    Raises `SettingError` if that run is none, or is of another method, method settings or base
+    model; it names what differs.
     """
     if settings.start_from is None:
         return None
@@ -31,6 +33,7 @@ def learnt_by(settings: RunSettings, method: Method[Any], context: MethodContext
             f"start_from '{run}' was learnt with method '{values.get('method')}', this run has "
             f"'{method.name}'; use the same method, or merge that adapter into its base first"
         )
+    _check_method_settings(run, method, values.get("method_settings") or {})
     if sections.get("recorded", {}).get("base_fingerprint") != context.base_fingerprint:
         raise SettingError(f"start_from '{run}' was learnt on another base model")
     if len(method.stages(context)) > 1:
@@ -41,3 +44,17 @@ def learnt_by(settings: RunSettings, method: Method[Any], context: MethodContext
     step = result.get("best_step") or result.get("steps")
     checkpoint = run / FOLDER / f"step-{step}"
     return checkpoint if checkpoint.is_dir() else run
+
+
+def _check_method_settings(run: Path, method: Method[Any], values: Mapping[str, Any]) -> None:
+    """Raise `SettingError` if the method of `run` had other settings: its adapter would not fit, or
+    would do something else here."""
+    before = method.settings_type.parse(values, where=str(run / FILE)).model_dump()
+    now = method.settings.model_dump()
+    differing = [name for name in now if now[name] != before[name]]
+    if differing:
+        told = ", ".join(f"{name} {before[name]!r} (here {now[name]!r})" for name in differing)
+        raise SettingError(
+            f"start_from '{run}' was learnt with {told}; give this run the same settings of "
+            f"method '{method.name}'"
+        )
