@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from gossamer.cluster.start import start_engine
+from gossamer.cluster.tensor_parallel.start import start_engine
 from gossamer.errors import UsageError
 from gossamer.serving.core.adapter import blend_name
 from gossamer.serving.core.messages import (

@@ -77,7 +77,7 @@ HOMES = {
 
 
 # Serving is handed what it needs of other processes.
-DISTRIBUTED = r"(cluster|methods|training)/"
+DISTRIBUTED = r"(cluster/tensor_parallel|methods|training)/"
 
 
 def _rooms_of(source: Source) -> set[str]:

@@ -16,7 +16,7 @@ def no_engine(monkeypatch):
     def start_engine(*arguments, **named):
         raise AssertionError("the model was loaded")
 
-    monkeypatch.setattr("gossamer.cluster.start.start_engine", start_engine)
+    monkeypatch.setattr("gossamer.cluster.tensor_parallel.start.start_engine", start_engine)
 
 
 @pytest.mark.usefixtures("no_engine")

@@ -95,7 +95,7 @@ def _run(args: argparse.Namespace, watch: "SignalWatch") -> int:
     from gossamer.serving.key_file import KeyFile
 
     key_file = KeyFile(http_settings.keys) if http_settings.keys else None
-    from gossamer.cluster.start import follow_if_told
+    from gossamer.cluster.tensor_parallel.start import follow_if_told
 
     follow_if_told(engine_settings)
     # The port first: a busy one is reported at once, and not after the model has been loaded.
@@ -105,7 +105,7 @@ def _run(args: argparse.Namespace, watch: "SignalWatch") -> int:
     ):
         if http_settings.is_public and not http_settings.needs_key:
             _warn_of_open_door(http_settings.host)
-        from gossamer.cluster.start import start_engine
+        from gossamer.cluster.tensor_parallel.start import start_engine
 
         # The server drains as at a signal, and then ends with an error.
         engine = start_engine(

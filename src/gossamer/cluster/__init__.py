@@ -1,1 +1,1 @@
-"""One model on several processes: they are started and joined, told each step, and end together."""
+"""Beyond one process: one model on several, and several engines behind one address."""

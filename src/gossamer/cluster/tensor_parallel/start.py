@@ -16,7 +16,7 @@ from gossamer.serving.settings import ServeSettings
 
 if TYPE_CHECKING:
     from gossamer.children import Children
-    from gossamer.cluster.leader import Leader
+    from gossamer.cluster.tensor_parallel.leader import Leader
     from gossamer.serving.engine.engine import Engine
 
 _POLL_SECONDS = 0.02
@@ -78,7 +78,7 @@ def follow_if_told(settings: ServeSettings) -> None:
     if int(os.environ["RANK"]) == 0:
         return
     from gossamer.children import ignore_signals
-    from gossamer.cluster.follower import follow
+    from gossamer.cluster.tensor_parallel.follower import follow
 
     ignore_signals()
     follow(*_limits(settings))
@@ -95,7 +95,7 @@ def _start(
     settings: ServeSettings, folder: Path, limits_of: LimitsOf, on_lost: Callable[[], None]
 ) -> "Engine":
     """Start the other ranks on this machine; they meet in a folder that is private to this user."""
-    from gossamer.cluster.group import require_no_group
+    from gossamer.cluster.tensor_parallel.group import require_no_group
 
     require_no_group()
     size = settings.tensor_parallel
@@ -114,7 +114,7 @@ def _start(
 
 def follower_command() -> list[str]:
     """Return the command that starts a rank other than 0."""
-    return [sys.executable, "-m", "gossamer.cluster.follower"]
+    return [sys.executable, "-m", "gossamer.cluster.tensor_parallel.follower"]
 
 
 def _command(settings: ServeSettings) -> list[str]:
@@ -130,9 +130,9 @@ def _lead(
 ) -> "Engine":
     """Be rank 0; `commands` start the others."""
     from gossamer.basemodel.files import fingerprint
-    from gossamer.cluster.group import join
-    from gossamer.cluster.leader import Leader
-    from gossamer.cluster.messages import StartModel
+    from gossamer.cluster.tensor_parallel.group import join
+    from gossamer.cluster.tensor_parallel.leader import Leader
+    from gossamer.cluster.tensor_parallel.messages import StartModel
     from gossamer.serving.engine.assemble import assemble_engine
 
     leader = Leader(settings.rank_timeout, on_lost)

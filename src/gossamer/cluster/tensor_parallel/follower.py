@@ -1,6 +1,7 @@
 """A rank other than 0: it does what rank 0 announces, until rank 0 says stop or is gone.
 
-`python -m gossamer.cluster.follower SECONDS LOAD_SECONDS` is how rank 0 starts one; see `join`.
+`python -m gossamer.cluster.tensor_parallel.follower SECONDS LOAD_SECONDS` is how rank 0 starts one;
+see `join`.
 """
 
 import logging
@@ -15,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from gossamer.children import follow_parent, say_ready
-from gossamer.cluster.group import ProcessRanks, join
-from gossamer.cluster.loading import load_together
-from gossamer.cluster.messages import (
+from gossamer.cluster.tensor_parallel.group import ProcessRanks, join
+from gossamer.cluster.tensor_parallel.loading import load_together
+from gossamer.cluster.tensor_parallel.messages import (
     CheckAdapters,
     Decoder,
     EvictAdapter,
@@ -30,7 +31,7 @@ from gossamer.cluster.messages import (
     StepPart,
     Stop,
 )
-from gossamer.cluster.numbered import NumberedAdapter, NumberedResident
+from gossamer.cluster.tensor_parallel.numbered import NumberedAdapter, NumberedResident
 from gossamer.errors import AdapterReplacedError, BaseMismatchError, GossamerError
 from gossamer.serving.engine.assemble import Base, load_base, make_loader
 from gossamer.serving.packing.packer import HostAdapter

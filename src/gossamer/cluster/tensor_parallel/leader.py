@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from gossamer.children import Children
-from gossamer.cluster.group import ProcessRanks
-from gossamer.cluster.loading import load_together
-from gossamer.cluster.messages import (
+from gossamer.cluster.tensor_parallel.group import ProcessRanks
+from gossamer.cluster.tensor_parallel.loading import load_together
+from gossamer.cluster.tensor_parallel.messages import (
     CheckAdapters,
     Encoder,
     EvictAdapter,
@@ -26,7 +26,11 @@ from gossamer.cluster.messages import (
     StepPart,
     Stop,
 )
-from gossamer.cluster.numbered import MergedLayers, NumberedAdapter, NumberedResident
+from gossamer.cluster.tensor_parallel.numbered import (
+    MergedLayers,
+    NumberedAdapter,
+    NumberedResident,
+)
 from gossamer.errors import AdapterReplacedError, RankLostError, ServingError
 from gossamer.serving.core.adapter import AdapterEntry
 from gossamer.serving.core.tickets import Ticket

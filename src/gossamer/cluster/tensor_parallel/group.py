@@ -16,7 +16,7 @@ from torch import Tensor
 from torch._C._distributed_c10d import FileStore
 
 from gossamer.children import STORE
-from gossamer.cluster.channel import ControlChannel
+from gossamer.cluster.tensor_parallel.channel import ControlChannel
 from gossamer.errors import SettingError
 from gossamer.serving.shard import Shard
 

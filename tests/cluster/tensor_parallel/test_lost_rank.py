@@ -62,19 +62,19 @@ def test_a_killed_process_ends_every_request_with_its_exit_code(family):
 
 def test_a_process_that_fails_before_it_joins_is_no_one_s_to_wait_for(family, monkeypatch):
     command = [sys.executable, "-c", "raise SystemExit(7)"]
-    monkeypatch.setattr("gossamer.cluster.start.follower_command", lambda: command)
+    monkeypatch.setattr("gossamer.cluster.tensor_parallel.start.follower_command", lambda: command)
     with pytest.raises(RankLostError, match=r"rank 1 was lost \(exit code 7\)"):
         llm(family, 2)
 
 
 def test_a_process_that_fails_while_it_loads_the_model_ends_the_start(family, monkeypatch):
     code = (
-        "import os, sys; from gossamer.cluster import follower\n"
+        "import os, sys; from gossamer.cluster.tensor_parallel import follower\n"
         "def fail(*arguments): raise MemoryError('none left')\n"
         "follower.load_base = fail; sys.exit(follower.main(sys.argv[1:]))"
     )
     command = [sys.executable, "-c", code]
-    monkeypatch.setattr("gossamer.cluster.start.follower_command", lambda: command)
+    monkeypatch.setattr("gossamer.cluster.tensor_parallel.start.follower_command", lambda: command)
     with pytest.raises(RankLostError, match=r"rank 1 was lost \(exit code 1\)"):
         llm(family, 2)
 

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from gossamer.cluster.messages import (
+from gossamer.cluster.tensor_parallel.messages import (
     Decoder,
     Encoder,
     EvictAdapter,

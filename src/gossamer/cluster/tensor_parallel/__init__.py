@@ -1,0 +1,1 @@
+"""One model on several processes: they are started and joined, told each step, and end together."""
