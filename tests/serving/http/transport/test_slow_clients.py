@@ -4,12 +4,14 @@ import json
 import time
 from contextlib import ExitStack
 
+import pytest
 from fake_engine import endless
 from fastapi import APIRouter, Request
 from live_server import live
 from raw import PATIENCE, call, connected, is_closed, reply, send
 
 from gossamer.serving.http.extension import Extension
+from gossamer.serving.http.transport import protocol
 
 PLAIN = "/v1/completions"
 HALF_HEAD = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nX-Half: "
@@ -185,6 +187,43 @@ def test_what_is_no_http_or_has_too_large_a_head_is_told_so(make_engine):
             status, _, body = reply(client)
             assert (status, body["error"]["code"]) == (431, "head_too_large")
             assert "32 KiB; serve with more --max-header-kib" in body["error"]["message"]
+
+
+@pytest.mark.parametrize("length", [70_000, 1_000_000])
+def test_an_address_without_end_is_refused_and_the_client_reads_it(make_engine, length):
+    with live(make_engine()) as address:
+        for target in (b"/health?", b"/v1/models/"):
+            with connected(address) as client:
+                line = b"GET " + target + b"a" * length + b" HTTP/1.1\r\nHost: localhost\r\n\r\n"
+                client.sendall(line)
+                status, headers, body = reply(client)
+                assert (status, body["error"]["code"]) == (414, "address_too_long")
+                assert headers["connection"] == "close"
+                limit = "longer than 32 KiB; serve with more --max-header-kib"
+                assert body["error"]["message"] == f"the address of the request is {limit}"
+                assert client.recv(1) == b""  # ended, not reset
+        assert call(address, "GET", "/health")[0] == 200
+
+
+def test_a_refused_client_that_goes_on_sending_is_closed(make_engine, monkeypatch):
+    monkeypatch.setattr(protocol, "LINGER_BYTES", 100_000)
+    with live(make_engine()) as address, connected(address) as client:
+        client.sendall(b"GET /" + b"a" * 50_000)
+        assert reply(client)[0] == 414
+        with pytest.raises(ConnectionError):
+            send_on(client, b"a" * 10_000)
+    monkeypatch.setattr(protocol, "LINGER_SECONDS", 0.1)
+    with live(make_engine()) as address, connected(address) as client:
+        client.sendall(b"GET /" + b"a" * 50_000)
+        assert reply(client)[0] == 414
+        with pytest.raises(ConnectionError):
+            send_on(client, b"a", pause=0.02)
+
+
+def send_on(client, data, pause=0.0):
+    for _ in range(1000):
+        time.sleep(pause)
+        client.sendall(data)
 
 
 def test_clients_cannot_make_time_series(make_engine):

@@ -23,6 +23,11 @@ READ_BYTES = 16 * 1024
 """The bytes that are read from a connection at a time. This bounds what the loop does in one go
 with bytes of a client: a body in pieces of one byte costs some microseconds for each of them."""
 
+LINGER_SECONDS = 2.0
+LINGER_BYTES = 4 * 1024 * 1024
+"""What is still read, and thrown away, of a client that was refused before it had sent all: closing
+at once would reset the connection, and the client would lose the answer that it has not read."""
+
 HEALTH = "/health"
 
 
@@ -49,6 +54,8 @@ class GuardedProtocol(H11Protocol):
         self._is_lost = False
         self._piece = object()
         """Stands for the last piece of a long body."""
+        self._unread: int | None = None
+        """The bytes that are still read and thrown away, once the client has been refused."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take in a client that has connected."""
@@ -65,6 +72,11 @@ class GuardedProtocol(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take in what the client has sent."""
+        if self._unread is not None:
+            self._unread -= len(data)
+            if self._unread < 0:
+                self.transport.close()
+            return
         super().data_received(data)
         self._piece = object()
         if self.conn.their_state is h11.IDLE:
@@ -115,7 +127,12 @@ class GuardedProtocol(H11Protocol):
         error = sys.exc_info()[1]
         if getattr(error, "error_status_hint", 400) == 431:
             limit = f"{self.settings.max_header_kib} KiB; serve with more --max-header-kib"
-            self._refuse(431, f"the head of the request is larger than {limit}", "head_too_large")
+            if b"\n" in self.conn.trailing_data[0].lstrip(b"\r\n"):
+                message = f"the head of the request is larger than {limit}"
+                self._refuse(431, message, "head_too_large")
+            else:
+                message = f"the address of the request is longer than {limit}"
+                self._refuse(414, message, "address_too_long")
         else:
             self._refuse(400, "this is not valid HTTP/1.1", "invalid_http")
         self._look()
@@ -135,6 +152,10 @@ class GuardedProtocol(H11Protocol):
         else:
             self._outgoing.clear()
         state = self.conn.their_state
+        if self._unread is not None:
+            self._incoming.set("rest", LINGER_SECONDS, self.transport.close)
+            self.guard.wait_for(self)
+            return
         if state is h11.SEND_BODY:
             what = self._piece if self._is_upload() else self.cycle
             self._incoming.set(what, seconds.body_timeout, self._late_with_body)
@@ -179,7 +200,7 @@ class GuardedProtocol(H11Protocol):
             self.cycle.message_event.set()
 
     def _refuse(self, status: int, message: str, code: str) -> None:
-        """Answer in the app's stead and close; only close if an answer has been begun."""
+        """Answer in the app's stead and close soon; close at once if an answer has been begun."""
         self._cut_off()
         if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
             self.transport.abort()
@@ -193,7 +214,10 @@ class GuardedProtocol(H11Protocol):
             h11.EndOfMessage(),
         ):
             self.transport.write(self.conn.send(event) or b"")
-        self.transport.close()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self._unread = LINGER_BYTES
+        self.flow.resume_reading()
 
 
 class _Deadline:
