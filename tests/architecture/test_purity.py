@@ -13,6 +13,7 @@ PURE_FOLDERS = (
     "serving/scheduler",
     "serving/simulation",
     "jobs/queue",
+    "cluster/placement",
 )
 TENSOR_PACKAGES = ("torch", "numpy", "numba", "transformers")
 

@@ -22,6 +22,7 @@ COMMANDS: dict[str, str] = {
     "sparsity": "plan which part of a base model a run computes",
     "adapters": "list, inspect and merge adapters",
     "serve": "serve a base model and all adapters of a folder over HTTP",
+    "cluster": "serve from several replicas, each adapter where it already is; plan and publish",
     "chat": "talk to models in the terminal, several side by side",
     "studio": "tune, compare and talk in the browser",
     "jobs": "make, list, show and stop the fine-tuning jobs of a server",
