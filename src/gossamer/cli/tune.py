@@ -21,7 +21,7 @@ RUN = Options(
     RunSettings,
     fields=(
         *("model", "data", "method", "objective", "output", "start_from"),
-        *("max_steps", "early_stop", "processes"),
+        *("max_steps", "early_stop", "processes", "shard_base"),
         *("seed", "dtype", "sparse_compute", "report_to"),
     ),
     metavars={

@@ -15,6 +15,7 @@ class Full(Method[FullSettings]):
     name = "full"
     kind = "model"
     settings_type = FullSettings
+    whole_base_because = "it learns the weights that the processes would divide"
     trains_base = True
     dense_because = "it trains the base"
 

@@ -83,6 +83,7 @@ def dry_run(settings: RunSettings) -> DryRun:
             batch_size=settings.batch_size * len(prepared.data.train[0].sides),
             longest_row=max(len(side.input_ids) for side in sides),
             most_trained=max(side.trained_tokens for side in sides),
+            sharing=settings.processes if settings.shard_base else 1,
         )
     return DryRun(
         settings=prepared.settings,

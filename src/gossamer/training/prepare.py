@@ -57,6 +57,7 @@ def prepare(settings: RunSettings) -> Prepared:
     """
     method = settings.build_method()
     _check_processes(settings, method)
+    _check_shard(settings, method)
     fit_threads(settings.processes)
     device = choose_device(settings.device, processes=settings.processes)
     settings = settings.model_copy(
@@ -76,9 +77,17 @@ def prepare(settings: RunSettings) -> Prepared:
     check_format(settings, data)
     data = pack(data, settings.max_length) if settings.packing else data
     plan = make_plan(settings, len(data.train))
-    probe = ProbeBatches(data.train, tokenizer, settings, plan, device=device)
+    # The method is applied before the base is divided, in the host's memory.
+    applied_on = "cpu" if settings.shard_base else device
+    probe = ProbeBatches(data.train, tokenizer, settings, plan, device=applied_on)
     context = _context(settings, Path(folder), plan, probe, device=device)
     method.check(context)
+    quantization = _quantization(method, context)
+    if settings.shard_base and quantization is not None:
+        raise SettingError(
+            f"shard_base cannot go with a base quantised as {quantization}, whose packed weights "
+            "are not divided; leave shard_base out, or use method 'lora' on the plain base"
+        )
     sparse = sparse_plan(settings, method, context)
     check_density(settings)
     check_trackers(settings)
@@ -96,7 +105,7 @@ def prepare(settings: RunSettings) -> Prepared:
         recorded=recorded_facts(
             settings,
             base_fingerprint=context.base_fingerprint,
-            quantization=_quantization(method, context),
+            quantization=quantization,
             sparse_plan=None if sparse is None else sparse.model_dump(mode="json"),
             learning_rate_source=rate_source,
             left_out=data.report.left_out_rows() or None,
@@ -109,6 +118,33 @@ def _check_processes(settings: RunSettings, method: Method[Any]) -> None:
         raise SettingError(
             f"processes={settings.processes} cannot go with method '{method.name}': "
             f"{method.one_process_because}; train it in one process"
+        )
+
+
+def _check_shard(settings: RunSettings, method: Method[Any]) -> None:
+    """Refuse to divide a base that cannot be, or among no one."""
+    if not settings.shard_base:
+        return
+    if settings.processes == 1:
+        raise SettingError(
+            "shard_base divides the base model among the processes of a run, and this one has one; "
+            "give processes=2 or more"
+        )
+    if method.whole_base_because is not None:
+        raise SettingError(
+            f"shard_base cannot go with method '{method.name}': {method.whole_base_because}; "
+            "leave shard_base out"
+        )
+    if settings.sparse_compute is not None:
+        raise SettingError(
+            "shard_base cannot go with sparse_compute, which takes channels out of weights between "
+            "the steps; leave one of them out"
+        )
+    if settings.objective == "dpo":
+        raise SettingError(
+            "shard_base cannot go with objective 'dpo': the processes compute its reference on "
+            "rows of different lengths, each for itself; leave shard_base out, or use objective "
+            "'orpo'"
         )
 
 

@@ -137,7 +137,13 @@ def _carry_out(prepared: Prepared, *, resume: bool, listener: Listener) -> RunRe
     checkpoint = None
     if resume:
         prepared, checkpoint = _continued(prepared, output)
-    model = build_model(prepared.method, prepared.context, prepared.liger, prepared.start_from)
+    model = build_model(
+        prepared.method,
+        prepared.context,
+        prepared.liger,
+        prepared.start_from,
+        shard=prepared.settings.shard_base,
+    )
     prepared.recorded.update(density_facts(prepared.settings, model))
     if prepared.settings.packing:
         prove_packing(model)

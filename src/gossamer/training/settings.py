@@ -46,6 +46,10 @@ class RunSettings(ObjectiveSettings, DensitySettings, DataSettings):
     each. A step sees `processes` times as many rows, as one process with so much larger a
     batch_size would. Under torchrun: as many as it has started."""
 
+    shard_base: bool = False
+    """Whether the `processes` divide the base model's layers among them, for bases too large for
+    one GPU; each gathers a layer while it computes it. What learns is whole in all of them."""
+
     packing: bool = False
     """Whether short rows are put together into rows of up to max_length tokens, which do not see
     each other; batch_size and epochs then count those. For rows much shorter than max_length."""

@@ -14,7 +14,7 @@ from runs import quiet_tune, step_losses, write_rows
 from safetensors.torch import load_file
 
 from gossamer.adapters.layout import WEIGHTS_FILE
-from gossamer.errors import TrainingError
+from gossamer.errors import SettingError, TrainingError
 from gossamer.training.loop.callback import RunInterrupted
 from gossamer.training.outputs.listener import Listener
 from gossamer.training.outputs.metrics import eval_records, read_metrics, train_records
@@ -118,6 +118,51 @@ def test_stopped_killed_and_resumed_runs_are_those_that_nothing_disturbed(
     assert len(set(adapters)) == 1
 
 
+class Held(Listener):
+    """Counts the weights that this process holds of the trained model."""
+
+    def trained(self, model, result):
+        self.weights = sum(getattr(p, "_local_tensor", p).numel() for p in model.parameters())
+        self.blocks = sum(p.numel() for p in model.get_base_model().model.layers.parameters())
+
+
+@pytest.mark.slow
+def test_a_divided_base_learns_the_same(tiny_model, rows, tmp_path):
+    # Samples and evaluations are forward passes too, which all processes take part in.
+    more = {"samples": 2, "load_best_at_end": True, "save_every": 4}
+    whole, divided = Held(), Held()
+    on_two(tiny_model, rows, tmp_path / "whole", listener=whole, **more)
+    on_two(tiny_model, rows, tmp_path / "divided", shard_base=True, listener=divided, **more)
+    assert lines(tmp_path / "divided") == lines(tmp_path / "whole")
+    one, two = tmp_path / "divided" / WEIGHTS_FILE, tmp_path / "whole" / WEIGHTS_FILE
+    assert one.read_bytes() == two.read_bytes()
+    texts = [json.loads((f / "samples.json").read_text()) for f in (one.parent, two.parent)]
+    for samples in texts:
+        for answered in samples["answers"]:
+            answered.pop("seconds")
+    assert texts[0] == texts[1]
+    learnt = 0.1 * whole.blocks
+    assert whole.weights - divided.weights == pytest.approx(whole.blocks / 2, abs=learnt)
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        ({"processes": 1}, "this one has one; give processes=2 or more"),
+        ({"method": "full"}, "cannot go with method 'full': it learns the weights"),
+        ({"method": "loraprune"}, "'loraprune': it compares the merged weights"),
+        ({"method": "qlora"}, "cannot go with a base quantised as bnb-4bit"),
+        ({"sparse_compute": "plan.yaml"}, "cannot go with sparse_compute"),
+        ({"objective": "dpo"}, "cannot go with objective 'dpo'"),
+    ],
+)
+def test_a_base_that_cannot_be_divided_is_refused(settings, why, tiny_model, rows, tmp_path):
+    with pytest.raises(SettingError, match=why):
+        quiet_tune(
+            tiny_model, rows, tmp_path / "run", **{"processes": 2, "shard_base": True, **settings}
+        )
+
+
 METHODS = {
     "lora": {},
     "lora+checkpointing": {"gradient_checkpointing": True},
@@ -126,6 +171,9 @@ METHODS = {
     "slora": {},
     "smt": {"block_size": 4, "probe_batches": 3},
     "sparse_lora": {"mask": "gradient"},
+    "slora+divided": {"shard_base": True},
+    "smt+divided": {"block_size": 4, "probe_batches": 3, "shard_base": True},
+    "loreft+divided": {"shard_base": True},
 }
 
 
@@ -156,7 +204,7 @@ def test_methods_under_torchrun(tiny_model, rows, tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     for name, order in orders.items():
         alone = tmp_path / f"{name}-alone"
-        quiet_tune(tiny_model, rows, alone, **{**order, "batch_size": 4})
+        quiet_tune(tiny_model, rows, alone, **{**order, "batch_size": 4, "shard_base": False})
         assert_close(tmp_path / name, alone)
         if name == "smt":
             places = [

@@ -100,6 +100,10 @@ class Method(ABC, Generic[S]):
     """Why several processes cannot train together with the method, said of it: "it ..."; None: they
     can. May depend on the settings."""
 
+    whole_base_because: str | None = None
+    """Why each process must hold the whole base (no `shard_base`), said of the method: "it ...";
+    None: the processes may divide it. May depend on the settings."""
+
     tuner_module: str | None = None
     """The module to import before PEFT loads the result, where the tuner is ours."""
 

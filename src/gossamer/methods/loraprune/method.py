@@ -26,6 +26,7 @@ class Loraprune(Method[LorapruneSettings]):
     kind = "model"
     settings_type = LorapruneSettings
     size_setting = "rank"
+    whole_base_because = "it compares the merged weights of whole layers between the steps"
     dense_because = "it takes whole channels and heads away, of which plans know nothing"
 
     pruner: Pruner

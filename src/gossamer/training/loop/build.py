@@ -1,6 +1,7 @@
 """Puts together the model, method and trainer of a run."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from gossamer.training.loop.trainer import RunBehaviour, RunTrainer
 from gossamer.training.loop.trainer_hooks import use_one_gpu
 from gossamer.training.outputs.trackers import reporting_arguments
 from gossamer.training.plan import RunPlan, StagePlan
+from gossamer.training.processes.shard import leave_to_fsdp, shard_blocks
 from gossamer.training.settings import RunSettings
 
 
@@ -31,27 +33,32 @@ def build_model(
     context: MethodContext,
     liger: dict[str, bool] | None = None,
     start_from: Path | None = None,
+    *,
+    shard: bool = False,
 ) -> Any:
     """The base model with the method applied; its random start depends on the seed alone.
 
     `liger`: kernels of Liger that the base computes by; None: its own. `start_from`: what a run
     of the same method has learnt, to be learnt on; raises `CheckpointError` if it does not fit.
+    `shard`: divide the base among the processes of the run.
     """
     dtype = torch.float32 if method.trains_base else getattr(torch, context.dtype)
     model = load_model(
         context.base_folder,
         dtype=dtype,
-        device=context.device,
+        # Divided later: a base that needs it may be too large for one device.
+        device="cpu" if shard else context.device,
         quantization_config=method.quantization(context),
     )
     if liger is not None:
         # Before adapters wrap the layers that Liger looks for.
         use_liger(model, liger)
+    base = list(model.parameters())
     set_seed(context.seed)
-    model = method.prepare(model, context)
+    model = method.prepare(model, replace(context, device="cpu") if shard else context)
     if start_from is not None:
         _go_on(method, model, start_from)
-    return model
+    return shard_blocks(model, base, context.device) if shard else model
 
 
 def _go_on(method: Method[Any], model: Any, start_from: Path) -> None:
@@ -105,6 +112,8 @@ def build_trainer(
         if name in before and parameter.dtype != before[name].dtype:
             parameter.data = before[name]
     trainer.remove_callback(PrinterCallback)
+    if settings.shard_base:
+        leave_to_fsdp(model)
     if rank() > 0:
         # What is dropped from rows of one process says nothing of another's.
         set_seed(context.seed + rank())

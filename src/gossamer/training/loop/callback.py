@@ -195,7 +195,8 @@ class RunCallback(TrainerCallback):
         record |= {name: metrics[name] for name in more if name in metrics}
         self._metrics.write(record)
         self._listener.evaluated(record)
-        if self._sampler is not None and is_first():
+        # All are needed for a forward pass of a base that they have divided.
+        if self._sampler is not None and (is_first() or self._settings.shard_base):
             self._sampler.take(self._trainer, self._place(state))
         self._judge(state.global_step, metrics["eval_loss"], control)
 

@@ -75,7 +75,13 @@ def model_of_step(prepared: Prepared, step: int) -> Any:
     Raises `CheckpointError`.
     """
     checkpoint = checkpoint_folder(Path(prepared.settings.output), step)
-    model = build_model(prepared.method, prepared.context, prepared.liger, prepared.start_from)
+    model = build_model(
+        prepared.method,
+        prepared.context,
+        prepared.liger,
+        prepared.start_from,
+        shard=prepared.settings.shard_base,
+    )
     with as_checkpoint_error(checkpoint):
         return prepared.method.resume_stage(
             model, read_stage(checkpoint), checkpoint, prepared.context

@@ -13,12 +13,14 @@ from typing import Any
 import torch
 
 from gossamer.errors import one_line
+from gossamer.methods.common.ranks import is_first
 from gossamer.training.data.encode import NO_LOSS, Example
 from gossamer.training.evaluation.predict import end_tokens, generate_replies
 from gossamer.training.loop.own_forward import without_trainer
 from gossamer.training.loop.trainer import RunBehaviour
 from gossamer.training.outputs.listener import Listener, warn
 from gossamer.training.outputs.samples import add_samples
+from gossamer.training.processes.shard import is_sharded
 
 MAX_ANSWER = 48
 """Tokens of an answer."""
@@ -59,11 +61,16 @@ class PromptSampler:
         try:
             texts = self._answer(trainer)
         except Exception as error:
+            if is_sharded(trainer.model):
+                # The other processes wait for this one's part of the next forward pass.
+                raise
             # Training is worth more than a look at it; a run whose memory has no room for this
             # goes on, and says so once.
             self._failed = True
             why = one_line(f"{type(error).__name__}: {error}")
             warn(self._listener, f"no samples are taken any more: {why}")
+            return
+        if not is_first():
             return
         prompts = [
             {"prompt": self._text(prompt, special=True), "expected": self._text(answer)}
