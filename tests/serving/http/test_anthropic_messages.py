@@ -186,7 +186,7 @@ REFUSED = [
     ({"messages": []}, "at least one message"),
     ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0] must be an object"),
     (blocks({"type": "image", "source": {}}), "messages[0].content[0] is of type 'image'"),
-    (blocks({"type": "text", "text": 5}), "messages[0][0].text must be a string"),
+    (blocks({"type": "text", "text": 5}), "messages[0].content[0].text must be a string"),
     (blocks({"type": "tool_use", "name": "a b", "input": {}}, role="assistant"), "'a b'"),
     (blocks({"type": "tool_use", "name": "f", "input": 5}, role="assistant"), "input must be"),
     ({"system": 5}, "system must be a string"),

@@ -6,6 +6,7 @@ classes that parse them.
 
 import re
 from collections.abc import Iterable
+from types import ModuleType
 from typing import Annotated, Any
 
 from fastapi import APIRouter
@@ -14,7 +15,9 @@ from pydantic import BaseModel, BeforeValidator, TypeAdapter
 from pydantic.errors import PydanticInvalidForJsonSchema, PydanticSchemaGenerationError
 from pydantic.fields import FieldInfo
 
+from gossamer.serving.http.anthropic import schema as messages
 from gossamer.serving.http.openai.request_schema import ChatBody, CompletionBody
+from gossamer.serving.http.openai.responses_api import schema as responses
 from gossamer.serving.http.routes import adapters
 from gossamer.version import VERSION
 
@@ -80,6 +83,12 @@ _TOKENS: dict[str, dict[str, Any]] = {
         "properties": {"model": _TEXT, "tokens": _IDS},
     },
 }
+_TRANSLATED: dict[str, tuple[str, ModuleType, tuple[str, ...]]] = {
+    "/v1/responses": ("ResponsesBody", responses, responses.REQUIRED),
+    "/v1/messages": ("MessagesBody", messages, messages.REQUIRED),
+    "/v1/messages/count_tokens": ("CountedBody", messages, messages.REQUIRED_TO_COUNT),
+}
+"""The bodies that are turned into a chat: names, modules that describe them, required fields."""
 _REFERENCE = "#/components/schemas/{model}"
 
 
@@ -90,6 +99,7 @@ def describe(routers: Iterable[APIRouter], *, needs_key: bool) -> dict[str, Any]
     """
     schemas: dict[str, Any] = {}
     bodies = {path: _body(kind, schemas) for path, kind in BODIES.items()} | _TOKENS
+    bodies |= {path: _translated(path, schemas) for path in _TRANSLATED}
     paths: dict[str, dict[str, Any]] = {}
     for route in (route for router in routers for route in router.routes):
         if isinstance(route, APIRoute) and route.include_in_schema:
@@ -142,6 +152,22 @@ def _body(kind: type[BaseModel], schemas: dict[str, Any]) -> dict[str, Any]:
         "properties": {name: _field(name, info, schemas) for name, info in fields.items()},
     }
     return {"$ref": _REFERENCE.format(model=kind.__name__)}
+
+
+def _translated(path: str, schemas: dict[str, Any]) -> dict[str, Any]:
+    """Put the schema of a body that becomes a chat among `schemas`; returns what refers to it."""
+    name, described, required = _TRANSLATED[path]
+    fields = ChatBody.model_fields
+    schemas[name] = {
+        "type": "object",
+        "description": f"The body of POST {path}.",
+        "required": list(required),
+        "properties": {
+            **{same: _field(same, fields[same], schemas) for same in described.OF_CHATS},
+            **described.FIELDS,
+        },
+    }
+    return {"$ref": _REFERENCE.format(model=name)}
 
 
 def _field(name: str, info: FieldInfo, schemas: dict[str, Any]) -> dict[str, Any]:

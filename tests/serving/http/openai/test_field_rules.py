@@ -6,6 +6,7 @@ from gossamer.serving.http.openai.field_rules import TABLES
 
 HELLO = [{"role": "user", "content": "hello"}]
 CHAT = "/v1/chat/completions"
+RESPONSES, MESSAGES = "/v1/responses", "/v1/messages"
 
 
 @pytest.fixture
@@ -65,6 +66,34 @@ def test_of_two_limits_the_newer_counts(sent):
 def test_templates_read_how_much_to_think_and_say(sent, tokenizer, fields, laid_out):
     request = sent(ThinkingTokenizer(tokenizer), **fields)
     assert tokenizer.decode(request.prompt_token_ids) == laid_out
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "laid_out"),
+    [
+        (RESPONSES, {"reasoning": {"effort": "low", "summary": "auto"}}, "hello|low||thinks"),
+        (RESPONSES, {"reasoning": {"effort": "none"}}, "hello|none||quick"),
+        (RESPONSES, {"text": {"verbosity": "high"}}, "hello||high|thinks"),
+        (MESSAGES, {"output_config": {"effort": "low"}}, "hello|low||thinks"),
+        (MESSAGES, {"thinking": {"type": "disabled"}}, "hello|||quick"),
+        (MESSAGES, {"thinking": {"type": "enabled", "budget_tokens": 9}}, "hello|||thinks"),
+        (
+            MESSAGES,
+            {
+                "thinking": {"type": "enabled", "budget_tokens": 9},
+                "chat_template_kwargs": {"enable_thinking": False},
+            },
+            "hello|||quick",
+        ),
+    ],
+)
+def test_so_they_do_on_the_other_routes(make_engine, ask, tokenizer, path, fields, laid_out):
+    engine = make_engine()
+    engine.tokenizer = ThinkingTokenizer(engine.tokenizer)
+    said = {"input": "hello"} if path == RESPONSES else {"messages": HELLO, "max_tokens": 9}
+    response = ask(engine, "POST", path, json={"model": "tiny", **said, **fields})
+    assert response.status_code == 200, response.text
+    assert tokenizer.decode(engine.submitted[0].prompt_token_ids) == laid_out
 
 
 def test_a_template_that_reads_nothing_of_it_gives_the_same_prompt(sent):

@@ -201,7 +201,7 @@ REFUSED = [
     ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]},
      "input[0].content[0]", "'input_image'"),
     ({"input": [{"type": "function_call", "name": "a b", "arguments": "{}"}]},
-     "input[0].tool_calls[0].function.name", "input[0]"),
+     "input[0].name", "input[0]"),
     ({"input": "x", "instructions": 5}, "instructions", "text"),
     ({"input": "x", "background": True}, "background", "not supported"),
     ({"input": "x", "truncation": "auto"}, "truncation", "not supported"),

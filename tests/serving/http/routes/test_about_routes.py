@@ -5,8 +5,20 @@ import hashlib
 import re
 
 import pytest
+from jsonschema import Draft202012Validator
 
+from gossamer.serving.http.anthropic import translate as messages
+from gossamer.serving.http.openai.responses_api import translate as responses
 from gossamer.serving.http.settings import HttpSettings
+
+
+def turn(role, content):
+    return {"role": role, "content": content}
+
+
+def text(kind):
+    return {"type": kind, "text": "hi"}
+
 
 KEYED = HttpSettings(api_keys=("secret",))
 
@@ -70,6 +82,71 @@ def test_all_routes_are_described(make_engine, ask):
     text = str(document)
     for name in re.findall(r"#/components/schemas/(\w+)", text):
         assert name in document["components"]["schemas"]
+
+
+CALL = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}
+RESULT = {"type": "function_call_output", "call_id": "c", "output": [text("input_text")]}
+USE = {"type": "tool_use", "id": "u", "name": "f", "input": {}}
+FUNCTION = {"type": "function", "name": "f", "parameters": {"type": "object"}, "strict": True}
+FORM = {"type": "json_schema", "name": "n", "schema": {"type": "object"}}
+TAKEN = [
+    ("/v1/responses", {"input": "hi"}),
+    ("/v1/responses", {"input": [turn("user", "hi"), CALL, RESULT], "tools": [FUNCTION]}),
+    ("/v1/responses", {"input": [turn("user", [text("input_text")]), {"type": "reasoning"}]}),
+    ("/v1/responses", {"input": "hi", "text": {"format": {"type": "text"}}, "temperature": 1}),
+    ("/v1/responses", {"input": "hi", "text": {"format": FORM, "verbosity": "low"}}),
+    ("/v1/responses", {"input": "hi", "reasoning": {"effort": "low"}, "max_output_tokens": 5}),
+    ("/v1/messages", {"messages": [turn("user", "hi")], "system": [text("text")]}),
+    ("/v1/messages", {"messages": [turn("user", "hi")], "thinking": {"type": "adaptive"}}),
+    ("/v1/messages", {"messages": [turn("user", [text("text")]), turn("assistant", [USE]),
+                                   turn("user", [{"type": "tool_result", "tool_use_id": "u"}])]}),
+    ("/v1/messages", {"messages": [turn("user", "hi")], "stop_sequences": ["x"],
+                      "output_config": {"format": {"type": "json_schema", "schema": {}}}}),
+    ("/v1/messages/count_tokens", {"messages": [turn("user", "hi")]}),
+]  # fmt: skip
+NOT_TAKEN = [
+    ("/v1/responses", {}),
+    ("/v1/responses", {"input": []}),
+    ("/v1/responses", {"input": [{"type": "web_search_call"}]}),
+    ("/v1/responses", {"input": "hi", "tools": [{"type": "web_search"}]}),
+    ("/v1/responses", {"input": "hi", "text": {"format": {"type": "xml"}}}),
+    ("/v1/responses", {"input": "hi", "max_output_tokens": -1}),
+    ("/v1/responses", {"input": "hi", "temperature": 3}),
+    ("/v1/messages", {"messages": []}),
+    ("/v1/messages", {"messages": [turn("tool", "x")]}),
+    ("/v1/messages", {"messages": [turn("user", [{"type": "image", "source": {}}])]}),
+    ("/v1/messages", {"messages": [turn("user", "hi")], "tool_choice": {"type": "some"}}),
+    ("/v1/messages", {"messages": [turn("user", "hi")], "stop_sequences": [""]}),
+    ("/v1/messages", {"messages": [turn("user", "hi")], "thinking": {"type": "hard"}}),
+    ("/v1/messages", {"messages": [turn("user", "hi")], "system": 5}),
+]
+
+
+@pytest.fixture(scope="module")
+def documents():
+    return {}
+
+
+@pytest.mark.parametrize(("path", "fields", "is_taken"), [
+    *((*each, True) for each in TAKEN), *((*each, False) for each in NOT_TAKEN)
+])  # fmt: skip
+def test_bodies_are_described_as_they_are_read(make_engine, ask, documents, path, fields, is_taken):
+    if not documents:
+        documents |= ask(make_engine(), "GET", "/openapi.json").json()
+    operation = documents["paths"][path]["post"]
+    schema = operation["requestBody"]["content"]["application/json"]["schema"]
+    body = {"model": "tiny", **({"max_tokens": 9} if path == "/v1/messages" else {}), **fields}
+    judge = Draft202012Validator({**schema, "components": documents["components"]})
+    assert judge.is_valid(body) == is_taken
+    reply = ask(make_engine(max_context=4096), "POST", path, json=body)
+    assert reply.status_code == (200 if is_taken else 400), reply.text
+
+
+def test_no_field_of_a_translated_body_is_left_out(make_engine, ask):
+    document = ask(make_engine(), "GET", "/openapi.json").json()
+    for name, module in (("ResponsesBody", responses), ("MessagesBody", messages)):
+        described = document["components"]["schemas"][name]["properties"]
+        assert set(described) == {*module.SAME, *module.OWN}
 
 
 def test_a_server_with_keys_says_so(make_engine, ask):

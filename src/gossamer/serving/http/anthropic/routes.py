@@ -18,6 +18,7 @@ from gossamer.serving.http.connection import run_unless_disconnected
 from gossamer.serving.http.context import Context
 from gossamer.serving.http.errors import ApiError, to_api_error
 from gossamer.serving.http.openai.chat import calling
+from gossamer.serving.http.openai.chat.field_names import THE_SAME, FieldNames
 from gossamer.serving.http.openai.generate import Route, answer, find_model
 from gossamer.serving.http.openai.request_schema import ChatBody
 from gossamer.serving.http.openai.sizes import SizeLimits
@@ -31,15 +32,16 @@ class _Call:
 
     context: Context
     stops: tuple[str, ...] = ()
+    names: FieldNames = THE_SAME
 
     def parse(self, values: dict[str, Any], limits: SizeLimits) -> ChatBody:
-        body = to_chat(values, limits)
+        body, self.names = to_chat(values, limits)
         self.stops = body.stop
         return body
 
     def reply(self, **fields: Any) -> MessagesReply:
         hidden = _special_texts(self.context) if self.stops else ()
-        return MessagesReply(**fields, stops=self.stops, hidden=hidden)
+        return MessagesReply(**fields, names=self.names, stops=self.stops, hidden=hidden)
 
 
 def _special_texts(context: Context) -> tuple[str, ...]:
@@ -79,14 +81,17 @@ async def _count(http: Request) -> Response:
     with context.intake.enter(caller.tenant) as incoming:
         content = await read_body(http, context.settings.max_body_bytes, incoming.hold)
 
-        def parse() -> ChatBody:
+        def parse() -> tuple[ChatBody, FieldNames]:
             return to_chat(decode(content), context.limits, is_counted=True)
 
         async def rest() -> int:
-            body = await run(parse)
+            body, names = await run(parse)
             await find_model(context, caller, body.model)
             [turn] = context.encoder.chat(body)
-            [prompt] = await run(turn)
+            try:
+                [prompt] = await run(turn)
+            except ApiError as error:
+                raise names.renamed(error) from None
             return len(prompt)
 
         count = await run_unless_disconnected(http.receive, rest())

@@ -1,16 +1,17 @@
 """Turns the body of POST /v1/messages into that of a chat, which alone knows what is allowed."""
 
 import json
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from gossamer.serving.http.errors import ApiError
 from gossamer.serving.http.openai import unsupported_fields
 from gossamer.serving.http.openai.chat.bounds import invalid
+from gossamer.serving.http.openai.chat.field_names import FieldNames
+from gossamer.serving.http.openai.field_rules import BLOCK, MESSAGES, THINKING
 from gossamer.serving.http.openai.request_schema import ChatBody
 from gossamer.serving.http.openai.sizes import SizeLimits
-from gossamer.serving.http.openai.unsupported_fields import Neutral, shown
+from gossamer.serving.http.openai.unsupported_fields import shown
 
 Values = dict[str, Any]
 
@@ -18,48 +19,40 @@ SAME = ("model", "stream", "temperature", "top_p", "top_k", "chat_template_kwarg
 """Fields that chats have too; the last ones are extensions of Anthropic's."""
 OWN = (
     *("messages", "system", "max_tokens", "stop_sequences", "tools", "tool_choice"),
-    "output_config",
+    *("output_config", "thinking"),
 )
 """Fields that are this route's."""
 
 
-def _anything(value: Any) -> bool:
-    return True
-
-
-def _empty(value: Any) -> bool:
-    return value in ([], {}, "")
-
-
-NEUTRAL: dict[str, Neutral] = {
-    "metadata": _anything,
-    "service_tier": _anything,
-    "thinking": _anything,
-    "cache_control": _anything,
-    "inference_geo": _anything,
-    "context_management": _anything,
-    "container": _empty,
-    "mcp_servers": _empty,
-}
-"""Fields that are accepted with a value that asks for nothing here."""
-_BLOCK = {"cache_control": _anything, "citations": _anything}
 _TOOL = ("name", "description", "input_schema", "type", "strict", "cache_control")
+_THINKS = {"enabled": True, "disabled": False, "adaptive": None}
+"""What the types of `thinking` tell the template; None: nothing."""
 _UNSEEN = ("thinking", "redacted_thinking")
 """Blocks that are taken and not shown to the model again."""
-_THEIRS = re.compile(r"messages\[(\d+)\](?:\.content)?")
-_OTHER_NAMES = {
+_NAMES = {
+    "prompt": "messages",
     "max_completion_tokens": "max_tokens",
-    "'stop'": "'stop_sequences'",
-    "response_format.json_schema.schema": "output_config.format.schema",
+    "stop": "stop_sequences",
+    "response_format": "output_config.format",
+    "response_format.json_schema": "output_config.format",
+    "tools[*].function": "tools[*]",
+    "tools[*].function.parameters": "tools[*].input_schema",
+    "tool_choice.function": "tool_choice",
+    "reasoning_effort": "output_config.effort",
+    "parallel_tool_calls": "tool_choice.disable_parallel_tool_use",
 }
+"""The fields of a chat that have other names here."""
 
 
-def to_chat(values: Mapping[str, Any], limits: SizeLimits, *, is_counted: bool = False) -> ChatBody:
+def to_chat(
+    values: Mapping[str, Any], limits: SizeLimits, *, is_counted: bool = False
+) -> tuple[ChatBody, FieldNames]:
     """Parse the body of a call; `is_counted`: its tokens are to be counted, not answered.
 
-    Raises `ApiError` 400 that names the place in the body.
+    Returns the chat, and the names for errors about it. Raises `ApiError` 400 that names the place
+    in the body.
     """
-    known = unsupported_fields.keep_supported(values, (*SAME, *OWN), NEUTRAL)
+    known = unsupported_fields.keep_supported(values, (*SAME, *OWN), MESSAGES)
     if "max_tokens" not in known and not is_counted:
         raise ApiError(
             400,
@@ -81,13 +74,16 @@ def to_chat(values: Mapping[str, Any], limits: SizeLimits, *, is_counted: bool =
     if "tool_choice" in known:
         chat |= _tool_choice(known["tool_choice"])
     if "output_config" in known:
-        chat |= _form(known["output_config"])
-    places: list[str] = []
-    chat["messages"] = _messages(known, places)
+        chat |= _output_config(known["output_config"])
+    if "thinking" in known:
+        chat |= _thinking(known["thinking"], known.get("chat_template_kwargs", {}))
+    made = dict(_NAMES)
+    chat["messages"] = _messages(known, made)
+    names = FieldNames(made)
     try:
-        return ChatBody.parse(chat, limits)
+        return ChatBody.parse(chat, limits), names
     except ApiError as error:
-        raise _placed(error, places) from None
+        raise names.renamed(error) from None
 
 
 def _tool(tool: Any, where: str) -> Values:
@@ -119,27 +115,40 @@ def _tool_choice(choice: Any) -> Values:
     return {"tool_choice": modes[kind], **parallel}
 
 
-def _form(config: Any) -> Values:
+def _output_config(config: Any) -> Values:
     if not isinstance(config, dict):
         raise invalid("output_config", "'output_config' must be an object")
-    effort = {"effort": _anything}
-    known = unsupported_fields.keep_supported(config, ("format",), effort, where="output_config.")
+    where = "output_config."
+    known = unsupported_fields.keep_supported(config, ("format", "effort"), {}, where=where)
+    chat = {"reasoning_effort": known["effort"]} if "effort" in known else {}
     match known.get("format"):
         case None:
-            return {}
+            return chat
         case {"type": "json_schema", "schema": schema}:
             described = {"name": "answer", "schema": schema}
-            return {"response_format": {"type": "json_schema", "json_schema": described}}
+            form = {"type": "json_schema", "json_schema": described}
+            return {"response_format": form, **chat}
     where = "output_config.format"
     raise invalid(where, f"{where} must be {{'type': 'json_schema', 'schema': {{...}}}}")
 
 
-def _messages(known: Mapping[str, Any], places: list[str]) -> list[Values]:
-    """The turns of a chat; to `places` the place of each in the body is added."""
+def _thinking(thinking: Any, variables: Any) -> Values:
+    """What the template is told of a wish to think, unless `variables` say it already."""
+    if not isinstance(thinking, dict) or thinking.get("type") not in _THINKS:
+        raise invalid("thinking", f"'thinking' must have the type {', '.join(_THINKS)}")
+    unsupported_fields.keep_supported(thinking, ("type",), THINKING, where="thinking.")
+    thinks = _THINKS[thinking["type"]]
+    if thinks is None or not isinstance(variables, dict):
+        return {}
+    return {"chat_template_kwargs": {"enable_thinking": thinks, **variables}}
+
+
+def _messages(known: Mapping[str, Any], names: dict[str, str]) -> list[Values]:
+    """The turns of a chat; to `names` the place in the body that each part was made of is added."""
     messages: list[Values] = []
     if (system := known.get("system")) is not None:
         messages.append({"role": "system", "content": _texts(system, "system")})
-        places.append("system")
+        names |= {"messages[0]": "system", "messages[0].content": "system"}
     turns = known.get("messages")
     if not isinstance(turns, list) or not turns:
         raise invalid("messages", "'messages' must be a list with at least one message")
@@ -147,9 +156,7 @@ def _messages(known: Mapping[str, Any], places: list[str]) -> list[Values]:
         place = f"messages[{index}]"
         if not isinstance(turn, dict) or turn.get("role") not in ("user", "assistant", "system"):
             raise invalid(place, f"{place} must be an object with the role 'user' or 'assistant'")
-        made = _turns(turn, place)
-        messages += made
-        places += [place] * len(made)
+        _add(messages, names, place, turn)
     return messages
 
 
@@ -163,31 +170,43 @@ def _text(block: Any, where: str) -> Values:
     kind = block.get("type") if isinstance(block, dict) else None
     if kind != "text":
         raise invalid(where, f"{where} is of type {shown(kind)}: only 'text' is supported there")
-    known = unsupported_fields.keep_supported(block, ("type", "text"), _BLOCK, where=f"{where}.")
+    known = unsupported_fields.keep_supported(block, ("type", "text"), BLOCK, where=f"{where}.")
     return {"type": "text", "text": known.get("text")}
 
 
-def _turns(turn: Values, place: str) -> list[Values]:
-    """The turns that one message stands for: results of tools are turns of their own."""
+def _add(messages: list[Values], names: dict[str, str], place: str, turn: Values) -> None:
+    """Add the turns that one message stands for: results of tools are turns of their own."""
     role, content = turn["role"], turn.get("content")
     if not isinstance(content, list):
-        return [{"role": role, "content": content}]
-    results: list[Values] = []
+        names[f"messages[{len(messages)}]"] = place
+        messages.append({"role": role, "content": content})
+        return
     texts: list[Values] = []
     calls: list[Values] = []
+    parts: dict[str, str] = {}
+    results = 0
     for index, block in enumerate(content):
         where = f"{place}.content[{index}]"
         kind = block.get("type") if isinstance(block, dict) else None
         if kind == "tool_result" and role == "user":
-            results.append(_result(block, where))
+            path = f"messages[{len(messages)}]"
+            names |= {path: where, f"{path}.tool_call_id": f"{where}.tool_use_id"}
+            messages.append(_result(block, where))
+            results += 1
         elif kind == "tool_use" and role == "assistant":
+            path = f"tool_calls[{len(calls)}]"
+            parts |= {path: where, f"{path}.function": where}
+            parts[f"{path}.function.arguments"] = f"{where}.input"
             calls.append(_call(block, where))
         elif kind not in _UNSEEN:
+            parts[f"content[{len(texts)}]"] = where
             texts.append(_text(block, where))
-    if not texts and not calls:
-        return results or [{"role": role, "content": ""}]
-    said = {"role": role, "content": texts or None, **({"tool_calls": calls} if calls else {})}
-    return [*results, said]
+    if texts or calls or not results:
+        path = f"messages[{len(messages)}]"
+        names[path] = place
+        names |= {f"{path}.{part}": where for part, where in parts.items()}
+        said = {"tool_calls": calls} if calls else {}
+        messages.append({"role": role, "content": texts or (None if calls else ""), **said})
 
 
 def _result(block: Values, where: str) -> Values:
@@ -205,21 +224,3 @@ def _call(block: Values, where: str) -> Values:
         raise invalid(f"{where}.input", f"{where}.input must be an object")
     function = {"name": block.get("name"), "arguments": json.dumps(arguments)}
     return {"id": block.get("id"), "type": "function", "function": function}
-
-
-def _placed(error: ApiError, places: list[str]) -> ApiError:
-    """Let an error about a turn name the place in the body that it was made of."""
-
-    def place(found: re.Match[str]) -> str:
-        index = int(found[1])
-        return places[index] if index < len(places) else found[0]
-
-    param = None if error.param is None else _THEIRS.sub(place, error.param, count=1)
-    message = _THEIRS.sub(place, error.message)
-    for theirs, ours in _OTHER_NAMES.items():
-        message = message.replace(theirs, ours)
-        param = ours.strip("'") if param == theirs.strip("'") else param
-    message = message.replace(".function.parameters", ".input_schema").replace(".function", "")
-    if param is not None:
-        param = param.replace(".function.parameters", ".input_schema").replace(".function", "")
-    return ApiError(error.status, message, code=error.code, param=param, headers=error.headers)

@@ -161,13 +161,71 @@ STREAM: dict[str, Rule] = {
 }
 """Fields of `stream_options`."""
 
+_SENT_ONLY = "what is not in the call is not known; send it as `input`"
+
+RESPONSES: dict[str, Rule] = {
+    "user": _ignored(_LABEL),
+    "safety_identifier": _ignored(_LABEL),
+    "prompt_cache_key": _ignored(_CACHE),
+    "prompt_cache_options": _ignored(_CACHE),
+    "prompt_cache_retention": _ignored(_CACHE),
+    "service_tier": _COMMON["service_tier"],
+    "include": Rule(
+        lambda value: isinstance(value, list) and "message.output_text.logprobs" not in value,
+        "all but `message.output_text.logprobs`",
+        "parts of answers that there are none of; log-probabilities are those of chats",
+    ),
+    "max_tool_calls": _ignored("limits tools that run on the server, of which there are none"),
+    "stream_options": _ignored("events are not padded, and the last one tells the usage"),
+    "truncation": _only("disabled", reason="prompts are not cut; send what the model is to see"),
+    "background": _only(False, reason="calls are answered while their client waits"),
+    "top_logprobs": _only(0, reason="log-probabilities are those of chats"),
+    "conversation": _refused(_SENT_ONLY),
+    "prompt": _refused(_SENT_ONLY),
+}
+"""Fields of POST /v1/responses."""
+
+REASONING: dict[str, Rule] = {
+    "summary": _ignored("thoughts are told whole, where the model's family marks them"),
+    "generate_summary": _ignored("the older name of `summary`"),
+}
+"""Fields of `reasoning` in POST /v1/responses; `effort` is told to the template."""
+
+MESSAGES: dict[str, Rule] = {
+    "metadata": _ignored(_LABEL),
+    "service_tier": _COMMON["service_tier"],
+    "cache_control": _ignored(_CACHE),
+    "inference_geo": _ignored("a wish where to compute; there is this server"),
+    "context_management": _ignored("what is sent is shown to the model, whole"),
+    "container": _empty("nothing is run on the server"),
+    "mcp_servers": _empty("nothing is asked of other servers"),
+}
+"""Fields of POST /v1/messages, Anthropic's."""
+
+BLOCK: dict[str, Rule] = {
+    "cache_control": _ignored(_CACHE),
+    "citations": _ignored(_KEPT),
+}
+"""Fields of blocks of text in POST /v1/messages."""
+
+THINKING: dict[str, Rule] = {
+    "budget_tokens": _ignored("templates know no number; `max_tokens` bounds thoughts too"),
+    "display": _ignored("thoughts are told whole, where the model's family marks them"),
+}
+"""Fields of `thinking` in POST /v1/messages; `type` is told to the template."""
+
 TABLES = {
-    "both routes": _COMMON,
+    "both of OpenAI's older routes": _COMMON,
     "`/v1/chat/completions`": {k: v for k, v in CHAT.items() if k not in _COMMON},
     "`/v1/completions`": {k: v for k, v in COMPLETION.items() if k not in _COMMON},
     "messages": MESSAGE,
     "parts of messages": PART,
     "functions of `tools`": TOOL,
     "`stream_options`": STREAM,
+    "`/v1/responses`": RESPONSES,
+    "`reasoning` of `/v1/responses`": REASONING,
+    "`/v1/messages`": MESSAGES,
+    "blocks of text of `/v1/messages`": BLOCK,
+    "`thinking` of `/v1/messages`": THINKING,
 }
 """All decisions, by where the fields are."""

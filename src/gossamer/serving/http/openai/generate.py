@@ -6,7 +6,8 @@ loop only passes it on.
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Generic, TypeVar
@@ -14,7 +15,7 @@ from typing import Any, Generic, TypeVar
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from gossamer.errors import AdapterError, UnknownModelError
+from gossamer.errors import AdapterError, GossamerError, UnknownModelError
 from gossamer.serving.core.adapter import AnyAdapter, adapters_in
 from gossamer.serving.core.messages import DEFAULT_TENANT, SamplingParams, Tokens
 from gossamer.serving.core.messages import Request as EngineRequest
@@ -23,6 +24,7 @@ from gossamer.serving.http.body import decode, read_body
 from gossamer.serving.http.calls.record import record_of
 from gossamer.serving.http.connection import run_unless_disconnected
 from gossamer.serving.http.context import Context
+from gossamer.serving.http.errors import ApiError, to_api_error
 from gossamer.serving.http.json_text import json_bytes
 from gossamer.serving.http.openai.channel import Channel
 from gossamer.serving.http.openai.chat.answers import AnswerRules
@@ -146,7 +148,17 @@ class _Begun:
 async def answer(http: Request, route: Route[Body]) -> Response:
     """Answer one call, streamed or not. Errors are raised; nothing of the call is left behind."""
     begun = await _begin(http, route)
-    return await run_unless_disconnected(http.receive, _end(http, begun))
+    with _told(http, begun.reply):
+        return await run_unless_disconnected(http.receive, _end(http, begun))
+
+
+@contextmanager
+def _told(http: Request, reply: ReplyFormat) -> Iterator[None]:
+    """Let errors name the fields that the client sent, which may be those of another interface."""
+    try:
+        yield
+    except (ApiError, GossamerError) as error:
+        raise reply.names.renamed(to_api_error(error, http.state.request_id)) from None
 
 
 async def _begin(http: Request, route: Route[Body]) -> _Begun:
@@ -177,7 +189,6 @@ async def _submit(
     body, turns = await run(read)
     record = record_of(http)
     record.model, record.is_streamed = body.model, body.stream
-    adapter = await find_model(context, caller, body.model)
     reply = route.reply_type(
         reply_id=http.state.request_id,
         model=body.model,
@@ -188,7 +199,7 @@ async def _submit(
     )
     reply.reply_id = reply.prefix + reply.reply_id
 
-    def submit(prompts: list[TokenIds]) -> None:
+    def submit(prompts: list[TokenIds], adapter: AnyAdapter | None) -> None:
         prompts += turns[-1]()
         if isinstance(body, CompletionBody) and body.echo:
             reply.echo = context.encoder.echo(body, prompts)
@@ -208,9 +219,11 @@ async def _submit(
         channel.submit(requests, adapter)
 
     prompts: list[TokenIds] = []
-    for turn in turns[:-1]:
-        prompts += await run(turn)
-    await run(partial(submit, prompts))
+    with _told(http, reply):
+        adapter = await find_model(context, caller, body.model)
+        for turn in turns[:-1]:
+            prompts += await run(turn)
+        await run(partial(submit, prompts, adapter))
     options = body.stream_options or StreamOptions()
     usage = reply.usage = Usage(body.num_drawn, sum(map(len, prompts)))
     return _Begun(channel, reply, usage, body.stream, options, body.n)

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from gossamer.serving.core.messages import Finished, TokenLogprob, Tokens
 from gossamer.serving.http.errors import ApiError
 from gossamer.serving.http.openai.chat.answers import AnswerFollower, AnswerRules
+from gossamer.serving.http.openai.chat.field_names import THE_SAME, FieldNames
 from gossamer.serving.http.openai.prompt_replies import Echo, finite, prompt_logprobs
 from gossamer.serving.tokenization.vocabulary import Vocabulary
 
@@ -118,6 +119,8 @@ class ReplyFormat(ABC):
     """How the text of answers is read."""
     usage: Usage = field(default_factory=lambda: Usage(1, 0))
     """What the call has used so far."""
+    names: FieldNames = THE_SAME
+    """The names by which the client knows the fields that errors are about."""
     followers: dict[int, AnswerFollower] = field(default_factory=dict)
     """What reads the answers that are streamed, by choice."""
 

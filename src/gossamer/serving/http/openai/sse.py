@@ -74,8 +74,8 @@ class EventStream(Response):
             if self._reply.last_frame:
                 yield self._reply.last_frame
         except Exception as error:
-            failure = self._reply.failure(to_api_error(error, self._request_id))
-            yield self._reply.frame(failure)
+            told = self._reply.names.renamed(to_api_error(error, self._request_id))
+            yield self._reply.frame(self._reply.failure(told))
 
     def _chunks(self, index: int, event: Tokens | Finished) -> Iterator[dict[str, Any]]:
         if index not in self._opened:

@@ -14,6 +14,7 @@ from gossamer.serving.http.context import Context
 from gossamer.serving.http.json_text import json_bytes
 from gossamer.serving.http.openai.chat import calling
 from gossamer.serving.http.openai.chat.bounds import invalid
+from gossamer.serving.http.openai.chat.field_names import THE_SAME, FieldNames
 from gossamer.serving.http.openai.generate import Route, answer
 from gossamer.serving.http.openai.request_schema import ChatBody
 from gossamer.serving.http.openai.responses_api.items import OutputItems
@@ -35,9 +36,10 @@ class _Call:
     request: dict[str, Any] = field(default_factory=dict)
     items: bytes = b""
     new_input: bytes = b""
+    names: FieldNames = THE_SAME
 
     def parse(self, values: dict[str, Any], limits: SizeLimits) -> ChatBody:
-        body, self.request = to_chat(values, limits, self._history)
+        body, self.request, self.names = to_chat(values, limits, self._history)
         try:
             # A response repeats it, and it is stored; written here, since long ones take time.
             json_bytes(self._given())
@@ -50,7 +52,8 @@ class _Call:
 
     def reply(self, **fields: Any) -> ResponsesReply:
         items = OutputItems(self.request_id)
-        return ResponsesReply(**fields, request=self._given(), keep=self._keep, items=items)
+        told: dict[str, Any] = {"request": self._given(), "keep": self._keep, "names": self.names}
+        return ResponsesReply(**fields, **told, items=items)
 
     def _given(self) -> dict[str, Any]:
         """The fields that the response repeats."""

@@ -1,15 +1,16 @@
 """Turns the body of POST /v1/responses into that of a chat, which alone knows what is allowed."""
 
-import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from gossamer.serving.http.errors import ApiError
 from gossamer.serving.http.openai import unsupported_fields
 from gossamer.serving.http.openai.chat.bounds import invalid
+from gossamer.serving.http.openai.chat.field_names import FieldNames
+from gossamer.serving.http.openai.field_rules import REASONING, RESPONSES
 from gossamer.serving.http.openai.request_schema import ChatBody
 from gossamer.serving.http.openai.sizes import SizeLimits
-from gossamer.serving.http.openai.unsupported_fields import Neutral, shown
+from gossamer.serving.http.openai.unsupported_fields import shown
 
 Values = dict[str, Any]
 
@@ -21,55 +22,32 @@ SAME = (
 """Fields that chats have too; the last ones are extensions of OpenAI's."""
 OWN = (
     *("input", "instructions", "max_output_tokens", "tools", "tool_choice", "text"),
-    *("previous_response_id", "store", "metadata"),
+    *("previous_response_id", "store", "metadata", "reasoning"),
 )
 """Fields that are this route's."""
 
 
-def _anything(value: Any) -> bool:
-    return True
-
-
-def _is(*values: Any) -> Neutral:
-    return lambda value: any(type(value) is type(each) and value == each for each in values)
-
-
-def _includes_nothing_of_text(value: Any) -> bool:
-    return isinstance(value, list) and "message.output_text.logprobs" not in value
-
-
-NEUTRAL: dict[str, Neutral] = {
-    "user": _anything,
-    "safety_identifier": _anything,
-    "prompt_cache_key": _anything,
-    "prompt_cache_options": _anything,
-    "prompt_cache_retention": _anything,
-    "service_tier": _anything,
-    "reasoning": _anything,
-    "include": _includes_nothing_of_text,
-    "max_tool_calls": _anything,
-    "stream_options": _anything,
-    "truncation": _is("disabled"),
-    "background": _is(False),
-    "top_logprobs": _is(0),
-    "conversation": _is(),
-    "prompt": _is(),
-}
-"""Fields that are accepted with a value that asks for nothing here."""
-
-_OTHER_NAMES = {
+_NAMES = {
+    "messages": "input",
+    "prompt": "input",
+    "max_tokens": "max_output_tokens",
     "max_completion_tokens": "max_output_tokens",
-    "response_format.json_schema": "text.format",
     "response_format": "text.format",
+    "response_format.json_schema": "text.format",
+    "reasoning_effort": "reasoning.effort",
+    "verbosity": "text.verbosity",
+    "tools[*].function": "tools[*]",
+    "tool_choice.function": "tool_choice",
+    "tool_choice.allowed_tools": "tool_choice",
 }
-_MESSAGE = re.compile(r"messages\[(\d+)\]")
+"""The fields of a chat that have other names here."""
 
 
 def to_chat(
     values: Mapping[str, Any],
     limits: SizeLimits,
     history: Callable[[str], list[Values]],
-) -> tuple[ChatBody, Values]:
+) -> tuple[ChatBody, Values, FieldNames]:
     """Parse the body of a call.
 
     Args:
@@ -77,13 +55,14 @@ def to_chat(
         limits: as those of all bodies.
         history: gives the items of an earlier response and its answer, by its id.
 
-    Returns the chat, and the fields of the route as they were given, `input` as a list of items
-    with those of the earlier response before them. Raises `ApiError` 400 that names the place.
+    Returns the chat, the fields of the route as they were given, `input` as a list of items with
+    those of the earlier response before them, and the names for errors about the chat. Raises
+    `ApiError` 400 that names the place.
     """
     if values.get("messages") is not None and values.get("input") is None:
         message = "'messages' is for /v1/chat/completions; send it there, or send 'input'"
         raise ApiError(400, message, code="unknown_parameter", param="messages")
-    known = unsupported_fields.keep_supported(values, (*SAME, *OWN), NEUTRAL)
+    known = unsupported_fields.keep_supported(values, (*SAME, *OWN), RESPONSES)
     new = _input_items(known.get("input"))
     earlier: list[Values] = []
     if (previous := known.get("previous_response_id")) is not None:
@@ -92,13 +71,14 @@ def to_chat(
         earlier = history(previous)
     chat = {name: known[name] for name in SAME if name in known}
     chat |= _renamed(known)
-    places: list[str] = []
-    chat["messages"] = _messages(known.get("instructions"), earlier, new, places)
+    made = dict(_NAMES)
+    chat["messages"] = _messages(known.get("instructions"), earlier, new, made)
+    names = FieldNames(made)
     try:
         body = ChatBody.parse(chat, limits)
     except ApiError as error:
-        raise _placed(error, places) from None
-    return body, {**known, "input": [*earlier, *new], "new_input": new}
+        raise names.renamed(error) from None
+    return body, {**known, "input": [*earlier, *new], "new_input": new}, names
 
 
 def _renamed(known: Mapping[str, Any]) -> Values:
@@ -115,7 +95,9 @@ def _renamed(known: Mapping[str, Any]) -> Values:
     if "tool_choice" in known:
         chat["tool_choice"] = _tool_choice(known["tool_choice"])
     if (text := known.get("text")) is not None:
-        chat |= _text_format(text)
+        chat |= _text(text)
+    if (reasoning := known.get("reasoning")) is not None:
+        chat |= _reasoning(reasoning)
     return chat
 
 
@@ -135,18 +117,25 @@ def _tool_choice(choice: Any) -> Any:
     return choice
 
 
-def _text_format(text: Any) -> Values:
+def _text(text: Any) -> Values:
     if not isinstance(text, dict):
         raise invalid("text", "'text' must be an object such as {\"format\": {...}}")
-    neutral = {"verbosity": _anything}
-    known = unsupported_fields.keep_supported(text, ("format",), neutral, where="text.")
+    known = unsupported_fields.keep_supported(text, ("format", "verbosity"), {}, where="text.")
+    chat = {"verbosity": known["verbosity"]} if "verbosity" in known else {}
     form = known.get("format")
     if form is None or form == {"type": "text"}:
-        return {}
+        return chat
     if isinstance(form, dict) and form.get("type") == "json_schema":
         schema = {name: value for name, value in form.items() if name != "type"}
         form = {"type": "json_schema", "json_schema": schema}
-    return {"response_format": form}
+    return {"response_format": form, **chat}
+
+
+def _reasoning(reasoning: Any) -> Values:
+    if not isinstance(reasoning, dict):
+        raise invalid("reasoning", '\'reasoning\' must be an object such as {"effort": "low"}')
+    known = unsupported_fields.keep_supported(reasoning, ("effort",), REASONING, where="reasoning.")
+    return {"reasoning_effort": known["effort"]} if "effort" in known else {}
 
 
 def _input_items(value: Any) -> list[Values]:
@@ -161,23 +150,23 @@ def _input_items(value: Any) -> list[Values]:
 
 
 def _messages(
-    instructions: Any, earlier: list[Values], new: list[Values], places: list[str]
+    instructions: Any, earlier: list[Values], new: list[Values], names: dict[str, str]
 ) -> list[Values]:
-    """The turns of a chat; to `places` the place of each in the body is added."""
+    """The turns of a chat; to `names` the place in the body that each part was made of is added."""
     messages: list[Values] = []
     if instructions is not None:
         if not isinstance(instructions, str):
             raise invalid("instructions", "'instructions' must be a text")
         messages.append({"role": "system", "content": instructions})
-        places.append("instructions")
+        names |= {"messages[0]": "instructions", "messages[0].content": "instructions"}
     numbered = [("an earlier item", item) for item in earlier]
     numbered += [(f"input[{index}]", item) for index, item in enumerate(new)]
     for place, item in numbered:
-        _add(messages, places, place, item)
+        _add(messages, names, place, item)
     return messages
 
 
-def _add(messages: list[Values], places: list[str], place: str, item: Values) -> None:
+def _add(messages: list[Values], names: dict[str, str], place: str, item: Values) -> None:
     """Add what an item says to the turns; calls join the turn of the assistant before them."""
     kind = item.get("type", "message")
     if kind == "reasoning":
@@ -188,12 +177,20 @@ def _add(messages: list[Values], places: list[str], place: str, item: Values) ->
         call = {"id": item.get("call_id"), "type": "function", "function": function}
         if not messages or messages[-1]["role"] != "assistant":
             messages.append({"role": "assistant", "content": None})
-            places.append(place)
-        messages[-1].setdefault("tool_calls", []).append(call)
+            names[f"messages[{len(messages) - 1}]"] = place
+        calls = messages[-1].setdefault("tool_calls", [])
+        path = f"messages[{len(messages) - 1}].tool_calls[{len(calls)}]"
+        names |= {path: place, f"{path}.function": place, f"{path}.id": f"{place}.call_id"}
+        calls.append(call)
         return
+    path = f"messages[{len(messages)}]"
     if kind == "function_call_output":
         output = _content(item.get("output"))
         turn = {"role": "tool", "tool_call_id": item.get("call_id"), "content": output}
+        names |= {
+            f"{path}.content": f"{place}.output",
+            f"{path}.tool_call_id": f"{place}.call_id",
+        }
     elif kind == "message":
         unknown = ("type", "role", "content", "id", "status", "phase")
         unsupported_fields.keep_supported(item, unknown, {}, where=f"{place}.")
@@ -205,7 +202,7 @@ def _add(messages: list[Values], places: list[str], place: str, item: Values) ->
             "reasoning are supported",
         )
     messages.append(turn)
-    places.append(place)
+    names[path] = place
 
 
 def _content(content: Any) -> Any:
@@ -220,18 +217,3 @@ def _part(part: Any) -> Any:
     if isinstance(part, dict) and part.get("type") == "refusal":
         return {"type": "text", "text": part.get("refusal")}
     return part
-
-
-def _placed(error: ApiError, places: list[str]) -> ApiError:
-    """Let an error about a message name the place in the body that it was made of."""
-
-    def place(found: re.Match[str]) -> str:
-        index = int(found[1])
-        return places[index] if index < len(places) else found[0]
-
-    param = None if error.param is None else _MESSAGE.sub(place, error.param, count=1)
-    message = _MESSAGE.sub(place, error.message)
-    for theirs, ours in _OTHER_NAMES.items():
-        message = message.replace(theirs, ours)
-        param = None if param is None else param.replace(theirs, ours)
-    return ApiError(error.status, message, code=error.code, param=param, headers=error.headers)
