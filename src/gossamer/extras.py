@@ -14,6 +14,7 @@ EXTRAS = {
     "wandb": ("wandb",),
     "studio": ("alembic", "python_multipart", "sqlalchemy"),
     "postgres": ("psycopg",),
+    "catalog": ("sqlalchemy",),
     "otel": ("opentelemetry.exporter.otlp.proto.http", "opentelemetry.sdk"),
     "eval": ("lm_eval", "matplotlib"),
 }

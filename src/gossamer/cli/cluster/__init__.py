@@ -2,13 +2,15 @@
 
 gossamer cluster simulate --replicas 64 --adapters 100000 --zipf 1.0
                                        what ways of dividing requests cost, on pretended replicas
+gossamer cluster publish runs/mine --catalog sqlite:////shared/catalog.db
+                                       let all replicas serve it under its name, from now on
 """
 
 import argparse
 
-from gossamer.cli.cluster import simulate
+from gossamer.cli.cluster import publish, simulate
 
-_ACTIONS = {"simulate": simulate}
+_ACTIONS = {"simulate": simulate, "publish": publish}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

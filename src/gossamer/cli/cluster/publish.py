@@ -1,0 +1,70 @@
+"""`gossamer cluster publish`: an adapter into the store, and its name into the catalog."""
+
+import argparse
+from pathlib import Path
+
+from gossamer.cli.parts.tables import format_bytes
+from gossamer.errors import SettingError
+from gossamer.extras import require
+
+
+def add_arguments(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Declare `publish` among the sub-commands of `gossamer cluster`."""
+    parser = actions.add_parser(
+        "publish",
+        help="let all replicas serve an adapter under a name, from one moment on; running requests "
+        "end with what the name meant before",
+    )
+    parser.add_argument("run", type=Path, metavar="RUN", help="the adapter's folder")
+    parser.add_argument("--name", metavar="NAME", help="what clients call it [default: RUN's name]")
+    add_places(parser)
+
+
+def add_places(parser: argparse.ArgumentParser) -> None:
+    """Declare where the catalog and the store are."""
+    parser.add_argument(
+        "--catalog",
+        required=True,
+        metavar="URL",
+        help="the catalog's database: sqlite:////shared/catalog.db for one machine, "
+        "postgresql://user@host/name for several",
+    )
+    parser.add_argument(
+        "--store",
+        metavar="PLACE",
+        help="where adapters are kept: a folder, or a URL that fsspec knows, such as s3://bucket "
+        "[default: the folder of a SQLite catalog]",
+    )
+
+
+def store_place(args: argparse.Namespace) -> str:
+    """Return the store that was given, or the default one. Raises `SettingError`."""
+    from gossamer.cluster.published.catalog import default_store
+
+    if args.store is not None:
+        return str(args.store)
+    beside = default_store(args.catalog)
+    if beside is None:
+        raise SettingError("--store PLACE is required unless the catalog is a SQLite file")
+    return str(beside)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Publish and say what the name means now."""
+    require("cluster publish", "catalog")
+    from gossamer.cluster.published.catalog import AdapterCatalog
+    from gossamer.cluster.published.publish import publish_adapter
+    from gossamer.cluster.published.store import open_store
+
+    store = open_store(store_place(args))
+    catalog = AdapterCatalog(args.catalog)
+    try:
+        done = publish_adapter(args.run, catalog, store, args.name)
+    finally:
+        catalog.close()
+    former = "a new name" if done.former is None else f"before: {done.former.digest[:12]}"
+    if done.former is not None and done.former.digest == done.adapter.digest:
+        former = "as before"
+    size = format_bytes(done.adapter.num_bytes)
+    print(f"{done.name}: {done.adapter.digest[:12]} ({done.adapter.kind}, {size}), {former}")
+    return 0

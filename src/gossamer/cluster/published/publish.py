@@ -1,0 +1,60 @@
+"""Publishes an adapter: its files into the store, then its name in the catalog."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from gossamer.adapters.inspect import AdapterInfo, inspect
+from gossamer.cluster.published.catalog import (
+    AdapterCatalog,
+    PublishedAdapter,
+    check_published_name,
+)
+from gossamer.cluster.published.store import FILES, SharedStore
+from gossamer.errors import UnsupportedAdapterError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Publication:
+    """Shows what was published."""
+
+    name: str
+    adapter: AdapterInfo
+    place: str
+    """Where it lies in the store."""
+    former: PublishedAdapter | None
+    """What the name meant before."""
+    copied: bool
+    """Whether its files were copied; else the store had them."""
+
+
+def publish_adapter(
+    folder: Path, catalog: AdapterCatalog, store: SharedStore, name: str | None = None
+) -> Publication:
+    """Publish the adapter in `folder` as `name` (None: as its folder is called).
+
+    Its files come to lie at `adapters/NAME/DIGEST` in the store before the name means them, so a
+    server that looks the name up finds them whole; requests that run keep the former ones.
+
+    Raises `RequestError` for what cannot be a name, `AdapterError`s for what is no adapter or is of
+    a type that is not served, `StorageError`.
+    """
+    adapter = inspect(folder)
+    if adapter.kind == "other":
+        raise UnsupportedAdapterError(
+            f"adapter {adapter.name} is of a type ({adapter.method}) that is not served"
+        )
+    name = adapter.name if name is None else name
+    check_published_name(name)
+    place = f"adapters/{name}/{adapter.digest}"
+    copied = not store.holds(place)
+    if copied:
+        store.put(folder, place)
+    former = catalog.move(
+        name,
+        digest=adapter.digest,
+        place=place,
+        num_bytes=sum((folder / file).stat().st_size for file in FILES),
+        kind=adapter.kind,
+        rank=adapter.rank,
+    )
+    return Publication(name=name, adapter=adapter, place=place, former=former, copied=copied)

@@ -1,0 +1,82 @@
+"""`gossamer cluster publish`: the files first, then the name."""
+
+import json
+import shutil
+
+import pytest
+
+from gossamer.adapters.inspect import inspect
+from gossamer.cli.main import main
+from gossamer.cluster.published.catalog import AdapterCatalog
+
+
+@pytest.fixture
+def url(tmp_path):
+    """A catalog beside which adapters are kept."""
+    return f"sqlite:///{tmp_path}/catalog.db"
+
+
+def _published(url, name):
+    catalog = AdapterCatalog(url)
+    found = catalog.find(name)
+    catalog.close()
+    return found
+
+
+def test_a_run_is_published_under_its_name(adapters, url, tmp_path, capsys):
+    assert main(["cluster", "publish", str(adapters / "poet"), "--catalog", url]) == 0
+    digest = inspect(adapters / "poet").digest
+    assert f"poet: {digest[:12]} (low-rank, " in capsys.readouterr().out
+    found = _published(url, "poet")
+    assert (found.digest, found.place) == (digest, f"adapters/poet/{digest}")
+    folder = tmp_path / found.place
+    assert inspect(folder).digest == digest
+    assert found.num_bytes == sum(file.stat().st_size for file in folder.iterdir())
+
+
+def test_publishing_again_moves_the_name_and_keeps_the_former_files(
+    adapters, url, tmp_path, capsys
+):
+    command = ["cluster", "publish", "--catalog", url, "--name", "tone"]
+    assert main([*command, str(adapters / "poet")]) == 0
+    former = _published(url, "tone")
+    assert main([*command, str(adapters / "chef")]) == 0
+    assert f"before: {former.digest[:12]}" in capsys.readouterr().out
+    now = _published(url, "tone")
+    assert now.digest == inspect(adapters / "chef").digest
+    assert (tmp_path / former.place).is_dir(), "requests that run may still need them"
+    assert main([*command, str(adapters / "chef")]) == 0
+    assert "as before" in capsys.readouterr().out
+
+
+def test_what_is_no_adapter_is_not_published(url, tmp_path, adapters, capsys):
+    assert main(["cluster", "publish", str(tmp_path), "--catalog", url]) == 1
+    assert "error:" in capsys.readouterr().err
+    odd = tmp_path / "odd"
+    shutil.copytree(adapters / "poet", odd)
+    config = json.loads((odd / "adapter_config.json").read_text())
+    (odd / "adapter_config.json").write_text(json.dumps({**config, "peft_type": "VERA"}))
+    assert main(["cluster", "publish", str(odd), "--catalog", url]) == 1
+    assert "not served" in capsys.readouterr().err
+    assert _published(url, "odd") is None
+
+
+def test_a_name_that_cannot_be_is_refused_before_anything_is_copied(
+    adapters, url, tmp_path, capsys
+):
+    words = ["cluster", "publish", str(adapters / "poet"), "--catalog", url, "--name", "a/b"]
+    assert main(words) == 1
+    assert "cannot be an adapter's name" in capsys.readouterr().err
+    assert not (tmp_path / "adapters").exists()
+
+
+def test_without_its_package_one_line_says_what_to_install(adapters, url, capsys, monkeypatch):
+    monkeypatch.setattr("gossamer.extras._is_there", lambda name: name != "sqlalchemy")
+    assert main(["cluster", "publish", str(adapters / "poet"), "--catalog", url]) == 2
+    assert "pip install -e '.[catalog]'" in capsys.readouterr().err
+
+
+def test_the_place_of_a_postgresql_catalogs_adapters_must_be_given(adapters, capsys):
+    words = ["cluster", "publish", str(adapters / "poet"), "--catalog", "postgresql://me@host/x"]
+    assert main(words) == 2
+    assert "--store PLACE is required" in capsys.readouterr().err
