@@ -23,6 +23,7 @@ ARROWS: dict[str, set[str]] = {
     "methods": BOTTOM | {"adapters", "basemodel", "kernels"},
     "tuners": {"basemodel", "methods"},
     "sparsity": BOTTOM | {"adapters", "kernels"},
+    "federated": BOTTOM | {"adapters", "basemodel", "methods", "training"},
     "training": BOTTOM | {"adapters", "basemodel", "kernels", "methods", "sparsity"},
     "serving": BOTTOM | {"adapters", "basemodel", "kernels"},
     "cluster": BOTTOM | {"adapters", "basemodel", "kernels", "serving"},
@@ -50,7 +51,7 @@ ARROWS: dict[str, set[str]] = {
         "studio",
         "training",
     }
-    | {"evaluation", "verification"},
+    | {"evaluation", "federated", "verification"},
 }
 # Where a third-party package may be imported: a pattern on the path below src/gossamer.
 HOMES = {

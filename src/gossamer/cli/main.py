@@ -19,6 +19,7 @@ COMMANDS: dict[str, str] = {
     "model": "fetch and list base models",
     "tune": "fine-tune a base model with a method, on your data",
     "compare": "compare methods on the same rows, seeds and steps",
+    "federate": "tune one adapter on the rows of many clients",
     "sparsity": "plan which part of a base model a run computes",
     "adapters": "list, inspect and merge adapters",
     "serve": "serve a base model and all adapters of a folder over HTTP",

@@ -1,0 +1,14 @@
+"""Federated tuning: clients learn on rows of their own, and a server makes one adapter of it.
+
+The order of a run, by files and folders:
+
+    settings      what defines a run: settings of a run of one machine, and of rounds
+    split, rows   who has which rows: evenly, by a Dirichlet draw of their classes, by a column
+    schedule      stages, learning rates, what learns in each round, and who takes part
+    client        one client's part of a round, on a model that is in memory
+    aggregation   one adapter of many, in seven ways
+    server        what is sent, what is made of the replies, what must be remembered
+    run           all of it in one process, without a network; resumable after every round
+    state, record, export, picture   checkpoints, figures, the adapter, and how the loss fell
+    traffic       bytes
+"""

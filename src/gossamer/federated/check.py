@@ -1,0 +1,59 @@
+"""Refuses early what a federated run would refuse, before heavy libraries are loaded."""
+
+from pathlib import Path
+
+from gossamer.basemodel.find import require_known
+from gossamer.errors import SettingError
+from gossamer.federated.settings import FederatedSettings
+from gossamer.methods import parse_settings
+from gossamer.training.arguments import check_resumable
+from gossamer.training.data.source import find_file
+from gossamer.training.outputs.run_folder import check_free
+
+LOW_RANK = frozenset({"lora", "rslora", "qlora"})
+METHODS: dict[str, frozenset[str]] = {
+    "fedit": LOW_RANK | {"dora", "ia3", "pissa", "federa", "slora"},
+    "ffa": LOW_RANK | {"pissa", "federa", "slora"},
+    "rolora": LOW_RANK | {"pissa", "federa", "slora"},
+    "flora": LOW_RANK - {"qlora"},
+    "fedex": LOW_RANK - {"qlora"},
+    "flex": LOW_RANK,
+    "zero-pad": LOW_RANK,
+}
+"""The methods whose adapters each aggregation can make one of. What is added to a base needs one
+in full; SLoRA's and PiSSA's starts are lost where clients begin again."""
+
+
+def check_names(settings: FederatedSettings, *, resume: bool, overwrite: bool) -> None:
+    """Raise what a run would raise because of a name, or of settings that do not fit each other."""
+    check_method(settings)
+    output = Path(settings.output)
+    if resume:
+        check_resumable(output)
+    else:
+        check_free(output, overwrite=overwrite)
+    require_known(settings.model)
+    for name in (settings.data, settings.eval_data):
+        if name is not None:
+            find_file(name)
+
+
+def check_method(settings: FederatedSettings) -> None:
+    """Raise `SettingError` unless the aggregation can do with the method and its settings."""
+    values = parse_settings(settings.method, settings.method_settings)
+    able = METHODS[settings.aggregation]
+    if settings.method not in able:
+        raise SettingError(
+            f"aggregation {settings.aggregation} cannot go with method '{settings.method}'; it can "
+            f"with {', '.join(sorted(able))}"
+        )
+    if settings.aggregation != "fedit" and getattr(values, "keep_residual", False):
+        raise SettingError(
+            f"aggregation {settings.aggregation} cannot go with keep_residual; take fedit"
+        )
+    rank = getattr(values, "rank", None)
+    if settings.ranks and rank is not None and max(settings.ranks) > rank:
+        highest = max(settings.ranks)
+        raise SettingError(
+            f"ranks: {highest} is above the method's rank {rank}; give the method rank={highest}"
+        )
