@@ -251,14 +251,20 @@ def test_a_form_is_compiled_once_and_the_oldest_make_room(monkeypatch):
     monkeypatch.setattr(compiled_grammars, "MAX_GRAMMARS", 3)
     grammars = Grammars(TOKENIZER, [END], SIZE)
     asked = []
-    of_form = compiled_grammars.grammar_of
-    monkeypatch.setattr(
-        compiled_grammars, "grammar_of", lambda *form: asked.append(form) or of_form(*form)
-    )
+    compile_form = compiled_grammars.compile_form
+
+    def noted(tokenizer, kind, text):
+        asked.append(text)
+        return compile_form(tokenizer, kind, text)
+
+    monkeypatch.setattr(compiled_grammars, "compile_form", noted)
     for regex in ("a", "a", "b", "c", "a", "d", "a", "b"):
         grammars.matcher(StructuredOutputs(regex=regex))
-    assert [text for _, text in asked] == ["a", "b", "c", "d", "b"]
+    assert asked == ["a", "b", "c", "d", "b"]
     assert grammars.num_kept == 3
+    stats = grammars.stats()
+    assert (stats.asked, stats.hits, stats.refused, stats.kept) == (8, 3, 0, 3)
+    assert sum(stats.seconds.counts) == 5
     monkeypatch.setattr(compiled_grammars, "MAX_KEPT_CHARACTERS", 150)
     grammars.matcher(StructuredOutputs(regex="e" * 100))
     grammars.matcher(StructuredOutputs(regex="f" * 100))

@@ -179,6 +179,26 @@ class MergeStats:
     merged_steps: int = 0
 
 
+GRAMMAR_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+"""Seconds to compile a grammar."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GrammarStats:
+    """Shows the forms that answers had to have since the start, and how they were compiled."""
+
+    asked: int = 0
+    """Sequences that asked for a form."""
+    hits: int = 0
+    """Sequences whose form was compiled already, or was being compiled for another."""
+    refused: int = 0
+    """Sequences whose form cannot be kept to, is too large, or takes too long to compile."""
+    kept: int = 0
+    """Compiled forms that are kept now."""
+    seconds: HistogramStats = field(default_factory=Histogram(GRAMMAR_BOUNDS).stats)
+    """To compile a form, those that were refused included."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineStats:
     """Shows gauges, and counters since the start."""
@@ -228,6 +248,7 @@ class EngineStats:
     merged_steps: int = 0
     """Steps that ran on merged weights."""
     tenants: tuple[TenantStats, ...] = ()
+    grammars: GrammarStats = field(default_factory=GrammarStats)
 
 
 def status_of(entry: AdapterEntry, name: str | None = None) -> AdapterStatus:

@@ -162,6 +162,7 @@ class Engine:
             self.scheduler,
             self.control.stats(),
             self.runner.stats(),
+            self.model.grammars.stats(),
             self._requests.sequences(),
             self.model.limits.block_bytes,
         )

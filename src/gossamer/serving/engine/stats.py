@@ -4,7 +4,13 @@ from collections import Counter
 from collections.abc import Sequence as Several
 
 from gossamer.serving.core.sequence import Sequence
-from gossamer.serving.core.stats import AdapterStats, EngineStats, MergeStats, StepFigures
+from gossamer.serving.core.stats import (
+    AdapterStats,
+    EngineStats,
+    GrammarStats,
+    MergeStats,
+    StepFigures,
+)
 from gossamer.serving.scheduler.scheduler import Scheduler
 from gossamer.serving.scheduler.step import ScheduledChunk, adapters_of
 
@@ -43,6 +49,7 @@ class EngineFigures:
         scheduler: Scheduler,
         adapters: AdapterStats,
         merges: MergeStats,
+        grammars: GrammarStats,
         open_requests: Several[Sequence],
         block_bytes: int,
     ) -> EngineStats:
@@ -80,5 +87,6 @@ class EngineFigures:
             merged_adapter=merges.merged_adapter,
             adapter_merges=merges.adapter_merges,
             merged_steps=merges.merged_steps,
+            grammars=grammars,
             tenants=scheduler.tenant_stats(open_requests),
         )

@@ -1,6 +1,7 @@
 """Compiles the forms that requests ask for, each once, and gives each sequence its own matcher."""
 
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Iterable
 from concurrent.futures import Future
@@ -8,16 +9,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+from llguidance import LLMatcher, LLTokenizer
 from numpy.typing import NDArray
 
-from gossamer.errors import RequestError, cut
+from gossamer.errors import RequestError
 from gossamer.serving.core.daemon_threads import DaemonThreads
 from gossamer.serving.core.messages import StructuredOutputs
+from gossamer.serving.core.stats import GRAMMAR_BOUNDS, GrammarStats, Histogram
 from gossamer.serving.structured.bounds import FormError, check_size
+from gossamer.serving.structured.compiling import STACK_BYTES, compile_form
 from gossamer.serving.structured.library_tokenizer import make_tokenizer
 from gossamer.serving.structured.matcher import GrammarMatcher, MaskThread
-from gossamer.serving.structured.sources import MAX_REASON, grammar_of, place_of
+from gossamer.serving.structured.trials import FormTrials
 
 MAX_GRAMMARS = 256
 """Compiled grammars that are kept, the last ones that were asked for."""
@@ -25,24 +28,9 @@ MAX_KEPT_CHARACTERS = 1_000_000
 """The most characters of their texts together."""
 COMPILE_SECONDS = 10.0
 """A form that takes longer to compile is refused."""
-
-STACK_BYTES = 512 * 1024**2
-"""The library descends into schemas and rules by recursion: a chain of as many references as the
-largest text has room for takes a fifth of this. It is only taken where it is used."""
-
-_LIMITS = LLParserLimits(
-    # Ambiguous grammars make a row of thousands of items, whose squares are looked through: the
-    # schema of a thousand properties takes a tenth of this.
-    max_items_in_row=500,
-    step_max_items=20_000,
-    initial_lexer_fuel=500_000,
-    step_lexer_fuel=200_000,
-    # Some 2 KiB each: a grammar takes 60 MiB at the most.
-    max_lexer_states=30_000,
-    max_grammar_size=200_000,
-    # What it would say of its own state is nothing to a user.
-    verbose_errors=False,
-)
+SAFE_KINDS = frozenset({"choice"})
+"""Forms of these kinds are not tried out first: they are one terminal, of which the library bounds
+the work."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +52,18 @@ class Grammars:
         self._ends = tuple(sorted(ends))
         self._vocab_size = vocab_size
         self._masks = MaskThread()
+        # What is compiled here has been compiled in another process before, within its time.
         self._threads = DaemonThreads(
-            "gossamer-grammars", limit_seconds=COMPILE_SECONDS, most=4, stack_bytes=STACK_BYTES
+            "gossamer-grammars", limit_seconds=3 * COMPILE_SECONDS, most=4, stack_bytes=STACK_BYTES
         )
+        self._trials = FormTrials(lambda: tokenizer.all_special_tokens, COMPILE_SECONDS)
         self._lock = threading.Lock()
         self._lock_of_tokenizer = threading.Lock()
         self._known: LLTokenizer | None = None
         self._kept: OrderedDict[tuple[str, str], Future[_Compiled]] = OrderedDict()
         self._num_characters = 0
+        self._num_hits = self._num_refused = self._num_asked = 0
+        self._seconds = Histogram(GRAMMAR_BOUNDS)
 
     def matcher(self, asked: StructuredOutputs, *, ignores_ends: bool = False) -> GrammarMatcher:
         """Make what follows one sequence through what is `asked` for; waits while it is compiled.
@@ -81,8 +73,7 @@ class Grammars:
         """
         key = (asked.kind, asked.text)
         try:
-            check_size(key[1])
-            compiled = self._compiled(key)
+            compiled = self._counted(key)
         except FormError as error:
             message = f"'{asked.asked_as}' ({asked.kind}) cannot be kept to: {error}"
             raise RequestError(message, param=asked.asked_as) from None
@@ -103,14 +94,26 @@ class Grammars:
         )
 
     def close(self) -> None:
-        """End the threads."""
+        """End the threads and processes."""
         self._masks.close()
+        self._trials.close()
         self._threads.shutdown(wait=False)
 
     @property
     def num_kept(self) -> int:
         """Return how many grammars are kept."""
         return len(self._kept)
+
+    def stats(self) -> GrammarStats:
+        """Take a snapshot of the figures."""
+        with self._lock:
+            return GrammarStats(
+                asked=self._num_asked,
+                hits=self._num_hits,
+                refused=self._num_refused,
+                kept=len(self._kept),
+                seconds=self._seconds.stats(),
+            )
 
     def _tokenizer(self) -> LLTokenizer:
         with self._lock_of_tokenizer:
@@ -119,6 +122,17 @@ class Grammars:
                     raise FormError("the base model names no end-of-text token")
                 self._known = make_tokenizer(self._source, self._ends, self._vocab_size)
             return self._known
+
+    def _counted(self, key: tuple[str, str]) -> _Compiled:
+        with self._lock:
+            self._num_asked += 1
+        try:
+            check_size(key[1])
+            return self._compiled(key)
+        except (FormError, TimeoutError):
+            with self._lock:
+                self._num_refused += 1
+            raise
 
     def _compiled(self, key: tuple[str, str]) -> _Compiled:
         with self._lock:
@@ -130,6 +144,7 @@ class Grammars:
                     (_, oldest), _ = self._kept.popitem(last=False)
                     self._num_characters -= len(oldest)
             else:
+                self._num_hits += 1
                 self._kept.move_to_end(key)
         try:
             return future.result()
@@ -138,34 +153,18 @@ class Grammars:
             raise
 
     def _compile(self, kind: str, text: str) -> _Compiled:
+        started = time.perf_counter()
         try:
-            grammar = grammar_of(kind, text)
-        except (ValueError, OverflowError, TypeError) as error:
-            # Of these, a `FormError` says what is wrong, and the library's say it as well.
-            raise FormError(cut(str(error), MAX_REASON)) from None
-        matcher = LLMatcher(self._tokenizer(), grammar, log_level=0, limits=_LIMITS)
-        first = np.zeros(-(-self._vocab_size // 32), dtype=np.uint32)
-        if not matcher.is_error():
-            matcher.unsafe_compute_mask_ptr(first.ctypes.data, first.nbytes)
-        reason = matcher.get_error() or _trouble(matcher, first)
-        if reason:
-            raise FormError(place_of(kind, text, reason))
-        return _Compiled(matcher, first)
+            if kind not in SAFE_KINDS:
+                self._trials.check(kind, text)
+            matcher, first = compile_form(self._tokenizer(), kind, text)
+        finally:
+            with self._lock:
+                self._seconds.observe(time.perf_counter() - started)
+        return _Compiled(matcher, np.frombuffer(first, dtype=np.uint32))
 
     def _forget(self, key: tuple[str, str]) -> None:
         """Have `key` compiled afresh when it is asked for again."""
         with self._lock:
             if self._kept.pop(key, None) is not None:
                 self._num_characters -= len(key[1])
-
-
-def _trouble(matcher: LLMatcher, first: NDArray[np.uint32]) -> str:
-    """The library's error at the first token that may come; empty if there is none.
-
-    That a grammar has too many ways to go on shows there.
-    """
-    (allowed,) = np.nonzero(np.unpackbits(first.view(np.uint8), bitorder="little"))
-    trial = matcher.deep_copy()
-    if not trial.consume_token(int(allowed[-1])):
-        return trial.get_error() or "its first token cannot be taken"
-    return ""

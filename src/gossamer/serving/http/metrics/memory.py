@@ -9,7 +9,7 @@ from prometheus_client.core import (
     Metric,
 )
 
-from gossamer.serving.core.stats import EngineStats, HistogramStats
+from gossamer.serving.core.stats import EngineStats, GrammarStats, HistogramStats
 
 GAUGES = (
     ("blocks_cached", "blocks_cached", "Blocks of prompts that are not in use; free for others"),
@@ -32,6 +32,13 @@ STEP_SECONDS = (
 )
 STEP_ADAPTERS = ("step_adapters", "Distinct adapters in a step")
 STEP_RANK = ("step_rank", "Ranks of the distinct adapters in a step together")
+GRAMMARS = (
+    ("asked", "Choices that asked for a form (JSON Schema, expression, choices, grammar)"),
+    ("hits", "Choices whose form was compiled already"),
+    ("refused", "Choices whose form cannot be kept to, or takes too long to compile"),
+)
+GRAMMARS_KEPT = ("grammars_kept", "Compiled forms that are kept")
+COMPILING = ("grammar_compile_seconds", "To compile a form, refused ones included")
 STATES = ("registered", "loading", "host", "resident", "draining", "refused")
 
 
@@ -62,6 +69,14 @@ def adapter_metrics(stats: EngineStats) -> Iterable[Metric]:
         by_state.add_metric([state], count)
     yield by_state
     yield size
+
+
+def grammar_metrics(stats: GrammarStats) -> Iterable[Metric]:
+    """Make a family for each figure of the forms that answers had to have."""
+    for name, text in GRAMMARS:
+        yield CounterMetricFamily(f"gossamer_grammars_{name}", text, value=getattr(stats, name))
+    yield GaugeMetricFamily(f"gossamer_{GRAMMARS_KEPT[0]}", GRAMMARS_KEPT[1], value=stats.kept)
+    yield _histogram(COMPILING, stats.seconds)
 
 
 def _by_label(named: tuple[str, str], label: str, values: dict[str, float]) -> Metric:

@@ -11,7 +11,11 @@ from gossamer.serving.core.interface import EngineInterface
 from gossamer.serving.core.messages import Event, Tokens
 from gossamer.serving.core.stats import EngineStats
 from gossamer.serving.http.calls.record import CallRecord
-from gossamer.serving.http.metrics.memory import adapter_metrics, memory_metrics
+from gossamer.serving.http.metrics.memory import (
+    adapter_metrics,
+    grammar_metrics,
+    memory_metrics,
+)
 from gossamer.serving.http.metrics.tenants import tenant_metrics
 from gossamer.serving.http.transport.connections import Connections
 
@@ -190,6 +194,7 @@ class EngineCollector(Collector):
         yield from tenant_metrics(stats.tenants)
         yield from memory_metrics(stats)
         yield from adapter_metrics(stats)
+        yield from grammar_metrics(stats.grammars)
 
 
 def _merged(stats: EngineStats) -> Metric:
