@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from job_helpers import messages
@@ -16,11 +17,14 @@ from kills_case import is_alive, until
 from worker_case import FAR, add_training, figures_of, quick_settings, supervise
 
 from gossamer.jobs.outcome import read_outcome
+from gossamer.jobs.settings import JobsSettings
 from gossamer.jobs.store import JobStore
 from gossamer.jobs.store.attempts import Death
+from gossamer.jobs.store.jobs import JobTable
 from gossamer.jobs.store.scoped import EVERYONE
 from gossamer.jobs.supervise.launch import ProcessLauncher
-from gossamer.jobs.worker.surroundings import machine_name
+from gossamer.jobs.worker.prompt_store import PromptStore
+from gossamer.jobs.worker.surroundings import give_way, machine_name
 
 
 class Bench:
@@ -238,42 +242,52 @@ def test_a_worker_is_a_program_that_needs_no_server(bench):
     assert bench.row(job).steps == 2
 
 
+def in_a_child(answer):
+    """What `answer` returns in a process of its own, whose priority and limits then end with it."""
+    inside, outside = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            told = answer()
+        except BaseException as error:
+            told = repr(error)
+        os.write(outside, json.dumps(told).encode())
+        os._exit(0)
+    os.close(outside)
+    with os.fdopen(inside) as told:
+        answered = json.load(told)
+    os.waitpid(child, 0)
+    return answered
+
+
+def priority(_=None):
+    return os.sched_getscheduler(0), os.getpriority(os.PRIO_PROCESS, 0)
+
+
 def test_a_worker_gives_way_to_everything_else():
-    code = (
-        "import os\n"
-        "from gossamer.jobs.settings import JobsSettings\n"
-        "from gossamer.jobs.worker.surroundings import give_way\n"
-        "give_way(JobsSettings())\n"
-        "idle = os.sched_getscheduler(0) == os.SCHED_IDLE or os.nice(0) == 19\n"
-        "print(idle, open('/proc/self/oom_score_adj').read().strip())\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout.split() == ["True", "800"], done.stderr
+    def answer():
+        give_way(JobsSettings())
+        return [*priority(), Path("/proc/self/oom_score_adj").read_text().strip()]
+
+    policy, niceness, score = in_a_child(answer)
+    assert policy == os.SCHED_IDLE or niceness == 19
+    assert score == "800"
 
 
-def test_the_database_is_asked_at_the_priority_of_the_beginning(tmp_path):
+def test_the_database_is_asked_at_the_priority_of_the_beginning(tmp_path, monkeypatch):
     """Else a worker that gets no processor would keep the lock that the server needs."""
-    code = (
-        "import os, sys\n"
-        "from gossamer.jobs.settings import JobsSettings\n"
-        "from gossamer.jobs.store import JobStore\n"
-        "from gossamer.jobs.store.jobs import JobTable\n"
-        "from gossamer.jobs.worker.prompt_store import PromptStore\n"
-        "from gossamer.jobs.worker.surroundings import give_way\n"
-        "settings = JobsSettings(data_dir=sys.argv[1])\n"
-        "JobStore.open(settings).close()\n"
-        "def told(table):\n"
-        "    return os.sched_getscheduler(0), os.getpriority(os.PRIO_PROCESS, 0)\n"
-        "JobTable.told = told\n"
-        "before = told(None)\n"
-        "store = PromptStore.join(settings)\n"
-        "give_way(settings)\n"
-        "print(store.jobs.told() == before != told(None))\n"
-        "store.close()\n"
-    )
-    script = [sys.executable, "-c", code, str(tmp_path / "data")]
-    done = subprocess.run(script, capture_output=True, text=True)
-    assert done.stdout.split() == ["True"], done.stderr
+    settings = JobsSettings(data_dir=str(tmp_path / "data"))
+    JobStore.open(settings).close()
+    monkeypatch.setattr(JobTable, "told", priority, raising=False)
+
+    def answer():
+        before = priority()
+        store = PromptStore.join(settings)
+        give_way(settings)
+        return [before, store.jobs.told(), priority()]
+
+    before, asked, after = in_a_child(answer)
+    assert asked == before != after
 
 
 def test_a_process_that_only_reads_has_a_limit_of_memory():
