@@ -14,6 +14,7 @@ from generator.sources import attribute_docs
 from gossamer.serving.core.messages import SamplingParams
 from gossamer.serving.http import body
 from gossamer.serving.http.metrics import memory as memory_metrics
+from gossamer.serving.http.metrics import routing as routing_metrics
 from gossamer.serving.http.metrics import server as metrics
 from gossamer.serving.http.metrics import tenants as tenant_metrics
 from gossamer.serving.http.openai import field_rules, sampling_fields, sizes
@@ -236,6 +237,8 @@ def _metrics() -> Iterator[tuple[str, str, str]]:
     yield "`gossamer_requests_finished_total`", "counter", "Requests by `reason` of their end"
     yield "`gossamer_adapters`", "gauge", "Adapters by `state`"
     yield "`gossamer_adapter_resident_bytes`", "gauge", "Bytes of a resident `adapter`"
+    for name, text in (*routing_metrics.GAUGES, routing_metrics.ADAPTERS):
+        yield f"`{name}`", "gauge", text
 
 
 def _own_metrics() -> list[Any]:

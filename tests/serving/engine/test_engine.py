@@ -267,3 +267,19 @@ def test_kernels_use_no_more_threads_than_asked_for(make_engine):
     engine.runner.model.run = spy
     ask(engine, adapter="a").wait()
     assert set(found) == {(1, 1)}
+
+
+def test_the_adapters_of_running_and_waiting_requests_are_told(make_engine):
+    engine = make_engine(max_running=1)
+    accepted = [ask(engine, adapter="a", max_tokens=300)]
+    while engine.stats().num_running == 0:
+        time.sleep(0.01)
+    accepted.append(ask(engine, adapter="b", max_tokens=2))
+    accepted.append(ask(engine, max_tokens=2))
+    stats = engine.stats()
+    assert (stats.running_adapters, stats.waiting_adapters) == ({"a"}, {"b"})
+    assert stats.max_running == 1
+    engine.cancel(accepted[0].id)
+    for one in accepted:
+        one.wait()
+    assert engine.stats().running_adapters == engine.stats().waiting_adapters == frozenset()

@@ -205,6 +205,12 @@ class EngineStats:
 
     num_running: int
     num_waiting: int
+    max_running: int = 0
+    """Requests that are computed at a time at most, each with an adapter of its own if need be."""
+    running_adapters: frozenset[str] = frozenset()
+    """The adapters of requests that have a place in the batch, by name."""
+    waiting_adapters: frozenset[str] = frozenset()
+    """The adapters of requests in the queue, by name."""
     blocks_total: int
     blocks_free: int
     blocks_kv: int

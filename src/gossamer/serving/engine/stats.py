@@ -1,6 +1,7 @@
 """Counts the figures of a running engine on its thread, and puts them together for any."""
 
 from collections import Counter
+from collections.abc import Iterable
 from collections.abc import Sequence as Several
 
 from gossamer.serving.core.sequence import Sequence
@@ -56,10 +57,14 @@ class EngineFigures:
         """See `EngineInterface.stats`; `open_requests` have not had their final event."""
         memory = scheduler.memory_stats()
         num_running = len(scheduler.running)
+        running = {id(sequence) for sequence in list(scheduler.running)}
         not_kv = memory.num_free + memory.num_of_adapters + memory.num_cached
         return EngineStats(
             num_running=num_running,
             num_waiting=max(0, len(open_requests) - num_running),
+            max_running=scheduler.max_running,
+            running_adapters=_names(each for each in open_requests if id(each) in running),
+            waiting_adapters=_names(each for each in open_requests if id(each) not in running),
             blocks_total=memory.num_blocks,
             blocks_free=memory.num_free,
             blocks_kv=max(0, memory.num_blocks - not_kv),
@@ -90,3 +95,9 @@ class EngineFigures:
             grammars=grammars,
             tenants=scheduler.tenant_stats(open_requests),
         )
+
+
+def _names(sequences: Iterable[Sequence]) -> frozenset[str]:
+    """The adapters that these use; of a mixture, all its parts."""
+    adapters = {sequence.adapter for sequence in sequences if sequence.adapter is not None}
+    return frozenset(part.name for adapter in adapters for part in adapter.parts)

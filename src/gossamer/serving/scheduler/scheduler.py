@@ -64,6 +64,7 @@ class Scheduler:
         self.memory = memory
         self.adapters = adapters
         self._limits = limits
+        self.max_running = limits.max_running
         self._clock = clock
         self.waiting = WaitingQueue()
         self.running: list[Sequence] = []

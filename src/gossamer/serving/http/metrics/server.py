@@ -16,6 +16,7 @@ from gossamer.serving.http.metrics.memory import (
     grammar_metrics,
     memory_metrics,
 )
+from gossamer.serving.http.metrics.routing import routing_metrics
 from gossamer.serving.http.metrics.tenants import tenant_metrics
 from gossamer.serving.http.transport.connections import Connections
 
@@ -195,6 +196,7 @@ class EngineCollector(Collector):
         yield from memory_metrics(stats)
         yield from adapter_metrics(stats)
         yield from grammar_metrics(stats.grammars)
+        yield from routing_metrics(stats)
 
 
 def _merged(stats: EngineStats) -> Metric:
