@@ -15,6 +15,7 @@ EXTRAS = {
     "studio": ("alembic", "python_multipart", "sqlalchemy"),
     "postgres": ("psycopg",),
     "catalog": ("sqlalchemy",),
+    "cluster": ("ray", "sqlalchemy"),
     "otel": ("opentelemetry.exporter.otlp.proto.http", "opentelemetry.sdk"),
     "eval": ("lm_eval", "matplotlib"),
 }

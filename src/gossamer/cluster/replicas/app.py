@@ -1,0 +1,185 @@
+"""The application of a cluster for Ray Serve, from settings; and the command's way to run it."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from gossamer.cluster.replicas.settings import ClusterSettings
+from gossamer.errors import ServingError, SettingError
+from gossamer.extras import require
+from gossamer.serving.http.settings import HttpSettings
+from gossamer.serving.settings import ServeSettings
+
+APP = "gossamer"
+LOOPBACK_ADDRESS = "127.0.0.1"
+_ROUTER = "gossamer.cluster.replicas.router.AdapterRouter"
+_ENVIRONMENT = {
+    # Ray would report to its makers that and how it is used.
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # On a busy machine Serve's own processes need longer to start than its 5 seconds.
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
+    "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "30",
+}
+_RUNNING = 64
+"""Requests that an engine computes at a time, where the settings leave it to the device: 64 on a
+CPU, more on a GPU; replicas are added by it."""
+
+
+def make_application(serving: ServeSettings, cluster: ClusterSettings, http: HttpSettings) -> Any:
+    """Make the Serve application. Raises `SettingError` for settings that cannot work here, and
+    `MissingExtraError` without Ray."""
+    require("cluster serve", "cluster")
+    _check(serving, cluster)
+    from ray import serve
+    from ray.serve.config import RequestRouterConfig
+
+    from gossamer.cluster.replicas.deployments import EngineReplica, Ingress, LedgerHolder
+
+    store = _store(cluster)
+    most = serving.max_running or _RUNNING
+    options: dict[str, Any] = {
+        "name": "engine",
+        # Beyond it, the engine's own queue refuses.
+        "max_ongoing_requests": most + serving.max_waiting,
+        "ray_actor_options": {
+            "num_cpus": cluster.cpus_per_replica,
+            "num_gpus": cluster.gpus_per_replica,
+        },
+        "health_check_period_s": 2.0,
+        "health_check_timeout_s": 10.0,
+        "graceful_shutdown_timeout_s": max(http.drain_seconds, 1.0),
+        "graceful_shutdown_wait_loop_s": 0.2,
+        "request_router_config": RequestRouterConfig(
+            request_router_class=_ROUTER,
+            request_routing_stats_period_s=1.0,
+            request_routing_stats_timeout_s=5.0,
+        ),
+    }
+    if cluster.max_replicas is None:
+        options["num_replicas"] = cluster.replicas
+    else:
+        options["autoscaling_config"] = {
+            "min_replicas": cluster.replicas,
+            "max_replicas": cluster.max_replicas,
+            "initial_replicas": cluster.replicas,
+            "target_ongoing_requests": max(1, int(0.7 * most)),
+            "upscale_delay_s": 30.0,
+            # Each change gives a part of the adapters another home.
+            "downscale_delay_s": 600.0,
+        }
+    engine = serve.deployment(EngineReplica).options(**options)
+    ledger = serve.deployment(LedgerHolder).options(
+        name="ledger", num_replicas=1, ray_actor_options={"num_cpus": 0}
+    )
+    ingress = serve.deployment(serve.ingress()(Ingress)).options(
+        name="ingress",
+        num_replicas=cluster.ingresses,
+        max_ongoing_requests=10_000,
+        ray_actor_options={"num_cpus": 0},
+        graceful_shutdown_timeout_s=max(http.drain_seconds, 1.0),
+        graceful_shutdown_wait_loop_s=0.2,
+    )
+    return ingress.bind(
+        serving, cluster, http, engine.bind(serving, cluster, store, http.keys), ledger.bind()
+    )
+
+
+def from_arguments(arguments: Mapping[str, Any]) -> Any:
+    """Make the application from plain values, as a Serve config file has them: `serving`, `cluster`
+    and `http`, each with the fields of its settings.
+
+    `import_path: gossamer.cluster.replicas.app:from_arguments` in the `RayService` of KubeRay.
+    """
+    unknown = set(arguments) - {"serving", "cluster", "http"}
+    if unknown:
+        raise SettingError(
+            f"args of the application: '{min(unknown)}' is none of serving, cluster and http"
+        )
+    return make_application(
+        ServeSettings.parse(arguments.get("serving", {}), where="serving"),
+        ClusterSettings.parse(arguments.get("cluster", {}), where="cluster"),
+        HttpSettings.parse(arguments.get("http", {}), where="http"),
+    )
+
+
+def start_cluster(serving: ServeSettings, cluster: ClusterSettings, http: HttpSettings) -> None:
+    """Start Ray if it is to be started here, and the application; returns when all is ready.
+
+    Raises `ServingError` if it does not come up.
+    """
+    application = make_application(serving, cluster, http)
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    import ray
+    from ray import serve
+    from ray.exceptions import RayError
+
+    try:
+        ray.init(
+            address=cluster.ray_address,
+            logging_level="WARNING",
+            log_to_driver=False,
+            namespace=APP,
+            # Ray's own ports are for this machine alone, whatever its address.
+            **({} if cluster.ray_address else {"_node_ip_address": LOOPBACK_ADDRESS}),
+            include_dashboard=None if cluster.ray_address else False,
+        )
+        serve.start(http_options={"host": http.host, "port": http.port})
+        serve.run(application, name=APP, route_prefix="/", logging_config={"log_level": "WARNING"})
+    except ConnectionError as error:
+        raise ServingError(
+            f"no Ray cluster at {cluster.ray_address}: {error}; start one with `ray start --head`"
+        ) from None
+    except (RuntimeError, RayError) as error:
+        stop_cluster(cluster)
+        raise ServingError(
+            f"the replicas did not start: {_first_line(error)}; Ray's logs tell more, in "
+            "/tmp/ray/session_latest/logs/serve"
+        ) from error
+
+
+def stop_cluster(cluster: ClusterSettings) -> None:
+    """Drain and end the application; and Ray, if it was started here."""
+    import ray
+    from ray import serve
+
+    serve.delete(APP)
+    if cluster.ray_address is None:
+        serve.shutdown()
+    ray.shutdown()
+
+
+def _store(cluster: ClusterSettings) -> str | None:
+    """The place of the store; None without a catalog. Raises `SettingError`."""
+    if cluster.catalog is None:
+        return None
+    require("--catalog", "catalog")
+    from gossamer.cluster.published.catalog import default_store
+
+    place = cluster.store
+    if place is None:
+        beside = default_store(cluster.catalog)
+        if beside is None:
+            raise SettingError("--store is required unless the catalog is a SQLite file")
+        place = str(beside)
+    return place
+
+
+def _check(serving: ServeSettings, cluster: ClusterSettings) -> None:
+    if serving.adapters:
+        raise SettingError(
+            "--adapters: replicas find adapters in a catalog; publish them with `gossamer cluster "
+            "publish` and give --catalog"
+        )
+    if cluster.store is not None and cluster.catalog is None:
+        raise SettingError("--store needs --catalog, which names what lies there")
+    if cluster.store is not None and "://" not in cluster.store:
+        folder = Path(cluster.store)
+        if not folder.is_dir():
+            raise SettingError(f"--store {folder}: the folder does not exist; make it first")
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[-1].strip() if lines else type(error).__name__

@@ -1,0 +1,203 @@
+"""One replica: an engine of its own, which fetches adapters by digest and reports what it does."""
+
+import asyncio
+import logging
+import threading
+from collections import deque
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+from gossamer.cluster.published.store import DiskCache, SharedStore
+from gossamer.cluster.replicas.wire import (
+    ReplicaCall,
+    ReplicaFacts,
+    ReplicaFailure,
+    WireEvent,
+    figures_of,
+    to_wire,
+)
+from gossamer.errors import GossamerError, ServingError, UnknownModelError
+from gossamer.serving.core.adapter import AnyAdapter, blend_name
+from gossamer.serving.core.daemon_threads import DaemonThreads
+from gossamer.serving.core.messages import Event, Tokens
+from gossamer.serving.core.tenants import LimitsOf, TenantLimits
+
+log = logging.getLogger(__name__)
+
+
+def shares_only(limits_of: LimitsOf) -> LimitsOf:
+    """Keep what one engine judges by itself; quotas over all replicas are judged at the ingress."""
+
+    def limits(tenant: str) -> TenantLimits:
+        return replace(limits_of(tenant), max_in_flight=None, tokens_per_minute=None)
+
+    return limits
+
+
+@dataclass(eq=False, slots=True)
+class _Submission:
+    """A request on its way into the engine; given up, it does not get there or is cancelled."""
+
+    engine: Any
+    request_id: str
+    lock: threading.Lock
+    is_given_up: bool = False
+    is_submitted: bool = False
+
+    def submit(self, *arguments: Any) -> None:
+        with self.lock:
+            if not self.is_given_up:
+                self.engine.submit(*arguments)
+                self.is_submitted = True
+
+    def give_up(self) -> None:
+        with self.lock:
+            self.is_given_up = True
+            if self.is_submitted:
+                self.engine.cancel(self.request_id)
+
+
+class ReplicaEngine:
+    """Answers calls of the ingress with an engine of this process, on one event loop."""
+
+    def __init__(self, engine: Any, cache: DiskCache | None, rank: int = 0) -> None:
+        """`cache` is the folder in which the engine finds adapters by digest; None: none."""
+        self._engine, self._cache = engine, cache
+        self.rank = rank
+        self._threads = DaemonThreads("gossamer-replica", most=32)
+
+    def facts(self) -> ReplicaFacts:
+        """Describe what all replicas have in common."""
+        engine = self._engine
+        return ReplicaFacts(
+            model_name=engine.model_name,
+            special_tokens=engine.special_tokens,
+            max_context=engine.max_context,
+            limits=engine.model.limits,
+            num_blocks=engine.scheduler.num_blocks,
+        )
+
+    async def generate(self, call: ReplicaCall) -> AsyncGenerator[list[WireEvent], None]:
+        """Yield the events of a request as they come, several together; the last one ends it.
+
+        A caller that stops listening cancels the request.
+        """
+        names = {each.digest: each.name for each in call.adapters}
+        request_id = call.request.request_id
+        submission = _Submission(self._engine, request_id, threading.Lock())
+        held: list[str] = []
+        has_ended = False
+        try:
+            events = _Events(asyncio.get_running_loop())
+            try:
+                name, adapter = await self._find(call, held)
+                request = replace(call.request, adapter=name)
+                await self._on_thread(submission.submit, request, events.receive, adapter)
+            except GossamerError as error:
+                has_ended = True
+                yield [ReplicaFailure.of(request_id, error, self.rank, names)]
+                return
+            while not has_ended:
+                batch = await events.take()
+                has_ended = not isinstance(batch[-1], Tokens)
+                yield [to_wire(event, self.rank, names) for event in batch]
+        finally:
+            if not has_ended:
+                # Submitting may take a moment still, on its thread.
+                self._threads.submit(submission.give_up)
+            for digest in held:
+                self._release(digest)
+
+    def figures(self) -> dict[str, Any]:
+        """Report who this is and what it does, for the routers and for those who look."""
+        figures = {"rank": self.rank, "healthy": self._engine.healthy()}
+        figures.update(figures_of(self._engine.stats()))
+        if self._cache is not None:
+            stats = self._cache.stats()
+            figures.update(cache_hits=stats.hits, cache_fetches=stats.fetches)
+        return figures
+
+    def check(self) -> None:
+        """Raise `ServingError` if the engine has stopped."""
+        if not self._engine.healthy():
+            raise ServingError("the engine has stopped")
+
+    def close(self) -> None:
+        """Stop the engine; requests that still run get their final event."""
+        self._engine.shutdown()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _find(
+        self, call: ReplicaCall, held: list[str]
+    ) -> tuple[str | None, AnyAdapter | None]:
+        """Have the adapters of a call here; the name by which the engine knows them.
+
+        `held` gets the digests that are to be released when the request has ended.
+        """
+        if not call.adapters:
+            return None, None
+        if self._cache is None:
+            raise UnknownModelError(f"unknown model '{call.adapters[0].name}'; there is no store")
+        for each in call.adapters:
+            await self._on_thread(self._acquire, each.digest, each.place, held)
+        if len(call.adapters) == 1 and call.adapters[0].weight is None:
+            name = call.adapters[0].digest
+        else:
+            name = blend_name(_weights(call))
+        return name, await asyncio.wrap_future(self._engine.look_up(name))
+
+    def _acquire(self, digest: str, place: str, held: list[str]) -> None:
+        assert self._cache is not None
+        self._cache.acquire(digest, place)
+        held.append(digest)
+
+    def _release(self, digest: str) -> None:
+        if self._cache is not None:
+            with suppress(OSError):
+                self._cache.release(digest)
+
+    async def _on_thread(self, work: Any, *arguments: Any) -> Any:
+        return await asyncio.wrap_future(self._threads.submit(work, *arguments))
+
+
+def _weights(call: ReplicaCall) -> Mapping[str, float]:
+    weights: dict[str, float] = {}
+    for each in call.adapters:
+        # Two names of one content are one adapter with both weights.
+        weight = 1.0 if each.weight is None else each.weight
+        weights[each.digest] = weights.get(each.digest, 0.0) + weight
+    return weights
+
+
+class _Events:
+    """The events of one request, from the engine's thread to the event loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._inbox: deque[Event] = deque()
+        self._ready = asyncio.Event()
+
+    def receive(self, event: Event) -> None:
+        self._inbox.append(event)
+        with suppress(RuntimeError):  # the loop is closed: no one listens any more
+            self._loop.call_soon_threadsafe(self._ready.set)
+
+    async def take(self) -> list[Event]:
+        while not self._inbox:
+            self._ready.clear()
+            if not self._inbox:
+                await self._ready.wait()
+        batch = []
+        while self._inbox:
+            batch.append(self._inbox.popleft())
+        return batch
+
+
+def open_cache(store: SharedStore | None, settings: Any, limits: Any) -> DiskCache | None:
+    """Open the cache of this machine (`ClusterSettings`); None where there is no store."""
+    if store is None:
+        return None
+    folder = settings.cache.expanduser()
+    return DiskCache(folder, store, int(settings.cache_gib * 1024**3), limits)

@@ -1,0 +1,150 @@
+"""What names mean, from the catalog, as an ingress asks for each request."""
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from gossamer.cluster.published.catalog import AdapterCatalog, PublishedAdapter
+from gossamer.errors import UnknownModelError, unknown_name_message
+from gossamer.serving.core.adapter import AdapterEntry, AnyAdapter, Blend, parse_blend
+from gossamer.serving.core.adapter_state import AdapterFacts
+from gossamer.serving.core.stats import AdapterStatus
+from gossamer.serving.store.folder import is_plain
+
+FRESH_SECONDS = 1.0
+"""A change of the catalog is seen after so long at most."""
+MAX_KNOWN = 50_000
+"""Names whose meaning is remembered."""
+PAGE = 2000
+
+
+class CatalogNames:
+    """Finds adapters by name; remembers what it found until the catalog changes.
+
+    Any thread may ask; each call may wait for the database.
+    """
+
+    def __init__(
+        self,
+        catalog: AdapterCatalog | None,
+        base: str,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`base` is the base model's name; no catalog: there are no adapters."""
+        self._catalog, self._base, self._clock = catalog, base, clock
+        self._lock = threading.Lock()
+        self._known: dict[str, PublishedAdapter | None] = {}
+        self._version = -1
+        self._good_until = float("-inf")
+
+    def look_up(self, name: str) -> AnyAdapter:
+        """Find the adapter `name`, or a mixture of several.
+
+        Raises `UnknownModelError`, `RequestError` for a mixture that makes no sense, or
+        `StorageError` if the catalog cannot be asked.
+        """
+        parts = parse_blend(name)
+        if parts is None:
+            return self._entry(name)
+        entries = tuple(self._entry(part) for part, _ in parts)
+        blend = Blend(entries, tuple(weight for _, weight in parts))
+        if blend.error is not None:
+            raise blend.error.with_traceback(None)
+        return blend
+
+    def find(self, name: str) -> PublishedAdapter | None:
+        """Return what `name` means; None if nothing."""
+        if self._catalog is None or name == self._base or not is_plain(name):
+            return None
+        self._refresh(self._catalog)
+        with self._lock:
+            version = self._version
+            if name in self._known:
+                return self._known[name]
+        found = self._catalog.find(name)
+        with self._lock:
+            # What was read may be older than a change that was seen meanwhile.
+            if version == self._version:
+                if len(self._known) >= MAX_KNOWN:
+                    self._known.clear()
+                self._known[name] = found
+        return found
+
+    def statuses(self) -> list[AdapterStatus]:
+        """List all adapters that have a name."""
+        if self._catalog is None:
+            return []
+        found: list[AdapterStatus] = []
+        while page := self._catalog.page(found[-1].name if found else "", PAGE):
+            found += map(_status, page)
+        return found
+
+    def status(self, name: str) -> AdapterStatus:
+        """Show what `name` means. Raises `UnknownModelError`."""
+        found = self.find(name)
+        if found is None:
+            raise self._unknown(name)
+        return _status(found)
+
+    def count(self) -> int:
+        """Count the adapters that have a name."""
+        return 0 if self._catalog is None else self._catalog.count()
+
+    def close(self) -> None:
+        """Close the connections to the catalog."""
+        if self._catalog is not None:
+            self._catalog.close()
+
+    def _entry(self, name: str) -> AdapterEntry:
+        found = self.find(name)
+        if found is None:
+            raise self._unknown(name)
+        return entry_of(found)
+
+    def _unknown(self, name: str) -> UnknownModelError:
+        known = [] if self._catalog is None else self._catalog.names_like(name)
+        return UnknownModelError(unknown_name_message("model", name, [self._base, *known]))
+
+    def _refresh(self, catalog: AdapterCatalog) -> None:
+        if self._clock() < self._good_until:
+            return
+        asked = self._clock()
+        version = catalog.version()
+        with self._lock:
+            if version != self._version:
+                self._version, self._known = version, {}
+            self._good_until = asked + FRESH_SECONDS
+
+
+def entry_of(found: PublishedAdapter) -> AdapterEntry:
+    """Make what a request holds of an adapter that other processes serve. It knows the digest; its
+    path is the place in the store."""
+    published = int(found.published * 1e9)
+    entry = AdapterEntry(
+        name=found.name,
+        path=Path(found.place),
+        signature=((0, found.num_bytes, published),),
+    )
+    entry.learn(
+        AdapterFacts(
+            digest=found.digest,
+            num_blocks=0,
+            num_bytes=found.num_bytes,
+            rank=found.rank,
+            kind=found.kind,
+        )
+    )
+    return entry
+
+
+def _status(found: PublishedAdapter) -> AdapterStatus:
+    return AdapterStatus(
+        name=found.name,
+        state="registered",
+        kind=found.kind,
+        rank=found.rank,
+        num_bytes=found.num_bytes,
+        digest=found.digest,
+        created=int(found.published),
+    )

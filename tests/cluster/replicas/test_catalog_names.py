@@ -1,0 +1,112 @@
+"""What names mean for an ingress: remembered until the catalog changes."""
+
+import pytest
+
+from gossamer.cluster.published.catalog import AdapterCatalog
+from gossamer.cluster.replicas.names import CatalogNames
+from gossamer.errors import RequestError, UnknownModelError, UnsupportedAdapterError
+
+
+class CountingCatalog(AdapterCatalog):
+    """Counts the questions."""
+
+    finds = versions = 0
+
+    def find(self, name):
+        self.finds += 1
+        return super().find(name)
+
+    def version(self):
+        self.versions += 1
+        return super().version()
+
+
+@pytest.fixture
+def catalog(tmp_path):
+    """An empty catalog."""
+    catalog = CountingCatalog(f"sqlite:///{tmp_path}/catalog.db")
+    yield catalog
+    catalog.close()
+
+
+@pytest.fixture
+def clock():
+    """A clock that is moved by hand."""
+    return [0.0]
+
+
+@pytest.fixture
+def names(catalog, clock):
+    """The names of the catalog, beside the base model's."""
+    return CatalogNames(catalog, "base", lambda: clock[0])
+
+
+def publish(catalog, name, digest="a", kind="low-rank"):
+    catalog.move(name, digest=digest * 64, place="p", num_bytes=7, kind=kind, rank=4)
+
+
+def test_the_database_is_asked_once_while_nothing_changes(names, catalog, clock):
+    publish(catalog, "poet")
+    for _ in range(50):
+        clock[0] += 0.1
+        assert names.find("poet").digest == "a" * 64
+        assert names.find("nothing") is None
+    assert catalog.finds == 2
+    assert catalog.versions <= 6
+
+
+def test_a_change_is_seen_within_a_second(names, catalog, clock):
+    publish(catalog, "poet")
+    assert names.find("poet").digest[0] == "a"
+    assert names.find("chef") is None
+    publish(catalog, "poet", "b")
+    publish(catalog, "chef", "c")
+    clock[0] += 1.01
+    assert names.find("poet").digest[0] == "b"
+    assert names.find("chef").digest[0] == "c"
+    catalog.withdraw("poet")
+    clock[0] += 1.01
+    assert names.find("poet") is None
+
+
+def test_what_is_found_knows_its_digest_and_its_place(names, catalog):
+    publish(catalog, "poet")
+    entry = names.look_up("poet")
+    assert (entry.digest, entry.path.as_posix(), entry.kind) == ("a" * 64, "p", "low-rank")
+
+
+def test_mixtures_are_judged_as_an_engine_would(names, catalog):
+    publish(catalog, "poet")
+    publish(catalog, "editor", "b", kind="intervention")
+    assert [part.name for part in names.look_up("poet:0.5").parts] == ["poet"]
+    with pytest.raises(UnsupportedAdapterError, match="no weighted sum"):
+        names.look_up("poet+editor")
+    with pytest.raises(RequestError, match="named twice"):
+        names.look_up("poet+poet")
+
+
+def test_an_unknown_name_is_told_with_near_ones(names, catalog):
+    publish(catalog, "poet")
+    with pytest.raises(UnknownModelError, match="did you mean 'poet'"):
+        names.look_up("poets")
+
+
+@pytest.mark.parametrize("name", ["base", "../x", "", "a:b:c"])
+def test_what_can_be_no_adapter_is_not_asked_for(names, catalog, name):
+    assert names.find(name) is None
+    assert catalog.finds == 0
+
+
+def test_all_are_listed_page_by_page(names, catalog, monkeypatch):
+    monkeypatch.setattr("gossamer.cluster.replicas.names.PAGE", 3)
+    for number in range(8):
+        publish(catalog, f"a{number}")
+    assert [each.name for each in names.statuses()] == [f"a{number}" for number in range(8)]
+
+
+def test_without_a_catalog_there_is_the_base_alone():
+    names = CatalogNames(None, "base")
+    assert names.statuses() == []
+    assert names.count() == 0
+    with pytest.raises(UnknownModelError, match="known: base"):
+        names.look_up("poet")
