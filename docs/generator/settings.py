@@ -14,6 +14,7 @@ from generator.markdown import one_line, short_names, table
 from gossamer.settings import Settings
 
 METHODS = "gossamer.methods."
+OF_RAY = (".replicas.deployments", ".replicas.router")
 OF_THE_HARNESS = (".evaluation.backend", ".evaluation.run")
 
 
@@ -39,7 +40,7 @@ def all_settings() -> list[type[Settings]]:
     """All settings classes that have fields, but those of methods, by module and name."""
     for module in pkgutil.walk_packages(gossamer.__path__, "gossamer."):
         # They need packages that the base install does not have.
-        if not module.name.endswith((".triton_kernels", ".flashinfer", *OF_THE_HARNESS)):
+        if not module.name.endswith((".triton_kernels", ".flashinfer", *OF_THE_HARNESS, *OF_RAY)):
             import_module(module.name)
     found = {cls for cls in _subclasses(Settings) if not cls.__module__.startswith(METHODS)}
     return sorted(

@@ -79,7 +79,7 @@ def test_keys_come_from_options_or_the_environment(monkeypatch):
         parser = argparse.ArgumentParser()
         serve.add_arguments(parser)
         args = parser.parse_args(["--model", "x", *options])
-        return serve.HTTP.read(args, **serve._keys_from_environment()).api_keys
+        return serve.HTTP.read(args, **serve.keys_from_environment()).api_keys
 
     monkeypatch.delenv("GOSSAMER_API_KEY", raising=False)
     assert keys() == ()

@@ -87,7 +87,7 @@ def _run(args: argparse.Namespace, watch: "SignalWatch") -> int:
     started = time.monotonic()
     engine_settings = ENGINE.read(args, adapter_limits=LIMITS.read(args))
     engine_settings = served_jobs.with_their_adapters(args, engine_settings)
-    http_settings = HTTP.read(args, **_keys_from_environment())
+    http_settings = HTTP.read(args, **keys_from_environment())
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
 
     from gossamer.serving.core.tenants import unlimited
@@ -166,6 +166,7 @@ def _warn_of_open_door(host: str) -> None:
     )
 
 
-def _keys_from_environment() -> dict[str, Any]:
+def keys_from_environment() -> dict[str, Any]:
+    """Return the keys of the variable, as a field of `HttpSettings`."""
     keys = os.environ.get(KEY_VARIABLE, "").split(",")
     return {"api_keys": tuple(key.strip() for key in keys if key.strip())}

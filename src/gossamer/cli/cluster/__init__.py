@@ -4,22 +4,30 @@ gossamer cluster simulate --replicas 64 --adapters 100000 --zipf 1.0
                                        what ways of dividing requests cost, on pretended replicas
 gossamer cluster publish runs/mine --catalog sqlite:////shared/catalog.db
                                        let all replicas serve it under its name, from now on
+gossamer cluster serve smollm2-135m --catalog sqlite:////shared/catalog.db --replicas 2
+                                       start them, on Ray Serve; Ctrl-C or SIGTERM ends them
+gossamer cluster status                what each replica does
 """
 
 import argparse
 
-from gossamer.cli.cluster import publish, simulate
+from gossamer.cli.cluster import publish, serve, simulate
 
-_ACTIONS = {"simulate": simulate, "publish": publish}
+_RUNS = {
+    "simulate": simulate.run,
+    "publish": publish.run,
+    "serve": serve.run,
+    "status": serve.show,
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the sub-commands."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    for module in _ACTIONS.values():
+    for module in (simulate, publish, serve):
         module.add_arguments(actions)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the chosen sub-command."""
-    return _ACTIONS[args.action].run(args)
+    return _RUNS[args.action](args)

@@ -31,12 +31,15 @@ def make_application(serving: ServeSettings, cluster: ClusterSettings, http: Htt
     `MissingExtraError` without Ray."""
     require("cluster serve", "cluster")
     _check(serving, cluster)
+    store = _store(cluster)
+    if serving.threads is None and cluster.cpus_per_replica >= 1:
+        # Replicas of one machine would each take all of its processors.
+        serving = serving.updated({"threads": int(cluster.cpus_per_replica)})
     from ray import serve
     from ray.serve.config import RequestRouterConfig
 
     from gossamer.cluster.replicas.deployments import EngineReplica, Ingress, LedgerHolder
 
-    store = _store(cluster)
     most = serving.max_running or _RUNNING
     options: dict[str, Any] = {
         "name": "engine",
@@ -125,7 +128,7 @@ def start_cluster(serving: ServeSettings, cluster: ClusterSettings, http: HttpSe
             **({} if cluster.ray_address else {"_node_ip_address": LOOPBACK_ADDRESS}),
             include_dashboard=None if cluster.ray_address else False,
         )
-        serve.start(http_options={"host": http.host, "port": http.port})
+        _start_serve(http)
         serve.run(application, name=APP, route_prefix="/", logging_config={"log_level": "WARNING"})
     except ConnectionError as error:
         raise ServingError(
@@ -137,6 +140,21 @@ def start_cluster(serving: ServeSettings, cluster: ClusterSettings, http: HttpSe
             f"the replicas did not start: {_first_line(error)}; Ray's logs tell more, in "
             "/tmp/ray/session_latest/logs/serve"
         ) from error
+
+
+def _start_serve(http: HttpSettings) -> None:
+    """Start what Serve itself needs; on a busy machine that exceeds its own limit of a minute."""
+    from ray import serve
+
+    for is_last in (False, False, True):
+        try:
+            serve.start(http_options={"host": http.host, "port": http.port})
+            return
+        except TimeoutError:
+            if is_last:
+                raise ServingError(
+                    "Ray Serve does not start: its HTTP proxy is not ready after three minutes"
+                ) from None
 
 
 def stop_cluster(cluster: ClusterSettings) -> None:
@@ -169,8 +187,8 @@ def _store(cluster: ClusterSettings) -> str | None:
 def _check(serving: ServeSettings, cluster: ClusterSettings) -> None:
     if serving.adapters:
         raise SettingError(
-            "--adapters: replicas find adapters in a catalog; publish them with `gossamer cluster "
-            "publish` and give --catalog"
+            "setting 'adapters': replicas find adapters in a catalog; publish them with `gossamer "
+            "cluster publish` and give its URL as 'catalog'"
         )
     if cluster.store is not None and cluster.catalog is None:
         raise SettingError("--store needs --catalog, which names what lies there")

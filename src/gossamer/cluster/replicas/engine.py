@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import threading
 from collections import deque
 from collections.abc import AsyncGenerator, Mapping
@@ -112,7 +113,8 @@ class ReplicaEngine:
 
     def figures(self) -> dict[str, Any]:
         """Report who this is and what it does, for the routers and for those who look."""
-        figures = {"rank": self.rank, "healthy": self._engine.healthy()}
+        figures: dict[str, Any] = {"rank": self.rank, "process": os.getpid()}
+        figures["healthy"] = self._engine.healthy()
         figures.update(figures_of(self._engine.stats()))
         if self._cache is not None:
             stats = self._cache.stats()

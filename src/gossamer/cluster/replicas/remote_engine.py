@@ -80,7 +80,7 @@ class RemoteEngine:
         self._threads = DaemonThreads("gossamer-names", most=16)
         self._lock = threading.Lock()
         self._ids: set[str] = set()
-        """Of all open requests; those in `_tasks` are on the event loop already."""
+        """The ids of all open requests; those in `_tasks` are on the event loop already."""
         self._tasks: dict[str, asyncio.Task[Finished | Failed]] = {}
         self._is_open = True
 

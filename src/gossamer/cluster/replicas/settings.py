@@ -29,7 +29,8 @@ class ClusterSettings(Settings):
     ingresses: int = Field(default=1, ge=1)
     """Processes that speak HTTP and pass requests on; two or more outlive the loss of one."""
     cpus_per_replica: float = Field(default=1.0, ge=0, allow_inf_nan=False)
-    """Processor cores that Ray reserves for each replica."""
+    """Processor cores that Ray reserves for each replica, which computes with as many threads
+    unless told otherwise."""
     gpus_per_replica: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     """GPUs that Ray reserves for each replica; with tensor_parallel, as many as its processes."""
     ray_address: str | None = None

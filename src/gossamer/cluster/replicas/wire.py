@@ -25,7 +25,7 @@ class CalledAdapter:
     place: str
     """Where it lies in the store."""
     weight: float | None = None
-    """Its weight in a mixture; None: it is used alone."""
+    """The weight in a mixture; None: it is used alone."""
 
 
 def _size(adapter: CalledAdapter) -> float:
@@ -121,7 +121,7 @@ FIGURES = (
 )  # fmt: skip
 """The numbers of `EngineStats` that a replica reports, several times a minute."""
 COUNTED = ("finished", "adapter_hits")
-"""Those that are counted by reason or place."""
+"""The numbers that are counted by reason or place."""
 
 
 def figures_of(stats: Any) -> dict[str, Any]:

@@ -1,0 +1,152 @@
+"""`gossamer cluster serve` and `status` without Ray: what is refused, and what is shown."""
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+
+from gossamer.cli.main import main
+from gossamer.cluster.replicas.app import from_arguments
+from gossamer.cluster.replicas.settings import ClusterSettings
+from gossamer.cluster.replicas.wire import FIGURES, ReplicaFailure
+from gossamer.errors import (
+    JobError,
+    OverloadedError,
+    RequestError,
+    ServingError,
+    SettingError,
+    UnknownModelError,
+)
+
+ONE = {
+    **dict.fromkeys(FIGURES, 0),
+    "rank": 0,
+    "healthy": True,
+    "num_running": 3,
+    "blocks_total": 100,
+    "blocks_free": 30,
+    "blocks_cached": 20,
+    "adapters_resident": 17,
+    "generated_tokens": 1234,
+    "adapter_hits": {"resident": 75, "host": 20, "disk": 5},
+    "finished": {},
+    "cache_fetches": 9,
+    "calls_from_here": 4,
+}
+
+
+@pytest.fixture
+def answer():
+    """A server that answers everything with what is put into the list: status and body."""
+    given = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            status, body = given[0]
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(json.dumps(body).encode())
+
+        def log_message(self, *arguments):
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield given, f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_status_has_a_line_for_each_replica(answer, capsys):
+    given, url = answer
+    replicas = [ONE, {**ONE, "rank": 1, "healthy": False, "adapter_hits": {}}]
+    body = {"model": "base", "adapters": 100_000, "open_requests": 7, "replicas": replicas}
+    given.append((200, body))
+    assert main(["cluster", "status", "--url", url]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "base: 2 replicas, 100,000 adapters, 7 requests through this ingress"
+    assert lines[3].split() == ["0", "healthy", "3", "0", "4", "17", "75", "20", "9", "1234", "50"]
+    assert lines[4].split()[:2] == ["1", "stopped"]
+
+
+def test_status_of_one_server_says_so(answer, capsys):
+    given, url = answer
+    given.append((404, {"error": {"message": "no such route: GET /v1/cluster"}}))
+    assert main(["cluster", "status", "--url", url]) == 1
+    assert "is one server, not a cluster" in capsys.readouterr().err
+
+
+def test_status_shows_the_servers_own_refusal(answer, capsys):
+    given, url = answer
+    given.append((403, {"error": {"message": "/v1/cluster needs an administrator's key"}}))
+    assert main(["cluster", "status", "--url", url]) == 1
+    assert "needs an administrator's key" in capsys.readouterr().err
+
+
+def test_status_of_nothing_is_one_line(capsys):
+    assert main(["cluster", "status", "--url", "http://127.0.0.1:9"]) == 1
+    assert "no answer from" in capsys.readouterr().err
+
+
+def test_without_ray_one_line_says_what_to_install(capsys, monkeypatch):
+    monkeypatch.setattr("gossamer.extras._is_there", lambda name: name != "ray")
+    assert main(["cluster", "serve", "tiny"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "needs ray; in the clone of Gossamer: pip install -e '.[cluster]'" in error
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--port 0", "--port 0"),
+        ("--replicas 3 --max-replicas 2", "--max-replicas 2 is below 'replicas' 3"),
+        ("--replicas 0", "--replicas = 0: must be at least 1"),
+        ("--store s3://bucket", "--store needs --catalog"),
+        ("--catalog postgresql://me@host/x", "--store is required"),
+        ("--catalog catalog.db", "is no URL"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_before_ray_starts(words, message, capsys, monkeypatch):
+    monkeypatch.setattr("gossamer.extras._is_there", lambda name: True)
+    assert main(["cluster", "serve", "tiny", *words.split()]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_arguments_of_a_config_file_are_checked_by_name(monkeypatch):
+    monkeypatch.setattr("gossamer.extras._is_there", lambda name: True)
+    with pytest.raises(SettingError, match="'servers' is none of serving, cluster and http"):
+        from_arguments({"servers": {}})
+    with pytest.raises(SettingError, match="did you mean 'replicas'"):
+        from_arguments({"serving": {"model": "tiny"}, "cluster": {"replica": 2}})
+    with pytest.raises(SettingError, match="publish them"):
+        from_arguments({"serving": {"model": "tiny", "adapters": ["runs"]}})
+
+
+def test_settings_have_room_for_one_replica():
+    assert ClusterSettings(replicas=1, max_replicas=1).catalog is None
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OverloadedError("full", retry_after=3.5),
+        RequestError("bad", param="prompt"),
+        UnknownModelError("who?"),
+        JobError("no", code="gone", param="id"),
+    ],
+)
+def test_errors_cross_as_what_they_are(error):
+    crossed = ReplicaFailure.of("r", error, 2, {}).error()
+    assert type(crossed) is type(error)
+    assert str(crossed) == str(error)
+    assert vars(crossed) == vars(error)
+
+
+def test_an_error_of_an_unknown_class_is_one_of_serving():
+    for kind in ("Exception", "os", "NoSuchError"):
+        failure = ReplicaFailure(request_id="r", kind=kind, message="odd", rank=0)
+        assert type(failure.error()) is ServingError
