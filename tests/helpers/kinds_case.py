@@ -58,6 +58,10 @@ PEFT_CONFIGS = {
     "tables": LoraConfig(
         r=2, target_modules=["v_proj"], modules_to_save=["embed_tokens", "lm_head"], **CAUSAL
     ),
+    "table-factors": LoraConfig(
+        r=3, lora_alpha=5, target_modules=["q_proj", "embed_tokens", "lm_head"], **CAUSAL
+    ),
+    "head-factors": LoraConfig(r=2, target_modules=["lm_head"], **CAUSAL),
     "tokens": TrainableTokensConfig(
         token_indices=[200, 5, 31, *range(12, 22), *range(100, 130)], **CAUSAL
     ),

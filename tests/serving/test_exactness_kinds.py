@@ -40,7 +40,7 @@ def test_one_batch_of_all_kinds_says_what_each_reference_says(kinds, family):
         **dict.fromkeys(["shira", "shira-v", "smt"], "sparse"),
         **dict.fromkeys(["prompt", "p-tuning", "prefix", "prefix-21"], "prefix"),
         "norms": "vector",
-        **dict.fromkeys(["biases", "tables"], "mixed"),
+        **dict.fromkeys(["biases", "tables", "table-factors", "head-factors"], "mixed"),
         "tokens": "tokens",
         "houlsby": "bottleneck",
         **dict.fromkeys(["loreft", "nodireft", "direft"], "intervention"),
@@ -72,6 +72,10 @@ def check_sizes(family, sizes):
     assert sizes["norms"] == 4 * 48 * (3 + 1)
     # Of the embedding what differs from the base's, of the output layer everything.
     assert sizes["tables"] == 4 * (3 * 2 * (48 + 32) + 2 * 259 * 48)
+    # The base's tables, which PEFT saves too: a row of the embedding, and the output layer.
+    factors = 3 * 3 * (48 + 64) + 2 * 3 * (259 + 48)
+    assert sizes["table-factors"] == 4 * (factors + 48 + 259 * 48)
+    assert sizes["head-factors"] == 4 * (2 * (259 + 48) + 259 * 48)
     assert sizes["tokens"] == 4 * 43 * 48
     assert sizes["houlsby"] == 4 * 6 * (2 * 70 * 48 + 70 + 48)
     per_token = BLOCK_BYTES // 16

@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM
 
 from gossamer.adapters.base_shape import BaseShape
 from gossamer.adapters.inspect import inspect
+from gossamer.adapters.kinds.trained_parts import merge_parts
 from gossamer.adapters.load import load_adapter
 from gossamer.adapters.merge import merge_into
 from gossamer.adapters.reading.budget import Budget
@@ -33,7 +34,11 @@ from gossamer.tuners import BottleneckConfig
 from tiny import make_tiny_model, module_shapes
 
 # PEFT takes a bias of B for a part of a factor that was not gathered.
-pytestmark = pytest.mark.filterwarnings("ignore:.*LoRA tensor:Warning")
+# And it says that it saves the tables of tokens beside their factors.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*LoRA tensor:Warning"),
+    pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`:UserWarning"),
+]
 
 CAUSAL = {"task_type": "CAUSAL_LM"}
 TOKENS = [9, 3, 250]
@@ -49,6 +54,9 @@ CONFIGS = {
         modules_to_save=["norm", "lm_head"],
         trainable_token_indices=TOKENS,
         **CAUSAL,
+    ),
+    "factors": LoraConfig(
+        r=3, lora_alpha=7, target_modules=["q_proj", "embed_tokens", "lm_head"], **CAUSAL
     ),
     "bottleneck": BottleneckConfig(target_modules=["down_proj"], width=4, **CAUSAL),
 }
@@ -124,6 +132,7 @@ def changed(tmp_path, written):
         ("norms", "vector", "ln_tuning", None, ("input_layernorm", "norm")),
         ("tokens", "tokens", "trainable_tokens", None, ("embed_tokens",)),
         ("mixed", "mixed", "lora", 2, ("embed_tokens", "q_proj", "v_proj")),
+        ("factors", "mixed", "lora", 3, ("embed_tokens", "lm_head", "q_proj")),
         ("bottleneck", "bottleneck", "bottleneck", 4, ("down_proj",)),
     ],
 )
@@ -140,6 +149,33 @@ def test_rows_of_tokens_are_in_the_order_of_the_tokens(written, shape):
     (values,) = saved.values()
     assert rows.ids.tolist() == sorted(TOKENS)
     assert torch.equal(rows.values, values[[1, 0, 2]])
+
+
+@pytest.mark.parametrize("base_is_known", [True, False])
+def test_factors_of_tables_are_read_as_tokens_and_width(written, shape, base_is_known):
+    adapter = load_adapter(written / "factors", base=shape if base_is_known else None)
+    saved = load_file(written / "factors" / "adapter_model.safetensors")
+    found = adapter.parts.factors
+    assert list(adapter.inner.modules) == [f"model.layers.{n}.self_attn.q_proj" for n in range(3)]
+    embedding, output = found["model.embed_tokens"], found["lm_head"]
+    assert torch.equal(embedding.tokens, saved[f"{PREFIX}model.embed_tokens.lora_embedding_A"].T)
+    assert torch.equal(embedding.width, saved[f"{PREFIX}model.embed_tokens.lora_embedding_B"].T)
+    assert torch.equal(output.tokens, saved[f"{PREFIX}lm_head.lora_B.weight"])
+    assert torch.equal(output.width, saved[f"{PREFIX}lm_head.lora_A.weight"])
+    assert {(each.rank, each.scale) for each in found.values()} == {(3, 7 / 3)}
+
+
+def test_factors_of_tables_are_merged_as_peft_merges_them(written, base):
+    adapter = load_adapter(written / "factors")
+    model = copy.deepcopy(base)
+    merge_parts(adapter.name, adapter.parts, model)
+    want = PeftModel.from_pretrained(copy.deepcopy(base), written / "factors").merge_and_unload()
+    for path in ("model.embed_tokens", "lm_head"):
+        own, theirs = (each.get_submodule(path).weight for each in (model, want))
+        assert (own - theirs).abs().max() < 1e-6
+    model.lm_head.weight = model.model.embed_tokens.weight
+    with pytest.raises(UnsupportedModelError, match="merging would change both"):
+        merge_parts(adapter.name, adapter.parts, model)
 
 
 def drop(end):
@@ -181,6 +217,30 @@ def add(key, *shape):
         ("tokens", {"token_indices": "all"}, None, AdapterFormatError, "list of token ids"),
         ("tokens", {"token_indices": [1, 2, 259]}, None, BaseMismatchError, "token 259.*259 rows"),
         ("tokens", {}, add(f"{PREFIX}lm_head.weight", 259, 48), UnsupportedAdapterError, "no row"),
+        ("factors", {"r": 4}, None, AdapterFormatError, "says rank 4"),
+        ("factors", {}, drop("lora_embedding_A"), AdapterFormatError, "one factor"),
+        (
+            "factors",
+            {},
+            replace("lora_embedding_A", torch.ones(3, 200)),
+            BaseMismatchError,
+            r"\[200, 48\].*\[259, 48\]",
+        ),
+        (
+            "factors",
+            {},
+            replace("lm_head.lora_B.weight", torch.ones(259, 2)),
+            AdapterFormatError,
+            "factor B of lm_head",
+        ),
+        ("factors", {"use_dora": True}, None, UnsupportedAdapterError, "use_dora beside"),
+        (
+            "factors",
+            {"ensure_weight_tying": True},
+            None,
+            UnsupportedAdapterError,
+            "ensure_weight_tying beside",
+        ),
         ("mixed", {"trainable_token_indices": None}, None, AdapterFormatError, "names no tokens"),
         (
             "mixed",

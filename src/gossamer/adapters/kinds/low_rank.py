@@ -78,7 +78,7 @@ class Pairing:
     @cached_property
     def max_rank(self) -> int:
         """Largest rank of any module."""
-        return max(pair.rank for pair in self.pairs.values())
+        return max((pair.rank for pair in self.pairs.values()), default=0)
 
 
 def pair_factors(
@@ -121,7 +121,7 @@ def _pair_factors(
 ) -> Pairing:
     keys = [key for key in places if not key.endswith((*_TRAINING_ONLY, *ignored))]
     modules = {module_of_key(name, key, (_A, _B), "a low-rank factor")[0] for key in keys}
-    if not modules:
+    if not modules and not set(places).intersection(ignored):
         raise AdapterFormatError(f"adapter {name} holds no low-rank factors")
     if base_shapes is not None:
         for module in sorted(modules - base_shapes.keys()):

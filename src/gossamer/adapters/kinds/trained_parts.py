@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from gossamer.adapters.base_shape import BaseShape, require_shape
 from gossamer.adapters.fields import short
+from gossamer.adapters.kinds.table_factors import TableFactors
 from gossamer.adapters.layout import PREFIX
 from gossamer.adapters.reading.limits import MOST_PLACES
 from gossamer.adapters.reading.safetensors_file import SafetensorsFile
@@ -58,13 +59,20 @@ class TrainedParts:
     linear layer: what stands in its place."""
     rows: dict[str, TokenRows] = field(default_factory=dict)
     """By path of the embedding or of the output layer."""
+    factors: dict[str, TableFactors] = field(default_factory=dict)
+    """By path of the embedding or of the output layer: what is added to it."""
     is_tied: bool = False
     """Whether rows of the embedding are also the output layer's, in a base where both are one."""
 
     @property
     def modules(self) -> set[str]:
         """Paths of what is changed."""
-        return {*self.added, *self.rows, *(name.rpartition(".")[0] for name in self.trained)}
+        return {
+            *self.added,
+            *self.rows,
+            *self.factors,
+            *(name.rpartition(".")[0] for name in self.trained),
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +168,7 @@ def merge_parts(name: str, parts: TrainedParts, model: nn.Module) -> None:
     whole = [(_parameter(name, full, parameters), v) for full, v in parts.trained.items()]
     sums = [(_parameter(name, f"{path}.bias", parameters), v) for path, v in parts.added.items()]
     rows = [(_table(name, path, parts, parameters), v) for path, v in parts.rows.items()]
+    changes = [(_table(name, path, parts, parameters), v) for path, v in parts.factors.items()]
     for parameter, value in whole:
         parameter.data.copy_(value)
     for parameter, value in sums:
@@ -167,12 +176,16 @@ def merge_parts(name: str, parts: TrainedParts, model: nn.Module) -> None:
     for parameter, trained in rows:
         ids = slice(None) if trained.ids is None else trained.ids
         parameter.data[ids] = trained.values.to(parameter)
+    for parameter, change in changes:
+        tokens, width = change.tokens.to(parameter.device), change.width.to(parameter.device)
+        product = tokens.float() @ width.float()
+        parameter.data.copy_(parameter.data.float() + change.scale * product)
 
 
 def _table(name: str, path: str, parts: TrainedParts, parameters: Mapping[str, Any]) -> Tensor:
     weight = _parameter(name, f"{path}.weight", parameters)
     others = {key for key, other in parameters.items() if other is weight} - {f"{path}.weight"}
-    if others and not parts.is_tied and len(parts.rows) < 2:
+    if others and (path in parts.factors or (not parts.is_tied and len(parts.rows) < 2)):
         raise UnsupportedModelError(
             f"adapter {name} trains {path}, whose weight is also that of "
             f"{' and '.join(sorted(others))}; merging would change both"

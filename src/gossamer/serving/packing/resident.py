@@ -9,6 +9,7 @@ from gossamer.kernels.sparse_delta import SparseTable
 from gossamer.kernels.split_lora import SplitTable
 from gossamer.kernels.trained_parts.bottleneck import BottleneckTable
 from gossamer.kernels.trained_parts.shift import ShiftTable
+from gossamer.kernels.trained_parts.table_factors import FactorTable
 from gossamer.kernels.trained_parts.token_rows import RowTable
 
 
@@ -60,10 +61,14 @@ class Resident:
     """Rows of tokens in the embedding."""
     output: RowTable | None = None
     """Rows of tokens in the output layer."""
+    embedding_factors: FactorTable | None = None
+    """A low-rank change of the embedding."""
+    output_factors: FactorTable | None = None
+    """A low-rank change of the output layer."""
     tables: DeviceTables | None = None
 
     @property
     def has_trained_parts(self) -> bool:
         """Whether it has any of the parts that plain torch computes."""
-        parts = (self.shift, self.bottleneck, self.embedding, self.output)
-        return any(part is not None for part in parts)
+        of_tokens = (self.embedding, self.output, self.embedding_factors, self.output_factors)
+        return any(part is not None for part in (self.shift, self.bottleneck, *of_tokens))

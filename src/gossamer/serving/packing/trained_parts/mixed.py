@@ -11,6 +11,7 @@ from gossamer.serving.packing.gain import pack_dora, partial_squares
 from gossamer.serving.packing.low_rank import cost_of_rank, pack_low_rank
 from gossamer.serving.packing.shares.kinds import share_of_dora
 from gossamer.serving.packing.target import PackTarget, Parts
+from gossamer.serving.packing.trained_parts.table_factors import factor_parts
 from gossamer.serving.packing.trained_parts.token_rows import cost_of_tokens, row_parts
 from gossamer.serving.packing.trained_parts.vectors import shift_parts
 from gossamer.serving.shard import Slices
@@ -19,10 +20,16 @@ from gossamer.serving.shard import Slices
 def pack_mixed(adapter: MixedAdapter, target: PackTarget) -> Parts:
     """Lay out the factors, then what was trained beside them. Raises as those who do that."""
     inner = adapter.inner
-    factors = (
-        pack_dora(inner, target) if isinstance(inner, DoraAdapter) else pack_low_rank(inner, target)
-    )
-    beside = {**shift_parts(adapter.parts, target), **row_parts(adapter.parts, target)}
+    factors: Parts = {}
+    if isinstance(inner, DoraAdapter):
+        factors = pack_dora(inner, target)
+    elif inner.modules:
+        factors = pack_low_rank(inner, target)
+    beside = {
+        **shift_parts(adapter.parts, target),
+        **row_parts(adapter.parts, target),
+        **factor_parts(adapter.name, adapter.parts.factors, target),
+    }
     # Tables for GPU kernels begin in the last block of the factors.
     return {**beside, **factors}
 

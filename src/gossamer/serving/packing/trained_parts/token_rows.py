@@ -1,7 +1,7 @@
 """Rows of tokens, of the embedding and of the output layer, as pieces in blocks."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +30,7 @@ class TokenRowPart(VectorPart):
         return RowTable(
             ids=self.ids.to(pool.device),
             offsets=torch.from_numpy(offsets).to(pool.device),
-            pieces=tuple(_pieces(offsets, width)),
+            pieces=tuple(pieces_of(offsets, width)),
             width=width,
             dtype=self.vectors.data.dtype,
         )
@@ -80,7 +80,7 @@ def _row_part(rows: TokenRows, target: PackTarget, *, is_known: bool) -> TokenRo
     return TokenRowPart(vectors=pack_vectors(data, widths, target.block_bytes), ids=ids)
 
 
-def _pieces(offsets: npt.NDArray[np.int64], width: int) -> Any:
+def pieces_of(offsets: npt.NDArray[np.int64], width: int) -> Iterator[tuple[int, int, int]]:
     """Yield (place, first row, rows) of the rows that lie one behind the other."""
     ends = [*(np.flatnonzero(np.diff(offsets) != width) + 1).tolist(), len(offsets)]
     first = 0

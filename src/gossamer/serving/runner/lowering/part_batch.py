@@ -5,7 +5,10 @@ from dataclasses import dataclass, field, replace
 
 from gossamer.kernels.trained_parts.bottleneck import BottleneckTable
 from gossamer.kernels.trained_parts.shift import ShiftBatch
+from gossamer.kernels.trained_parts.table_factors import FactorTable
 from gossamer.kernels.trained_parts.token_rows import RowTable
+
+TokenTable = RowTable | FactorTable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,11 +19,12 @@ class PartBatch:
     """Vectors that are added; None: no token meets any."""
     bottlenecks: list[tuple[int, int, BottleneckTable]] = field(default_factory=list)
     """First token, number of tokens, and the networks that they meet."""
-    embeddings: list[tuple[int, int, RowTable]] = field(default_factory=list)
-    """First token, number of tokens, and the rows of the embedding that they meet."""
-    outputs: list[tuple[int, int, RowTable]] = field(default_factory=list)
-    """First token, number of tokens, and the rows of the output layer that they meet."""
-    output_rows: list[tuple[list[int], RowTable]] = field(default_factory=list)
+    embeddings: list[tuple[int, int, TokenTable]] = field(default_factory=list)
+    """First token, number of tokens, and what they meet of the embedding: rows in the place of its
+    own, and then what is added to them."""
+    outputs: list[tuple[int, int, TokenTable]] = field(default_factory=list)
+    """First token, number of tokens, and what they meet of the output layer, in the same order."""
+    output_rows: list[tuple[list[int], TokenTable]] = field(default_factory=list)
     """The rows of logits that `outputs` make; see `at`."""
 
     def at(self, places: Sequence[int]) -> "PartBatch":

@@ -29,11 +29,13 @@ def make_parts(parts: Sequence[Part], device: torch.device) -> PartBatch | None:
         if resident.shift is not None
     ]
     runs = _runs(met)
+    embeddings = [(n, c, (r.embedding, r.embedding_factors)) for n, c, r in runs]
+    outputs = [(n, c, (r.output, r.output_factors)) for n, c, r in runs]
     return PartBatch(
         shifts=make_shifts(shifts, device) if shifts else None,
         bottlenecks=[(n, c, r.bottleneck) for n, c, r in runs if r.bottleneck is not None],
-        embeddings=[(n, c, r.embedding) for n, c, r in runs if r.embedding is not None],
-        outputs=[(n, c, r.output) for n, c, r in runs if r.output is not None],
+        embeddings=[(n, c, t) for n, c, tables in embeddings for t in tables if t is not None],
+        outputs=[(n, c, t) for n, c, tables in outputs for t in tables if t is not None],
     )
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.kernels.trained_parts.shift import add_vectors_
+from gossamer.kernels.trained_parts.table_factors import FactorTable, embed_add_, output_add_
 from gossamer.kernels.trained_parts.token_rows import embed_, output_
 from gossamer.serving.runner.layers import StepContext
 
@@ -69,7 +70,7 @@ def _bare(norm: nn.Module) -> nn.Module:
 
 
 class AdaptedEmbedding(nn.Module):
-    """An embedding; tokens of adapters that trained rows of it get their own."""
+    """An embedding; tokens of adapters that trained rows of it, or a change of all, get theirs."""
 
     def __init__(self, embedding: Any, pool: Tensor, context: StepContext) -> None:
         super().__init__()
@@ -87,12 +88,17 @@ class AdaptedEmbedding(nn.Module):
         if batch is not None and batch.parts is not None:
             for first, count, table in batch.parts.embeddings:
                 tokens = slice(first, first + count)
-                embed_(x[0, tokens], token_ids[0, tokens], self._pool, table, self._scale)
+                own, ids = x[0, tokens], token_ids[0, tokens]
+                if isinstance(table, FactorTable):
+                    embed_add_(own, ids, self._pool, table, self._scale)
+                else:
+                    embed_(own, ids, self._pool, table, self._scale)
         return x
 
 
 class AdaptedOutput(nn.Module):
-    """The output layer; tokens of adapters that trained rows of it get the logits of their own."""
+    """The output layer; tokens of adapters that trained rows of it, or a change of all, get the
+    logits of theirs."""
 
     def __init__(
         self, output: nn.Module, bias: Tensor | None, pool: Tensor, context: StepContext
@@ -110,6 +116,9 @@ class AdaptedOutput(nn.Module):
         if batch is not None and batch.parts is not None:
             for rows, table in batch.parts.output_rows:
                 logits = y[0, rows]
-                output_(logits, x[0, rows], self._pool, table, self._bias)
+                if isinstance(table, FactorTable):
+                    output_add_(logits, x[0, rows], self._pool, table)
+                else:
+                    output_(logits, x[0, rows], self._pool, table, self._bias)
                 y[0, rows] = logits
         return y
