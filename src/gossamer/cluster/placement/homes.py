@@ -19,6 +19,12 @@ from gossamer.serving.core.adapter import Heat
 MAX_ORDERS = 200_000
 """Adapters whose homes are remembered, so that they need not be hashed again."""
 
+REMEMBERED = 16
+"""The replicas of an adapter's order that are remembered: hardly any has more homes."""
+
+MAX_WIDE = 256
+"""Adapters with more homes than that, whose whole orders are remembered."""
+
 MIN_PRUNED = 1024
 """With this many adapters counted, and whenever they have doubled since, cold ones are dropped."""
 
@@ -29,8 +35,6 @@ class HomeRules:
 
     least: int = 2
     """Homes of an adapter that is hardly asked for."""
-    most: int = 24
-    """Homes of any adapter."""
     share_per_home: float = 0.125
     """An adapter with this part of one replica's fair share of all requests gets a home more."""
     bound: float = 1.25
@@ -54,6 +58,9 @@ class Homes:
         self._members: tuple[int, ...] = ()
         self._hashes: dict[int, Any] = {}
         self._orders: dict[str, tuple[int, ...]] = {}
+        """The first `REMEMBERED` replicas in the order of each adapter."""
+        self._whole_orders: dict[str, tuple[int, ...]] = {}
+        """All replicas in the order of those that have more homes than that."""
         self._asked: dict[str, Heat] = {}
         self._all = Heat()
         self._turn = 0
@@ -71,6 +78,7 @@ class Homes:
             self._members = wanted
             self._hashes = {each: blake2b(b"%d/" % each, digest_size=8) for each in wanted}
             self._orders.clear()
+            self._whole_orders.clear()
 
     @property
     def num_counted(self) -> int:
@@ -79,7 +87,8 @@ class Homes:
 
     def homes(self, adapter: str) -> tuple[int, ...]:
         """Return the replicas that `adapter` is at home on now, the first one first."""
-        return self._order(adapter)[: self._rules.least + self._more_homes(adapter)]
+        count = self._rules.least + self._more_homes(adapter)
+        return self._order(adapter, count)[:count]
 
     def choose(self, adapter: str | None, loads: Mapping[int, int]) -> int:
         """Choose the replica for one more request for `adapter` (None: for the base model alone),
@@ -101,7 +110,8 @@ class Homes:
 
     def _from_home(self, adapter: str, loads: Mapping[int, int]) -> Iterator[int]:
         bound = self._bound(loads)
-        order, more = self._order(adapter), self._more_homes(adapter)
+        more = self._more_homes(adapter)
+        order = self._order(adapter, self._rules.least + more)
         # Those that share a wanted adapter share its requests; a rare one has one of them.
         first = order[0]
         if more:
@@ -134,8 +144,7 @@ class Homes:
         rules, now = self._rules, self._clock()
         asked, total = self._asked.get(adapter), self._all.count(now)
         share = asked.count(now) / total if asked is not None and total > 0 else 0.0
-        more = int(share * len(self._members) / rules.share_per_home)
-        return min(more, rules.most - rules.least)
+        return int(share * len(self._members) / rules.share_per_home)
 
     def _count(self, adapter: str) -> None:
         now = self._clock()
@@ -149,15 +158,26 @@ class Homes:
             kept = {name: each for name, each in self._asked.items() if each.count(now) > 0.25}
             self._asked, self._prune_at = kept, max(MIN_PRUNED, 2 * len(kept))
 
-    def _order(self, adapter: str) -> tuple[int, ...]:
-        """The beginning of the adapter's order: as many as may be homes."""
+    def _order(self, adapter: str, count: int) -> tuple[int, ...]:
+        """The beginning of the adapter's order: `count` replicas at least, if there are."""
+        if count > REMEMBERED:
+            return self._wide_order(adapter)
         known = self._orders.get(adapter)
         if known is None:
             scores = self._scores(adapter)
-            known = tuple(heapq.nlargest(self._rules.most, scores, key=scores.__getitem__))
+            known = tuple(heapq.nlargest(REMEMBERED, scores, key=scores.__getitem__))
             if len(self._orders) >= MAX_ORDERS:
                 self._orders.clear()
             self._orders[adapter] = known
+        return known
+
+    def _wide_order(self, adapter: str) -> tuple[int, ...]:
+        known = self._whole_orders.get(adapter)
+        if known is None:
+            known = tuple(self._whole_order(adapter))
+            if len(self._whole_orders) >= MAX_WIDE:
+                self._whole_orders.clear()
+            self._whole_orders[adapter] = known
         return known
 
     def _whole_order(self, adapter: str) -> list[int]:

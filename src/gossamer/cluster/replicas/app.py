@@ -17,6 +17,8 @@ _ROUTER = "gossamer.cluster.replicas.router.AdapterRouter"
 _ENVIRONMENT = {
     # Ray would report to its makers that and how it is used.
     "RAY_USAGE_STATS_ENABLED": "0",
+    # Ray's workers would step back behind every other program of the machine.
+    "RAY_worker_niceness": "0",
     # On a busy machine Serve's own processes need longer to start than its 5 seconds.
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
     "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "30",

@@ -15,7 +15,7 @@ from gossamer.cluster.placement.ledger import Lease, LeaseRequest, QuotaLeases, 
 from gossamer.cluster.replicas.engine import ReplicaEngine, open_cache, shares_only
 from gossamer.cluster.replicas.names import CatalogNames
 from gossamer.cluster.replicas.remote_engine import LostReplicaError, RemoteEngine
-from gossamer.cluster.replicas.router import reported_figures
+from gossamer.cluster.replicas.reports import reported_figures
 from gossamer.cluster.replicas.settings import ClusterSettings
 from gossamer.cluster.replicas.status import status_router
 from gossamer.cluster.replicas.wire import ReplicaCall, ReplicaFacts, WireEvent

@@ -7,7 +7,6 @@ choosing; and a request whose `should_backoff` is unset is tried again without a
 """
 
 import time
-import weakref
 from collections import Counter
 from typing import Any
 
@@ -19,8 +18,6 @@ from gossamer.cluster.replicas.wire import ReplicaCall
 CHOSEN_SECONDS = 10.0
 """A call that was not sent for so long after its replica was chosen was given up."""
 
-_ROUTERS: "weakref.WeakSet[AdapterRouter]" = weakref.WeakSet()
-
 
 class AdapterRouter(RequestRouter):
     """Sends each call to a home of its adapter; calls that are no `ReplicaCall` anywhere."""
@@ -31,7 +28,10 @@ class AdapterRouter(RequestRouter):
         self._chosen: dict[str, tuple[ReplicaID, float]] = {}
         """Calls that are about to be sent, by their id within Serve."""
         self._sent: dict[str, ReplicaID] = {}
-        _ROUTERS.add(self)
+        # This class may be a copy that Serve has sent; the module that is imported here is none.
+        from gossamer.cluster.replicas.reports import register
+
+        register(self)
 
     async def choose_replicas(
         self,
@@ -90,14 +90,6 @@ class AdapterRouter(RequestRouter):
         loads = Counter(self._sent.values())
         loads.update(replica for replica, _ in list(self._chosen.values()))
         return loads
-
-
-def reported_figures() -> list[dict[str, Any]]:
-    """Return what the replicas have reported last to the router of this process."""
-    for router in list(_ROUTERS):
-        if figures := router.figures():
-            return figures
-    return []
 
 
 def _by_rank(

@@ -7,16 +7,18 @@ from starlette.concurrency import run_in_threadpool
 
 from gossamer.cluster.replicas.remote_engine import RemoteEngine
 from gossamer.serving.http.auth import require_admin
+from gossamer.serving.http.context import Context
 
 
 def status_router(engine: RemoteEngine) -> APIRouter:
-    """Make the route GET /v1/cluster; with keys, it is for administrators."""
+    """Make the route GET /v1/cluster; with keys of tenants, it is for administrators."""
     router = APIRouter()
 
     @router.get("/v1/cluster")
     async def show_cluster(http: Request) -> dict[str, Any]:
         """Show what each replica has reported last, and how many requests pass this ingress."""
-        require_admin(http)
+        if Context.of(http).settings.keys is not None:
+            require_admin(http)
         return {
             "object": "cluster",
             "model": engine.model_name,
