@@ -8,7 +8,10 @@ from statistics import median
 
 from gossamer.training.outputs.checkpoint import FOLDER
 from gossamer.training.outputs.metrics import FILE
+from gossamer.training.outputs.samples import FILE as SAMPLES
 from gossamer.training.outputs.samples import Samples, read_samples
+
+__all__ = ["SAMPLES", "SAVED", "log_tail", "samples_of", "saved_step", "step_seconds"]
 
 SAVED = "saved-step"
 """The file in which work that is no single run notes the step from which it could go on."""

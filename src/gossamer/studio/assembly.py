@@ -103,7 +103,7 @@ class StudioParts:
             folder=settings.folder,
             files=service,
             maker=maker,
-            work=WorkMaker(store, settings, base, maker),
+            work=WorkMaker(store, settings, base, maker, trials),
             sessions=Sessions(store, token=token),
             lines=RunLines(settings.folder),
             results=JobResults(settings.folder),

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from gossamer.jobs.kinds.compare import estimate_comparison
+
 MAX_KEPT = 200
 
 Estimate = dict[str, Any]
@@ -35,6 +37,25 @@ class Trial:
         run = {name: value for name, value in self.run.items() if name != "seed"}
         text = json.dumps([self.model, run, self.rows], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class ComparisonTrial:
+    """A comparison of which an estimate may be asked."""
+
+    model: str
+    resolved: dict[str, Any]
+    """What the comparison is, as `jobs.kinds.compare` has resolved it."""
+    rows: dict[str, str]
+    """The digest of the rows, by the name that runs have for them."""
+
+    def run(self, values: dict[str, Any]) -> Trial:
+        """One of its runs, of those settings."""
+        return Trial(self.model, values, self.rows)
+
+
+class _NotKnown(Exception):
+    """A run of which nothing was asked yet."""
 
 
 class Trials:
@@ -65,6 +86,33 @@ class Trials:
             while len(self._known) > MAX_KEPT:
                 self._known.popitem(last=False)
         return found
+
+    def of_comparison(self, trial: ComparisonTrial) -> Estimate | None:
+        """The estimate of all runs of a comparison, which takes the longer the more methods are not
+        known yet; raises `JobError` if none of them can be. None: there is no one to ask."""
+        if self._estimator is None:
+            return self.known_comparison(trial)
+
+        def ask(values: dict[str, Any]) -> Estimate:
+            found = self.of(trial.run(values))
+            assert found is not None
+            return found
+
+        return estimate_comparison(trial.resolved, ask)
+
+    def known_comparison(self, trial: ComparisonTrial) -> Estimate | None:
+        """The same, if all runs were asked for lately."""
+
+        def ask(values: dict[str, Any]) -> Estimate:
+            found = self.known(trial.run(values))
+            if found is None:
+                raise _NotKnown
+            return found
+
+        try:
+            return estimate_comparison(trial.resolved, ask)
+        except _NotKnown:
+            return None
 
 
 def shown_estimate(found: Estimate) -> Estimate:

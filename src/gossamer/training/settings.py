@@ -110,8 +110,8 @@ class RunSettings(ObjectiveSettings, DensitySettings, DataSettings):
 
     samples: Annotated[int, Field(ge=0, le=16)] = 0
     """Held-out prompts that the model answers at each evaluation, the same ones each time, into
-    samples.json: up to 48 tokens each, the likeliest. The losses are the same with and without;
-    0: none."""
+    samples.json: up to 48 tokens each, the likeliest. The losses are the same with and without; a
+    comparison takes them once, of each model that is scored. 0: none."""
 
     early_stop: PositiveInt | None = None
     """End the run after this many evaluations in a row (see eval_every) without a lower loss on the

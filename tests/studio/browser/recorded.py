@@ -57,7 +57,20 @@ ESTIMATE = {
     "steps": 230,
     "adapter_bytes": 9_780_000,
     "memory": 1_825_361_100,
+    "seconds": None,
 }
+
+
+def whole_estimate(body):
+    """What all runs of a comparison take, one of which cannot be."""
+    runs = len(body["methods"]) * len(body["seeds"])
+    return {
+        **ESTIMATE,
+        "steps": 230 * runs,
+        "memory": 3_371_549_491,
+        "seconds": 412.0 * runs,
+        "problems": {},
+    }
 
 
 def finished(number, name, method, last_loss):
@@ -213,6 +226,17 @@ def samples(steps):
         for step in (0, *range(20, steps + 1, 20))
     ]
     return {"object": "fine_tuning.job.samples", "prompts": prompts, "answers": answers}
+
+
+def samples_of_runs(job):
+    """What the base model and the run that is done have answered."""
+    taken = samples(0)
+    run = compared(job)["runs"][0]["id"]
+    answers = [
+        {"run": None, "step": 0, "texts": [f"As an AI: {each}" for each in QUESTIONS]},
+        {"run": run, "step": 60, "texts": [f"Arr: {each}" for each in QUESTIONS]},
+    ]
+    return {**taken, "answers": answers}
 
 
 LOG = "INFO gossamer.jobs: the lease is kept\nstep 143: loss 1.21\n"

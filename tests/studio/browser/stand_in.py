@@ -166,8 +166,8 @@ def jobs_router(state):
         body = await http.json()
         method = body["adapter"]["method"]
         if dry_run:
-            estimate = {"rows": 612, "steps": 230}
-            return JSONResponse({"object": "fine_tuning.job.estimate", "estimate": estimate})
+            estimate = {"object": "fine_tuning.job.estimate", "estimate": recorded.ESTIMATE}
+            return JSONResponse(estimate)
         if body.get("training", {}).get("learning_rate", 0) > 1:
             return _error(400, "setting 'learning_rate' = 2: must be at most 1", "invalid_value",
                           "training.learning_rate")  # fmt: skip
@@ -191,7 +191,10 @@ def jobs_router(state):
 
     @router.get("/v1/fine_tuning/jobs/{job_id}/samples")
     async def samples(job_id: str):
-        return JSONResponse(recorded.samples(state.jobs[job_id]["progress"].get("step", 0)))
+        job = state.jobs[job_id]
+        if job["kind"] == "compare":
+            return JSONResponse(recorded.samples_of_runs(job))
+        return JSONResponse(recorded.samples(job["progress"].get("step", 0)))
 
     @router.get("/v1/fine_tuning/jobs/{job_id}/log")
     async def log(job_id: str):
@@ -209,8 +212,11 @@ def jobs_router(state):
         return JSONResponse(state.jobs[job_id])
 
     @router.post("/studio/api/comparisons")
-    async def compare(http: Request):
+    async def compare(http: Request, dry_run: bool = False):
         body = await http.json()
+        if dry_run:
+            whole = recorded.whole_estimate(body)
+            return JSONResponse({"object": "comparison.estimate", "estimate": whole})
         with state.lock:
             state.bodies.append(body)
             made = recorded.comparison(60 + len(state.bodies), "queued", body)

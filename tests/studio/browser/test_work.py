@@ -17,18 +17,32 @@ def test_a_comparison_is_one_row_and_its_runs_lie_over_one_another(serve, open_p
         expect(row.get_by_text("2 methods")).to_be_visible()
         expect(row.get_by_text("step 60 of 120")).to_be_visible()
         row.get_by_role("link", name="quiz", exact=True).click()
-        table = page.get_by_role("table")
+        table = page.get_by_role("region", name="Runs of the comparison")
         expect(table.get_by_role("row").filter(has_text="base model")).to_contain_text("1 of 10")
         expect(table.get_by_role("row").filter(has_text="dora")).to_contain_text("waits")
         expect(table.get_by_role("link", name="Chat with lora, seed 0")).to_be_visible()
         expect(table.get_by_role("button", name="Keep quiz-lora")).to_be_visible()
+        expect(page.get_by_text("60 of 120")).to_be_visible()
+        answers = page.get_by_role("region", name="Answers of the runs")
+        first = answers.get_by_role("row").filter(has_text="Where do you live?")
+        expect(first).to_contain_text("As an AI: Where do you live?")
+        expect(first).to_contain_text("Arr: Where do you live?")
         page.evaluate(axe)
         found = page.evaluate("axe.run()")
         assert [each["id"] for each in found["violations"]] == []
         page.get_by_role("link", name="Open in Compare").click()
+        expect(page.get_by_role("region", name="Answers of the runs")).to_contain_text("Arr: Can")
         expect(page.get_by_role("heading", level=1, name="Compare")).to_be_visible()
         runs = page.get_by_role("region", name="Figures of the runs")
         expect(runs.get_by_role("row").filter(has_text="lora").first).to_contain_text("1.31")
+
+
+def test_what_all_runs_of_a_comparison_take_is_told_before_the_start(serve, open_page):
+    with serve() as (url, _):
+        page = open_page(f"{url}/studio/new?file=file-{1:024d}&methods=lora,dora&seeds=2")
+        told = page.get_by_text("920 steps · in 4 runs · 612 rows to learn from · 3.14 GiB")
+        expect(told).to_contain_text("27 min of training")
+        expect(page.get_by_text("memory is that of the largest")).to_be_visible()
 
 
 def test_a_comparison_needs_rows_to_judge_by(serve, open_page):

@@ -10,6 +10,7 @@ import pytest
 from job_case import JOBS, PAIR
 
 from gossamer.cli.main import main
+from gossamer.errors import JobError
 from gossamer.files import write_whole
 from gossamer.jobs.data_folder import model_place
 from gossamer.jobs.outcome import write_outcome
@@ -74,6 +75,53 @@ def test_a_comparison_is_one_job_that_openais_list_leaves_out(serve, file_of):
         assert client.post(f"{JOBS}/{made['id']}/pause").json()["status"] == "paused"
 
 
+class Oracle:
+    """Says what a run would take, and of one method that it cannot be."""
+
+    def __init__(self):
+        self.asked = []
+
+    def ask(self, model, run, rows):
+        self.asked.append((run["method"], run["data"], list(rows)))
+        if run["method"] == "bitfit":
+            raise JobError("the model has no biases", code="invalid_value")
+        memory = {"lora": 2, "dora": 3}[run["method"]] * 2**30
+        return {
+            "rows": 9, "tokens": 90, "device": "cpu", "steps": 6, "memory": memory, "disk": 100,
+            "memory_parts": {"process": 1}, "adapter_bytes": 10, "seconds": 5.0,
+        }  # fmt: skip
+
+
+def test_a_comparison_is_estimated_as_a_whole_and_asks_once_for_each_method(serve, file_of):
+    oracle = Oracle()
+    with serve(estimator=oracle) as client:
+        wanted = body(file_of(client), seeds=[0, 1])
+        for _ in range(2):
+            found = client.post(f"{COMPARISONS}?dry_run=true", json=wanted).json()
+        assert found["object"] == "comparison.estimate"
+        whole = found["estimate"]
+        assert (whole["steps"], whole["seconds"]) == (24, 20.0)
+        assert 3 * 2**30 < whole["memory_bytes"] == whole["memory"] < 4 * 2**30
+        assert oracle.asked == [(m, "data/all.jsonl", ["data/all.jsonl"]) for m in ("lora", "dora")]
+        assert client.get(f"{JOBS}?kind=all").json()["data"] == []
+        assert client.post(COMPARISONS, json=wanted).json()["estimate"]["seconds"] == 20.0
+        unlike = client.post(COMPARISONS, json=wanted | {"budget": ["steps=3"]}).json()
+        assert unlike["estimate"] is None
+
+
+def test_a_method_that_cannot_be_is_named_in_the_estimate(serve, file_of):
+    with serve(estimator=Oracle()) as client:
+        wanted = body(file_of(client), methods=[*METHODS, {"method": "bitfit"}])
+        whole = client.post(f"{COMPARISONS}?dry_run=true", json=wanted).json()["estimate"]
+        assert whole["problems"] == {"bitfit": "the model has no biases"}
+        assert whole["steps"] == 12
+        alone = client.post(
+            f"{COMPARISONS}?dry_run=true", json=wanted | {"methods": [{"method": "bitfit"}]}
+        )
+        assert alone.status_code == 400
+        assert alone.json()["error"]["message"] == "the model has no biases"
+
+
 @pytest.mark.parametrize(
     ("change", "param", "words"),
     [
@@ -112,11 +160,19 @@ def test_a_comparison_is_shown_run_by_run_as_far_as_it_is(serve, file_of, store,
         ):
             (output / "jobs" / name).mkdir(parents=True)
             write_whole(output / "jobs" / name / "outcome.json", json.dumps(content))
+            taken = {"prompts": [{"prompt": "a", "expected": "b"}], "texts": [f"c of {name}"]}
+            write_whole(output / "jobs" / name / "samples.json", json.dumps(taken))
         (output / "runs" / "lora-rank-4-seed0").mkdir(parents=True)
         line = {"step": 1, "loss": 2.5, "seconds": 0.1, "tokens": 9, "grad_norm": 1.0}
         write_whole(
             output / "runs" / "lora-rank-4-seed0" / "metrics.jsonl", json.dumps(line) + '\n{"st'
         )
+        samples = client.get(f"{JOBS}/{job['id']}/samples").json()
+        assert samples["prompts"] == [{"prompt": "a", "expected": "b"}]
+        assert [(each["run"], each["texts"]) for each in samples["answers"]] == [
+            (None, ["c of base"]),
+            ("lora-rank-4-seed0", ["c of lora-rank-4-seed0"]),
+        ]
         found = client.get(f"{COMPARISONS}/{job['id']}").json()
         lora, dora = found["runs"]
         assert found["base"] == {"loss": 3.0}

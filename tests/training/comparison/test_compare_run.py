@@ -64,6 +64,22 @@ def test_every_method_is_trained_on_the_same_rows_and_scored(finished):
     assert not comparison.failed
 
 
+def test_all_models_answer_the_same_prompts_where_samples_are_wanted(small, tmp_path):
+    run = {"batch_size": 4, "save_every": 2, "samples": 2}
+    small(methods=["lora:rank=4", "prefix_tuning"], score="loss", run=run)
+    jobs = tmp_path / "out" / "jobs"
+    taken = {
+        name: json.loads((jobs / name / "samples.json").read_text())
+        for name in ("base", "lora-rank-4-seed0", "prefix_tuning-seed0")
+    }
+    prompts = taken["base"]["prompts"]
+    assert [each["expected"] for each in prompts] == ["It is 1.", "It is 2."]
+    assert all("0 + 1?" in each["prompts"][0]["prompt"] for each in taken.values())
+    assert all(each["prompts"] == prompts for each in taken.values())
+    assert all(len(each["texts"]) == 2 for each in taken.values())
+    assert not (jobs / "plan" / "samples.json").exists()
+
+
 def test_results_table_and_plots_are_written_and_agree(finished):
     comparison, output = finished
     stored = json.loads((output / "results.json").read_text())

@@ -2,13 +2,21 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import Field
 
-from gossamer.errors import GossamerError, RequestError, UnknownNameError, cut, unknown_name_message
+from gossamer.errors import (
+    GossamerError,
+    JobError,
+    RequestError,
+    UnknownNameError,
+    cut,
+    unknown_name_message,
+)
 from gossamer.jobs.ids import check_suffix, is_id, model_name
+from gossamer.jobs.queue.needs import comparison_needs
 from gossamer.jobs.request import NOT_THE_CALLERS, Metadata, parse_body
 from gossamer.methods import parse_settings
 from gossamer.settings import Settings
@@ -24,6 +32,8 @@ HELD_OUT_SHARE = 0.1
 """What is held out of the rows if a request says nothing."""
 
 _MAX_METHODS, _MAX_SEEDS = 32, 10
+_SAMPLES = 3
+"""Held-out prompts that every model answers, if a request says nothing."""
 _LABEL_CHARACTERS = 40
 
 
@@ -120,7 +130,7 @@ def resolve_comparison(
         "methods": [_written(each) for each in request.methods],
         "budget": request.budget,
         "seeds": request.seeds,
-        "run": request.training,
+        "run": {"samples": _SAMPLES, **request.training},
         "output": OUTPUT,
         **_evaluation(request.evaluation),
     }
@@ -148,6 +158,41 @@ def resolve_comparison(
         ],
         "names": _names(request, entries, tenant, name),
     }
+
+
+def rows_of(resolved: Mapping[str, Any]) -> str:
+    """The name of the file of rows that an estimate reads: of rows that the worker holds some out
+    of, all tell as much."""
+    found = (
+        resolved["all_rows"] if resolved["held_out"] is not None else resolved["settings"]["data"]
+    )
+    return str(found)
+
+
+def estimate_comparison(
+    resolved: Mapping[str, Any], ask: Callable[[dict[str, Any]], dict[str, Any]]
+) -> dict[str, Any]:
+    """What the runs of a comparison take one after the other, each once for each seed.
+
+    `ask` tells what one run with the given settings takes, and raises `JobError` for one that
+    cannot be. `entries` has the answers by label, `problems` the reasons of those that cannot be:
+    the comparison goes on without them. Raises the first such error if no run can be.
+    """
+    settings = CompareSettings.parse(resolved["settings"], where="job")
+    entries: dict[str, dict[str, Any]] = {}
+    errors: dict[str, JobError] = {}
+    for entry in settings.entries():
+        run = settings.run_settings(entry, seed=settings.seeds[0], output="run")
+        values = run.model_copy(update={"data": rows_of(resolved)}).model_dump(mode="json")
+        try:
+            entries[entry.label] = ask(values)
+        except JobError as error:
+            errors[entry.label] = error
+    if not entries:
+        raise next(iter(errors.values()))
+    problems = {label: str(error) for label, error in errors.items()}
+    needs = comparison_needs(list(entries.values()), len(settings.seeds))
+    return needs | {"entries": entries, "problems": problems}
 
 
 def short_name(entry: Entry, entries: Sequence[Entry]) -> str:

@@ -101,6 +101,16 @@ def never_fits(memory: int, room: MachineRoom, margin: float) -> str | None:
     )
 
 
+def memory_words(estimate: Mapping[str, Any] | None, held: int) -> str:
+    """What a job was expected to take of memory, and what its worker held, as far as that is known:
+    a remark in brackets, or nothing."""
+    expected = (estimate or {}).get("memory")
+    parts = [f"about {size(expected)} were expected"] if expected else []
+    if held:
+        parts.append(f"its worker held {size(held)}")
+    return f" ({', '.join(parts)})" if parts else ""
+
+
 def size(bytes: float, *, down: bool = False) -> str:
     """Write a number of bytes for people, rounded up: what is asked for must suffice."""
     unit, name = (GIB, "GiB") if bytes > 999 * MIB else (MIB, "MiB")

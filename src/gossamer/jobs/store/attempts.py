@@ -16,7 +16,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from gossamer.jobs.data_folder import run_place
-from gossamer.jobs.queue.needs import size
+from gossamer.jobs.queue.needs import memory_words
 from gossamer.jobs.store.database import Database
 from gossamer.jobs.store.events import Level, add_event
 from gossamer.jobs.store.files import add_file
@@ -83,6 +83,8 @@ class Death:
     counts: bool
     """Whether it may be the job's fault; a machine that was restarted is not."""
     out_of_memory: bool = False
+    held: int = 0
+    """The most memory that the worker was seen to hold, in bytes; 0: it was not seen."""
 
 
 class AttemptTable:
@@ -153,6 +155,13 @@ class AttemptTable:
             if row is not None and _supervises(session, owner):
                 row.lease_until = max(row.lease_until or 0.0, lease_until)
 
+    def explain(self, job_id: str, attempt: int, owner: str, reason: str | None) -> None:
+        """Note why a running job does not get on; None: it does."""
+        with self._database.write() as session:
+            row = _mine(session, job_id, attempt)
+            if row is not None and _supervises(session, owner):
+                row.reason = reason
+
     def announce(self, job_id: str, attempt: int, *, steps: int | None, resumed_from: int) -> bool:
         """Tell that the work begins, or goes on after the checkpoint of the step `resumed_from`.
 
@@ -172,9 +181,8 @@ class AttemptTable:
             elif attempt == 1:
                 message = JOB_KINDS[row.kind].started
             else:
-                message = "Started again from the first step"
-                if not JOB_KINDS[row.kind].has_steps:
-                    message = "Started again"
+                has_steps = JOB_KINDS[row.kind].has_steps
+                message = f"Started again{' from the first step' if has_steps else ''}"
             add_event(session, job_id, message, data={"attempt": attempt, "step": resumed_from})
             return True
 
@@ -290,13 +298,9 @@ class AttemptTable:
             place = f"from step {death.step}" if death.step else "from the first step"
             if not JOB_KINDS[row.kind].has_steps:
                 place = "from its start"
-            add_event(
-                session,
-                job_id,
-                f"{death.cause[0].upper()}{death.cause[1:]}; going on {place}",
-                level="warn",
-                data={"attempt": attempt, "step": death.step},
-            )
+            message = f"{death.cause[0].upper()}{death.cause[1:]}; going on {place}"
+            data = {"attempt": attempt, "step": death.step}
+            add_event(session, job_id, message, level="warn", data=data)
             return row.status
 
     def seconds_since(self, start: float) -> dict[str, float]:
@@ -332,7 +336,7 @@ def _supervises(session: Session, owner: str) -> bool:
 
 def _end(session: Session, row: JobRow) -> None:
     _count_time(session, row)
-    row.lease_until = row.place = row.pid = row.pid_started = None
+    row.lease_until = row.place = row.pid = row.pid_started = row.reason = None
 
 
 def _count_time(session: Session, row: JobRow) -> None:
@@ -384,11 +388,9 @@ def _fail(session: Session, row: JobRow, error: dict[str, Any]) -> str:
 
 def _death_error(row: JobRow, death: Death) -> dict[str, Any]:
     if death.out_of_memory:
-        expected = (row.estimate or {}).get("memory")
-        told = f" (about {size(expected)} were expected)" if expected else ""
         message = (
-            f"{death.cause}, twice{told}; lower batch_size or max_length, or set "
-            "gradient_checkpointing=true"
+            f"{death.cause}, twice{memory_words(row.estimate, death.held)}; lower batch_size or "
+            "max_length, or set gradient_checkpointing=true"
         )
         return {"code": "out_of_memory", "message": message}
     message = f"{death.cause} {row.deaths} times in a row without a new checkpoint"

@@ -4,6 +4,7 @@ Its files:
 
     supervisor   the loop: one look at everything each second
     attend       one running job: is its worker alive, should it stop, how did it end
+    starvation   why a running job does not get on
     throttle     workers stopped for as long as requests run
     estimate     what jobs would take, asked while they wait
     estimate_process   ... of a process that imports training once

@@ -31,6 +31,7 @@ from gossamer.jobs.store.records import JobRecord
 from gossamer.jobs.store.scoped import EVERYONE
 from gossamer.jobs.supervise.launch import Child
 from gossamer.jobs.supervise.room import cpu_seconds, descendants, host_memory, memory_kills
+from gossamer.jobs.supervise.starvation import Progressing
 
 log = logging.getLogger("gossamer.jobs")
 
@@ -60,8 +61,12 @@ class Watch:
     """Whether that was for the memory which it held."""
     expected_memory: int | None = None
     """Bytes of this machine's memory that its job was expected to take; None: not known."""
+    most_held: int = 0
+    """The most memory that it was seen to hold, in bytes."""
     is_paused: bool = False
     """Whether it was stopped here for a moment, for requests to run."""
+    progressing: Progressing = field(default_factory=Progressing)
+    """What tells whether it gets on."""
 
     @property
     def pid(self) -> int | None:
@@ -108,6 +113,7 @@ class Attendant:
             self._stop(row, watch)
         else:
             self._judge_silence(row, watch)
+            self._explain(row, watch)
 
     def forget_ended(self, running: set[tuple[str, int]]) -> None:
         """Drop the watches of workers that have ended and whose job is not running any more."""
@@ -173,6 +179,12 @@ class Attendant:
             log.warning("%s: %s; it is killed", row.id, watch.killed_for)
             watch.signal(signal.SIGKILL)
 
+    def _explain(self, row: JobRecord, watch: Watch) -> None:
+        """Tell why the worker does not get on, if it does not; only what has changed is written."""
+        reason = watch.progressing.reason(watch.pid, is_paused=watch.is_paused)
+        if reason != row.reason:
+            self._store.attempts.explain(row.id, row.attempt, self._owner, reason)
+
     def _stop(self, row: JobRecord, watch: Watch) -> None:
         now = time.monotonic()
         if watch.stop_asked is None:
@@ -219,6 +231,7 @@ class Attendant:
                 cause=watch.killed_for,
                 counts=watch.stop_asked is None,
                 out_of_memory=watch.took_too_much,
+                held=watch.most_held,
             )
         known = watch.identity
         if known is not None and not known.is_here():
@@ -227,7 +240,9 @@ class Attendant:
         was_killed = code in (None, -signal.SIGKILL)
         if was_killed and memory_kills() > watch.memory_kills:
             cause = "the machine's memory ran out"
-            return Death(step=step, cause=cause, counts=True, out_of_memory=True)
+            return Death(
+                step=step, cause=cause, counts=True, out_of_memory=True, held=watch.most_held
+            )
         if watch.stop_asked is not None:
             # Before it could save, or in the middle of it.
             return Death(step=step, cause="the worker was stopped", counts=False)

@@ -1,20 +1,21 @@
 """What a job would take: asked of a process that imports training, which the server does not.
 
 A job that would be the only one begins without being asked for; those that wait are asked for
-meanwhile, and running ones if others may run beside them.
+meanwhile, and running ones if others may run beside them. A comparison is long, so that it is
+always asked for: what all its runs take is what its owner wants to know.
 """
 
 import logging
 import tempfile
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from gossamer.errors import JobError, StorageError
 from gossamer.jobs.data_folder import DataFolder
-from gossamer.jobs.queue.needs import comparison_needs, never_fits
+from gossamer.jobs.kinds.compare import estimate_comparison, rows_of
+from gossamer.jobs.queue.needs import never_fits
 from gossamer.jobs.settings import JobsSettings
 from gossamer.jobs.store import JobStore
 from gossamer.jobs.store.records import JobRecord
@@ -22,7 +23,6 @@ from gossamer.jobs.store.scoped import EVERYONE
 from gossamer.jobs.supervise.estimate_process import EstimateProcess
 from gossamer.jobs.supervise.needs_of_results import needs_of_export, needs_of_verification
 from gossamer.jobs.supervise.room import host_memory, measure
-from gossamer.training.comparison.settings import CompareSettings
 
 log = logging.getLogger("gossamer.jobs")
 
@@ -79,22 +79,9 @@ class Estimator:
         return self.ask(job.model, run, self._digests(files))
 
     def _of_comparison(self, job: JobRecord) -> dict[str, Any]:
-        """What its runs take, one after the other, and for each label what its run does."""
         found = job.resolved["compare"]
-        settings = CompareSettings.parse(found["settings"], where="job")
-        # Of rows that the worker holds some out of, all tell as much.
-        whole = found["all_rows"] if found["held_out"] is not None else settings.data
-        rows = self._digests([(job.training_file, whole)])
-        entries: dict[str, dict[str, Any]] = {}
-        for entry in settings.entries():
-            run = settings.run_settings(entry, seed=settings.seeds[0], output="run")
-            values = run.model_copy(update={"data": whole}).model_dump(mode="json")
-            with suppress(JobError):
-                # A method that cannot be is a row of the result, with its reason.
-                entries[entry.label] = self.ask(job.model, values, rows)
-        if not entries:
-            raise JobError("no method of the comparison has an estimate", code="unknown")
-        return comparison_needs(list(entries.values()), len(settings.seeds)) | {"entries": entries}
+        rows = self._digests([(job.training_file, rows_of(found))])
+        return estimate_comparison(found, lambda run: self.ask(job.model, run, rows))
 
     def _digests(self, files: Iterable[tuple[str | None, str | None]]) -> dict[str, str]:
         return {

@@ -57,6 +57,7 @@ class MemoryGuard:
         is_scarce = room.memory_free < room.memory_reserve // _HARDLY
         for watch in watches:
             held = memory_of(watch.pid)
+            watch.most_held = max(watch.most_held, held)
             expected = (watch.expected_memory or 0) * self._settings.memory_margin
             if held > most:
                 _end(watch, f"the worker took more than {size(most, down=True)} of memory")

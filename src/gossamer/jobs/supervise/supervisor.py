@@ -216,9 +216,17 @@ class Supervisor:
 
     def _start_jobs(self, room: MachineRoom) -> None:
         waiting = self._store.jobs.of_statuses("queued")
-        if not waiting:
-            return
         running = self._store.jobs.of_statuses("running")
+        left = self._choose(waiting, running, room) if waiting else []
+        beside = running
+        if self._settings.max_jobs == 1 or not waiting:
+            beside = [row for row in running if row.kind == "compare"]
+        self._estimates.look([*beside, *left])
+
+    def _choose(
+        self, waiting: list[JobRecord], running: list[JobRecord], room: MachineRoom
+    ) -> list[JobRecord]:
+        """Start the jobs whose turn it is; returns those that go on waiting."""
         choice = choose(
             [self._waiting(row) for row in waiting],
             [self._running(row) for row in running],
@@ -233,8 +241,7 @@ class Supervisor:
         rows = {row.id: row for row in waiting}
         for job_id in choice.start:
             self._begin(job_id, host_memory(rows[job_id].estimate))
-        beside = running if self._settings.max_jobs > 1 else []
-        self._estimates.look([*beside, *(row for row in waiting if row.id in choice.reasons)])
+        return [row for row in waiting if row.id in choice.reasons]
 
     def _begin(self, job_id: str, memory: int | None) -> None:
         """Start a worker. A crash after the first step leaves an attempt that no worker registers

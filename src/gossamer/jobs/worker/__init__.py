@@ -7,7 +7,7 @@ Its files:
     task           what the work of a kind is given, and what it must do
     kinds          which work a job of which kind does
     tune           ... of a job that tunes
-    compare        ... of a comparison; what it says is in compare_news
+    comparison     ... of a comparison, in a folder: the work, and what it says
     verify         ... of a proof
     export         ... of an export
     listener       what a run says, as events of its job

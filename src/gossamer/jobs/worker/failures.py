@@ -10,13 +10,17 @@ from gossamer.errors import (
     UsageError,
     one_line,
 )
+from gossamer.jobs.queue.needs import memory_words
+from gossamer.jobs.store.records import JobRecord
+from gossamer.jobs.worker.surroundings import most_held
 
 _CODES = {"tune": "training_failed", "compare": "comparison_failed"}
 
 
-def told(error: GossamerError, kind: str) -> dict[str, Any]:
-    """Tell what the work of a job of that kind has said."""
-    code, param = _CODES.get(kind, f"{kind}_failed"), None
+def told(error: GossamerError, job: JobRecord) -> dict[str, Any]:
+    """Tell what the work of a job has said."""
+    code, param = _CODES.get(job.kind, f"{job.kind}_failed"), None
+    message = str(error)
     if isinstance(error, DataError):
         code, param = "invalid_file", "training_file"
     elif isinstance(error, BaseModelError):
@@ -25,7 +29,8 @@ def told(error: GossamerError, kind: str) -> dict[str, Any]:
         code = "invalid_value"
     elif isinstance(error, TrainingError) and "not enough memory" in str(error):
         code = "out_of_memory"
-    return {"code": code, "message": str(error), "param": param}
+        message += memory_words(job.estimate, most_held())
+    return {"code": code, "message": message, "param": param}
 
 
 def unexpected(error: Exception) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from gossamer.jobs.worker.task import JobTask, KindOfWork
 
 _WORK = {
     "tune": "tune:TuneWork",
-    "compare": "compare:CompareWork",
+    "compare": "comparison.work:CompareWork",
     "verify": "verify:VerifyWork",
     "export": "export:ExportWork",
 }

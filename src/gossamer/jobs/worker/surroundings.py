@@ -3,6 +3,7 @@
 import os
 import platform
 import resource
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -41,6 +42,16 @@ def bound_memory() -> None:
     with suppress(OSError, ValueError):
         _, hard = resource.getrlimit(resource.RLIMIT_DATA)
         resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
+
+
+def most_held() -> int:
+    """The most memory that this process, or the largest that it has started, has held, in bytes."""
+    largest = max(
+        resource.getrusage(who).ru_maxrss
+        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
+    # Linux counts in KiB, macOS in bytes.
+    return int(largest if sys.platform == "darwin" else largest * 1024)
 
 
 def give_way(settings: JobsSettings) -> None:

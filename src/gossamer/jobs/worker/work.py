@@ -162,7 +162,7 @@ class Attempt:
         except (JobLostError, StorageError):
             raise
         except GossamerError as error:
-            outcome = JobOutcome(error=told(error, work.task.record.kind))
+            outcome = JobOutcome(error=told(error, work.task.record))
         except Exception as error:
             trouble = disk_trouble(error)
             if trouble is not None:

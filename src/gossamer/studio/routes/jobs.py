@@ -32,7 +32,7 @@ MAX_KEY = 255
 async def create_job(http: Request) -> JSONResponse:
     """Make a job, which waits for its turn; with `dry_run=true`, say only what it would be."""
     caller, studio = trainer(http), Studio.of(http)
-    is_dry = _is_dry_run(http)
+    is_dry = is_dry_run(http)
     repeat = repeat_of(http)
     body = await read_object(http)
     if is_dry:
@@ -128,7 +128,8 @@ def _kinds(http: Request) -> tuple[str, ...]:
     return () if kind == "all" else (kind,)
 
 
-def _is_dry_run(http: Request) -> bool:
+def is_dry_run(http: Request) -> bool:
+    """Whether a job is only to be tried out; raises `ApiError` 400."""
     for name in http.query_params:
         if name != "dry_run":
             message = f"unknown parameter '{cut(name)}'; known: dry_run"

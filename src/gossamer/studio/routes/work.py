@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, StreamingResponse
@@ -13,9 +14,12 @@ from gossamer.jobs.results.archive import archive
 from gossamer.jobs.store.records import JobRecord
 from gossamer.jobs.store.scoped import Tenant
 from gossamer.serving.http.body import read_past
+from gossamer.serving.http.connection import run_unless_disconnected
 from gossamer.studio.body import read_object
 from gossamer.studio.context import Studio, scope_of, settings_of, trainer
-from gossamer.studio.routes.jobs import answer_job, repeat_of
+from gossamer.studio.new_work import ResultKind
+from gossamer.studio.routes.jobs import answer_job, is_dry_run, repeat_of
+from gossamer.studio.trials import shown_estimate
 from gossamer.studio.view.work import comparison_object
 
 router = APIRouter()
@@ -23,9 +27,13 @@ router = APIRouter()
 
 @router.post("/studio/api/comparisons")
 async def compare(http: Request) -> JSONResponse:
-    """Make a comparison of several methods, which is one job."""
+    """Make a comparison of several methods, which is one job; with `dry_run=true`, say only what
+    all its runs would take."""
     caller, studio = trainer(http), Studio.of(http)
+    is_dry = is_dry_run(http)
     repeat, body = repeat_of(http), await read_object(http)
+    if is_dry:
+        return JSONResponse(await run_unless_disconnected(http.receive, _try_out(http, body)))
     limit = settings_of(http, caller).max_queued_jobs
     make = partial(studio.work.compare, caller.tenant, body, repeat, max_waiting=limit)
     return await answer_job(http, await studio.run(http, make), is_new=True)
@@ -47,25 +55,13 @@ async def show_comparison(http: Request, job_id: str) -> JSONResponse:
 @router.post("/studio/api/verifications")
 async def verify(http: Request) -> JSONResponse:
     """Make a proof, as a job, that a result is served as it was trained."""
-    caller, studio = trainer(http), Studio.of(http)
-    repeat, body = repeat_of(http), await read_object(http)
-    limit = settings_of(http, caller).max_queued_jobs
-    make = partial(
-        studio.work.verify, caller.tenant, scope_of(caller), body, repeat, max_waiting=limit
-    )
-    return await answer_job(http, await studio.run(http, make), is_new=True)
+    return await _with_result(http, "verify")
 
 
 @router.post("/studio/api/exports")
 async def export(http: Request) -> JSONResponse:
     """Export a result, as a job: merged into its base model, or as a plain LoRA."""
-    caller, studio = trainer(http), Studio.of(http)
-    repeat, body = repeat_of(http), await read_object(http)
-    limit = settings_of(http, caller).max_queued_jobs
-    make = partial(
-        studio.work.export, caller.tenant, scope_of(caller), body, repeat, max_waiting=limit
-    )
-    return await answer_job(http, await studio.run(http, make), is_new=True)
+    return await _with_result(http, "export")
 
 
 @router.get("/studio/api/exports/{job_id}/content")
@@ -101,6 +97,33 @@ async def remove(http: Request, job_id: str) -> JSONResponse:
 
     await studio.run(http, delete)
     return JSONResponse({"id": job_id, "object": "export", "deleted": True})
+
+
+async def _try_out(http: Request, body: dict[str, Any]) -> dict[str, Any]:
+    caller, studio = trainer(http), Studio.of(http)
+    trial = await studio.run(http, partial(studio.work.try_out, caller.tenant, body))
+    estimate = partial(studio.trials.of_comparison, trial)
+    found = await studio.trial_threads.run(caller.tenant, estimate)
+    return {
+        "object": "comparison.estimate",
+        "estimate": None if found is None else shown_estimate(found),
+    }
+
+
+async def _with_result(http: Request, kind: ResultKind) -> JSONResponse:
+    caller, studio = trainer(http), Studio.of(http)
+    repeat, body = repeat_of(http), await read_object(http)
+    limit = settings_of(http, caller).max_queued_jobs
+    make = partial(
+        studio.work.with_result,
+        kind,
+        caller.tenant,
+        scope_of(caller),
+        body,
+        repeat,
+        max_waiting=limit,
+    )
+    return await answer_job(http, await studio.run(http, make), is_new=True)
 
 
 def _export_of(studio: Studio, scope: Tenant, job_id: str) -> Path:

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from gossamer.jobs.data_folder import DataFolder
+from gossamer.jobs.kinds.compare import run_folder
 from gossamer.jobs.outcome import read_outcome
+from gossamer.jobs.run_files import SAMPLES
 from gossamer.jobs.store.records import JobRecord
 
 MAX_KEPT = 1000
@@ -76,7 +78,7 @@ def comparison_object(job: JobRecord, folder: DataFolder, result: Shown | None) 
     runs = []
     for entry in found["entries"]:
         for seed in found["settings"]["seeds"]:
-            name = f"{entry['folder']}-seed{seed}"
+            name = run_folder(entry["folder"], seed)
             done = _read(outcomes / name / "outcome.json")
             failed = _read(outcomes / name / "failure.json")
             runs.append(
@@ -100,6 +102,28 @@ def comparison_object(job: JobRecord, folder: DataFolder, result: Shown | None) 
         "base": base and base["evaluation"],
         "runs": runs,
     }
+
+
+def comparison_samples(job: JobRecord, folder: DataFolder) -> Shown:
+    """What the base model, and the model of each run that is done, have answered to the same
+    held-out prompts: `run` is None for the base model."""
+    found = job.resolved["compare"]
+    outcomes = folder.job(job.id).root / found["settings"]["output"] / "jobs"
+    names: dict[str | None, str] = {None: "base"}
+    for entry in found["entries"]:
+        for seed in found["settings"]["seeds"]:
+            name = run_folder(entry["folder"], seed)
+            names[name] = name
+    prompts: list[Shown] = []
+    answers: list[Shown] = []
+    for run, name in names.items():
+        taken = _read(outcomes / name / SAMPLES)
+        if taken is None or (prompts and taken["prompts"] != prompts):
+            continue
+        prompts = taken["prompts"]
+        done = _read(outcomes / name / "outcome.json") or {}
+        answers.append({"run": run, "step": done.get("steps", 0), "texts": taken["texts"]})
+    return {"prompts": prompts, "answers": answers}
 
 
 def _status(job: JobRecord, done: Shown | None, failed: Shown | None, run: Path) -> str:

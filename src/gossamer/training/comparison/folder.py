@@ -10,6 +10,7 @@ from gossamer.errors import SettingError
 from gossamer.files import write_whole
 from gossamer.training.comparison.entries import Entry
 from gossamer.training.comparison.settings import CompareSettings
+from gossamer.training.outputs.samples import FILE as SAMPLES
 
 SETTINGS = "compare.yaml"
 RESULTS = "results.json"
@@ -33,6 +34,8 @@ class JobFolder:
         self.evaluation = path / "evaluation.json"
         self.memory = path / "memory.json"
         """The file with training's peak memory, noted before the evaluation begins."""
+        self.samples = path / SAMPLES
+        """The file with the model's answers to some held-out prompts, where samples are wanted."""
 
     def outcome(self) -> dict[str, Any] | None:
         """Return what the job produced; None if it is not finished."""

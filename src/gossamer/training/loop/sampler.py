@@ -48,7 +48,7 @@ class PromptSampler:
         self._output = output
         self._listener = listener
         self._forward = forward
-        fitting = (pair for row in rows if (pair := _divided(row.sides[0])) is not None)
+        fitting = (pair for row in rows if (pair := prompt_and_answer(row.sides[0])) is not None)
         self.rows = [pair for _, pair in zip(range(count), fitting, strict=False)]
         """The prompt and the answer of each row, as tokens."""
         self._failed = False
@@ -102,7 +102,7 @@ class PromptSampler:
         return text
 
 
-def _divided(example: Example) -> tuple[list[int], list[int]] | None:
+def prompt_and_answer(example: Example) -> tuple[list[int], list[int]] | None:
     """The prompt of a row, up to the first token that is learnt, and its answer; None: too long.
 
     Of text without a prompt the start is given.

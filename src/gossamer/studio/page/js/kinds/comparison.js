@@ -44,7 +44,8 @@ export function useComparedRuns(chosen) {
   }), [key, found.value]);
 }
 
-function runOf(job, run, base) {
+/** A run of a comparison in the form of the runs of other jobs. */
+export function runOf(job, run, base) {
   const { figures, lines } = run;
   const several = job.comparison.seeds.length > 1 ? ` seed ${run.seed}` : "";
   return {

@@ -3,14 +3,16 @@
 import { del, get } from "../api.js";
 import { bytes, loss, seconds } from "../format.js";
 import { html, useSignal } from "../html.js";
+import { Answers } from "../compare/answers.js";
 import { Events } from "../job/events.js";
+import { Figures } from "../job/figures.js";
 import { useLife } from "../job/life.js";
 import { Tabs } from "../job/tabs.js";
 import { jobs } from "../live.js";
 import { isMine, KeepAs } from "../parts/keep.js";
 import { Confirmed, Problem } from "../parts/notes.js";
 import { href } from "../router.js";
-import { useComparison } from "./comparison.js";
+import { runOf, useComparison } from "./comparison.js";
 
 /** What such a job is at and what it has found; `null` for a tuning run, which has a curve. */
 export function WorkOf({ job }) {
@@ -26,8 +28,9 @@ export const isWork = (job) => ["compare", "verify", "export"].includes(job.kind
 
 function Comparison({ job }) {
   const found = useComparison(job);
-  if (!found) return html`<p class="soft late">Loading…</p>`;
-  return html`<div class="stack tight">
+  if (!found) return html`<${Figures} job=${job} /><p class="soft late">Loading the runs…</p>`;
+  const done = found.runs.filter((run) => run.figures);
+  return html`<${Figures} job=${job} /><div class="stack tight">
     <div class="row spread"><h2>Runs</h2>
       <a class="button small" href=${href(`/compare?jobs=${job.id}`)}>Open in Compare</a></div>
     <div class="scroll" tabindex="0" role="region" aria-label="Runs of the comparison"><table
@@ -39,7 +42,9 @@ function Comparison({ job }) {
           <td class="number">${loss(found.base.loss)}</td>
           <td class="number">${right(found.base)}</td><td></td><td></td></tr>`}
         ${found.runs.map((run) => html`<${Run} key=${run.id} run=${run} job=${job} />`)}
-      </tbody></table></div></div>`;
+      </tbody></table></div></div>
+    <${Answers} again=${`${job.status} ${done.length}`}
+      runs=${done.map((run) => runOf(job, run, found.base))} />`;
 }
 
 function Run({ run, job }) {

@@ -4,34 +4,41 @@ import { post } from "../api.js";
 import { catalogue } from "../catalogue.js";
 import { effect, signal } from "../html.js";
 import { session } from "../live.js";
-import { bodyFor, draft } from "./draft.js";
+import { bodyFor, comparisonBody, draft } from "./draft.js";
 
-const TRIAL = "/v1/fine_tuning/jobs?dry_run=true";
+const JOBS = "/v1/fine_tuning/jobs";
+const COMPARISONS = "/studio/api/comparisons";
 const WAIT_MS = 500;
 
-/** Body as text: {isAsked}, {estimate} or {problem}. */
+/** Question as text: {isAsked}, {estimate} or {problem}. */
 const known = signal(new Map());
 
-const keyOf = (name) => JSON.stringify({ ...bodyFor(name), suffix: undefined });
-
-/** What is known of the cost of a method with the settings of the draft; null: nothing. */
-export function estimateOf(name) {
-  return draft.value.file ? known.value.get(keyOf(name)) ?? null : null;
+/** What is asked: a run of the one method that is ticked, or all runs of a comparison. */
+function question() {
+  const { methods } = draft.value;
+  return methods.length > 1 ? [COMPARISONS, comparisonBody()] : [JOBS, bodyFor(methods[0])];
 }
 
-/** Asks for the estimates of the chosen methods, one after the other, whenever the draft changes.
- * Gives the function that ends it. */
+const keyOf = ([path, body]) => JSON.stringify([path, { ...body, suffix: undefined }]);
+
+/** What is known of the cost of the job of the draft; null: nothing. */
+export function estimateNow() {
+  const { file, methods } = draft.value;
+  return file && methods.length ? known.value.get(keyOf(question())) ?? null : null;
+}
+
+/** Asks for the estimate of the draft whenever that changes. Gives the function that ends it. */
 export function keepEstimating() {
   let stop = null;
   let timer = null;
   const dispose = effect(() => {
-    const wanted = draft.value.methods;
+    const { file, methods } = draft.value;
     stop?.abort();
     clearTimeout(timer);
-    if (!draft.value.file || !catalogue.value || !session.value) return;
+    if (!file || !methods.length || !catalogue.value || !session.value) return;
     stop = new AbortController();
     const { signal: ended } = stop;
-    timer = setTimeout(() => askAll(wanted, ended), WAIT_MS);
+    timer = setTimeout(() => ask(question(), ended), WAIT_MS);
   });
   return () => {
     stop?.abort();
@@ -40,20 +47,18 @@ export function keepEstimating() {
   };
 }
 
-async function askAll(names, stop) {
-  for (const name of names) {
-    if (stop.aborted) return;
-    const key = keyOf(name);
-    const found = known.peek().get(key);
-    if (found?.estimate || found?.problem) continue;
-    set(key, { isAsked: true });
-    try {
-      const answer = await post(TRIAL, bodyFor(name), { signal: stop });
-      set(key, { estimate: answer.estimate ?? answer });
-    } catch (error) {
-      if (stop.aborted) set(key, null);
-      else set(key, { problem: error.message });
-    }
+async function ask(asked, stop) {
+  const [path, body] = asked;
+  const key = keyOf(asked);
+  const found = known.peek().get(key);
+  if (found?.estimate || found?.problem) return;
+  set(key, { isAsked: true });
+  try {
+    const answer = await post(`${path}?dry_run=true`, body, { signal: stop });
+    set(key, { estimate: answer.estimate ?? {} });
+  } catch (error) {
+    if (stop.aborted) set(key, null);
+    else set(key, { problem: error.message });
   }
 }
 

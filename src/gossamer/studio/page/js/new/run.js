@@ -2,14 +2,14 @@
 
 import { post } from "../api.js";
 import { catalogue } from "../catalogue.js";
-import { bytes, plural } from "../format.js";
+import { bytes, plural, seconds } from "../format.js";
 import { html, useSignal } from "../html.js";
 import { jobs } from "../live.js";
 import { Problem } from "../parts/notes.js";
 import { go, setQuery } from "../router.js";
 import { Commands } from "./commands.js";
 import { bodyFor, comparisonBody, draft } from "./draft.js";
-import { estimateOf } from "./estimates.js";
+import { estimateNow } from "./estimates.js";
 import { SettingsForm } from "./settings.js";
 
 const NAME = /^[A-Za-z0-9._-]{0,64}$/;
@@ -91,17 +91,30 @@ function whatIsMissing(methods, name, held) {
   return NAME.test(name) ? "" : "A name has letters, digits, dots, dashes and underscores.";
 }
 
-/** What the server says that the ticked methods come to, or why one of them cannot be. */
+/** What the server says that the job comes to, or why it cannot be. */
 function Cost() {
-  const known = draft.value.methods.map((name) => estimateOf(name));
-  const problem = known.find((each) => each?.problem)?.problem;
-  if (problem) return html`<p class="note warn" role="status">${problem}</p>`;
-  if (!known.length || known.some((each) => !each?.estimate)) {
-    const isAsked = known.some((each) => each?.isAsked);
-    return isAsked ? html`<p class="soft late">Estimating…</p>` : null;
-  }
-  const [{ estimate: { steps, rows, memory } }] = known;
-  const parts = [steps && plural(steps, "step"), rows && `${plural(rows, "row")} in the file`,
-    memory && `${bytes(memory)} of memory`, known.length > 1 && "for each method"];
-  return html`<p class="cost" aria-live="polite">${parts.filter(Boolean).join(" · ")}</p>`;
+  const found = estimateNow();
+  if (found?.problem) return html`<p class="note warn" role="status">${found.problem}</p>`;
+  if (!found?.estimate) return found?.isAsked ? html`<p class="soft late">Estimating…</p>` : null;
+  const { estimate } = found;
+  const { steps, rows, memory, problems = {} } = estimate;
+  const { methods, seeds } = draft.value;
+  const runs = (methods.length - Object.keys(problems).length) * (Number(seeds) || 1);
+  const isOne = methods.length < 2;
+  const parts = [steps && plural(steps, "step"), !isOne && `in ${plural(runs, "run")}`,
+    rows && `${plural(rows, "row")} ${memory ? "to learn from" : "in the file"}`, memory && `${bytes(memory)} of memory`,
+    Number.isFinite(estimate.seconds) && `${seconds(estimate.seconds)} of training`];
+  return html`<div class="cost" aria-live="polite"><p>${parts.filter(Boolean).join(" · ")}</p>
+    <p class="soft small-text">${sourceOf(estimate, isOne)}</p>
+    ${Object.entries(problems).map(([label, problem]) => html`<p key=${label} class="note warn">
+      ${label} cannot be trained, and the others go on: ${problem}</p>`)}</div>`;
+}
+
+/** Where the figures come from. */
+function sourceOf({ seconds: time, memory }, isOne) {
+  if (!memory) return "";
+  const most = isOne ? "Memory is reckoned from the model and the rows"
+    : "The runs take turns, so memory is that of the largest";
+  return Number.isFinite(time) ? `${most}; the time is that of runs of this kind on this machine.`
+    : `${most}; how long it takes shows after the first steps.`;
 }

@@ -39,7 +39,7 @@ export function View() {
     <${Picker} chosen=${chosen} />
     ${runs.length > 0 && html`<${Fairness} runs=${runs} groups=${groups} />
       <${Curves} runs=${runs} /><${RunTable} runs=${runs} /><${Scatter} groups=${groups} />
-      <${Answers} runs=${single} />`}
+      <${Answers} runs=${runs} />`}
   </div>`;
 }
 

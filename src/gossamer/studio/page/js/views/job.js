@@ -1,15 +1,15 @@
 // One job: how it goes, what it says, and what it left.
 
 import { ApiProblem, get } from "../api.js";
-import { bytes, loss, seconds, when } from "../format.js";
 import { html, useEffect, useSignal } from "../html.js";
 import { Curve } from "../job/curve.js";
+import { Figures } from "../job/figures.js";
 import { useLife } from "../job/life.js";
 import { Samples } from "../job/samples.js";
 import { Tabs } from "../job/tabs.js";
 import { follow, jobs, topic } from "../live.js";
 import { JobActions } from "../parts/job_actions.js";
-import { methodOf, nameOf, share } from "../parts/job_words.js";
+import { methodOf, nameOf } from "../parts/job_words.js";
 import { Problem } from "../parts/notes.js";
 import { Results } from "../parts/results.js";
 import { href } from "../router.js";
@@ -69,28 +69,4 @@ function words(job) {
   const again = job.attempt > 1 ? `, attempt ${job.attempt}` : "";
   const from = job.resumed_from ? `, went on from step ${job.resumed_from}` : "";
   return `${status}${reason}${again}${from}`;
-}
-
-function Figures({ job }) {
-  const at = job.progress ?? {};
-  const isActive = ["running", "paused"].includes(job.status);
-  const cells = [
-    ["Step", at.steps ? `${at.step ?? 0} of ${at.steps}` : "–"],
-    isActive && ["Left", seconds(at.seconds_left ?? NaN)],
-    job.finished_at && ["Ended", when(job.finished_at)],
-    ["Training loss", loss(at.train_loss)],
-    ["Held-out loss", loss(at.valid_loss)],
-    isActive && ["Speed", at.tokens_per_second ? `${Math.round(at.tokens_per_second)} tokens/s`
-      : "–"],
-    memory(job.estimate) && ["Memory", memory(job.estimate)],
-  ].filter(Boolean);
-  return html`<div class="stack tight">
-    ${isActive && html`<progress max="100" value=${share(job) ?? 0} aria-label="Progress"
-      class=${job.status === "paused" ? "resting" : ""} />`}
-    <dl class="figures-row">${cells.map(([name, value]) => html`<div key=${name}>
-      <dt>${name}</dt><dd>${value}</dd></div>`)}</dl></div>`;
-}
-
-function memory(estimate) {
-  return estimate?.memory ? `${bytes(estimate.memory)} estimated` : null;
 }

@@ -113,7 +113,7 @@ function State({ job }) {
       <progress class=${isPaused ? "resting" : ""} max="100"
         value=${share(job) ?? (job.target ? undefined : 0)}
         aria-label=${`Progress of ${nameOf(job)}`} />
-      <p class="soft small-text"><${Losses} at=${at} /></p>`;
+      <p class="soft small-text">${at.reason ?? html`<${Losses} at=${at} />`}</p>`;
   }
   if (job.status === "succeeded") {
     return html`<p class="small-text"><span class="good">Done</span> ${when(job.finished_at)}</p>

@@ -14,7 +14,7 @@ from gossamer.jobs.exports import copy_folder
 from gossamer.jobs.kinds.compare import run_folder
 from gossamer.jobs.queue.needs import weights_bytes
 from gossamer.jobs.store.attempts import JobOutcome, OutcomeModel
-from gossamer.jobs.worker.compare_news import ComparisonNews
+from gossamer.jobs.worker.comparison.news import ComparisonNews
 from gossamer.jobs.worker.task import KindOfWork
 from gossamer.training.comparison.results import Comparison
 from gossamer.training.comparison.settings import CompareSettings
