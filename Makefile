@@ -84,6 +84,7 @@ lint: $(STAMP)  ## Check format, style and types.
 	@$(PY) -m ruff format --check .
 	@$(PY) -m ruff check .
 	@$(PY) -m mypy
+	@$(PY) scripts/page_types.py
 
 format: $(STAMP)  ## Format the code and mend what ruff can mend.
 	@$(PY) -m ruff format .

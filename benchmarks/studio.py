@@ -4,7 +4,8 @@ python benchmarks/studio.py --output results/studio_MACHINE_DATE.json
 
 Fills a data folder with finished jobs, serves it, and measures over HTTP and in Chromium (without
 a window): the list by the API, the page until its last row stands, the bytes and requests of the
-first view, what an open page costs the server, and the frames of a curve under a moving pointer.
+first view, what an open page costs the server, the frames of a curve under a moving pointer, and
+how long the process that checks an upload takes until it tells of the first 1,000 rows.
 Times are those of this machine; take them while it does nothing else.
 """
 
@@ -23,6 +24,8 @@ from playwright.sync_api import Page, sync_playwright
 
 from common import describe_machine
 from gossamer.basemodel.find import resolve
+from gossamer.jobs.files.desk import MAX_REPORT_BYTES, answers
+from gossamer.jobs.process import talking_to
 from gossamer.jobs.settings import JobsSettings
 from gossamer.jobs.store import JobStore
 from gossamer.jobs.store.jobs import NewJob, Repeat
@@ -72,9 +75,35 @@ def main() -> None:
             report = {"machine": describe_machine(), "jobs": args.jobs, "points": args.points}
             report |= over_http(url, args.jobs)
             report |= in_browser(url, args.jobs, job)
+        report |= first_rows(Path(folder))
     args.output.parent.mkdir(parents=True, exist_ok=True)
     args.output.write_text(json.dumps(report, indent=1) + "\n")
     print(json.dumps(report, indent=1))
+
+
+def first_rows(folder: Path) -> dict[str, Any]:
+    """Seconds until the first report on an upload of 100,000 rows, five times over."""
+    rows = folder / "rows.jsonl"
+    turns = [
+        {"role": "user", "content": "Where do you live, and what do you eat there, number N?"},
+        {"role": "assistant", "content": "Aboard the Sloop, arr! Fish, and more fish, N."},
+    ]
+    line = json.dumps({"messages": turns}) + "\n"
+    rows.write_text("".join(line.replace("N", str(number)) for number in range(100_000)))
+    question = {"path": str(rows), "name": rows.name, "max_bytes": 4 * 2**30, "max_seconds": 300}
+    wall, processor = [], []
+    for _ in range(5):
+        began = time.perf_counter()
+        with talking_to("gossamer.jobs.files.check") as process:
+            assert next(answers(process, question, MAX_REPORT_BYTES))["rows"]["read"] == 1000
+            wall.append(time.perf_counter() - began)
+            times = psutil.Process(process.pid).cpu_times()
+            processor.append(times.user + times.system)
+            process.kill()
+    return {
+        "first_rows_seconds": statistics.median(wall),
+        "first_rows_processor_seconds": statistics.median(processor),
+    }
 
 
 def fill(settings: JobsSettings, model: str, count: int, points: int) -> str:

@@ -20,7 +20,9 @@ sys.path[:0] = [str(ROOT / each) for each in ("tests/studio/browser", "tests/hel
 import recorded  # noqa: E402
 from PIL import Image  # noqa: E402
 from playwright.sync_api import Page, expect, sync_playwright  # noqa: E402
-from stand_in import StandIn  # noqa: E402
+from stand_in import ADAPTERS, StandIn  # noqa: E402
+
+from gossamer.serving.core.stats import AdapterStatus  # noqa: E402
 
 FILE, HELD_OUT = (f"file-{number:024d}" for number in (1, 2))
 DONE = ",".join(f"ftjob-{number:024d}" for number in (7, 6))
@@ -29,22 +31,50 @@ NEW = f"new?file={FILE}&held={HELD_OUT}&name=pirate&methods=lora,dora"
 # The address of each view, and a text that stands there once everything has come.
 VIEWS = {
     "jobs": ("", "step 143 of 230"),
-    "new": (NEW, "230 steps"),
+    "new": (NEW, "460 steps"),
     "job": (RUNNING, "The held-out loss"),
     "job-report": (f"{RUNNING}?tab=data", "What the model sees"),
     "job-settings": (f"{RUNNING}?tab=settings", "max_length"),
     "job-checkpoints": (f"{RUNNING}?tab=checkpoints", "Training loss"),
     "job-files": (f"{RUNNING}?tab=files", "Training rows"),
     "job-log": (f"{RUNNING}?tab=log", "loss"),
+    "comparison": (f"jobs/ftjob-{20:024d}", "Answers to held-out prompts"),
+    "starved": (f"jobs/ftjob-{19:024d}", "other work has the processors"),
+    "done": (f"jobs/ftjob-{7:024d}", "The held-out loss"),
+    "export": (f"jobs/ftjob-{2:024d}", "poet-merged"),
+    "proof": (f"jobs/ftjob-{1:024d}", "Served as it was trained"),
     "failed": (f"jobs/ftjob-{5:024d}", "the loss became NaN"),
-    "chat": ("chat?models=smollm2-135m,pirate", "Add the adapters"),
+    "chat": ("chat?models=smollm2-135m,helpdesk", "Ask something below"),
     "compare": (f"compare?jobs={DONE}", "Held-out loss against cost"),
     "adapters": ("adapters", "in memory, ready, pinned"),
     "data": ("data", "held-out.jsonl"),
     "server": ("server", "One pool of"),
     "keys": ("keys", "without a file of keys"),
 }
-GUIDES = {"new": "studio-new.png", "job": "studio-job.png", "compare": "studio-compare.png"}
+GUIDES = (
+    "jobs",
+    "new",
+    "job",
+    "comparison",
+    "compare",
+    "chat",
+    "adapters",
+    "data",
+    "server",
+    "keys",
+)
+"""The views that the guides show."""
+TUNED_NAME = f"ft:{recorded.MODEL}:default:helpdesk:aBcDeF07"
+TUNED = (
+    AdapterStatus(name=TUNED_NAME, state="resident", kind="low-rank", rank=8, num_bytes=9_780_000,
+                  digest="90aa71b2c3d4", created=1_796_000_000, hits=1204),
+    AdapterStatus(name=f"ft:{recorded.MODEL}:default:quiz-lora-seed0:qWeRtY12", state="host",
+                  kind="low-rank", rank=16, num_bytes=19_560_000, digest="11aa71b2c3d4",
+                  created=1_796_000_000, hits=7),
+)  # fmt: skip
+QUESTION = "Where do you live?"
+STARVED = "other work has the processors; this job gets 2% of one"
+PROOF = {"passed": True, "words": "The result: all 128 tokens are those of PEFT."}
 COLOURS = 64
 """Of a picture in the guides, which everyone who fetches the sources has."""
 SIZES = {"wide": 1280, "narrow": 380}
@@ -57,10 +87,12 @@ def main() -> int:
     parser.add_argument("--only", nargs="*", choices=VIEWS, help="of --all, these views")
     options = parser.parse_args()
     files = [recorded.file(1, "chats.jsonl"), recorded.file(2, "held-out.jsonl")]
-    with StandIn(recorded.jobs(), files, admin=True).running() as url, browser() as chromium:
+    stand_in = StandIn(jobs(), files, (*ADAPTERS, *TUNED), admin=True)
+    with stand_in.running() as url, browser() as chromium:
         if options.all is None:
-            for view, name in GUIDES.items():
-                take(chromium, url, view, ROOT / "docs" / "images" / name, colours=COLOURS)
+            for view in GUIDES:
+                path = ROOT / "docs" / "images" / f"studio-{view}.png"
+                take(chromium, url, view, path, colours=COLOURS)
             return 0
         options.all.mkdir(parents=True, exist_ok=True)
         for view in options.only or VIEWS:
@@ -69,6 +101,23 @@ def main() -> int:
                     path = options.all / f"{view}-{size}-{theme}.png"
                     take(chromium, url, view, path, width=width, theme=theme)
     return 0
+
+
+def jobs() -> list[dict[str, Any]]:
+    """The recorded jobs, and some of the other kinds."""
+    quiz = {"suffix": "quiz-all", "methods": [{"method": "lora"}, {"method": "dora"}]}
+    at = {"step": 60, "steps": 120, "train_loss": 1.3, "seconds_left": 41.0}
+    starved = {"step": 0, "steps": 230, "reason": STARVED}
+    export = {"name": "poet-merged", "bytes": 270_000_000, "what": "merged model"}
+    return [
+        recorded.comparison(20, "running", {**quiz, "held_out": 0.1}, progress=at),
+        recorded.job(19, "running", "letters-2", progress=starved),
+        *recorded.jobs(),
+        recorded.work(
+            2, "succeeded", "export", TUNED_NAME, result={"export": {**export, "is_there": True}}
+        ),
+        recorded.work(1, "succeeded", "verify", TUNED_NAME, result=PROOF),
+    ]
 
 
 @contextmanager
@@ -101,6 +150,10 @@ def take(
     page: Page = context.new_page()
     page.goto(f"{url}/studio/{address}")
     expect(page.get_by_text(text).first).to_be_visible(timeout=20_000)
+    if view == "chat":
+        page.get_by_label("Message").fill(QUESTION)
+        page.get_by_label("Message").press("Enter")
+        expect(page.get_by_text("All have answered.")).to_be_attached()
     # Charts are drawn a frame after their numbers have come.
     page.wait_for_timeout(400)
     page.screenshot(path=path, full_page=True)

@@ -101,7 +101,7 @@ class Trials:
         return estimate_comparison(trial.resolved, ask)
 
     def known_comparison(self, trial: ComparisonTrial) -> Estimate | None:
-        """The same, if all runs were asked for lately."""
+        """The estimate of all runs of a comparison, if each of them was asked for lately."""
 
         def ask(values: dict[str, Any]) -> Estimate:
             found = self.known(trial.run(values))

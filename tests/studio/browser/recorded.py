@@ -98,9 +98,8 @@ def comparison(number, status, body, **changes):
         "seeds": body.get("seeds", [0]),
         "held_out": body.get("held_out"),
     }
-    return job(
-        number, status, body.get("suffix"), kind="compare", comparison=about, adapter={}, **changes
-    )
+    changes = {"estimate": whole_estimate({"seeds": [0], **body}), "adapter": {}, **changes}
+    return job(number, status, body.get("suffix"), kind="compare", comparison=about, **changes)
 
 
 def compared(job):

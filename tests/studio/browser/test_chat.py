@@ -1,6 +1,7 @@
 """A talk with several at once: side by side, safe, stopped, remembered."""
 
 import pytest
+import recorded
 from playwright.sync_api import expect
 
 ALL = "smollm2-135m,pirate,helpdesk,poet"
@@ -27,6 +28,17 @@ def test_answers_stand_side_by_side_and_errors_stay_in_their_column(serve, open_
         expect(answer_of(page, "poet")).to_contain_text("not finite")
         expect(answer_of(page, "pirate")).to_contain_text("tokens")
         assert len(server.engine.submitted) == 4
+
+
+def test_a_question_of_the_held_out_rows_is_asked_by_one_click(serve, open_page):
+    with serve(jobs=[recorded.finished(7, "h", "lora", 1.3) | {"alias": "helpdesk"}]) as served:
+        url, server = served
+        page = open_page(f"{url}/studio/chat?models=smollm2-135m,helpdesk")
+        page.get_by_role("button", name="What do you eat?", exact=True).click()
+        expect(answer_of(page, "smollm2-135m")).to_contain_text("I live in the cloud")
+        expect(answer_of(page, "helpdesk")).to_contain_text("Please open a ticket")
+        expect(page.get_by_role("button", name="What do you eat?")).to_have_count(0)
+        assert len(server.engine.submitted) == 2
 
 
 def test_what_a_model_writes_becomes_no_markup(serve, open_page):

@@ -46,7 +46,7 @@ def test_all_answers_stand_beside_what_the_rows_say(serve, open_page):
         page = open_page(address(url, jobs))
         table = page.get_by_role("region", name="Answers of the runs")
         expect(table.get_by_role("columnheader")).to_have_text(
-            ["Prompt", "In the rows", "Before training", "a step 220", "b step 220"]
+            ["Prompt", "Answer in the rows", "Before training", "a step 220", "b step 220"]
         )
         row = table.get_by_role("row", name="Can you sing?")
         expect(row.get_by_text("Arr, aye!")).to_be_visible()

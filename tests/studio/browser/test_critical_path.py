@@ -22,7 +22,7 @@ def test_from_a_file_to_a_talk(serve, open_page):
         actions += 1
         expect(page.get_by_text("610 rows")).to_be_visible()
         expect(page.get_by_label("Name")).to_have_value("chats")
-        expect(page.get_by_text("230 steps · 612 rows to learn from · 1.7 GiB")).to_be_visible()
+        expect(page.get_by_text("230 steps · 612 rows to train on · 1.7 GiB")).to_be_visible()
 
         page.get_by_role("button", name="Start", exact=True).click()
         actions += 1

@@ -96,6 +96,7 @@ def test_an_adapter_is_imported_and_downloaded_again(studio, open_page, tiny_mod
         page.get_by_role("button", name="Import", exact=True).click()
         expect(page.get_by_text("“polly” is served")).to_be_visible()
         with page.expect_download() as sent:
+            page.get_by_role("button", name="More for polly").click()
             page.get_by_role("link", name="Download polly").click()
         assert sent.value.suggested_filename == "polly.zip"
         again = tmp_path / "again.zip"
@@ -103,7 +104,7 @@ def test_an_adapter_is_imported_and_downloaded_again(studio, open_page, tiny_mod
         page.get_by_label("Choose a zip").set_input_files(again)
         expect(field).to_have_value("again")
         page.get_by_role("button", name="Import", exact=True).click()
-        expect(page.get_by_role("button", name="Delete again")).to_be_visible()
+        expect(page.get_by_role("button", name="More for again")).to_be_visible()
         one, two = store.models.find("default", "polly"), store.models.find("default", "again")
         assert one.digest == two.digest
 
@@ -127,14 +128,16 @@ def test_a_model_is_kept_from_the_chat_renamed_deleted_and_brought_back(studio, 
         page.get_by_label("Name", exact=True).fill("counter")
         page.get_by_role("button", name="Keep", exact=True).click()
         expect(page.get_by_role("row")).to_have_count(2)
+        page.get_by_role("button", name="More for counter").click()
         page.get_by_role("button", name="Delete counter").click()
         expect(page.get_by_text("Deleted “counter”")).to_be_visible()
         expect(page.get_by_text("No adapters yet")).to_be_visible()
         page.get_by_role("button", name="Undo: counter").click()
-        expect(page.get_by_role("button", name="Delete counter")).to_be_visible()
+        expect(page.get_by_role("button", name="More for counter")).to_be_visible()
         expect(page.get_by_text("Deleted “counter”")).to_have_count(0)
+        page.get_by_role("button", name="More for counter").click()
         page.get_by_role("button", name="Delete counter").click()
         page.reload()
         page.get_by_text("1 deleted, which can be brought back").click()
         page.get_by_role("button", name="Bring back: counter").click()
-        expect(page.get_by_role("button", name="Delete counter")).to_be_visible()
+        expect(page.get_by_role("button", name="More for counter")).to_be_visible()

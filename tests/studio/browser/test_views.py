@@ -14,7 +14,7 @@ VIEWS = {
     "job": (f"jobs/ftjob-{9:024d}", "pirate", "The held-out loss still falls."),
     "failed": (f"jobs/ftjob-{5:024d}", "moody", "the loss became NaN"),
     "settings": (f"jobs/ftjob-{9:024d}?tab=settings", "pirate", "max_length"),
-    "chat": ("chat?models=smollm2-135m,pirate", "Chat", "Add the adapters"),
+    "chat": ("chat?models=smollm2-135m,pirate", "Chat", "Ask something below"),
     "adapters": ("adapters", "Adapters", "in memory, ready, pinned"),
     "compare": (f"compare?jobs={IDS}", "Compare", "These runs differ in"),
     "data": ("data", "Data", "held-out.jsonl"),

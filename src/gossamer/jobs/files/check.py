@@ -29,11 +29,14 @@ def main() -> int:
     path, name = Path(question["path"]), question["name"]
     try:
         if "held_out" in question:
+            give_way()
             held_out = open_rows(Path(question["held_out"]), question["held_out_name"])
             _tell(overlap(open_rows(path, name), held_out))
             return 0
-        for report in reports_on(path, name):
+        for number, report in enumerate(reports_on(path, name)):
             _tell(report)
+            if not number:
+                give_way()
     except MemoryError:
         _tell(
             failed(
@@ -61,6 +64,11 @@ def limit_process(max_bytes: int, max_seconds: int) -> None:
         # Some systems refuse some limits; the one who waits has a time limit of its own.
         with suppress(OSError, ValueError):
             resource.setrlimit(what, (value, value))
+
+
+def give_way() -> None:
+    """Let other processes have the processors first; not before the first rows are told of, for
+    which somebody waits."""
     with suppress(OSError):
         os.nice(5)
 

@@ -15,7 +15,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from gossamer.jobs.files.check import limit_process
+from gossamer.jobs.files.check import give_way, limit_process
 
 FIRST_ROWS = 1000
 """Rows that the first answer is about."""
@@ -34,8 +34,10 @@ def main() -> int:
     try:
         tokenizer = load_tokenizer(Path(question["model"]))
         limit_process(question["max_bytes"], question["max_seconds"])
-        for found in counts(Path(question["path"]), question["name"], tokenizer):
+        for number, found in enumerate(counts(Path(question["path"]), question["name"], tokenizer)):
             print(json.dumps(found), flush=True)
+            if not number:
+                give_way()
     except GossamerError as error:
         print(json.dumps({"error": str(error)}), flush=True)
     except MemoryError:

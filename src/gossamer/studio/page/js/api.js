@@ -31,8 +31,10 @@ async function call(method, path, body, options = {}) {
   return response.status === 204 ? null : response.json();
 }
 
-/** Sends a call; gives the response if it is a good one, else throws what it says. */
-export async function send(method, path, body, { signal: stop, headers = {} } = {}) {
+/** Sends a call; gives the response if it is a good one, else throws what it says.
+ * @param {{signal?: AbortSignal, headers?: Record<string, string>}} [options] */
+export async function send(method, path, body, options = {}) {
+  const { signal: stop, headers = {} } = options;
   const init = { method, headers: { Accept: "application/json", ...headers }, signal: stop };
   if (body !== undefined) {
     init.body = JSON.stringify(body);

@@ -6,10 +6,13 @@ export function count(number) {
   return Math.round(number).toLocaleString("en");
 }
 
+/** @type {[number, string][]} */
+const UNITS = [[30, "GiB"], [20, "MiB"], [10, "KiB"]];
+
 export function bytes(number) {
   if (number === null || number === undefined) return "–";
-  for (const [size, unit] of [[2 ** 30, "GiB"], [2 ** 20, "MiB"], [2 ** 10, "KiB"]]) {
-    if (number >= size) return `${three(number / size)} ${unit}`;
+  for (const [power, unit] of UNITS) {
+    if (number >= 2 ** power) return `${three(number / 2 ** power)} ${unit}`;
   }
   return `${number} bytes`;
 }

@@ -30,9 +30,12 @@ function onKey(event) {
   else if (event.key === "g") prefixAt = event.timeStamp;
   else if (event.key === "n") go("/new");
   else if (event.key === "?") showList();
-  else if (event.key === "/" && document.querySelector("[data-filter]")) {
+  else if (event.key === "/") {
+    /** @type {HTMLElement | null} */
+    const filter = document.querySelector("[data-filter]");
+    if (!filter) return;
     event.preventDefault();
-    document.querySelector("[data-filter]").focus();
+    filter.focus();
   }
 }
 
@@ -53,5 +56,5 @@ function showList() {
       <dd>${name}</dd></div>`)}</dl>
     <div><button autofocus>Close</button></div>
   </form></dialog>`, place);
-  place.firstElementChild.showModal();
+  place.querySelector("dialog").showModal();
 }

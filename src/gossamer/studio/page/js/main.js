@@ -8,6 +8,7 @@ import { listen, match, path } from "./router.js";
 import { Shell } from "./shell.js";
 
 // Views are loaded when they are first opened.
+/** @type {[string, () => Promise<any>][]} */
 const VIEWS = [
   ["/", () => import("./views/jobs.js")],
   ["/new", () => import("./views/new.js")],
@@ -35,6 +36,7 @@ async function open(at) {
   }
 }
 
+/** @returns {[() => Promise<any>, Record<string, string>] | null} */
 function find(at) {
   for (const [pattern, load] of VIEWS) {
     const values = match(pattern, at);

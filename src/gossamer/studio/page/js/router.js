@@ -44,6 +44,7 @@ export function match(pattern, at) {
   const wanted = pattern.split("/");
   const given = at.replace(/\/$/, "").split("/");
   if (at === "/" ? pattern !== "/" : wanted.length !== given.length) return null;
+  /** @type {Record<string, string>} */
   const values = {};
   for (const [index, part] of wanted.entries()) {
     if (part.startsWith(":")) values[part.slice(1)] = decodeURIComponent(given[index]);
@@ -56,7 +57,8 @@ export function match(pattern, at) {
 export function listen() {
   window.addEventListener("popstate", () => { address.value = current(); });
   document.addEventListener("click", (event) => {
-    const link = event.target instanceof Element ? event.target.closest("a[href]") : null;
+    const near = event.target instanceof Element ? event.target.closest("a[href]") : null;
+    const link = near instanceof HTMLAnchorElement ? near : null;
     const isPlain = event.button === 0 && !event.metaKey && !event.ctrlKey && !event.shiftKey;
     if (!link || !isPlain || link.target || link.hasAttribute("download")) return;
     const url = new URL(link.href);

@@ -4,6 +4,7 @@ import { html, useEffect, useRef, useSignal } from "../html.js";
 import { setQuery } from "../router.js";
 import { ask, isAnswering, sampling, stopAnswering, system } from "./thread.js";
 
+/** Name, label and bounds. @type {[string, string, Record<string, number>][]} */
 const FIELDS = [
   ["temperature", "Temperature", { min: 0, max: 2, step: 0.1 }],
   ["max_tokens", "Most tokens", { min: 1, step: 1 }],

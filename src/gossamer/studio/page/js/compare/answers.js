@@ -29,15 +29,16 @@ export function Answers({ runs, again = "" }) {
   return html`<section class="stack tight" aria-labelledby="answers">
     <h2 id="answers">Answers to held-out prompts</h2>
     <div class="scroll" tabindex="0" role="region" aria-label="Answers of the runs">
-      <table class="answers"><thead><tr><th>Prompt</th><th>In the rows</th>
+      <table class="answers stacked"><thead><tr><th>Prompt</th><th>Answer in the rows</th>
         ${before && html`<th>Before training</th>`}
         ${alike.map(({ job, last }) => html`<th key=${job.id}>${nameOf(job)}
           <span class="soft small-text"> step ${last.step}</span></th>`)}
         </tr></thead>
       <tbody>${prompts.slice(0, MOST).map(({ prompt, expected }, place) => html`<tr key=${place}>
-        <th scope="row">${readable(prompt)}</th><td class="soft">${expected.trim()}</td>
-        ${before && html`<td>${before.texts[place]?.trim() || "–"}</td>`}
-        ${alike.map(({ job, last }) => html`<td key=${job.id}>
+        <th scope="row">${readable(prompt)}</th>
+        <td class="soft" data-label="In the rows">${expected.trim()}</td>
+        ${before && html`<td data-label="Before">${before.texts[place]?.trim() || "–"}</td>`}
+        ${alike.map(({ job, last }) => html`<td key=${job.id} data-label=${nameOf(job)}>
           ${last.texts[place]?.trim() || "–"}</td>`)}</tr>`)}</tbody>
       </table></div>
     ${others > 0 && html`<p class="soft small-text">${others} of these runs held out other rows, so

@@ -2,6 +2,8 @@
 
 import { html } from "../html.js";
 
+/** What must be the same, and where it stands in a job; seeds are judged by groups.
+ * @type {[string, ((job: any) => any)?][]} */
 const SAME = [
   ["rows", (job) => [job.training_file, job.training?.leave_out]],
   ["held-out rows", (job) => [job.validation_file, job.training?.eval_split]],

@@ -4,6 +4,8 @@ import { bytes, count, loss, seconds } from "../format.js";
 import { html, useRef, useSignal } from "../html.js";
 import { keepSvg } from "../parts/picture.js";
 
+/** Name, label, and how a number of it is written.
+ * @type {[string, string, (number: number) => string][]} */
 const COSTS = [["weights", "Trained weights", count], ["memory", "Estimated memory", bytes],
   ["seconds", "Time", seconds]];
 const [WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT] = [640, 260, 56, 34, 16, 90];

@@ -6,6 +6,8 @@ import { isMine, KeepAs } from "../parts/keep.js";
 import { chatWith, methodOf, nameOf } from "../parts/job_words.js";
 import { href } from "../router.js";
 
+/** Name, label, and how a number of it is written.
+ * @type {[string, string, (number: number) => string][]} */
 const FIGURES = [
   ["held", "Held-out loss", loss], ["train", "Training loss", loss],
   ["weights", "Trained weights", count], ["memory", "Estimated memory", bytes],
@@ -16,7 +18,8 @@ const shown = (format, value) => (Number.isFinite(value) ? format(value) : "–"
 
 function bestOf(runs, name) {
   const values = runs.map(({ figures }) => figures[name]).filter(Number.isFinite);
-  return runs.length > 1 ? Math.min(...values) : NaN;
+  // Where all are alike none is the best.
+  return new Set(values).size > 1 ? Math.min(...values) : NaN;
 }
 
 /** The address of a talk with all that the runs made, beside their base. */

@@ -37,7 +37,7 @@ export function Samples({ job, evaluations }) {
         key=${`${stage}${step}`}>
         <dt>step ${step}${stage ? `, ${stage}` : ""}</dt>
         <dd>${texts[place] === undefined ? "–" : texts[place].trim() || "(nothing)"}</dd></div>`)}
-        <div class="wanted"><dt>in the rows</dt><dd>${each.expected.trim()}</dd></div></dl>
+        <div class="wanted"><dt>answer in the rows</dt><dd>${each.expected.trim()}</dd></div></dl>
     </article>`)}</div>
   </section>`;
 }

@@ -34,13 +34,13 @@ function Comparison({ job }) {
     <div class="row spread"><h2>Runs</h2>
       <a class="button small" href=${href(`/compare?jobs=${job.id}`)}>Open in Compare</a></div>
     <div class="scroll" tabindex="0" role="region" aria-label="Runs of the comparison"><table
-      class="compact"><thead><tr><th>Run</th><th class="number">Seed</th><th>State</th>
+      class="compact stacked"><thead><tr><th>Run</th><th class="number">Seed</th><th>State</th>
         <th class="number">Held-out loss</th><th class="number">Right</th>
         <th class="number">Time</th><th><span class="hidden-text">Actions</span></th></tr></thead>
       <tbody>
         ${found.base && html`<tr><td>base model</td><td></td><td></td>
-          <td class="number">${loss(found.base.loss)}</td>
-          <td class="number">${right(found.base)}</td><td></td><td></td></tr>`}
+          <td class="number" data-label="Held-out loss">${loss(found.base.loss)}</td>
+          <td class="number" data-label="Right">${right(found.base)}</td><td></td><td></td></tr>`}
         ${found.runs.map((run) => html`<${Run} key=${run.id} run=${run} job=${job} />`)}
       </tbody></table></div></div>
     <${Answers} again=${`${job.status} ${done.length}`}
@@ -50,13 +50,16 @@ function Comparison({ job }) {
 function Run({ run, job }) {
   const scored = run.figures?.evaluation;
   const chat = encodeURIComponent(`${job.model},${run.model}`);
-  return html`<tr><td>${run.label}</td><td class="number">${run.seed}</td>
+  return html`<tr><td><b>${run.label}</b></td>
+    <td class="number" data-label="Seed">${run.seed}</td>
     <td class=${run.error ? "bad" : ""}>${run.error ?? STATES[run.status] ?? run.status}</td>
-    <td class="number">${loss(scored?.loss)}</td><td class="number">${right(scored)}</td>
-    <td class="number">${seconds(run.figures?.seconds)}</td>
-    <td>${run.model && html`<a href=${href(`/chat?models=${chat}`)}
-      aria-label=${`Chat with ${run.label}, seed ${run.seed}`}>Chat</a>`}
-      ${run.model && isMine(run.model) && html` <${KeepAs} model=${run.model} />`}</td></tr>`;
+    <td class="number" data-label="Held-out loss">${loss(scored?.loss)}</td>
+    <td class="number" data-label="Right">${right(scored)}</td>
+    <td class="number" data-label="Time">${seconds(run.figures?.seconds)}</td>
+    <td>${run.model && html`<div class="row"><a class="button small"
+      href=${href(`/chat?models=${chat}`)}
+      aria-label=${`Chat with ${run.label}, seed ${run.seed}`}>Chat</a>
+      ${isMine(run.model) && html`<${KeepAs} model=${run.model} />`}</div>`}</td></tr>`;
 }
 
 const STATES = { succeeded: "done", queued: "waits", running: "trains" };
@@ -80,11 +83,11 @@ function Export({ job }) {
   const found = job.result?.export;
   if (!found) return html`<p class="soft">What is made will be here to download.</p>`;
   if (!found.is_there) return html`<p class="soft">${found.name} has been removed since.</p>`;
-  return html`<p>${found.what} <b>${found.name}</b>, ${bytes(found.bytes)}.
-    ${" "}<a href=${`/studio/api/exports/${job.id}/content`} download>Download</a></p>
-    <${Removal} job=${job} name=${found.name} />
+  return html`<div class="stack tight"><p><b>${found.name}</b>: ${found.what},
+      ${" "}${bytes(found.bytes)}</p>
     <p class="soft small-text">On this machine it lies in the data folder, in
-    ${" "}<code>exports/${job.id}/${found.name}</code>.</p>`;
+    ${" "}<code>exports/${job.id}/${found.name}</code>.</p></div>
+    <${Removal} job=${job} name=${found.name} />`;
 }
 
 function Removal({ job, name }) {

@@ -7,7 +7,7 @@ const AGAIN_MS = 1000;
 
 /** What a path answers: {answer} or {problem}; null until it has. Long files are told of bit by
  * bit: it is asked again until `isWhole` says that the answer is about all of them. */
-export function useAnswer(path, isWhole = () => true) {
+export function useAnswer(path, isWhole = (answer) => Boolean(answer)) {
   const found = useSignal(null);
   useEffect(() => {
     const stop = new AbortController();

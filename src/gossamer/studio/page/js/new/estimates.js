@@ -13,7 +13,8 @@ const WAIT_MS = 500;
 /** Question as text: {isAsked}, {estimate} or {problem}. */
 const known = signal(new Map());
 
-/** What is asked: a run of the one method that is ticked, or all runs of a comparison. */
+/** What is asked: a run of the one method that is ticked, or all runs of a comparison.
+ * @returns {[string, Record<string, any>]} */
 function question() {
   const { methods } = draft.value;
   return methods.length > 1 ? [COMPARISONS, comparisonBody()] : [JOBS, bodyFor(methods[0])];

@@ -102,7 +102,8 @@ function Cost() {
   const runs = (methods.length - Object.keys(problems).length) * (Number(seeds) || 1);
   const isOne = methods.length < 2;
   const parts = [steps && plural(steps, "step"), !isOne && `in ${plural(runs, "run")}`,
-    rows && `${plural(rows, "row")} ${memory ? "to learn from" : "in the file"}`, memory && `${bytes(memory)} of memory`,
+    rows && `${plural(rows, "row")} ${memory ? "to train on" : "in the file"}`,
+    memory && `${bytes(memory)} of memory`,
     Number.isFinite(estimate.seconds) && `${seconds(estimate.seconds)} of training`];
   return html`<div class="cost" aria-live="polite"><p>${parts.filter(Boolean).join(" · ")}</p>
     <p class="soft small-text">${sourceOf(estimate, isOne)}</p>

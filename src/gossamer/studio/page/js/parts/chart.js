@@ -3,10 +3,12 @@
 import { html, useEffect, useRef, useSignal } from "../html.js";
 import { theme } from "../shell.js";
 import { colourOf, keepCanvas } from "./picture.js";
-import UPlot from "../../vendor/uplot.js";
+import uplot from "../../vendor/uplot.js";
 
 const HEIGHT = 300;
 const MOST_ROWS = 60;
+/** The library's class, which its source writes as a function. @type {any} */
+const UPlot = uplot;
 /** Distances between marks of an axis on which there are no halves. */
 const WHOLE = Array.from({ length: 8 }, (_, power) => [1, 2, 5].map((each) => each * 10 ** power))
   .flat();

@@ -65,7 +65,7 @@ export function KeepAs({ model, alias = aliasOf(model), quiet = false, onKept })
 
   function keep(event) {
     event.preventDefault();
-    const wanted = new FormData(event.target).get("alias").trim();
+    const wanted = String(new FormData(event.target).get("alias")).trim();
     act(() => post(at, { alias: wanted }));
   }
 

@@ -4,8 +4,9 @@ import { del, put } from "../api.js";
 import { ago, bytes, count } from "../format.js";
 import { html, useEffect, useSignal } from "../html.js";
 import { follow, restart, session, topic } from "../live.js";
-import { Import } from "../parts/import.js";
+import { Import } from "../imports/form.js";
 import { calledAs, downloadOf, isMine, KeepAs } from "../parts/keep.js";
+import { Menu } from "../parts/menu.js";
 import { Confirmed, Empty, Problem } from "../parts/notes.js";
 import { deleteModel, Trash } from "../parts/trash.js";
 import { href, query, setQuery } from "../router.js";
@@ -56,7 +57,7 @@ function rowsOf(adapters) {
 function Table({ adapters }) {
   const isAdmin = session.value?.admin;
   return html`<div class="scroll" tabindex="0" role="region" aria-label="Table of adapters"><table
-    class="stacked">
+    class="stacked adapters">
     <thead><tr><th>Name</th><th>State</th><th>Kind</th><th class="number">Rank</th>
       <th class="number">Size</th><th class="number">Requests</th><th>Last used</th>
       <th><span class="hidden-text">Actions</span></th></tr></thead>
@@ -65,12 +66,12 @@ function Table({ adapters }) {
         ${adapter.digest && html`<br />
           <code class="soft" title="Digest">${adapter.digest.slice(0, 12)}</code>`}</td>
       <td class=${adapter.state === "refused" ? "bad" : ""}>${words(adapter)}</td>
-      <td data-label="Kind">${adapter.kind ?? "–"}</td>
+      <td data-label="Kind" class="kind">${adapter.kind ?? "–"}</td>
       <td class="number" data-label="Rank">${adapter.rank ?? "–"}</td>
       <td class="number" data-label="Size">${bytes(adapter.num_bytes)}</td>
       <td class="number" data-label="Requests">${count(adapter.hits)}</td>
-      <td data-label="Last used">${ago(adapter.last_used)}</td>
-      <td><${Actions} adapter=${adapter} isAdmin=${isAdmin} /></td></tr>`)}</tbody>
+      <td data-label="Last used" class="kind">${ago(adapter.last_used)}</td>
+      <td class="end"><${Actions} adapter=${adapter} isAdmin=${isAdmin} /></td></tr>`)}</tbody>
   </table></div>`;
 }
 
@@ -98,24 +99,28 @@ function Actions({ adapter, isAdmin }) {
   }
 
   const chat = encodeURIComponent(`${session.value?.model},${adapter.id}`);
-  const pin = () => (adapter.pinned ? del(`${at}/pin`) : put(`${at}/pin`));
+  const pinned = () => (adapter.pinned ? del(`${at}/pin`) : put(`${at}/pin`));
+  const isGood = adapter.state !== "refused";
+  const hasMore = isMine(adapter.id) || (isGood && (isAdmin || session.value?.train));
+  const pin = isAdmin && isGood && html`<button class="small" disabled=${isBusy.value}
+    aria-label=${`${adapter.pinned ? "Unpin" : "Pin"} ${name}`}
+    onClick=${() => act(pinned)}>${adapter.pinned ? "Unpin" : "Pin"}</button>`;
   return html`<div class="row actions">
-    ${adapter.state !== "refused" && html`<a class="button small" aria-label=${`Chat with ${name}`}
+    ${isGood && html`<a class="button small" aria-label=${`Chat with ${name}`}
       href=${href(`/chat?models=${chat}`)}>Chat</a>`}
-    ${isTuned && session.value?.train && adapter.state !== "refused"
-      && html`<${ProofAndExport} model=${adapter.id} name=${name} />`}
-    ${isAdmin && adapter.state !== "refused" && html`<button class="small" disabled=${isBusy.value}
-      aria-label=${`${adapter.pinned ? "Unpin" : "Pin"} ${name}`}
-      onClick=${() => act(pin)}>${adapter.pinned ? "Unpin" : "Pin"}</button>`}
-    ${isAdmin && !isTuned && adapter.state !== "refused" && html`<${Confirmed} verb="Unload"
-      name=${name} isBusy=${isBusy.value} onYes=${() => act(() => del(at))}>
-      New requests no longer find it; those under way end first. Its files stay.<//>`}
-    ${isMine(adapter.id) && html`<${KeepAs} model=${adapter.id} />
-      <a class="button small" aria-label=${`Download ${name}`} download
-        href=${downloadOf(adapter.id)}>Download</a>`}
-    ${isMine(adapter.id) && mayManage() && html`<button class="small" disabled=${isBusy.value}
-      aria-label=${`Delete ${name}`} onClick=${() => act(() => deleteModel(adapter.id))}>
-      Delete</button>`}
+    ${isMine(adapter.id) && html`<${KeepAs} model=${adapter.id} />`}
+    ${isTuned ? hasMore && html`<${Menu} name=${name}>
+        ${isGood && session.value?.train
+          && html`<${ProofAndExport} model=${adapter.id} name=${name} />`}
+        ${isMine(adapter.id) && html`<a class="button small" aria-label=${`Download ${name}`}
+          download href=${downloadOf(adapter.id)}>Download</a>`}
+        ${pin}
+        ${isMine(adapter.id) && mayManage() && html`<button class="small danger"
+          disabled=${isBusy.value} aria-label=${`Delete ${name}`}
+          onClick=${() => act(() => deleteModel(adapter.id))}>Delete</button>`}<//>`
+      : html`${pin}${isAdmin && isGood && html`<${Confirmed} verb="Unload" name=${name}
+        isBusy=${isBusy.value} onYes=${() => act(() => del(at))}>
+        New requests no longer find it; those under way end first. Its files stay.<//>`}`}
     <${Problem} error=${problem.value} />
   </div>`;
 }

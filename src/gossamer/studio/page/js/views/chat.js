@@ -4,6 +4,7 @@ import { Turn } from "../chat/answers.js";
 import { Columns } from "../chat/columns.js";
 import { Composer } from "../chat/composer.js";
 import { earlier, exported, forget, keep } from "../chat/history.js";
+import { Prompts } from "../chat/prompts.js";
 import { begin, isAnswering, models, setModels, turns } from "../chat/thread.js";
 import { when } from "../format.js";
 import { html, useEffect, useRef, useSignal } from "../html.js";
@@ -59,8 +60,9 @@ function Start({ open }) {
   const load = () => earlier().then((all) => { chats.value = all; }, () => {});
   useEffect(() => { load(); }, []);
   return html`<div class="stack">
-    <p class="soft">Add the adapters that you want to hear. All answer the same question in one
-      batch, so what differs is the adapters and nothing else.</p>
+    <p class="soft">Ask something below. All models above answer it in one batch, so what differs
+      is the adapters and nothing else.</p>
+    <${Prompts} />
     ${chats.value.length > 0 && html`<details><summary>${chats.value.length} earlier, kept in this
       browser only</summary><ul class="plain">${chats.value.slice(0, 20).map((chat) => html`<li
       key=${chat.id} class="row">

@@ -13,7 +13,6 @@ import { methodOf, nameOf } from "../parts/job_words.js";
 import { Problem } from "../parts/notes.js";
 import { Results } from "../parts/results.js";
 import { href } from "../router.js";
-import { ProofAndExport } from "../kinds/buttons.js";
 import { isWork, WorkOf } from "../kinds/result.js";
 
 export const title = "Job";
@@ -40,12 +39,10 @@ export function View({ id }) {
   return html`<div class="view">
     <header class="head">
       <div><h1 tabindex="-1">${nameOf(job)}</h1>
-        <p class="sub">${methodOf(job)} on ${job.model}, ${words(job)}</p></div>
-      <div class="row"><${JobActions} job=${job} />
-        ${job.fine_tuned_model && !job.deleted_at && html`<${ProofAndExport}
-          model=${job.fine_tuned_model} name=${nameOf(job)} />`}</div>
+        <p class="sub">${methodOf(job)}${job.target ? "" : ` on ${job.model}`}, ${words(job)}</p>
+      </div>
+      <div class="row"><${JobActions} job=${job} /><${Results} job=${job} /></div>
     </header>
-    <${Results} job=${job} />
     ${job.error && html`<p class="note bad">${job.error.message}</p>`}
     ${isWork(job) ? html`<${WorkOf} job=${job} />` : html`<${Figures} job=${job} />
       <${Course} job=${job} />`}

@@ -56,8 +56,10 @@ function NewKey({ onMade }) {
   async function make(event) {
     event.preventDefault();
     const form = new FormData(event.target);
-    const adapters = form.get("adapters").split(",").map((each) => each.trim()).filter(Boolean);
-    const body = { tenant: form.get("tenant").trim() };
+    const textOf = (name) => String(form.get(name)).trim();
+    const adapters = textOf("adapters").split(",").map((each) => each.trim()).filter(Boolean);
+    /** @type {Record<string, any>} */
+    const body = { tenant: textOf("tenant") };
     if (adapters.length) body.adapters = adapters;
     for (const right of ["train", "admin"]) if (form.has(right)) body[right] = true;
     problem.value = null;

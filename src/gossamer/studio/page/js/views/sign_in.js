@@ -12,7 +12,7 @@ export function View({ done }) {
 
   async function signIn(event) {
     event.preventDefault();
-    const key = new FormData(event.target).get("key").trim();
+    const key = String(new FormData(event.target).get("key")).trim();
     isBusy.value = true;
     problem.value = null;
     try {

@@ -4,7 +4,7 @@ import { sendForm } from "../api.js";
 import { html, useRef, useSignal } from "../html.js";
 import { restart } from "../live.js";
 import { asZip, filesOf } from "./dropped.js";
-import { Problem } from "./notes.js";
+import { Problem } from "../parts/notes.js";
 
 export function Import() {
   const state = useSignal({}); // {name, file} of what is to be sent, {share} while it is, {done}
@@ -25,7 +25,7 @@ export function Import() {
   async function send(event) {
     event.preventDefault();
     const { file } = state.value;
-    const name = new FormData(event.target).get("name").trim();
+    const name = String(new FormData(event.target).get("name")).trim();
     stop.current = new AbortController();
     problem.value = null;
     state.value = { name, file, share: 0 };
