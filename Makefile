@@ -15,7 +15,7 @@ TORCH_INDEX ?=
 # is installed into anew.
 STAMP := .venv/.gossamer-$(shell { pwd; cat pyproject.toml constraints.txt; } | cksum | cut -d' ' -f1)
 
-.PHONY: help demo studio test test-slow test-kills test-peft test-eval test-cluster test-clients coverage fuzz bench lint format docs screenshots docs-check clean
+.PHONY: help demo studio test test-slow test-kills test-peft test-eval test-cluster test-federated test-clients coverage fuzz bench lint format docs screenshots docs-check clean
 
 help:  ## Show this list.
 	@grep -E '^[a-z-]+:.*  ## ' Makefile | sed -E 's/^([a-z-]+):.*  ## /\1\t/' | expand -t 12
@@ -60,6 +60,9 @@ test-eval: $(STAMP)  ## Test `gossamer eval` with lm-evaluation-harness (fetches
 
 test-cluster: $(STAMP)  ## Test replicas on Ray Serve (fetches Ray, into build/).
 	@tests/cluster/run.sh $(PY)
+
+test-federated: $(STAMP)  ## Test federated tuning over Flower (fetches it, into build/).
+	@tests/federated/run.sh $(PY)
 
 test-clients: $(STAMP)  ## Have other programs ask a server, each in its own environment in build/.
 	@PYTHONPATH=src $(PY) tests/clients/run.py $(CLIENTS)

@@ -16,6 +16,7 @@ from gossamer.settings import Settings
 METHODS = "gossamer.methods."
 OF_RAY = (".replicas.deployments", ".replicas.router")
 OF_THE_HARNESS = (".evaluation.backend", ".evaluation.run")
+OF_FLOWER = "gossamer.federated.flower."
 
 
 def page() -> str:
@@ -40,6 +41,8 @@ def all_settings() -> list[type[Settings]]:
     """All settings classes that have fields, but those of methods, by module and name."""
     for module in pkgutil.walk_packages(gossamer.__path__, "gossamer."):
         # They need packages that the base install does not have.
+        if module.name.startswith(OF_FLOWER):
+            continue
         if not module.name.endswith((".triton_kernels", ".flashinfer", *OF_THE_HARNESS, *OF_RAY)):
             import_module(module.name)
     found = {cls for cls in _subclasses(Settings) if not cls.__module__.startswith(METHODS)}

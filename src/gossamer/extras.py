@@ -17,6 +17,7 @@ EXTRAS = {
     "catalog": ("sqlalchemy",),
     "cluster": ("ray", "sqlalchemy"),
     "otel": ("opentelemetry.exporter.otlp.proto.http", "opentelemetry.sdk"),
+    "federated": ("flwr",),
     "eval": ("lm_eval", "matplotlib"),
 }
 """Names to import, by the group of packages in `pyproject.toml` that brings them."""

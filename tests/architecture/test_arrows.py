@@ -75,6 +75,7 @@ HOMES = {
     "triton": r"(.*/)?triton_kernels\.py$",
     "ray": r"cluster/replicas/",
     "lm_eval": r"evaluation/",
+    "flwr": r"federated/flower/",
     "flashinfer": r"kernels/paged_attention/flashinfer\.py$",
 }
 

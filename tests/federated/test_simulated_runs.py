@@ -1,64 +1,33 @@
 """Whole federated runs in one process, on the tiny model."""
 
-import json
 import socket
-from pathlib import Path
 
 import pytest
 import torch
+from federated_runs import LOW_RANK, federate, rounds_of, weights, write_kinds
 from peft import PeftModel
-from runs import quiet_tune, write_rows
-from safetensors.torch import load_file
+from runs import quiet_tune
 
 from gossamer.basemodel.load import load_model
 from gossamer.errors import SettingError
 from gossamer.federated.client import Learner
-from gossamer.federated.run import simulate
-from gossamer.federated.settings import FederatedSettings, assemble_federated
+from gossamer.federated.settings import assemble_federated
 from gossamer.methods.common.sparse_delta.mask import num_entries
-from gossamer.training.outputs.metrics import eval_records, read_metrics, train_records
-
-FEW = {
-    "rounds": 2,
-    "max_steps": 2,
-    "batch_size": 4,
-    "learning_rate": 3e-3,
-    "dtype": "float32",
-}
-LOW_RANK = {"rank": 4, "target_modules": ["q_proj", "v_proj"]}
+from gossamer.training.outputs.metrics import eval_records, read_metrics
 
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory):
-    path = write_rows(tmp_path_factory.mktemp("data") / "rows.jsonl", count=48)
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    lines = [{**line, "kind": f"kind-{number % 3}"} for number, line in enumerate(lines)]
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return path
+    return write_kinds(tmp_path_factory.mktemp("data") / "rows.jsonl")
 
 
 @pytest.fixture(autouse=True)
 def _no_pictures(monkeypatch):
-    for where in ("gossamer.training.run.draw_loss_curve", "gossamer.federated.run.draw_rounds"):
+    for where in (
+        "gossamer.training.run.draw_loss_curve",
+        "gossamer.federated.coordinator.draw_rounds",
+    ):
         monkeypatch.setattr(where, lambda *args, **options: None)
-
-
-def federate(base, rows, output, *, resume=False, method_settings=LOW_RANK, **settings):
-    values = {**FEW, "eval_data": str(rows), **settings}
-    made = FederatedSettings.parse(
-        {
-            "model": str(base),
-            "data": str(rows),
-            "output": str(output),
-            "method_settings": method_settings,
-            **values,
-        }
-    )
-    return simulate(made, resume=resume)
-
-
-def weights(folder):
-    return load_file(Path(folder) / "adapter_model.safetensors")
 
 
 def products(folder):
@@ -69,10 +38,6 @@ def products(folder):
         for name, tensor in held.items()
         if "lora_A" in name
     }
-
-
-def rounds_of(run):
-    return train_records(read_metrics(run.output))
 
 
 def shapes(base):
@@ -366,6 +331,9 @@ def test_an_exported_rank_is_cut_and_its_error_told(tiny_model, rows, tmp_path):
         ({"method": "shira"}, "cannot go with method 'shira'"),
         ({"processes": 2}, "processes cannot be had in federated rounds"),
         ({"objective": "dpo"}, "clients learn completions"),
+        ({"privacy": "server"}, "add --flower"),
+        ({"privacy": "server", "aggregation": "flex"}, "take aggregation fedit or ffa"),
+        ({"privacy": "local", "method": "federa"}, "sends more than what learns"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_written(

@@ -8,7 +8,9 @@ The order of a run, by files and folders:
     client        one client's part of a round, on a model that is in memory
     aggregation   one adapter of many, in seven ways
     server        what is sent, what is made of the replies, what must be remembered
+    coordinator   the server's side of a run: stages, figures, checkpoints, the result
     run           all of it in one process, without a network; resumable after every round
-    state, record, export, picture   checkpoints, figures, the adapter, and how the loss fell
+    outputs       checkpoints, figures, the adapter, and how the loss fell
+    flower        the same over Flower's messages and processes
     traffic       bytes
 """

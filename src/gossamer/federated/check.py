@@ -22,6 +22,8 @@ METHODS: dict[str, frozenset[str]] = {
 }
 """The methods whose adapters each aggregation can make one of. What is added to a base needs one
 in full; SLoRA's and PiSSA's starts are lost where clients begin again."""
+PRIVATE = LOW_RANK | {"dora", "ia3"}
+"""The methods whose clients know all but what learns from the seed."""
 
 
 def check_names(settings: FederatedSettings, *, resume: bool, overwrite: bool) -> None:
@@ -46,6 +48,11 @@ def check_method(settings: FederatedSettings) -> None:
         raise SettingError(
             f"aggregation {settings.aggregation} cannot go with method '{settings.method}'; it can "
             f"with {', '.join(sorted(able))}"
+        )
+    if settings.privacy != "none" and settings.method not in PRIVATE:
+        raise SettingError(
+            f"privacy {settings.privacy} cannot go with method '{settings.method}', which sends "
+            f"more than what learns; it can with {', '.join(sorted(PRIVATE))}"
         )
     if settings.aggregation != "fedit" and getattr(values, "keep_residual", False):
         raise SettingError(

@@ -10,9 +10,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 from transformers import set_seed
 
@@ -22,11 +24,12 @@ from gossamer.federated.aggregation.tensors import (
     FactorPair,
     Tensors,
     cut_to_rank,
+    learns,
     pad_like,
-    part_of,
+    pair_names,
 )
 from gossamer.methods.common.low_rank import ADAPTER, lora_layers
-from gossamer.methods.pissa import Pissa
+from gossamer.methods.pissa import START_FILE, Pissa
 from gossamer.training.data import EncodedData
 from gossamer.training.loop.build import build_model, build_trainer
 from gossamer.training.loop.own_forward import give_back_forward, own_forward
@@ -120,6 +123,25 @@ class Learner:
         self.model = self.method.resume_stage(self.model, stage, folder, self.context)
         self.stage = stage
         self.learning = self._learning()
+
+    def adopt_start(self, start: Mapping[str, Tensor], fixed: Mapping[str, Tensor]) -> None:
+        """Take over what the server's stage began with, and what of it does not learn: what this
+        machine has computed for itself may differ in the last digits, or in signs."""
+        buffers = dict(self.model.named_buffers())
+        for name, tensor in fixed.items():
+            buffers[name].copy_(tensor)
+        if fixed:
+            for name, tensor in start.items():
+                kept = name.replace(".slora_A.", ".slora_A0.").replace(".slora_B.", ".slora_B0.")
+                buffers[kept].copy_(tensor)
+        if isinstance(self.method, Pissa):
+            with TemporaryDirectory(prefix="gossamer-start-") as scratch:
+                self.method.save(self.model, Path(scratch), self.context)
+                held = pair_names(start)
+                begun = {f"{path}.A": start[a] for path, (a, _) in held.items()}
+                begun |= {f"{path}.B": start[b] for path, (_, b) in held.items()}
+                save_file(begun, Path(scratch) / START_FILE)
+                self.method.restore(self.model, Path(scratch))
 
     def add_to_base(self, merged: Sequence[Mapping[str, FactorPair]]) -> None:
         """Add to the base what the server added in each round so far, as far as that is news."""
@@ -215,9 +237,7 @@ class Learner:
     @contextmanager
     def _only(self, parts: Parts | None) -> Iterator[list[str]]:
         """Let only some of the factors learn inside; the names of what learns."""
-        frozen = [
-            name for name in self.learning if parts is not None and part_of(name) in {*"AB"} - parts
-        ]
+        frozen = [name for name in self.learning if not learns(name, parts)]
         parameters = dict(self.model.named_parameters())
         try:
             for name in frozen:

@@ -1,6 +1,6 @@
 """The server of a federated run: what it sends, what it makes of replies, what it keeps."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +11,13 @@ from gossamer.federated.aggregation.tensors import FactorPair, Tensors, Upload, 
 from gossamer.federated.client import ClientReply, Order
 from gossamer.federated.schedule import Round, round_seed
 from gossamer.federated.traffic import Traffic, pair_bytes, tensor_bytes
+
+Tell = Callable[[str], None]
+"""Gets lines for people."""
+
+
+def silent(line: str) -> None:
+    """Keep the line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +31,8 @@ class Download:
     """What was added to the base in rounds that the client has not heard of, in their order."""
     fixed: Tensors
     """What the stage has that does not learn, for a client that has not heard of the stage."""
+    draw_seed: int | None
+    """The seed by which the client draws what the round begins with; None: it is sent."""
     start: Tensors
     """What the stage began with, for a client that hears of it in a later round than its first,
     where the method must know; the first round's `tensors` are just that."""
@@ -49,6 +58,8 @@ class ServerState:
     """The last round that each client was sent something in."""
     merged: list[dict[str, FactorPair]] = field(default_factory=list)
     """What was added to the base, by round."""
+    draw_seed: int | None = None
+    """By which seed clients draw `tensors`; None: they are sent."""
     stage_since: int = 0
     """The rounds that were over when the stage began."""
     fixed: Tensors = field(default_factory=dict)
@@ -60,10 +71,14 @@ class ServerState:
 class FederatedServer:
     """Sends, and aggregates. It knows neither rows nor a model."""
 
-    def __init__(self, *, seed: int, ranks: Sequence[int] | None = None) -> None:
-        """`ranks` are those of the clients, in turn; None: all have that of the tensors."""
+    def __init__(
+        self, *, seed: int, ranks: Sequence[int] | None = None, uniform: bool = False
+    ) -> None:
+        """`ranks` are those of the clients, in turn; None: all have that of the tensors.
+        `uniform`: every client counts the same, whatever its rows."""
         self.state = ServerState({})
         self._seed = seed
+        self._uniform = uniform
         self._ranks = list(ranks) if ranks else None
 
     def begin_stage(self, tensors: Tensors, fixed: Tensors, *, needs_start: bool) -> None:
@@ -74,6 +89,7 @@ class FederatedServer:
         state.start = dict(tensors) if needs_start else {}
         state.changed = dict.fromkeys(tensors, state.round)
         state.stage_since = state.round
+        state.draw_seed = None
 
     def rank_of(self, client: int) -> int | None:
         """Return the rank of a client; None: that of the method."""
@@ -103,6 +119,7 @@ class FederatedServer:
             news,
             state.merged[max(heard, 0) :],
             state.fixed if is_new else {},
+            state.draw_seed,
             state.start if is_new and state.round > state.stage_since else {},
         )
 
@@ -114,19 +131,24 @@ class FederatedServer:
         if not replies:
             raise TrainingError(f"round {plan.number}: no client has answered; see the reasons")
         rows = sum(reply.rows for reply in replies.values())
+        even = 1 / len(replies)
         uploads = [
-            Upload(reply.tensors, reply.rows / rows, self.rank_of(client))
+            Upload(
+                reply.tensors, even if self._uniform else reply.rows / rows, self.rank_of(client)
+            )
             for client, reply in sorted(replies.items())
         ]
         aggregation = find_aggregation(plan.aggregation)
         state, before = self.state, self.state.tensors
-        combined = aggregation.combine(before, uploads, seed=self._seed + plan.number)
+        seed = self._seed + plan.number
+        combined = aggregation.combine(before, uploads, seed=seed)
         distance = distance_to_mean(before, uploads, combined)
         state.round = plan.number
         for name, tensor in combined.tensors.items():
             if tensor is not before[name] and not combined.drawn:
                 state.changed[name] = plan.number
         state.tensors = combined.tensors
+        state.draw_seed = seed if combined.drawn else None
         state.merged.append(combined.merged)
         up = sum(tensor_bytes(reply.tensors) for reply in replies.values())
         figures: dict[str, Any] = {

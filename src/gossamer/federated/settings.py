@@ -70,6 +70,24 @@ class FederatedSettings(RunSettings):
     """Rank of the adapter that flora and fedex leave, cut by an SVD whose error is told; unset: as
     many as it takes to be exact."""
 
+    privacy: Literal["none", "server", "client", "local"] = "none"
+    """Differential privacy, over Flower only: none; server (the server clips what each client has
+    changed, and adds noise to the mean), client (clients clip, the server adds the noise), local
+    (clients clip and add noise themselves). Every client then counts the same."""
+
+    privacy_clip: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    """The longest change of one client, as the norm of all its tensors; longer ones are scaled."""
+
+    privacy_noise: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
+    """With privacy server and client: the deviation of the noise as a multiple of the longest
+    change; 1 and more is recommended."""
+
+    privacy_epsilon: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 8.0
+    """With privacy local: the epsilon of one round of one client."""
+
+    privacy_delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
+    """With privacy local: the delta of one round of one client."""
+
     epochs: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     """Passes of a client over its rows in each round; not used where max_steps is given."""
 
@@ -101,6 +119,10 @@ class FederatedSettings(RunSettings):
             )
         if split.kind != "dirichlet" and self.split_by is not None:
             raise ValueError(f"split_by is for split dirichlet:ALPHA, not for split {self.split}")
+        if self.privacy != "none" and self.aggregation not in ("fedit", "ffa"):
+            raise ValueError(
+                f"privacy {self.privacy} adds noise to a mean; take aggregation fedit or ffa"
+            )
         if self.export_rank is not None and self.aggregation not in ("flora", "fedex"):
             raise ValueError(
                 f"export_rank is for aggregation flora and fedex, whose rank grows; "

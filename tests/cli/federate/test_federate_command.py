@@ -103,3 +103,27 @@ def test_the_extra_is_named(monkeypatch, rows, tmp_path, capsys):
     )
     assert simulate("smollm2-135m", rows, tmp_path / "run") == 2
     assert "federate simulate needs trl" in capsys.readouterr().err
+
+
+def test_what_needs_flower_says_what_to_install(monkeypatch, tiny_model, rows, tmp_path, capsys):
+    monkeypatch.setattr(
+        extras, "find_spec", lambda name: None if name == "flwr" else find_spec(name)
+    )
+    assert simulate(tiny_model, rows, tmp_path / "run", "--flower") == 2
+    assert "pip install -e '.[federated]'" in capsys.readouterr().err
+    assert simulate(tiny_model, rows, tmp_path / "run", "--set", "privacy=server") == 2
+    assert "add --flower" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_app_is_written_whether_flower_is_here_or_not(tiny_model, rows, tmp_path, capsys):
+    words = ("app", tmp_path / "app", "--model", tiny_model, "--output", tmp_path / "run")
+    assert federate(*words) == 2
+    assert "--eval-data is required" in capsys.readouterr().err
+    assert federate(*words, "--eval-data", rows, "--clients", 2, "--set", "rank=4") == 0
+    told = capsys.readouterr().out
+    assert "README.md says how to start it" in told
+    readme = (tmp_path / "app" / "README.md").read_text()
+    assert "Each of the 2 clients" in readme
+    made = json.loads((tmp_path / "app" / "gossamer_app" / "settings.json").read_text())
+    assert made["method_settings"]["rank"] == 4

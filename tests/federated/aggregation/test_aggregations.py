@@ -160,6 +160,17 @@ def test_one_client_is_its_own_mean(name):
         assert all(torch.equal(combined.tensors[key], held[key]) for key in held)
 
 
+@pytest.mark.parametrize("name", sorted(TABLE))
+def test_some_need_only_sums_of_what_clients_send(name):
+    """What secure aggregation can do: it shows the server weighted sums, and no client's own."""
+    aggregation, sent = find_aggregation(name), uploads(name)
+    sums = {key: sum(u.weight * u.tensors[key] for u in sent) for key in sent[0].tensors}
+    _, each = result(name, sent)
+    _, summed = result(name, [Upload(sums, 1.0)])
+    same = all(torch.allclose(each.tensors[key], summed.tensors[key]) for key in before())
+    assert (same and not each.merged) == aggregation.sums_only
+
+
 def test_what_is_no_factor_is_averaged():
     name = "base_model.model.model.layers.0.mlp.up_proj.slora_values.default"
     start = {name: torch.zeros(3)}

@@ -2,10 +2,12 @@
 
 gossamer federate simulate MODEL --data D --clients 4 --rounds 10 --output runs/fed
 gossamer federate report runs/fed runs/other --picture loss.svg
+gossamer federate app DIR --model M --eval-data E --clients 4 --output runs/fed
 
 `simulate` has all clients and the server in this process, without a network. The result is a run
 folder as that of `gossamer tune`: an adapter that PEFT and `gossamer serve` load, and the figures
-of each round.
+of each round. `app` writes the same for machines of their own, which Flower brings together. Exit
+code 1: a client failed in a round, which went on without it.
 """
 
 import argparse
@@ -42,14 +44,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the sub-commands."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     simulate = actions.add_parser("simulate", help="all clients and the server in this process")
-    FEDERATED.add_to(simulate)
+    _add_settings(simulate)
     simulate.add_argument(
-        "--config",
-        type=Path,
-        metavar="FILE",
-        help="settings in YAML, such as the run.yaml of another run; options override it",
+        "--flower",
+        action="store_true",
+        help="over Flower's messages, which privacy needs; to the same numbers, not resumable",
     )
-    add_assignments(simulate, "any setting of the run, its data, its rounds or its method")
     mode = simulate.add_mutually_exclusive_group()
     mode.add_argument(
         "--resume",
@@ -59,6 +59,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     mode.add_argument(
         "--overwrite", action="store_true", help="replace the run that is in --output"
     )
+    app = actions.add_parser("app", help="write an app for Flower's superlink and supernodes")
+    app.add_argument("folder", metavar="DIR", type=Path, help="the new folder of the app")
+    _add_settings(app)
     report = actions.add_parser("report", help="compare finished or running runs, round by round")
     report.add_argument("runs", metavar="DIR", nargs="+", type=Path)
     report.add_argument(
@@ -72,19 +75,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    FEDERATED.add_to(parser)
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="settings in YAML, such as the run.yaml of another run; options override it",
+    )
+    add_assignments(parser, "any setting of the run, its data, its rounds or its method")
+
+
 def run(args: argparse.Namespace) -> int:
     """Run the chosen sub-command."""
-    return {"simulate": _simulate, "report": _report}[args.action](args)
+    return {"simulate": _simulate, "app": _app, "report": _report}[args.action](args)
 
 
-def _settings(args: argparse.Namespace) -> FederatedSettings:
+def _settings(args: argparse.Namespace, *, resume: bool = False) -> FederatedSettings:
     from gossamer.federated.settings import assemble_federated
     from gossamer.settings import parse_assignments
     from gossamer.training.arguments import check_resumable
     from gossamer.training.outputs.run_record import FILE, read_config
 
     options, config = FEDERATED.given(args), args.config
-    if config is None and args.resume:
+    if args.action == "app":
+        # Clients have rows of their own.
+        if "eval_data" not in options and config is None:
+            raise SettingError(
+                "--eval-data is required: the server judges each round by rows of its own"
+            )
+        options.setdefault("data", options.get("eval_data"))
+    if config is None and resume:
         if options.get("output") is None:
             raise SettingError("--resume needs --output, the folder of the run to go on with")
         check_resumable(Path(options["output"]))
@@ -98,20 +119,28 @@ def _settings(args: argparse.Namespace) -> FederatedSettings:
 
 def _simulate(args: argparse.Namespace) -> int:
     require("federate simulate", "tune")
-    settings = _settings(args)
+    if args.flower:
+        require("federate simulate --flower", "federated")
+        if args.resume:
+            raise SettingError("--resume cannot go with --flower, whose runs begin with round 1")
+    settings = _settings(args, resume=args.resume)
     from gossamer.federated.check import check_names
 
     # Before torch, TRL and PEFT are loaded, which takes seconds.
     check_names(settings, resume=args.resume, overwrite=args.overwrite)
-    from gossamer.federated.run import simulate
+
+    def tell(line: str) -> None:
+        print(line, flush=True)
 
     try:
-        result = simulate(
-            settings,
-            resume=args.resume,
-            overwrite=args.overwrite,
-            tell=lambda line: print(line, flush=True),
-        )
+        if args.flower:
+            from gossamer.federated.flower.simulate import simulate_over_flower
+
+            result = simulate_over_flower(settings, overwrite=args.overwrite, tell=tell)
+        else:
+            from gossamer.federated.run import simulate
+
+            result = simulate(settings, resume=args.resume, overwrite=args.overwrite, tell=tell)
     except KeyboardInterrupt:
         print(
             "interrupted; go on with: gossamer federate simulate --output "
@@ -135,15 +164,27 @@ def _simulate(args: argparse.Namespace) -> int:
     return 1 if result.failures else 0
 
 
+def _app(args: argparse.Namespace) -> int:
+    from gossamer.federated.check import check_method
+    from gossamer.federated.flower.write_app import write_app
+
+    settings = _settings(args)
+    check_method(settings)
+    for name in write_app(settings, args.folder):
+        print(args.folder / name)
+    print(f"{args.folder / 'README.md'} says how to start it")
+    return 0
+
+
 def _report(args: argparse.Namespace) -> int:
     from gossamer.cli.parts.tables import print_table
-    from gossamer.federated.report import COLUMNS, report_rows, run_records
+    from gossamer.federated.outputs.report import COLUMNS, report_rows, run_records
 
     runs = run_records(args.runs)
     print_table(COLUMNS, report_rows(runs, every_round=args.rounds))
     if args.picture is not None:
         require("federate report --picture", "plot")
-        from gossamer.federated.picture import draw_rounds
+        from gossamer.federated.outputs.picture import draw_rounds
 
         if args.picture.suffix not in (".png", ".svg"):
             raise SettingError(f"--picture {args.picture}: give a name that ends in .png or .svg")

@@ -39,13 +39,9 @@ class Aggregation(ABC):
     name: ClassVar[str]
     exact: ClassVar[bool]
     """Whether the result is the mean of the clients' products, but for rounding."""
-    ranks_may_differ: ClassVar[bool] = False
-    """Whether clients may have ranks of their own."""
     sums_only: ClassVar[bool] = False
     """Whether weighted sums of what clients send are all that the server looks at, as secure
     aggregation needs."""
-    adds_to_base: ClassVar[bool] = False
-    """Whether the base of all clients changes from round to round."""
 
     def parts(self, turn: int) -> Parts:
         """Tell which factors learn in a round; `turn` counts rounds from 0."""

@@ -21,7 +21,6 @@ class Fedex(Aggregation):
 
     name = "fedex"
     exact = True
-    adds_to_base = True
 
     def combine(
         self, before: Mapping[str, Tensor], uploads: Sequence[Upload], *, seed: int

@@ -28,7 +28,6 @@ class Flex(Aggregation):
 
     name = "flex"
     exact = False
-    ranks_may_differ = True
 
     def combine(
         self, before: Mapping[str, Tensor], uploads: Sequence[Upload], *, seed: int

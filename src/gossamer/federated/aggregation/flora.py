@@ -24,8 +24,6 @@ class Flora(Aggregation):
 
     name = "flora"
     exact = True
-    ranks_may_differ = True
-    adds_to_base = True
 
     def combine(
         self, before: Mapping[str, Tensor], uploads: Sequence[Upload], *, seed: int

@@ -50,6 +50,12 @@ def part_of(name: str) -> str | None:
     return match["part"] if match else None
 
 
+def learns(name: str, parts: frozenset[str] | None) -> bool:
+    """Tell whether a parameter learns where only some of the factors do; None: all do."""
+    part = part_of(name)
+    return parts is None or part is None or part in parts
+
+
 def pair_names(names: Mapping[str, Tensor]) -> dict[str, tuple[str, str]]:
     """Return the names of A and B by the path of their layer in the base model."""
     found: dict[str, dict[str, str]] = {}

@@ -8,4 +8,3 @@ class ZeroPad(Fedit):
     client takes the first components that its rank holds, and counts with zeros in the others."""
 
     name = "zero-pad"
-    ranks_may_differ = True

@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from gossamer.federated.outputs.state import MERGED
 from gossamer.federated.server import total_traffic
-from gossamer.federated.state import MERGED
 from gossamer.training.outputs.metrics import eval_records, train_records
 from gossamer.training.outputs.run_folder import clear_run
 

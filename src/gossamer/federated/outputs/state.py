@@ -26,6 +26,7 @@ def write_state(folder: Path, state: ServerState) -> None:
     noted = {
         "round": state.round,
         "stage_since": state.stage_since,
+        "draw_seed": state.draw_seed,
         "heard": state.heard,
         "changed": state.changed,
     }
@@ -47,6 +48,7 @@ def read_state(folder: Path, output: Path) -> ServerState:
         heard={int(client): number for client, number in noted["heard"].items()},
         merged=merged,
         stage_since=noted["stage_since"],
+        draw_seed=noted["draw_seed"],
         fixed=held["fixed"],
         start=held["start"],
     )

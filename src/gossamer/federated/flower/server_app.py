@@ -1,0 +1,117 @@
+"""The server of a federated run as one of Flower's apps."""
+
+import logging
+import time
+
+from flwr.app import ConfigRecord, Context, Message, MessageType, RecordDict
+from flwr.serverapp import Grid, ServerApp
+
+from gossamer.errors import TrainingError
+from gossamer.federated.coordinator import Coordinator
+from gossamer.federated.flower.client_app import NO_NUMBER
+from gossamer.federated.flower.messages import CONFIG, METRICS
+from gossamer.federated.flower.privacy import private_strategy
+from gossamer.federated.flower.strategy import RoundsStrategy
+from gossamer.federated.outputs.record import FederatedResult
+from gossamer.federated.rows import DEFAULT_CLIENTS
+from gossamer.federated.server import Tell
+from gossamer.federated.settings import FederatedSettings
+from gossamer.training.outputs.run_folder import check_free
+from gossamer.training.prepare import Prepared, prepare
+from gossamer.training.quiet import quiet_libraries
+
+WAIT_SECONDS = 600.0
+"""So long the server waits for as many nodes as there are clients."""
+ROUND_SECONDS = 6 * 3600.0
+"""So long it waits for the replies of a round."""
+_POLL_SECONDS = 1.0
+
+
+def make_server_app(settings: FederatedSettings) -> ServerApp:
+    """Make the app of the server, which has the held-out rows and the folder of the run."""
+    app = ServerApp()
+
+    @app.main()
+    def main(grid: Grid, context: Context) -> None:
+        from pathlib import Path
+
+        check_free(Path(settings.output), overwrite=False)
+        with quiet_libraries():
+            prepared = prepare(settings)
+            result = serve(settings, prepared, grid, _print)
+        print(f"rounds {result.rounds}, in {result.output}", flush=True)
+
+    return app
+
+
+def serve(
+    settings: FederatedSettings,
+    prepared: Prepared,
+    grid: Grid,
+    tell: Tell,
+    *,
+    client_rows: dict[str, int] | None = None,
+    overwrite: bool = False,
+) -> FederatedResult:
+    """Carry out a run whose clients are reached through `grid`."""
+    logging.getLogger("flwr").setLevel(logging.WARNING)
+    nodes = find_clients(grid, settings.clients or DEFAULT_CLIENTS)
+    names = dict(enumerate(client_rows)) if client_rows else {n: str(n) for n in nodes}
+    run = Coordinator(settings, prepared, tell)
+    try:
+        run.begin(client_rows or {}, resume=False)
+        strategy = RoundsStrategy(run, nodes, names, tell)
+        in_round = min(settings.clients_per_round or len(nodes), len(nodes))
+        private_strategy(strategy, settings, clients=in_round).start(
+            grid,
+            strategy.first_arrays(),
+            num_rounds=settings.rounds,
+            timeout=ROUND_SECONDS,
+            evaluate_fn=strategy.judge,
+        )
+    finally:
+        run.close()
+    return run.finish()
+
+
+def find_clients(grid: Grid, clients: int) -> dict[int, int]:
+    """Wait for the nodes and ask each for its number; Flower's id of each client by its number.
+
+    Nodes that have none get the numbers that are left. Raises `TrainingError`.
+    """
+    until = time.monotonic() + WAIT_SECONDS
+    while len(nodes := sorted(grid.get_node_ids())) < clients:
+        if time.monotonic() > until:
+            raise TrainingError(
+                f"{len(nodes)} of {clients} clients have come in {WAIT_SECONDS:.0f} seconds; start "
+                "more supernodes, or take fewer clients"
+            )
+        time.sleep(_POLL_SECONDS)
+    asked = [
+        Message(RecordDict({CONFIG: ConfigRecord({})}), node, MessageType.QUERY) for node in nodes
+    ]
+    found: dict[int, int] = {}
+    unnumbered = []
+    for reply in grid.send_and_receive(asked, timeout=WAIT_SECONDS):
+        if reply.has_error():
+            continue
+        node, number = reply.metadata.src_node_id, reply.content[METRICS]["client"]
+        if number == NO_NUMBER:
+            unnumbered.append(node)
+        elif number in found:
+            raise TrainingError(f"two nodes have partition-id {number}; give each its own")
+        else:
+            found[number] = node
+    left = (number for number in range(len(nodes)) if number not in found)
+    found |= dict(zip(left, sorted(unnumbered), strict=False))
+    chosen = {number: node for number, node in sorted(found.items()) if number < clients}
+    if sorted(chosen) != list(range(clients)):
+        raise TrainingError(
+            f"the nodes have the numbers {sorted(found)}; {clients} clients have partition-id 0 to "
+            f"{clients - 1}"
+        )
+    return chosen
+
+
+def _print(line: str) -> None:
+    print(line, flush=True)

@@ -1,0 +1,121 @@
+"""The rounds of a run as one of Flower's strategies."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
+
+from gossamer.errors import one_line
+from gossamer.federated.aggregation.tensors import Tensors, learns
+from gossamer.federated.client import ClientReply
+from gossamer.federated.coordinator import Coordinator
+from gossamer.federated.flower.messages import (
+    download_content,
+    read_reply,
+    to_record,
+    to_tensors,
+    wire_bytes,
+)
+from gossamer.federated.schedule import Round, choose_clients
+from gossamer.federated.server import Tell
+
+
+class RoundsStrategy(Strategy):
+    """Sends what our server says, and hands it the replies.
+
+    `arrays` of Flower's calls are the tensors that learn in the round; where a strategy around this
+    one has changed them (noise), the server goes on with what they are.
+    """
+
+    def __init__(
+        self, run: Coordinator, nodes: Mapping[int, int], names: Mapping[int, str], tell: Tell
+    ) -> None:
+        """`nodes`: Flower's id of each client by its number from 0; `names` are for people."""
+        self._run = run
+        self._nodes = dict(nodes)
+        self._clients = {node: client for client, node in nodes.items()}
+        self._names = dict(names)
+        self._tell = tell
+        self._private = run.settings.privacy != "none"
+        self._down = self._wire_down = 0
+
+    def first_arrays(self) -> ArrayRecord:
+        """Return what the first round begins with."""
+        return to_record(self._learning(self._run.plan[0]))
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        run, plan = self._run, self._run.plan[server_round - 1]
+        self._adopt(arrays)
+        run.begin_round(plan)
+        wanted, seed = run.settings.clients_per_round, run.settings.seed
+        messages = []
+        self._down = self._wire_down = 0
+        for client in choose_clients(len(self._nodes), wanted, plan.number, seed):
+            since = max(run.server.state.heard.get(client, 0), 0)
+            download = run.download(plan, client)
+            # Privacy clips the difference to what was sent, so all that learns is sent again.
+            tensors = self._learning(plan) if self._private else download.tensors
+            content = download_content(download, tensors, config, since=since)
+            self._down += download.bytes
+            self._wire_down += wire_bytes(content)
+            messages.append(
+                Message(content, self._nodes[client], MessageType.TRAIN, group_id=str(plan.number))
+            )
+        return messages
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        run, plan = self._run, self._run.plan[server_round - 1]
+        found: dict[int, ClientReply] = {}
+        failed: dict[str, str] = {}
+        wire_up = 0
+        for message in replies:
+            client = self._clients[message.metadata.src_node_id]
+            if message.has_error():
+                name, why = self._names[client], one_line(message.error.reason or "no reason told")
+                failed[name] = why
+                self._tell(f"round {plan.number}: client {name} failed: {why}")
+            else:
+                wire_up += wire_bytes(message.content)
+                found[client] = read_reply(message.content)
+        figures = {"down": self._down, "wire_up": wire_up, "wire_down": self._wire_down}
+        run.finish_round(plan, found, failed=failed, names=self._names, figures=figures)
+        return to_record(self._learning(plan)), None
+
+    def judge(self, server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
+        """Evaluate and save after a round; Flower calls this when all strategies are through."""
+        if server_round > 0:
+            self._adopt(arrays)
+            self._run.adopt()
+            self._run.judge_round(self._run.plan[server_round - 1])
+        return None
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        return []
+
+    def aggregate_evaluate(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> MetricRecord | None:
+        return None
+
+    def summary(self) -> None:
+        """Say nothing: the run tells what there is to tell."""
+
+    def _learning(self, plan: Round) -> Tensors:
+        tensors = self._run.server.state.tensors
+        return {name: value for name, value in tensors.items() if learns(name, plan.parts)}
+
+    def _adopt(self, arrays: ArrayRecord) -> None:
+        """Take over what a strategy around this one has made of the tensors."""
+        if not self._private:
+            return
+        held: dict[str, Any] = self._run.server.state.tensors
+        for name, tensor in to_tensors(arrays).items():
+            held[name] = tensor.to(held[name].dtype)

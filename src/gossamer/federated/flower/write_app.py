@@ -1,0 +1,124 @@
+"""Writes the folder of an app for Flower's superlink and supernodes."""
+
+import json
+from pathlib import Path
+
+from gossamer.errors import SettingError
+from gossamer.federated.rows import DEFAULT_CLIENTS
+from gossamer.federated.settings import FederatedSettings
+from gossamer.files import replacing_folder
+from gossamer.version import VERSION
+
+PACKAGE = "gossamer_app"
+SETTINGS = "settings.json"
+
+_PROJECT = """\
+[project]
+name = "gossamer-federated"
+version = "{version}"
+description = "{method} by {aggregation}, with Gossamer"
+license = "Apache-2.0"
+# Gossamer and flwr are installed beforehand, on the server and on every client.
+dependencies = []
+
+[tool.flwr.app]
+publisher = "gossamer"
+
+[tool.flwr.app.components]
+serverapp = "{package}.server:app"
+clientapp = "{package}.client:app"
+
+[tool.flwr.app.config]
+"""
+
+_MODULE = '''\
+"""The {side} of the run that settings.json says."""
+
+from pathlib import Path
+
+from gossamer.federated.flower.{module} import {make}
+from gossamer.federated.flower.write_app import read_settings
+
+app = {make}(read_settings(Path(__file__).parent))
+'''
+
+_README = """\
+# A federated run with Gossamer and Flower
+
+On every machine, in a clone of Gossamer: `pip install -e '.[tune,federated]'`, and
+`export FLWR_TELEMETRY_ENABLED=0`, since Flower reports to its makers otherwise.
+
+The server, which has the held-out rows and will have the adapter in `{output}`:
+
+```sh
+flower-superlink --insecure --disable-runtime-dependency-installation
+```
+
+Each of the {clients} clients, with its own number from 0 and the file of its own rows:
+
+```sh
+flower-supernode --insecure --superlink SERVER:9092 \\
+    --clientappio-api-address 127.0.0.1:9094 \\
+    --node-config 'partition-id=0 data="/path/to/rows.jsonl"'
+```
+
+Then, in this folder, with a connection named `here` to the server's address and port 9093 in
+`~/.flwr/config.toml`:
+
+```sh
+flwr run . here --stream
+```
+
+`--insecure` is for one machine or a network that you trust: Flower's documentation says how to give
+certificates and keys. Rows never leave a client; what it learns does, which `settings.json` may
+cover by `privacy`. Flower starts a new process for every round of a client, which loads the model
+again.
+"""
+
+
+def write_app(settings: FederatedSettings, folder: Path) -> list[str]:
+    """Write the app for `settings` into the new folder; returns the names of its files.
+
+    Raises `SettingError` for settings that such an app cannot have, or a folder that is there.
+    """
+    if settings.eval_data is None:
+        raise SettingError(
+            "the server judges each round by rows of its own; give them as --eval-data"
+        )
+    if settings.split != "iid":
+        raise SettingError(
+            f"split {settings.split}: clients of an app have their own rows; leave split out"
+        )
+    if folder.exists():
+        raise SettingError(f"{folder} exists; choose another folder for the app")
+    # Of an app, the server alone reads what the settings name, and clients have rows of their own.
+    settings = settings.model_copy(update={"data": settings.eval_data})
+    sides = (
+        ("client", "client_app", "make_client_app"),
+        ("server", "server_app", "make_server_app"),
+    )
+    with replacing_folder(folder) as scratch:
+        package = scratch / PACKAGE
+        package.mkdir(parents=True)
+        (package / "__init__.py").write_text('"""A federated run."""\n')
+        (package / SETTINGS).write_text(settings.model_dump_json(indent=1) + "\n")
+        for side, module, make in sides:
+            text = _MODULE.format(side=side, module=module, make=make)
+            (package / f"{side}.py").write_text(text)
+        project = _PROJECT.format(
+            version=VERSION,
+            method=settings.method,
+            aggregation=settings.aggregation,
+            package=PACKAGE,
+        )
+        (scratch / "pyproject.toml").write_text(project)
+        clients = settings.clients or DEFAULT_CLIENTS
+        readme = _README.format(output=settings.output, clients=clients)
+        (scratch / "README.md").write_text(readme)
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+
+
+def read_settings(package: Path) -> FederatedSettings:
+    """Read the settings of an app from the folder of its modules."""
+    values = json.loads((package / SETTINGS).read_text())
+    return FederatedSettings.parse(values, where=SETTINGS)

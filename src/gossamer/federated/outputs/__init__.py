@@ -1,0 +1,1 @@
+"""What a federated run leaves: checkpoints of the server, figures, pictures, the adapter."""
