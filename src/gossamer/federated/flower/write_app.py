@@ -51,19 +51,24 @@ On every machine, in a clone of Gossamer: `pip install -e '.[tune,federated]'`, 
 The server, which has the held-out rows and will have the adapter in `{output}`:
 
 ```sh
-flower-superlink --insecure --disable-runtime-dependency-installation
+flower-superlink --insecure --disable-runtime-dependency-installation --host 0.0.0.0 --port 9092
 ```
 
 Each of the {clients} clients, with its own number from 0 and the file of its own rows:
 
 ```sh
 flower-supernode --insecure --superlink SERVER:9092 \\
-    --clientappio-api-address 127.0.0.1:9094 \\
     --node-config 'partition-id=0 data="/path/to/rows.jsonl"'
 ```
 
-Then, in this folder, with a connection named `here` to the server's address and port 9093 in
-`~/.flwr/config.toml`:
+(Several on one machine: give each a `--port` of its own, 9094 being the default.) Then, in this
+folder, with these lines in `~/.flwr/config.toml`:
+
+```toml
+[superlink.here]
+address = "SERVER:9092"
+insecure = true
+```
 
 ```sh
 flwr run . here --stream
