@@ -116,6 +116,30 @@ def test_settings_that_cannot_be_are_refused_before_ray_starts(words, message, c
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [("no-such-model", "no-such-model"), ("smollm2-135m --port 80000", "--port = 80000")],
+)
+def test_what_replicas_could_only_log_is_told_before_they_start(
+    words, message, capsys, monkeypatch
+):
+    monkeypatch.setattr("gossamer.extras._is_there", lambda name: True)
+    monkeypatch.setattr("gossamer.cluster.replicas.app.make_application", lambda *given: None)
+    assert main(["cluster", "serve", *words.split()]) != 0
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_a_port_that_is_in_use_is_told_before_anything_starts(answer, capsys, monkeypatch):
+    _, url = answer
+    monkeypatch.setattr("gossamer.extras._is_there", lambda name: True)
+    monkeypatch.setattr("gossamer.basemodel.find.require_known", lambda name: None)
+    monkeypatch.setattr("gossamer.cluster.replicas.app.make_application", lambda *given: None)
+    assert main(["cluster", "serve", "tiny", "--port", url.rpartition(":")[2]]) == 1
+    assert "is in use" in capsys.readouterr().err
+
+
 def test_arguments_of_a_config_file_are_checked_by_name(monkeypatch):
     monkeypatch.setattr("gossamer.extras._is_there", lambda name: True)
     with pytest.raises(SettingError, match="'servers' is none of serving, cluster and http"):

@@ -114,6 +114,8 @@ def start_cluster(serving: ServeSettings, cluster: ClusterSettings, http: HttpSe
     Raises `ServingError` if it does not come up.
     """
     application = make_application(serving, cluster, http)
+    if cluster.ray_address is None:
+        _check_this_machine(serving, http)
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     import ray
@@ -198,6 +200,15 @@ def _check(serving: ServeSettings, cluster: ClusterSettings) -> None:
         folder = Path(cluster.store)
         if not folder.is_dir():
             raise SettingError(f"--store {folder}: the folder does not exist; make it first")
+
+
+def _check_this_machine(serving: ServeSettings, http: HttpSettings) -> None:
+    """Raise what replicas and Serve would only write into their logs, before they start."""
+    from gossamer.basemodel.find import require_known
+    from gossamer.serving.http.transport.server import bind
+
+    require_known(serving.model)
+    bind(http.host, http.port).close()
 
 
 def _first_line(error: Exception) -> str:
