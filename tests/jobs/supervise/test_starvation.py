@@ -75,6 +75,29 @@ def test_the_system_tells_how_long_a_process_has_waited():
     assert waited_seconds(busy[0].pid) is None
 
 
+@pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="Linux has this way to give way")
+def test_a_worker_that_gave_way_to_a_busy_server_starves(monkeypatch):
+    monkeypatch.setattr(starvation, "WINDOW_SECONDS", 1.0)
+    give_way = "import os; os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))\n"
+    loop = "print(1, flush=True)\nwhile True: pass"
+    server, worker = (
+        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+        for code in (loop, give_way + loop)
+    )
+    try:
+        for each in (server, worker):
+            each.stdout.readline()
+            os.sched_setaffinity(each.pid, {min(os.sched_getaffinity(0))})
+        one = Progressing()
+        until(lambda: one.reason(worker.pid, is_paused=False) is not None)
+        assert one.reason(worker.pid, is_paused=False).startswith("other work has the processors")
+    finally:
+        for each in (server, worker):
+            each.kill()
+            each.wait()
+            each.stdout.close()
+
+
 def test_a_job_that_starves_shows_why_and_forgets_it_when_it_ends(watched, monkeypatch):
     one = watched()
     job = one.add()
