@@ -64,17 +64,14 @@ GUIDES = (
     "keys",
 )
 """The views that the guides show."""
-TUNED_NAME = f"ft:{recorded.MODEL}:default:helpdesk:aBcDeF07"
 TUNED = (
-    AdapterStatus(name=TUNED_NAME, state="resident", kind="low-rank", rank=8, num_bytes=9_780_000,
-                  digest="90aa71b2c3d4", created=1_796_000_000, hits=1204),
+    AdapterStatus(name=recorded.TUNED, state="resident", kind="low-rank", rank=8,
+                  num_bytes=9_780_000, digest="90aa71b2c3d4", created=1_796_000_000, hits=1204),
     AdapterStatus(name=f"ft:{recorded.MODEL}:default:quiz-lora-seed0:qWeRtY12", state="host",
                   kind="low-rank", rank=16, num_bytes=19_560_000, digest="11aa71b2c3d4",
                   created=1_796_000_000, hits=7),
 )  # fmt: skip
 QUESTION = "Where do you live?"
-STARVED = "other work has the processors; this job gets 2% of one"
-PROOF = {"passed": True, "words": "The result: all 128 tokens are those of PEFT."}
 COLOURS = 64
 """Of a picture in the guides, which everyone who fetches the sources has."""
 SIZES = {"wide": 1280, "narrow": 380}
@@ -87,7 +84,9 @@ def main() -> int:
     parser.add_argument("--only", nargs="*", choices=VIEWS, help="of --all, these views")
     options = parser.parse_args()
     files = [recorded.file(1, "chats.jsonl"), recorded.file(2, "held-out.jsonl")]
-    stand_in = StandIn(jobs(), files, (*ADAPTERS, *TUNED), admin=True)
+    stand_in = StandIn(
+        [*recorded.jobs(), *recorded.other_jobs()], files, (*ADAPTERS, *TUNED), admin=True
+    )
     with stand_in.running() as url, browser() as chromium:
         if options.all is None:
             for view in GUIDES:
@@ -101,23 +100,6 @@ def main() -> int:
                     path = options.all / f"{view}-{size}-{theme}.png"
                     take(chromium, url, view, path, width=width, theme=theme)
     return 0
-
-
-def jobs() -> list[dict[str, Any]]:
-    """The recorded jobs, and some of the other kinds."""
-    quiz = {"suffix": "quiz-all", "methods": [{"method": "lora"}, {"method": "dora"}]}
-    at = {"step": 60, "steps": 120, "train_loss": 1.3, "seconds_left": 41.0}
-    starved = {"step": 0, "steps": 230, "reason": STARVED}
-    export = {"name": "poet-merged", "bytes": 270_000_000, "what": "merged model"}
-    return [
-        recorded.comparison(20, "running", {**quiz, "held_out": 0.1}, progress=at),
-        recorded.job(19, "running", "letters-2", progress=starved),
-        *recorded.jobs(),
-        recorded.work(
-            2, "succeeded", "export", TUNED_NAME, result={"export": {**export, "is_there": True}}
-        ),
-        recorded.work(1, "succeeded", "verify", TUNED_NAME, result=PROOF),
-    ]
 
 
 @contextmanager

@@ -167,6 +167,25 @@ def jobs():
     ]
 
 
+TUNED = f"ft:{MODEL}:default:helpdesk:aBcDeF07"
+
+
+def other_jobs():
+    """A comparison, a job that starves, an export and a proof."""
+    quiz = {"suffix": "quiz-all", "methods": [{"method": "lora"}, {"method": "dora"}]}
+    at = {"step": 60, "steps": 120, "train_loss": 1.3, "seconds_left": 41.0}
+    starved = "other work has the processors; this job gets 2% of one"
+    export = {"name": "poet-merged", "bytes": 270_000_000, "what": "merged model", "is_there": True}
+    proof = {"passed": True, "words": "The result: all 128 tokens are those of PEFT."}
+    ended = int(time.time()) - 300
+    return [
+        comparison(20, "running", {**quiz, "held_out": 0.1}, progress=at),
+        job(19, "running", "letters-2", progress={"step": 0, "steps": 230, "reason": starved}),
+        work(2, "succeeded", "export", TUNED, result={"export": export}, finished_at=ended),
+        work(1, "succeeded", "verify", TUNED, result=proof, finished_at=ended),
+    ]
+
+
 def metrics(steps, end=1.3):
     """Lines as a run writes them: a loss that falls, noise, and held-out losses between."""
     lines = []

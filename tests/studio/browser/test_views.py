@@ -3,7 +3,9 @@
 import pytest
 import recorded
 from playwright.sync_api import expect
-from stand_in import StandIn
+from stand_in import ADAPTERS, StandIn
+
+from gossamer.serving.core.stats import AdapterStatus
 
 IDS = ",".join(f"ftjob-{number:024d}" for number in (7, 6, 9))
 FILE = f"file-{1:024d}"
@@ -12,6 +14,10 @@ VIEWS = {
     "jobs": ("", "Jobs", "step 143 of 230"),
     "new": (f"new?file={FILE}&name=x", "New adapter", "230 steps"),
     "job": (f"jobs/ftjob-{9:024d}", "pirate", "The held-out loss still falls."),
+    "comparison": (f"jobs/ftjob-{20:024d}", "quiz-all", "Answers to held-out prompts"),
+    "starved": (f"jobs/ftjob-{19:024d}", "letters-2", "other work has the processors"),
+    "export": (f"jobs/ftjob-{2:024d}", "Export of helpdesk aBcD", "poet-merged"),
+    "proof": (f"jobs/ftjob-{1:024d}", "Proof of helpdesk aBcD", "Served as it was trained."),
     "failed": (f"jobs/ftjob-{5:024d}", "moody", "the loss became NaN"),
     "settings": (f"jobs/ftjob-{9:024d}?tab=settings", "pirate", "max_length"),
     "chat": ("chat?models=smollm2-135m,pirate", "Chat", "Ask something below"),
@@ -24,6 +30,10 @@ VIEWS = {
 }
 
 
+THEIRS = AdapterStatus(
+    name=f"ft:{recorded.MODEL}:alice:quiz:aBcDeF08", state="resident", kind="low-rank", rank=8,
+    num_bytes=40_960, created=1_796_000_000,
+)  # fmt: skip
 QUICK = ("jobs", "new", "job", "chat", "adapters", "compare", "server")
 
 
@@ -51,7 +61,8 @@ def faults(page, axe):
 def shared():
     """One server for all tests that only look."""
     files = [recorded.file(1, "chats.jsonl"), recorded.file(2, "held-out.jsonl")]
-    with StandIn(recorded.jobs(), files, admin=True).running() as url:
+    jobs = [*recorded.jobs(), *recorded.other_jobs()]
+    with StandIn(jobs, files, (*ADAPTERS, THEIRS), admin=True).running() as url:
         yield url
 
 
@@ -75,6 +86,22 @@ def test_views_in_all_sizes_and_colours(shared, open_page, axe, name, dark, widt
     page = show(open_page, shared, name, dark=dark, width=width)
     assert wider_than_the_screen(page) <= 0
     assert faults(page, axe) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [380, 1280])
+def test_what_is_rarely_done_is_within_the_screen_and_accessible(shared, open_page, axe, width):
+    page = show(open_page, shared, "adapters", width=width)
+    expect(page.get_by_role("row").filter(has_text="quiz aBcD")).to_contain_text("of alice")
+    page.get_by_role("button", name="More for quiz aBcD").click()
+    expect(page.get_by_role("button", name="Delete quiz aBcD")).to_be_in_viewport()
+    assert wider_than_the_screen(page) <= 0
+    assert faults(page, axe) == []
+
+
+def test_what_fits_into_the_pool_is_told(shared, open_page):
+    page = show(open_page, shared, "server")
+    expect(page.get_by_text("240 KiB can be had at once")).to_be_visible()
 
 
 def test_empty_views_say_what_to_do(serve, open_page):

@@ -64,7 +64,9 @@ function Table({ adapters }) {
     <tbody>${adapters.map((adapter) => html`<tr key=${adapter.id}>
       <td><b class="name" title=${adapter.id}>${calledAs(adapter.id)}</b>
         ${adapter.digest && html`<br />
-          <code class="soft" title="Digest">${adapter.digest.slice(0, 12)}</code>`}</td>
+          <code class="soft" title="Digest">${adapter.digest.slice(0, 12)}</code>`}
+        ${ownerOf(adapter.id) && html`<br /><span class="soft small-text">of
+          ${" "}${ownerOf(adapter.id)}</span>`}</td>
       <td class=${adapter.state === "refused" ? "bad" : ""}>${words(adapter)}</td>
       <td data-label="Kind" class="kind">${adapter.kind ?? "–"}</td>
       <td class="number" data-label="Rank">${adapter.rank ?? "–"}</td>
@@ -73,6 +75,12 @@ function Table({ adapters }) {
       <td data-label="Last used" class="kind">${ago(adapter.last_used)}</td>
       <td class="end"><${Actions} adapter=${adapter} isAdmin=${isAdmin} /></td></tr>`)}</tbody>
   </table></div>`;
+}
+
+/** The tenant whose job made it, where that is not the one who looks. */
+function ownerOf(id) {
+  const [ft, , tenant, , made] = id.split(":");
+  return ft === "ft" && made && tenant !== session.value?.tenant ? tenant : null;
 }
 
 function words({ state, pinned, problem }) {

@@ -87,12 +87,21 @@ function Memory({ now }) {
     <p class="soft">One pool of ${bytes(blocks.total * size)} holds keys, values and adapters.</p>
     <${MemoryBar} parts=${shown}
       label=${shown.map((each) => `${each.name} ${bytes(each.size)}`).join(", ")} />
+    <${Room} left=${(blocks.free + blocks.cached) * size} largest=${resident[0]?.[1]} />
     ${resident.length > 0 && html`<details>
       <summary>${plural(resident.length, "adapter")} in it</summary>
       <table class="facts"><tbody>${resident.map(([name, each]) => html`<tr key=${name}>
         <th scope="row">${name}</th><td class="number">${bytes(each)}</td></tr>`)}</tbody></table>
       </details>`}
   </section>`;
+}
+
+/** What fits beside what is in use: cached prefixes go where something else wants their place. */
+function Room({ left, largest }) {
+  const more = largest ? Math.floor(left / largest) : 0;
+  return html`<p class="soft small-text">${bytes(left)} can be had at once${largest
+    ? `: as much as ${plural(more, "adapter")} of the largest one’s size (${bytes(largest)}) take`
+    : ""}. Idle adapters make room for more.</p>`;
 }
 
 function Tenants({ tenants }) {
