@@ -102,6 +102,19 @@ def test_an_answer_has_the_form_that_is_asked_for(grammars, form, good, bad):
         assert not admits(grammars, form, text), text
 
 
+@pytest.mark.parametrize("size", [len(TOKENIZER), 288, 319, 320, 321])
+def test_masks_have_a_bit_for_each_token_whatever_their_number(size):
+    grammars = Grammars(TOKENIZER, [END], size)
+    for form in (StructuredOutputs(regex="[ab]+"), StructuredOutputs(choice=["ab", "b"])):
+        matcher = grammars.matcher(form)
+        assert len(matcher.mask()) == -(-size // 32) * 4
+        for token in TOKENIZER.encode("ab", add_special_tokens=False):
+            assert np.unpackbits(matcher.mask(), bitorder="little")[token]
+            matcher.take(token)
+        assert len(matcher.mask()) == -(-size // 32) * 4
+    grammars.close()
+
+
 def test_special_tokens_come_only_where_a_grammar_names_them(grammars):
     anything = grammars.matcher(StructuredOutputs(regex=r"(.|\n)*"))
     special = set(TOKENIZER.all_special_ids)

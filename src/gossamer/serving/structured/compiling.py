@@ -1,5 +1,7 @@
 """Compiles one form for one vocabulary, and says why and where it cannot be kept to."""
 
+from array import array
+
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
 from gossamer.errors import cut
@@ -37,7 +39,11 @@ def compile_form(tokenizer: LLTokenizer, kind: str, text: str) -> tuple[LLMatche
         # Of these, a `FormError` says what is wrong, and the library's say it as well.
         raise FormError(cut(str(error), MAX_REASON)) from None
     matcher = LLMatcher(tokenizer, grammar, log_level=0, limits=_LIMITS)
-    first = b"" if matcher.is_error() else matcher.compute_bitmask()
+    words = array("I", bytes(4 * -(-tokenizer.vocab_size // 32)))
+    if not matcher.is_error():
+        # `compute_bitmask` would give a word more for some sizes of vocabularies.
+        matcher.unsafe_compute_mask_ptr(words.buffer_info()[0], len(words) * words.itemsize)
+    first = words.tobytes()
     reason = matcher.get_error() or _trouble(matcher, first)
     if reason:
         raise FormError(place_of(kind, text, reason))
