@@ -14,7 +14,10 @@ SHARED = {"tiles"}
 # Operations of plain torch alone, one file each.
 PLAIN = {"trained_parts"}
 REQUIRED = {"__init__", "reference", "cpu"}
-OPTIONAL = {"batch", "device_table", "flashinfer", "matmul", "quantized", "triton_kernels"}
+OPTIONAL = {
+    *("batch", "device_table", "flashinfer", "matmul", "quantized"),
+    *("triton_kernels", "triton_launches"),
+}
 
 
 def _operations() -> list[str]:

@@ -9,7 +9,7 @@ from launches import fake_flashinfer
 
 from gossamer.errors import MissingExtraError
 from gossamer.kernels import attention_choice
-from gossamer.kernels.paged_attention.triton_kernels import TritonPagedAttention
+from gossamer.kernels.paged_attention.triton_launches import TritonPagedAttention
 from gossamer.llm import LLM
 
 # PEFT's SHiRA makes sparse tensors without saying whether they shall be checked.

@@ -9,7 +9,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from gossamer.kernels.attention_work import arrays_of
 from gossamer.kernels.paged_attention import AttentionBatch, KvLayout
-from gossamer.kernels.paged_attention.triton_kernels import TritonPagedAttention
+from gossamer.kernels.paged_attention.triton_launches import TritonPagedAttention
 from lease_sections.frame import Found, Lease
 from lease_sections.timing import copies_for, seconds_each
 

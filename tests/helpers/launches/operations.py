@@ -13,7 +13,7 @@ from gossamer.kernels.gain.triton_kernels import TritonInputGain
 from gossamer.kernels.gated_activation.triton_kernels import silu_and_multiply
 from gossamer.kernels.grouped_lora.triton_kernels import TritonGroupedLora
 from gossamer.kernels.paged_attention import AttentionBatch, KvLayout
-from gossamer.kernels.paged_attention.triton_kernels import TritonPagedAttention
+from gossamer.kernels.paged_attention.triton_launches import TritonPagedAttention
 from gossamer.kernels.runs import Run
 from gossamer.kernels.scratch import ScratchMemory
 from gossamer.kernels.sparse_delta.triton_kernels import TritonSparseDelta

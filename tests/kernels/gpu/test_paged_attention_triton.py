@@ -13,7 +13,7 @@ from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
 from gossamer.kernels.attention_work import QUERIES, SPLIT_TOKENS, arrays_of
 from gossamer.kernels.paged_attention import AttentionBatch, KvLayout, reference
-from gossamer.kernels.paged_attention.triton_kernels import TritonPagedAttention
+from gossamer.kernels.paged_attention.triton_launches import TritonPagedAttention
 
 BOUNDS = {torch.float32: 1e-6, torch.float16: 2e-3, torch.bfloat16: 1e-2}
 NUM_LAYERS, LAYER = 2, 1
@@ -26,6 +26,8 @@ class Shape:
     head_dim: int = 16
     block_tokens: int = 16
     window: int = 0
+    softcap: float = 0.0
+    has_sinks: bool = False
     dtype: torch.dtype = torch.float32
 
 
@@ -83,6 +85,7 @@ class Step:
         rows = self._random(len(positions), heads * shape.head_dim + 8)
         qkv = rows[:, : heads * shape.head_dim].unflatten(1, (heads, -1))
         self.states = qkv.split([shape.num_heads, shape.num_kv_heads, shape.num_kv_heads], dim=1)
+        self.sinks = 2 * self._random(shape.num_heads) if shape.has_sinks else None
 
     def _random(self, *shape):
         return torch.randn(*shape, generator=self.generator).to(self.shape.dtype)
@@ -93,11 +96,13 @@ class Step:
 
     def expected(self):
         """The result in float64 of the keys and values as they are stored."""
-        pool, (query, key, value) = self.pool.clone(), self.states
+        pool, (query, key, value), shape = self.pool.clone(), self.states, self.shape
+        sinks = None if self.sinks is None else self.sinks.double()
         reference.write_kv(self.layout, pool, self.batch, LAYER, key, value)
         return pool, reference.attend(
-            self.layout, pool, self.batch, LAYER, query.double(), self.scale, self.shape.window
-        )
+            self.layout, pool, self.batch, LAYER, query.double(), self.scale, shape.window,
+            shape.softcap, sinks,
+        )  # fmt: skip
 
     def computed(self, batch=None):
         """The pool and the result after one call of the kernels."""
@@ -108,7 +113,11 @@ class Step:
         attention = TritonPagedAttention(pool, self.layout)
         for scratch in attention.scratch:
             scratch.take(2**20).fill_(float("nan"))
-        out = attention(batch or self.batch, LAYER, *self.states, self.scale, self.shape.window)
+        shape = self.shape
+        out = attention(
+            batch or self.batch, LAYER, *self.states, self.scale, shape.window, shape.softcap,
+            self.sinks,
+        )  # fmt: skip
         assert not memory[:guard].any()
         return pool, out
 
@@ -134,6 +143,10 @@ SHAPES = {
     "window": Shape(num_heads=3, num_kv_heads=1, window=7, block_tokens=5),
     "window-of-one": Shape(num_heads=2, num_kv_heads=1, window=1),
     "window-longer-than-all": Shape(num_heads=2, num_kv_heads=1, window=1000),
+    "capped": Shape(num_heads=3, num_kv_heads=1, softcap=0.7, block_tokens=5),
+    "sinks": Shape(num_heads=6, num_kv_heads=2, has_sinks=True),
+    "all": Shape(num_heads=4, num_kv_heads=2, window=9, softcap=2.0, has_sinks=True),
+    "bfloat-sinks": Shape(num_heads=4, num_kv_heads=1, has_sinks=True, dtype=torch.bfloat16),
     "half": Shape(num_heads=4, num_kv_heads=1, head_dim=64, dtype=torch.float16),
     "bfloat": Shape(num_heads=4, num_kv_heads=1, head_dim=64, dtype=torch.bfloat16),
 }
@@ -153,6 +166,22 @@ def test_sequences_that_begin_within_a_block(window):
 @pytest.mark.parametrize("length", [63, 64, SPLIT_TOKENS - 1, SPLIT_TOKENS, 2 * SPLIT_TOKENS + 70])
 def test_a_long_sequence_is_merged_from_its_splits(length):
     check(Step(Shape(num_heads=2, num_kv_heads=1), [(length, 1)]))
+
+
+def test_a_sink_counts_once_however_many_splits_there_are():
+    shape = Shape(num_heads=2, num_kv_heads=1, softcap=3.0, has_sinks=True)
+    check(Step(shape, [(2 * SPLIT_TOKENS + 70, 1), (2, 1), (0, QUERIES + 9)]))
+
+
+@pytest.mark.parametrize("sink", [-60.0, 60.0])
+def test_a_sink_may_take_nothing_or_all(sink):
+    step = Step(Shape(num_heads=2, num_kv_heads=1, has_sinks=True), [(40, 1), (0, 20)])
+    step.sinks.fill_(sink)
+    _, got = step.computed()
+    want = step.expected()[1]
+    assert torch.isfinite(got).all()
+    assert (got.double() - want).abs().max() < 1e-6
+    assert (want.abs().max() < 1e-20) == (sink > 0)
 
 
 def test_more_splits_than_a_merge_reads_at_once(monkeypatch):

@@ -47,7 +47,7 @@ def make_paged_attention(
     if backend == "reference":
         return ReferencePagedAttention(pool, layout)
     if backend == "triton":
-        from gossamer.kernels.paged_attention.triton_kernels import TritonPagedAttention
+        from gossamer.kernels.paged_attention.triton_launches import TritonPagedAttention
 
         return TritonPagedAttention(pool, layout)
     if backend == "flashinfer":

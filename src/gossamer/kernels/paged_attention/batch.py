@@ -7,8 +7,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from gossamer.errors import UnsupportedModelError
-
 IntArray = npt.NDArray[np.int32]
 
 
@@ -106,13 +104,3 @@ class AttentionBatch:
     short_bounds: IntArray  # [workers + 1] short tokens of each worker: equal cost
     long_chunks: tuple[tuple[int, int, int], ...]
     """The prefill chunks that take matrix products, each as (first token, tokens, sequence)."""
-
-
-def require_plain_scores(softcap: float, sinks: object) -> None:
-    """Raise `UnsupportedModelError` for what the kernels of GPUs do not compute."""
-    if softcap or sinks is not None:
-        what = "capped scores" if softcap else "sinks"
-        raise UnsupportedModelError(
-            f"attention with {what} is not computed by the kernels of a GPU; serve this model on "
-            "a processor (device=cpu)"
-        )

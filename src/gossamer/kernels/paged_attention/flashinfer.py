@@ -13,14 +13,14 @@ import flashinfer
 import torch
 from torch import Tensor
 
+from gossamer.errors import UnsupportedModelError
 from gossamer.kernels.attention_work import AttentionArrays
 from gossamer.kernels.paged_attention.batch import (
     AttentionBatch,
     KvLayout,
     SequencePages,
-    require_plain_scores,
 )
-from gossamer.kernels.paged_attention.triton_kernels import TritonPagedAttention
+from gossamer.kernels.paged_attention.triton_launches import TritonPagedAttention
 
 WORKSPACE_BYTES = 128 * 1024**2
 """For the results of parts of long sequences, as its documentation recommends. All wrappers share
@@ -90,12 +90,18 @@ class FlashInferPagedAttention:
 
     def __call__(
         self, batch: AttentionArrays | AttentionBatch, layer: int, query: Tensor, key: Tensor,
-        value: Tensor, scale: float, window: int = 0, softcap: float = 0, sinks: object = None,
+        value: Tensor, scale: float, window: int = 0, softcap: float = 0.0,
+        sinks: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         """See `PagedAttention.__call__`; `plan` has been called for the batch."""
         if not isinstance(batch, AttentionArrays) or batch.pages is None:
             return self._ours(batch, layer, query, key, value, scale, window, softcap, sinks)
-        require_plain_scores(softcap, sinks)
+        if softcap or sinks is not None:
+            what = "capped scores" if softcap else "sinks"
+            raise UnsupportedModelError(
+                f"attention with {what} is not computed by FlashInfer here; serve this model with "
+                "attention 'triton' (--attention triton)"
+            )
         if window:
             raise ValueError("FlashInfer is not used for layers with a sliding window")
         self._ours.write(batch, layer, key, value)

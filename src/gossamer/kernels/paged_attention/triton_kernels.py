@@ -14,11 +14,8 @@ from typing import NamedTuple
 
 import triton
 import triton.language as tl
-from torch import Tensor
 
-from gossamer.kernels.attention_work import QUERIES, SPLIT_TOKENS, AttentionArrays, arrays_of
-from gossamer.kernels.paged_attention.batch import AttentionBatch, KvLayout, require_plain_scores
-from gossamer.kernels.scratch import ScratchMemory
+from gossamer.kernels.attention_work import QUERIES, SPLIT_TOKENS
 from gossamer.kernels.triton_kernels import CompileCase, as_input, dot, rounded
 
 
@@ -72,7 +69,7 @@ def write_kv_kernel(
 @triton.jit
 def attend_tile(
     q, qs, pool, block_stride, offset, value_offset, table, place, is_place, seen, d, is_d, scale,
-    best, total, acc, BLOCK_TOKENS: tl.constexpr, D: tl.constexpr,
+    best, total, acc, BLOCK_TOKENS: tl.constexpr, D: tl.constexpr, SOFTCAP: tl.constexpr,
 ):  # fmt: skip
     """Add one tile of keys and values to (largest score, sum of weights, weighted values).
 
@@ -85,7 +82,12 @@ def attend_tile(
     mask = is_place[:, None] & is_d[None, :]
     keys = as_input(tl.load(rows, mask=mask, other=0.0), q)
     scores = dot(qs, tl.trans(keys), tl.zeros((qs.shape[0], place.shape[0]), tl.float32))
-    scores = tl.where(seen, scores * (scale * LOG2_E), float("-inf"))
+    if SOFTCAP > 0:
+        # c tanh(x / c), by way of the logistic function: tanh(x) = 2 / (1 + exp(-2 x)) - 1.
+        shares = 2.0 * tl.sigmoid(scores * (scale * (2.0 / SOFTCAP))) - 1.0
+        scores = tl.where(seen, shares * (SOFTCAP * LOG2_E), float("-inf"))
+    else:
+        scores = tl.where(seen, scores * (scale * LOG2_E), float("-inf"))
     new = tl.maximum(best, tl.max(scores, axis=1))
     # A token may have seen nothing yet: minus infinity may not be taken from itself.
     shift = tl.where(new == float("-inf"), 0.0, new)
@@ -106,6 +108,20 @@ def first_place(sequence_start, sequence, position, WINDOW: tl.constexpr):
     return start
 
 
+@triton.jit
+def with_sink(best, total, sinks, heads, is_head, HAS_SINKS: tl.constexpr):
+    """Count the sinks of `heads` among (largest score, sum of weights).
+
+    Returns them, and what weighted values that were made with the former are to be multiplied by.
+    """
+    if HAS_SINKS:
+        sink = tl.load(sinks + heads, mask=is_head, other=0.0).to(tl.float32) * LOG2_E
+        new = tl.maximum(best, sink)
+        keep = tl.exp2(best - new)
+        return new, total * keep + tl.exp2(sink - new), keep
+    return best, total, total * 0.0 + 1.0
+
+
 # As wide as the longest sequence of a step: another kernel for it would be compiled mid-service.
 @triton.jit(do_not_specialize=["table_stride"])
 def decode_kernel(
@@ -114,7 +130,7 @@ def decode_kernel(
     part, part_max, part_sum, scale,
     HEADS: tl.constexpr, GROUP: tl.constexpr, GROUP_PADDED: tl.constexpr, D: tl.constexpr,
     D_PADDED: tl.constexpr, BLOCK_TOKENS: tl.constexpr, TILE_: tl.constexpr,
-    SPLIT: tl.constexpr, WINDOW: tl.constexpr,
+    SPLIT: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr,
 ):  # fmt: skip
     """One split of one token, for a key/value head and the query heads that share it."""
     head, item = tl.program_id(0), tl.program_id(1)
@@ -145,7 +161,7 @@ def decode_kernel(
         is_place = (place >= start) & (place < high)
         best, total, acc = attend_tile(
             q, qs, pool, block_stride, offset, value_offset, table, place, is_place,
-            is_place[None, :], d, is_d, scale, best, total, acc, BLOCK_TOKENS, D,
+            is_place[None, :], d, is_d, scale, best, total, acc, BLOCK_TOKENS, D, SOFTCAP,
         )  # fmt: skip
     out = item.to(tl.int64) * (HEADS * GROUP) + q_head
     tl.store(part_max + out, best, mask=is_g)
@@ -155,10 +171,10 @@ def decode_kernel(
 
 @triton.jit
 def merge_kernel(
-    part, part_max, part_sum, out, token_sequence, positions, sequence_start, decode_token,
+    part, part_max, part_sum, out, sinks, token_sequence, positions, sequence_start, decode_token,
     decode_split,
     QUERY_HEADS: tl.constexpr, D: tl.constexpr, D_PADDED: tl.constexpr, SPLIT: tl.constexpr,
-    MERGED_: tl.constexpr, WINDOW: tl.constexpr,
+    MERGED_: tl.constexpr, WINDOW: tl.constexpr, HAS_SINKS: tl.constexpr,
 ):  # fmt: skip
     """The splits of one token and query head, in order; out [T, QUERY_HEADS, D]."""
     head, item = tl.program_id(0), tl.program_id(1)
@@ -193,16 +209,18 @@ def merge_kernel(
         )
         acc += tl.sum(weights[:, None] * values, axis=0)
     into = out + (token.to(tl.int64) * QUERY_HEADS + head) * D + d
-    tl.store(into, rounded(acc / tl.sum(total, axis=0), out), mask=is_d)
+    _, all_, keep = with_sink(top, tl.sum(total, axis=0), sinks, head, head >= 0, HAS_SINKS)
+    tl.store(into, rounded(acc * keep / all_, out), mask=is_d)
 
 
 @triton.jit(do_not_specialize=["table_stride"])
 def prefill_kernel(
-    q, q_token_stride, q_head_stride, out, pool, block_stride, layer_offset, value_offset,
+    q, q_token_stride, q_head_stride, out, sinks, pool, block_stride, layer_offset, value_offset,
     block_tables, table_stride, token_sequence, positions, sequence_start, chunk_first, chunk_count,
     scale,
     GROUP: tl.constexpr, D: tl.constexpr, D_PADDED: tl.constexpr, BLOCK_TOKENS: tl.constexpr,
-    ROWS: tl.constexpr, TILE_: tl.constexpr, WINDOW: tl.constexpr,
+    ROWS: tl.constexpr, TILE_: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr,
+    HAS_SINKS: tl.constexpr,
 ):  # fmt: skip
     """Up to ROWS neighbouring tokens of one sequence and one query head."""
     head, item, skipped = tl.program_id(0), tl.program_id(1), tl.program_id(2) * ROWS
@@ -233,123 +251,13 @@ def prefill_kernel(
         seen = (place[None, :] >= lowest[:, None]) & (place[None, :] <= (position + i)[:, None])
         best, total, acc = attend_tile(
             q, qs, pool, block_stride, offset, value_offset, table, place, is_place, seen, d, is_d,
-            scale, best, total, acc, BLOCK_TOKENS, D,
+            scale, best, total, acc, BLOCK_TOKENS, D, SOFTCAP,
         )  # fmt: skip
     into = out + (token * tl.num_programs(0) + head) * D + d[None, :]
+    _, total, keep = with_sink(best, total, sinks, head + i * 0, i < count, HAS_SINKS)
     # Rows beyond the chunk may have seen nothing.
     total = tl.where(i < count, total, 1.0)
-    tl.store(into, rounded(acc / total[:, None], out), mask=is_out)
-
-
-class TritonPagedAttention:
-    """The operation for all layers of a model over one pool, on the pool's device."""
-
-    def __init__(self, pool: Tensor, layout: KvLayout) -> None:
-        """pool: bytes of the block pool, uint8 [num_blocks * block_bytes]."""
-        self._pool = pool.view(layout.dtype)
-        self._layout = layout
-        self.scratch = tuple(ScratchMemory(pool.device) for _ in range(3))
-        """The splits' weighted values, largest scores and sums, from one launch to the next.
-
-        Only what the step itself has written is read.
-        """
-        self._last: tuple[AttentionBatch, AttentionArrays] | None = None
-
-    def plan(self, batch: AttentionBatch | AttentionArrays) -> None:
-        """See `PagedAttention.plan`: the lowering has cut the work already."""
-
-    def __call__(
-        self, batch: AttentionBatch | AttentionArrays, layer: int, query: Tensor, key: Tensor,
-        value: Tensor, scale: float, window: int = 0, softcap: float = 0, sinks: object = None,
-    ) -> Tensor:  # fmt: skip
-        """Store the tokens' keys and values, then attend.
-
-        query [T, num_heads, head_dim], key and value [T, num_kv_heads, head_dim]: each head_dim
-        contiguous, else any views; returns [T, num_heads, head_dim], where rows of tokens that no
-        piece of work names hold anything. window: positions a token sees, itself included; 0: all.
-        """
-        require_plain_scores(softcap, sinks)
-        arrays = batch if isinstance(batch, AttentionArrays) else self._arrays(batch)
-        if query.stride(2) != 1:
-            raise ValueError("queries must be contiguous within a head")
-        self.write(arrays, layer, key, value)
-        blocks = self._blocks(layer)
-        out = query.new_empty(query.shape)
-        if len(arrays.decode_token):
-            self._decode(arrays, layer, query, out, blocks, scale, window)
-        if len(arrays.chunk_first):
-            self._prefill(arrays, layer, query, out, blocks, scale, window)
-        return out
-
-    def _arrays(self, batch: AttentionBatch) -> AttentionArrays:
-        """Arrays of a step, made at its first layer."""
-        if self._last is None or self._last[0] is not batch:
-            self._last = batch, arrays_of(batch, self._pool.device)
-        return self._last[1]
-
-    def _blocks(self, layer: int) -> tuple[Tensor, int, int, int]:
-        """The pool, and the elements from a block to the next, to the layer, and to its values."""
-        layout = self._layout
-        head = layout.block_tokens * layout.head_dim
-        before, own = layout.heads_before(layer), layout.heads_of(layer)
-        return self._pool, layout.block_elements, 2 * head * before, head * own
-
-    def write(self, arrays: AttentionArrays, layer: int, key: Tensor, value: Tensor) -> None:
-        """Store the tokens' keys and values [T, num_kv_heads, head_dim], as `__call__` does."""
-        if not key.stride(2) == value.stride(2) == 1:
-            raise ValueError("keys and values must be contiguous within a head")
-        layout, blocks = self._layout, self._blocks(layer)
-        heads = layout.heads_of(layer)
-        write_kv_kernel[(len(key),)](
-            key, key.stride(0), key.stride(1), value, value.stride(0), value.stride(1), *blocks,
-            arrays.token_block, arrays.token_index,
-            HEADS=heads, HEADS_PADDED=triton.next_power_of_2(heads),
-            D=layout.head_dim, D_PADDED=triton.next_power_of_2(layout.head_dim),
-            BLOCK_TOKENS=layout.block_tokens, num_warps=4,
-        )  # fmt: skip
-
-    def _decode(
-        self, arrays: AttentionArrays, layer: int, query: Tensor, out: Tensor,
-        blocks: tuple[Tensor, int, int, int], scale: float, window: int,
-    ) -> None:  # fmt: skip
-        layout, launch = self._layout, DECODE[query.itemsize]
-        heads, splits = query.shape[1], len(arrays.split_token)
-        kv_heads = layout.heads_of(layer)
-        group = heads // kv_heads
-        padded = max(16, triton.next_power_of_2(layout.head_dim))
-        sizes = (splits * heads * layout.head_dim, splits * heads, splits * heads)
-        scratch = [each.take(size) for each, size in zip(self.scratch, sizes, strict=True)]
-        places = (arrays.token_sequence, arrays.positions, arrays.sequence_start)
-        decode_kernel[(kv_heads, splits)](
-            query, query.stride(0), query.stride(1), *blocks, arrays.block_tables,
-            arrays.block_tables.stride(0), *places, arrays.split_token, arrays.split_place,
-            *scratch, scale,
-            HEADS=kv_heads, GROUP=group,
-            GROUP_PADDED=max(16, triton.next_power_of_2(group)), D=layout.head_dim, D_PADDED=padded,
-            BLOCK_TOKENS=layout.block_tokens, TILE_=launch.tile, SPLIT=SPLIT_TOKENS, WINDOW=window,
-            num_warps=launch.num_warps, num_stages=launch.num_stages,
-        )  # fmt: skip
-        merge_kernel[(heads, len(arrays.decode_token))](
-            *scratch, out, *places, arrays.decode_token, arrays.decode_split,
-            QUERY_HEADS=heads, D=layout.head_dim, D_PADDED=padded, SPLIT=SPLIT_TOKENS,
-            MERGED_=MERGED, WINDOW=window, num_warps=4,
-        )  # fmt: skip
-
-    def _prefill(
-        self, arrays: AttentionArrays, layer: int, query: Tensor, out: Tensor,
-        blocks: tuple[Tensor, int, int, int], scale: float, window: int,
-    ) -> None:  # fmt: skip
-        layout, launch = self._layout, PREFILL[query.itemsize]
-        heads = query.shape[1]
-        prefill_kernel[(heads, len(arrays.chunk_first), QUERIES // launch.rows)](
-            query, query.stride(0), query.stride(1), out, *blocks, arrays.block_tables,
-            arrays.block_tables.stride(0), arrays.token_sequence, arrays.positions,
-            arrays.sequence_start, arrays.chunk_first, arrays.chunk_count, scale,
-            GROUP=heads // layout.heads_of(layer), D=layout.head_dim,
-            D_PADDED=max(16, triton.next_power_of_2(layout.head_dim)),
-            BLOCK_TOKENS=layout.block_tokens, ROWS=launch.rows, TILE_=launch.tile, WINDOW=window,
-            num_warps=launch.num_warps, num_stages=launch.num_stages,
-        )  # fmt: skip
+    tl.store(into, rounded(acc * keep[:, None] / total[:, None], out), mask=is_out)
 
 
 def compile_cases() -> list[CompileCase]:
@@ -367,11 +275,16 @@ def compile_cases() -> list[CompileCase]:
             ("write", write_kv_kernel, plain, 0, 32, "ld.16"),
             ("decode", decode_kernel, DECODE[size], 0, 168, "cp.async.16"),
             ("decode window", decode_kernel, DECODE[size], 4096, 168, "cp.async.16"),
+            ("decode capped", decode_kernel, DECODE[size], 0, 168, "cp.async.16"),
             ("merge", merge_kernel, plain, 0, 64, "ld.16"),
+            ("merge sinks", merge_kernel, plain, 0, 64, "ld.16"),
             ("prefill", prefill_kernel, PREFILL[size], 0, 255, "cp.async.16"),
             ("prefill window", prefill_kernel, PREFILL[size], 4096, 255, "cp.async.16"),
+            ("prefill capped", prefill_kernel, PREFILL[size], 0, 255, "cp.async.16"),
+            ("prefill sinks", prefill_kernel, PREFILL[size], 0, 255, "cp.async.16"),
         ):
             values = {**constants, "ROWS": launch.rows, "TILE_": launch.tile, "WINDOW": window}
+            values |= {"SOFTCAP": 50.0 * ("capped" in label), "HAS_SINKS": "sinks" in label}
             values = {name: values[name] for name in kernel.arg_names if name in values}
             cases.append(
                 CompileCase(
@@ -387,9 +300,9 @@ def compile_cases() -> list[CompileCase]:
     return cases
 
 
-def _signature(names: list[str], constants: dict[str, int], kind: str) -> dict[str, str]:
+def _signature(names: list[str], constants: dict[str, float], kind: str) -> dict[str, str]:
     """The types of a kernel's arguments over keys and values of `kind`."""
-    known = dict.fromkeys(("q", "out", "pool", "key", "value"), f"*{kind}")
+    known = dict.fromkeys(("q", "out", "sinks", "pool", "key", "value"), f"*{kind}")
     known |= dict.fromkeys(("part", "part_max", "part_sum"), "*fp32") | {"scale": "fp32"}
     ints = ("stride", "offset")
     return {
