@@ -11,6 +11,7 @@ import pytest
 
 from gossamer import methods
 from gossamer.cli.main import main
+from gossamer.cli.parts import known_tasks
 
 
 @pytest.fixture
@@ -87,6 +88,35 @@ def test_a_dry_run_tells_and_writes_nothing(tiny_model, rows, tmp_path, capsys):
     assert "memory, estimated: " in text
     assert ">>>A number:" in text
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_known_tasks_are_judged_before_anything_is_trained(
+    tiny_model, rows, tmp_path, capsys, monkeypatch
+):
+    arguments = ["--model", tiny_model, "--data", rows, "--output", tmp_path / "run"]
+    monkeypatch.setattr("gossamer.extras._is_there", lambda name: name != "lm_eval")
+    assert command(*arguments, "--eval-tasks", "arc_easy") == 2
+    told = capsys.readouterr().err
+    assert "tune --eval-tasks needs lm_eval" in told
+    assert "pip install -e '.[eval]'" in told
+    assert command(*arguments, "--eval-limit", "3") == 2
+    assert "--eval-limit is about --eval-tasks" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_result_is_scored_on_known_tasks_beside_its_base(
+    tiny_model, rows, tmp_path, capsys, monkeypatch
+):
+    """What the harness finds is tested where it is installed (`make test-eval`)."""
+    asked = []
+    monkeypatch.setattr(known_tasks, "planned", lambda *given: asked.append(given) or "settings")
+    monkeypatch.setattr(known_tasks, "score", lambda settings: asked.append(settings) or 1)
+    output = tmp_path / "run"
+    arguments = ["--model", tiny_model, "--data", rows, "--output", output, "--max-steps", "1"]
+    assert command(*arguments, "--set", "rank=2", "--eval-tasks", "arc_easy") == 1
+    assert asked[0][1:] == ("tune", str(tiny_model), [output], output)
+    assert asked[0][0].eval_tasks == ["arc_easy"]
+    assert asked[1] == "settings"
 
 
 BAD = {

@@ -116,3 +116,25 @@ def test_a_task_that_is_not_there_is_named(tiny_model, capsys):
     assert "there is no file" in capsys.readouterr().err
     assert main(["eval", str(tiny_model), "--tasks", "arc_eazy"]) == 2
     assert "did you mean 'arc_easy'" in capsys.readouterr().err
+
+
+def test_a_run_and_a_comparison_score_what_they_have_made(tiny_model, tmp_path, tasks, capsys):
+    rows = tmp_path / "rows.jsonl"
+    lines = [{"prompt": f"What is {i}?", "completion": f"A number: {i}."} for i in range(12)]
+    rows.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    asked = ["--eval-tasks", *tasks[:1], "--eval-limit", "2"]
+    base = ["--model", str(tiny_model), "--data", str(rows)]
+    run = tmp_path / "run"
+    assert main(["tune", *base, "--output", str(run), "--max-steps", "1", *asked]) == 0
+    found = json.loads((run / "scores" / "scores.json").read_text())
+    assert found["models"][1:] == ["run"]
+    assert found["settings"]["limit"] == 2
+    wrong = ["--output", str(tmp_path / "other"), "--eval-tasks", "none.yaml"]
+    assert main(["tune", *base, *wrong]) == 2
+    assert "there is no file" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
+    compared = tmp_path / "compared"
+    more = ["--eval", str(rows), "--methods", "lora", "ia3", "--budget", "steps=1"]
+    assert main(["compare", *base, *more, "--output", str(compared), *asked]) == 0
+    found = json.loads((compared / "scores" / "scores.json").read_text())
+    assert len(found["models"]) == 3

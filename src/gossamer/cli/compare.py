@@ -6,7 +6,9 @@ others go on; the exit code is then 1.
 """
 
 import argparse
+from pathlib import Path
 
+from gossamer.cli.parts import known_tasks
 from gossamer.cli.parts.options import Options, Style, add_assignments
 from gossamer.extras import require
 from gossamer.settings import parse_assignments
@@ -34,6 +36,7 @@ COMPARE = Options(
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the command takes; the words come from the settings themselves."""
     COMPARE.add_to(parser)
+    known_tasks.add_arguments(parser)
     add_assignments(parser, "a setting of all runs, such as batch_size; may be given several times")
 
 
@@ -43,6 +46,8 @@ def run(args: argparse.Namespace) -> int:
     settings = COMPARE.read(args, run=parse_assignments(args.assignments))
     # Before torch is loaded, which takes seconds.
     settings.check()
+    output = Path(settings.output)
+    scored = known_tasks.planned(args, "compare", settings.model, [output / "runs"], output)
 
     from gossamer.training.comparison.compare import run_comparison
     from gossamer.training.comparison.process import ComparisonInterrupted
@@ -55,4 +60,5 @@ def run(args: argparse.Namespace) -> int:
         print(stopped)
         return 130
     print(f"\n{table(comparison)}\nin {comparison.output}")
-    return 1 if comparison.failed else 0
+    code = known_tasks.score(scored) if scored is not None else 0
+    return 1 if comparison.failed else code

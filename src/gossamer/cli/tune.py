@@ -9,8 +9,10 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
+from gossamer.cli.parts import known_tasks
 from gossamer.cli.parts.options import Options, Style, add_assignments
 from gossamer.errors import SettingError
+from gossamer.evaluation.settings import EvalSettings
 from gossamer.extras import require
 from gossamer.methods import default_rate, names, settings_type, summary
 from gossamer.settings import Settings, parse_assignments
@@ -47,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="settings in YAML, such as the run.yaml of another run; options override it",
     )
+    known_tasks.add_arguments(parser)
     add_assignments(
         parser, "any setting of the run, its data or its method; may be given several times"
     )
@@ -93,7 +96,19 @@ def run(args: argparse.Namespace) -> int:
 
         print("\n".join(dry_run(settings).lines()))
         return 0
-    return _tune(settings, recorded, resume=args.resume, overwrite=args.overwrite)
+    scored = _scored(args, settings)
+    code = _tune(settings, recorded, resume=args.resume, overwrite=args.overwrite)
+    return known_tasks.score(scored) if scored is not None and code == 0 else code
+
+
+def _scored(args: argparse.Namespace, settings: RunSettings) -> EvalSettings | None:
+    """How the result is scored on known tasks, if it is to be."""
+    output = Path(settings.output)
+    model, adapters = (settings.model, [output])
+    if settings.method == "full":
+        # Its result is a model of its own; the base model is another.
+        model, adapters = str(output), []
+    return known_tasks.planned(args, "tune", model, adapters, output)
 
 
 def _collected(args: argparse.Namespace) -> tuple[RunSettings, dict[str, Any]]:

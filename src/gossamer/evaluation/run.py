@@ -61,6 +61,12 @@ def evaluate(settings: EvalSettings, tell: Callable[[str], None]) -> Scores:
     return scores
 
 
+def check_tasks(settings: EvalSettings) -> None:
+    """Raise `UsageError` for a task or a folder of tasks that does not exist."""
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    _names(settings.tasks, _manager(settings))
+
+
 def write(scores: Scores, folder: Path) -> None:
     """Write the table, the numbers and the picture to `folder`."""
     from gossamer.evaluation.picture import draw

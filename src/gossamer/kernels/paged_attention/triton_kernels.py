@@ -262,7 +262,7 @@ def prefill_kernel(
 
 def compile_cases() -> list[CompileCase]:
     """Launches for Llama-3-8B (32 query heads, 8 key/value heads of 128, blocks of 16 tokens)."""
-    constants = {
+    constants: dict[str, float] = {
         "HEADS": 8, "HEADS_PADDED": 8, "QUERY_HEADS": 32, "GROUP": 4, "GROUP_PADDED": 16, "D": 128,
         "D_PADDED": 128, "BLOCK_TOKENS": 16, "SPLIT": SPLIT_TOKENS,
         "MERGED_": MERGED,
