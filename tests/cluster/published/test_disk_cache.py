@@ -105,6 +105,17 @@ def test_the_one_unused_for_longest_makes_room(shared, adapters, tmp_path):
     assert cache.stats().evictions == 1
 
 
+def test_what_another_process_has_fetched_counts_too(shared, adapters, tmp_path, monkeypatch):
+    monkeypatch.setattr(store_module, "LOOK_SECONDS", -1.0)
+    store, digests = shared
+    one, other = (DiskCache(tmp_path / "cache", store, 1) for _ in range(2))
+    path = one.acquire(*_place("poet", digests))
+    one.release(digests["poet"])
+    os.utime(path, (0, 0))
+    other.acquire(*_place("chef", digests))
+    assert os.listdir(tmp_path / "cache") == [digests["chef"]]
+
+
 def test_what_is_held_or_was_just_used_stays(shared, adapters, tmp_path):
     store, digests = shared
     cache = DiskCache(tmp_path / "cache", store, 1)

@@ -64,6 +64,7 @@ class Cluster:
         status = self.process.wait(300)
         print(f"\n  stopped after {time.monotonic() - began:.1f} s")
         self.log.close()
+        self.client.close()
         self.catalog.close()
         return status
 
@@ -144,6 +145,18 @@ def test_answers_are_those_of_one_process(cluster, expected):
     for name in ADAPTERS:
         text, error, ends = cluster.stream(name, max_tokens=8)
         assert (text, error, ends) == (expected[name], None, 1)
+
+
+def test_each_adapter_was_loaded_on_one_replica(cluster, expected):
+    for _ in range(3):
+        for name in ADAPTERS:
+            assert cluster.text(name) == expected[name]
+    # Replicas report about once a second.
+    time.sleep(3)
+    loads = [each["adapter_loads"] for each in cluster.figures()]
+    print(f"\n  {len(ADAPTERS)} adapters were loaded {sum(loads)} times: {loads}")
+    assert sum(loads) == len(ADAPTERS)
+    assert min(loads) > 0
 
 
 def test_errors_are_those_of_one_server(cluster):

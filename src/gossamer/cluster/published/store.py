@@ -28,6 +28,8 @@ FILES = (WEIGHTS_FILE, CONFIG_FILE)
 """What is published of an adapter folder; the config, which makes it an adapter, comes last."""
 YOUNG_SECONDS = 60.0
 """An adapter that was used so lately is not removed: another process may be about to read it."""
+LOOK_SECONDS = 30.0
+"""After so long it is counted again what other processes have put into the folder."""
 STALE_SECONDS = 3600.0
 """Half-made folders that are older were left by a process that is no more."""
 _SCRATCH = ".fetch-"
@@ -177,6 +179,8 @@ class DiskCache:
             folder.mkdir(parents=True, exist_ok=True)
             self._remove_stale()
         self._num_bytes = self._look()[0]
+        """What is here as far as this process knows: others may add to the folder."""
+        self._looked = time.monotonic()
 
     @property
     def folder(self) -> Path:
@@ -216,7 +220,8 @@ class DiskCache:
         except BaseException:
             self.release(digest)
             raise
-        if self._num_bytes > self._max_bytes:
+        is_old = time.monotonic() - self._looked > LOOK_SECONDS
+        if self._num_bytes > self._max_bytes or is_old:
             self._evict()
         return path
 
@@ -260,6 +265,7 @@ class DiskCache:
     def _evict(self) -> None:
         with self._lock:
             self._num_bytes, found = self._look()
+            self._looked = time.monotonic()
             young = time.time() - YOUNG_SECONDS
             for used, size, path in sorted(found):
                 if self._num_bytes <= self._max_bytes:

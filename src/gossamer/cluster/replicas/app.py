@@ -1,5 +1,6 @@
 """The application of a cluster for Ray Serve, from settings; and the command's way to run it."""
 
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -122,10 +123,11 @@ def start_cluster(serving: ServeSettings, cluster: ClusterSettings, http: HttpSe
     from ray import serve
     from ray.exceptions import RayError
 
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     try:
         ray.init(
             address=cluster.ray_address,
-            logging_level="WARNING",
+            logging_level="ERROR",
             log_to_driver=False,
             namespace=APP,
             # Ray's own ports are for this machine alone, whatever its address.

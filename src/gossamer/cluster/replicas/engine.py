@@ -10,7 +10,9 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
+from gossamer.adapters.reading.limits import AdapterLimits
 from gossamer.cluster.published.store import DiskCache, SharedStore
+from gossamer.cluster.replicas.settings import ClusterSettings
 from gossamer.cluster.replicas.wire import (
     ReplicaCall,
     ReplicaFacts,
@@ -157,8 +159,7 @@ class ReplicaEngine:
 
     def _release(self, digest: str) -> None:
         if self._cache is not None:
-            with suppress(OSError):
-                self._cache.release(digest)
+            self._cache.release(digest)
 
     async def _on_thread(self, work: Any, *arguments: Any) -> Any:
         return await asyncio.wrap_future(self._threads.submit(work, *arguments))
@@ -197,8 +198,10 @@ class _Events:
         return batch
 
 
-def open_cache(store: SharedStore | None, settings: Any, limits: Any) -> DiskCache | None:
-    """Open the cache of this machine (`ClusterSettings`); None where there is no store."""
+def open_cache(
+    store: SharedStore | None, settings: ClusterSettings, limits: AdapterLimits
+) -> DiskCache | None:
+    """Open the cache of this machine; None where there is no store."""
     if store is None:
         return None
     folder = settings.cache.expanduser()
