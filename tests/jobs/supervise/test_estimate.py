@@ -63,6 +63,21 @@ def test_each_job_without_an_estimate_gets_one_and_is_asked_for_once(store, sett
     assert store.jobs.get(EVERYONE, known.id).estimate == {"memory": 1}
 
 
+def test_a_comparison_that_runs_is_estimated_and_a_lone_run_is_not(watched):
+    fixed = Fixed({"memory": 5, "disk": 6})
+    one = watched(options={"estimator": fixed})
+    run = add_job(one.store)
+    for _ in range(3):
+        one.supervisor.look()
+    one.children[0].kill()
+    one.store.jobs.cancel("a", run.id)
+    one.look_until(lambda: one.row(run).status == "cancelled")
+    comparison = add_job(one.store, kind="compare")
+    one.look_until(lambda: one.row(comparison).estimate == fixed.answer)
+    assert one.row(comparison).status == "running"
+    assert fixed.asked == [comparison.id]
+
+
 def test_a_job_that_could_never_fit_is_refused(store, settings, monkeypatch):
     small = MachineRoom(
         memory_total=4 * GIB, memory_free=GIB, disk_total=GIB, disk_free=GIB, disk_floor=1
