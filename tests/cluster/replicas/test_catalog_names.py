@@ -4,7 +4,13 @@ import pytest
 
 from gossamer.cluster.published.catalog import AdapterCatalog
 from gossamer.cluster.replicas.names import CatalogNames
-from gossamer.errors import RequestError, UnknownModelError, UnsupportedAdapterError
+from gossamer.errors import (
+    AdapterReadError,
+    RequestError,
+    StorageError,
+    UnknownModelError,
+    UnsupportedAdapterError,
+)
 
 
 class CountingCatalog(AdapterCatalog):
@@ -67,6 +73,27 @@ def test_a_change_is_seen_within_a_second(names, catalog, clock):
     catalog.withdraw("poet")
     clock[0] += 1.01
     assert names.find("poet") is None
+
+
+def test_while_the_catalog_is_away_names_mean_what_they_meant(names, catalog, clock, monkeypatch):
+    publish(catalog, "poet")
+    assert names.find("poet").digest[0] == "a"
+
+    def fail(*arguments):
+        raise StorageError("the catalog cannot be used: postgresql://me:secret@host")
+
+    with monkeypatch.context() as away:
+        for name in ("version", "find", "page", "names_like"):
+            away.setattr(catalog, name, fail)
+        clock[0] += 5
+        assert names.find("poet").digest[0] == "a"
+        for ask in (lambda: names.look_up("chef"), names.statuses):
+            with pytest.raises(AdapterReadError, match="try again") as caught:
+                ask()
+            assert "secret" not in str(caught.value)
+    publish(catalog, "poet", "b")
+    clock[0] += 1.01
+    assert names.find("poet").digest[0] == "b"
 
 
 def test_what_is_found_knows_its_digest_and_its_place(names, catalog):

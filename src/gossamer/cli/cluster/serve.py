@@ -86,10 +86,9 @@ def run(args: argparse.Namespace) -> int:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, end)
         seconds = time.monotonic() - started
-        replicas = "1 replica" if cluster.replicas == 1 else f"{cluster.replicas} replicas"
         print(
-            f"gossamer: ready at http://{http.host}:{http.port} with {replicas} of "
-            f"{serving.model} after {seconds:.1f} s",
+            f"gossamer: ready at http://{http.host}:{http.port} with "
+            f"{_counted(cluster.replicas, 'replica')} of {serving.model} after {seconds:.1f} s",
             flush=True,
         )
         stop.wait()
@@ -113,10 +112,12 @@ def show(args: argparse.Namespace) -> int:
         if answer.status_code == 404:
             raise ServingError(f"{args.url} is one server, not a cluster of replicas")
         found = server_answer(answer)
-    print(
-        f"{found['model']}: {len(found['replicas'])} replicas, {found['adapters']:,} adapters, "
-        f"{found['open_requests']} requests through this ingress\n"
+    counts = (
+        _counted(len(found["replicas"]), "replica"),
+        _counted(found["adapters"], "adapter"),
+        f"{_counted(found['open_requests'], 'request')} through this ingress",
     )
+    print(f"{found['model']}: {', '.join(counts)}\n")
     print_table(_COLUMNS, map(_row, found["replicas"]))
     return 0
 
@@ -138,6 +139,10 @@ def _row(figures: dict[str, Any]) -> list[str]:
         str(figures["generated_tokens"]),
         _percent(free, figures["blocks_total"]),
     ]
+
+
+def _counted(count: int, thing: str) -> str:
+    return f"{count:,} {thing}" if count == 1 else f"{count:,} {thing}s"
 
 
 def _percent(part: int, total: int) -> str:

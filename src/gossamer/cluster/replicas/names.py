@@ -1,16 +1,25 @@
 """What names mean, from the catalog, as an ingress asks for each request."""
 
+import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from gossamer.cluster.published.catalog import AdapterCatalog, PublishedAdapter
-from gossamer.errors import UnknownModelError, unknown_name_message
+from gossamer.errors import (
+    AdapterReadError,
+    StorageError,
+    UnknownModelError,
+    unknown_name_message,
+)
 from gossamer.serving.core.adapter import AdapterEntry, AnyAdapter, Blend, parse_blend
 from gossamer.serving.core.adapter_state import AdapterFacts
 from gossamer.serving.core.stats import AdapterStatus
 from gossamer.serving.store.folder import is_plain
+
+log = logging.getLogger(__name__)
 
 FRESH_SECONDS = 1.0
 """A change of the catalog is seen after so long at most."""
@@ -20,7 +29,8 @@ PAGE = 2000
 
 
 class CatalogNames:
-    """Finds adapters by name; remembers what it found until the catalog changes.
+    """Finds adapters by name; remembers what it found until the catalog changes, and while the
+    catalog cannot be asked.
 
     Any thread may ask; each call may wait for the database.
     """
@@ -42,7 +52,7 @@ class CatalogNames:
         """Find the adapter `name`, or a mixture of several.
 
         Raises `UnknownModelError`, `RequestError` for a mixture that makes no sense, or
-        `StorageError` if the catalog cannot be asked.
+        `AdapterReadError` if it is not remembered and the catalog cannot be asked (try again).
         """
         parts = parse_blend(name)
         if parts is None:
@@ -62,7 +72,8 @@ class CatalogNames:
             version = self._version
             if name in self._known:
                 return self._known[name]
-        found = self._catalog.find(name)
+        with _asking():
+            found = self._catalog.find(name)
         with self._lock:
             # What was read may be older than a change that was seen meanwhile.
             if version == self._version:
@@ -76,8 +87,9 @@ class CatalogNames:
         if self._catalog is None:
             return []
         found: list[AdapterStatus] = []
-        while page := self._catalog.page(found[-1].name if found else "", PAGE):
-            found += map(_status, page)
+        with _asking():
+            while page := self._catalog.page(found[-1].name if found else "", PAGE):
+                found += map(_status, page)
         return found
 
     def status(self, name: str) -> AdapterStatus:
@@ -89,7 +101,8 @@ class CatalogNames:
 
     def count(self) -> int:
         """Count the adapters that have a name."""
-        return 0 if self._catalog is None else self._catalog.count()
+        with _asking():
+            return 0 if self._catalog is None else self._catalog.count()
 
     def close(self) -> None:
         """Close the connections to the catalog."""
@@ -103,18 +116,35 @@ class CatalogNames:
         return entry_of(found)
 
     def _unknown(self, name: str) -> UnknownModelError:
-        known = [] if self._catalog is None else self._catalog.names_like(name)
+        with _asking():
+            known = [] if self._catalog is None else self._catalog.names_like(name)
         return UnknownModelError(unknown_name_message("model", name, [self._base, *known]))
 
     def _refresh(self, catalog: AdapterCatalog) -> None:
         if self._clock() < self._good_until:
             return
         asked = self._clock()
-        version = catalog.version()
+        try:
+            version = catalog.version()
+        except StorageError as error:
+            # Names that are remembered mean what they meant until the catalog is back.
+            log.warning("names are not looked up again: %s", error)
+            version = self._version
         with self._lock:
             if version != self._version:
                 self._version, self._known = version, {}
             self._good_until = asked + FRESH_SECONDS
+
+
+@contextmanager
+def _asking() -> Iterator[None]:
+    """Tell callers to try again where the catalog cannot be asked; where it is, is not theirs to
+    know."""
+    try:
+        yield
+    except StorageError as error:
+        log.warning("%s", error)
+        raise AdapterReadError("the catalog of adapters cannot be asked now; try again") from error
 
 
 def entry_of(found: PublishedAdapter) -> AdapterEntry:
