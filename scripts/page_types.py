@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "src" / "gossamer" / "studio" / "page"
 FOLDER = ROOT / "build" / "page-types"
 COMPILER = "typescript@5.9.3"
+PROGRAM = FOLDER / "node_modules" / "typescript" / "bin" / "tsc"
 OPTIONS = {
     "allowJs": True,
     "checkJs": True,
@@ -33,8 +34,7 @@ def main() -> int:
     npm, node = shutil.which("npm"), shutil.which("node")
     if npm is None or node is None:
         return not_checked("npm is not installed")
-    compiler = FOLDER / "node_modules" / "typescript" / "bin" / "tsc"
-    if not compiler.is_file():
+    if not PROGRAM.is_file():
         FOLDER.mkdir(parents=True, exist_ok=True)
         install = [npm, "install", "--no-audit", "--no-fund", "--prefix", str(FOLDER), COMPILER]
         if subprocess.run(install, capture_output=True).returncode:
@@ -44,7 +44,7 @@ def main() -> int:
         json.dumps({"compilerOptions": OPTIONS, "include": [f"{PAGE.as_posix()}/js/**/*.js"]})
     )
     checked = subprocess.run(
-        [node, compiler, "--project", config, "--pretty", "false"],
+        [node, PROGRAM, "--project", config, "--pretty", "false"],
         cwd=PAGE,
         capture_output=True,
         text=True,

@@ -32,6 +32,8 @@ def test_where_there_is_no_npm_nothing_is_checked_and_it_is_said(page_types, mon
 @pytest.mark.skipif(shutil.which("npm") is None, reason="npm is not installed")
 def test_the_modules_have_no_wrong_type_and_one_would_be_seen(page_types, tmp_path, capsys):
     assert page_types.main() == 0
+    if not page_types.PROGRAM.is_file():
+        pytest.skip("npm reaches no registry")
     assert capsys.readouterr().out == ""
     page = tmp_path / "page"
     shutil.copytree(page_types.PAGE, page)

@@ -34,16 +34,24 @@ class RunLines:
 
     def of(self, job_id: str) -> list[Line]:
         """All complete lines of a job, in order; none before its first step."""
-        return self._through(self._whole, job_id, lambda lines: lines)
+        return self._through(
+            self._whole, job_id, lambda texts: list(_parsed(texts)), lambda all: all
+        )
 
     def last_of(self, job_id: str) -> list[Line]:
         """The lines by which the progress of a job is judged, in order: a list of many jobs asks
         for them again and again."""
-        return self._through(self._ends, job_id, _end)
+        return self._through(self._ends, job_id, end_of, _end)
 
     def _through(
-        self, kept: "_Kept", job_id: str, choose: Callable[[list[Line]], list[Line]]
+        self,
+        kept: "_Kept",
+        job_id: str,
+        read: Callable[[list[str]], list[Line]],
+        choose: Callable[[list[Line]], list[Line]],
     ) -> list[Line]:
+        """What is kept of a run, else what `choose` takes of all its lines, if those are known, or
+        `read` of its file."""
         path = self._folder.job(job_id).run / METRICS
         try:
             status = path.stat()
@@ -52,11 +60,12 @@ class RunLines:
             if known is not None:
                 return known
             lines = self._whole.get(job_id, stamp)
-            if lines is None:
-                lines = list(_parsed(path.read_text(encoding="utf-8").splitlines()))
+            if lines is not None:
+                chosen = choose(lines)
+            else:
+                chosen = read(path.read_text(encoding="utf-8").splitlines())
         except OSError:
             return []
-        chosen = choose(lines)
         kept.put(job_id, stamp, chosen)
         return chosen
 
@@ -90,6 +99,23 @@ def _end(lines: list[Line]) -> list[Line]:
     chosen = steps_of(lines)[-RECENT:] + evaluations_of(lines)[-1:]
     places = {id(line) for line in chosen}
     return [line for line in lines if id(line) in places]
+
+
+def end_of(texts: list[str]) -> list[Line]:
+    """What `_end` takes of all lines; only those are read, of which a run may have very many."""
+    found: list[Line] = []
+    steps = evaluations = 0
+    for text in reversed(texts):
+        if steps >= RECENT and '"eval_loss"' not in text:
+            continue
+        for line in _parsed([text]):
+            is_step, is_evaluation = "loss" in line, "eval_loss" in line
+            if (is_step and steps < RECENT) or (is_evaluation and not evaluations):
+                found.append(line)
+            steps, evaluations = steps + is_step, evaluations + is_evaluation
+        if steps >= RECENT and evaluations:
+            break
+    return found[::-1]
 
 
 def _parsed(texts: Iterable[str]) -> Iterable[Line]:
