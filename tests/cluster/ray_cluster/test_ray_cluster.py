@@ -28,6 +28,8 @@ pytestmark = pytest.mark.slow
 
 PORT = 8765
 START_SECONDS = 900
+PER_MINUTE = 1200
+"""Tokens of the tenant that has a quota."""
 ADAPTERS = [f"a{number}" for number in range(6)]
 PROMPT = "hello there"
 GREEDY = SamplingParams(max_tokens=8, temperature=0)
@@ -45,13 +47,28 @@ class Cluster:
         for number, name in enumerate(ADAPTERS):
             make_lora(folder / "runs" / name, self.model, rank=4, seed=number)
             self.publish(folder / "runs" / name)
-        self.client = httpx.Client(base_url=f"http://127.0.0.1:{PORT}", timeout=120)
+        self.keys = folder / "keys.yaml"
+        self.admin = self.make_key("boss", "--admin")
+        self.tenant = self.make_key("acme", "--tokens-per-minute", str(PER_MINUTE))
+        self.client = self.client_of(self.admin)
+
+    def make_key(self, *words):
+        command = [sys.executable, "-m", "gossamer", "keys", "add", *words]
+        made = subprocess.run(
+            [*command, "--file", str(self.keys)], capture_output=True, text=True, check=True
+        )
+        return made.stdout.split()[0]
+
+    def client_of(self, key):
+        headers = {"Authorization": f"Bearer {key}"}
+        return httpx.Client(base_url=f"http://127.0.0.1:{PORT}", timeout=120, headers=headers)
 
     def start(self):
         command = [sys.executable, "-m", "gossamer", "cluster", "serve", str(self.model)]
         command += ["--catalog", self.url, "--cache", str(self.folder / "cache"), "--replicas", "2"]
         command += ["--port", str(PORT), "--memory", "0.01", "--threads", "1"]
         command += ["--cpus-per-replica", "0.5", "--drain-seconds", "5"]
+        command += ["--ingresses", "2", "--keys", str(self.keys)]
         began = time.monotonic()
         self.log = (self.folder / "log").open("w")
         self.process = subprocess.Popen(command, stdout=self.log, stderr=self.log)
@@ -171,7 +188,9 @@ def test_errors_are_those_of_one_server(cluster):
 def test_the_status_command_shows_every_replica(cluster):
     command = [sys.executable, "-m", "gossamer", "cluster", "status"]
     done = subprocess.run(
-        [*command, "--url", f"http://127.0.0.1:{PORT}"], capture_output=True, text=True
+        [*command, "--url", f"http://127.0.0.1:{PORT}", "--api-key", cluster.admin],
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
@@ -200,6 +219,38 @@ def test_a_client_that_leaves_frees_its_request(cluster):
     print(f"\n  free {seconds:.1f} s after it left; {cancelled()} answers cancelled")
     assert running() == 0
     assert cancelled() > 0
+
+
+def test_a_quota_holds_over_both_ingresses(cluster):
+    used, refusals, stop = [], [], threading.Event()
+    began = time.monotonic()
+
+    def flood():
+        body = {"model": "base", "prompt": PROMPT, "max_tokens": 8, "temperature": 0}
+        with cluster.client_of(cluster.tenant) as client:
+            while not stop.is_set():
+                # A connection of its own, so that either ingress may get it.
+                reply = client.post("/v1/completions", json=body, headers={"Connection": "close"})
+                if reply.status_code == 200:
+                    used.append(reply.json()["usage"]["total_tokens"])
+                else:
+                    assert reply.status_code == 429, reply.text
+                    refusals.append(reply.headers["retry-after"])
+                    time.sleep(0.05)
+
+    clients = [threading.Thread(target=flood) for _ in range(4)]
+    for each in clients:
+        each.start()
+    cluster.until(lambda: sum(used) >= PER_MINUTE and len(refusals) > 20)
+    time.sleep(20)
+    stop.set()
+    for each in clients:
+        each.join()
+    minutes = (time.monotonic() - began) / 60
+    # A full account at first, a lease for each ingress, and what the requests of a moment owe.
+    most = PER_MINUTE * (1 + minutes) + 2 * PER_MINUTE / 60 + 4 * max(used)
+    print(f"\n  {sum(used)} tokens in {minutes:.2f} minutes, of {most:.0f} at most")
+    assert 0.8 * PER_MINUTE * (1 + minutes) <= sum(used) <= most
 
 
 def test_a_killed_replica_loses_no_request_and_comes_back(cluster, expected):
