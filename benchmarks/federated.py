@@ -220,10 +220,10 @@ def table(known: list[Row]) -> str:
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     budget = min((sent(row) for row in known if row["way"] == "fedit"), default=0)
-    groups: dict[str, list[Row]] = {}
+    groups: dict[tuple[str, int], list[Row]] = {}
     for row in known:
-        groups.setdefault(label(row), []).append(row)
-    for name, rows in groups.items():
+        groups.setdefault((label(row), row["rounds"]), []).append(row)
+    for (name, _), rows in groups.items():
         within = [loss_within(row, budget) for row in rows]
         cells = [
             name,

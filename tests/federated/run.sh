@@ -14,4 +14,4 @@ if [ "$wanted" != "$(cat $here/version 2>/dev/null)" ]; then
     echo "$wanted" >$here/version
 fi
 PYTHONPATH=src FLWR_TELEMETRY_ENABLED=0 exec "$here/bin/python" -m pytest -n0 -p no:cacheprovider \
-    -o filterwarnings=default tests/federated/flower
+    -o filterwarnings=default -m "slow or not slow" tests/federated/flower

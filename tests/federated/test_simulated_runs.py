@@ -8,6 +8,7 @@ from federated_runs import LOW_RANK, federate, rounds_of, weights, write_kinds
 from peft import PeftModel
 from runs import quiet_tune
 
+from gossamer.adapters.load import load_adapter
 from gossamer.basemodel.load import load_model
 from gossamer.errors import SettingError
 from gossamer.federated.client import Learner
@@ -136,7 +137,9 @@ def test_clients_learn_and_the_adapter_is_one_for_peft(
         assert max(record["distance"] for record in records) < 1e-5
     else:
         assert min(record["distance"] for record in records) > 1e-5
-    # What PEFT loads onto the untouched base computes what the server's model does.
+    # The server can load it, and PEFT: what it computes on the untouched base is what the
+    # server's model does.
+    load_adapter(run.output)
     model = PeftModel.from_pretrained(load_model(tiny_model, dtype=torch.float32), run.output)
     again = evaluated(tiny_model, rows, model, tmp_path)
     assert again == pytest.approx(run.eval_loss, abs=2e-6)
@@ -150,6 +153,21 @@ def evaluated(base, rows, model, tmp_path):
     data = load_data(DataSettings(data=str(rows)), load_tokenizer(base), seed=0).train
     found = [value for batch in log_probabilities(model.eval(), data) for value in batch]
     return -sum(found) / sum(row.trained_tokens for row in data)
+
+
+def test_a_client_learns_on_from_what_all_have_learnt(tiny_model, rows, tmp_path):
+    run = federate(tiny_model, rows, tmp_path / "run", clients=2)
+    own = quiet_tune(
+        tiny_model,
+        run.output / "clients" / "client-0.jsonl",
+        tmp_path / "own",
+        start_from=str(run.output),
+        max_steps=1,
+        learning_rate=3e-3,
+        eval_data=str(rows),
+        **LOW_RANK,
+    )
+    assert own.eval_loss_before == pytest.approx(run.eval_loss, abs=1e-6)
 
 
 def test_bytes_are_those_of_the_formulas(tiny_model, rows, tmp_path):
