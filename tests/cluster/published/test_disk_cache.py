@@ -50,9 +50,10 @@ def test_an_adapter_is_fetched_once_and_found_under_its_digest(shared, tmp_path)
     store, digests = shared
     cache = DiskCache(tmp_path / "cache", store, 10**9)
     for _ in range(3):
-        with cache.hold(*_place("poet", digests)) as path:
-            assert path == tmp_path / "cache" / digests["poet"]
-            assert inspect(path).digest == digests["poet"]
+        path = cache.acquire(*_place("poet", digests))
+        assert path == tmp_path / "cache" / digests["poet"]
+        assert inspect(path).digest == digests["poet"]
+        cache.release(digests["poet"])
     assert len(store.fetched) == 1
     assert (cache.stats().hits, cache.stats().fetches) == (2, 1)
     again = DiskCache(tmp_path / "cache", store, 10**9)

@@ -80,3 +80,14 @@ def test_the_place_of_a_postgresql_catalogs_adapters_must_be_given(adapters, cap
     words = ["cluster", "publish", str(adapters / "poet"), "--catalog", "postgresql://me@host/x"]
     assert main(words) == 2
     assert "--store PLACE is required" in capsys.readouterr().err
+
+
+def test_a_name_that_is_withdrawn_means_nothing(adapters, url, tmp_path, capsys):
+    assert main(["cluster", "publish", str(adapters / "poet"), "--catalog", url]) == 0
+    place = _published(url, "poet").place
+    assert main(["cluster", "withdraw", "poem", "--catalog", url]) == 2
+    assert "unknown adapter 'poem'; did you mean 'poet'?" in capsys.readouterr().err
+    assert main(["cluster", "withdraw", "poet", "--catalog", url]) == 0
+    assert "poet: withdrawn" in capsys.readouterr().out
+    assert _published(url, "poet") is None
+    assert (tmp_path / place).is_dir(), "requests that run may still need the files"

@@ -4,6 +4,8 @@ gossamer cluster simulate --replicas 64 --adapters 100000 --zipf 1.0
                                        what ways of dividing requests cost, on pretended replicas
 gossamer cluster publish runs/mine --catalog sqlite:////shared/catalog.db
                                        let all replicas serve it under its name, from now on
+gossamer cluster withdraw mine --catalog sqlite:////shared/catalog.db
+                                       ... or no longer
 gossamer cluster serve smollm2-135m --catalog sqlite:////shared/catalog.db --replicas 2
                                        start them, on Ray Serve; Ctrl-C or SIGTERM ends them
 gossamer cluster status                what each replica does
@@ -16,6 +18,7 @@ from gossamer.cli.cluster import publish, serve, simulate
 _RUNS = {
     "simulate": simulate.run,
     "publish": publish.run,
+    "withdraw": publish.withdraw,
     "serve": serve.run,
     "status": serve.show,
 }

@@ -1,15 +1,15 @@
-"""`gossamer cluster publish`: an adapter into the store, and its name into the catalog."""
+"""`gossamer cluster publish` and `withdraw`: names in the catalog, and adapters in the store."""
 
 import argparse
 from pathlib import Path
 
 from gossamer.cli.parts.tables import format_bytes
-from gossamer.errors import SettingError
+from gossamer.errors import SettingError, UnknownNameError
 from gossamer.extras import require
 
 
 def add_arguments(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Declare `publish` among the sub-commands of `gossamer cluster`."""
+    """Declare `publish` and `withdraw` among the sub-commands of `gossamer cluster`."""
     parser = actions.add_parser(
         "publish",
         help="let all replicas serve an adapter under a name, from one moment on; running requests "
@@ -17,11 +17,23 @@ def add_arguments(actions: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="the adapter's folder")
     parser.add_argument("--name", metavar="NAME", help="what clients call it [default: RUN's name]")
-    add_places(parser)
+    _add_catalog(parser)
+    parser.add_argument(
+        "--store",
+        metavar="PLACE",
+        help="where adapters are kept: a folder, or a URL that fsspec knows, such as s3://bucket "
+        "[default: the folder of a SQLite catalog]",
+    )
+    parser = actions.add_parser(
+        "withdraw",
+        help="let a name mean nothing from now on; running requests end with what it meant, and "
+        "the files stay in the store",
+    )
+    parser.add_argument("name", metavar="NAME", help="what clients call it")
+    _add_catalog(parser)
 
 
-def add_places(parser: argparse.ArgumentParser) -> None:
-    """Declare where the catalog and the store are."""
+def _add_catalog(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--catalog",
         required=True,
@@ -29,16 +41,9 @@ def add_places(parser: argparse.ArgumentParser) -> None:
         help="the catalog's database: sqlite:////shared/catalog.db for one machine, "
         "postgresql://user@host/name for several",
     )
-    parser.add_argument(
-        "--store",
-        metavar="PLACE",
-        help="where adapters are kept: a folder, or a URL that fsspec knows, such as s3://bucket "
-        "[default: the folder of a SQLite catalog]",
-    )
 
 
-def store_place(args: argparse.Namespace) -> str:
-    """Return the store that was given, or the default one. Raises `SettingError`."""
+def _store_place(args: argparse.Namespace) -> str:
     from gossamer.cluster.published.catalog import default_store
 
     if args.store is not None:
@@ -56,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     from gossamer.cluster.published.publish import publish_adapter
     from gossamer.cluster.published.store import open_store
 
-    store = open_store(store_place(args))
+    store = open_store(_store_place(args))
     catalog = AdapterCatalog(args.catalog)
     try:
         done = publish_adapter(args.run, catalog, store, args.name)
@@ -67,4 +72,19 @@ def run(args: argparse.Namespace) -> int:
         former = "as before"
     size = format_bytes(done.adapter.num_bytes)
     print(f"{done.name}: {done.adapter.digest[:12]} ({done.adapter.kind}, {size}), {former}")
+    return 0
+
+
+def withdraw(args: argparse.Namespace) -> int:
+    """Take a name away. Raises `UnknownNameError` for one that means nothing."""
+    require("cluster withdraw", "catalog")
+    from gossamer.cluster.published.catalog import AdapterCatalog
+
+    catalog = AdapterCatalog(args.catalog)
+    try:
+        if not catalog.withdraw(args.name):
+            raise UnknownNameError.among("adapter", args.name, catalog.names_like(args.name))
+    finally:
+        catalog.close()
+    print(f"{args.name}: withdrawn")
     return 0

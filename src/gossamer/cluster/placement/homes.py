@@ -66,11 +66,6 @@ class Homes:
         self._turn = 0
         self._prune_at = MIN_PRUNED
 
-    @property
-    def members(self) -> tuple[int, ...]:
-        """Return the replicas that there are."""
-        return self._members
-
     def set_members(self, members: Iterable[int]) -> None:
         """Know these replicas from now on; most adapters keep their homes."""
         wanted = tuple(sorted(set(members)))

@@ -6,8 +6,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Protocol
@@ -191,21 +190,12 @@ class DiskCache:
         """Take a snapshot."""
         return CacheStats(hits=self._hits, fetches=self._fetches, evictions=self._evictions)
 
-    @contextmanager
-    def hold(self, digest: str, place: str) -> Iterator[Path]:
-        """Have the adapter here, fetched from `place` in the store if need be, until the end.
+    def acquire(self, digest: str, place: str) -> Path:
+        """Have the adapter here, fetched from `place` in the store if need be, until `release`.
 
         May wait for the store. Raises `AdapterReadError` (try again), `AdapterFormatError` for
-        content that is not what the digest says, or `StorageError`.
+        content that is not what the digest says, or `StorageError`; then nothing is held.
         """
-        path = self.acquire(digest, place)
-        try:
-            yield path
-        finally:
-            self.release(digest)
-
-    def acquire(self, digest: str, place: str) -> Path:
-        """Begin to hold an adapter, as `hold`; `release` must follow."""
         path = self._folder / _checked_digest(digest)
         with self._lock:
             self._held[digest] += 1
