@@ -55,7 +55,7 @@ class ServerState:
     changed: dict[str, int] = field(default_factory=dict)
     """The round after which each tensor last changed, but for what clients can draw."""
     heard: dict[int, int] = field(default_factory=dict)
-    """The last round that each client was sent something in."""
+    """The rounds that were over when each client was sent what it last answered to."""
     merged: list[dict[str, FactorPair]] = field(default_factory=list)
     """What was added to the base, by round."""
     draw_seed: int | None = None
@@ -96,7 +96,8 @@ class FederatedServer:
         return None if self._ranks is None else self._ranks[client % len(self._ranks)]
 
     def download(self, plan: Round, client: int) -> Download:
-        """Say what a client is sent in the round `plan`, and note that it was."""
+        """Say what a client is sent in the round `plan`: all that it lacks, as far as it has shown
+        by an answer that it has the rest."""
         state = self.state
         heard = state.heard.get(client, -1)
         is_new = heard < state.stage_since
@@ -104,9 +105,8 @@ class FederatedServer:
         news = {
             name: cut_to_rank(name, tensor, rank)
             for name, tensor in state.tensors.items()
-            if state.changed[name] > heard
+            if state.changed[name] > heard and state.draw_seed is None
         }
-        state.heard[client] = state.round
         return Download(
             Order(
                 number=plan.number,
@@ -143,6 +143,7 @@ class FederatedServer:
         seed = self._seed + plan.number
         combined = aggregation.combine(before, uploads, seed=seed)
         distance = distance_to_mean(before, uploads, combined)
+        state.heard |= dict.fromkeys(replies, state.round)
         state.round = plan.number
         for name, tensor in combined.tensors.items():
             if tensor is not before[name] and not combined.drawn:

@@ -39,6 +39,7 @@ class RoundsStrategy(Strategy):
         self._names = dict(names)
         self._tell = tell
         self._private = run.settings.privacy != "none"
+        self._asked: list[int] = []
         self._down = self._wire_down = 0
 
     def first_arrays(self) -> ArrayRecord:
@@ -54,7 +55,8 @@ class RoundsStrategy(Strategy):
         wanted, seed = run.settings.clients_per_round, run.settings.seed
         messages = []
         self._down = self._wire_down = 0
-        for client in choose_clients(len(self._nodes), wanted, plan.number, seed):
+        self._asked = choose_clients(len(self._nodes), wanted, plan.number, seed)
+        for client in self._asked:
             since = max(run.server.state.heard.get(client, 0), 0)
             download = run.download(plan, client)
             # Privacy clips the difference to what was sent, so all that learns is sent again.
@@ -77,12 +79,16 @@ class RoundsStrategy(Strategy):
         for message in replies:
             client = self._clients[message.metadata.src_node_id]
             if message.has_error():
-                name, why = self._names[client], one_line(message.error.reason or "no reason told")
-                failed[name] = why
-                self._tell(f"round {plan.number}: client {name} failed: {why}")
+                why = one_line(message.error.reason or "no reason told")
+                failed[self._names[client]] = why
             else:
                 wire_up += wire_bytes(message.content)
                 found[client] = read_reply(message.content)
+        for client in self._asked:
+            if client not in found:
+                failed.setdefault(self._names[client], "it did not answer in time")
+        for name, why in failed.items():
+            self._tell(f"round {plan.number}: client {name} failed: {why}")
         figures = {"down": self._down, "wire_up": wire_up, "wire_down": self._wire_down}
         run.finish_round(plan, found, failed=failed, names=self._names, figures=figures)
         return to_record(self._learning(plan)), None
