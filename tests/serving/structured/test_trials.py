@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from gossamer.errors import EngineStoppedError, RequestError
+from gossamer.errors import EngineStoppedError, RequestError, ServingError
 from gossamer.serving.core.messages import StructuredOutputs
 from gossamer.serving.structured import grammars as compiled_grammars
 from gossamer.serving.structured import trials
@@ -94,6 +94,14 @@ def test_what_crashes_the_compiler_is_refused(monkeypatch):
     with pytest.raises(FormError, match="more memory than is allowed"):
         tried.check("regex", "a")
     assert tried.pids == []
+    tried.close()
+
+
+def test_a_process_that_cannot_run_is_no_fault_of_a_form(monkeypatch):
+    monkeypatch.setattr(trials, "COMMAND", (sys.executable, "-c", "raise SystemExit(3)"))
+    tried = FormTrials(list, 30.0)
+    with pytest.raises(ServingError, match="has ended with status 3"):
+        tried.check("regex", "a")
     tried.close()
 
 

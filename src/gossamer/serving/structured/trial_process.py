@@ -74,6 +74,8 @@ def _problem(tokenizer: LLTokenizer, kind: str, text: str) -> str | None:
         compile_form(tokenizer, kind, text)
     except FormError as error:
         return str(error)
+    except MemoryError:
+        return "to compile it takes more memory than is allowed; make it simpler"
     return None
 
 

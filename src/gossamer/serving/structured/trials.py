@@ -7,15 +7,19 @@ thread that computes cannot be stopped.
 
 import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
-from gossamer.errors import EngineStoppedError
+import gossamer
+from gossamer.errors import EngineStoppedError, ServingError
 from gossamer.serving.structured.bounds import FormError
 
+TOO_LARGE = "to compile it takes more memory than is allowed; make it simpler"
 COMMAND = (sys.executable, "-m", "gossamer.serving.structured.trial_process")
 
 
@@ -38,7 +42,7 @@ class FormTrials:
         """Try a form out; waits.
 
         Raises `FormError` for one that cannot be compiled, `TimeoutError` for one that takes too
-        long, and `EngineStoppedError` after `close`.
+        long, `EngineStoppedError` after `close`, and `ServingError` if no process can run.
         """
         process = self._take()
         try:
@@ -93,6 +97,12 @@ class FormTrials:
             raise EngineStoppedError("the engine is shutting down")
 
 
+def _search_path() -> list[str]:
+    """Where modules are looked for: this package first, wherever it was loaded from."""
+    own = str(Path(gossamer.__file__).parents[1])
+    return [own, *filter(None, [os.environ.get("PYTHONPATH")])]
+
+
 class _Process:
     """One process; used by one thread at a time."""
 
@@ -103,6 +113,7 @@ class _Process:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(_search_path())},
         )
         self._is_ended = False
         self._write(special_tokens)
@@ -140,7 +151,9 @@ class _Process:
         code = self._process.wait()
         if is_late.is_set() or code == -getattr(signal, "SIGXCPU", 0):
             raise TimeoutError
-        return "to compile it takes more memory than is allowed; make it simpler"
+        if code >= 0:
+            raise ServingError(f"the process that tries forms out has ended with status {code}")
+        return TOO_LARGE
 
     def kill(self) -> None:
         """Kill the process; what is being tried out fails."""
