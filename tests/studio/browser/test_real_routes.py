@@ -66,7 +66,7 @@ def test_a_file_is_checked_and_its_job_queued_and_cancelled(studio, open_page):
         page.get_by_role("link", name="New adapter").click()
         rows = {"name": "chats.jsonl", "mimeType": "application/jsonl", "buffer": ROWS.encode()}
         page.set_input_files("input[type=file]", rows)
-        expect(page.get_by_text("19 rows")).to_be_visible(timeout=PATIENCE)
+        expect(page.get_by_text("19 rows", exact=True)).to_be_visible(timeout=PATIENCE)
         expect(page.get_by_text("18 rows repeat another")).to_be_visible()
         expect(page.get_by_text("1 of 20 rows of training_file cannot be used")).to_be_visible()
         page.get_by_label("Leave it out", exact=True).check()

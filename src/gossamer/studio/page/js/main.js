@@ -29,7 +29,8 @@ async function open(at) {
   const [load, values] = find(at) ?? [() => import("./views/missing.js"), {}];
   try {
     const { View, title } = await load();
-    if (path.peek() !== at) return; // Another view was opened meanwhile.
+    // Another view was opened meanwhile, or the server has asked who is there.
+    if (path.peek() !== at || needsSignIn.peek()) return;
     shown.value = { View, values, title, at };
   } catch {
     shown.value = { problem: "This part of the page could not be loaded. Load the page again." };
