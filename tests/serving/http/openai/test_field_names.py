@@ -88,10 +88,18 @@ def test_so_is_a_failure_on_the_way(make_engine, ask, route):
     assert f'"message":"{name}: nothing may follow"' in reply.text
 
 
-def test_too_little_room_is_told_by_the_field_that_was_sent(make_engine, ask):
-    body = {**BODIES[RESPONSES], "max_output_tokens": 10_000}
-    error = ask(make_engine(), "POST", RESPONSES, json=body).json()["error"]
-    assert "lower 'max_output_tokens' to " in error["message"]
+@pytest.mark.parametrize(
+    ("route", "field"),
+    [
+        (RESPONSES, "max_output_tokens"),
+        ("/v1/chat/completions", "max_tokens"),
+        ("/v1/chat/completions", "max_completion_tokens"),
+    ],
+)
+def test_too_little_room_is_told_by_the_field_that_was_sent(make_engine, ask, route, field):
+    body = {**BODIES[route], field: 10_000}
+    error = ask(make_engine(), "POST", route, json=body).json()["error"]
+    assert f"lower '{field}' to " in error["message"]
     assert error["code"] == "context_length_exceeded"
 
 

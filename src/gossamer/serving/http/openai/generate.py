@@ -28,6 +28,7 @@ from gossamer.serving.http.errors import ApiError, to_api_error
 from gossamer.serving.http.json_text import json_bytes
 from gossamer.serving.http.openai.channel import Channel
 from gossamer.serving.http.openai.chat.answers import AnswerRules
+from gossamer.serving.http.openai.chat.field_names import THE_SAME
 from gossamer.serving.http.openai.intake import IncomingCall
 from gossamer.serving.http.openai.request_schema import (
     MAX_SEED,
@@ -198,6 +199,8 @@ async def _submit(
         prompt_logprobs=body.prompt_logprobs,
     )
     reply.reply_id = reply.prefix + reply.reply_id
+    if reply.names is THE_SAME:
+        reply.names = body.names
 
     def submit(prompts: list[TokenIds], adapter: AnyAdapter | None) -> None:
         prompts += turns[-1]()

@@ -13,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from gossamer.serving.core.messages import StructuredOutputs
 from gossamer.serving.http.errors import ApiError
 from gossamer.serving.http.openai import unsupported_fields
+from gossamer.serving.http.openai.chat.field_names import THE_SAME, FieldNames
 from gossamer.serving.http.openai.chat.messages import Message, parse_messages
 from gossamer.serving.http.openai.chat.template_variables import parse_variables
 from gossamer.serving.http.openai.chat.tools import (
@@ -143,6 +144,11 @@ class GenerationBody(BaseModel):
         return self.max_tokens
 
     @property
+    def names(self) -> FieldNames:
+        """The names of fields for errors that come after the body was parsed."""
+        return THE_SAME
+
+    @property
     def form(self) -> StructuredOutputs | None:
         """The form that the answers are to have, whichever field asks for it.
 
@@ -209,6 +215,9 @@ class GenerationBody(BaseModel):
             )
 
 
+_NEWER_LIMIT = FieldNames({"max_tokens": "max_completion_tokens"})
+
+
 class ChatBody(GenerationBody):
     """The body of POST /v1/chat/completions."""
 
@@ -262,6 +271,11 @@ class ChatBody(GenerationBody):
         if self.max_completion_tokens is not None:
             return self.max_completion_tokens
         return self.max_tokens
+
+    @property
+    def names(self) -> FieldNames:
+        """The names of fields: of the two for new tokens, the one that counts."""
+        return THE_SAME if self.max_completion_tokens is None else _NEWER_LIMIT
 
     @property
     def num_logprobs(self) -> int | None:
