@@ -58,10 +58,6 @@ PEFT_CONFIGS = {
     "tables": LoraConfig(
         r=2, target_modules=["v_proj"], modules_to_save=["embed_tokens", "lm_head"], **CAUSAL
     ),
-    "table-factors": LoraConfig(
-        r=3, lora_alpha=5, target_modules=["q_proj", "embed_tokens", "lm_head"], **CAUSAL
-    ),
-    "head-factors": LoraConfig(r=2, target_modules=["lm_head"], **CAUSAL),
     "tokens": TrainableTokensConfig(
         token_indices=[200, 5, 31, *range(12, 22), *range(100, 130)], **CAUSAL
     ),
@@ -79,7 +75,13 @@ REFT = {
     "direft": {"variant": "direft", "first_positions": 7, "last_positions": 7, "tied": False},
 }
 SMT = {"smt": 5}
-NAMES = [*PEFT_CONFIGS, *REFT, *SMT]
+TABLE_CONFIGS = {
+    "table-factors": LoraConfig(
+        r=3, lora_alpha=5, target_modules=["q_proj", "embed_tokens", "lm_head"], **CAUSAL
+    ),
+    "head-factors": LoraConfig(r=2, target_modules=["lm_head"], **CAUSAL),
+}
+NAMES = [*PEFT_CONFIGS, *REFT, *SMT, *TABLE_CONFIGS]
 PREFIX = "base_model.model."
 
 
@@ -100,7 +102,7 @@ class Kinds:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             self._give_biases()
-            for seed, (name, config) in enumerate(PEFT_CONFIGS.items()):
+            for seed, (name, config) in enumerate((PEFT_CONFIGS | TABLE_CONFIGS).items()):
                 self._save_with_peft(name, config, seed)
         for seed, (name, fields) in enumerate(REFT.items()):
             self._save_reft(name, fields, seed)
