@@ -30,7 +30,8 @@ TRAINING = {
 def quick_settings(tmp_path, **changes):
     """Settings in which everything happens soon."""
     values = {
-        "data_dir": str(tmp_path / "data"),
+        # As people give it; a worker works in another folder than the server was started in.
+        "data_dir": os.path.relpath(tmp_path / "data"),
         "heartbeat_seconds": 0.2,
         "lease_seconds": 3.0,
         "stop_seconds": 30.0,

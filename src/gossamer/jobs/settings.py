@@ -1,9 +1,10 @@
 """Settings of jobs: where they are kept, how many run, and how long a process may be silent."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from gossamer.jobs.data_folder import DataFolder
 from gossamer.settings import Settings
@@ -16,10 +17,17 @@ Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 
 
+def _absolute(folder: str) -> str:
+    """Where the path `folder` is, whatever folder a worker works in later."""
+    return os.path.abspath(Path(folder).expanduser())
+
+
 class JobsSettings(Settings):
     """Fine-tuning jobs of one server."""
 
-    data_dir: str = "gossamer-data"
+    data_dir: Annotated[str, AfterValidator(_absolute), Field(validate_default=True)] = (
+        "gossamer-data"
+    )
     """Folder of uploads, jobs and their adapters; it is made for its owner alone."""
 
     database: str | None = None
@@ -92,7 +100,7 @@ class JobsSettings(Settings):
     @property
     def folder(self) -> DataFolder:
         """The layout of `data_dir`, as an absolute path."""
-        return DataFolder(Path(self.data_dir).expanduser().absolute())
+        return DataFolder(Path(self.data_dir))
 
     @property
     def database_url(self) -> str:
