@@ -70,7 +70,7 @@ def test_an_output_layer_tied_to_the_embedding(tmp_path, tiny_model, base):
     vocabulary, hidden = base.lm_head.weight.shape
     factors = {"lm_head": Factors(torch.ones(2, hidden), torch.ones(vocabulary, 2), 1.0)}
     folder = write_low_rank(tmp_path / "a", factors)
-    refused_without_change(base, folder, UnsupportedAdapterError, "also the embedding")
+    refused_without_change(base, folder, UnsupportedModelError, "merging would change both")
 
 
 def test_unsupported_parts_are_refused(tmp_path, tiny_model, base):

@@ -15,8 +15,8 @@ def add_arguments(actions: "argparse._SubParsersAction[argparse.ArgumentParser]"
         help="let all replicas serve an adapter under a name, from one moment on; running requests "
         "end with what the name meant before",
     )
-    parser.add_argument("run", type=Path, metavar="RUN", help="the adapter's folder")
-    parser.add_argument("--name", metavar="NAME", help="what clients call it [default: RUN's name]")
+    parser.add_argument("run", type=Path, metavar="DIR", help="the run, or the adapter")
+    parser.add_argument("--name", metavar="NAME", help="what clients call it [default: the folder's]")
     _add_catalog(parser)
     parser.add_argument(
         "--store",
