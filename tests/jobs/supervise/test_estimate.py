@@ -121,16 +121,21 @@ def test_a_process_tells_what_a_run_takes(store, settings, tiny_model, tmp_path)
     assert found["adapter_bytes"] == 4 * found["trainable"] > 0
     assert found["disk"] > found["adapter_bytes"]
     assert found["seconds"] is None
+    least, most = found["seconds_range"]
+    assert 0 < least < most
 
 
 def test_time_is_told_once_a_run_of_that_kind_was_measured(store, settings, monkeypatch):
     answer = {"tokens": 100, "epochs": 2.0, "dtype": "float32", "machine": "m", "threads": 3}
+    answer["seconds_range"] = [20.0, 90.0]
     monkeypatch.setattr(Estimator, "_answer", lambda self, run, rows: dict(answer))
     ask = {"model": "tiny", "run": {"method": "lora"}, "rows": {}}
     estimator = Estimator(store, settings)
-    assert estimator.ask(**ask)["seconds"] is None
+    guessed = estimator.ask(**ask)
+    assert (guessed["seconds"], guessed["seconds_range"]) == (None, [20.0, 90.0])
     store.speeds.add("m", "tiny", "lora", "float32", 3, seconds_per_token=0.5)
-    assert estimator.ask(**ask)["seconds"] == 100.0
+    measured = estimator.ask(**ask)
+    assert (measured["seconds"], measured["seconds_range"]) == (100.0, None)
     assert "machine" not in estimator.ask(**ask)
 
 

@@ -58,6 +58,7 @@ ESTIMATE = {
     "adapter_bytes": 9_780_000,
     "memory": 1_825_361_100,
     "seconds": None,
+    "seconds_range": [140.0, 750.0],
 }
 
 

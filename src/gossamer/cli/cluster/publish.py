@@ -16,7 +16,9 @@ def add_arguments(actions: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "end with what the name meant before",
     )
     parser.add_argument("run", type=Path, metavar="DIR", help="the run, or the adapter")
-    parser.add_argument("--name", metavar="NAME", help="what clients call it [default: the folder's]")
+    parser.add_argument(
+        "--name", metavar="NAME", help="what clients call it [default: the folder's]"
+    )
     _add_catalog(parser)
     parser.add_argument(
         "--store",

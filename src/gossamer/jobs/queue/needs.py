@@ -75,18 +75,31 @@ def verification_pool_gib(adapter: int) -> float:
 
 def comparison_needs(runs: Sequence[Mapping[str, Any]], seeds: int) -> dict[str, Any]:
     """What runs take one after the other, each once for each seed: the most memory of one and of
-    the process that starts them, all adapters, and the time of all if that of each is known."""
+    the process that starts them, all adapters, and the time of all if that of each is known, else
+    the range that it is in."""
     largest = max(runs, key=lambda run: int(run["memory"]))
     adapters = seeds * sum(int(run["adapter_bytes"]) for run in runs)
-    known = [run["seconds"] for run in runs if run.get("seconds") is not None]
+    ends = [_ends(run) for run in runs]
+    known = [end for end in ends if end is not None]
+    least, most = (seeds * sum(end[place] for end in known) for place in (0, 1))
+    is_known = len(known) == len(runs)
     return {
         **{name: largest[name] for name in ("rows", "tokens", "device")},
         "steps": seeds * sum(int(run["steps"]) for run in runs),
         "memory": int(largest["memory"]) + _STARTER,
         "memory_parts": {**largest["memory_parts"], "starter": _STARTER},
         "disk": max(int(run["disk"]) for run in runs) + 2 * adapters,
-        "seconds": seeds * sum(known) if len(known) == len(runs) else None,
+        "seconds": least if is_known and least == most else None,
+        "seconds_range": [least, most] if is_known and least < most else None,
     }
+
+
+def _ends(run: Mapping[str, Any]) -> tuple[float, float] | None:
+    """The least and the most seconds that a run may take; None: it is not known."""
+    if run.get("seconds") is not None:
+        return run["seconds"], run["seconds"]
+    found = run.get("seconds_range")
+    return None if found is None else (found[0], found[1])
 
 
 def never_fits(memory: int, room: MachineRoom, margin: float) -> str | None:

@@ -43,8 +43,10 @@ class Estimator:
 
         `rows` are digests of blobs, by the names that the settings give them. The answer has
         memory, disk and adapter in bytes, rows, tokens and steps, and `seconds`, which is None
-        until a run of that kind was measured here. Raises `JobError` for a run that cannot be,
-        with the reason that the run would give, and `StorageError` if no process can be started.
+        until a run of that kind was measured here; until then processors have `seconds_range`, the
+        least and the most that it may take, which is None afterwards. Raises `JobError` for a run
+        that cannot be, with the reason that the run would give, and `StorageError` if no process
+        can be started.
         """
         answer = self._answer(run, rows)
         if "error" in answer:
@@ -59,7 +61,8 @@ class Estimator:
         )
         tokens = answer["tokens"] * answer["epochs"]
         seconds = None if speed is None else round(tokens * speed.seconds_per_token, 1)
-        return {**answer, "seconds": seconds}
+        guessed = answer.get("seconds_range") if speed is None else None
+        return {**answer, "seconds": seconds, "seconds_range": guessed}
 
     def of_job(self, job: JobRecord) -> dict[str, Any]:
         """What a job would take; raises as `ask`."""

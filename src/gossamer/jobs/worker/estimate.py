@@ -15,6 +15,7 @@ from gossamer.errors import DataError, GossamerError, one_line
 from gossamer.jobs.queue.needs import disk_need
 from gossamer.jobs.settings import JobsSettings
 from gossamer.jobs.worker.surroundings import bound_memory, give_way, machine_name, num_threads
+from gossamer.jobs.worker.time_guess import seconds_range
 from gossamer.training.settings import RunSettings
 
 _WEIGHT_BYTES = 4
@@ -53,6 +54,14 @@ def _answer(run: dict[str, Any]) -> dict[str, Any]:
     memory = max(found.memory, key=lambda stage: stage.total)
     last = found.memory[-1]
     adapter = _WEIGHT_BYTES * last.trainable
+    guessed = None
+    if found.settings.device == "cpu":
+        guessed = seconds_range(
+            settings.method,
+            tokens=found.train_tokens * found.plan.epochs,
+            weights=last.total_parameters,
+            dtype=found.settings.dtype,
+        )
     return {
         "rows": found.plan.num_rows,
         "eval_rows": found.eval_rows,
@@ -73,6 +82,7 @@ def _answer(run: dict[str, Any]) -> dict[str, Any]:
             adapter=adapter,
             checkpoints=settings.save_total_limit,
         ),
+        "seconds_range": guessed,
         "learning_rate": found.settings.learning_rate,
         "dtype": found.settings.dtype,
         "device": found.settings.device,

@@ -27,6 +27,12 @@ export function loss(number) {
   return Number.isFinite(number) ? number.toFixed(number < 0.1 ? 4 : 3).replace(/0$/, "") : "–";
 }
 
+/** How long something is expected to take, if anything is known of it. */
+export function expectedTime({ seconds: known, seconds_range: range }) {
+  if (Number.isFinite(known)) return seconds(known);
+  return range ? `${seconds(range[0])} to ${seconds(range[1])}` : "";
+}
+
 export function seconds(number) {
   if (!Number.isFinite(number)) return "–";
   if (number < 1) return `${number.toFixed(2)} s`;

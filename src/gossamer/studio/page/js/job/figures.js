@@ -1,6 +1,6 @@
 // How far a job is, in numbers: of a run, or of all runs of a comparison together.
 
-import { bytes, loss, seconds, when } from "../format.js";
+import { bytes, expectedTime, loss, seconds, when } from "../format.js";
 import { html } from "../html.js";
 import { share } from "../parts/job_words.js";
 
@@ -29,6 +29,6 @@ export function Figures({ job }) {
 function expected(estimate) {
   return [
     estimate?.memory && ["Memory", `${bytes(estimate.memory)} estimated`],
-    Number.isFinite(estimate?.seconds) && ["Training", `${seconds(estimate.seconds)} estimated`],
+    estimate && expectedTime(estimate) && ["Training", `${expectedTime(estimate)} estimated`],
   ];
 }

@@ -2,7 +2,7 @@
 
 import { post } from "../api.js";
 import { catalogue } from "../catalogue.js";
-import { bytes, plural, seconds } from "../format.js";
+import { bytes, expectedTime, plural } from "../format.js";
 import { html, useSignal } from "../html.js";
 import { jobs } from "../live.js";
 import { Problem } from "../parts/notes.js";
@@ -104,7 +104,7 @@ function Cost() {
   const parts = [steps && plural(steps, "step"), !isOne && `in ${plural(runs, "run")}`,
     rows && `${plural(rows, "row")} ${memory ? "to train on" : "in the file"}`,
     memory && `${bytes(memory)} of memory`,
-    Number.isFinite(estimate.seconds) && `${seconds(estimate.seconds)} of training`];
+    expectedTime(estimate) && `${expectedTime(estimate)} of training`];
   return html`<div class="cost" aria-live="polite"><p>${parts.filter(Boolean).join(" · ")}</p>
     <p class="soft small-text">${sourceOf(estimate, isOne)}</p>
     ${Object.entries(problems).map(([label, problem]) => html`<p key=${label} class="note warn">
@@ -112,10 +112,11 @@ function Cost() {
 }
 
 /** Where the figures come from. */
-function sourceOf({ seconds: time, memory }, isOne) {
+function sourceOf({ seconds: time, seconds_range: range, memory }, isOne) {
   if (!memory) return "";
   const most = isOne ? "Memory is reckoned from the model and the rows"
     : "The runs take turns, so memory is that of the largest";
   return Number.isFinite(time) ? `${most}; the time is that of runs of this kind on this machine.`
+    : range ? `${most}, time from how fast this machine multiplies, until a run was measured.`
     : `${most}; how long it takes shows after the first steps.`;
 }
