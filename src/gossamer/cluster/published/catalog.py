@@ -24,7 +24,6 @@ from sqlalchemy import (
     Table,
     create_engine,
     delete,
-    event,
     func,
     insert,
     select,
@@ -37,8 +36,8 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from gossamer.errors import RequestError, SettingError, StorageError
 from gossamer.extras import require
 from gossamer.serving.store.folder import MAX_NAME, is_plain
+from gossamer.sqlite import reading, writers_wait
 
-_PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=30000")
 _METADATA = MetaData()
 _ADAPTERS = Table(
     "published_adapters",
@@ -59,7 +58,6 @@ _STATE = Table(
     Column("version", BigInteger, nullable=False),
 )
 _ONLY = 1
-_READING = "gossamer_reading"
 _LOCK = 7_466_551
 """A number of our own, under which one process at a time makes the tables."""
 
@@ -96,7 +94,7 @@ class AdapterCatalog:
         """
         self.url = parse_url(url)
         self._engine = _make_engine(self.url)
-        self._reader = self._engine.execution_options(**{_READING: True})
+        self._reader = reading(self._engine)
         with self._writing() as connection:
             if connection.dialect.name == "postgresql":
                 connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
@@ -234,22 +232,7 @@ def _make_engine(url: URL) -> Engine:
     folder = Path(url.database or "").absolute().parent
     if not folder.is_dir():
         raise SettingError(f"--catalog: the folder {folder} does not exist; make it first")
-    engine = create_engine(url)
-
-    @event.listens_for(engine, "connect")
-    def connect(connection: Any, _: Any) -> None:
-        # The driver must not begin transactions by itself.
-        connection.isolation_level = None
-        for pragma in _PRAGMAS:
-            connection.execute(f"PRAGMA {pragma}")
-
-    @event.listens_for(engine, "begin")
-    def begin(connection: Connection) -> None:
-        # One that reads and then writes would fail when another has written meanwhile.
-        reading = connection.get_execution_options().get(_READING, False)
-        connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
-
-    return engine
+    return writers_wait(create_engine(url))
 
 
 def _next_version(connection: Connection) -> int:

@@ -1,8 +1,6 @@
 """The database: one engine, reading and writing transactions, SQLite by default.
 
-A transaction of SQLite that reads and then writes would fail when another has written meanwhile,
-whatever the timeout; so a writing transaction takes the write lock at its beginning. Sessions are
-synchronous and short: no file is touched and nothing is awaited inside.
+Sessions are synchronous and short: no file is touched and nothing is awaited inside.
 """
 
 import logging
@@ -10,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
+from sqlalchemy import Engine, create_engine, inspect, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DatabaseError, InterfaceError, OperationalError
@@ -20,11 +18,9 @@ from sqlalchemy.orm import Session
 from gossamer.errors import SettingError, StorageError
 from gossamer.extras import require
 from gossamer.jobs.store.tables import TableRow
+from gossamer.sqlite import reading, writers_wait
 
 log = logging.getLogger("gossamer.jobs")
-
-_PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=30000", "foreign_keys=ON")
-_READING = "gossamer_reading"
 
 
 class Database:
@@ -32,7 +28,7 @@ class Database:
 
     def __init__(self, url: str) -> None:
         self.engine = _make_engine(url)
-        self._reader = self.engine.execution_options(**{_READING: True})
+        self._reader = reading(self.engine)
 
     @property
     def is_sqlite(self) -> bool:
@@ -105,24 +101,8 @@ def _make_engine(url: str) -> Engine:
         ) from None
     backend = parsed.get_backend_name()
     if backend == "sqlite":
-        return _sqlite(create_engine(parsed))
+        return writers_wait(create_engine(parsed))
     if backend != "postgresql":
         raise SettingError(f"--database {backend}: only sqlite and postgresql are known")
     require("--database postgresql", "postgres")
     return create_engine(parsed.set(drivername="postgresql+psycopg"), pool_pre_ping=True)
-
-
-def _sqlite(engine: Engine) -> Engine:
-    @event.listens_for(engine, "connect")
-    def connect(connection: Any, _: Any) -> None:
-        # The driver must not begin transactions by itself.
-        connection.isolation_level = None
-        for pragma in _PRAGMAS:
-            connection.execute(f"PRAGMA {pragma}")
-
-    @event.listens_for(engine, "begin")
-    def begin(connection: Connection) -> None:
-        reading = connection.get_execution_options().get(_READING, False)
-        connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
-
-    return engine
