@@ -1,14 +1,10 @@
 """Stores on SQLite, and on PostgreSQL where there is one."""
 
-import os
 import shutil
-import uuid
-from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
-from postgres_server import MISSING, URL, PostgresServer, binaries
-from sqlalchemy import create_engine
+from postgres_server import schema, served
 from zygote import start as start_zygote
 
 from gossamer.jobs.settings import JobsSettings
@@ -19,29 +15,8 @@ from gossamer.jobs.store.tables import TableRow
 @pytest.fixture(scope="session")
 def postgres_url():
     """The URL of a server in which schemas can be made."""
-    if os.environ.get(URL):
-        yield os.environ[URL]
-        return
-    programs = binaries()
-    if programs is None:
-        pytest.skip(MISSING)
-    server = PostgresServer(programs)
-    yield server.url
-    server.stop()
-
-
-@contextmanager
-def schema(url):
-    """The URL of an empty schema, which goes at the end."""
-    name = f"test_{uuid.uuid4().hex[:12]}"
-    engine = create_engine(url)
-    with engine.begin() as connection:
-        connection.exec_driver_sql(f"CREATE SCHEMA {name}")
-    joined = "&" if "?" in url else "?"
-    yield f"{url}{joined}options=-csearch_path%3D{name}"
-    with engine.begin() as connection:
-        connection.exec_driver_sql(f"DROP SCHEMA {name} CASCADE")
-    engine.dispose()
+    with served() as url:
+        yield url
 
 
 @pytest.fixture

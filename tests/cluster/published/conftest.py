@@ -1,50 +1,25 @@
 """A catalog on either database, and adapters to publish."""
 
-import sys
-import uuid
-from pathlib import Path
-
 import pytest
-from sqlalchemy import create_engine
+from postgres_server import schema, served
 
 from gossamer.cluster.published.catalog import AdapterCatalog
 
 from tiny import make_lora, make_tiny_model
 
-# The helper that starts a server for the tests of jobs.
-sys.path.append(str(Path(__file__).parents[2] / "jobs"))
-
 
 @pytest.fixture(scope="session")
 def postgres():
     """The URL of a server of our own, or of the environment's."""
-    import os
-
-    from postgres_server import MISSING, URL, PostgresServer, binaries
-
-    if os.environ.get(URL):
-        yield os.environ[URL]
-        return
-    programs = binaries()
-    if programs is None:
-        pytest.skip(MISSING)
-    server = PostgresServer(programs)
-    yield server.url
-    server.stop()
+    with served() as url:
+        yield url
 
 
 @pytest.fixture
 def postgres_catalog(postgres):
     """The URL of an empty schema."""
-    name = f"test_{uuid.uuid4().hex[:12]}"
-    engine = create_engine(postgres)
-    with engine.begin() as connection:
-        connection.exec_driver_sql(f"CREATE SCHEMA {name}")
-    joined = "&" if "?" in postgres else "?"
-    yield f"{postgres}{joined}options=-csearch_path%3D{name}"
-    with engine.begin() as connection:
-        connection.exec_driver_sql(f"DROP SCHEMA {name} CASCADE")
-    engine.dispose()
+    with schema(postgres) as url:
+        yield url
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

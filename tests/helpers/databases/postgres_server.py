@@ -5,7 +5,13 @@ import pwd
 import shutil
 import subprocess
 import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
+from sqlalchemy import create_engine
 
 URL = "GOSSAMER_TEST_POSTGRES"
 MISSING = f"no PostgreSQL: set {URL} to a URL, or install its server"
@@ -56,3 +62,31 @@ class PostgresServer:
             stderr=subprocess.DEVNULL,
             env={"LC_ALL": "C.UTF-8", "PATH": os.environ["PATH"]},
         )
+
+
+@contextmanager
+def served() -> Iterator[str]:
+    """The URL of a server in which schemas can be made; skips the test where there is none."""
+    if os.environ.get(URL):
+        yield os.environ[URL]
+        return
+    programs = binaries()
+    if programs is None:
+        pytest.skip(MISSING)
+    server = PostgresServer(programs)
+    yield server.url
+    server.stop()
+
+
+@contextmanager
+def schema(url: str) -> Iterator[str]:
+    """The URL of an empty schema, which goes at the end."""
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"CREATE SCHEMA {name}")
+    joined = "&" if "?" in url else "?"
+    yield f"{url}{joined}options=-csearch_path%3D{name}"
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"DROP SCHEMA {name} CASCADE")
+    engine.dispose()
