@@ -90,9 +90,7 @@ def test_an_attempt_that_never_began_is_not_kept_alive_by_requests(watched):
 def test_a_worker_that_was_stopped_in_a_transaction_blocks_others_for_a_while_only(
     watched, monkeypatch
 ):
-    monkeypatch.setattr(
-        "gossamer.jobs.store.database._PRAGMAS", ("journal_mode=WAL", "busy_timeout=100")
-    )
+    monkeypatch.setattr("gossamer.sqlite._PRAGMAS", ("journal_mode=WAL", "busy_timeout=100"))
     one = watched()
     job = one.add()
     one.supervisor.look()
