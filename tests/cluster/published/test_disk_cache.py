@@ -202,3 +202,22 @@ def test_a_store_that_cannot_be_is_one_sentence(tmp_path):
         open_store(str(tmp_path / "none"))
     with pytest.raises(SettingError, match="--store nosuch://bucket"):
         open_store("nosuch://bucket")
+
+
+def test_what_another_process_holds_for_long_stays_while_that_one_says_so(
+    shared, adapters, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(store_module, "LOOK_SECONDS", -1.0)
+    store, digests = shared
+    one, other = (DiskCache(tmp_path / "cache", store, 1) for _ in range(2))
+    path = one.acquire(*_place("poet", digests))
+    os.utime(path, (0, 0))
+    one.keep_held()
+    other.acquire(*_place("chef", digests))
+    other.release(digests["chef"])
+    assert path.is_dir()
+    one.release(digests["poet"])
+    os.utime(path, (0, 0))
+    one.keep_held()
+    other.acquire(*_place("chef", digests))
+    assert not path.exists()

@@ -6,6 +6,8 @@ gossamer cluster publish runs/mine --catalog sqlite:////shared/catalog.db
                                        let all replicas serve it under its name, from now on
 gossamer cluster withdraw mine --catalog sqlite:////shared/catalog.db
                                        ... or no longer
+gossamer cluster prune --catalog sqlite:////shared/catalog.db
+                                       remove the files of former versions, a day after their end
 gossamer cluster serve smollm2-135m --catalog sqlite:////shared/catalog.db --replicas 2
                                        start them, on Ray Serve; Ctrl-C or SIGTERM ends them
 gossamer cluster status                what each replica does
@@ -19,6 +21,7 @@ _RUNS = {
     "simulate": simulate.run,
     "publish": publish.run,
     "withdraw": publish.withdraw,
+    "prune": publish.prune,
     "serve": serve.run,
     "status": serve.show,
 }

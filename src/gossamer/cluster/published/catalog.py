@@ -1,11 +1,12 @@
 """The catalog: which content each adapter's name means now, in a database that all servers ask.
 
 A row of the catalog changes in one transaction, so that all who ask see the former content or the
-new one. SQLite serves one machine, PostgreSQL several.
+new one. What a name meant before is remembered with the moment at which that ended, until its files
+are removed (`prune`). SQLite serves one machine, PostgreSQL several.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,12 @@ from typing import Any
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
     Connection,
     Engine,
     Float,
+    Index,
     Integer,
     MetaData,
     Row,
@@ -51,6 +54,16 @@ _ADAPTERS = Table(
     Column("published", Float, nullable=False),
     Column("version", BigInteger, nullable=False),
 )
+_FORMER = Table(
+    "published_former",
+    _METADATA,
+    Column("place", String(500), primary_key=True),
+    Column("name", String(MAX_NAME), nullable=False),
+    Column("num_bytes", BigInteger, nullable=False),
+    Column("ended", Float, nullable=False, index=True),
+    Column("removing", Boolean, nullable=False),
+)
+_PLACES = Index("published_adapters_place", _ADAPTERS.c.place)
 _STATE = Table(
     "published_state",
     _METADATA,
@@ -83,22 +96,39 @@ class PublishedAdapter:
     """A number that grows with every change of the catalog."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FormerVersion:
+    """Shows files in the store that no name means any more, or that one is about to mean."""
+
+    place: str
+    """Where the folder lies in the store."""
+    name: str
+    """What meant it last."""
+    num_bytes: int
+    """Size of the folder's files; 0 where that is not known."""
+    ended: float
+    """Unix time since which no name means it."""
+
+
 class AdapterCatalog:
     """The names of one base's adapters and what they mean. Any thread may ask."""
 
-    def __init__(self, url: str) -> None:
-        """Use the database of `url`, and make the tables that are missing.
+    def __init__(self, url: str, clock: Callable[[], float] = time.time) -> None:
+        """Use the database of `url`, and make the tables that are missing. `clock` gives Unix time.
 
         Raises `SettingError` for a URL that names no such database, `StorageError` if it cannot be
         used.
         """
         self.url = parse_url(url)
+        self._clock = clock
         self._engine = _make_engine(self.url)
         self._reader = reading(self._engine)
         with self._writing() as connection:
             if connection.dialect.name == "postgresql":
                 connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
             _METADATA.create_all(connection)
+            # Catalogs of former versions have the table without it.
+            _PLACES.create(connection, checkfirst=True)
             if connection.execute(select(_STATE.c.version)).first() is None:
                 connection.execute(insert(_STATE).values(number=_ONLY, version=0))
 
@@ -143,7 +173,9 @@ class AdapterCatalog:
     ) -> PublishedAdapter | None:
         """Let `name` mean other content from now on; returns what it meant before.
 
-        Raises `RequestError` for what cannot be a name.
+        `place` is one that was reserved with `reserve`, if its files are to be safe from being
+        removed before this. Raises `RequestError` for what cannot be a name, `StorageError` if the
+        files at `place` have been removed since.
         """
         check_published_name(name)
         values = {
@@ -152,25 +184,99 @@ class AdapterCatalog:
             "num_bytes": num_bytes,
             "kind": kind,
             "rank": rank,
-            "published": time.time(),
+            "published": self._clock(),
         }
         with self._writing() as connection:
             version = _next_version(connection)
+            _require_there(connection, place)
+            connection.execute(delete(_FORMER).where(_FORMER.c.place == place))
             former = connection.execute(select(_ADAPTERS).where(_ADAPTERS.c.name == name)).first()
             values["version"] = version
             if former is None:
                 connection.execute(insert(_ADAPTERS).values(name=name, **values))
             else:
                 connection.execute(update(_ADAPTERS).where(_ADAPTERS.c.name == name).values(values))
+                if former.place != place:
+                    self._end(connection, former.place, name, former.num_bytes)
         return None if former is None else _record(former)
 
     def withdraw(self, name: str) -> bool:
         """Let `name` mean nothing from now on; whether it meant anything."""
         with self._writing() as connection:
             _next_version(connection)
-            return (
-                connection.execute(delete(_ADAPTERS).where(_ADAPTERS.c.name == name)).rowcount > 0
-            )
+            former = connection.execute(select(_ADAPTERS).where(_ADAPTERS.c.name == name)).first()
+            if former is None:
+                return False
+            connection.execute(delete(_ADAPTERS).where(_ADAPTERS.c.name == name))
+            self._end(connection, former.place, name, former.num_bytes)
+        return True
+
+    def reserve(self, name: str, place: str) -> None:
+        """Keep the files at `place`, which `name` is about to mean, as if that had ended just now.
+
+        Raises `StorageError` while those that are there are being removed.
+        """
+        with self._writing() as connection:
+            _lock(connection)
+            _require_there(connection, place)
+            if not _is_meant(connection, place):
+                self._end(connection, place, name, 0)
+
+    def note_unnamed(self, places: Iterable[str]) -> int:
+        """Remember those of `places` that no name means and that were not known, as if they had
+        ended just now; how many there were.
+
+        Each is adapters/NAME/DIGEST.
+        """
+        count = 0
+        with self._writing() as connection:
+            _lock(connection)
+            for place in places:
+                known = select(_FORMER.c.place).where(_FORMER.c.place == place)
+                if _is_meant(connection, place) or connection.execute(known).first() is not None:
+                    continue
+                self._end(connection, place, place.split("/")[1], 0)
+                count += 1
+        return count
+
+    def former(self, before: float, after: str = "", limit: int = 500) -> list[FormerVersion]:
+        """List versions that have ended before the Unix time `before`, at most `limit` in the order
+        of places, from the first one after `after`."""
+        query = (
+            select(_FORMER.c["place", "name", "num_bytes", "ended"])
+            .where(_FORMER.c.ended < before, _FORMER.c.place > after)
+            .order_by(_FORMER.c.place)
+            .limit(limit)
+        )
+        with self._reading() as connection:
+            return [FormerVersion(**row._mapping) for row in connection.execute(query)]
+
+    def count_former(self) -> int:
+        """Count the versions that no name means and whose files have not been removed."""
+        with self._reading() as connection:
+            return connection.execute(select(func.count()).select_from(_FORMER)).scalar_one()
+
+    def begin_removing(self, place: str, before: float) -> bool:
+        """Mark a version whose files are about to be removed; no name can come to mean it until
+        `end_removing`. False where it has not ended before `before`, or is meant again."""
+        with self._writing() as connection:
+            _lock(connection)
+            ended = (_FORMER.c.place == place) & (_FORMER.c.ended < before)
+            if _is_meant(connection, place):
+                return False
+            marked = connection.execute(update(_FORMER).where(ended).values(removing=True))
+            return marked.rowcount > 0
+
+    def end_removing(self, place: str) -> None:
+        """Forget a version whose files have been removed."""
+        with self._writing() as connection:
+            connection.execute(delete(_FORMER).where(_FORMER.c.place == place))
+
+    def _end(self, connection: Connection, place: str, name: str, num_bytes: int) -> None:
+        """Note that no name means the files at `place` from now on."""
+        connection.execute(delete(_FORMER).where(_FORMER.c.place == place))
+        values = {"name": name, "num_bytes": num_bytes, "ended": self._clock(), "removing": False}
+        connection.execute(insert(_FORMER).values(place=place, **values))
 
     def close(self) -> None:
         """Close all connections."""
@@ -239,6 +345,26 @@ def _next_version(connection: Connection) -> int:
     """Count one more change. Its row is locked until the transaction ends: one at a time."""
     connection.execute(update(_STATE).values(version=_STATE.c.version + 1))
     return connection.execute(select(_STATE.c.version)).scalar_one()
+
+
+def _lock(connection: Connection) -> None:
+    """Let no other change begin before this transaction ends. (SQLite does so at its beginning.)"""
+    connection.execute(select(_STATE.c.version).with_for_update())
+
+
+def _is_meant(connection: Connection, place: str) -> bool:
+    query = select(_ADAPTERS.c.name).where(_ADAPTERS.c.place == place).limit(1)
+    return connection.execute(query).first() is not None
+
+
+def _require_there(connection: Connection, place: str) -> None:
+    """Raise `StorageError` while the files at `place` are being removed."""
+    query = select(_FORMER.c.removing).where(_FORMER.c.place == place)
+    if connection.execute(query).scalar():
+        raise StorageError(
+            f"{place} is being removed from the store; wait until `gossamer cluster prune` has "
+            "ended, run it again if it was interrupted, and publish again"
+        )
 
 
 def _record(row: Row[Any]) -> PublishedAdapter:

@@ -9,7 +9,7 @@ from gossamer.cluster.published.catalog import (
     PublishedAdapter,
     check_published_name,
 )
-from gossamer.cluster.published.store import FILES, SharedStore
+from gossamer.cluster.published.store import ADAPTERS, FILES, SharedStore
 from gossamer.errors import UnsupportedAdapterError
 
 
@@ -45,7 +45,8 @@ def publish_adapter(
         )
     name = adapter.name if name is None else name
     check_published_name(name)
-    place = f"adapters/{name}/{adapter.digest}"
+    place = f"{ADAPTERS}/{name}/{adapter.digest}"
+    catalog.reserve(name, place)
     copied = not store.holds(place)
     if copied:
         store.put(folder, place)

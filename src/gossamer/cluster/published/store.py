@@ -6,6 +6,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -25,6 +26,8 @@ from gossamer.files import flush_all, replacing_folder, storing
 
 FILES = (WEIGHTS_FILE, CONFIG_FILE)
 """What is published of an adapter folder; the config, which makes it an adapter, comes last."""
+ADAPTERS = "adapters"
+"""The folder of a store in which places begin: adapters/NAME/DIGEST."""
 YOUNG_SECONDS = 60.0
 """An adapter that was used so lately is not removed: another process may be about to read it."""
 LOOK_SECONDS = 30.0
@@ -46,6 +49,12 @@ class SharedStore(Protocol):
 
     def holds(self, place: str) -> bool:
         """Tell whether a whole adapter lies at `place`."""
+
+    def places(self) -> Iterator[str]:
+        """List all places adapters/NAME/DIGEST at which something lies, whole or not."""
+
+    def remove(self, place: str) -> None:
+        """Remove what lies at `place`, if anything does. Raises `StorageError`."""
 
 
 class FolderStore:
@@ -72,6 +81,24 @@ class FolderStore:
     def holds(self, place: str) -> bool:
         """See `SharedStore`."""
         return all((self._at(place) / name).is_file() for name in FILES)
+
+    def places(self) -> Iterator[str]:
+        """See `SharedStore`."""
+        with storing(f"cannot look into {self._root}"):
+            for folder in sorted(self._root.glob(f"{ADAPTERS}/*/*")):
+                if _is_digest(folder.name):
+                    yield folder.relative_to(self._root).as_posix()
+
+    def remove(self, place: str) -> None:
+        """See `SharedStore`. A reader finds all of it, or nothing there."""
+        path = self._at(place)
+        with storing(f"cannot remove {place} from {self._root}"):
+            scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+            try:
+                with suppress(FileNotFoundError):
+                    path.rename(scratch / path.name)
+            finally:
+                shutil.rmtree(scratch)
 
     def _at(self, place: str) -> Path:
         return self._root / checked_place(place)
@@ -114,6 +141,28 @@ class RemoteStore:
             return all(self._files.isfile(f"{self._at(place)}/{name}") for name in FILES)
         except Exception as error:  # each kind of store has errors of its own
             raise StorageError(f"cannot look into {self._at(place)}: {error}") from error
+
+    def places(self) -> Iterator[str]:
+        """See `SharedStore`."""
+        found: dict[str, None] = {}
+        try:
+            self._files.invalidate_cache()
+            for file in self._files.find(f"{self._root.rstrip('/')}/{ADAPTERS}"):
+                parts = file.split("/")
+                if len(parts) > 3 and parts[-4] == ADAPTERS and _is_digest(parts[-2]):
+                    found["/".join(parts[-4:-1])] = None
+        except Exception as error:  # each kind of store has errors of its own
+            raise StorageError(f"cannot look into {self._root}: {error}") from error
+        yield from found
+
+    def remove(self, place: str) -> None:
+        """See `SharedStore`."""
+        try:
+            self._files.rm(self._at(place), recursive=True)
+        except FileNotFoundError:
+            pass
+        except Exception as error:  # each kind of store has errors of its own
+            raise StorageError(f"cannot remove {self._at(place)}: {error}") from error
 
     def _at(self, place: str) -> str:
         return f"{self._root.rstrip('/')}/{checked_place(place)}"
@@ -158,7 +207,8 @@ class DiskCache:
 
     What is there is whole and was verified. The ones unused for longest are removed when all exceed
     `max_bytes`, but none that is held here or was used in the last minute. Several processes may
-    share the folder. Any thread may ask; one fetch serves all who wait for the same adapter.
+    share the folder, if each says now and then what it holds (`keep_held`). Any thread may ask; one
+    fetch serves all who wait for the same adapter.
     """
 
     def __init__(
@@ -222,6 +272,12 @@ class DiskCache:
             if not self._held[digest]:
                 del self._held[digest]
                 self._fetching.pop(digest, None)
+
+    def keep_held(self) -> None:
+        """Note that what is held here is in use, so that other processes that share the folder do
+        not remove it; to be called more often than each `YOUNG_SECONDS`."""
+        for digest in list(self._held):
+            _touch(self._folder / digest)
 
     def _fetch(self, digest: str, place: str, path: Path) -> None:
         with storing(f"cannot use --cache {self._folder}"):
@@ -288,8 +344,12 @@ class DiskCache:
                 shutil.rmtree(entry, ignore_errors=True)
 
 
+def _is_digest(text: str) -> bool:
+    return len(text) == 64 and set(text) <= set("0123456789abcdef")
+
+
 def _checked_digest(digest: str) -> str:
-    if len(digest) != 64 or not set(digest) <= set("0123456789abcdef"):
+    if not _is_digest(digest):
         raise AdapterFormatError(f"'{digest[:80]}' is no digest of an adapter")
     return digest
 

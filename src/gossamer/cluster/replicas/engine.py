@@ -119,6 +119,7 @@ class ReplicaEngine:
         figures["healthy"] = self._engine.healthy()
         figures.update(figures_of(self._engine.stats()))
         if self._cache is not None:
+            self._cache.keep_held()
             stats = self._cache.stats()
             figures.update(cache_hits=stats.hits, cache_fetches=stats.fetches)
         return figures
