@@ -65,7 +65,7 @@ HOMES = {
     "prometheus_client": r"serving/http/",
     "numba": r"(.*/)?cpu\.py$|kernels/tiles/",
     "llvmlite": r"(.*/)?cpu\.py$|kernels/tiles/",
-    "sqlalchemy": r"jobs/store/|cluster/published/catalog\.py$|^sqlite\.py$",
+    "sqlalchemy": r"jobs/store/|cluster/published/(asked|catalog|database)\.py$|^sqlite\.py$",
     "alembic": r"jobs/store/",
     "fsspec": r"cluster/published/store\.py$",
     "psycopg": r"jobs/store/",

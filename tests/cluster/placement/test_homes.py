@@ -130,3 +130,21 @@ def test_adapters_that_cooled_down_are_forgotten():
 def test_without_replicas_there_is_nothing_to_choose():
     with pytest.raises(ValueError, match="no replicas"):
         Homes().choose("poet", {})
+
+
+def test_every_adapter_is_at_home_on_one_replica_and_a_wanted_one_on_several():
+    homes = _homes(range(8))
+    asked = {f"a{number}": 1.0 for number in range(400)} | {"wanted": 200.0}
+    at_home = {member: homes.at_home(member, asked) for member in range(8)}
+    listed = Counter(name for names in at_home.values() for name in names)
+    assert {count for name, count in listed.items() if name != "wanted"} == {1}
+    # A third of all requests: 1 and 8 x 0.33 / 0.125 homes, of which there are 8.
+    assert listed["wanted"] == 8
+    assert set(listed) == set(asked)
+    for member, names in at_home.items():
+        assert all(member == homes.homes(name)[0] for name in names if name != "wanted")
+        assert names == [name for name in asked if name in names], "in the order that was given"
+
+
+def test_nothing_is_at_home_anywhere_where_nothing_was_asked_for():
+    assert _homes(range(3)).at_home(0, {}) == []

@@ -4,7 +4,8 @@ import threading
 
 import pytest
 
-from gossamer.cluster.published.catalog import AdapterCatalog, default_store
+from gossamer.cluster.published.catalog import AdapterCatalog
+from gossamer.cluster.published.database import default_store
 from gossamer.errors import RequestError, SettingError, StorageError
 
 

@@ -68,8 +68,33 @@ def test_status_has_a_line_for_each_replica(answer, capsys):
     assert main(["cluster", "status", "--url", url]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "base: 2 replicas, 100,000 adapters, 7 requests through this ingress"
-    assert lines[3].split() == ["0", "healthy", "3", "0", "4", "17", "75", "20", "9", "1234", "50"]
+    assert lines[3].split() == [
+        "0",
+        "healthy",
+        "3",
+        "0",
+        "4",
+        "17",
+        "75",
+        "20",
+        "0",
+        "9",
+        "1234",
+        "50",
+    ]
     assert lines[4].split()[:2] == ["1", "stopped"]
+
+
+def test_status_shows_how_many_adapters_were_loaded_ahead_and_may_follow(answer, capsys):
+    given, url = answer
+    replicas = [{**ONE, "warmed": 8, "to_warm": 32}, {**ONE, "rank": 1, "warmed": 40, "to_warm": 0}]
+    body = {"model": "base", "adapters": 5, "open_requests": 0, "replicas": replicas}
+    given.append((200, body))
+    assert main(["cluster", "status", "--url", url]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "8 of 40" in lines[3]
+    assert "40" in lines[4].split()
+    assert "of" not in lines[4].split()
 
 
 def test_status_of_one_server_says_so(answer, capsys):

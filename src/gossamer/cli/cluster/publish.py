@@ -78,7 +78,7 @@ def _add_catalog(parser: argparse.ArgumentParser) -> None:
 
 
 def _store_place(args: argparse.Namespace) -> str:
-    from gossamer.cluster.published.catalog import default_store
+    from gossamer.cluster.published.database import default_store
 
     if args.store is not None:
         return str(args.store)

@@ -39,7 +39,7 @@ _ENGINE = replace(
 DEFAULT_URL = "http://127.0.0.1:8000"
 _COLUMNS = (
     "replica", "state", "running", "waiting", "from here", "adapters", "in pool %", "in host %",
-    "fetched", "tokens", "blocks free %",
+    "warmed", "fetched", "tokens", "blocks free %",
 )  # fmt: skip
 
 
@@ -135,10 +135,16 @@ def _row(figures: dict[str, Any]) -> list[str]:
         str(figures["adapters_resident"]),
         _percent(hits.get("resident", 0), total),
         _percent(hits.get("host", 0), total),
+        _warmed(figures.get("warmed", 0), figures.get("to_warm", 0)),
         str(figures.get("cache_fetches", 0)),
         str(figures["generated_tokens"]),
         _percent(free, figures["blocks_total"]),
     ]
+
+
+def _warmed(done: int, left: int) -> str:
+    """The adapters that were loaded before they were asked for; and how many may follow."""
+    return f"{done} of {done + left}" if left else str(done)
 
 
 def _counted(count: int, thing: str) -> str:

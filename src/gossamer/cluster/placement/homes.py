@@ -85,6 +85,20 @@ class Homes:
         count = self._rules.least + self._more_homes(adapter)
         return self._order(adapter, count)[:count]
 
+    def at_home(self, member: int, asked: Mapping[str, float]) -> list[str]:
+        """List the adapters whose requests come to `member` while no replica has more to do than
+        others, in the order of `asked`.
+
+        asked: how often each adapter is asked for, by which a wanted one has more homes.
+        """
+        total = sum(asked.values())
+        found = []
+        for adapter, count in asked.items():
+            more = self._more_for(count / total) if total > 0 else 0
+            if member in self._order(adapter, 1 + more)[: 1 + more]:
+                found.append(adapter)
+        return found
+
     def choose(self, adapter: str | None, loads: Mapping[int, int]) -> int:
         """Choose the replica for one more request for `adapter` (None: for the base model alone),
         and count the request.
@@ -136,10 +150,12 @@ class Homes:
 
     def _more_homes(self, adapter: str) -> int:
         """Count the homes that it has for being asked for often."""
-        rules, now = self._rules, self._clock()
+        now = self._clock()
         asked, total = self._asked.get(adapter), self._all.count(now)
-        share = asked.count(now) / total if asked is not None and total > 0 else 0.0
-        return int(share * len(self._members) / rules.share_per_home)
+        return self._more_for(asked.count(now) / total if asked is not None and total > 0 else 0.0)
+
+    def _more_for(self, share: float) -> int:
+        return int(share * len(self._members) / self._rules.share_per_home)
 
     def _count(self, adapter: str) -> None:
         now = self._clock()

@@ -6,73 +6,16 @@ are removed (`prune`). SQLite serves one machine, PostgreSQL several.
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from sqlalchemy import (
-    BigInteger,
-    Boolean,
-    Column,
-    Connection,
-    Engine,
-    Float,
-    Index,
-    Integer,
-    MetaData,
-    Row,
-    String,
-    Table,
-    create_engine,
-    delete,
-    func,
-    insert,
-    select,
-    update,
-)
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
-from gossamer.errors import RequestError, SettingError, StorageError
-from gossamer.extras import require
+from gossamer.cluster.published.asked import AskedCounts
+from gossamer.cluster.published.database import ASKED, FORMER, NAMES, STATE, CatalogDatabase, lock
+from gossamer.errors import RequestError, StorageError
 from gossamer.serving.store.folder import MAX_NAME, is_plain
-from gossamer.sqlite import reading, writers_wait
-
-_METADATA = MetaData()
-_ADAPTERS = Table(
-    "published_adapters",
-    _METADATA,
-    Column("name", String(MAX_NAME), primary_key=True),
-    Column("digest", String(64), nullable=False),
-    Column("place", String(500), nullable=False),
-    Column("num_bytes", BigInteger, nullable=False),
-    Column("kind", String(40), nullable=False),
-    Column("rank", Integer),
-    Column("published", Float, nullable=False),
-    Column("version", BigInteger, nullable=False),
-)
-_FORMER = Table(
-    "published_former",
-    _METADATA,
-    Column("place", String(500), primary_key=True),
-    Column("name", String(MAX_NAME), nullable=False),
-    Column("num_bytes", BigInteger, nullable=False),
-    Column("ended", Float, nullable=False, index=True),
-    Column("removing", Boolean, nullable=False),
-)
-_PLACES = Index("published_adapters_place", _ADAPTERS.c.place)
-_STATE = Table(
-    "published_state",
-    _METADATA,
-    Column("number", Integer, primary_key=True),
-    Column("version", BigInteger, nullable=False),
-)
-_ONLY = 1
-_LOCK = 7_466_551
-"""A number of our own, under which one process at a time makes the tables."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,54 +62,40 @@ class AdapterCatalog:
         Raises `SettingError` for a URL that names no such database, `StorageError` if it cannot be
         used.
         """
-        self.url = parse_url(url)
         self._clock = clock
-        self._engine = _make_engine(self.url)
-        self._reader = reading(self._engine)
-        with self._writing() as connection:
-            if connection.dialect.name == "postgresql":
-                connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
-            _METADATA.create_all(connection)
-            # Catalogs of former versions have the table without it.
-            _PLACES.create(connection, checkfirst=True)
-            if connection.execute(select(_STATE.c.version)).first() is None:
-                connection.execute(insert(_STATE).values(number=_ONLY, version=0))
+        self._database = CatalogDatabase(url)
+        self.asked = AskedCounts(self._database, clock)
 
     def find(self, name: str) -> PublishedAdapter | None:
         """Return what `name` means now; None if nothing."""
-        with self._reading() as connection:
-            row = connection.execute(select(_ADAPTERS).where(_ADAPTERS.c.name == name)).first()
+        with self._database.reading() as connection:
+            row = connection.execute(select(NAMES).where(NAMES.c.name == name)).first()
         return None if row is None else _record(row)
 
     def page(self, after: str = "", limit: int = 1000) -> list[PublishedAdapter]:
         """List at most `limit` adapters in the order of names, from the first one after `after`."""
-        query = (
-            select(_ADAPTERS)
-            .where(_ADAPTERS.c.name > after)
-            .order_by(_ADAPTERS.c.name)
-            .limit(limit)
-        )
-        with self._reading() as connection:
+        query = select(NAMES).where(NAMES.c.name > after).order_by(NAMES.c.name).limit(limit)
+        with self._database.reading() as connection:
             return list(map(_record, connection.execute(query)))
 
     def count(self) -> int:
         """Count the adapters that have a name."""
-        with self._reading() as connection:
-            return connection.execute(select(func.count()).select_from(_ADAPTERS)).scalar_one()
+        with self._database.reading() as connection:
+            return connection.execute(select(func.count()).select_from(NAMES)).scalar_one()
 
     def names_like(self, name: str, limit: int = 500) -> list[str]:
         """List names that begin as `name` does, or any, for a message about an unknown one."""
         begin = name[:2].replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
-        query = select(_ADAPTERS.c.name).order_by(_ADAPTERS.c.name).limit(limit)
-        alike = query.where(_ADAPTERS.c.name.like(f"{begin}%", escape="\\"))
-        with self._reading() as connection:
+        query = select(NAMES.c.name).order_by(NAMES.c.name).limit(limit)
+        alike = query.where(NAMES.c.name.like(f"{begin}%", escape="\\"))
+        with self._database.reading() as connection:
             found = connection.execute(alike).scalars().all()
             return list(found or connection.execute(query).scalars().all())
 
     def version(self) -> int:
         """Return the number of the last change; 0 where there was none."""
-        with self._reading() as connection:
-            return connection.execute(select(_STATE.c.version)).scalar() or 0
+        with self._database.reading() as connection:
+            return connection.execute(select(STATE.c.version)).scalar() or 0
 
     def move(
         self, name: str, *, digest: str, place: str, num_bytes: int, kind: str, rank: int | None
@@ -174,8 +103,8 @@ class AdapterCatalog:
         """Let `name` mean other content from now on; returns what it meant before.
 
         `place` is one that was reserved with `reserve`, if its files are to be safe from being
-        removed before this. Raises `RequestError` for what cannot be a name, `StorageError` if the
-        files at `place` have been removed since.
+        removed before this. Raises `RequestError` for what cannot be a name, `StorageError` while
+        the files at `place` are being removed.
         """
         check_published_name(name)
         values = {
@@ -186,28 +115,29 @@ class AdapterCatalog:
             "rank": rank,
             "published": self._clock(),
         }
-        with self._writing() as connection:
+        with self._database.writing() as connection:
             version = _next_version(connection)
             _require_there(connection, place)
-            connection.execute(delete(_FORMER).where(_FORMER.c.place == place))
-            former = connection.execute(select(_ADAPTERS).where(_ADAPTERS.c.name == name)).first()
+            connection.execute(delete(FORMER).where(FORMER.c.place == place))
+            former = connection.execute(select(NAMES).where(NAMES.c.name == name)).first()
             values["version"] = version
             if former is None:
-                connection.execute(insert(_ADAPTERS).values(name=name, **values))
+                connection.execute(insert(NAMES).values(name=name, **values))
             else:
-                connection.execute(update(_ADAPTERS).where(_ADAPTERS.c.name == name).values(values))
+                connection.execute(update(NAMES).where(NAMES.c.name == name).values(values))
                 if former.place != place:
                     self._end(connection, former.place, name, former.num_bytes)
         return None if former is None else _record(former)
 
     def withdraw(self, name: str) -> bool:
         """Let `name` mean nothing from now on; whether it meant anything."""
-        with self._writing() as connection:
+        with self._database.writing() as connection:
             _next_version(connection)
-            former = connection.execute(select(_ADAPTERS).where(_ADAPTERS.c.name == name)).first()
+            former = connection.execute(select(NAMES).where(NAMES.c.name == name)).first()
             if former is None:
                 return False
-            connection.execute(delete(_ADAPTERS).where(_ADAPTERS.c.name == name))
+            connection.execute(delete(NAMES).where(NAMES.c.name == name))
+            connection.execute(delete(ASKED).where(ASKED.c.name == name))
             self._end(connection, former.place, name, former.num_bytes)
         return True
 
@@ -216,8 +146,8 @@ class AdapterCatalog:
 
         Raises `StorageError` while those that are there are being removed.
         """
-        with self._writing() as connection:
-            _lock(connection)
+        with self._database.writing() as connection:
+            lock(connection)
             _require_there(connection, place)
             if not _is_meant(connection, place):
                 self._end(connection, place, name, 0)
@@ -229,10 +159,10 @@ class AdapterCatalog:
         Each is adapters/NAME/DIGEST.
         """
         count = 0
-        with self._writing() as connection:
-            _lock(connection)
+        with self._database.writing() as connection:
+            lock(connection)
             for place in places:
-                known = select(_FORMER.c.place).where(_FORMER.c.place == place)
+                known = select(FORMER.c.place).where(FORMER.c.place == place)
                 if _is_meant(connection, place) or connection.execute(known).first() is not None:
                     continue
                 self._end(connection, place, place.split("/")[1], 0)
@@ -243,54 +173,44 @@ class AdapterCatalog:
         """List versions that have ended before the Unix time `before`, at most `limit` in the order
         of places, from the first one after `after`."""
         query = (
-            select(_FORMER.c["place", "name", "num_bytes", "ended"])
-            .where(_FORMER.c.ended < before, _FORMER.c.place > after)
-            .order_by(_FORMER.c.place)
+            select(FORMER.c["place", "name", "num_bytes", "ended"])
+            .where(FORMER.c.ended < before, FORMER.c.place > after)
+            .order_by(FORMER.c.place)
             .limit(limit)
         )
-        with self._reading() as connection:
+        with self._database.reading() as connection:
             return [FormerVersion(**row._mapping) for row in connection.execute(query)]
 
     def count_former(self) -> int:
         """Count the versions that no name means and whose files have not been removed."""
-        with self._reading() as connection:
-            return connection.execute(select(func.count()).select_from(_FORMER)).scalar_one()
+        with self._database.reading() as connection:
+            return connection.execute(select(func.count()).select_from(FORMER)).scalar_one()
 
     def begin_removing(self, place: str, before: float) -> bool:
         """Mark a version whose files are about to be removed; no name can come to mean it until
         `end_removing`. False where it has not ended before `before`, or is meant again."""
-        with self._writing() as connection:
-            _lock(connection)
-            ended = (_FORMER.c.place == place) & (_FORMER.c.ended < before)
+        with self._database.writing() as connection:
+            lock(connection)
+            ended = (FORMER.c.place == place) & (FORMER.c.ended < before)
             if _is_meant(connection, place):
                 return False
-            marked = connection.execute(update(_FORMER).where(ended).values(removing=True))
+            marked = connection.execute(update(FORMER).where(ended).values(removing=True))
             return marked.rowcount > 0
 
     def end_removing(self, place: str) -> None:
         """Forget a version whose files have been removed."""
-        with self._writing() as connection:
-            connection.execute(delete(_FORMER).where(_FORMER.c.place == place))
+        with self._database.writing() as connection:
+            connection.execute(delete(FORMER).where(FORMER.c.place == place))
 
     def _end(self, connection: Connection, place: str, name: str, num_bytes: int) -> None:
         """Note that no name means the files at `place` from now on."""
-        connection.execute(delete(_FORMER).where(_FORMER.c.place == place))
+        connection.execute(delete(FORMER).where(FORMER.c.place == place))
         values = {"name": name, "num_bytes": num_bytes, "ended": self._clock(), "removing": False}
-        connection.execute(insert(_FORMER).values(place=place, **values))
+        connection.execute(insert(FORMER).values(place=place, **values))
 
     def close(self) -> None:
         """Close all connections."""
-        self._engine.dispose()
-
-    @contextmanager
-    def _reading(self) -> Iterator[Connection]:
-        with _reachable(), self._reader.begin() as connection:
-            yield connection
-
-    @contextmanager
-    def _writing(self) -> Iterator[Connection]:
-        with _reachable(), self._engine.begin() as connection:
-            yield connection
+        self._database.close()
 
 
 def check_published_name(name: str) -> None:
@@ -303,63 +223,20 @@ def check_published_name(name: str) -> None:
         )
 
 
-def default_store(url: str) -> Path | None:
-    """Return the folder of a SQLite catalog, beside which its adapters lie unless told otherwise;
-    None for a database that is no file. Raises `SettingError`."""
-    parsed = parse_url(url)
-    if parsed.get_backend_name() != "sqlite" or not parsed.database:
-        return None
-    return Path(parsed.database).absolute().parent
-
-
-def parse_url(url: str) -> URL:
-    """Read the URL of a catalog. Raises `SettingError`, which repeats no password."""
-    try:
-        parsed = make_url(url)
-    except ArgumentError:
-        raise SettingError(
-            "--catalog is no URL; give one such as sqlite:////shared/catalog.db or "
-            "postgresql://user@host/name"
-        ) from None
-    backend = parsed.get_backend_name()
-    if backend == "sqlite" and parsed.database not in (None, "", ":memory:"):
-        return parsed
-    if backend == "sqlite":
-        raise SettingError("--catalog sqlite: name a file, such as sqlite:////shared/catalog.db")
-    if backend != "postgresql":
-        raise SettingError(f"--catalog {backend}: only sqlite and postgresql are known")
-    require("--catalog postgresql", "postgres")
-    return parsed.set(drivername="postgresql+psycopg")
-
-
-def _make_engine(url: URL) -> Engine:
-    if url.get_backend_name() == "postgresql":
-        return create_engine(url, pool_pre_ping=True, isolation_level="READ COMMITTED")
-    folder = Path(url.database or "").absolute().parent
-    if not folder.is_dir():
-        raise SettingError(f"--catalog: the folder {folder} does not exist; make it first")
-    return writers_wait(create_engine(url))
-
-
 def _next_version(connection: Connection) -> int:
     """Count one more change. Its row is locked until the transaction ends: one at a time."""
-    connection.execute(update(_STATE).values(version=_STATE.c.version + 1))
-    return connection.execute(select(_STATE.c.version)).scalar_one()
-
-
-def _lock(connection: Connection) -> None:
-    """Let no other change begin before this transaction ends. (SQLite does so at its beginning.)"""
-    connection.execute(select(_STATE.c.version).with_for_update())
+    connection.execute(update(STATE).values(version=STATE.c.version + 1))
+    return connection.execute(select(STATE.c.version)).scalar_one()
 
 
 def _is_meant(connection: Connection, place: str) -> bool:
-    query = select(_ADAPTERS.c.name).where(_ADAPTERS.c.place == place).limit(1)
+    query = select(NAMES.c.name).where(NAMES.c.place == place).limit(1)
     return connection.execute(query).first() is not None
 
 
 def _require_there(connection: Connection, place: str) -> None:
     """Raise `StorageError` while the files at `place` are being removed."""
-    query = select(_FORMER.c.removing).where(_FORMER.c.place == place)
+    query = select(FORMER.c.removing).where(FORMER.c.place == place)
     if connection.execute(query).scalar():
         raise StorageError(
             f"{place} is being removed from the store; wait until `gossamer cluster prune` has "
@@ -369,17 +246,3 @@ def _require_there(connection: Connection, place: str) -> None:
 
 def _record(row: Row[Any]) -> PublishedAdapter:
     return PublishedAdapter(**row._mapping)
-
-
-@contextmanager
-def _reachable() -> Iterator[None]:
-    """Tell as a `StorageError` that the database cannot be had: full, locked, away or damaged."""
-    try:
-        yield
-    except (DBAPIError, PoolTimeout) as error:
-        lines = str(getattr(error, "orig", None) or error).splitlines()
-        reason = lines[0] if lines else type(error).__name__
-        raise StorageError(
-            f"the catalog cannot be used: {reason}; free its disk, start its server, or look "
-            "whether --catalog is right"
-        ) from error

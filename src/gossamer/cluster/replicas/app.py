@@ -179,7 +179,7 @@ def _store(cluster: ClusterSettings) -> str | None:
     if cluster.catalog is None:
         return None
     require("--catalog", "catalog")
-    from gossamer.cluster.published.catalog import default_store
+    from gossamer.cluster.published.database import default_store
 
     place = cluster.store
     if place is None:

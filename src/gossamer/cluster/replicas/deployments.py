@@ -1,10 +1,12 @@
 """The classes whose copies Ray Serve runs: engine replicas, ingresses, and the ledger of quotas."""
 
 import asyncio
+import itertools
 import logging
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any
 
 from ray import serve
@@ -12,12 +14,14 @@ from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 
 from gossamer.cluster.placement.ledger import Lease, LeaseRequest, QuotaLeases, QuotaLedger
+from gossamer.cluster.published.catalog import AdapterCatalog, PublishedAdapter
 from gossamer.cluster.replicas.engine import ReplicaEngine, open_cache, shares_only
 from gossamer.cluster.replicas.names import CatalogNames
 from gossamer.cluster.replicas.remote_engine import LostReplicaError, RemoteEngine
 from gossamer.cluster.replicas.reports import reported_figures
 from gossamer.cluster.replicas.settings import ClusterSettings
 from gossamer.cluster.replicas.status import status_router
+from gossamer.cluster.replicas.warm import Warming, host_bound, most_asked_at_home
 from gossamer.cluster.replicas.wire import ReplicaCall, ReplicaFacts, WireEvent
 from gossamer.serving.core.tenants import LimitsOf, unlimited
 from gossamer.serving.http.app import create_app
@@ -28,6 +32,8 @@ from gossamer.serving.settings import ServeSettings
 
 log = logging.getLogger(__name__)
 
+TELL_SECONDS = 30
+"""So often an ingress tells the catalog what was asked for."""
 LEDGER_SECONDS = 2.0
 """A ledger that does not answer for so long counts as lost."""
 
@@ -47,9 +53,14 @@ class EngineReplica:
         )
         if cache is not None:
             serving = serving.updated({"adapters": (cache.folder,)})
-        self._replica = ReplicaEngine(
-            start_engine(serving, shares_only(_limits_of(keys))), cache, _rank()
-        )
+        engine = start_engine(serving, shares_only(_limits_of(keys)))
+        warming = None
+        if cache is not None and cluster.catalog is not None:
+            warming = Warming(engine, cache, host_bound(serving, engine.stats()))
+            # Serve may count fewer while the first ones start.
+            replicas = max(cluster.replicas, serve.get_replica_context().world_size)
+            warming.start(partial(_at_home, cluster.catalog, _rank(), replicas))
+        self._replica = ReplicaEngine(engine, cache, _rank(), warming)
 
     def describe(self) -> ReplicaFacts:
         """Describe what all replicas have in common."""
@@ -134,9 +145,12 @@ class Ingress:
             await asyncio.to_thread(self._engine.shutdown)
 
     async def _refresh(self) -> None:
-        """Tell the ledger once a second what runs here."""
-        while True:
+        """Tell the ledger once a second what runs here, and the catalog now and then what was asked
+        for."""
+        for second in itertools.count(1):
             await asyncio.sleep(1.0)
+            if second % TELL_SECONDS == 0:
+                await asyncio.to_thread(self._engine.tell_asked)
             try:
                 await asyncio.to_thread(self._quotas.refresh)
             except Exception as error:  # the next second is another try
@@ -188,13 +202,19 @@ def _asker(ledger: Any, loop: asyncio.AbstractEventLoop) -> Callable[[LeaseReque
 def _names(cluster: ClusterSettings, base: str) -> CatalogNames:
     if cluster.catalog is None:
         return CatalogNames(None, base)
-    from gossamer.cluster.published.catalog import AdapterCatalog
-
     return CatalogNames(AdapterCatalog(cluster.catalog), base)
 
 
 def _limits_of(keys: Any) -> LimitsOf:
     return unlimited if keys is None else KeyFile(keys).limits_of
+
+
+def _at_home(catalog_url: str, rank: int, replicas: int) -> Sequence[PublishedAdapter]:
+    catalog = AdapterCatalog(catalog_url)
+    try:
+        return most_asked_at_home(catalog, rank, replicas)
+    finally:
+        catalog.close()
 
 
 def _rank() -> int:

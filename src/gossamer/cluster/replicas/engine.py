@@ -13,6 +13,7 @@ from typing import Any
 from gossamer.adapters.reading.limits import AdapterLimits
 from gossamer.cluster.published.store import DiskCache, SharedStore
 from gossamer.cluster.replicas.settings import ClusterSettings
+from gossamer.cluster.replicas.warm import Warming
 from gossamer.cluster.replicas.wire import (
     ReplicaCall,
     ReplicaFacts,
@@ -65,9 +66,16 @@ class _Submission:
 class ReplicaEngine:
     """Answers calls of the ingress with an engine of this process, on one event loop."""
 
-    def __init__(self, engine: Any, cache: DiskCache | None, rank: int = 0) -> None:
-        """`cache` is the folder in which the engine finds adapters by digest; None: none."""
-        self._engine, self._cache = engine, cache
+    def __init__(
+        self,
+        engine: Any,
+        cache: DiskCache | None,
+        rank: int = 0,
+        warming: Warming | None = None,
+    ) -> None:
+        """`cache` is the folder in which the engine finds adapters by digest; None: none. `warming`
+        is what loads those that are at home here; None: nothing does."""
+        self._engine, self._cache, self._warming = engine, cache, warming
         self.rank = rank
         self._threads = DaemonThreads("gossamer-replica", most=32)
 
@@ -122,6 +130,8 @@ class ReplicaEngine:
             self._cache.keep_held()
             stats = self._cache.stats()
             figures.update(cache_hits=stats.hits, cache_fetches=stats.fetches)
+        if self._warming is not None:
+            figures.update(warmed=self._warming.done, to_warm=self._warming.left)
         return figures
 
     def check(self) -> None:
@@ -131,6 +141,8 @@ class ReplicaEngine:
 
     def close(self) -> None:
         """Stop the engine; requests that still run get their final event."""
+        if self._warming is not None:
+            self._warming.stop()
         self._engine.shutdown()
         self._threads.shutdown(wait=False, cancel_futures=True)
 

@@ -3,6 +3,7 @@
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,8 @@ log = logging.getLogger(__name__)
 
 FRESH_SECONDS = 1.0
 """A change of the catalog is seen after so long at most."""
+MAX_ASKED = 5000
+"""Names whose requests are told to the catalog at a time: those that are asked for most."""
 MAX_KNOWN = 50_000
 """Names whose meaning is remembered."""
 PAGE = 2000
@@ -45,6 +48,8 @@ class CatalogNames:
         self._catalog, self._base, self._clock = catalog, base, clock
         self._lock = threading.Lock()
         self._known: dict[str, PublishedAdapter | None] = {}
+        self._asked: Counter[str] = Counter()
+        """Requests that the catalog was not told of yet."""
         self._version = -1
         self._good_until = float("-inf")
 
@@ -81,6 +86,19 @@ class CatalogNames:
                     self._known.clear()
                 self._known[name] = found
         return found
+
+    def note_asked(self, name: str) -> None:
+        """Count a request for the adapter `name`; does not wait."""
+        with self._lock:
+            self._asked[name] += 1
+
+    def tell_asked(self) -> None:
+        """Tell the catalog which adapters were asked for since the last call, so that replicas that
+        start know what to load. Raises `StorageError`; then they are not counted."""
+        with self._lock:
+            asked, self._asked = self._asked, Counter()
+        if self._catalog is not None:
+            self._catalog.asked.add(dict(asked.most_common(MAX_ASKED)))
 
     def statuses(self) -> list[AdapterStatus]:
         """List all adapters that have a name."""

@@ -29,6 +29,7 @@ from gossamer.errors import (
     QuotaError,
     RequestError,
     ServingError,
+    StorageError,
 )
 from gossamer.serving.core.adapter import AnyAdapter, Blend
 from gossamer.serving.core.daemon_threads import DaemonThreads
@@ -129,6 +130,8 @@ class RemoteEngine:
         except BaseException:
             self._ids.discard(request.request_id)
             raise
+        if call.home_of is not None:
+            self._names.note_asked(call.home_of)
         self._loop.call_soon_threadsafe(self._begin, call, on_event)
 
     def cancel(self, request_id: str) -> None:
@@ -169,6 +172,14 @@ class RemoteEngine:
         """Count the adapters that have a name. May wait for the catalog."""
         return self._names.count()
 
+    def tell_asked(self) -> None:
+        """Tell the catalog which adapters were asked for (`CatalogNames.tell_asked`). May wait; a
+        catalog that cannot be asked is not told."""
+        try:
+            self._names.tell_asked()
+        except StorageError as error:
+            log.warning("what was asked for is not counted: %s", error)
+
     @property
     def num_open(self) -> int:
         """Return how many requests of this ingress have not ended."""
@@ -184,6 +195,7 @@ class RemoteEngine:
         for request_id in list(self._ids):
             self.cancel(request_id)
         self._threads.shutdown(wait=False, cancel_futures=True)
+        self.tell_asked()
         self._names.close()
 
     def _begin(self, call: ReplicaCall, on_event: Callable[[Event], None]) -> None:
