@@ -33,7 +33,7 @@ class AskedCounts:
             lock(connection)
             for begin in range(0, len(names), _CHUNK):
                 chunk = names[begin : begin + _CHUNK]
-                query = select(ASKED.c["name", "score"]).where(ASKED.c.name.in_(chunk))
+                query = select(ASKED.c.name, ASKED.c.score).where(ASKED.c.name.in_(chunk))
                 former = {row.name: row.score for row in connection.execute(query)}
                 connection.execute(delete(ASKED).where(ASKED.c.name.in_(chunk)))
                 rows = [
@@ -46,7 +46,7 @@ class AskedCounts:
         """Return the names that are asked for most, at most `limit`, the first one first, with
         their fading counts; only those that mean something. Raises `StorageError`."""
         query = (
-            select(ASKED.c["name", "score"])
+            select(ASKED.c.name, ASKED.c.score)
             .join(NAMES, NAMES.c.name == ASKED.c.name)
             .order_by(ASKED.c.score.desc(), ASKED.c.name)
             .limit(limit)

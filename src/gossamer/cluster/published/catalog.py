@@ -173,7 +173,7 @@ class AdapterCatalog:
         """List versions that have ended before the Unix time `before`, at most `limit` in the order
         of places, from the first one after `after`."""
         query = (
-            select(FORMER.c["place", "name", "num_bytes", "ended"])
+            select(FORMER.c.place, FORMER.c.name, FORMER.c.num_bytes, FORMER.c.ended)
             .where(FORMER.c.ended < before, FORMER.c.place > after)
             .order_by(FORMER.c.place)
             .limit(limit)
