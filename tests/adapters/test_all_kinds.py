@@ -210,7 +210,6 @@ WRONG = [
     ("dora", {"lora_bias": True}, UnsupportedAdapterError, "lora_bias beside use_dora"),
     ("ia3", {"peft_type": "VERA"}, UnsupportedAdapterError, "VERA"),
     ("ia3", {"peft_type": "MADE_UP"}, UnsupportedAdapterError, "MADE_UP.*merge_and_unload"),
-    ("ia3", {"peft_type": "GOSSAMER_SHERL"}, UnsupportedAdapterError, "early layers.*PEFT"),
     ("ia3", {"peft_type": "GOSSAMER_SLORA"}, UnsupportedAdapterError, "gossamer adapters convert"),
 ]
 

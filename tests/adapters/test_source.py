@@ -18,6 +18,8 @@ from gossamer.adapters.merge import merge_into
 Q = "base_model.model.layers.0.self_attn.q_proj"
 FACTORS = {f"{Q}.lora_A.weight": (2, 6), f"{Q}.lora_B.weight": (4, 2)}
 EDIT = "base_model.model.layers.0.reft_"
+SIDE = "base_model.model.layers.0.sherl_side."
+BESIDE = "base_model.model.layers.0.meft_"
 ADAPTERS = {
     "lora": ({"peft_type": "LORA", "r": 2}, FACTORS),
     "dora": (
@@ -53,11 +55,35 @@ ADAPTERS = {
             f"{Q}.bottleneck_up.bias": (4,),
         },
     ),
+    "side": (
+        {
+            "peft_type": "GOSSAMER_SHERL", "form": "linear", "skip": "whole", "layers": [0],
+            "late_layers": 1,
+        },
+        {
+            f"{SIDE}fc1_weight": (2, 3, 6), f"{SIDE}fc1_bias": (2, 3), f"{SIDE}attn_weight": (1, 3),
+            f"{SIDE}attn_bias": (1,), f"{SIDE}out_weight": (6, 3), f"{SIDE}out_bias": (6,),
+        },
+    ),
+    "streams": (
+        {
+            "peft_type": "GOSSAMER_MEFT", "variant": "meft1", "lam": 0.5, "beta": 1.0,
+            "residual": "shared", "activation": "gelu", "stream_dtype": "float64",
+            "reversible_layers": 1,
+        },
+        {
+            f"{BESIDE}{half}_{part}": shape
+            for half in ("f", "g")
+            for part, shape in {
+                "down.weight": (2, 6), "down.bias": (2,), "up.weight": (6, 2), "up.bias": (6,)
+            }.items()
+        },
+    ),
     "prompt": (
         {"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 5},
         {"prompt_embeddings": (5, 6)},
     ),
-}
+}  # fmt: skip
 
 
 @pytest.fixture

@@ -177,7 +177,7 @@ def test_sparse_changes_need_a_rank_or_an_error(saved, tmp_path):
         ("prefix", "keys and values in front of the prompt.*gossamer serve"),
         ("loreft", "hidden states at positions.*gossamer serve"),
         ("houlsby", "networks behind layers.*gossamer serve"),
-        ("sherl", "no change of the weights of linear layers"),
+        ("sherl", "a network between early and late layers.*gossamer serve"),
         ("vera", "is PEFT's own; peft.save_as_lora"),
     ],
 )

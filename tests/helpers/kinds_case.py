@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from gossamer.serving.core.messages import SamplingParams
-from gossamer.tuners import BottleneckConfig
+from gossamer.tuners import BottleneckConfig, MeftConfig, SherlConfig
 
 from tiny import make_tiny_model, module_shapes
 
@@ -63,6 +63,14 @@ PEFT_CONFIGS = {
     ),
     "houlsby": BottleneckConfig(
         target_modules=["o_proj", "down_proj"], width=70, activation="gelu", scale=0.7, **CAUSAL
+    ),
+    "sherl": SherlConfig(late_layers=1, **CAUSAL),
+    "sherl-gated": SherlConfig(late_layers=0, layers=[1], skip="gated", form="linear", **CAUSAL),
+    "sherl-norms": SherlConfig(late_layers=2, reduction=3, form="layer_norm", **CAUSAL),
+    "meft": MeftConfig(reversible_layers=2, **CAUSAL),
+    "meft2": MeftConfig(variant="meft2", reversible_layers=3, width=5, activation="tanh", **CAUSAL),
+    "meft3": MeftConfig(
+        variant="meft3", reversible_layers=1, residual="whole", stream_dtype="float32", **CAUSAL
     ),
     "prompt": PromptTuningConfig(num_virtual_tokens=5, **CAUSAL),
     "p-tuning": PromptEncoderConfig(num_virtual_tokens=18, encoder_hidden_size=16, **CAUSAL),
@@ -128,7 +136,11 @@ class Kinds:
         for key, weight in model.named_parameters():
             if not weight.requires_grad:
                 continue
-            if "magnitude" in key or "ia3_l" in key:
+            if "sherl_" in key:
+                weight.data += 0.3 * self.size * weight.shape[-1] ** -0.5 * torch.randn_like(weight)
+            elif "meft_" in key:
+                weight.data += 0.2 * self.size * torch.randn_like(weight)
+            elif "magnitude" in key or "ia3_l" in key:
                 weight.data *= 1 + 0.4 * self.size * torch.randn_like(weight)
             elif "lora_B" in key:
                 weight.data.normal_(0, 0.3 * self.size)

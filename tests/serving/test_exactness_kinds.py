@@ -43,6 +43,8 @@ def test_one_batch_of_all_kinds_says_what_each_reference_says(kinds, family):
         **dict.fromkeys(["biases", "tables", "table-factors", "head-factors"], "mixed"),
         "tokens": "tokens",
         "houlsby": "bottleneck",
+        **dict.fromkeys(["sherl", "sherl-gated", "sherl-norms"], "side-network"),
+        **dict.fromkeys(["meft", "meft2", "meft3"], "two-stream"),
         **dict.fromkeys(["loreft", "nodireft", "direft"], "intervention"),
     }
 
@@ -77,6 +79,9 @@ def check_sizes(family, sizes):
     assert sizes["table-factors"] == 4 * (factors + 48 + 259 * 48)
     assert sizes["head-factors"] == 4 * (2 * (259 + 48) + 259 * 48)
     assert sizes["tokens"] == 4 * 43 * 48
+    # Three states; and the networks beside two layers.
+    assert sizes["sherl"] == 4 * (3 * (12 * 48 + 2 * 12 * 12 + 3 * 12) + 13 + 48 * 12 + 48)
+    assert sizes["meft"] == 4 * 2 * 2 * (2 * 48 * 8 + 8 + 48)
     assert sizes["houlsby"] == 4 * 6 * (2 * 70 * 48 + 70 + 48)
     per_token = BLOCK_BYTES // 16
     assert (sizes["prompt"], sizes["prefix-21"]) == (5 * per_token, 21 * per_token)

@@ -13,6 +13,9 @@ from gossamer.serving.core.messages import SamplingParams
 pytestmark = pytest.mark.filterwarnings("ignore:Sparse invariant checks:UserWarning")
 
 
+SOME = [None, "dora", "smt", "loreft", "prefix-21", "biases", "tables", "houlsby", "sherl", "meft"]
+
+
 def said(family, backend, requests, sampling, **settings):
     """The tokens and their log-probabilities that `backend` gives for (prompt, adapter) pairs."""
     prompts, names = zip(*requests, strict=True)
@@ -37,7 +40,7 @@ def check_equal(family, requests, sampling, **settings):
 @pytest.mark.parametrize(
     ("names", "max_tokens"),
     [
-        ([None, "dora", "smt", "loreft", "prefix-21", "biases", "tables", "houlsby"], 2),
+        (SOME, 2),
         pytest.param(
             [None, "lora", "dora", "ia3", "shira", "smt", "loreft", "prefix-21", "norms", "tokens"],
             3,

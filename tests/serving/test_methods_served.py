@@ -14,9 +14,12 @@ from gossamer.serving.core.messages import SamplingParams
 from gossamer.training.outputs.listener import Listener
 from gossamer.training.run import tune
 
-KINDS = ("low-rank", "gain", "sparse", "intervention", "prefix", "vector", "bottleneck")
 # The model has no biases: `bitfit` refuses it, and what it leaves is served in other tests.
-NAMES = [name for name in methods.names() if methods.find(name).kind in KINDS and name != "bitfit"]
+NAMES = [
+    name
+    for name in methods.names()
+    if methods.find(name).kind not in methods.NOT_SERVED and name != "bitfit"
+]
 # Blocks and ranks that suit a model of 48 channels.
 SETTINGS = {"smt": {"block_size": 8, "attention_ratio": 0.02}}
 GREEDY = SamplingParams(max_tokens=12, temperature=0, ignore_eos=True, logprobs=0)

@@ -13,7 +13,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:Sparse invariant checks:UserWarn
 SHORT_CHUNKS = 15
 """Chunks below 16 tokens all take the same way through attention: the same bits."""
 
-ROUNDED = ("houlsby", "tables")
+NETWORKS = ("houlsby", "sherl", "sherl-gated", "sherl-norms", "meft", "meft2", "meft3")
+ROUNDED = (*NETWORKS, "tables")
 """Their matrices are multiplied by plain torch, whose last bits depend on the number of rows."""
 
 

@@ -1,7 +1,5 @@
 """MEFT in use: generation with a cache, other calls of the model, and what is refused."""
 
-import json
-
 import pytest
 import torch
 from meft_case import VARIANTS, base, gradients, largest_error, meft, tokens
@@ -9,8 +7,6 @@ from peft import get_peft_model
 from test_meft_equations import plainly
 from transformers import BertConfig, BertModel, DynamicCache
 
-from gossamer.adapters.kinds.table import class_of
-from gossamer.adapters.load import load_adapter
 from gossamer.errors import SettingError, UnsupportedAdapterError
 from gossamer.methods.meft.model import MeftConfig
 
@@ -141,10 +137,3 @@ def test_what_is_refused_and_why():
 def test_wrong_fields_are_refused(fields, message):
     with pytest.raises(SettingError, match=message):
         MeftConfig(**fields)
-
-
-def test_the_server_refuses_it_and_says_why(tmp_path):
-    meft().save_pretrained(tmp_path, save_embedding_layers=False)
-    assert class_of(json.loads((tmp_path / "adapter_config.json").read_text())) is None
-    with pytest.raises(UnsupportedAdapterError, match="two streams"):
-        load_adapter(tmp_path)

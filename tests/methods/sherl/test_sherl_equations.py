@@ -9,8 +9,8 @@ from sherl_case import slow_side, slow_weights
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from gossamer.errors import SettingError
+from gossamer.kernels.trained_parts.side_equations import aggregate, redundancy, weights
 from gossamer.methods.sherl.config import spread
-from gossamer.methods.sherl.equations import aggregate, redundancy, weights
 from gossamer.methods.sherl.model import SherlConfig
 from gossamer.methods.sherl.side import SideNetwork
 

@@ -104,7 +104,7 @@ def test_cosines_and_weights_are_in_float32(dtype, monkeypatch):
         seen.append(torch.is_autocast_enabled("cpu"))
         return aggregate(features, guide, attend, bias)
 
-    from gossamer.methods.sherl.equations import aggregate
+    from gossamer.kernels.trained_parts.side_equations import aggregate
 
     monkeypatch.setattr("gossamer.methods.sherl.side.aggregate", watch)
     model = sherl(skip="gated")

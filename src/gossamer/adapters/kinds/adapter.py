@@ -11,7 +11,7 @@ class Adapter:
 
     kind: ClassVar[str]
     """What it does at inference: low-rank, gain, sparse, intervention, prefix, vector, tokens,
-    bottleneck or mixed."""
+    bottleneck, side-network, two-stream or mixed."""
     name: str
     digest: str
 

@@ -10,7 +10,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from gossamer.adapters.kinds.adapter import Adapter
-from gossamer.adapters.kinds.bottleneck import BottleneckAdapter, load_bottleneck
 from gossamer.adapters.kinds.dora import DoraAdapter, load_dora, merge_dora
 from gossamer.adapters.kinds.ia3 import Ia3Adapter, load_ia3, merge_ia3
 from gossamer.adapters.kinds.intervention import (
@@ -25,6 +24,9 @@ from gossamer.adapters.kinds.low_rank import (
     method_of_low_rank,
 )
 from gossamer.adapters.kinds.mixed import MixedAdapter, is_mixed, load_mixed, merge_mixed
+from gossamer.adapters.kinds.networks.bottleneck import BottleneckAdapter, load_bottleneck
+from gossamer.adapters.kinds.networks.side_network import SideAdapter, load_side_network
+from gossamer.adapters.kinds.networks.two_streams import TwoStreamAdapter, load_two_streams
 from gossamer.adapters.kinds.prefix import PrefixAdapter, load_prefix
 from gossamer.adapters.kinds.sparse_delta import SparseAdapter, load_sparse, merge_sparse
 from gossamer.adapters.kinds.tokens import TokenAdapter, load_tokens
@@ -152,6 +154,16 @@ KINDS: dict[type[Adapter], AdapterKind] = {
         tensors=r"\.bottleneck_",
         ranked=r"\.bottleneck_down\.weight",
     ),
+    SideAdapter: AdapterKind(
+        types=("GOSSAMER_SHERL",),
+        load=load_side_network,
+        unmergeable={"GOSSAMER_SHERL": "puts a network between early and late layers"},
+    ),
+    TwoStreamAdapter: AdapterKind(
+        types=("GOSSAMER_MEFT",),
+        load=load_two_streams,
+        unmergeable={"GOSSAMER_MEFT": "computes the model's layers on two streams"},
+    ),
     PrefixAdapter: AdapterKind(
         types=("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING"),
         load=load_prefix,
@@ -174,11 +186,6 @@ _WITHOUT_KIND = {
     "XLORA": ("mixes adapters by a network of its own", _OTHER),
     "GOSSAMER_LAMDA": ("keeps its factors in three parts", _CONVERT),
     "GOSSAMER_LORTA": ("keeps the factors of all layers together", _CONVERT),
-    "GOSSAMER_MEFT": (
-        "computes the model's layers on two streams, which it cannot share with other requests",
-        _OTHER,
-    ),
-    "GOSSAMER_SHERL": ("puts a network beside the early layers, which must end first", _OTHER),
     "GOSSAMER_SLORA": ("keeps single weights beside factors", _CONVERT),
     "GOSSAMER_SPARSE_LORA": ("keeps masks and factors apart", _CONVERT),
 }

@@ -17,7 +17,17 @@ from gossamer.errors import MissingExtraError, SettingError
 from gossamer.methods.common.settings import MethodSettings
 
 Kind = Literal[
-    "low-rank", "gain", "sparse", "intervention", "prefix", "vector", "bottleneck", "other", "model"
+    "low-rank",
+    "gain",
+    "sparse",
+    "intervention",
+    "prefix",
+    "vector",
+    "bottleneck",
+    "side-network",
+    "two-stream",
+    "other",
+    "model",
 ]
 """What the result does at inference; "model" is a whole model rather than an adapter, "other" an
 adapter that PEFT loads and the server does not: merge it into its base first, where that can be."""

@@ -45,12 +45,3 @@ def new_linears(size: int, width: int) -> tuple[nn.Linear, nn.Linear]:
         nn.init.normal_(linear.weight, std=0.02)
         nn.init.zeros_(linear.bias)
     return linears
-
-
-def unit_rms(x: Tensor) -> Tensor:
-    """Scale each vector of [..., d] to a mean square of 1.
-
-    For an adapter that stands alone: the streams of a model that norms before its sublayers are not
-    normed, and single channels reach thousands.
-    """
-    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6)

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import torch
 
+from gossamer.adapters.kinds.networks.two_streams import VARIANTS
 from gossamer.methods.common.tuner_config import ConfigError, GossamerConfig
 
 PEFT_TYPE = "GOSSAMER_MEFT"
-VARIANTS = ("meft1", "meft2", "meft3")
 _FACTORS = {"meft1": (0.125, 1.0), "meft2": (1.0, 0.125), "meft3": (0.125, 0.125)}
 """Lambda and beta; 0.1 where published. A product with a power of two is exact."""
 _GROWTH_BITS = {"float64": 20, "float32": 10}

@@ -4,10 +4,8 @@ from typing import Any
 
 from torch import nn
 
+from gossamer.adapters.kinds.networks.two_streams import BLOCK_PARTS, MODEL_TYPES
 from gossamer.errors import UnsupportedAdapterError
-
-MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3", "smollm3")
-_PARTS = ("input_layernorm", "self_attn", "post_attention_layernorm", "mlp")
 
 
 def decoder_blocks(model: Any) -> tuple[str, list[nn.Module]]:
@@ -40,4 +38,4 @@ def decoder_blocks(model: Any) -> tuple[str, list[nn.Module]]:
 
 
 def _is_layer(module: nn.Module) -> bool:
-    return all(hasattr(module, name) for name in _PARTS)
+    return all(hasattr(module, name) for name in BLOCK_PARTS)

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gossamer.methods.meft.adapter import StreamAdapter, unit_rms
+from gossamer.kernels.trained_parts.streams import unit_rms
+from gossamer.methods.meft.adapter import StreamAdapter
 from gossamer.methods.meft.config import MeftConfig
 from gossamer.methods.meft.coupling import Coupling, Half
 

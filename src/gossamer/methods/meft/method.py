@@ -14,7 +14,7 @@ class Meft(PeftMethod[MeftSettings]):
     x1 and x2; two bottleneck adapters a layer learn (arXiv 2306.00477)."""
 
     name = "meft"
-    kind = "other"
+    kind = "two-stream"
     settings_type = MeftSettings
     size_setting = "width"
     tuner_module = "gossamer.methods.meft.model"

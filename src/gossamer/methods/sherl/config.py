@@ -2,12 +2,11 @@
 
 from dataclasses import dataclass
 
+from gossamer.adapters.kinds.networks.side_network import FORMS, SKIPS
 from gossamer.errors import SettingError
 from gossamer.methods.common.tuner_config import ConfigError, GossamerConfig
 
 PEFT_TYPE = "GOSSAMER_SHERL"
-FORMS = ("gated", "layer_norm", "linear")
-SKIPS = ("gated", "whole")
 
 
 @dataclass

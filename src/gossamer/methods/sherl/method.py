@@ -17,7 +17,7 @@ class Sherl(PeftMethod[SherlSettings]):
 
     name = "sherl"
     settings_type = SherlSettings
-    kind = "other"
+    kind = "side-network"
     tuner_module = "gossamer.methods.sherl.model"
     inputs_kept = False
 

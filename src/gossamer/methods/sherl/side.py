@@ -1,41 +1,14 @@
 """The side network of SHERL: an adapter for each state that is read, and what makes one of them."""
 
 from collections.abc import Sequence
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gossamer.methods.sherl.equations import aggregate
-
-SHARPNESS = 0.1
-"""The gate is tanh(gamma / 0.1)."""
-
-
-def gated(state: Tensor, parts: Sequence[Tensor]) -> Tensor:
-    """p = (fc2 x + x) * sigmoid(fc3 x) with x = relu(fc1 f), from [..., d] to [..., h]: of T5."""
-    x = functional.linear(state, parts[0], parts[1]).relu()
-    gate = functional.linear(x, parts[4], parts[5]).sigmoid()
-    return (functional.linear(x, parts[2], parts[3]) + x) * gate
-
-
-def layer_norm(state: Tensor, parts: Sequence[Tensor]) -> Tensor:
-    """p = LayerNorm(fc1 f), from [..., d] to [..., h]: of BERT."""
-    x = functional.linear(state, parts[0], parts[1])
-    return functional.layer_norm(x, x.shape[-1:], parts[2], parts[3])
-
-
-def linear(state: Tensor, parts: Sequence[Tensor]) -> Tensor:
-    """p = fc1 relu(f), from [..., d] to [..., h]: of image and text retrieval."""
-    return functional.linear(state.relu(), parts[0], parts[1])
-
-
-_FORMS: dict[str, tuple[Any, tuple[str, ...]]] = {
-    "gated": (gated, ("fc1", "fc2", "fc3")),
-    "layer_norm": (layer_norm, ("fc1", "layernorm")),
-    "linear": (linear, ("fc1",)),
-}
+from gossamer.adapters.kinds.networks.side_network import FORMS
+from gossamer.kernels.trained_parts.side_equations import FEATURES, SHARPNESS, Layer, aggregate
 
 
 class SideNetwork(nn.Module):
@@ -55,9 +28,8 @@ class SideNetwork(nn.Module):
 
     def __init__(self, width: int, inner: int, taps: int, *, form: str, gated: bool) -> None:
         super().__init__()
-        self._feature, layers = _FORMS[form]
-        self._names = [f"{layer}_{part}" for layer in layers for part in ("weight", "bias")]
-        for layer in layers:
+        self._feature, self._layers = FEATURES[form], FORMS[form]
+        for layer in self._layers:
             if layer == "layernorm":
                 weight, bias = torch.ones(taps, inner), torch.zeros(taps, inner)
             else:
@@ -76,9 +48,9 @@ class SideNetwork(nn.Module):
         if not torch.is_autocast_enabled(last.device.type):
             states = [state.to(dtype) for state in states]
         # One gradient for each stack; of slices each would be as large as the whole stack.
-        stacks = [getattr(self, name).unbind() for name in self._names]
+        stacks = [self._stack(layer) for layer in self._layers]
         features = [
-            self._feature(state, parts) for state, *parts in zip(states, *stacks, strict=True)
+            self._feature(state, *layers) for state, *layers in zip(states, *stacks, strict=True)
         ]
         mixed = self._mix(features).relu().to(dtype)
         change = functional.linear(mixed, self.out_weight, self.out_bias)
@@ -88,6 +60,17 @@ class SideNetwork(nn.Module):
     def _add(self, layer: str, weight: Tensor, bias: Tensor) -> None:
         setattr(self, f"{layer}_weight", nn.Parameter(weight))
         setattr(self, f"{layer}_bias", nn.Parameter(bias))
+
+    def _stack(self, name: str) -> list[Layer]:
+        """The layer `name` of the adapter of each state."""
+        weights, biases = (getattr(self, f"{name}_{part}").unbind() for part in ("weight", "bias"))
+        pairs = zip(weights, biases, strict=True)
+        if name == "layernorm":
+            return [
+                partial(functional.layer_norm, normalized_shape=w.shape, weight=w, bias=b)
+                for w, b in pairs
+            ]
+        return [partial(functional.linear, weight=w, bias=b) for w, b in pairs]
 
     def _mix(self, features: list[Tensor]) -> Tensor:
         exact = torch.promote_types(features[0].dtype, torch.float32)

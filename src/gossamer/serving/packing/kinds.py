@@ -10,12 +10,14 @@ from typing import Any
 from torch import Tensor
 
 from gossamer.adapters.kinds.adapter import Adapter
-from gossamer.adapters.kinds.bottleneck import BottleneckAdapter
 from gossamer.adapters.kinds.dora import DoraAdapter
 from gossamer.adapters.kinds.ia3 import Ia3Adapter
 from gossamer.adapters.kinds.intervention import InterventionAdapter
 from gossamer.adapters.kinds.low_rank import LowRankAdapter
 from gossamer.adapters.kinds.mixed import MixedAdapter
+from gossamer.adapters.kinds.networks.bottleneck import BottleneckAdapter
+from gossamer.adapters.kinds.networks.side_network import SideAdapter
+from gossamer.adapters.kinds.networks.two_streams import TwoStreamAdapter
 from gossamer.adapters.kinds.prefix import PrefixAdapter
 from gossamer.adapters.kinds.sparse_delta import SparseAdapter
 from gossamer.adapters.kinds.tokens import TokenAdapter
@@ -40,6 +42,8 @@ from gossamer.serving.packing.trained_parts.mixed import (
     share_of_mixed,
     sums_of_mixed,
 )
+from gossamer.serving.packing.trained_parts.side_network import cost_of_side, pack_side
+from gossamer.serving.packing.trained_parts.streams import cost_of_streams, pack_streams
 from gossamer.serving.packing.trained_parts.token_rows import cost_of_tokens, pack_tokens
 from gossamer.serving.packing.trained_parts.vectors import cost_of_vectors, pack_vector
 from gossamer.serving.shard import Slices
@@ -71,6 +75,8 @@ PACKED_KINDS: dict[type[Adapter], PackedKind] = {
     VectorAdapter: PackedKind(pack=pack_vector, cost=cost_of_vectors),
     TokenAdapter: PackedKind(pack=pack_tokens, cost=cost_of_tokens),
     BottleneckAdapter: PackedKind(pack=pack_bottleneck, cost=cost_of_bottleneck),
+    SideAdapter: PackedKind(pack=pack_side, cost=cost_of_side),
+    TwoStreamAdapter: PackedKind(pack=pack_streams, cost=cost_of_streams),
     MixedAdapter: PackedKind(
         pack=pack_mixed, cost=cost_of_mixed, share=share_of_mixed, sums=sums_of_mixed
     ),

@@ -9,6 +9,8 @@ from gossamer.kernels.sparse_delta import SparseTable
 from gossamer.kernels.split_lora import SplitTable
 from gossamer.kernels.trained_parts.bottleneck import BottleneckTable
 from gossamer.kernels.trained_parts.shift import ShiftTable
+from gossamer.kernels.trained_parts.side_network import SideTable
+from gossamer.kernels.trained_parts.streams import StreamTable
 from gossamer.kernels.trained_parts.table_factors import FactorTable
 from gossamer.kernels.trained_parts.token_rows import RowTable
 
@@ -57,6 +59,8 @@ class Resident:
     prefix: PrefixTable | None = None
     shift: ShiftTable | None = None
     bottleneck: BottleneckTable | None = None
+    side: SideTable | None = None
+    streams: StreamTable | None = None
     embedding: RowTable | None = None
     """Rows of tokens in the embedding."""
     output: RowTable | None = None
@@ -71,4 +75,5 @@ class Resident:
     def has_trained_parts(self) -> bool:
         """Whether it has any of the parts that plain torch computes."""
         of_tokens = (self.embedding, self.output, self.embedding_factors, self.output_factors)
-        return any(part is not None for part in (self.shift, self.bottleneck, *of_tokens))
+        networks = (self.bottleneck, self.side, self.streams)
+        return any(part is not None for part in (self.shift, *networks, *of_tokens))

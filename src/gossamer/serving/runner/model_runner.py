@@ -21,9 +21,11 @@ from gossamer.serving.runner.batch import BatchBuilder
 from gossamer.serving.runner.in_flight import StepInFlight
 from gossamer.serving.runner.layers import StepContext
 from gossamer.serving.runner.lowering.step import StepBatch
+from gossamer.serving.runner.model_shape import decoder_blocks
 from gossamer.serving.runner.prompt_scores import OutputHead, pieces, score
 from gossamer.serving.runner.sampling.sampler import SamplingState, choose
 from gossamer.serving.runner.team import Team
+from gossamer.serving.runner.trained_parts.blocks import BlockParts
 from gossamer.serving.scheduler.hot_merge import HotMerger
 from gossamer.serving.scheduler.step import ScheduledChunk
 from gossamer.serving.shard import WHOLE, Shard
@@ -52,6 +54,7 @@ class PagedModel:
         )
         self._context = StepContext(attention=self._attention)
         self.modules: AdaptedModules = attach(model, pool, self.backend, self._context, rows, shard)
+        self._blocks = BlockParts(decoder_blocks(model), pool)
         self._model = model
         self.dtype: torch.dtype = model.dtype
         self._head = OutputHead(model)
@@ -134,7 +137,7 @@ class PagedModel:
         self._context.batch = batch
         kept = self._head.keeping() if batch.scored_rows is not None else nullcontext()
         try:
-            with self._told_of_ranks(), kept:
+            with self._told_of_ranks(), kept, self._blocks.acting(batch.parts):
                 output = self._model(
                     **self._inputs(batch),
                     position_ids=batch.positions,

@@ -1,1 +1,1 @@
-"""Trained vectors, rows of tokens and bottlenecks as parts for the blocks of the pool."""
+"""Trained vectors, rows of tokens and networks as parts for the blocks of the pool."""

@@ -23,6 +23,8 @@ class BaseParts:
     """Whether both are one."""
     rows: Tensor | None = None
     """The embedding's weight [tokens, width], wherever the model is; None: a rank has a share."""
+    norms_before: bool = False
+    """Whether each decoder block norms before attention and before the MLP, and nowhere else."""
 
     @property
     def num_vectors(self) -> int:

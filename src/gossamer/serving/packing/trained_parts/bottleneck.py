@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gossamer.adapters.kinds.bottleneck import BottleneckAdapter, Network
+from gossamer.adapters.kinds.networks.bottleneck import BottleneckAdapter, Network
 from gossamer.errors import UnsupportedAdapterError
 from gossamer.kernels.trained_parts.bottleneck import BottleneckTable, PlacedBottleneck
 from gossamer.serving.packing.capacity import FLOAT, Cost, PoolSizes

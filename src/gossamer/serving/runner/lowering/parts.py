@@ -34,6 +34,8 @@ def make_parts(parts: Sequence[Part], device: torch.device) -> PartBatch | None:
     return PartBatch(
         shifts=make_shifts(shifts, device) if shifts else None,
         bottlenecks=[(n, c, r.bottleneck) for n, c, r in runs if r.bottleneck is not None],
+        sides=[(n, c, r.side) for n, c, r in runs if r.side is not None],
+        streams=[(n, c, r.streams) for n, c, r in runs if r.streams is not None],
         embeddings=[(n, c, t) for n, c, tables in embeddings for t in tables if t is not None],
         outputs=[(n, c, t) for n, c, tables in outputs for t in tables if t is not None],
     )

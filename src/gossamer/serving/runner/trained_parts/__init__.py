@@ -1,1 +1,1 @@
-"""Where trained parts of adapters join the model: norms, linear layers, embedding, output layer."""
+"""Where trained parts of adapters join the model: norms, linear layers, blocks, both ends."""

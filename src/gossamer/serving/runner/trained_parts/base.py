@@ -6,7 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gossamer.adapters.kinds.networks.two_streams import BLOCK_PARTS, MODEL_TYPES
 from gossamer.serving.packing.trained_parts.base import BaseParts
+from gossamer.serving.runner.model_shape import decoder_blocks
 
 
 def norms_of(model: Any) -> dict[str, nn.Module]:
@@ -43,7 +45,14 @@ def base_parts(model: Any, *, is_whole: bool = True) -> BaseParts:
         output=paths.get(id(output), ""),
         is_tied=getattr(output, "weight", None) is embedding.weight,
         rows=embedding.weight.detach() if is_whole else None,
+        norms_before=_norms_before(model),
     )
+
+
+def _norms_before(model: Any) -> bool:
+    if model.config.get_text_config().model_type not in MODEL_TYPES:
+        return False
+    return all(hasattr(block, part) for block in decoder_blocks(model) for part in BLOCK_PARTS)
 
 
 def tables_of(parts: BaseParts, vocabulary: int, width: int) -> dict[str, tuple[int, int]]:
