@@ -24,7 +24,8 @@ PATTERNS = [
 ]  # fmt: skip
 TYPES = [
     "LORA", "lora", "IA3", "SHIRA", "GOSSAMER_SMT", "GOSSAMER_REFT", "PROMPT_TUNING", "P_TUNING",
-    "PREFIX_TUNING", "ADALORA", "GOSSAMER_LORTA", "GOSSAMER_SPARSE_LORA", "XLORA", "L" * 70_000, "",
+    "PREFIX_TUNING", "ADALORA", "GOSSAMER_LORTA", "GOSSAMER_SPARSE_LORA", "GOSSAMER_SHERL",
+    "GOSSAMER_MEFT", "XLORA", "L" * 70_000, "",
 ]  # fmt: skip
 # Fields that mean something to some kind of adapter, with values that are wrong in their own way.
 FIELDS = {
@@ -52,7 +53,17 @@ FIELDS = {
     "num_attention_heads": [0, 1, 2, 4, 2**63],
     "num_transformer_submodules": [0, 2, "1", 10**30],
     "token_dim": [0, 1, 10**30],
-    "variant": ["loreft", "direft", "nodireft", "LOREFT", [], {"loreft": 1}],
+    "variant": ["loreft", "direft", "nodireft", "meft1", "meft3", "LOREFT", [], {"loreft": 1}],
+    "layers": [[0], [1, 0], [0, 0], [-1], [10**30], [True], ["0"], [], 0, many("0", 50_000)],
+    "late_layers": [0, 1, 2, -1, 2.0, None, 2**31, 10**30],
+    "form": ["gated", "layer_norm", "linear", "GATED", [], {"gated": 1}, 1],
+    "skip": ["gated", "whole", [], True],
+    "lam": [0, -1, 1e-320, 1e308, 10**400, Raw("NaN"), Raw("Infinity"), "1", True],
+    "beta": [0, -1, 1e-320, 1e308, 10**400, Raw("NaN"), "1", True],
+    "residual": ["shared", "whole", [], 1],
+    "activation": ["gelu", "elu", [], {"relu": 1}],
+    "stream_dtype": ["float32", "float64", "float16", []],
+    "reversible_layers": [0, 1, 2, 3, -1, 2.0, 2**31, 10**30],
     "first_positions": [0, 1, 3, 500, 2**31, 2**63, 10**30, -1, 1.0],
     "last_positions": [0, 1, 4, 500, 2**31, 2**63, 10**30, -1, True],
     "tied": [True, False, 0, "no"],

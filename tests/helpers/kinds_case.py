@@ -137,7 +137,8 @@ class Kinds:
             if not weight.requires_grad:
                 continue
             if "sherl_" in key:
-                weight.data += 0.3 * self.size * weight.shape[-1] ** -0.5 * torch.randn_like(weight)
+                inner = 1.0 if "out_weight" in key else weight.shape[-1] ** -0.5
+                weight.data += 0.3 * self.size * inner * torch.randn_like(weight)
             elif "meft_" in key:
                 weight.data += 0.2 * self.size * torch.randn_like(weight)
             elif "magnitude" in key or "ia3_l" in key:

@@ -49,7 +49,9 @@ def test_prompts_have_the_scores_of_each_reference(two, family):
         assert told == pytest.approx(own.tolist(), abs=1e-4)
 
 
-@pytest.mark.parametrize("name", [None, "lora", "dora", "shira", "ia3", "loreft", "prefix"])
+@pytest.mark.parametrize(
+    "name", [None, "lora", "dora", "shira", "ia3", "loreft", "prefix", "sherl", "meft"]
+)
 def test_a_step_takes_two_sums_a_layer_one_for_the_embedding_and_a_gather(two, monkeypatch, name):
     """Adapters add none."""
     ask(two.engine, adapter=name, max_tokens=1).wait()  # it is loaded before it is counted

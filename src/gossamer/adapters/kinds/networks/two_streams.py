@@ -1,7 +1,7 @@
 """Two streams: reversible layers with networks beside them (MEFT, arXiv 2306.00477)."""
 
-import math
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -115,7 +115,7 @@ _HALVES = (_PARTS[:4], _PARTS[4:])
 
 def _factor(name: str, config: Mapping[str, Any], field: str) -> float:
     value: Any = config.get(field)
-    if type(value) not in (int, float) or not 0 < value < math.inf:
+    if type(value) not in (int, float) or not 0 < value <= sys.float_info.max:
         raise AdapterFormatError(
             f"adapter {name}: {field} = {short(value)} must be a finite number above 0"
         )
