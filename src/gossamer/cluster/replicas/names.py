@@ -110,6 +110,13 @@ class CatalogNames:
                 found += map(_status, page)
         return found
 
+    def statuses_after(self, name: str, limit: int) -> list[AdapterStatus]:
+        """List at most `limit` adapters in the order of names, from the first one after `name`."""
+        if self._catalog is None:
+            return []
+        with _asking():
+            return [_status(found) for found in self._catalog.page(name, limit)]
+
     def status(self, name: str) -> AdapterStatus:
         """Show what `name` means. Raises `UnknownModelError`."""
         found = self.find(name)

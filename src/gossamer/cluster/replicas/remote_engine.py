@@ -142,6 +142,10 @@ class RemoteEngine:
         """See `EngineInterface.adapters`; where they are loaded differs from replica to replica."""
         return self._names.statuses()
 
+    def adapters_after(self, name: str, limit: int) -> list[AdapterStatus]:
+        """See `PagedEngine.adapters_after`."""
+        return self._names.statuses_after(name, limit)
+
     def adapter(self, name: str) -> AdapterStatus:
         """See `EngineInterface.adapter`."""
         return self._names.status(name)

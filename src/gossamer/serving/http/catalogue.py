@@ -7,8 +7,10 @@ took: listing never takes more than a small part of one thread.
 
 import asyncio
 import time
+from bisect import bisect_right
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
 from gossamer.serving.core.daemon_threads import DaemonThreads
 from gossamer.serving.core.interface import EngineInterface
@@ -22,6 +24,42 @@ FRESH = 10.0
 MAX_RENDERED = 16
 """The most forms of the list that are kept, one for each set of adapters that a tenant may see."""
 
+LOOKED_AT = 2000
+"""Adapters that are asked of a `PagedEngine` at a time."""
+
+
+@runtime_checkable
+class PagedEngine(Protocol):
+    """An engine of so many adapters that a part of them can be listed without the others."""
+
+    def adapters_after(self, name: str, limit: int) -> list[AdapterStatus]:
+        """List at most `limit` adapters in the order of names, from the first one after `name`.
+
+        Raises `AdapterReadError`.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class PageAsk:
+    """Asks for a part of the list, in the order of names."""
+
+    viewer: object
+    """Who asks; those that are equal may see the same adapters."""
+    after: str
+    """The name after which it begins; empty: at the beginning."""
+    limit: int
+    """Adapters that are not refused, at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterPage:
+    """Shows a part of the list."""
+
+    adapters: list[AdapterStatus]
+    """In the order of names; those that are refused among them."""
+    has_more: bool
+    """Whether any follow that are not refused."""
+
 
 class Catalogue:
     """Lists the adapters on one event loop; looks on a thread of its own, since a disk may hang."""
@@ -33,6 +71,8 @@ class Catalogue:
         self._rendered: dict[object, Any] = {}
         self._good_until = 0.0
         self._looking: asyncio.Task[list[AdapterStatus]] | None = None
+        self._pages: dict[PageAsk, tuple[float, Any]] = {}
+        """Pages of a `PagedEngine`, each with the moment until which it is used again."""
 
     async def statuses(self) -> list[AdapterStatus]:
         """All adapters that can be named, refused ones included. Raises `AdapterReadError`."""
@@ -56,6 +96,41 @@ class Catalogue:
                 return found
             self._rendered[key] = found
         return cast(T, self._rendered[key])
+
+    async def page(
+        self,
+        ask: PageAsk,
+        may_see: Callable[[list[AdapterStatus]], list[AdapterStatus]],
+        render: Callable[[AdapterPage], T],
+    ) -> T:
+        """Apply `render` to a part of the adapters of which `may_see` picks those for the viewer.
+
+        Of a `PagedEngine` no more is looked at than it takes to fill the page. Raises
+        `AdapterReadError`.
+        """
+        engine = self._engine
+        if not isinstance(engine, PagedEngine):
+
+            def cut(statuses: list[AdapterStatus]) -> T:
+                seen = sorted(may_see(statuses), key=_name)
+                return render(_page(seen[bisect_right(seen, ask.after, key=_name) :], ask.limit))
+
+            return await self.rendered(ask, cut)
+
+        def gather() -> T:
+            # On one thread: those who have waited for another one's look find its page.
+            good_until, known = self._pages.get(ask, (0.0, None))
+            started = time.monotonic()
+            if started < good_until:
+                return cast(T, known)
+            made = render(_gathered(engine, ask, may_see))
+            ended = time.monotonic()
+            if len(self._pages) >= MAX_RENDERED:
+                self._pages.clear()
+            self._pages[ask] = (ended + FRESH * (ended - started), made)
+            return made
+
+        return await self._run(gather)
 
     def forget(self) -> None:
         """Look again at the next question: something has been changed through this server."""
@@ -82,3 +157,45 @@ class Catalogue:
 
     async def _run(self, work: Callable[..., T], *args: Any) -> T:
         return await asyncio.wrap_future(self._threads.submit(work, *args))
+
+
+def _gathered(
+    engine: PagedEngine,
+    ask: PageAsk,
+    may_see: Callable[[list[AdapterStatus]], list[AdapterStatus]],
+) -> AdapterPage:
+    """Look at adapters until the page is full and one more is known, or there are no more."""
+    found: list[AdapterStatus] = []
+    after, count = ask.after, 0
+    while count <= ask.limit:
+        looked_at = min(LOOKED_AT, ask.limit + 1)
+        adapters = engine.adapters_after(after, looked_at)
+        seen = may_see(adapters)
+        found += seen
+        count += sum(map(_is_served, seen))
+        if len(adapters) < looked_at:
+            break
+        after = adapters[-1].name
+    return _page(found, ask.limit)
+
+
+def _page(adapters: list[AdapterStatus], limit: int) -> AdapterPage:
+    """The first of `adapters`, of which `limit` are not refused."""
+    count = end = 0
+    for number, adapter in enumerate(adapters):
+        if not _is_served(adapter):
+            continue
+        count += 1
+        if count > limit:
+            # Refused ones behind its last name are the next page's, which begins after that name.
+            return AdapterPage(adapters[:end], True)
+        end = number + 1
+    return AdapterPage(adapters, False)
+
+
+def _is_served(adapter: AdapterStatus) -> bool:
+    return adapter.state != "refused"
+
+
+def _name(adapter: AdapterStatus) -> str:
+    return adapter.name

@@ -1,5 +1,6 @@
 """The routes of OpenAI's API: chat, plain completions and the list of models."""
 
+import re
 from functools import partial
 from typing import Any
 
@@ -10,24 +11,35 @@ from starlette.concurrency import run_in_threadpool
 from gossamer.errors import UnknownModelError, cut
 from gossamer.serving.core.stats import AdapterStatus
 from gossamer.serving.http.auth import allowed, caller_of
+from gossamer.serving.http.catalogue import AdapterPage, PageAsk
 from gossamer.serving.http.context import Context
+from gossamer.serving.http.errors import ApiError
 from gossamer.serving.http.json_text import json_bytes
 from gossamer.serving.http.openai.chat import calling
 from gossamer.serving.http.openai.chat.reply import ChatReply
 from gossamer.serving.http.openai.generate import Route, answer, find_model
 from gossamer.serving.http.openai.request_schema import MAX_MODEL, ChatBody, CompletionBody
 from gossamer.serving.http.openai.responses import CompletionReply
-from gossamer.serving.keys import Caller
 
 router = APIRouter()
+
+MAX_LISTED = 10_000
+"""Models of one answer, as many as OpenAI's list of files has: with 10,000 adapters, 3 MB."""
 
 
 @router.get("/v1/models")
 async def list_models(http: Request) -> Response:
-    """List names that the caller may use; adapters that cannot be served are under `refused`."""
+    """List names that the caller may use, at most `limit` (10,000 unless told), from the first one
+    after the name `after`; adapters that cannot be served are under `refused`."""
     context, caller = Context.of(http), caller_of(http)
-    write = partial(_written, context, caller)
-    content = await context.catalogue.rendered(("models", caller), write)
+    after, limit = http.query_params.get("after", ""), _limit(http)
+    base = context.engine.model_name
+    # The base comes first; no adapter has its name.
+    has_base = not after
+    ask = PageAsk((caller, has_base), "" if after == base else after, limit - has_base)
+    content = await context.catalogue.page(
+        ask, partial(allowed, caller), partial(_written, context, has_base)
+    )
     return Response(content, media_type=JSONResponse.media_type)
 
 
@@ -46,12 +58,38 @@ async def show_model(http: Request, name: str) -> JSONResponse:
     return JSONResponse(_adapter(context, await run_in_threadpool(context.engine.adapter, name)))
 
 
-def _written(context: Context, caller: Caller, found: list[AdapterStatus]) -> bytes:
-    adapters = allowed(caller, found)
-    served = [_adapter(context, adapter) for adapter in adapters if adapter.state != "refused"]
-    refused = [{"id": a.name, "problem": a.problem} for a in adapters if a.state == "refused"]
-    data = [_base(context), *served]
-    return json_bytes({"object": "list", "data": data, "refused": refused})
+def _limit(http: Request) -> int:
+    """Read how many models are asked for at most. Raises `ApiError` 400."""
+    text = http.query_params.get("limit")
+    if text is None:
+        return MAX_LISTED
+    if not re.fullmatch(r"[0-9]{1,10}", text) or not 1 <= int(text) <= MAX_LISTED:
+        raise ApiError(
+            400,
+            f"'limit' = '{cut(text)}' must be a whole number of 1 to {MAX_LISTED}",
+            code="invalid_value",
+            param="limit",
+        )
+    return int(text)
+
+
+def _written(context: Context, has_base: bool, page: AdapterPage) -> bytes:
+    found = page.adapters
+    data = [_adapter(context, adapter) for adapter in found if adapter.state != "refused"]
+    if has_base:
+        data.insert(0, _base(context))
+    return json_bytes(
+        {
+            "object": "list",
+            "data": data,
+            "refused": [
+                {"id": a.name, "problem": a.problem} for a in found if a.state == "refused"
+            ],
+            "first_id": data[0]["id"] if data else None,
+            "last_id": data[-1]["id"] if data else None,
+            "has_more": page.has_more,
+        }
+    )
 
 
 def _base(context: Context) -> dict[str, Any]:
