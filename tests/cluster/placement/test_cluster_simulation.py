@@ -5,6 +5,7 @@ import json
 import pytest
 
 from gossamer.cli.main import main
+from gossamer.cluster.placement.queues import LeastServed, SimulatedCall
 from gossamer.cluster.placement.settings import SimulationSettings
 from gossamer.cluster.placement.simulation import simulate
 
@@ -52,6 +53,50 @@ def test_a_slow_store_makes_requests_wait_for_the_loaders():
     slow = SMALL.updated({"replicas": 2, "cold_seconds": 0.5})
     one, more = simulate(slow, "homes"), simulate(slow.updated({"loaders": 4}), "homes")
     assert one.start_mean > 2 * more.start_mean
+
+
+def test_rivals_share_one_replica_evenly_whatever_their_adapters_are():
+    one = SMALL.updated({"replicas": 1, "requests": 3000, "rival": (1, 20), "load": 0.5})
+    outcome = simulate(one, "homes")
+    assert outcome.rivals == pytest.approx((0.5, 0.5), abs=0.05)
+    alone = simulate(one.updated({"rival": ()}), "homes")
+    assert alone.rivals == ()
+    assert outcome.start_mean < alone.start_mean + 1, "they take what the others leave"
+
+
+def test_rivals_over_several_replicas_get_parts_of_what_there_is():
+    rivals = SMALL.updated({"rival": (1, 300, 300), "requests": 400})
+    outcome = simulate(rivals, "homes")
+    assert sum(outcome.rivals) == pytest.approx(1)
+    assert min(outcome.rivals) > 0.15
+    assert simulate(rivals, "homes") == outcome
+
+
+def test_the_turns_of_tenants_go_by_what_each_has_had():
+    waiting = LeastServed()
+    calls = [SimulatedCall(0, tenant, 0.0, work) for tenant, work in (("a", 5), ("a", 1), ("b", 2))]
+    for call in calls:
+        waiting.add(call)
+    assert list(waiting.first(9)) == [calls[0], calls[2], calls[1]]
+    assert list(waiting.first(1)) == [calls[0]]
+    waiting.start(calls[0])
+    more = SimulatedCall(0, "b", 0.0, 2)
+    waiting.add(more)
+    assert list(waiting.first(9)) == [calls[2], more, calls[1]]
+    for call in (calls[2], more, calls[1]):
+        waiting.start(call)
+    assert list(waiting.first(9)) == []
+
+
+def test_the_command_shows_what_each_rival_got(capsys):
+    words = "--replicas 2 --adapters 50 --requests 200 --policy homes --rival 1 --rival 5"
+    assert main(["cluster", "simulate", *words.split()]) == 0
+    table = capsys.readouterr().out.splitlines()
+    assert "rivals' parts %" in table[2]
+    assert "most / least" in table[2]
+    assert " / " in table[3]
+    assert main(["cluster", "simulate", "--rival", "0"]) == 2
+    assert "--rival" in capsys.readouterr().err
 
 
 def test_the_command_prints_a_table(capsys):

@@ -133,6 +133,7 @@ def test_without_ray_one_line_says_what_to_install(capsys, monkeypatch):
         ("--store s3://bucket", "--store needs --catalog"),
         ("--catalog postgresql://me@host/x", "--store is required"),
         ("--catalog catalog.db", "is no URL"),
+        ("--adapters runs --catalog sqlite:////shared/x.db", "a name would have two meanings"),
     ],
 )
 def test_settings_that_cannot_be_are_refused_before_ray_starts(words, message, capsys, monkeypatch):
@@ -171,8 +172,9 @@ def test_arguments_of_a_config_file_are_checked_by_name(monkeypatch):
         from_arguments({"servers": {}})
     with pytest.raises(SettingError, match="did you mean 'replicas'"):
         from_arguments({"serving": {"model": "tiny"}, "cluster": {"replica": 2}})
-    with pytest.raises(SettingError, match="publish them"):
-        from_arguments({"serving": {"model": "tiny", "adapters": ["runs"]}})
+    both = {"serving": {"model": "tiny", "adapters": ["runs"]}, "cluster": {"catalog": "x"}}
+    with pytest.raises(SettingError, match="a name would have two meanings"):
+        from_arguments(both)
 
 
 def test_settings_have_room_for_one_replica():

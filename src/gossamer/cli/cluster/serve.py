@@ -7,7 +7,6 @@ import signal
 import sys
 import threading
 import time
-from dataclasses import replace
 from types import FrameType
 from typing import Any
 
@@ -18,7 +17,6 @@ from gossamer.cli.serve import ENGINE, HTTP, KEY_VARIABLE, LIMITS, keys_from_env
 from gossamer.cluster.replicas.settings import ClusterSettings
 from gossamer.errors import ServingError, SettingError
 from gossamer.extras import require
-from gossamer.serving.settings import ServeSettings
 
 CLUSTER = Options(
     ClusterSettings,
@@ -32,10 +30,6 @@ CLUSTER = Options(
         "ray_address": "ADDRESS",
     },
 )
-_ENGINE = replace(
-    ENGINE, fields=[name for name in ServeSettings.model_fields if name != "adapters"]
-)
-"""The engine's options but `--adapters`: the catalog has the adapters."""
 DEFAULT_URL = "http://127.0.0.1:8000"
 _COLUMNS = (
     "replica", "state", "running", "waiting", "from here", "adapters", "in pool %", "in host %",
@@ -47,10 +41,11 @@ def add_arguments(actions: "argparse._SubParsersAction[argparse.ArgumentParser]"
     """Declare `serve` and `status` among the sub-commands of `gossamer cluster`."""
     serving = actions.add_parser(
         "serve",
-        help="start replicas of a base model on Ray Serve, and serve the adapters of a catalog",
+        help="start replicas of a base model on Ray Serve, and serve the adapters of a catalog or "
+        "of folders that all of them see",
     )
     CLUSTER.add_to(serving)
-    _ENGINE.add_to(serving)
+    ENGINE.add_to(serving)
     LIMITS.add_to(serving)
     HTTP.add_to(serving)
     status = actions.add_parser("status", help="show what each replica of a cluster does")
@@ -65,7 +60,7 @@ def add_arguments(actions: "argparse._SubParsersAction[argparse.ArgumentParser]"
 def run(args: argparse.Namespace) -> int:
     """Serve until a signal comes."""
     require("cluster serve", "cluster")
-    serving = _ENGINE.read(args, adapter_limits=LIMITS.read(args))
+    serving = ENGINE.read(args, adapter_limits=LIMITS.read(args))
     http = HTTP.read(args, **keys_from_environment())
     if http.port == 0:
         raise SettingError("--port 0: replicas behind one address need a port that is known")

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, get_args
 
@@ -17,6 +18,8 @@ _COLUMNS = (
     "policy", "pool %", "host %", "cold %", "of it first asked %", "cold loads/s", "imbalance",
     "start mean ms", "p99 ms",
 )  # fmt: skip
+
+_RIVALS = ("rivals' parts %", "most / least")
 
 
 def add_arguments(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -49,7 +52,8 @@ def run(args: argparse.Namespace) -> int:
         f"{total:,} requests, of which the last {total - total // 2:,} count: "
         f"{(total - total // 2) / seconds:.3g} a second\n"
     )
-    print_table(_COLUMNS, map(_row, outcomes))
+    columns = (*_COLUMNS, *_RIVALS) if settings.rival else _COLUMNS
+    print_table(columns, map(_row, outcomes))
     return 0
 
 
@@ -62,4 +66,10 @@ def _row(outcome: "SimulatedTraffic") -> list[str]:
         f"{outcome.imbalance:.2f}",
         f"{1000 * outcome.start_mean:.1f}",
         f"{1000 * outcome.start_p99:.0f}",
+        *(_of_rivals(outcome.rivals) if outcome.rivals else ()),
     ]
+
+
+def _of_rivals(parts: Sequence[float]) -> tuple[str, str]:
+    shown = " / ".join(f"{100 * part:.1f}" for part in parts)
+    return shown, f"{max(parts) / min(parts):.2f}" if min(parts) > 0 else "no end"

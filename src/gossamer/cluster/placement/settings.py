@@ -1,6 +1,6 @@
 """What the simulation of replicas is told. Imports nothing heavy."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -39,6 +39,12 @@ class SimulationSettings(Settings):
     """To load an adapter that is not in host memory, from the disk or the store."""
     loaders: int = Field(default=1, ge=1)
     """Adapters that a replica loads at a time."""
+    rival: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    """A tenant that always has as many requests as all replicas have places, for this many adapters
+    of its own (repeatable); the other adapters then belong to a tenant each, and each replica
+    starts the request of the tenant that it has served least."""
+    read_ahead: int = Field(default=8, ge=1)
+    """Waiting requests of a replica whose adapters are loaded already."""
     policy: tuple[PolicyName, ...] = ()
     """Ways to divide requests that are compared (repeatable); unset: all."""
     seed: int = 0

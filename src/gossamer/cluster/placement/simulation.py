@@ -3,7 +3,8 @@
 A replica has places in its batch, loaders, and adapters in its pool and more in host memory; in
 both the one unused for longest makes room. An adapter begins to be loaded when its request is among
 the first that wait, as the server reads ahead; it is kept while a request uses it. Answers slow
-down with the number of distinct adapters in the batch.
+down with the number of distinct adapters in the batch. Where rivals want more than there is, each
+replica starts the request of the tenant that it has served least.
 """
 
 import heapq
@@ -14,10 +15,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from gossamer.cluster.placement.policies import Policy, make_policy
+from gossamer.cluster.placement.queues import FirstCome, LeastServed, SimulatedCall
 from gossamer.cluster.placement.settings import PolicyName, SimulationSettings
-
-READ_AHEAD = 8
-"""Waiting requests of a replica whose adapters are loaded already, as `ServeSettings.prefetch`."""
 
 Action = Callable[[], None]
 
@@ -45,6 +44,8 @@ class SimulatedTraffic:
     """and what a hundredth of them exceeds."""
     seconds: float
     """Simulated time in which they came."""
+    rivals: tuple[float, ...] = ()
+    """Of the service that rivals have got in that time, the part of each."""
 
 
 class _Clock:
@@ -67,29 +68,23 @@ class _Clock:
         return self.now
 
 
-@dataclass(slots=True)
-class _Call:
-    adapter: int
-    arrived: float
-    work: float
-    """Seconds of its answer with nothing beside it."""
-    place: str = ""
-    first: bool = False
-    started: float = 0.0
-    is_held: bool = False
-    """Whether its adapter is being loaded, or kept, for it."""
-
-
 class _Replica:
     """One engine as far as adapters are concerned."""
 
     def __init__(
-        self, settings: SimulationSettings, clock: _Clock, number: int, loads: dict[int, int]
+        self,
+        settings: SimulationSettings,
+        clock: _Clock,
+        number: int,
+        loads: dict[int, int],
+        ended: Callable[[SimulatedCall], None],
     ) -> None:
-        """`loads` has the requests of each replica that have come and not ended."""
+        """`loads` has the requests of each replica that have come and not ended; `ended` is told of
+        each that has."""
         self._settings, self._clock = settings, clock
         self._number, self._loads_of_all = number, loads
-        self._waiting: deque[_Call] = deque()
+        self._waiting: FirstCome | LeastServed = LeastServed() if settings.rival else FirstCome()
+        self._ended = ended
         self._running: Counter[int] = Counter()
         self._num_running = 0
         self._pool: OrderedDict[int, bool] = OrderedDict()
@@ -99,10 +94,10 @@ class _Replica:
         self._loads: deque[tuple[int, float]] = deque()
         self._idle_loaders = settings.loaders
 
-    def add(self, call: _Call) -> None:
+    def add(self, call: SimulatedCall) -> None:
         self._loads_of_all[self._number] += 1
         call.place = self._place(call.adapter)
-        self._waiting.append(call)
+        self._waiting.add(call)
         self._go_on()
 
     def _place(self, adapter: int) -> str:
@@ -116,11 +111,11 @@ class _Replica:
             started = self._startable()
             if started is None:
                 return
-            self._waiting.remove(started)
+            self._waiting.start(started)
             self._start(started)
 
-    def _startable(self) -> _Call | None:
-        for call in itertools.islice(self._waiting, READ_AHEAD):
+    def _startable(self) -> SimulatedCall | None:
+        for call in self._waiting.first(self._settings.read_ahead):
             if not call.is_held:
                 call.is_held = self._hold(call.adapter)
             is_there = call.is_held and self._pool[call.adapter]
@@ -172,20 +167,21 @@ class _Replica:
         self._load_next()
         self._go_on()
 
-    def _start(self, call: _Call) -> None:
+    def _start(self, call: SimulatedCall) -> None:
         call.started = self._clock.now
         self._num_running += 1
         self._running[call.adapter] += 1
         full = len(self._running) / self._settings.slots
         self._clock.after(call.work * (1 + self._settings.slowdown * full), lambda: self._end(call))
 
-    def _end(self, call: _Call) -> None:
+    def _end(self, call: SimulatedCall) -> None:
         self._loads_of_all[self._number] -= 1
         self._num_running -= 1
         for counts in (self._running, self._users):
             counts[call.adapter] -= 1
             if not counts[call.adapter]:
                 del counts[call.adapter]
+        self._ended(call)
         self._go_on()
 
 
@@ -205,11 +201,16 @@ class _Run:
     ) -> None:
         self._settings, self._name, self._policy, self._clock = settings, name, policy, clock
         self._loads = dict.fromkeys(range(settings.replicas), 0)
-        self._replicas = [_Replica(settings, clock, number, self._loads) for number in self._loads]
+        self._replicas = [
+            _Replica(settings, clock, number, self._loads, self._ended) for number in self._loads
+        ]
+        self._rivals = _Rivals(settings)
         self._seen: set[int] = set()
-        self._calls: list[_Call] = []
+        self._calls: list[SimulatedCall] = []
         self._taken: Counter[int] = Counter()
-        self._from = 0.0
+        self._from = float("inf")
+        """When the first request came that counts."""
+        self._has_ended = False
 
     def play(self) -> SimulatedTraffic:
         arrivals = self._arrivals()
@@ -217,6 +218,7 @@ class _Run:
         def arrive() -> None:
             call = next(arrivals, None)
             if call is None:
+                self._has_ended = True
                 return
             call.arrived = self._clock.now
             self._send(call)
@@ -227,10 +229,13 @@ class _Run:
         per_replica = settings.slots / (settings.answer_seconds * (1 + settings.slowdown))
         rate = settings.load * settings.replicas * per_replica
         self._clock.after(0.0, arrive)
+        for number in range(len(settings.rival)):
+            for _ in range(settings.slots * settings.replicas):
+                self._send(self._rivals.call(number, self._clock.now))
         self._clock.run()
         return self._outcome()
 
-    def _arrivals(self) -> Iterator[_Call]:
+    def _arrivals(self) -> Iterator[SimulatedCall]:
         settings = self._settings
         rng = random.Random(settings.seed)
         weights = itertools.accumulate((n + 1) ** -settings.zipf for n in range(settings.adapters))
@@ -241,19 +246,28 @@ class _Run:
             drawn = rng.choices(range(settings.adapters), cum_weights=cumulative, k=count)
             for number, adapter in enumerate(drawn, begin):
                 work = rng.expovariate(1 / settings.answer_seconds)
-                call = _Call(adapter, 0.0, work, first=adapter not in self._seen)
+                call = SimulatedCall(
+                    adapter, f"of {adapter}", 0.0, work, first=adapter not in self._seen
+                )
                 self._seen.add(adapter)
                 if number >= total // 2:
                     self._calls.append(call)
                 yield call
 
-    def _send(self, call: _Call) -> None:
+    def _send(self, call: SimulatedCall) -> None:
         chosen = self._policy.choose(str(call.adapter), self._loads)
         if self._calls and self._calls[-1] is call:
             self._taken[chosen] += 1
             if len(self._calls) == 1:
                 self._from = call.arrived
         self._replicas[chosen].add(call)
+
+    def _ended(self, call: SimulatedCall) -> None:
+        """A rival asks again as soon as it has an answer, as long as others do."""
+        if call.tenant in self._rivals.tenants and not self._has_ended:
+            number = self._rivals.tenants.index(call.tenant)
+            self._rivals.count(number, call, self._from)
+            self._send(self._rivals.call(number, self._clock.now))
 
     def _outcome(self) -> SimulatedTraffic:
         calls, count = self._calls, len(self._calls)
@@ -271,4 +285,33 @@ class _Run:
             start_mean=sum(waits) / count,
             start_p99=waits[int(0.99 * (count - 1))],
             seconds=span,
+            rivals=self._rivals.parts(),
         )
+
+
+class _Rivals:
+    """Tenants that always have more requests than there are places, and what they have got."""
+
+    def __init__(self, settings: SimulationSettings) -> None:
+        self._settings = settings
+        self._rng = random.Random(settings.seed + 3)
+        self.tenants = [f"rival {number}" for number in range(len(settings.rival))]
+        self._got = [0.0] * len(settings.rival)
+
+    def call(self, number: int, now: float) -> SimulatedCall:
+        """Make one more request of a rival, for any of its adapters."""
+        settings = self._settings
+        adapter = settings.adapters + sum(settings.rival[:number])
+        adapter += self._rng.randrange(settings.rival[number])
+        work = self._rng.expovariate(1 / settings.answer_seconds)
+        return SimulatedCall(adapter, self.tenants[number], now, work)
+
+    def count(self, number: int, call: SimulatedCall, since: float) -> None:
+        """Count an answer that has ended, if it had begun after `since`."""
+        if call.started >= since:
+            self._got[number] += call.work
+
+    def parts(self) -> tuple[float, ...]:
+        """Return what each has got of what all have."""
+        total = sum(self._got)
+        return tuple(got / total if total else 0.0 for got in self._got)

@@ -35,6 +35,9 @@ def make_application(serving: ServeSettings, cluster: ClusterSettings, http: Htt
     require("cluster serve", "cluster")
     _check(serving, cluster)
     store = _store(cluster)
+    # The processes of replicas have other working folders.
+    folders = tuple(folder.expanduser().absolute() for folder in serving.adapters)
+    serving = serving.updated({"adapters": folders})
     if serving.threads is None and cluster.cpus_per_replica >= 1:
         # Replicas of one machine would each take all of its processors.
         serving = serving.updated({"threads": int(cluster.cpus_per_replica)})
@@ -70,9 +73,11 @@ def make_application(serving: ServeSettings, cluster: ClusterSettings, http: Htt
             "max_replicas": cluster.max_replicas,
             "initial_replicas": cluster.replicas,
             "target_ongoing_requests": max(1, int(0.7 * most)),
-            "upscale_delay_s": 30.0,
-            # Each change gives a part of the adapters another home.
-            "downscale_delay_s": 600.0,
+            # Of the requests in so long a time the mean counts.
+            "look_back_period_s": min(30.0, max(2.0, cluster.upscale_seconds)),
+            "metrics_interval_s": 1.0,
+            "upscale_delay_s": cluster.upscale_seconds,
+            "downscale_delay_s": cluster.downscale_seconds,
         }
     engine = serve.deployment(EngineReplica).options(**options)
     ledger = serve.deployment(LedgerHolder).options(
@@ -191,10 +196,10 @@ def _store(cluster: ClusterSettings) -> str | None:
 
 
 def _check(serving: ServeSettings, cluster: ClusterSettings) -> None:
-    if serving.adapters:
+    if serving.adapters and cluster.catalog is not None:
         raise SettingError(
-            "setting 'adapters': replicas find adapters in a catalog; publish them with `gossamer "
-            "cluster publish` and give its URL as 'catalog'"
+            "--adapters and --catalog: a name would have two meanings; give the folders, which "
+            "replicas look into, or the catalog, into which `gossamer cluster publish` puts them"
         )
     if cluster.store is not None and cluster.catalog is None:
         raise SettingError("--store needs --catalog, which names what lies there")

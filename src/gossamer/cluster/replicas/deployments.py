@@ -16,7 +16,8 @@ from ray.serve.exceptions import RayServeException
 from gossamer.cluster.placement.ledger import Lease, LeaseRequest, QuotaLeases, QuotaLedger
 from gossamer.cluster.published.catalog import AdapterCatalog, PublishedAdapter
 from gossamer.cluster.replicas.engine import ReplicaEngine, open_cache, shares_only
-from gossamer.cluster.replicas.names import CatalogNames
+from gossamer.cluster.replicas.folder_names import FolderNames
+from gossamer.cluster.replicas.names import CatalogNames, Names
 from gossamer.cluster.replicas.remote_engine import LostReplicaError, RemoteEngine
 from gossamer.cluster.replicas.reports import reported_figures
 from gossamer.cluster.replicas.settings import ClusterSettings
@@ -118,7 +119,7 @@ class Ingress:
 
         loop = asyncio.get_running_loop()
         facts: ReplicaFacts = await engine.describe.remote()
-        names = await asyncio.to_thread(_names, cluster, facts.model_name)
+        names = await asyncio.to_thread(_names, serving, cluster, facts.model_name)
         self._http = http
         self._quotas = QuotaLeases(uuid.uuid4().hex, _limits_of(http.keys), _asker(ledger, loop))
         self._engine = RemoteEngine(
@@ -199,7 +200,9 @@ def _asker(ledger: Any, loop: asyncio.AbstractEventLoop) -> Callable[[LeaseReque
     return wait
 
 
-def _names(cluster: ClusterSettings, base: str) -> CatalogNames:
+def _names(serving: ServeSettings, cluster: ClusterSettings, base: str) -> Names:
+    if serving.adapters:
+        return FolderNames(serving.adapters, base)
     if cluster.catalog is None:
         return CatalogNames(None, base)
     return CatalogNames(AdapterCatalog(cluster.catalog), base)

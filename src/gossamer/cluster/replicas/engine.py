@@ -15,6 +15,7 @@ from gossamer.cluster.published.store import DiskCache, SharedStore
 from gossamer.cluster.replicas.settings import ClusterSettings
 from gossamer.cluster.replicas.warm import Warming
 from gossamer.cluster.replicas.wire import (
+    CalledAdapter,
     ReplicaCall,
     ReplicaFacts,
     ReplicaFailure,
@@ -73,8 +74,9 @@ class ReplicaEngine:
         rank: int = 0,
         warming: Warming | None = None,
     ) -> None:
-        """`cache` is the folder in which the engine finds adapters by digest; None: none. `warming`
-        is what loads those that are at home here; None: nothing does."""
+        """`cache` is the folder in which the engine finds adapters by digest; None: it finds them
+        by name, in folders of its own, if it has any. `warming` is what loads those that are at
+        home here; None: nothing does."""
         self._engine, self._cache, self._warming = engine, cache, warming
         self.rank = rank
         self._threads = DaemonThreads("gossamer-replica", most=32)
@@ -95,7 +97,7 @@ class ReplicaEngine:
 
         A caller that stops listening cancels the request.
         """
-        names = {each.digest: each.name for each in call.adapters}
+        names = {each.digest: each.name for each in call.adapters if each.digest}
         request_id = call.request.request_id
         submission = _Submission(self._engine, request_id, threading.Lock())
         held: list[str] = []
@@ -155,20 +157,20 @@ class ReplicaEngine:
         """
         if not call.adapters:
             return None, None
-        if self._cache is None:
-            raise UnknownModelError(f"unknown model '{call.adapters[0].name}'; there is no store")
         for each in call.adapters:
-            await self._on_thread(self._acquire, each.digest, each.place, held)
+            if each.digest:
+                await self._on_thread(self._acquire, each, held)
         if len(call.adapters) == 1 and call.adapters[0].weight is None:
-            name = call.adapters[0].digest
+            name = _key(call.adapters[0])
         else:
             name = blend_name(_weights(call))
         return name, await asyncio.wrap_future(self._engine.look_up(name))
 
-    def _acquire(self, digest: str, place: str, held: list[str]) -> None:
-        assert self._cache is not None
-        self._cache.acquire(digest, place)
-        held.append(digest)
+    def _acquire(self, adapter: CalledAdapter, held: list[str]) -> None:
+        if self._cache is None:
+            raise UnknownModelError(f"unknown model '{adapter.name}'; there is no store")
+        self._cache.acquire(adapter.digest, adapter.place)
+        held.append(adapter.digest)
 
     def _release(self, digest: str) -> None:
         if self._cache is not None:
@@ -183,8 +185,13 @@ def _weights(call: ReplicaCall) -> Mapping[str, float]:
     for each in call.adapters:
         # Two names of one content are one adapter with both weights.
         weight = 1.0 if each.weight is None else each.weight
-        weights[each.digest] = weights.get(each.digest, 0.0) + weight
+        weights[_key(each)] = weights.get(_key(each), 0.0) + weight
     return weights
+
+
+def _key(adapter: CalledAdapter) -> str:
+    """The name by which the engine finds it."""
+    return adapter.digest or adapter.name
 
 
 class _Events:

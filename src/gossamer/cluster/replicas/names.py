@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
 
 from gossamer.cluster.published.catalog import AdapterCatalog, PublishedAdapter
 from gossamer.errors import (
@@ -31,12 +32,47 @@ MAX_KNOWN = 50_000
 PAGE = 2000
 
 
+class Names(Protocol):
+    """Tells an ingress what names mean; any thread may ask, and each call may wait for a disk."""
+
+    @property
+    def how_to_add(self) -> str:
+        """Return what to do instead of loading an adapter through an ingress."""
+
+    def look_up(self, name: str) -> AnyAdapter:
+        """Find the adapter `name`, or a mixture. Raises as `EngineInterface.look_up`'s future."""
+
+    def statuses(self) -> list[AdapterStatus]:
+        """List all adapters that have a name. Raises `AdapterReadError`."""
+
+    def statuses_after(self, name: str, limit: int) -> list[AdapterStatus]:
+        """List at most `limit` of them in the order of names, from the first one after `name`."""
+
+    def status(self, name: str) -> AdapterStatus:
+        """Show what `name` means. Raises as `look_up`."""
+
+    def count(self) -> int:
+        """Count the adapters that have a name. Raises `AdapterReadError`."""
+
+    def note_asked(self, name: str) -> None:
+        """Count a request for the adapter `name`; does not wait."""
+
+    def tell_asked(self) -> None:
+        """Tell others which adapters were asked for since the last call. Raises `StorageError`."""
+
+    def close(self) -> None:
+        """End all connections."""
+
+
 class CatalogNames:
     """Finds adapters by name; remembers what it found until the catalog changes, and while the
     catalog cannot be asked.
 
     Any thread may ask; each call may wait for the database.
     """
+
+    how_to_add = "adapters of a cluster are published with `gossamer cluster publish`"
+    """What to do instead of loading one through an ingress."""
 
     def __init__(
         self,

@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from typing import Any, Protocol
 
 from gossamer.cluster.placement.ledger import QuotaLeases
-from gossamer.cluster.replicas.names import CatalogNames
+from gossamer.cluster.replicas.names import Names
 from gossamer.cluster.replicas.wire import (
     CalledAdapter,
     ReplicaCall,
@@ -42,8 +42,6 @@ log = logging.getLogger(__name__)
 TRIES = 3
 """Replicas that are asked for one request, as long as nothing of its answer was sent."""
 
-_PUBLISH = "adapters of a cluster are published with `gossamer cluster publish`"
-
 
 class LostReplicaError(Exception):
     """The replica of a call is gone, or cannot be reached."""
@@ -69,7 +67,7 @@ class RemoteEngine:
         self,
         facts: ReplicaFacts,
         tokenizer: Any,
-        names: CatalogNames,
+        names: Names,
         replicas: Replicas,
         quotas: QuotaLeases,
         loop: asyncio.AbstractEventLoop,
@@ -153,12 +151,12 @@ class RemoteEngine:
     def load_adapter(
         self, name: str, folder: str | None = None, *, replace: bool = False, pin: bool = False
     ) -> "Future[AdapterStatus]":
-        """Raise `RequestError`: names are given in the catalog."""
-        raise RequestError(_PUBLISH)
+        """Raise `RequestError`: names are given in the catalog, or by folders."""
+        raise RequestError(self._names.how_to_add)
 
     def unload_adapter(self, name: str) -> "Future[None]":
-        """Raise `RequestError`: names are given in the catalog."""
-        raise RequestError(_PUBLISH)
+        """Raise `RequestError`: names are given in the catalog, or by folders."""
+        raise RequestError(self._names.how_to_add)
 
     def pin_adapter(self, name: str, *, pinned: bool) -> "Future[AdapterStatus]":
         """Raise `RequestError`: adapters have homes, and are not pinned."""
@@ -311,7 +309,7 @@ def _called(adapter: AnyAdapter | None) -> tuple[CalledAdapter, ...]:
         CalledAdapter(
             name=part.name,
             digest=part.digest or "",
-            place=str(part.path),
+            place=str(part.path) if part.digest else "",
             weight=weight if is_mixture else None,
         )
         for part, weight in adapter.uses

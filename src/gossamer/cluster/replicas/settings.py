@@ -13,7 +13,8 @@ class ClusterSettings(Settings):
 
     catalog: str | None = None
     """The database of the names that `cluster publish` has given: sqlite:////shared/catalog.db for
-    one machine, postgresql://user@host/name for several; unset: the base model alone."""
+    one machine, postgresql://user@host/name for several; unset: replicas find adapters in the
+    folders of --adapters, if there are any."""
     store: str | None = None
     """Where published adapters are kept: a folder, or a URL that fsspec knows, such as s3://bucket;
     unset: the folder of a SQLite catalog."""
@@ -24,8 +25,14 @@ class ClusterSettings(Settings):
     replicas: int = Field(default=2, ge=1)
     """Replicas of the engine, each with its own copy of the base model."""
     max_replicas: int | None = Field(default=None, ge=1)
-    """Replicas are added up to this number while each has more requests than it computes at a time,
-    and taken away again down to `replicas`; unset: their number stays."""
+    """Replicas are added up to this number while each has more than seven tenths of the requests
+    that it computes at a time (max_running; where that is unset, of 64), and taken away again down
+    to `replicas`; unset: their number stays."""
+    upscale_seconds: float = Field(default=30.0, ge=0, allow_inf_nan=False)
+    """Seconds for which there must be too many requests before a replica is added."""
+    downscale_seconds: float = Field(default=600.0, ge=0, allow_inf_nan=False)
+    """Seconds for which there must be too few before one is taken away, which gives a part of the
+    adapters another home; it ends its requests first, within drain_seconds."""
     ingresses: int = Field(default=1, ge=1)
     """Processes that speak HTTP and pass requests on; two or more outlive the loss of one."""
     cpus_per_replica: float = Field(default=1.0, ge=0, allow_inf_nan=False)

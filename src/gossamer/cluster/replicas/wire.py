@@ -22,8 +22,9 @@ class CalledAdapter:
 
     name: str
     digest: str
+    """Empty: each replica finds it by its name, in a folder."""
     place: str
-    """Where it lies in the store."""
+    """Where it lies in the store; empty without a digest."""
     weight: float | None = None
     """The weight in a mixture; None: it is used alone."""
 
