@@ -146,5 +146,19 @@ def test_every_adapter_is_at_home_on_one_replica_and_a_wanted_one_on_several():
         assert names == [name for name in asked if name in names], "in the order that was given"
 
 
+def test_a_wanted_adapters_own_requests_do_not_pile_up_behind_a_flood():
+    homes = _homes(range(8))
+    flooded = dict.fromkeys(range(8), 100)
+    for _ in range(50):
+        homes.choose("wanted", {})
+    assert set(homes.homes("wanted")) == set(range(8))
+    tempting = 3
+    loads = {**flooded, tempting: 95}
+    assert homes.choose("wanted", loads) == tempting
+    assert homes.choose("wanted", loads, {tempting: 7}) == tempting
+    assert homes.choose("wanted", loads, {tempting: 8}) != tempting
+    assert homes.choose("wanted", loads, dict.fromkeys(range(8), 8)) == tempting
+
+
 def test_nothing_is_at_home_anywhere_where_nothing_was_asked_for():
     assert _homes(range(3)).at_home(0, {}) == []

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
+from types import MappingProxyType
 from typing import Any
 
 from gossamer.serving.core.adapter import Heat
@@ -24,6 +25,9 @@ REMEMBERED = 16
 
 MAX_WIDE = 256
 """Adapters with more homes than that, whose whole orders are remembered."""
+
+NONE: Mapping[int, int] = MappingProxyType({})
+"""No requests anywhere."""
 
 MIN_PRUNED = 1024
 """With this many adapters counted, and whenever they have doubled since, cold ones are dropped."""
@@ -41,6 +45,10 @@ class HomeRules:
     """A replica takes a request while its load is at most this multiple of the mean,"""
     slack: int = 4
     """or at most this many requests above the mean, which counts where there are few."""
+    pile: int = 8
+    """A wanted adapter's requests are counted by this number on each home that shares them, and
+    where there are fewest is taken first, whatever else it has to do: behind a flood of others'
+    requests all replicas look alike, and an adapter's own would pile up on one of them."""
 
 
 class Homes:
@@ -99,15 +107,20 @@ class Homes:
                 found.append(adapter)
         return found
 
-    def choose(self, adapter: str | None, loads: Mapping[int, int]) -> int:
+    def choose(
+        self, adapter: str | None, loads: Mapping[int, int], own: Mapping[int, int] = NONE
+    ) -> int:
         """Choose the replica for one more request for `adapter` (None: for the base model alone),
         and count the request.
 
         loads: the requests that each replica has now.
+        own: those of them that are for this adapter.
         """
-        return next(self.order(adapter, loads))
+        return next(self.order(adapter, loads, own))
 
-    def order(self, adapter: str | None, loads: Mapping[int, int]) -> Iterator[int]:
+    def order(
+        self, adapter: str | None, loads: Mapping[int, int], own: Mapping[int, int] = NONE
+    ) -> Iterator[int]:
         """Count one more request and yield all replicas for it, best first: if one refuses it, the
         next is to be asked. Raises `ValueError` where there are no replicas."""
         if not self._members:
@@ -115,16 +128,22 @@ class Homes:
         if adapter is None:
             return iter(self._by_load(self._rotated(), loads))
         self._count(adapter)
-        return self._from_home(adapter, loads)
+        return self._from_home(adapter, loads, own)
 
-    def _from_home(self, adapter: str, loads: Mapping[int, int]) -> Iterator[int]:
+    def _from_home(
+        self, adapter: str, loads: Mapping[int, int], own: Mapping[int, int]
+    ) -> Iterator[int]:
         bound = self._bound(loads)
         more = self._more_homes(adapter)
         order = self._order(adapter, self._rules.least + more)
         # Those that share a wanted adapter share its requests; a rare one has one of them.
         first = order[0]
         if more:
-            first = min(order[: 1 + more], key=lambda each: loads.get(each, 0))
+            pile = self._rules.pile
+            first = min(
+                order[: 1 + more],
+                key=lambda each: (own.get(each, 0) // pile, loads.get(each, 0)),
+            )
         if loads.get(first, 0) <= bound:
             yield first
         homes = [each for each in order[: self._rules.least + more] if each != first]

@@ -17,8 +17,12 @@ POINTS = 100
 class Policy(Protocol):
     """Chooses a replica for each request; one router that sees all of them."""
 
-    def choose(self, adapter: str, loads: Mapping[int, int]) -> int:
-        """Choose the replica of one more request for `adapter`; `loads`: what each has to do."""
+    def choose(self, adapter: str, loads: Mapping[int, int], own: Mapping[int, int]) -> int:
+        """Choose the replica of one more request for `adapter`.
+
+        loads: the requests that each replica has now.
+        own: those of them that are for this adapter.
+        """
 
 
 class RandomPolicy:
@@ -27,7 +31,7 @@ class RandomPolicy:
     def __init__(self, replicas: int, rng: random.Random) -> None:
         self._replicas, self._rng = replicas, rng
 
-    def choose(self, adapter: str, loads: Mapping[int, int]) -> int:
+    def choose(self, adapter: str, loads: Mapping[int, int], own: Mapping[int, int]) -> int:
         """See `Policy`."""
         return self._rng.randrange(self._replicas)
 
@@ -38,7 +42,7 @@ class RoundRobinPolicy:
     def __init__(self, replicas: int) -> None:
         self._replicas, self._last = replicas, -1
 
-    def choose(self, adapter: str, loads: Mapping[int, int]) -> int:
+    def choose(self, adapter: str, loads: Mapping[int, int], own: Mapping[int, int]) -> int:
         """See `Policy`."""
         self._last = (self._last + 1) % self._replicas
         return self._last
@@ -50,7 +54,7 @@ class PowerOfTwoPolicy:
     def __init__(self, replicas: int, rng: random.Random) -> None:
         self._replicas, self._rng = replicas, rng
 
-    def choose(self, adapter: str, loads: Mapping[int, int]) -> int:
+    def choose(self, adapter: str, loads: Mapping[int, int], own: Mapping[int, int]) -> int:
         """See `Policy`."""
         one, other = self._rng.randrange(self._replicas), self._rng.randrange(self._replicas)
         return one if loads[one] <= loads[other] else other
@@ -73,7 +77,7 @@ class RingPolicy:
         self._keys = [place for place, _ in self._points]
         self._replicas, self._bound = replicas, bound
 
-    def choose(self, adapter: str, loads: Mapping[int, int]) -> int:
+    def choose(self, adapter: str, loads: Mapping[int, int], own: Mapping[int, int]) -> int:
         """See `Policy`."""
         most = math.ceil(self._bound * (sum(loads.values()) + 1) / self._replicas)
         start = bisect(self._keys, _place(adapter))

@@ -18,6 +18,8 @@ class SimulatedCall:
     arrived: float
     work: float
     """Seconds of its answer with nothing beside it."""
+    replica: int = -1
+    """Where it was sent."""
     place: str = ""
     """Where its adapter was when it came."""
     first: bool = False

@@ -45,7 +45,7 @@ class SimulatedTraffic:
     seconds: float
     """Simulated time in which they came."""
     rivals: tuple[float, ...] = ()
-    """Of the service that rivals have got in that time, the part of each."""
+    """What each rival has got of the service that all rivals have got in that time."""
 
 
 class _Clock:
@@ -205,6 +205,8 @@ class _Run:
             _Replica(settings, clock, number, self._loads, self._ended) for number in self._loads
         ]
         self._rivals = _Rivals(settings)
+        self._open: dict[int, Counter[int]] = {}
+        """The requests for each adapter that have come and not ended, by replica."""
         self._seen: set[int] = set()
         self._calls: list[SimulatedCall] = []
         self._taken: Counter[int] = Counter()
@@ -255,7 +257,9 @@ class _Run:
                 yield call
 
     def _send(self, call: SimulatedCall) -> None:
-        chosen = self._policy.choose(str(call.adapter), self._loads)
+        own = self._open.setdefault(call.adapter, Counter())
+        chosen = call.replica = self._policy.choose(str(call.adapter), self._loads, own)
+        own[chosen] += 1
         if self._calls and self._calls[-1] is call:
             self._taken[chosen] += 1
             if len(self._calls) == 1:
@@ -263,7 +267,11 @@ class _Run:
         self._replicas[chosen].add(call)
 
     def _ended(self, call: SimulatedCall) -> None:
-        """A rival asks again as soon as it has an answer, as long as others do."""
+        """Count an answer out. A rival asks again as soon as it has one, as long as others do."""
+        own = self._open[call.adapter]
+        own[call.replica] -= 1
+        if not own.total():
+            del self._open[call.adapter]
         if call.tenant in self._rivals.tenants and not self._has_ended:
             number = self._rivals.tenants.index(call.tenant)
             self._rivals.count(number, call, self._from)

@@ -28,6 +28,8 @@ class AdapterRouter(RequestRouter):
         self._chosen: dict[str, tuple[ReplicaID, float]] = {}
         """Calls that are about to be sent, by their id within Serve."""
         self._sent: dict[str, ReplicaID] = {}
+        self._keys: dict[str, str | None] = {}
+        """The adapters by which the replicas of both were chosen."""
         # This class may be a copy that Serve has sent; the module that is imported here is none.
         from gossamer.cluster.replicas.reports import register
 
@@ -43,20 +45,22 @@ class AdapterRouter(RequestRouter):
             return [list(candidate_replicas)]
         pending_request.routing_context.should_backoff = True
         by_rank, others = _by_rank(candidate_replicas)
-        loads = self._loads()
         key, tried = _of_call(pending_request)
+        loads, own = self._loads(), self._loads(key)
         self._homes.set_members(by_rank)
         ranks: list[int] = []
         if by_rank:
             by_member = {rank: loads[each.replica_id] for rank, each in by_rank.items()}
-            ranks = list(self._homes.order(key, by_member))
+            own_by_member = {rank: own[each.replica_id] for rank, each in by_rank.items()}
+            ranks = list(self._homes.order(key, by_member, own_by_member))
         ranks = [rank for rank in ranks if rank not in tried] + [r for r in ranks if r in tried]
         # Those that have not told their rank yet have just come, and nothing is at home there.
         others.sort(key=lambda each: loads[each.replica_id])
         order = [*(by_rank[rank] for rank in ranks), *others]
         if order:
             chosen = (order[0].replica_id, time.monotonic())
-            self._chosen[pending_request.metadata.internal_request_id] = chosen
+            call_id = pending_request.metadata.internal_request_id
+            self._chosen[call_id], self._keys[call_id] = chosen, key
         return [[each] for each in order]
 
     def on_request_routed(
@@ -71,6 +75,7 @@ class AdapterRouter(RequestRouter):
         """Note that a call has ended; Serve calls it."""
         self._chosen.pop(internal_request_id, None)
         self._sent.pop(internal_request_id, None)
+        self._keys.pop(internal_request_id, None)
 
     def figures(self) -> list[dict[str, Any]]:
         """Return what each replica has reported last, and the calls that it has from here."""
@@ -82,14 +87,19 @@ class AdapterRouter(RequestRouter):
             if "rank" in each.routing_stats
         ]
 
-    def _loads(self) -> Counter[ReplicaID]:
+    def _loads(self, key: str | None = None) -> Counter[ReplicaID]:
+        """The calls that each replica has; with `key` those for that adapter."""
         late = time.monotonic() - CHOSEN_SECONDS
         for call_id, (_, at) in list(self._chosen.items()):
             if at < late:
                 del self._chosen[call_id]
-        loads = Counter(self._sent.values())
-        loads.update(replica for replica, _ in list(self._chosen.values()))
-        return loads
+                if call_id not in self._sent:
+                    self._keys.pop(call_id, None)
+        sent, chosen = list(self._sent.items()), list(self._chosen.items())
+        calls = [*sent, *((call_id, replica) for call_id, (replica, _) in chosen)]
+        if key is not None:
+            calls = [each for each in calls if self._keys.get(each[0]) == key]
+        return Counter(replica for _, replica in calls)
 
 
 def _by_rank(

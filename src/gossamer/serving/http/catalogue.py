@@ -30,7 +30,7 @@ LOOKED_AT = 2000
 
 @runtime_checkable
 class PagedEngine(Protocol):
-    """An engine of so many adapters that a part of them can be listed without the others."""
+    """An engine that can list a part of its adapters without the others, of which it may have many."""
 
     def adapters_after(self, name: str, limit: int) -> list[AdapterStatus]:
         """List at most `limit` adapters in the order of names, from the first one after `name`.
@@ -40,7 +40,7 @@ class PagedEngine(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class PageAsk:
+class AdapterPageAsk:
     """Asks for a part of the list, in the order of names."""
 
     viewer: object
@@ -71,7 +71,7 @@ class Catalogue:
         self._rendered: dict[object, Any] = {}
         self._good_until = 0.0
         self._looking: asyncio.Task[list[AdapterStatus]] | None = None
-        self._pages: dict[PageAsk, tuple[float, Any]] = {}
+        self._pages: dict[AdapterPageAsk, tuple[float, Any]] = {}
         """Pages of a `PagedEngine`, each with the moment until which it is used again."""
 
     async def statuses(self) -> list[AdapterStatus]:
@@ -99,7 +99,7 @@ class Catalogue:
 
     async def page(
         self,
-        ask: PageAsk,
+        ask: AdapterPageAsk,
         may_see: Callable[[list[AdapterStatus]], list[AdapterStatus]],
         render: Callable[[AdapterPage], T],
     ) -> T:
@@ -161,7 +161,7 @@ class Catalogue:
 
 def _gathered(
     engine: PagedEngine,
-    ask: PageAsk,
+    ask: AdapterPageAsk,
     may_see: Callable[[list[AdapterStatus]], list[AdapterStatus]],
 ) -> AdapterPage:
     """Look at adapters until the page is full and one more is known, or there are no more."""

@@ -134,7 +134,7 @@ def test_a_page_is_used_again_for_a_while_that_grows_with_what_it_took(paged, mo
 
     async def scenario():
         catalogue = module.Catalogue(paged)
-        one, other = (module.PageAsk(viewer, "", 2) for viewer in ("one", "other"))
+        one, other = (module.AdapterPageAsk(viewer, "", 2) for viewer in ("one", "other"))
         try:
             for ask in (one, one, other):
                 assert await catalogue.page(ask, list, render) == ["n00000", "n00001"]
@@ -143,7 +143,7 @@ def test_a_page_is_used_again_for_a_while_that_grows_with_what_it_took(paged, mo
             await catalogue.page(one, list, render)
             assert paged.looks == 3
             for number in range(3 * module.MAX_RENDERED):
-                await catalogue.page(module.PageAsk(number, "", 1), list, render)
+                await catalogue.page(module.AdapterPageAsk(number, "", 1), list, render)
             assert len(catalogue._pages) <= module.MAX_RENDERED
         finally:
             catalogue.close()

@@ -11,7 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from gossamer.errors import UnknownModelError, cut
 from gossamer.serving.core.stats import AdapterStatus
 from gossamer.serving.http.auth import allowed, caller_of
-from gossamer.serving.http.catalogue import AdapterPage, PageAsk
+from gossamer.serving.http.catalogue import AdapterPage, AdapterPageAsk
 from gossamer.serving.http.context import Context
 from gossamer.serving.http.errors import ApiError
 from gossamer.serving.http.json_text import json_bytes
@@ -36,7 +36,7 @@ async def list_models(http: Request) -> Response:
     base = context.engine.model_name
     # The base comes first; no adapter has its name.
     has_base = not after
-    ask = PageAsk((caller, has_base), "" if after == base else after, limit - has_base)
+    ask = AdapterPageAsk((caller, has_base), "" if after == base else after, limit - has_base)
     content = await context.catalogue.page(
         ask, partial(allowed, caller), partial(_written, context, has_base)
     )
