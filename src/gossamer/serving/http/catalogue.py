@@ -30,7 +30,7 @@ LOOKED_AT = 2000
 
 @runtime_checkable
 class PagedEngine(Protocol):
-    """An engine that can list a part of its adapters without the others, of which it may have many."""
+    """An engine that can list a part of its adapters without looking at the others."""
 
     def adapters_after(self, name: str, limit: int) -> list[AdapterStatus]:
         """List at most `limit` adapters in the order of names, from the first one after `name`.
