@@ -111,7 +111,10 @@ class RayCluster:
         with self.client.stream("POST", "/v1/completions", json=body) as reply:
             began()
             if reply.status_code != 200:
-                return "", json.loads(reply.read())["error"], 1
+                text = reply.read().decode()
+                # Serve's proxy answers by itself where there is no application any more.
+                is_ours = reply.headers.get("content-type", "").startswith("application/json")
+                return "", json.loads(text)["error"] if is_ours else text, 1
             for line in reply.iter_lines():
                 if not line.startswith("data: "):
                     continue

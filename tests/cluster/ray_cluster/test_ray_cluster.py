@@ -167,6 +167,11 @@ def test_a_killed_replica_loses_no_request_and_comes_back(cluster, expected):
 
     cluster.until(is_back)
     back = time.monotonic() - killed
+
+    def warmed():
+        return [each["warmed"] for each in cluster.figures() if each["rank"] == 0]
+
+    cluster.until(lambda: warmed() > [0])
     cluster.until(lambda: len(outcomes) > before + 48)
     stop.set()
     for each in clients:
@@ -175,7 +180,8 @@ def test_a_killed_replica_loses_no_request_and_comes_back(cluster, expected):
     longest = max(each[4] for each in outcomes[before:])
     print(
         f"\n  {len(outcomes)} requests, {len(failures)} cut off by the loss, the longest took "
-        f"{longest:.1f} s; the replica is back after {back:.1f} s"
+        f"{longest:.1f} s; the replica is back after {back:.1f} s, "
+        f"with {warmed()[0]} adapters that it loaded by itself"
     )
     assert all(ends == 1 for _, _, _, ends, _ in outcomes)
     assert all(text == expected[name] for name, text, error, _, _ in outcomes if error is None)

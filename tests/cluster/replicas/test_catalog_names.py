@@ -51,6 +51,15 @@ def publish(catalog, name, digest="a", kind="low-rank"):
     catalog.move(name, digest=digest * 64, place="p", num_bytes=7, kind=kind, rank=4)
 
 
+def test_names_near_an_unknown_one_are_found_and_the_known_parts_of_a_mixture(names, catalog):
+    for number in range(1200):
+        publish(catalog, f"n{number:04}")
+    near = [each.name for each in names.statuses_near("n1100+n0x")]
+    assert "n1100" in near, "beyond the names that are alike, it is one of them"
+    assert len(near) < 1200
+    assert CatalogNames(None, "base").statuses_near("n1100") == []
+
+
 def test_the_database_is_asked_once_while_nothing_changes(names, catalog, clock):
     publish(catalog, "poet")
     for _ in range(50):

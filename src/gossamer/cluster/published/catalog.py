@@ -85,12 +85,16 @@ class AdapterCatalog:
 
     def names_like(self, name: str, limit: int = 500) -> list[str]:
         """List names that begin as `name` does, or any, for a message about an unknown one."""
+        return [each.name for each in self.like(name, limit)]
+
+    def like(self, name: str, limit: int = 500) -> list[PublishedAdapter]:
+        """List the adapters whose names are those of `names_like`."""
         begin = name[:2].replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
-        query = select(NAMES.c.name).order_by(NAMES.c.name).limit(limit)
+        query = select(NAMES).order_by(NAMES.c.name).limit(limit)
         alike = query.where(NAMES.c.name.like(f"{begin}%", escape="\\"))
         with self._database.reading() as connection:
-            found = connection.execute(alike).scalars().all()
-            return list(found or connection.execute(query).scalars().all())
+            found = connection.execute(alike).all() or connection.execute(query).all()
+            return list(map(_record, found))
 
     def version(self) -> int:
         """Return the number of the last change; 0 where there was none."""

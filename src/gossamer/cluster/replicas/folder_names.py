@@ -38,6 +38,10 @@ class FolderNames:
         """List at most `limit` adapters in the order of names, from the first one after `name`."""
         return [each for each in self.statuses() if each.name > name][:limit]
 
+    def statuses_near(self, model: str) -> list[AdapterStatus]:
+        """List all adapters, among them those that `model` may mean."""
+        return self.statuses()
+
     def status(self, name: str) -> AdapterStatus:
         """Show what `name` means. Raises as `look_up`."""
         found = self.look_up(name)

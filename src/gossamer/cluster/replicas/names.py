@@ -16,7 +16,7 @@ from gossamer.errors import (
     UnknownModelError,
     unknown_name_message,
 )
-from gossamer.serving.core.adapter import AdapterEntry, AnyAdapter, Blend, parse_blend
+from gossamer.serving.core.adapter import AdapterEntry, AnyAdapter, Blend, adapters_in, parse_blend
 from gossamer.serving.core.adapter_state import AdapterFacts
 from gossamer.serving.core.stats import AdapterStatus
 from gossamer.serving.store.folder import is_plain
@@ -47,6 +47,9 @@ class Names(Protocol):
 
     def statuses_after(self, name: str, limit: int) -> list[AdapterStatus]:
         """List at most `limit` of them in the order of names, from the first one after `name`."""
+
+    def statuses_near(self, model: str) -> list[AdapterStatus]:
+        """List those of the parts of `model` that there are, and some with names like theirs."""
 
     def status(self, name: str) -> AdapterStatus:
         """Show what `name` means. Raises as `look_up`."""
@@ -152,6 +155,18 @@ class CatalogNames:
             return []
         with _asking():
             return [_status(found) for found in self._catalog.page(name, limit)]
+
+    def statuses_near(self, model: str) -> list[AdapterStatus]:
+        """List those of the parts of `model` that there are, and some with names like theirs."""
+        if self._catalog is None:
+            return []
+        found: dict[str, PublishedAdapter] = {}
+        with _asking():
+            for part in adapters_in(model):
+                exact = self.find(part)
+                alike = self._catalog.like(part)
+                found.update({each.name: each for each in (exact, *alike) if each is not None})
+        return list(map(_status, found.values()))
 
     def status(self, name: str) -> AdapterStatus:
         """Show what `name` means. Raises `UnknownModelError`."""

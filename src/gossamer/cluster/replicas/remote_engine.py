@@ -144,6 +144,10 @@ class RemoteEngine:
         """See `PagedEngine.adapters_after`."""
         return self._names.statuses_after(name, limit)
 
+    def adapters_near(self, model: str) -> list[AdapterStatus]:
+        """See `PagedEngine.adapters_near`."""
+        return self._names.statuses_near(model)
+
     def adapter(self, name: str) -> AdapterStatus:
         """See `EngineInterface.adapter`."""
         return self._names.status(name)

@@ -38,6 +38,12 @@ class PagedEngine(Protocol):
         Raises `AdapterReadError`.
         """
 
+    def adapters_near(self, model: str) -> list[AdapterStatus]:
+        """List those of the parts of `model` that there are, and some with names like theirs.
+
+        Raises `AdapterReadError`.
+        """
+
 
 @dataclass(frozen=True, slots=True)
 class AdapterPageAsk:
@@ -84,6 +90,13 @@ class Catalogue:
             self._looking.add_done_callback(lambda task: task.cancelled() or task.exception())
         # A caller that leaves must not end it for the others.
         return await asyncio.shield(self._looking)
+
+    async def near(self, model: str) -> list[AdapterStatus]:
+        """List the adapters among which `model`, which is unknown, may have been meant: all, but of
+        a `PagedEngine` a few. Raises `AdapterReadError`."""
+        if isinstance(self._engine, PagedEngine):
+            return await self._run(self._engine.adapters_near, model)
+        return await self.statuses()
 
     async def rendered(self, key: object, render: Callable[[list[AdapterStatus]], T]) -> T:
         """Apply `render` to all adapters that can be named, once for each `key`."""

@@ -34,6 +34,9 @@ class PagedFake(FakeEngine):
     def adapters(self):
         raise AssertionError("a list of all was made")
 
+    def adapters_near(self, model):
+        return self._adapters[:30]
+
     def adapters_after(self, name, limit):
         if self.error is not None:
             raise self.error
@@ -164,6 +167,13 @@ def test_a_tenant_pages_through_what_it_may_see(paged, ask, tmp_path, capsys):
             break
         after = {"after": page["last_id"]}
     assert found == ["tiny", *(f"n{number:05}" for number in range(77, 12_000, 100))]
+
+
+def test_an_unknown_name_has_no_list_of_all_made(paged, ask):
+    body = {"model": "n0001", "prompt": "x"}
+    reply = ask(paged, "POST", "/v1/completions", json=body)
+    assert (reply.status_code, reply.json()["error"]["code"]) == (404, "model_not_found")
+    assert "did you mean 'n000" in reply.json()["error"]["message"]
 
 
 def test_a_catalog_that_cannot_be_asked_is_to_be_tried_again(paged, ask):

@@ -252,7 +252,7 @@ async def find_model(context: Context, caller: Caller, model: str) -> AnyAdapter
         else:
             if may_use_found(caller, model, found):
                 return found
-    adapters = await context.catalogue.statuses()
+    adapters = await context.catalogue.near(model)
     compose = partial(unknown_model, caller, model, engine.model_name, adapters)
     raise await context.threads.run(caller.tenant, compose)
 
