@@ -18,6 +18,7 @@ EXTRAS = {
     "cluster": ("ray", "sqlalchemy"),
     "otel": ("opentelemetry.exporter.otlp.proto.http", "opentelemetry.sdk"),
     "federated": ("flwr",),
+    "federated-simulation": ("flwr", "ray"),
     "eval": ("lm_eval", "matplotlib"),
 }
 """Names to import, by the group of packages in `pyproject.toml` that brings them."""

@@ -98,9 +98,9 @@ class Coordinator:
         told = "".join(f", {name} {value:.3g}" for name, value in numbers.items())
         self._tell(f"stage {plan.stage_name} begins with round {plan.number}{told}")
 
-    def download(self, plan: Round, client: int) -> Download:
-        """Say what a client is sent in a round."""
-        return self.server.download(plan, client)
+    def download(self, plan: Round, client: int, *, lost_all: bool = False) -> Download:
+        """Say what a client is sent in a round; `lost_all`: all, since it has lost what it had."""
+        return self.server.download(plan, client, lost_all=lost_all)
 
     def finish_round(
         self,

@@ -95,11 +95,11 @@ class FederatedServer:
         """Return the rank of a client; None: that of the method."""
         return None if self._ranks is None else self._ranks[client % len(self._ranks)]
 
-    def download(self, plan: Round, client: int) -> Download:
+    def download(self, plan: Round, client: int, *, lost_all: bool = False) -> Download:
         """Say what a client is sent in the round `plan`: all that it lacks, as far as it has shown
-        by an answer that it has the rest."""
+        by an answer that it has the rest; `lost_all`: all, since it has lost what it had."""
         state = self.state
-        heard = state.heard.get(client, -1)
+        heard = -1 if lost_all else state.heard.get(client, -1)
         is_new = heard < state.stage_since
         rank = self.rank_of(client)
         news = {

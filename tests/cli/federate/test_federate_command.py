@@ -70,6 +70,8 @@ BAD = {
     "no aggregation of that name": (["--aggregation", "fedavg"], "--aggregation"),
     "no split of that kind": (["--split", "dirichlet"], "positive number behind the colon"),
     "no clients": (["--clients", "0"], "--clients"),
+    "no processes": (["--flower-simulation", "0"], "'0' is no number of processes"),
+    "two ways over Flower": (["--flower", "--flower-simulation", "2"], "not allowed with"),
     "no such setting": (["--set", "roundz=3"], "roundz"),
     "a method that is not averaged": (["--method", "smt"], "cannot go with method 'smt'"),
     "what rounds do not have": (["--set", "early_stop=3", "--set", "eval_split=2"], "early_stop"),
@@ -111,6 +113,8 @@ def test_what_needs_flower_says_what_to_install(monkeypatch, tiny_model, rows, t
     )
     assert simulate(tiny_model, rows, tmp_path / "run", "--flower") == 2
     assert "pip install -e '.[federated]'" in capsys.readouterr().err
+    assert simulate(tiny_model, rows, tmp_path / "run", "--flower-simulation", 2) == 2
+    assert "pip install -e '.[federated-simulation]'" in capsys.readouterr().err
     assert simulate(tiny_model, rows, tmp_path / "run", "--set", "privacy=server") == 2
     assert "add --flower" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()

@@ -10,6 +10,8 @@ from federated_runs import LOW_RANK, federate, rounds_of, settings_of, weights, 
 
 pytest.importorskip("flwr", reason="flwr is not installed; make test-federated runs these tests")
 
+from flwr.app import Context, RecordDict
+
 from gossamer.errors import SettingError, TrainingError
 from gossamer.federated.client import Learner
 from gossamer.federated.flower.local_grid import LocalGrid
@@ -182,7 +184,7 @@ def test_a_written_app_is_the_same_run(tiny_model, rows, tmp_path, monkeypatch):
     # The nodes come in another order, and say who they are.
     nodes = [{"data": str(files[n]), "partition-id": n} for n in (1, 0)]
     grid = LocalGrid(gossamer_app.client.app, nodes)
-    gossamer_app.server.app(grid, None)
+    gossamer_app.server.app(grid, Context(1, 0, {}, RecordDict(), {"resume": False}))
     for name, tensor in weights(ours.output).items():
         torch.testing.assert_close(weights(tmp_path / "theirs")[name], tensor, rtol=0, atol=1e-6)
     for name in ("gossamer_app", "gossamer_app.client", "gossamer_app.server"):

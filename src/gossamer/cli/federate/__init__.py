@@ -45,10 +45,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     simulate = actions.add_parser("simulate", help="all clients and the server in this process")
     _add_settings(simulate)
-    simulate.add_argument(
+    over = simulate.add_mutually_exclusive_group()
+    over.add_argument(
         "--flower",
         action="store_true",
-        help="over Flower's messages, which privacy needs; to the same numbers, not resumable",
+        help="over Flower's messages, which privacy needs; in this process, to the same numbers",
+    )
+    over.add_argument(
+        "--flower-simulation",
+        type=_count,
+        metavar="N",
+        help="over Flower's messages on its simulation engine, to the same numbers: N clients at a "
+        "time learn in processes of Ray, each of which loads the model",
     )
     mode = simulate.add_mutually_exclusive_group()
     mode.add_argument(
@@ -117,12 +125,21 @@ def _settings(args: argparse.Namespace, *, resume: bool = False) -> FederatedSet
         raise SettingError(FEDERATED.in_options(str(error).removeprefix("run: "))) from None
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is no number of processes; give 1 or more")
+    return int(text)
+
+
 def _simulate(args: argparse.Namespace) -> int:
     require("federate simulate", "tune")
+    over = ""
     if args.flower:
+        over = " --flower"
         require("federate simulate --flower", "federated")
-        if args.resume:
-            raise SettingError("--resume cannot go with --flower, whose runs begin with round 1")
+    elif args.flower_simulation is not None:
+        over = f" --flower-simulation {args.flower_simulation}"
+        require("federate simulate --flower-simulation", "federated-simulation")
     settings = _settings(args, resume=args.resume)
     from gossamer.federated.check import check_names
 
@@ -133,10 +150,16 @@ def _simulate(args: argparse.Namespace) -> int:
         print(line, flush=True)
 
     try:
-        if args.flower:
+        if over:
             from gossamer.federated.flower.simulate import simulate_over_flower
 
-            result = simulate_over_flower(settings, overwrite=args.overwrite, tell=tell)
+            result = simulate_over_flower(
+                settings,
+                at_once=args.flower_simulation,
+                resume=args.resume,
+                overwrite=args.overwrite,
+                tell=tell,
+            )
         else:
             from gossamer.federated.run import simulate
 
@@ -144,7 +167,7 @@ def _simulate(args: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print(
             "interrupted; go on with: gossamer federate simulate --output "
-            f"{settings.output} --resume"
+            f"{settings.output} --resume{over}"
         )
         return 130
     from gossamer.cli.parts.tables import format_bytes

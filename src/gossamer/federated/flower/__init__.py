@@ -6,7 +6,8 @@
     server_app    the server, wherever clients are
     privacy       Flower's strategies and mods around ours
     local_grid    clients in this process, without a network
-    simulate      a run on it
+    engine        clients in processes of Ray, by Flower's simulation engine
+    simulate      a run on one of both
     write_app     the folder of an app for superlink and supernodes
 
 Importing this package makes Flower report nothing to its makers.

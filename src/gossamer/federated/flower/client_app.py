@@ -4,13 +4,17 @@ What a client must remember from round to round lies in Flower's `context.state`
 may start a new process for every round.
 """
 
+import logging
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+from uuid import uuid4
 
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.common.constant import ErrorCode
 
 from gossamer.errors import SettingError
 from gossamer.federated.aggregation.flora import fresh_factors
@@ -41,14 +45,15 @@ TENSORS, STAGE = "tensors", "stage"
 NO_NUMBER = -1
 
 
-def make_client_app(settings: FederatedSettings) -> ClientApp:
+def make_client_app(settings: FederatedSettings, files: Sequence[str] = ()) -> ClientApp:
     """Make the app of a client.
 
     A node's configuration says where its rows are (`data`) and may give its number from 0
-    (`partition-id`), its base model (`model`) and its device (`device`).
+    (`partition-id`), its base model (`model`) and its device (`device`). Where it does not say
+    where rows are, it has those of `files` that its number counts to.
     """
     app = ClientApp()
-    process = _Process(settings)
+    process = _Process(settings, tuple(files))
 
     @app.query()
     def introduce(message: Message, context: Context) -> Message:
@@ -56,7 +61,7 @@ def make_client_app(settings: FederatedSettings) -> ClientApp:
         metrics = MetricRecord({"client": int(number)})
         return Message(RecordDict({METRICS: metrics}), reply_to=message)
 
-    @app.train(mods=client_mods(settings))
+    @app.train(mods=[tell_reasons, *client_mods(settings)])
     def learn(message: Message, context: Context) -> Message:
         with quiet_libraries():
             content = process.learn(message.content, context)
@@ -65,17 +70,39 @@ def make_client_app(settings: FederatedSettings) -> ClientApp:
     return app
 
 
+def tell_reasons(message: Message, context: Context, call_next: Any) -> Message:
+    """Answer with the reason if a client fails, as a mod of Flower's: not all that brings messages
+    to clients would tell it in one line."""
+    try:
+        return cast("Message", call_next(message, context))
+    except Exception as error:
+        # The whole of it stays with the client, in the log of a supernode.
+        logging.getLogger("flwr").info("the client has failed", exc_info=error)
+        why = f"{type(error).__name__}: {error}"
+        return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, why), reply_to=message)
+
+
 @dataclass
 class _Process:
-    """What this process has loaded: a model, and the rows of the nodes that live in it."""
+    """What this process has loaded: a model, and the rows of the nodes that live in it.
+
+    Flower's simulation sends it to another process with every message; copies that arrive in the
+    same process are one, so that the model is loaded there once.
+    """
 
     settings: FederatedSettings
+    files: tuple[str, ...] = ()
+    name: str = field(default_factory=lambda: uuid4().hex)
+    """Which copies are one."""
     learner: Learner | None = None
     initial: Tensors = field(default_factory=dict)
     """What the model begins with, as the seed says."""
     rows: dict[str, list[Any]] = field(default_factory=dict)
     adopted: int = NO_NUMBER
     """The stage whose start was taken over from the server."""
+
+    def __reduce__(self) -> Any:
+        return _arrived, (self.settings, self.files, self.name)
 
     def learn(self, content: RecordDict, context: Context) -> RecordDict:
         """Learn one round for a node; returns the content of its answer."""
@@ -125,6 +152,9 @@ class _Process:
 
     def _data(self, context: Context) -> str:
         data = context.node_config.get("data")
+        number: Any = context.node_config.get("partition-id", NO_NUMBER)
+        if data is None and 0 <= number < len(self.files):
+            return self.files[number]
         if data is None:
             raise SettingError(
                 "this node does not say where its rows are; start the supernode with "
@@ -144,6 +174,14 @@ class _Process:
             self.learner = Learner(prepared, rounds=self.settings.rounds)
             self.initial = self.learner.tensors()
         return self.learner
+
+
+_ARRIVED: dict[str, _Process] = {}
+
+
+def _arrived(settings: FederatedSettings, files: tuple[str, ...], name: str) -> _Process:
+    """Return what this process has loaded of what was sent here under `name`."""
+    return _ARRIVED.setdefault(name, _Process(settings, files, name))
 
 
 def _tensors(state: RecordDict, name: str) -> Tensors:

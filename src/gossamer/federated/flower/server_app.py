@@ -2,6 +2,7 @@
 
 import logging
 import time
+from pathlib import Path
 
 from flwr.app import ConfigRecord, Context, Message, MessageType, RecordDict
 from flwr.serverapp import Grid, ServerApp
@@ -16,10 +17,13 @@ from gossamer.federated.outputs.record import FederatedResult
 from gossamer.federated.rows import DEFAULT_CLIENTS
 from gossamer.federated.server import Tell
 from gossamer.federated.settings import FederatedSettings
+from gossamer.training.arguments import check_resumable
 from gossamer.training.outputs.run_folder import check_free
 from gossamer.training.prepare import Prepared, prepare
 from gossamer.training.quiet import quiet_libraries
 
+RESUME = "resume"
+"""The name in an app's configuration by which a run that was stopped goes on."""
 WAIT_SECONDS = 600.0
 """So long the server waits for as many nodes as there are clients."""
 ROUND_SECONDS = 6 * 3600.0
@@ -33,12 +37,11 @@ def make_server_app(settings: FederatedSettings) -> ServerApp:
 
     @app.main()
     def main(grid: Grid, context: Context) -> None:
-        from pathlib import Path
-
-        check_free(Path(settings.output), overwrite=False)
+        resume = bool(context.run_config.get(RESUME, False))
+        check_folder(Path(settings.output), resume=resume, overwrite=False)
         with quiet_libraries():
             prepared = prepare(settings)
-            result = serve(settings, prepared, grid, _print)
+            result = serve(settings, prepared, grid, _print, resume=resume)
         print(f"rounds {result.rounds}, in {result.output}", flush=True)
 
     return app
@@ -51,27 +54,43 @@ def serve(
     tell: Tell,
     *,
     client_rows: dict[str, int] | None = None,
-    overwrite: bool = False,
+    resume: bool = False,
 ) -> FederatedResult:
-    """Carry out a run whose clients are reached through `grid`."""
-    logging.getLogger("flwr").setLevel(logging.WARNING)
-    nodes = find_clients(grid, settings.clients or DEFAULT_CLIENTS)
+    """Carry out a run whose clients are reached through `grid`, or what is left of it.
+
+    `client_rows`: how many rows each client has, by its name, where that is known. With `resume`
+    clients are sent again what they had, since their nodes are new ones; in the figures they are
+    not, so that these are those of a run that was never stopped.
+    """
+    logger = logging.getLogger("flwr")
+    logger.setLevel(max(logger.level, logging.WARNING))
+    nodes = find_clients(grid, len(client_rows or ()) or settings.clients or DEFAULT_CLIENTS)
     names = dict(enumerate(client_rows)) if client_rows else {n: str(n) for n in nodes}
     run = Coordinator(settings, prepared, tell)
     try:
-        run.begin(client_rows or {}, resume=False)
+        run.begin(client_rows or {}, resume=resume)
+        left = len(run.rounds_left())
         strategy = RoundsStrategy(run, nodes, names, tell)
         in_round = min(settings.clients_per_round or len(nodes), len(nodes))
-        private_strategy(strategy, settings, clients=in_round).start(
-            grid,
-            strategy.first_arrays(),
-            num_rounds=settings.rounds,
-            timeout=ROUND_SECONDS,
-            evaluate_fn=strategy.judge,
-        )
+        if left:
+            private_strategy(strategy, settings, clients=in_round).start(
+                grid,
+                strategy.first_arrays(),
+                num_rounds=left,
+                timeout=ROUND_SECONDS,
+                evaluate_fn=strategy.judge,
+            )
     finally:
         run.close()
     return run.finish()
+
+
+def check_folder(output: Path, *, resume: bool, overwrite: bool) -> None:
+    """Raise unless a run can go on in the folder, or begin there."""
+    if resume:
+        check_resumable(output)
+    else:
+        check_free(output, overwrite=overwrite)
 
 
 def find_clients(grid: Grid, clients: int) -> dict[int, int]:

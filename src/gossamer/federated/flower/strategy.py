@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
@@ -19,7 +19,7 @@ from gossamer.federated.flower.messages import (
     wire_bytes,
 )
 from gossamer.federated.schedule import Round, choose_clients
-from gossamer.federated.server import Tell
+from gossamer.federated.server import Download, Tell
 
 
 class RoundsStrategy(Strategy):
@@ -41,38 +41,47 @@ class RoundsStrategy(Strategy):
         self._private = run.settings.privacy != "none"
         self._asked: list[int] = []
         self._down = self._wire_down = 0
+        self._left = run.rounds_left()
+        # Where a run goes on, nodes are new ones that know nothing.
+        self._forgot = set(nodes) if run.server.state.round else set()
 
     def first_arrays(self) -> ArrayRecord:
-        """Return what the first round begins with."""
-        return to_record(self._learning(self._run.plan[0]))
+        """Return what the first of the rounds that are left begins with."""
+        return to_record(self._learning(self._left[0]))
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        run, plan = self._run, self._run.plan[server_round - 1]
+        run, plan = self._run, self._left[server_round - 1]
         self._adopt(arrays)
         run.begin_round(plan)
         wanted, seed = run.settings.clients_per_round, run.settings.seed
         messages = []
         self._down = self._wire_down = 0
         self._asked = choose_clients(len(self._nodes), wanted, plan.number, seed)
+        again = 0
         for client in self._asked:
             since = max(run.server.state.heard.get(client, 0), 0)
             download = run.download(plan, client)
-            # Privacy clips the difference to what was sent, so all that learns is sent again.
-            tensors = self._learning(plan) if self._private else download.tensors
-            content = download_content(download, tensors, config, since=since)
+            content = self._content(plan, download, config, since=since)
             self._down += download.bytes
             self._wire_down += wire_bytes(content)
+            if client in self._forgot:
+                # The figures are those of a run that was never stopped.
+                whole = run.download(plan, client, lost_all=True)
+                content = self._content(plan, whole, config, since=0)
+                again += whole.bytes - download.bytes
             messages.append(
                 Message(content, self._nodes[client], MessageType.TRAIN, group_id=str(plan.number))
             )
+        if again:
+            self._tell(f"clients are sent again what they had: {again:,} B, which are not counted")
         return messages
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        run, plan = self._run, self._run.plan[server_round - 1]
+        run, plan = self._run, self._left[server_round - 1]
         found: dict[int, ClientReply] = {}
         failed: dict[str, str] = {}
         wire_up = 0
@@ -89,6 +98,7 @@ class RoundsStrategy(Strategy):
                 failed.setdefault(self._names[client], "it did not answer in time")
         for name, why in failed.items():
             self._tell(f"round {plan.number}: client {name} failed: {why}")
+        self._forgot -= set(found)
         figures = {"down": self._down, "wire_up": wire_up, "wire_down": self._wire_down}
         run.finish_round(plan, found, failed=failed, names=self._names, figures=figures)
         return to_record(self._learning(plan)), None
@@ -98,7 +108,7 @@ class RoundsStrategy(Strategy):
         if server_round > 0:
             self._adopt(arrays)
             self._run.adopt()
-            self._run.judge_round(self._run.plan[server_round - 1])
+            self._run.judge_round(self._left[server_round - 1])
         return None
 
     def configure_evaluate(
@@ -113,6 +123,13 @@ class RoundsStrategy(Strategy):
 
     def summary(self) -> None:
         """Say nothing: the run tells what there is to tell."""
+
+    def _content(
+        self, plan: Round, download: Download, config: ConfigRecord, *, since: int
+    ) -> RecordDict:
+        # Privacy clips the difference to what was sent, so all that learns is sent again.
+        tensors = self._learning(plan) if self._private else download.tensors
+        return download_content(download, tensors, config, since=since)
 
     def _learning(self, plan: Round) -> Tensors:
         tensors = self._run.server.state.tensors

@@ -29,6 +29,7 @@ serverapp = "{package}.server:app"
 clientapp = "{package}.client:app"
 
 [tool.flwr.app.config]
+resume = false
 """
 
 _MODULE = '''\
@@ -73,6 +74,9 @@ insecure = true
 ```sh
 flwr run . here --stream
 ```
+
+If the run was stopped, `flwr run . here --stream --run-config resume=true` goes on after the last
+round that is whole.
 
 `--insecure` is for one machine or a network that you trust: Flower's documentation says how to give
 certificates and keys. Rows never leave a client; what it learns does, which `settings.json` may
