@@ -11,6 +11,7 @@ code 1: a client failed in a round, which went on without it.
 """
 
 import argparse
+import os
 from pathlib import Path
 
 from gossamer.cli.parts.options import Options, Style, add_assignments
@@ -167,8 +168,12 @@ def _simulate(args: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print(
             "interrupted; go on with: gossamer federate simulate --output "
-            f"{settings.output} --resume{over}"
+            f"{settings.output} --resume{over}",
+            flush=True,
         )
+        if args.flower_simulation is not None:
+            # Threads of Flower's may wait for ever for processes of Ray that are gone.
+            os._exit(130)
         return 130
     from gossamer.cli.parts.tables import format_bytes
 
