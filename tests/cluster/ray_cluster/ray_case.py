@@ -1,6 +1,7 @@
 """A cluster on Ray Serve for tests: the command, and clients that ask it."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -51,7 +52,7 @@ class RayCluster:
         headers = {"Authorization": f"Bearer {key}"}
         return httpx.Client(base_url=f"http://127.0.0.1:{PORT}", timeout=120, headers=headers)
 
-    def start(self, *words, with_catalog=True):
+    def start(self, *words, with_catalog=True, **environment):
         command = [sys.executable, "-m", "gossamer", "cluster", "serve", str(self.model)]
         if with_catalog:
             command += ["--catalog", self.url, "--cache", str(self.folder / "cache")]
@@ -59,7 +60,9 @@ class RayCluster:
         command += ["--cpus-per-replica", "0.5", "--keys", str(self.keys), *words]
         began = time.monotonic()
         self.log = (self.folder / "log").open("w")
-        self.process = subprocess.Popen(command, stdout=self.log, stderr=self.log)
+        self.process = subprocess.Popen(
+            command, stdout=self.log, stderr=self.log, env={**os.environ, **environment}
+        )
         count = int(words[words.index("--replicas") + 1])
         self.until(lambda: self.has_replicas(count), START_SECONDS)
         print(f"\n  {count} of them answer after {time.monotonic() - began:.1f} s")

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 
+import psutil
 import pytest
 from ray_case import ADAPTERS, PER_MINUTE, PORT, PROMPT, RayCluster
 
@@ -29,7 +30,8 @@ GREEDY = SamplingParams(max_tokens=8, temperature=0)
 def cluster(tmp_path_factory):
     """Two replicas on Ray Serve, with one ingress."""
     found = RayCluster(tmp_path_factory.mktemp("ray"))
-    found.start(*KEPT)
+    # The command starts a Ray of its own that asks for a token, whatever is said here.
+    found.start(*KEPT, RAY_ADDRESS="127.0.0.1:9", RAY_AUTH_MODE="disabled")
     yield found
     assert found.stop() == 0
 
@@ -85,6 +87,74 @@ def test_the_status_command_shows_every_replica(cluster):
     lines = done.stdout.splitlines()
     assert "2 replicas, 6 adapters" in lines[0]
     assert [line.split()[:2] for line in lines[3:5]] == [["0", "healthy"], ["1", "healthy"]]
+
+
+def processes(cluster):
+    return psutil.Process(cluster.process.pid).children(recursive=True)
+
+
+def head_of(cluster):
+    return next(each for each in processes(cluster) if each.name() == "gcs_server")
+
+
+def ports(process, is_wanted=lambda address: True):
+    """Those at which a process takes connections, on addresses that are wanted."""
+    found = (each for each in process.net_connections("tcp") if each.status == "LISTEN")
+    return [each.laddr.port for each in found if is_wanted(each.laddr.ip)]
+
+
+def test_ray_obeys_only_calls_with_the_token_of_the_run(cluster):
+    head = head_of(cluster)
+    [port] = ports(head)
+    code = f"import ray; ray.init(address='127.0.0.1:{port}', logging_level=50)"
+    found = []
+    for token in ("0" * 64, head.environ()["RAY_AUTH_TOKEN"]):
+        answer = subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token},
+            capture_output=True,
+            text=True,
+        )
+        found.append((answer.returncode, "ConnectionError" in answer.stderr))
+    assert found == [(1, True), (0, False)]
+    command = [sys.executable, "-m", "gossamer", "cluster", "serve", str(cluster.model)]
+    refused = subprocess.run(
+        [*command, "--ray-address", f"127.0.0.1:{port}"],
+        env={**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64},
+        capture_output=True,
+        text=True,
+    )
+    assert refused.returncode == 1
+    last = refused.stderr.splitlines()[-1]
+    assert last.startswith("gossamer: error: no Ray cluster at")
+    assert "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN" in last
+
+
+def test_beyond_the_loopback_only_serves_replicas_listen_and_ask_for_the_token(cluster):
+    import grpc
+
+    def is_beyond(address):
+        return address.removeprefix("::ffff:") not in ("127.0.0.1", "::1")
+
+    token = head_of(cluster).environ()["RAY_AUTH_TOKEN"]
+    open_ports = []
+    for process in processes(cluster):
+        beyond = ports(process, is_beyond)
+        assert not beyond or process.cmdline()[0].startswith("ray::ServeReplica:gossamer:")
+        open_ports += beyond
+    # The ledger, two replicas and two ingresses.
+    assert len(open_ports) == 5
+    for port in open_ports:
+        refusals = []
+        for each in (None, "0" * 64, token):
+            with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+                call = channel.unary_unary("/ray.serve.ASGIService/HandleRequest")
+                headers = [("authorization", f"Bearer {each}")] if each else []
+                with pytest.raises(grpc.RpcError) as caught:
+                    call(b"", metadata=headers)
+            refusals.append(caught.value.code() == grpc.StatusCode.UNAUTHENTICATED)
+        # An empty call is an error even with the token, but a later one.
+        assert refusals == [True, True, False]
 
 
 def test_a_client_that_leaves_frees_its_request(cluster):

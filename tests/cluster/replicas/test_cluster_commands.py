@@ -1,8 +1,10 @@
 """`gossamer cluster serve` and `status` without Ray: what is refused, and what is shown."""
 
 import json
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from types import ModuleType
 
 import pytest
 
@@ -34,6 +36,12 @@ ONE = {
     "cache_fetches": 9,
     "calls_from_here": 4,
 }
+
+
+@pytest.fixture(autouse=True)
+def _token(monkeypatch):
+    """Else the command would write one into the environment of these tests."""
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
 
 
 @pytest.fixture
@@ -140,6 +148,24 @@ def test_settings_that_cannot_be_are_refused_before_ray_starts(words, message, c
     monkeypatch.setattr("gossamer.extras._is_there", lambda name: True)
     assert main(["cluster", "serve", "tiny", *words.split()]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_ray_that_could_obey_anyone_is_not_started(capsys, monkeypatch):
+    monkeypatch.setattr("gossamer.extras._is_there", lambda name: True)
+    monkeypatch.delenv("RAY_AUTH_MODE")
+    monkeypatch.setitem(sys.modules, "ray", ModuleType("ray"))
+    assert main(["cluster", "serve", "tiny"]) == 2
+    assert "without RAY_AUTH_MODE=token" in capsys.readouterr().err
+
+
+def test_a_ray_of_the_users_is_left_as_it_is(capsys, monkeypatch):
+    """The token would be asked for first: what is refused here comes after it."""
+    monkeypatch.setattr("gossamer.extras._is_there", lambda name: True)
+    monkeypatch.delenv("RAY_AUTH_MODE")
+    monkeypatch.setitem(sys.modules, "ray", ModuleType("ray"))
+    words = ["cluster", "serve", "tiny", "--ray-address", "auto", "--store", "s3://bucket"]
+    assert main(words) == 2
+    assert "--store needs --catalog" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from federated_runs import LOW_RANK, federate, rounds_of, settings_of, weights, 
 
 pytest.importorskip("flwr", reason="flwr is not installed; make test-federated runs these tests")
 
-from gossamer.errors import TrainingError
+from gossamer.errors import SettingError, TrainingError
 from gossamer.federated.flower.simulate import simulate_over_flower
 from gossamer.training.outputs.metrics import eval_records, read_metrics
 
@@ -72,13 +72,13 @@ def test_it_is_what_our_own_loop_computes(case, tiny_model, rows, tmp_path):
 
 
 def test_its_processes_obey_those_who_have_the_token_of_the_run(tiny_model, rows, tmp_path):
-    import ray
-
     found = []
 
     def call(line):
         if not line.startswith("round 1"):
             return
+        import ray
+
         address = ray.get_runtime_context().gcs_address
         code = f"import ray; ray.init(address={address!r}, logging_level=50)"
         for token in ("0" * 64, os.environ["RAY_AUTH_TOKEN"]):
@@ -130,5 +130,5 @@ def test_an_engine_that_cannot_start_is_one_line(tiny_model, rows, tmp_path, mon
 def test_ray_that_would_obey_anyone_is_refused(tiny_model, rows, tmp_path, monkeypatch):
     monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
     monkeypatch.setitem(sys.modules, "ray", ModuleType("ray"))
-    with pytest.raises(TrainingError, match="before Ray is loaded"):
+    with pytest.raises(SettingError, match="before Ray is loaded"):
         on_engine(tiny_model, rows, tmp_path / "run")

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from gossamer.cluster.replicas.settings import ClusterSettings
-from gossamer.errors import ServingError, SettingError
+from gossamer.errors import ServingError, SettingError, cut
 from gossamer.extras import require
+from gossamer.ray_token import require_ray_token
 from gossamer.serving.http.settings import HttpSettings
 from gossamer.serving.settings import ServeSettings
 
@@ -117,8 +118,12 @@ def from_arguments(arguments: Mapping[str, Any]) -> Any:
 def start_cluster(serving: ServeSettings, cluster: ClusterSettings, http: HttpSettings) -> None:
     """Start Ray if it is to be started here, and the application; returns when all is ready.
 
-    Raises `ServingError` if it does not come up.
+    Raises `ServingError` if it does not come up, and `SettingError` for settings that cannot work
+    here, among them a Ray that was loaded so that it could obey calls without a token.
     """
+    if cluster.ray_address is None:
+        # First, because the application loads Ray. What a Ray of the user's asks for is theirs.
+        require_ray_token()
     application = make_application(serving, cluster, http)
     if cluster.ray_address is None:
         _check_this_machine(serving, http)
@@ -126,24 +131,29 @@ def start_cluster(serving: ServeSettings, cluster: ClusterSettings, http: HttpSe
         os.environ.setdefault(name, value)
     import ray
     from ray import serve
-    from ray.exceptions import RayError
+    from ray.exceptions import AuthenticationError, RayError
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     try:
         ray.init(
-            address=cluster.ray_address,
+            # Not the Ray that RAY_ADDRESS names, or that runs here already.
+            address=cluster.ray_address or "local",
             logging_level="ERROR",
             log_to_driver=False,
             namespace=APP,
-            # Ray's own ports are for this machine alone, whatever its address.
+            # Ray's own ports are then for this machine alone; those on which Serve's replicas hear
+            # each other are not, and have the token only.
             **({} if cluster.ray_address else {"_node_ip_address": LOOPBACK_ADDRESS}),
             include_dashboard=None if cluster.ray_address else False,
         )
         _start_serve(http)
         serve.run(application, name=APP, route_prefix="/", logging_config={"log_level": "WARNING"})
-    except ConnectionError as error:
+    except (ConnectionError, AuthenticationError) as error:
+        # Ray says in its log alone that it was a wrong token that was refused.
         raise ServingError(
-            f"no Ray cluster at {cluster.ray_address}: {error}; start one with `ray start --head`"
+            f"no Ray cluster at {cluster.ray_address} takes our call: {cut(_first_line(error))}; "
+            "start one with `ray start --head`; of one that asks for a token, set "
+            "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN, or have the token in ~/.ray/auth_token"
         ) from None
     except (RuntimeError, RayError) as error:
         stop_cluster(cluster)

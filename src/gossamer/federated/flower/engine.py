@@ -3,8 +3,6 @@
 import logging
 import math
 import os
-import secrets
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -16,6 +14,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from gossamer.errors import TrainingError, one_line
 from gossamer.federated.outputs.record import FederatedResult
+from gossamer.ray_token import require_ray_token
 
 Lead = Callable[[Grid], FederatedResult]
 """Carries out a run whose clients are reached through a grid."""
@@ -39,9 +38,10 @@ def run_on_engine(
 
     `clients` nodes have the numbers from 0. `at_once` of them learn at a time, each in a process
     of its own, to which this machine's processors and `gpus` are dealt evenly. Raises what `lead`
-    raises, and `TrainingError` if the engine fails.
+    raises, `TrainingError` if the engine fails, and `SettingError` if Ray was loaded so that it
+    could obey calls without a token.
     """
-    _ask_for_token()
+    require_ray_token()
     os.environ.update(_ENVIRONMENT)
     # Not before: it may load Ray.
     from flwr.simulation import run_simulation
@@ -64,19 +64,6 @@ def run_on_engine(
     if run.result is None:
         raise TrainingError("Flower's simulation has ended before the run")
     return run.result
-
-
-def _ask_for_token() -> None:
-    """Let Ray obey calls with a token only: it listens on all addresses of the machine, and runs
-    what it is sent. Raises `TrainingError` if it is loaded, and so has read that it need not."""
-    if os.environ.get("RAY_AUTH_MODE") == "token":
-        return
-    if "ray" in sys.modules:
-        raise TrainingError(
-            "Ray was loaded by this process without RAY_AUTH_MODE=token, and would obey calls from "
-            "anywhere; take a new process, or set that and RAY_AUTH_TOKEN before Ray is loaded"
-        )
-    os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
 
 
 def _resources(at_once: int, gpus: int) -> Any:
