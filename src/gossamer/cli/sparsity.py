@@ -29,7 +29,7 @@ SWEEP = Options(
     SweepSettings,
     fields=(
         *("model", "data", "target", "max_increase", "search"),
-        *("rows", "batch_size", "start", "seed"),
+        *("back", "rows", "batch_size", "start", "seed"),
     ),
     metavars={"model": "MODEL", "data": "DATA"},
     style=Style(default=" (default {})"),
@@ -107,6 +107,7 @@ def _rows(result: "SweepResult") -> list[tuple[str, str]]:
         ("operations kept", f"{result.work_kept:.1%}"),
         ("of these, to choose and replace channels", f"{result.choosing_work:.2%}"),
         ("tokens that compute sparsely", f"{result.context:.1%}"),
+        ("of these, going back through a product", f"{1 - result.back:.1%}"),
         ("loss, dense", f"{result.dense_loss:.4f}"),
         ("loss, this plan", f"{result.plan_loss:.4f}"),
     ]

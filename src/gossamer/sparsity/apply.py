@@ -185,7 +185,7 @@ class SparseCompute:
         factors: dict[str, PredictorFactors],
     ) -> None:
         criterion = self._criterion(number, linears, factors)
-        if shares.qk or shares.vo:
+        if shares.qk or shares.vo or shares.back:
             SparseAttention(
                 self._pass,
                 layer.attention,
@@ -197,13 +197,12 @@ class SparseCompute:
                 criterion=criterion,
                 replaced=self._replaced,
             )
-        if shares.mlp:
+        if shares.mlp or shares.back:
             SparseMlp(
                 self._pass,
                 layer.mlp,
                 f"{layer.path}.mlp",
                 number,
-                width=linears[f"{number}.gate"].out_features,
                 shares=shares,
                 plan=self.plan,
                 criterion=criterion,

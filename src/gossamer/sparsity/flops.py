@@ -3,7 +3,8 @@
 Per token and layer, a multiply-add counted as two: a frozen linear layer with P weights costs 2 P
 forward and 2 P for the gradient of its input, an adapter's weights 6 each, causal attention
 6 T d. Channels that are chosen by true norms cost the products of the tokens that are looked at,
-forward: 2 for each weight of gate and up, of q and k, or of v. To make up for what an MLP leaves
+forward: 2 for each weight of gate and up, of q and k, or of v. A token whose way back is left out
+saves the 2 of the gradient for each weight that is left. To make up for what an MLP leaves
 out costs those tokens the product with down as well, and each sparse token two products with as
 many rows as were looked at, forward and backward: 8 d a row. Embeddings, the output head, norms,
 padding, and the guess of the criterion `svd` (0.05 %) are left out.
@@ -45,19 +46,25 @@ class WorkShape:
         """The number of weights of v and o in one layer."""
         return self.hidden * (self.query_channels + self.key_channels)
 
+    @property
+    def layer_weights(self) -> int:
+        """The number of frozen weights of one layer."""
+        return self.mlp_weights + self.qk_weights + self.vo_weights
+
     def dense_work(self, length: float) -> float:
         """Operations per token, forward and backward, at sequences of `length` tokens."""
-        frozen = 4 * (self.mlp_weights + self.qk_weights + self.vo_weights)
+        frozen = 4 * self.layer_weights
         attention = 6 * length * self.query_channels
         return self.layers * (frozen + attention) + 6 * self.adapter_weights
 
     def dropped_work(self, shares: Shares) -> float:
         """Operations that a token of one layer saves."""
-        return 4 * (
+        sliced = (
             shares.mlp * self.mlp_weights
             + shares.qk * self.qk_weights
             + shares.vo * self.vo_weights
         )
+        return 4 * sliced + 2 * shares.back * (self.layer_weights - sliced)
 
     def scoring_work(self, shares: Shares) -> float:
         """Operations that score the channels of one layer by the true products of one token."""

@@ -18,7 +18,9 @@ from gossamer.sparsity.family import HeadShape, key_scores, partners, top_channe
 from gossamer.sparsity.frozen_linear import FrozenLinear, Scratch, base_linear
 from gossamer.sparsity.plan import Shares, SparsityPlan, kept
 from gossamer.sparsity.predictor import Criterion, TrueNorms
-from gossamer.sparsity.products import GatedMlp, LinearSlice, Side, add_branch, fits
+from gossamer.sparsity.products.branch import add_branch, fits
+from gossamer.sparsity.products.few_rows import FewRowsBack, FewRowsBackMlp
+from gossamer.sparsity.products.slices import GatedMlp, LinearSlice, Side, compute_dtype
 from gossamer.sparsity.tokens import RowGather, TokenSplit
 
 
@@ -65,11 +67,15 @@ class Replaced:
 class SparseGroup(ABC):
     """Modules that choose their channels together: an attention block, or an MLP."""
 
-    def __init__(self, current: Pass, block: nn.Module, path: str, layer: int) -> None:
+    def __init__(
+        self, current: Pass, block: nn.Module, path: str, layer: int, *, back: float
+    ) -> None:
         self._pass = current
         self._path = path
         self._layer = layer
+        self._back = back
         self._index: dict[str, Tensor] = {}
+        self._inside = False
         self._waiting: dict[str, nn.Module] = {}
         self._linears: dict[str, nn.Module] = {}
         self._block = block
@@ -90,40 +96,48 @@ class SparseGroup(ABC):
     def slice_linear(
         self, name: str, module: nn.Module, side: Side, detach: bool, replaced: Replaced
     ) -> None:
-        """Let the frozen layer in `module` compute with the channels chosen for `name`."""
-        product: Any = LinearSlice.apply
+        """Let the frozen layer in `module` compute with the channels chosen for `name`, or with all
+        of them, and go back for few tokens."""
+        sliced: Any = LinearSlice.apply
+        whole: Any = FewRowsBack.apply
         linear, wrapped = base_linear(module, f"{self._path}.{name}")
         frozen, dense = FrozenLinear(linear, self._pass.scratch), linear.forward
         self._linears[name] = module
+        detach = detach and wrapped
 
         def forward(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-            index = self._index.get(name)
-            if index is None or self._pass.split is None:
+            split, index = self._pass.split, self._index.get(name)
+            if split is None or not self._computes(name):
                 return dense(x, *args, **kwargs)
             self._waiting.pop(name, None)
-            out = product(
-                x, frozen, self._pass.split, side, index, self._pass.gather, detach and wrapped
-            )
+            if index is None:
+                out = whole(x, frozen, split, self._back, compute_dtype(x, frozen))
+            else:
+                gather = self._pass.gather
+                out = sliced(x, frozen, split, side, index, gather, detach, self._back)
             return out if torch.is_autocast_enabled(x.device.type) else out.to(x.dtype)
 
         replaced.forward(linear, outside_graphs(forward))
         if wrapped:
             self._fuse_branch(name, module, replaced)
 
+    def _computes(self, name: str) -> bool:
+        """Whether the projection `name` computes less than the whole in this pass."""
+        return self._inside and (bool(self._back) or name in self._index)
+
     def _fuse_branch(self, name: str, module: Any, replaced: Replaced) -> None:
         """Let the adapter's own layer add its branch in fewer passes while its base is sliced."""
         whole = module.forward
 
         def forward(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-            sliced = self._pass.split is not None and name in self._index
-            if not sliced or args or kwargs or not fits(module, x):
+            if not self._computes(name) or args or kwargs or not fits(module, x):
                 return whole(x, *args, **kwargs)
             return add_branch(module, x, module.base_layer(x))
 
         replaced.forward(module, outside_graphs(forward))
 
     def _begin(self, block: nn.Module, args: Any, kwargs: Any) -> None:
-        self._index = {}
+        self._index, self._inside = {}, False
         split = self._pass.split
         if split is None:
             return
@@ -136,14 +150,17 @@ class SparseGroup(ABC):
             )
         with torch.no_grad():
             self._index = self.choose(x.detach(), split)
-        self._waiting = {name: self._linears[name] for name in self._index if name in self._linears}
+        self._inside = True
+        self._waiting = {
+            name: module for name, module in self._linears.items() if self._computes(name)
+        }
 
     def _end(self, block: nn.Module, args: Any, output: Any) -> Any:
         """What the block's output is to be, or None for what it is."""
-        active, self._index = self._index, {}
+        self._index, self._inside = {}, False
         self._pass.gather.forget()
         waiting, self._waiting = self._waiting, {}
-        if active and waiting and output is not None:
+        if waiting and output is not None:
             name, module = next(iter(waiting.items()))
             raise UnsupportedAdapterError(
                 f"sparse compute: {type(module).__module__}.{type(module).__name__} at "
@@ -154,7 +171,8 @@ class SparseGroup(ABC):
 
 
 class SparseAttention(SparseGroup):
-    """Attention that computes few outputs of q, k and v and reads few inputs of o."""
+    """Attention that computes few outputs of q, k and v and reads few inputs of o, or whose
+    products go back for few tokens."""
 
     def __init__(
         self,
@@ -169,14 +187,14 @@ class SparseAttention(SparseGroup):
         criterion: Criterion,
         replaced: Replaced,
     ) -> None:
-        super().__init__(current, block, path, layer)
+        super().__init__(current, block, path, layer, back=shares.back)
         self._heads, self._shares, self._plan, self._criterion = heads, shares, plan, criterion
         for share in filter(None, (shares.qk, shares.vo)):
             check_kept(heads.key_channels, share, layer)
         sliced: list[tuple[str, Side]] = []
-        if shares.qk:
+        if shares.qk or shares.back:
             sliced += [("q_proj", "outputs"), ("k_proj", "outputs")]
-        if shares.vo:
+        if shares.vo or shares.back:
             sliced += [("v_proj", "outputs"), ("o_proj", "inputs")]
         for name, side in sliced:
             self.slice_linear(name, getattr(block, name), side, plan.detach_base, replaced)
@@ -199,7 +217,8 @@ class SparseAttention(SparseGroup):
 
 
 class SparseMlp(SparseGroup):
-    """An MLP that computes few outputs of gate and up and reads few inputs of down."""
+    """An MLP that computes few outputs of gate and up and reads few inputs of down, or whose
+    products go back for few tokens."""
 
     def __init__(
         self,
@@ -208,20 +227,19 @@ class SparseMlp(SparseGroup):
         path: str,
         layer: int,
         *,
-        width: int,
         shares: Shares,
         plan: SparsityPlan,
         criterion: Criterion,
         replaced: Replaced,
     ) -> None:
-        super().__init__(current, block, path, layer)
+        super().__init__(current, block, path, layer, back=shares.back)
         self._share, self._criterion = shares.mlp, criterion
         self._samples, self._kind = plan.criterion == "sample", plan.compensating
         self._compensation: Compensation | None = None
         self._input: Any = None
-        check_kept(width, shares.mlp, layer)
         modules = {name: getattr(block, name) for name in ("gate_proj", "up_proj", "down_proj")}
         found = {name: base_linear(module, f"{path}.{name}") for name, module in modules.items()}
+        check_kept(FrozenLinear(found["gate_proj"][0]).out_features, shares.mlp, layer)
         if any(wrapped for _, wrapped in found.values()):
             for name, module in modules.items():
                 side: Side = "inputs" if name == "down_proj" else "outputs"
@@ -229,10 +247,12 @@ class SparseMlp(SparseGroup):
         else:
             self._whole(block, modules, replaced)
         self._down = FrozenLinear(found["down_proj"][0], self._pass.scratch)
-        self._reach = self._column_norms() if self._samples else None
+        self._reach = self._column_norms() if self._samples and shares.mlp else None
         self.attach(replaced)
 
     def choose(self, x: Tensor, split: TokenSplit) -> dict[str, Tensor]:
+        if not self._share:
+            return {}
         index = self._sampled(x, split) if self._samples else self._scored(x, split)
         return dict.fromkeys(("gate_proj", "up_proj", "down_proj"), index)
 
@@ -276,20 +296,24 @@ class SparseMlp(SparseGroup):
 
     def _whole(self, block: Any, modules: dict[str, nn.Module], replaced: Replaced) -> None:
         """No adapters in between: the block as one function, of the width that is left."""
+        sliced: Any = GatedMlp.apply
+        whole: Any = FewRowsBackMlp.apply
         gate, up, down = (FrozenLinear(module, self._pass.scratch) for module in modules.values())
         dense = block.forward
 
         def forward(x: Tensor) -> Tensor:
-            index = self._index.get("gate_proj")
-            if index is None or self._pass.split is None:
+            split, index = self._pass.split, self._index.get("gate_proj")
+            if split is None or not self._computes("gate_proj"):
                 return dense(x)
             if any(getattr(block, name) is not module for name, module in modules.items()):
                 raise UnsupportedAdapterError(
                     f"sparse compute: adapters were added to {self._path} after sparsify(); add "
                     "them first"
                 )
-            product: Any = GatedMlp.apply
-            out = product(x, gate, up, down, self._pass.split, index)
+            if index is None:
+                out = whole(x, gate, up, down, split, self._back, compute_dtype(x, gate))
+            else:
+                out = sliced(x, gate, up, down, split, index, self._back)
             return out if torch.is_autocast_enabled(x.device.type) else out.to(x.dtype)
 
         replaced.forward(block, outside_graphs(forward))

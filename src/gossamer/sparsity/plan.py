@@ -14,7 +14,7 @@ from pydantic import Field, field_validator, model_validator
 from gossamer.errors import SettingError, UnknownNameError
 from gossamer.settings import Settings
 
-GROUPS = ("mlp", "qk", "vo")
+GROUPS = ("mlp", "qk", "vo", "back")
 _RANGE = re.compile(r"(\d+)(?:\s*-\s*(\d+))?")
 
 Compensating = Literal["linear", "mean", "none"]
@@ -24,7 +24,7 @@ ByLayers = dict[str, Share]
 
 @dataclass(frozen=True, slots=True)
 class Shares:
-    """The shares of channels that one decoder layer drops."""
+    """What one decoder layer drops."""
 
     mlp: float = 0.0
     """Share of the MLP's intermediate channels."""
@@ -32,10 +32,12 @@ class Shares:
     """Share of the query and key channels."""
     vo: float = 0.0
     """Share of the value channels and their partners at the input of the output projection."""
+    back: float = 0.0
+    """Share of the sparse tokens whose way back through frozen products is left out."""
 
     @property
     def any(self) -> bool:
-        return bool(self.mlp or self.qk or self.vo)
+        return bool(self.mlp or self.qk or self.vo or self.back)
 
 
 class SparsityPlan(Settings):
@@ -55,6 +57,11 @@ class SparsityPlan(Settings):
 
     vo: ByLayers = Field(default={})
     """Share of value channels to drop, with their partners in the output projection, by layers."""
+
+    back: ByLayers = Field(default={})
+    """Share of the sparse tokens for which the way back through a frozen product is left out, by
+    layers: those whose gradients at its outputs are smallest. Going forward nothing changes, so the
+    loss stays exact; of the gradients of early layers a small part is missing."""
 
     start: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.05
     """Dense steps at the start: a share of all steps if below 1, else a number of steps."""
@@ -136,14 +143,14 @@ class SparsityPlan(Settings):
             return "linear" if self.criterion == "sample" else "none"
         return self.compensation
 
-    @field_validator("mlp", "qk", "vo", mode="before")
+    @field_validator(*GROUPS, mode="before")
     @classmethod
     def _keys_are_text(cls, value: Any) -> Any:
         if isinstance(value, Mapping):
             return {str(key): share for key, share in value.items()}
         return value
 
-    @field_validator("mlp", "qk", "vo")
+    @field_validator(*GROUPS)
     @classmethod
     def _layers_once(cls, value: ByLayers) -> ByLayers:
         _expand(value)

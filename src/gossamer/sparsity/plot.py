@@ -30,7 +30,7 @@ def draw_plan(
     for panel in panels:
         panel.grid(alpha=0.25)
         panel.spines[["top", "right"]].set_visible(False)
-        panel.legend(frameon=False, fontsize="small", ncols=3)
+        panel.legend(frameon=False, fontsize="small", ncols=4)
     with replacing(path) as scratch:
         figure.savefig(scratch, format="png")
 
@@ -62,6 +62,16 @@ def _draw_shares(axes: Any, plan: SparsityPlan, layers: int) -> None:
         "value, output": ([s.vo for s in shares], "#f0b08f", 0.3),
     }
     for label, (values, colour, offset) in bars.items():
+        if not any(values):
+            continue
         axes.bar([n + offset for n in numbers], values, width=0.25, color=colour, label=label)
-    axes.set(xlabel="layer", ylabel="share of channels dropped", ylim=(0, 1.18))
+    if any(s.back for s in shares):
+        axes.step(
+            [n - 0.5 for n in range(layers + 1)],
+            [*(s.back for s in shares), shares[-1].back],
+            where="post",
+            color="#2a8c5a",
+            label="tokens without way back",
+        )
+    axes.set(xlabel="layer", ylabel="share left out", ylim=(0, 1.18))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gossamer.sparsity.frozen_linear import FrozenLinear
-from gossamer.sparsity.products import compute_dtype
+from gossamer.sparsity.products.slices import compute_dtype
 from gossamer.sparsity.tokens import TokenSplit, product
 
 

@@ -22,8 +22,8 @@ class TokenSplit:
     """Row numbers [batch * length - n] of the other tokens, ascending."""
     real: Tensor | None
     """A mask [batch, length] that is True outside padding; None if there is no padding."""
-    context: bool
-    """Whether a sparse token comes before a token that is learnt from. If not, what sparse tokens
+    context: int
+    """The number of sparse tokens that come before a token that is learnt from. What the others
     compute is of no consequence."""
     sampled: Tensor
     """Row numbers of the tokens whose true products score channels, ascending; maybe none."""
@@ -64,7 +64,7 @@ def split_tokens(
         sparse=(~flat).nonzero().squeeze(1),
         dense=flat.nonzero().squeeze(1),
         real=real,
-        context=bool(context.any()),
+        context=int(context.sum()),
         sampled=_sampled(context, plan),
     )
 

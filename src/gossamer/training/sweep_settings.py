@@ -19,11 +19,17 @@ class SweepSettings(DataSettings):
 
     target: Share | None = None
     """Share of the operations of a run to keep, its dense start included. Refused where the loss
-    then rises by more than max_increase. Unset: as little as max_increase allows."""
+    then rises by more than max_increase. Unset: as little as max_increase allows, and without that
+    no channel is dropped."""
 
-    max_increase: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.2
+    max_increase: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """What the plan as a whole may add to the loss of the untrained model, in nats per learnt
-    token."""
+    token. Unset: 0.2 where channels are dropped."""
+
+    back: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] | None = None
+    """Share of the sparse tokens of each layer whose way back is left out, which costs the loss
+    nothing. Unset: as much as the target needs, up to 0.9, before any channel is dropped; none with
+    the criterion `svd` and the search `sweep`, which are about channels."""
 
     search: Literal["graded", "equal", "sweep"] = "graded"
     """How to find the shares: rising with depth by a rule (some ten measurements); the same in all
@@ -52,8 +58,9 @@ class SweepSettings(DataSettings):
     exchanges: Annotated[int, Field(ge=0)] = 30
     """Exchanges between two layers that are tried after a sweep."""
 
-    start: Annotated[float, Field(ge=0, lt=1)] = 0.05
-    """Share of a run's steps that are to be dense; written into the plan."""
+    start: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Share of a run's steps at the start that are to be dense; written into the plan. Unset: 0.05
+    where channels are dropped, none where the way back alone is shorter."""
 
     span: Literal["batch", "sample"] = "sample"
     """Which tokens a run keeps dense: from the first that is learnt from to the last of each row,

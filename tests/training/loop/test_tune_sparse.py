@@ -60,6 +60,20 @@ def test_a_run_reports_work_kept_and_step_times(tune_tiny, plan, tmp_path):
     assert not (tmp_path / "home" / "sparsity").exists()
 
 
+@pytest.mark.parametrize("method", ["lora", "dora", "loreft"])
+def test_a_way_back_for_few_tokens_leaves_the_first_loss_exact(tune_tiny, tmp_path, method):
+    path = tmp_path / "back.yaml"
+    path.write_text("num_layers: 3\nback: {0-2: 0.8}\nstart: 0\n")
+    dense = tune_tiny("dense", method=method)
+    few = tune_tiny("few", method=method, sparse_compute=str(path))
+    assert few.losses[0] == pytest.approx(dense.losses[0], rel=1e-6)
+    assert few.losses[-1] != dense.losses[-1]
+    assert few.losses[-1] == pytest.approx(dense.losses[-1], rel=0.1)
+    assert 0.5 < few.work_kept < 1
+    assert few.choosing_work == 0
+    assert few.dense_step_seconds is None
+
+
 @pytest.mark.parametrize("method", ["lora", "dora", "rslora"])
 def test_more_methods_compute_sparsely(tune_tiny, plan, method):
     result = tune_tiny("run", sparse_compute=str(plan), method=method, gradient_accumulation=2)

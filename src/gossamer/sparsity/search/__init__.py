@@ -1,6 +1,7 @@
 """Finds a plan: how much of which layers may be left out before the loss says so.
 
 halfway    hidden states between two layers; the loss under a plan, all its parts together
+back       the plan that is exact going forward and shortens the way back
 work       what a plan keeps of a run's work, what it must drop for a target
 graded     the plan whose shares rise with depth by a rule, as high as a bound on the loss allows
 sweep      what each layer alone costs

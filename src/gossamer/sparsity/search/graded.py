@@ -127,6 +127,8 @@ class GradedShares:
                 trial = (low + high + 1) // 2
             if best is not None:
                 found.append(best)
+        if not found and self.options.back:
+            return Found(self.plan(0.0, 0.0), self.joint.dense)
         if not found:
             raise SettingError(
                 f"max_increase {bound:g}: even a hundredth of the MLP channels of layers "
