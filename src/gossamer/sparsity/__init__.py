@@ -1,7 +1,8 @@
 """Contextual sparsity: compute less of the frozen base while adapters learn (SparseLoRA).
 
-For each batch and layer the channels that matter are guessed, and the frozen weights multiply only
-those, forward and backward; adapters stay whole. Source: arXiv 2506.16500.
+For each batch and layer the channels that matter are found, and the frozen weights multiply only
+those, forward and backward; adapters stay whole. Source: arXiv 2506.16500. Or, which is ours,
+everything is computed going forward, and frozen products go back for the tokens of large gradients.
 
     handle = sparsify(model, load_plan("llama3-8b-math10k"), total_steps=1000)
     ...                      # handle.set_step(step) before each optimizer step
