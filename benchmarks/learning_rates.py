@@ -15,7 +15,6 @@ import argparse
 import gc
 import json
 import math
-import random
 import shutil
 import subprocess
 import tempfile
@@ -28,12 +27,11 @@ import torch
 
 from common import describe_machine
 from gossamer import methods
-from gossamer.basemodel.find import resolve
-from gossamer.basemodel.load import load_tokenizer
 from gossamer.errors import TrainingError
 from gossamer.training.comparison.entries import Entry, parse_entries
 from gossamer.training.outputs.listener import Listener
 from gossamer.training.run import tune
+from short_rows import short_rows
 
 LADDER = [float(f"{digit}e{power}") for power in range(-7, 1) for digit in (1, 3)]
 Row = dict[str, Any]
@@ -167,8 +165,8 @@ def measure(entry: Entry, rate: float, args: argparse.Namespace) -> Row:
     row["commit"] = commit()
     with tempfile.TemporaryDirectory(prefix="rates-") as scratch:
         train, test = Path(scratch) / "train.jsonl", Path(scratch) / "test.jsonl"
-        train.write_text("".join(short_rows(args.train, args)))
-        test.write_text("".join(short_rows(args.test, args)[: args.test_rows]))
+        train.write_text("".join(short_rows(args.train, args.model, args.longest)))
+        test.write_text("".join(short_rows(args.test, args.model, args.longest)[: args.test_rows]))
         output = Path(scratch) / "run"
         try:
             result = tune(
@@ -199,18 +197,6 @@ def measure(entry: Entry, rate: float, args: argparse.Namespace) -> Row:
     row["seconds"] = round(time.monotonic() - began, 1)
     row["threads"] = torch.get_num_threads()
     return row
-
-
-def short_rows(path: Path, args: argparse.Namespace) -> list[str]:
-    """The lines of `path` whose prompt and completion have at most `--longest` tokens, shuffled."""
-    tokenizer = load_tokenizer(resolve(args.model))
-    lines = path.read_text().splitlines(keepends=True)
-    rows = [json.loads(line) for line in lines]
-    texts = [row["prompt"] + row["completion"] for row in rows]
-    lengths = [len(ids) for ids in tokenizer(texts).input_ids]
-    kept = [line for line, length in zip(lines, lengths, strict=True) if length <= args.longest]
-    random.Random(0).shuffle(kept)
-    return kept
 
 
 def commit() -> str:
