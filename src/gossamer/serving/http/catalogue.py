@@ -6,15 +6,18 @@ took: listing never takes more than a small part of one thread.
 """
 
 import asyncio
+import re
 import time
 from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
+from gossamer.errors import cut
 from gossamer.serving.core.daemon_threads import DaemonThreads
 from gossamer.serving.core.interface import EngineInterface
 from gossamer.serving.core.stats import AdapterStatus
+from gossamer.serving.http.errors import ApiError
 
 T = TypeVar("T")
 
@@ -23,6 +26,9 @@ FRESH = 10.0
 
 MAX_RENDERED = 16
 """The most forms of the list that are kept, one for each set of adapters that a tenant may see."""
+
+MAX_LISTED = 10_000
+"""Adapters of one answer, as many as OpenAI's list of files has: with 10,000, some 3 MB."""
 
 LOOKED_AT = 2000
 """Adapters that are asked of a `PagedEngine` at a time."""
@@ -55,6 +61,20 @@ class AdapterPageAsk:
     """The name after which it begins; empty: at the beginning."""
     limit: int
     """Adapters that are not refused, at most."""
+
+
+def page_limit(text: str | None) -> int:
+    """Read `limit` of a query, the most adapters that a page may have. Raises `ApiError` 400."""
+    if text is None:
+        return MAX_LISTED
+    if not re.fullmatch(r"[0-9]{1,10}", text) or not 1 <= int(text) <= MAX_LISTED:
+        raise ApiError(
+            400,
+            f"'limit' = '{cut(text)}' must be a whole number of 1 to {MAX_LISTED}",
+            code="invalid_value",
+            param="limit",
+        )
+    return int(text)
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,6 +53,13 @@ def test_the_page_names_no_model_where_keys_are_asked_for(make_engine, ask):
     assert ask(make_engine(), "GET", "/openapi.json", settings=KEYED).status_code == 401
 
 
+def test_the_page_names_some_of_many_models(make_engine, ask, monkeypatch):
+    monkeypatch.setattr("gossamer.serving.http.routes.about.MOST_MODELS", 1)
+    text = ask(make_engine(), "GET", "/").text
+    assert text.count("<li>") == 3
+    assert 'and more in <a href="/v1/models">' in text
+
+
 def test_what_a_client_calls_the_server_is_no_markup(make_engine, ask):
     settings = HttpSettings(allowed_hosts=("*",))
     response = ask(make_engine(), "GET", "/", settings=settings, headers={"Host": "<b>x</b>"})

@@ -86,6 +86,25 @@ def test_the_list_tells_everything(call):
     assert data["broken"]["problem"] == "weights hold NaN"
 
 
+def test_the_list_comes_in_pages(call):
+    whole = call("GET", "/v1/adapters").json()
+    names = [each["id"] for each in whole["data"]]
+    assert names == sorted(names)
+    assert len(names) > 2
+    assert not whole["has_more"]
+    found, after = [], ""
+    for _ in names:
+        page = call("GET", f"/v1/adapters?limit=1&after={after}").json()
+        served = [each for each in page["data"] if each["problem"] is None]
+        assert len(served) <= 1
+        found += [each["id"] for each in page["data"]]
+        if not page["has_more"]:
+            break
+        after = page["last_id"]
+    assert found == names
+    assert call("GET", "/v1/adapters?limit=0").json()["error"]["param"] == "limit"
+
+
 @pytest.mark.parametrize(
     ("body", "param"),
     [

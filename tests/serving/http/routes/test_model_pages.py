@@ -9,7 +9,7 @@ from fake_engine import FakeEngine
 from gossamer.errors import AdapterReadError
 from gossamer.serving.core.stats import AdapterStatus
 from gossamer.serving.http import catalogue as module
-from gossamer.serving.http.openai.routes import MAX_LISTED
+from gossamer.serving.http.catalogue import MAX_LISTED
 from gossamer.serving.http.settings import HttpSettings
 
 REFUSED = {3, 4, 10, 24}

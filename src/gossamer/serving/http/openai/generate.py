@@ -260,7 +260,7 @@ async def find_model(context: Context, caller: Caller, model: str) -> AnyAdapter
 async def _is_listed(context: Context, caller: Caller, model: str) -> bool:
     if caller.adapters is None:
         return True
-    listed = {adapter.name for adapter in allowed(caller, await context.catalogue.statuses())}
+    listed = {adapter.name for adapter in allowed(caller, await context.catalogue.near(model))}
     return listed.issuperset(adapters_in(model))
 
 

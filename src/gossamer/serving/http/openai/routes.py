@@ -1,6 +1,5 @@
 """The routes of OpenAI's API: chat, plain completions and the list of models."""
 
-import re
 from functools import partial
 from typing import Any
 
@@ -11,9 +10,8 @@ from starlette.concurrency import run_in_threadpool
 from gossamer.errors import UnknownModelError, cut
 from gossamer.serving.core.stats import AdapterStatus
 from gossamer.serving.http.auth import allowed, caller_of
-from gossamer.serving.http.catalogue import AdapterPage, AdapterPageAsk
+from gossamer.serving.http.catalogue import AdapterPage, AdapterPageAsk, page_limit
 from gossamer.serving.http.context import Context
-from gossamer.serving.http.errors import ApiError
 from gossamer.serving.http.json_text import json_bytes
 from gossamer.serving.http.openai.chat import calling
 from gossamer.serving.http.openai.chat.reply import ChatReply
@@ -23,16 +21,14 @@ from gossamer.serving.http.openai.responses import CompletionReply
 
 router = APIRouter()
 
-MAX_LISTED = 10_000
-"""Models of one answer, as many as OpenAI's list of files has: with 10,000 adapters, 3 MB."""
-
 
 @router.get("/v1/models")
 async def list_models(http: Request) -> Response:
     """List names that the caller may use, at most `limit` (10,000 unless told), from the first one
     after the name `after`; adapters that cannot be served are under `refused`."""
     context, caller = Context.of(http), caller_of(http)
-    after, limit = http.query_params.get("after", ""), _limit(http)
+    query = http.query_params
+    after, limit = query.get("after", ""), page_limit(query.get("limit"))
     base = context.engine.model_name
     # The base comes first; no adapter has its name.
     has_base = not after
@@ -56,21 +52,6 @@ async def show_model(http: Request, name: str) -> JSONResponse:
         )
     await find_model(context, caller, name)
     return JSONResponse(_adapter(context, await run_in_threadpool(context.engine.adapter, name)))
-
-
-def _limit(http: Request) -> int:
-    """Read how many models are asked for at most. Raises `ApiError` 400."""
-    text = http.query_params.get("limit")
-    if text is None:
-        return MAX_LISTED
-    if not re.fullmatch(r"[0-9]{1,10}", text) or not 1 <= int(text) <= MAX_LISTED:
-        raise ApiError(
-            400,
-            f"'limit' = '{cut(text)}' must be a whole number of 1 to {MAX_LISTED}",
-            code="invalid_value",
-            param="limit",
-        )
-    return int(text)
 
 
 def _written(context: Context, has_base: bool, page: AdapterPage) -> bytes:

@@ -13,6 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.routing import Match
 
 from gossamer.serving.http.auth import ANYONE, allowed
+from gossamer.serving.http.catalogue import AdapterPage, AdapterPageAsk
 from gossamer.serving.http.context import Context
 from gossamer.serving.http.openapi import describe
 from gossamer.version import VERSION
@@ -47,17 +48,20 @@ HEADERS = {
 async def greet(http: Request) -> HTMLResponse:
     """Show a page with the version, the models and two commands to try; needs no key."""
     context = Context.of(http)
-    base, needs_key = context.engine.model_name, context.settings.needs_key
-    names = [base]
+    needs_key = context.settings.needs_key
+    names, has_more = [context.engine.model_name], False
     if not needs_key:
         # Names of models are for those to know who may use them.
-        found = allowed(ANYONE, await context.catalogue.statuses())
-        names += [each.name for each in found if each.state != "refused"]
+        ask = AdapterPageAsk("greeting", "", MOST_MODELS)
+        found, has_more = await context.catalogue.page(ask, partial(allowed, ANYONE), _served)
+        names += found
     has_studio = any(
         route.matches({**http.scope, "path": "/studio"})[0] is Match.FULL
         for route in http.app.routes
     )
-    page = _page(str(http.base_url), names, needs_key=needs_key, has_studio=has_studio)
+    page = _page(
+        str(http.base_url), names, has_more=has_more, needs_key=needs_key, has_studio=has_studio
+    )
     return HTMLResponse(page, headers=HEADERS)
 
 
@@ -69,7 +73,13 @@ async def openapi(http: Request) -> JSONResponse:
     return JSONResponse(await run_in_threadpool(make))
 
 
-def _page(address: str, names: list[str], *, needs_key: bool, has_studio: bool) -> str:
+def _served(page: AdapterPage) -> tuple[list[str], bool]:
+    return [each.name for each in page.adapters if each.state != "refused"], page.has_more
+
+
+def _page(
+    address: str, names: list[str], *, has_more: bool, needs_key: bool, has_studio: bool
+) -> str:
     body = json.dumps({"model": names[-1], "messages": [{"role": "user", "content": "Hello"}]})
     key = " -H 'Authorization: Bearer KEY'" if needs_key else ""
     curl = (
@@ -88,9 +98,9 @@ def _page(address: str, names: list[str], *, needs_key: bool, has_studio: bool) 
     if needs_key:
         models = "<p>Calls need a key; <code>GET /v1/models</code> tells what yours may use.</p>"
     else:
-        models = "<ul>" + "".join(f"<li>{_code(name)}</li>" for name in names[:MOST_MODELS])
-        if len(names) > MOST_MODELS:
-            models += f"<li>and {len(names) - MOST_MODELS} more in {_link('/v1/models')}</li>"
+        models = "<ul>" + "".join(f"<li>{_code(name)}</li>" for name in names)
+        if has_more:
+            models += f"<li>and more in {_link('/v1/models')}</li>"
         models += "</ul>"
     links = ["/openapi.json", "/v1/models", "/metrics", "/health"]
     if has_studio:

@@ -14,6 +14,7 @@ from gossamer.errors import cut
 from gossamer.serving.core.stats import AdapterStatus
 from gossamer.serving.http.auth import caller_of, require_admin
 from gossamer.serving.http.body import decode, read_body, read_past
+from gossamer.serving.http.catalogue import AdapterPage, AdapterPageAsk, page_limit
 from gossamer.serving.http.connection import run_unless_disconnected
 from gossamer.serving.http.context import Context
 from gossamer.serving.http.errors import ApiError
@@ -82,9 +83,12 @@ Body = TypeVar("Body", bound=AdapterBody)
 
 @router.get("/v1/adapters")
 async def list_adapters(http: Request) -> Response:
-    """List all adapters with state, kind, rank, bytes, digest, requests, hits, last use."""
+    """List adapters with state, kind, rank, bytes, digest, requests, hits, last use: at most
+    `limit` (10,000 unless told), in the order of names from the first one after `after`."""
     require_admin(http)
-    content = await Context.of(http).catalogue.rendered("adapters", _written)
+    query = http.query_params
+    ask = AdapterPageAsk("adapters", query.get("after", ""), page_limit(query.get("limit")))
+    content = await Context.of(http).catalogue.page(ask, list, _written)
     return Response(content, media_type=JSONResponse.media_type)
 
 
@@ -175,8 +179,17 @@ async def _result(http: Request, future: "Future[T]") -> T:
         Context.of(http).catalogue.forget()
 
 
-def _written(adapters: list[AdapterStatus]) -> bytes:
-    return json_bytes({"object": "list", "data": [_shown(adapter) for adapter in adapters]})
+def _written(page: AdapterPage) -> bytes:
+    data = [_shown(adapter) for adapter in page.adapters]
+    return json_bytes(
+        {
+            "object": "list",
+            "data": data,
+            "first_id": data[0]["id"] if data else None,
+            "last_id": data[-1]["id"] if data else None,
+            "has_more": page.has_more,
+        }
+    )
 
 
 def _shown(adapter: AdapterStatus) -> dict[str, Any]:
