@@ -1,5 +1,6 @@
 """A real server in a thread, over any engine."""
 
+import gc
 import threading
 import time
 from collections.abc import Iterator
@@ -13,6 +14,15 @@ from gossamer.serving.http.transport.server import Server, bind
 @contextmanager
 def live(engine: EngineInterface, extensions=(), **settings) -> Iterator[tuple[str, int]]:
     """Serve on a free port; yields host and port; drains on leaving."""
+    # A server that starts looks for garbage, which takes long in all that tests have imported.
+    gc.freeze()
+    with started(engine, extensions, **settings) as address:
+        yield address
+
+
+@contextmanager
+def started(engine: EngineInterface, extensions=(), **settings) -> Iterator[tuple[str, int]]:
+    """The same in memory as it is."""
     http = HttpSettings(port=0, **settings)
     listener = bind(http.host, http.port)
     server = Server(engine, http, extensions=extensions)

@@ -1,9 +1,9 @@
 """Stores on SQLite, and on PostgreSQL where there is one."""
 
-import shutil
 from types import SimpleNamespace
 
 import pytest
+from open_store import open_store
 from postgres_server import schema, served
 from zygote import start as start_zygote
 
@@ -34,14 +34,6 @@ def new_settings(request, tmp_path):
 
 
 @pytest.fixture(scope="session")
-def sqlite_tables(tmp_path_factory):
-    """A SQLite file with all tables, to be copied."""
-    settings = JobsSettings(data_dir=str(tmp_path_factory.mktemp("tables") / "data"))
-    JobStore.open(settings).close()
-    return settings.folder.database
-
-
-@pytest.fixture(scope="session")
 def postgres_tables(postgres_url, tmp_path_factory):
     """The URL of a schema with all tables, to be emptied."""
     with schema(postgres_url) as url:
@@ -57,11 +49,11 @@ def store(request, tmp_path):
     if request.param == "postgresql":
         url = request.getfixturevalue("postgres_tables")
     settings = JobsSettings(data_dir=str(tmp_path / "data"), database=url)
-    settings.folder.make()
     if url is None:
-        shutil.copy(request.getfixturevalue("sqlite_tables"), settings.folder.database)
-    store = JobStore.join(settings)
-    if url is not None:
+        store = open_store(settings)
+    else:
+        settings.folder.make()
+        store = JobStore.join(settings)
         with store.database.write() as session:
             names = ", ".join(TableRow.metadata.tables)
             session.connection().exec_driver_sql(f"TRUNCATE {names}")

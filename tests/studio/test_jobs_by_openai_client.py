@@ -8,6 +8,7 @@ import pytest
 import torch
 from engine_case import start
 from live_server import live
+from open_store import open_store
 from openai import BadRequestError, NotFoundError, OpenAI
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -15,7 +16,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import gossamer.tuners  # noqa: F401  PEFT then knows the adapters of all methods
 from gossamer.cli.main import main
 from gossamer.jobs.settings import JobsSettings
-from gossamer.jobs.store import JobStore
 from gossamer.jobs.supervise.launch import ProcessLauncher
 from gossamer.jobs.supervise.supervisor import Supervisor
 from gossamer.studio.assembly import StudioParts
@@ -67,7 +67,7 @@ def serve(tiny_model, tmp_path, capsys):
             disk_floor_mib=1,
             jobs_share="full",
         )
-        store = JobStore.open(settings)
+        store = open_store(settings)
         workers, start_worker = [], ProcessLauncher(settings)
 
         def launch(job, attempt):

@@ -9,10 +9,10 @@ import httpx
 import pytest
 from engine_case import slow_down, start
 from live_server import live
+from open_store import open_store
 from safetensors.torch import load_file, save_file
 
 from gossamer.jobs.settings import JobsSettings
-from gossamer.jobs.store import JobStore
 from gossamer.jobs.store.records import ModelRecord
 from gossamer.studio.assembly import StudioParts
 from gossamer.studio.new_job import BaseModel
@@ -29,7 +29,7 @@ MODELS = "/studio/api/models"
 def client(tiny_model, tmp_path):
     """A session on a server with one model."""
     settings = JobsSettings(data_dir=str(tmp_path / "data"), disk_floor_mib=1)
-    store = JobStore.open(settings)
+    store = open_store(settings)
     make_lora(settings.folder.imports / NAME, tiny_model, rank=4)
     settings.folder.link(NAME).symlink_to(f"../imports/{NAME}")
     about = {"job_id": None, "folder": f"imports/{NAME}", "tenant": "default"}

@@ -1,10 +1,10 @@
 """A store and a service of files on SQLite; what they keep is the same on either database."""
 
 import pytest
+from open_store import open_store
 
 from gossamer.jobs.files.service import FileService
 from gossamer.jobs.settings import JobsSettings
-from gossamer.jobs.store import JobStore
 
 
 @pytest.fixture
@@ -14,7 +14,7 @@ def settings(tmp_path):
 
 @pytest.fixture
 def store(settings):
-    store = JobStore.open(settings)
+    store = open_store(settings)
     yield store
     store.close()
 

@@ -3,11 +3,11 @@
 import pytest
 from job_helpers import add_job
 from kills_case import until
+from open_store import open_store
 from worker_case import add_training, quick_settings
 
 from gossamer.errors import JobError
 from gossamer.jobs.queue.needs import GIB, MachineRoom
-from gossamer.jobs.store import JobStore
 from gossamer.jobs.store.scoped import EVERYONE
 from gossamer.jobs.supervise import estimate as estimate_module
 from gossamer.jobs.supervise.estimate import Estimates, Estimator
@@ -21,7 +21,7 @@ def settings(tmp_path):
 
 @pytest.fixture
 def store(settings):
-    store = JobStore.open(settings)
+    store = open_store(settings)
     yield store
     store.close()
 

@@ -5,10 +5,10 @@ import time
 
 import pytest
 from job_helpers import add_job
+from open_store import open_store
 from worker_case import FAR, quick_settings, supervise
 
 from gossamer.jobs.results.links import YOUNG_SECONDS
-from gossamer.jobs.store import JobStore
 from gossamer.jobs.store.attempts import JobOutcome
 from gossamer.jobs.supervise.reconcile import forget_old, reconcile
 
@@ -20,7 +20,7 @@ def settings(tmp_path):
 
 @pytest.fixture
 def store(settings):
-    store = JobStore.open(settings)
+    store = open_store(settings)
     supervise(store)
     yield store
     store.close()

@@ -2,11 +2,11 @@
 
 import pytest
 from job_helpers import add_job
+from open_store import open_store
 from worker_case import FAR, quick_settings, supervise
 
 from gossamer.errors import StorageError
 from gossamer.jobs.outcome import finish, write_outcome
-from gossamer.jobs.store import JobStore
 from gossamer.jobs.store.attempts import JobOutcome, ResultFile
 
 
@@ -17,7 +17,7 @@ def settings(tmp_path):
 
 @pytest.fixture
 def store(settings):
-    store = JobStore.open(settings)
+    store = open_store(settings)
     supervise(store)
     yield store
     store.close()

@@ -8,11 +8,11 @@ import psutil
 import pytest
 from job_helpers import add_job
 from kills_case import until
+from open_store import open_store
 from worker_case import quick_settings
 
 from gossamer.jobs.kinds.compare import parse_comparison, resolve_comparison
 from gossamer.jobs.queue.needs import GIB
-from gossamer.jobs.store import JobStore
 from gossamer.jobs.supervise.attend import Watch
 from gossamer.jobs.supervise.estimate import Estimator
 from gossamer.jobs.supervise.room import descendants, memory_of
@@ -58,7 +58,7 @@ def test_a_worker_stops_goes_on_and_ends_with_what_it_started(family):
 
 @pytest.fixture
 def store(tmp_path):
-    store = JobStore.open(quick_settings(tmp_path))
+    store = open_store(quick_settings(tmp_path))
     yield store
     store.close()
 

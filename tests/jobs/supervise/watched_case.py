@@ -5,10 +5,10 @@ import sys
 
 from job_helpers import add_job
 from kills_case import until
+from open_store import open_store
 from worker_case import FAR
 
 from gossamer.jobs.process import _started, here
-from gossamer.jobs.store import JobStore
 from gossamer.jobs.store.scoped import EVERYONE
 from gossamer.jobs.supervise.supervisor import Supervisor
 
@@ -46,7 +46,7 @@ class Watched:
 
     def __init__(self, settings, *, code=None, **options):
         self.settings = settings
-        self.store = JobStore.open(settings)
+        self.store = open_store(settings)
         self.waiting = Waiting(settings, code) if code else Waiting(settings)
         self.supervisor = Supervisor(self.store, settings, self.waiting, **options)
 

@@ -7,13 +7,13 @@ import signal
 import pytest
 from job_helpers import messages
 from kills_case import is_alive, until
+from open_store import open_store
 from worker_case import FAR, add_rows, add_training, quick_settings, supervise
 
 from gossamer.jobs.kinds.compare import parse_comparison, resolve_comparison
 from gossamer.jobs.kinds.export import ExportRequest, resolve_export
 from gossamer.jobs.kinds.verify import VerificationRequest, resolve_verification
 from gossamer.jobs.outcome import read_outcome
-from gossamer.jobs.store import JobStore
 from gossamer.jobs.store.attempts import Death
 from gossamer.jobs.store.jobs import NewJob, Repeat
 from gossamer.jobs.store.scoped import EVERYONE
@@ -24,7 +24,7 @@ class Shop:
 
     def __init__(self, nursery, folder):
         self.settings = quick_settings(folder)
-        self.store = JobStore.open(self.settings)
+        self.store = open_store(self.settings)
         self.nursery, self.folder = nursery, folder
         supervise(self.store)
 

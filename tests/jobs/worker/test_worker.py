@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 from job_helpers import messages
 from kills_case import is_alive, until
+from open_store import open_store
 from worker_case import FAR, add_training, figures_of, quick_settings, supervise
 
 from gossamer.jobs.outcome import read_outcome
 from gossamer.jobs.settings import JobsSettings
-from gossamer.jobs.store import JobStore
 from gossamer.jobs.store.attempts import Death
 from gossamer.jobs.store.jobs import JobTable
 from gossamer.jobs.store.scoped import EVERYONE
@@ -32,7 +32,7 @@ class Bench:
 
     def __init__(self, nursery, tmp_path, **changes):
         self.settings = quick_settings(tmp_path, **changes)
-        self.store = JobStore.open(self.settings)
+        self.store = open_store(self.settings)
         self.nursery, self.folder = nursery, tmp_path
         supervise(self.store)
 
@@ -277,7 +277,7 @@ def test_a_worker_gives_way_to_everything_else():
 def test_the_database_is_asked_at_the_priority_of_the_beginning(tmp_path, monkeypatch):
     """Else a worker that gets no processor would keep the lock that the server needs."""
     settings = JobsSettings(data_dir=str(tmp_path / "data"))
-    JobStore.open(settings).close()
+    open_store(settings).close()
     monkeypatch.setattr(JobTable, "told", priority, raising=False)
 
     def answer():

@@ -5,10 +5,10 @@ from contextlib import contextmanager
 import pytest
 from fake_engine import FakeEngine
 from live_server import live
+from open_store import open_store
 from playwright.sync_api import expect
 
 from gossamer.jobs.settings import JobsSettings
-from gossamer.jobs.store import JobStore
 from gossamer.jobs.store.records import ModelRecord
 from gossamer.serving.core.stats import AdapterStatus
 from gossamer.serving.store.folder import AdapterFolder
@@ -48,7 +48,7 @@ def studio(tmp_path, contexts):
     @contextmanager
     def studio():
         settings = JobsSettings(data_dir=str(tmp_path / "data"), disk_floor_mib=1)
-        store = JobStore.open(settings)
+        store = open_store(settings)
         run = settings.folder.imports / NAME
         run.mkdir()
         (run / "adapter_config.json").write_text("{}")

@@ -6,10 +6,10 @@ from contextlib import contextmanager
 import pytest
 from fake_engine import FakeEngine
 from live_server import live
+from open_store import open_store
 from playwright.sync_api import expect
 
 from gossamer.jobs.settings import JobsSettings
-from gossamer.jobs.store import JobStore
 from gossamer.studio.assembly import StudioParts
 from gossamer.studio.new_job import BaseModel
 
@@ -41,7 +41,7 @@ def studio(tmp_path, tiny_model, contexts):
     @contextmanager
     def studio(**http):
         settings = JobsSettings(data_dir=str(tmp_path / "data"), disk_floor_mib=1)
-        store = JobStore.open(settings)
+        store = open_store(settings)
         engine = FakeEngine(tiny_tokenizer())
         base = BaseModel("tiny", str(tiny_model), lambda: 64)
         parts = StudioParts(settings, base, store=store, token="once", runner=Idle())

@@ -9,10 +9,10 @@ from commands.keys import key_maker
 from fake_engine import FakeEngine
 from job_case import PAIR, add_model, create, wait
 from live_server import live
+from open_store import open_store
 
 from gossamer.jobs.data_folder import run_place
 from gossamer.jobs.settings import JobsSettings
-from gossamer.jobs.store import JobStore
 from gossamer.serving.core.stats import AdapterStatus
 from gossamer.studio.assembly import StudioParts
 from gossamer.studio.new_job import BaseModel
@@ -49,7 +49,7 @@ def settings(tmp_path):
 
 @pytest.fixture
 def store(settings):
-    store = JobStore.open(settings)
+    store = open_store(settings)
     yield store
     store.close()
 
