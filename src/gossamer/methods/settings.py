@@ -116,7 +116,7 @@ class AdaloraSettings(MethodSettings):
     """Settings of `adalora`."""
 
     default_learning_rate = DefaultRate(
-        3e-3,
+        1e-2,
         1e-3,
         source="sweep on SmolLM2-135M, where 1e-3 has hardly begun to learn in 30 steps, since "
         "strengths start at zero; a common choice",
