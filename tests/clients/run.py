@@ -2,47 +2,70 @@
 
 python tests/clients/run.py [CLIENT...]
 
-Serves a tiny model and an adapter. Each script in `checks` is one client: its first line names the
-packages that it needs from the package index, and it is called with the address and a model's name.
-Environments lie in build/clients and are made again when their packages change.
+Each script in `checks` is one client of a tiny model and an adapter, each in `agents` one that
+solves a task with tools, for which the server's answers come from a script. Their first line names
+the packages that they need from the package index, and they are called with the address and a
+model's name. Environments lie in build/clients and are made again when their packages change.
 """
 
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from gossamer.serving.client.child_server import child_server
 
 ROOT = Path(__file__).parents[2]
-CHECKS = Path(__file__).parent / "checks"
+HERE = Path(__file__).parent
 ENVIRONMENTS = ROOT / "build" / "clients"
+NEEDS = "# needs: "
 SECONDS = 300
 """A check that takes longer has failed."""
 
 
 def main(names: list[str]) -> int:
     """Run the checks of `names`, or all; 1 if one fails."""
-    sys.path.insert(0, str(ROOT / "tests" / "helpers"))
+    sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "helpers")]
+    from scripted import scripted
+
+    failed = False
+    for folder, serve, model in (
+        (HERE / "checks", tiny_server, "pirate"),
+        (HERE / "agents", scripted, "tiny"),
+    ):
+        checks = [path for path in _checks(folder) if not names or path.stem in names]
+        if not checks:
+            continue
+        pythons = {check: _environment(check) for check in checks}
+        with serve() as address:
+            for check in checks:
+                failed |= not _passes(check, pythons[check], address, model)
+    return int(failed)
+
+
+@contextmanager
+def tiny_server() -> Iterator[str]:
+    """Serve a tiny model with the adapter pirate; yields the address."""
     from tiny import make_lora, make_tiny_model
 
-    checks = [path for path in sorted(CHECKS.glob("*.py")) if not names or path.stem in names]
-    pythons = {check: _environment(check) for check in checks}
-    failed = False
     with tempfile.TemporaryDirectory() as folder:
         # Its tokens are bytes, of which tools and schemas in a prompt have hundreds.
         model = make_tiny_model(Path(folder) / "tiny", max_position_embeddings=4096)
         make_lora(Path(folder) / "adapters" / "pirate", model, rank=4)
         options = ["--memory", "0.05", "--threads", "1", "--device", "cpu"]
         with child_server(str(model), Path(folder) / "adapters", options) as address:
-            for check in checks:
-                failed |= not _passes(check, pythons[check], address)
-    return int(failed)
+            yield address
+
+
+def _checks(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.glob("*.py")) if path.read_text().startswith(NEEDS)]
 
 
 def _environment(check: Path) -> Path:
     """The Python of the environment of `check`, made if it is not there."""
-    needs = check.read_text().splitlines()[0].removeprefix("# needs: ")
+    needs = check.read_text().splitlines()[0].removeprefix(NEEDS)
     folder = ENVIRONMENTS / check.stem
     python, noted = folder / "bin" / "python", folder / "needs.txt"
     if not noted.exists() or noted.read_text() != needs:
@@ -53,8 +76,8 @@ def _environment(check: Path) -> Path:
     return python
 
 
-def _passes(check: Path, python: Path, address: str) -> bool:
-    command = [str(python), str(check), address, "pirate"]
+def _passes(check: Path, python: Path, address: str, model: str) -> bool:
+    command = [str(python), str(check), address, model]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
     except subprocess.TimeoutExpired:

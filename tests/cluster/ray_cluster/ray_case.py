@@ -52,20 +52,24 @@ class RayCluster:
         headers = {"Authorization": f"Bearer {key}"}
         return httpx.Client(base_url=f"http://127.0.0.1:{PORT}", timeout=120, headers=headers)
 
-    def start(self, *words, with_catalog=True, **environment):
+    def start(self, *words, **options):
+        began = time.monotonic()
+        self.begin(*words, **options)
+        count = int(words[words.index("--replicas") + 1])
+        self.until(lambda: self.has_replicas(count), START_SECONDS)
+        print(f"\n  {count} of them answer after {time.monotonic() - began:.1f} s")
+
+    def begin(self, *words, with_catalog=True, **environment):
+        """Start the command and wait for nothing."""
         command = [sys.executable, "-m", "gossamer", "cluster", "serve", str(self.model)]
         if with_catalog:
             command += ["--catalog", self.url, "--cache", str(self.folder / "cache")]
         command += ["--port", str(PORT), "--memory", "0.01", "--threads", "1"]
         command += ["--cpus-per-replica", "0.5", "--keys", str(self.keys), *words]
-        began = time.monotonic()
         self.log = (self.folder / "log").open("w")
         self.process = subprocess.Popen(
             command, stdout=self.log, stderr=self.log, env={**os.environ, **environment}
         )
-        count = int(words[words.index("--replicas") + 1])
-        self.until(lambda: self.has_replicas(count), START_SECONDS)
-        print(f"\n  {count} of them answer after {time.monotonic() - began:.1f} s")
 
     def stop(self):
         began = time.monotonic()

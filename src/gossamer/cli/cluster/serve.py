@@ -70,16 +70,21 @@ def run(args: argparse.Namespace) -> int:
     from gossamer.cluster.replicas.app import start_cluster, stop_cluster
 
     started, stop = time.monotonic(), threading.Event()
+    is_ready = False
 
     def end(number: int, frame: FrameType | None) -> None:
         if stop.is_set():
             os._exit(128 + number)
         stop.set()
+        if not is_ready:
+            # Out of whatever Ray is waiting for.
+            raise SystemExit(128 + number)
 
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end)
     start_cluster(serving, cluster, http)
     try:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, end)
+        is_ready = True
         seconds = time.monotonic() - started
         print(
             f"gossamer: ready at http://{http.host}:{http.port} with "

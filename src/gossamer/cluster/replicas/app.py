@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,8 @@ def from_arguments(arguments: Mapping[str, Any]) -> Any:
 def start_cluster(serving: ServeSettings, cluster: ClusterSettings, http: HttpSettings) -> None:
     """Start Ray if it is to be started here, and the application; returns when all is ready.
 
+    For the main thread, whose handlers of signals it keeps; one that raises leaves nothing behind.
+
     Raises `ServingError` if it does not come up, and `SettingError` for settings that cannot work
     here, among them a Ray that was loaded so that it could obey calls without a token.
     """
@@ -134,6 +137,7 @@ def start_cluster(serving: ServeSettings, cluster: ClusterSettings, http: HttpSe
     from ray.exceptions import AuthenticationError, RayError
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         ray.init(
             # Not the Ray that RAY_ADDRESS names, or that runs here already.
@@ -146,6 +150,9 @@ def start_cluster(serving: ServeSettings, cluster: ClusterSettings, http: HttpSe
             **({} if cluster.ray_address else {"_node_ip_address": LOOPBACK_ADDRESS}),
             include_dashboard=None if cluster.ray_address else False,
         )
+        for number, handler in handlers.items():
+            # Ray's own ends the process while Ray goes on.
+            signal.signal(number, handler)
         _start_serve(http)
         serve.run(application, name=APP, route_prefix="/", logging_config={"log_level": "WARNING"})
     except (ConnectionError, AuthenticationError) as error:
@@ -161,6 +168,10 @@ def start_cluster(serving: ServeSettings, cluster: ClusterSettings, http: HttpSe
             f"the replicas did not start: {_first_line(error)}; Ray's logs tell more, in "
             "/tmp/ray/session_latest/logs/serve"
         ) from error
+    except BaseException:
+        # A signal while they start.
+        stop_cluster(cluster)
+        raise
 
 
 def _start_serve(http: HttpSettings) -> None:
@@ -183,6 +194,8 @@ def stop_cluster(cluster: ClusterSettings) -> None:
     import ray
     from ray import serve
 
+    if not ray.is_initialized():
+        return
     serve.delete(APP)
     if cluster.ray_address is None:
         serve.shutdown()
