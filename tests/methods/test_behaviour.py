@@ -17,7 +17,7 @@ from method_helpers import (
     logits,
     with_peft,
 )
-from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, set_seed
 
 from gossamer import methods
 from gossamer.basemodel.load import load_model
@@ -181,6 +181,28 @@ def test_gradient_checkpointing(name):
     sparing = gradients(model)
     for parameter in plain:
         assert torch.allclose(sparing[parameter], plain[parameter], rtol=1e-4, atol=1e-6), parameter
+
+
+@pytest.mark.parametrize("name", ["shira", "smt", "sparse_lora", "sparsegrad"])
+def test_what_learns_is_chosen_with_as_little_memory_as_the_run_has(name):
+    passes = []
+
+    def chosen(**changes):
+        settings = {"mask": "gradient"} if name == "shira" else {}
+        method = methods.find(name).from_values({**CASES[name].settings, **settings})
+        where = context(base_folder("llama"), **changes)
+        model = base_model(where.base_folder)
+        block = next(each for path, each in model.named_modules() if path.endswith("1.mlp"))
+        watch = block.register_forward_pre_hook(lambda *_: passes.append(changes))
+        set_seed(0)
+        state = method.prepare(model, where).state_dict()
+        watch.remove()
+        return state
+
+    plain, sparing = chosen(), chosen(gradient_checkpointing=True)
+    assert passes.count({"gradient_checkpointing": True}) == 2 * passes.count({}) > 0
+    assert plain.keys() == sparing.keys()
+    assert all(torch.allclose(plain[key], sparing[key], atol=1e-5) for key in plain)
 
 
 @pytest.mark.parametrize("name", ADAPTERS)

@@ -1,5 +1,6 @@
 """Runs of SparseGrad: it learns, leaves a model or an adapter, and resumes exactly."""
 
+import json
 import shutil
 
 import pytest
@@ -14,6 +15,8 @@ from gossamer.errors import SettingError
 from gossamer.methods import MethodContext
 from gossamer.methods.sparsegrad.model import apply_sparsegrad, mapped_back, sparsegrad_layers
 from gossamer.methods.sparsegrad.settings import SparseGradSettings
+
+from tiny import make_context
 
 RUN = {"method": "sparsegrad", "learning_rate": 3e-3, "share": 0.1, "batch_size": 4}
 IDS = torch.arange(20)[None] + 5
@@ -120,6 +123,20 @@ def test_an_adapter_meets_the_stated_error(trained, tiny_model, tmp_path, form):
         assert (found - wanted).norm() <= (error + 1e-4) * wanted.norm()
         sizes.append((found.norm() / wanted.norm()).item())
     assert min(sizes) < 0.999, "something was left out"
+
+
+def test_how_the_base_was_rounded_is_no_part_of_an_adapter(tiny_model, tmp_path):
+    """The base is stored in float32 and trained on in bfloat16; one direction is learnt."""
+    method = methods.find("sparsegrad").from_values({"export": "low-rank", "export_error": 0.1})
+    where = make_context(tiny_model, dtype="bfloat16", probe_batches=lambda count: batches())
+    base = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.bfloat16)
+    model = method.prepare(base, where)
+    for layer in sparsegrad_layers(model).values():
+        rows, columns = layer.weight.shape
+        layer.weight.data += 1e-4 * torch.ones(rows, 1) @ torch.ones(1, columns)
+    method.export(model, tmp_path, where)
+    ranks = json.loads((tmp_path / "adapter_config.json").read_text())["rank_pattern"]
+    assert set(ranks.values()) == {1}
 
 
 @pytest.mark.parametrize(

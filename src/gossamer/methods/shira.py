@@ -9,7 +9,7 @@ from peft import ShiraConfig, TaskType
 from gossamer.errors import SettingError
 from gossamer.methods.common.method import MethodContext
 from gossamer.methods.common.peft_method import PeftMethod
-from gossamer.methods.common.probe_loss import backward
+from gossamer.methods.common.probe_loss import backward, checkpointed
 from gossamer.methods.common.ranks import add_over_ranks
 from gossamer.methods.common.targets import is_meta, refuse_quantized, select_targets
 from gossamer.methods.settings import ShiraSettings
@@ -87,8 +87,9 @@ def _scores(
         weight.requires_grad_(True)
         handles.append(weight.register_post_accumulate_grad_hook(_adder(sums[key])))
     try:
-        for batch in context.probe_batches(steps):
-            backward(model, batch)
+        with checkpointed(model, context.gradient_checkpointing):
+            for batch in context.probe_batches(steps):
+                backward(model, batch)
     finally:
         for handle in handles:
             handle.remove()

@@ -58,6 +58,7 @@ def prepare(settings: RunSettings) -> Prepared:
     method = settings.build_method()
     _check_processes(settings, method)
     _check_shard(settings, method)
+    _check_last_step(settings, method)
     fit_threads(settings.processes)
     device = choose_device(settings.device, processes=settings.processes)
     settings = settings.model_copy(
@@ -119,6 +120,22 @@ def _check_processes(settings: RunSettings, method: Method[Any]) -> None:
             f"processes={settings.processes} cannot go with method '{method.name}': "
             f"{method.one_process_because}; train it in one process"
         )
+
+
+def _check_last_step(settings: RunSettings, method: Method[Any]) -> None:
+    """Refuse to end before the last step, or with the weights of another one, where that is no
+    result."""
+    if method.last_step_because is None:
+        return
+    for name, is_asked in (
+        ("load_best_at_end", settings.load_best_at_end),
+        ("early_stop", settings.early_stop is not None),
+    ):
+        if is_asked:
+            raise SettingError(
+                f"{name} cannot go with method '{method.name}': {method.last_step_because}; "
+                "leave it out, and watch the held-out loss of the last steps"
+            )
 
 
 def _check_shard(settings: RunSettings, method: Method[Any]) -> None:

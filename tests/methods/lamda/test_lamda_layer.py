@@ -27,6 +27,17 @@ def test_it_starts_as_the_pretrained_model(tiny_model):
     assert torch.allclose(made.scaling["default"] * b @ s @ a, kept, atol=1e-10)
 
 
+def test_autocast_rounds_nothing_away_that_was_learnt():
+    made = layer(out=64, into=48, dtype=torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert made.factors("default").b.count_nonzero() == 0
+    with torch.no_grad():
+        made.lamda_S["default"].add_(1e-4)
+    exact = made.factors("default").b
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(made.factors("default").b, exact)
+
+
 def test_the_fast_singular_vectors_span_the_same_space():
     torch.manual_seed(0)
     weight = torch.randn(120, 90) @ torch.diag(0.93 ** torch.arange(90)) @ torch.randn(90, 150)

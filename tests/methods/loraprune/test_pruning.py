@@ -54,6 +54,18 @@ def test_with_all_groups_kept_it_is_plain_lora():
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
+def test_what_is_gone_stays_gone_where_a_new_schedule_begins():
+    method, model, _ = pruned()
+    before = {
+        key: mask.kept.clone() for key, mask in method.pruner.masks.items() if mask.kept is not None
+    }
+    backward(model)
+    method.pruner.score()
+    method.pruner.prune({"heads": 0.1, "mlp": 0.05})
+    assert before
+    assert all(torch.equal(method.pruner.masks[key].kept, kept) for key, kept in before.items())
+
+
 def test_importance_is_the_sum_over_a_group_of_the_papers_estimate():
     """By autograd's own definition: G^ of each matrix from dense gradients of B and A."""
     method, model, _ = learning(dtype=torch.float64)

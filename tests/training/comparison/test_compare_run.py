@@ -275,6 +275,14 @@ def test_the_speed_of_a_method_is_measured(small, tmp_path):
     assert not (tmp_path / "out/jobs/lora-timing/run").exists()
 
 
+def test_the_speed_of_a_method_with_a_long_first_stage_is_measured(small, monkeypatch):
+    monkeypatch.setitem(carry_out.__globals__, "TIMED_STEPS", 4)
+    method = "smt:selection=train,warmup_steps=4,block_size=16,attention_ratio=0.05"
+    [entry] = small(methods=[method], budget="minutes=0.1").entries
+    assert not entry.failures
+    assert entry.runs[0]["steps"] > 4
+
+
 def test_rows_with_options_have_a_column_for_the_likeliest(small, tmp_path):
     rows = tmp_path / "options.jsonl"
     made = [{"prompt": "?", "answer": a, "options": ["yes", "no"]} for a in ("yes", "no")]

@@ -11,6 +11,7 @@ from gossamer.training.loop.held_out import HeldOutLoss
 from gossamer.training.outputs.listener import Listener
 from gossamer.training.outputs.metrics import eval_records, read_metrics
 from gossamer.training.plan import StagePlan
+from gossamer.training.prepare import prepare
 from gossamer.training.settings import RunSettings
 
 LOSSES = {0: 1.0, 2: 3.0, 4: 2.0, 6: 2.5, 8: 2.4, 10: 1.0, 12: 1.0}
@@ -54,6 +55,14 @@ def test_it_needs_rows_and_evaluations(wanted):
         RunSettings.parse(base)
     with pytest.raises(SettingError, match=f"{name} needs eval_every"):
         RunSettings.parse({**base, "eval_split": 2})
+
+
+@pytest.mark.parametrize("wanted", [{"early_stop": 2}, {"load_best_at_end": True}])
+def test_a_method_that_shrinks_along_the_way_ends_at_its_last_step(wanted):
+    more = {"method": "loraprune", "eval_split": 2, "eval_every": 1, **wanted}
+    settings = RunSettings.parse({"model": "m", "data": "d", "output": "o", **more})
+    with pytest.raises(SettingError, match=f"{next(iter(wanted))} cannot go with .*'loraprune'"):
+        prepare(settings)
 
 
 class Stops(Listener):

@@ -110,6 +110,10 @@ class Method(ABC, Generic[S]):
     """Why several processes cannot train together with the method, said of it: "it ..."; None: they
     can. May depend on the settings."""
 
+    last_step_because: str | None = None
+    """Why the result can only be that of the last step (no `load_best_at_end`, no `early_stop`),
+    said of the method: "it ..."; None: any step's will do. May depend on the settings."""
+
     whole_base_because: str | None = None
     """Why each process must hold the whole base (no `shard_base`), said of the method: "it ...";
     None: the processes may divide it. May depend on the settings."""
@@ -193,6 +197,11 @@ class Method(ABC, Generic[S]):
         """Whether what a step does depends on the number of steps of the run, beside the learning
         rate and the stages: such a run cannot be made longer."""
         return False
+
+    def to_be_timed(self, steps: int) -> dict[str, Any]:
+        """Return the settings to change for a run of `steps` steps that only measures how long a
+        step takes."""
+        return {}
 
     def enter_stage(self, model: Any, index: int, context: MethodContext) -> Any:
         """Make the model of stage `index` (from 1) of the one that the stage before has trained.

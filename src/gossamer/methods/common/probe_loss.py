@@ -1,12 +1,14 @@
 """The loss of a batch whose gradients choose what learns, at the cost of the labelled positions."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from gossamer.basemodel.versions import disable_checkpointing, enable_checkpointing
 from gossamer.methods.common.ranks import sum_over_ranks, world
 
 IGNORED = -100
@@ -40,3 +42,20 @@ def backward(model: Any, batch: Mapping[str, Any]) -> None:
     """Go forward and backward through `model` with that loss."""
     with torch.enable_grad():
         probe_loss(model, batch).backward()  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def checkpointed(model: Any, wanted: bool) -> Iterator[None]:
+    """Keep as little between forward and backward as the run will, if that is wanted."""
+    if not wanted:
+        yield
+        return
+    was_training = model.training
+    # Checkpoints are only made in training mode.
+    enable_checkpointing(model)
+    model.train()
+    try:
+        yield
+    finally:
+        disable_checkpointing(model)
+        model.train(was_training)

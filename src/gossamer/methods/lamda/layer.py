@@ -84,11 +84,14 @@ class LamdaLinear(LowRankLayer):
         frozen, free = self.lamda_frozen[adapter_name], self.lamda_B[adapter_name]
         s = self.lamda_S[adapter_name]
         count = frozen.shape[1]
-        # B is never put together: only the columns that learn have a gradient.
-        b = free @ s[count:] if free.shape[1] else torch.zeros_like(frozen)
-        if count:
-            b = b + frozen @ s[:count]
-        b = b - self.lamda_start[adapter_name]
+        # What has been learnt is a small difference of large products, which autocast would round
+        # away.
+        with torch.autocast(s.device.type, enabled=False):
+            # B is never put together: only the columns that learn have a gradient.
+            b = free @ s[count:] if free.shape[1] else torch.zeros_like(frozen)
+            if count:
+                b = b + frozen @ s[:count]
+            b = b - self.lamda_start[adapter_name]
         return Factors(a=self.lamda_A[adapter_name], b=b, scale=self.scaling[adapter_name])
 
     def drop(self, adapter_name: str, inputs: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ class Loraprune(Method[LorapruneSettings]):
     settings_type = LorapruneSettings
     size_setting = "rank"
     whole_base_because = "it compares the merged weights of whole layers between the steps"
+    last_step_because = "it prunes along the way, and what earlier steps leave is larger than asked"
     dense_because = "it takes whole channels and heads away, of which plans know nothing"
 
     pruner: Pruner

@@ -128,8 +128,10 @@ class Pruner:
             for part in torch.split(together, counts):
                 part[part.argmax()] = torch.inf
         order = together.argsort(stable=True)
+        # A run that goes on from another one begins with groups that are gone.
+        count = max(removed(share, len(kept)), int((kept == 0).sum()))
         kept = torch.ones_like(kept)
-        kept[order[: removed(share, len(kept))]] = 0
+        kept[order[:count]] = 0
         for group, mask in zip(groups, torch.split(kept, counts), strict=True):
             self.masks[group.key].set(mask.to(_device(group)))
 

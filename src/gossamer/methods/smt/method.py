@@ -78,6 +78,9 @@ class SmtWholeRun(Smt):
             Stage(name="blocks", steps=context.total_steps - steps),
         ]
 
+    def to_be_timed(self, steps: int) -> dict[str, Any]:
+        return {"warmup_steps": min(self.settings.warmup_steps, steps // 2)}
+
     def prepare(self, model: Any, context: MethodContext) -> Any:
         model, self._sums = start_warm_up(model, self.settings)
         return model

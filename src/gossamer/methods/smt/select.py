@@ -7,9 +7,9 @@ import torch
 from peft import TaskType
 from torch import Tensor
 
-from gossamer.basemodel.versions import disable_checkpointing, enable_checkpointing
 from gossamer.errors import SettingError
 from gossamer.methods.common.method import MethodContext
+from gossamer.methods.common.probe_loss import checkpointed
 from gossamer.methods.common.targets import linear_paths, resolve_targets
 from gossamer.methods.smt.blocks import Block, block_scores, cut
 from gossamer.methods.smt.budget import PARTS, BlockBudget, budget_of
@@ -149,15 +149,8 @@ def probed_config(model: Any, settings: SmtSettings, context: MethodContext) -> 
     if next(model.parameters()).is_meta:
         chosen = any_blocks(model, settings)
     else:
-        was_training = model.training
-        if context.gradient_checkpointing:
-            # Checkpoints are only made in training mode.
-            enable_checkpointing(model)
-            model.train()
-        chosen = select_blocks(model, context.probe_batches(settings.probe_batches), settings)
-        if context.gradient_checkpointing:
-            disable_checkpointing(model)
-        model.train(was_training)
+        with checkpointed(model, context.gradient_checkpointing):
+            chosen = select_blocks(model, context.probe_batches(settings.probe_batches), settings)
     return SmtConfig(task_type=TaskType.CAUSAL_LM, blocks=chosen)
 
 

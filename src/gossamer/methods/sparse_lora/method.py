@@ -46,7 +46,11 @@ def probe(model: PeftModel, context: MethodContext, count: int) -> None:
     """Choose the masks by the first `count` batches of the run."""
     if any(p.is_meta for p in model.parameters()):
         return
-    choose_entries(model, lambda: context.probe_batches(count))
+    choose_entries(
+        model,
+        lambda: context.probe_batches(count),
+        checkpointing=context.gradient_checkpointing,
+    )
 
 
 class SparseLora(PeftMethod[SparseLoraSettings]):

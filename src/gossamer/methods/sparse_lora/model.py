@@ -27,12 +27,14 @@ def choose_entries(
     batches: Callable[[], Iterable[dict[str, Tensor]]],
     *,
     adapter_name: str = "default",
+    checkpointing: bool = False,
 ) -> None:
     """Put the mask of each matrix where the gradient of the loss over the batches is largest.
 
     To be called before training: entries that have learnt something would be forgotten. `batches`
-    gives the same batches (input_ids, attention_mask, labels) each time. Raises `DataError` if it
-    gives none.
+    gives the same batches (input_ids, attention_mask, labels) each time. With `checkpointing` only
+    the inputs of the model's blocks are kept between forward and backward. Raises `DataError` if
+    there is no batch.
     """
     layers = {
         path: layer for path, layer in model.named_modules() if isinstance(layer, SparseLoraLinear)
@@ -43,6 +45,7 @@ def choose_entries(
         {path: layer.base_layer for path, layer in layers.items()},
         batches,
         density=density,
+        checkpointing=checkpointing,
     )
     for path, index in chosen.items():
         layers[path].set_index(adapter_name, index)

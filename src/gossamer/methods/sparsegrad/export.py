@@ -51,9 +51,11 @@ def export_adapter(
     """Write the change of each weight as a LoRA ("low-rank") or SHiRA ("sparse") adapter.
 
     It is the smallest whose relative error (Frobenius) is at most `error` for every weight. The
-    base weights are read from the context's folder.
+    base weights are read from the context's folder, in the type in which the run began with them:
+    how that rounds them has not been learnt.
     """
-    base = AutoModelForCausalLM.from_pretrained(context.base_folder, dtype=torch.float32)
+    dtype = getattr(torch, context.dtype)
+    base = AutoModelForCausalLM.from_pretrained(context.base_folder, dtype=dtype).float()
     changes = {
         path: layer.basis.leave(layer.weight.detach()).cpu() - base.get_submodule(path).weight.data
         for path, layer in sparsegrad_layers(model).items()

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from gossamer.methods.common.method import Kind, Method, MethodContext
+from gossamer.methods.common.probe_loss import checkpointed
 from gossamer.methods.sparsegrad import export
 from gossamer.methods.sparsegrad.model import apply_sparsegrad
 from gossamer.methods.sparsegrad.optimizer import SparseGradAdam
@@ -33,7 +34,8 @@ class SparseGrad(Method[SparseGradSettings]):
         batches = context.probe_batches
         if next(model.parameters()).is_meta:
             return apply_sparsegrad(model, [], self.settings)
-        return apply_sparsegrad(model, batches(self.settings.probe_batches), self.settings)
+        with checkpointed(model, context.gradient_checkpointing):
+            return apply_sparsegrad(model, batches(self.settings.probe_batches), self.settings)
 
     def optimizer(self, model: Any, *, learning_rate: float, weight_decay: float) -> Any:
         return SparseGradAdam(model, learning_rate, weight_decay=weight_decay)

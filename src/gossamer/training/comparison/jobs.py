@@ -117,10 +117,19 @@ def _time(job: Job, settings: CompareSettings, folder: JobFolder, tell: Tell) ->
 
     scratch = folder.path / "run"
     shutil.rmtree(scratch, ignore_errors=True)
-    values = {"output": str(scratch), "max_steps": TIMED_STEPS, "save_every": TIMED_STEPS}
+    values: dict[str, Any] = {
+        "output": str(scratch),
+        "max_steps": TIMED_STEPS,
+        "save_every": TIMED_STEPS,
+    }
     tell({"event": "started", "steps": TIMED_STEPS, "at": 0})
+    asked = _run_settings(job, settings)
+    values["method_settings"] = {
+        **asked.method_settings,
+        **asked.build_method().to_be_timed(TIMED_STEPS),
+    }
     run(
-        _run_settings(job, settings).model_copy(update=values),
+        asked.model_copy(update=values),
         resume=False,
         overwrite=False,
         listener=Listener(),

@@ -133,6 +133,21 @@ class TestProbe:
         assert found.keys() == whole.keys()
         assert all(torch.equal(found[path], whole[path]) for path in whole)
 
+    def test_checkpointing_computes_blocks_again_and_finds_the_same(self, tiny_model):
+        _, _, whole = self.chosen(tiny_model)
+        model = load_model(tiny_model, dtype=torch.float32).eval()
+        layers = {p: m for p, m in model.named_modules() if p.endswith(("q_proj", "down_proj"))}
+        passes = []
+        watch = model.model.layers[1].mlp.register_forward_pre_hook(lambda *_: passes.append(1))
+        found = largest_entries(
+            model, layers, lambda: probe_batches(3), density=0.05, checkpointing=True
+        )
+        watch.remove()
+        assert len(passes) == 6
+        assert all(torch.equal(found[path], whole[path]) for path in whole)
+        assert not model.training
+        assert not any(getattr(m, "gradient_checkpointing", False) for m in model.modules())
+
     def test_without_rows_there_is_nothing_to_choose_by(self, tiny_model):
         model = load_model(tiny_model, dtype=torch.float32)
         layers = {"head": model.model.layers[0].mlp.up_proj}

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.errors import DataError
-from gossamer.methods.common.probe_loss import backward
+from gossamer.methods.common.probe_loss import backward, checkpointed
 from gossamer.methods.common.ranks import add_over_ranks
 from gossamer.methods.common.sparse_delta.mask import as_index, num_entries
 
@@ -27,17 +27,19 @@ def largest_entries(
     *,
     density: float,
     budget: int = BUDGET,
+    checkpointing: bool = False,
 ) -> dict[str, Tensor]:
     """Find the entries with the largest gradients of each of the linear `layers` of `model`.
 
     That is |sum over the batches of dloss/dW|, the loss being each batch's mean; of equal ones the
     first. Returns rows and columns int32 [2, n], sorted. `batches` gives the same each time. Works
-    on quantised weights too, whose gradient is computed from what goes in and out. Raises
-    `DataError` if there is no batch.
+    on quantised weights too, whose gradient is computed from what goes in and out. With
+    `checkpointing` only the inputs of the model's blocks are kept between forward and backward.
+    Raises `DataError` if there is no batch.
     """
     chosen: dict[str, Tensor] = {}
     for group in _groups(layers, budget):
-        for name, total in _gradient_sums(model, group, batches()).items():
+        for name, total in _gradient_sums(model, group, batches(), checkpointing).items():
             count = num_entries((total.shape[0], total.shape[1]), density)
             # Stable: of equal gradients the first, on every machine.
             order = torch.sort(total.abs_().flatten(), descending=True, stable=True).indices
@@ -61,7 +63,10 @@ def _groups(layers: Mapping[str, Any], budget: int) -> Iterator[dict[str, Any]]:
 
 
 def _gradient_sums(
-    model: Any, layers: Mapping[str, Any], batches: Iterable[dict[str, Tensor]]
+    model: Any,
+    layers: Mapping[str, Any],
+    batches: Iterable[dict[str, Tensor]],
+    checkpointing: bool,
 ) -> dict[str, Tensor]:
     sums: dict[str, Tensor] = {}
     learning = [p for p in model.parameters() if p.requires_grad]
@@ -75,9 +80,10 @@ def _gradient_sums(
     model.eval()
     seen = 0
     try:
-        for batch in batches:
-            backward(model, batch)
-            seen += 1
+        with checkpointed(model, checkpointing):
+            for batch in batches:
+                backward(model, batch)
+                seen += 1
     finally:
         for handle in handles:
             handle.remove()
@@ -91,17 +97,34 @@ def _gradient_sums(
 
 
 def _adder(sums: dict[str, Tensor], name: str) -> Any:
-    def hook(layer: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> None:
-        x_ti = inputs[0].detach().reshape(-1, inputs[0].shape[-1])
+    def add(g_to: Tensor, x_ti: Tensor) -> None:
+        product = (g_to.to(x_ti.dtype).t() @ x_ti).float()
+        if name in sums:
+            sums[name] += product
+        else:
+            sums[name] = product
 
-        def add(gradient: Tensor) -> None:
-            g_to = gradient.reshape(-1, gradient.shape[-1]).to(x_ti.dtype)
-            product = (g_to.t() @ x_ti).float()
-            if name in sums:
-                sums[name] += product
-            else:
-                sums[name] = product
-
-        out.register_hook(add)  # type: ignore[no-untyped-call]
+    def hook(layer: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> Tensor:
+        watched: Any = _Watched.apply
+        found: Tensor = watched(out, inputs[0].detach(), add)
+        return found
 
     return hook
+
+
+class _Watched(torch.autograd.Function):
+    """Hands on a layer's output, and tells what comes back with what went in. The latter is saved
+    as autograd saves, so that checkpointing need not keep it."""
+
+    @staticmethod
+    def forward(ctx: Any, out: Tensor, x: Tensor, add: Callable[[Tensor, Tensor], None]) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.add = add
+        return out.view_as(out)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (x,) = ctx.saved_tensors
+        grad = grads[0]
+        ctx.add(grad.reshape(-1, grad.shape[-1]), x.reshape(-1, x.shape[-1]))
+        return grad, None, None
