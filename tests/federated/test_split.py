@@ -39,6 +39,15 @@ def test_every_row_has_one_client(parts):
     assert all(part == sorted(part) for part in parts)
 
 
+def test_a_value_for_each_row_takes_no_longer_than_the_rows():
+    # With a look at all rows for each value: a hundred times more looks than a minute has.
+    values = [str(number % 300_000) for number in range(300_001)]
+    shares = split_by_value(values)
+    assert shares["0"] == [0, 300_000]
+    assert list(shares) == sorted(shares)
+    assert len(shares) == 300_000
+
+
 def test_even_shares_differ_by_one_row_at_most():
     sizes = [len(part) for part in split_evenly(1000, 7, 3)]
     assert max(sizes) - min(sizes) <= 1

@@ -131,5 +131,6 @@ def _column(rows: Sequence[dict[str, Any]], name: str, settings: FederatedSettin
 
 
 def _write(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    lines = (json.dumps(row, ensure_ascii=False, default=str) for row in rows)
+    # As escapes, half a character can be written too; who reads the row judges it.
+    lines = (json.dumps(row, default=str) for row in rows)
     write_whole(path, "".join(f"{line}\n" for line in lines))

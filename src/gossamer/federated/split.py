@@ -79,7 +79,7 @@ def split_by_dirichlet(
 
 def split_by_value(values: Sequence[str]) -> dict[str, list[int]]:
     """Give each value a client of its own, in the order of their names."""
-    return {
-        value: [number for number, other in enumerate(values) if other == value]
-        for value in sorted(set(values))
-    }
+    parts: dict[str, list[int]] = {}
+    for number, value in enumerate(values):
+        parts.setdefault(value, []).append(number)
+    return {value: parts[value] for value in sorted(parts)}
