@@ -33,7 +33,7 @@ def shared(adapters, tmp_path):
     digests = {}
     for name in ("poet", "pirate", "chef"):
         digests[name] = inspect(adapters / name).digest
-        store.put(adapters / name, f"adapters/{name}/{digests[name]}")
+        store.put(adapters / name, f"adapters/{name}/{digests[name]}", digests[name])
     return store, digests
 
 
@@ -189,7 +189,7 @@ def test_a_store_behind_a_url_is_read_through_fsspec(adapters, tmp_path):
     store = open_store("memory://bucket/shared")
     place = f"adapters/poet/{digest}"
     assert not store.holds(place)
-    store.put(adapters / "poet", place)
+    store.put(adapters / "poet", place, digest)
     assert store.holds(place)
     cache = DiskCache(tmp_path / "cache", store, 10**9)
     assert inspect(cache.acquire(digest, place)).digest == digest

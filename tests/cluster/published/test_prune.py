@@ -1,7 +1,10 @@
 """What is removed from a store: only versions that no name has meant for long enough."""
 
+import shutil
+
 import pytest
 
+from gossamer.adapters.inspect import inspect
 from gossamer.cli.main import main
 from gossamer.cluster.published.catalog import AdapterCatalog
 from gossamer.cluster.published.prune import prune
@@ -81,6 +84,58 @@ def test_what_was_withdrawn_goes_and_can_be_published_again(timed, store, adapte
     assert store.holds(_place(timed, "poet"))
 
 
+def test_a_version_whose_folder_someone_has_removed_is_forgotten(timed, adapters, tmp_path, clock):
+    store = FolderStore(tmp_path / "store")
+    for name in ("poet", "chef"):
+        publish_adapter(adapters / name, timed, store)
+        timed.withdraw(name)
+    shutil.rmtree(tmp_path / "store" / "adapters" / "chef")
+    clock[0] += 2 * DAY
+    done = prune(timed, store, DAY, now=clock[0])
+    assert [each.name for each in done.removed] == ["chef", "poet"]
+    assert (done.kept, done.failed) == (0, ())
+    assert publish_adapter(adapters / "chef", timed, store).copied
+
+
+def test_a_store_that_is_not_mounted_is_not_taken_for_an_empty_one(
+    timed, adapters, tmp_path, clock
+):
+    store = FolderStore(tmp_path / "store")
+    publish_adapter(adapters / "poet", timed, store)
+    timed.withdraw("poet")
+    clock[0] += 2 * DAY
+    (tmp_path / "store" / "adapters").rename(tmp_path / "elsewhere")
+    done = prune(timed, store, DAY, now=clock[0])
+    assert (done.removed, done.kept) == ((), 1)
+    assert "mount the store" in str(done.failed[0][1])
+
+
+def test_a_place_that_cannot_be_removed_holds_up_no_other(adapters, tmp_path, capsys, monkeypatch):
+    url = f"sqlite:///{tmp_path}/catalog.db"
+    old = AdapterCatalog(url, lambda: 0.0)
+    store = FolderStore(tmp_path)
+    for name in ("chef", "poet"):
+        publish_adapter(adapters / name, old, store)
+        old.withdraw(name)
+    old.close()
+    remove = FolderStore.remove
+
+    def refuse(self, place):
+        if "chef" in place:
+            raise StorageError(f"cannot remove {place}: the disk says no")
+        remove(self, place)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(FolderStore, "remove", refuse)
+        assert main(["cluster", "prune", "--catalog", url]) == 1
+    told = capsys.readouterr()
+    assert "1 removed" in told.out
+    assert "1 kept for now" in told.out
+    assert told.err.startswith("gossamer: error: cannot remove adapters/chef/")
+    assert main(["cluster", "prune", "--catalog", url]) == 0
+    assert not list((tmp_path / "adapters").glob("*/*"))
+
+
 def test_what_is_being_published_stays(timed, store, adapters, clock):
     publish_adapter(adapters / "poet", timed, store)
     place = _place(timed, "poet")
@@ -121,7 +176,7 @@ def test_what_the_catalog_never_heard_of_goes_only_when_that_is_asked_for(
 ):
     publish_adapter(adapters / "poet", timed, store)
     stray = f"adapters/stray/{'0' * 64}"
-    store.put(adapters / "chef", stray)
+    store.put(adapters / "chef", stray, inspect(adapters / "chef").digest)
     clock[0] += 2 * DAY
     assert prune(timed, store, DAY, now=clock[0]).kept == 0
     noted = prune(timed, store, DAY, now=clock[0], unnamed=True)

@@ -6,8 +6,12 @@ import shutil
 import pytest
 
 from gossamer.adapters.inspect import inspect
+from gossamer.adapters.layout import WEIGHTS_FILE
 from gossamer.cli.main import main
 from gossamer.cluster.published.catalog import AdapterCatalog
+from gossamer.cluster.published.publish import publish_adapter
+from gossamer.cluster.published.store import FolderStore, RemoteStore
+from gossamer.errors import StorageError
 
 
 @pytest.fixture
@@ -47,6 +51,37 @@ def test_publishing_again_moves_the_name_and_keeps_the_former_files(
     assert (tmp_path / former.place).is_dir(), "requests that run may still need them"
     assert main([*command, str(adapters / "chef")]) == 0
     assert "as before" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("place", ["folder", "fsspec"])
+def test_what_is_damaged_in_the_store_is_mended_by_publishing_again(adapters, url, tmp_path, place):
+    if place == "fsspec":
+        pytest.importorskip("fsspec")
+    path = tmp_path / "store"
+    path.mkdir()
+    store = FolderStore(path) if place == "folder" else RemoteStore(f"local://{path}")
+    catalog = AdapterCatalog(url)
+    done = publish_adapter(adapters / "poet", catalog, store)
+    assert done.copied
+    assert not publish_adapter(adapters / "poet", catalog, store).copied
+    weights = path / done.place / WEIGHTS_FILE
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert publish_adapter(adapters / "poet", catalog, store).copied
+    assert weights.read_bytes() == whole
+    weights.write_bytes(whole[:100])
+    assert publish_adapter(adapters / "poet", catalog, store).copied
+    assert weights.read_bytes() == whole
+    catalog.close()
+
+
+def test_what_was_not_copied_as_it_was_read_is_not_published(adapters, url, tmp_path):
+    store, place = FolderStore(tmp_path / "store"), "adapters/poet/x"
+    digest = inspect(adapters / "poet").digest
+    store.put(adapters / "poet", place, digest)
+    with pytest.raises(StorageError, match="was not copied as it was read"):
+        store.put(adapters / "chef", place, digest)
+    assert inspect(tmp_path / "store" / place).digest == digest, "what was there stays"
 
 
 def test_what_is_no_adapter_is_not_published(url, tmp_path, adapters, capsys):

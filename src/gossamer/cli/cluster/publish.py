@@ -1,10 +1,11 @@
 """`gossamer cluster publish`, `withdraw` and `prune`: names in the catalog, files in the store."""
 
 import argparse
+import sys
 from pathlib import Path
 
 from gossamer.cli.parts.tables import format_bytes
-from gossamer.errors import SettingError, UnknownNameError
+from gossamer.errors import SettingError, UnknownNameError, cut
 from gossamer.extras import require
 
 MIN_HOURS = 1.0
@@ -125,7 +126,7 @@ def withdraw(args: argparse.Namespace) -> int:
 
 
 def prune(args: argparse.Namespace) -> int:
-    """Remove former versions whose time is over, and say which."""
+    """Remove former versions whose time is over, and say which; 1 if any could not be removed."""
     require("cluster prune", "catalog")
     if not MIN_HOURS <= args.keep_hours < float("inf"):
         raise SettingError(
@@ -150,4 +151,6 @@ def prune(args: argparse.Namespace) -> int:
     what = "would be removed" if args.dry_run else "removed"
     noted = f", {done.noted} of them noted now" if done.noted else ""
     print(f"{len(done.removed)} {what} ({size}), {done.kept} kept for now{noted}")
-    return 0
+    for message in dict.fromkeys(str(error) for _, error in done.failed):
+        print(f"gossamer: error: {cut(message, 1000)}", file=sys.stderr)
+    return 1 if done.failed else 0

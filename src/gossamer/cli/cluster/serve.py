@@ -15,7 +15,7 @@ from gossamer.cli.parts.server_answer import server_answer
 from gossamer.cli.parts.tables import print_table
 from gossamer.cli.serve import ENGINE, HTTP, KEY_VARIABLE, LIMITS, keys_from_environment
 from gossamer.cluster.replicas.settings import ClusterSettings
-from gossamer.errors import ServingError, SettingError
+from gossamer.errors import ServingError, SettingError, cut
 from gossamer.extras import require
 
 CLUSTER = Options(
@@ -104,14 +104,18 @@ def show(args: argparse.Namespace) -> int:
 
     key = args.api_key or os.environ.get(KEY_VARIABLE, "").split(",")[0].strip()
     headers = {"Authorization": f"Bearer {key}"} if key else {}
-    with httpx.Client(base_url=args.url, headers=headers, timeout=30) as client:
-        try:
+    try:
+        with httpx.Client(base_url=args.url, headers=headers, timeout=30) as client:
             answer = client.get("/v1/cluster")
-        except httpx.HTTPError as error:
-            raise ServingError(f"no answer from {args.url}: {error}") from None
-        if answer.status_code == 404:
-            raise ServingError(f"{args.url} is one server, not a cluster of replicas")
-        found = server_answer(answer)
+    except httpx.InvalidURL as error:
+        raise SettingError(
+            f"--url {cut(args.url)}: {error}; give one such as {DEFAULT_URL}"
+        ) from None
+    except httpx.HTTPError as error:
+        raise ServingError(f"no answer from {args.url}: {error}") from None
+    if answer.status_code == 404:
+        raise ServingError(f"{args.url} is one server, not a cluster of replicas")
+    found = server_answer(answer)
     counts = (
         _counted(len(found["replicas"]), "replica"),
         _counted(found["adapters"], "adapter"),

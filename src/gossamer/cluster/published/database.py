@@ -24,7 +24,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from gossamer.errors import SettingError, StorageError
+from gossamer.errors import SettingError, StorageError, cut
 from gossamer.extras import require
 from gossamer.serving.store.folder import MAX_NAME
 from gossamer.sqlite import reading, writers_wait
@@ -64,6 +64,15 @@ STATE = Table(
     Column("number", Integer, primary_key=True),
     Column("version", BigInteger, nullable=False),
 )
+_PATIENCE = {
+    "connect_timeout": 5,
+    "tcp_user_timeout": 10_000,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+}
+"""How long a server of PostgreSQL that does not answer is waited for: 5 seconds for a connection,
+about 10 (which are given in milliseconds) where the line is cut. The URL may say otherwise."""
 _ONLY = 1
 _LOCK = 7_466_551
 """A number of our own, under which one process at a time makes the tables."""
@@ -120,16 +129,31 @@ def default_store(url: str) -> Path | None:
     return Path(parsed.database).absolute().parent
 
 
+def absolute_url(url: str) -> str:
+    """Return the URL with the whole path of a SQLite file, for processes whose working folder is
+    another one. Raises `SettingError`."""
+    parsed = parse_url(url)
+    path = parsed.database or ""
+    # SQLite's own kind of URL says itself what it is relative to.
+    if parsed.get_backend_name() != "sqlite" or path.startswith("file:"):
+        return url
+    return parsed.set(database=str(Path(path).absolute())).render_as_string(hide_password=False)
+
+
 def parse_url(url: str) -> URL:
     """Read the URL of a catalog. Raises `SettingError`, which repeats no password."""
     try:
         parsed = make_url(url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):  # the latter for a port that is no number
         raise SettingError(
             "--catalog is no URL; give one such as sqlite:////shared/catalog.db or "
             "postgresql://user@host/name"
         ) from None
     backend = parsed.get_backend_name()
+    if backend == "sqlite" and parsed.drivername not in ("sqlite", "sqlite+pysqlite"):
+        raise SettingError(
+            f"--catalog {cut(parsed.drivername)}: SQLite has one driver here; write sqlite:///"
+        )
     if backend == "sqlite" and parsed.database not in (None, "", ":memory:"):
         return parsed
     if backend == "sqlite":
@@ -142,7 +166,12 @@ def parse_url(url: str) -> URL:
 
 def _make_engine(url: URL) -> Engine:
     if url.get_backend_name() == "postgresql":
-        return create_engine(url, pool_pre_ping=True, isolation_level="READ COMMITTED")
+        return create_engine(
+            url,
+            pool_pre_ping=True,
+            isolation_level="READ COMMITTED",
+            connect_args={k: v for k, v in _PATIENCE.items() if k not in url.query},
+        )
     folder = Path(url.database or "").absolute().parent
     if not folder.is_dir():
         raise SettingError(f"--catalog: the folder {folder} does not exist; make it first")

@@ -7,6 +7,7 @@ from itertools import islice
 
 from gossamer.cluster.published.catalog import AdapterCatalog, FormerVersion
 from gossamer.cluster.published.store import SharedStore
+from gossamer.errors import GossamerError
 
 PAGE = 500
 """Versions that are asked for at a time."""
@@ -21,7 +22,9 @@ class Pruned:
     noted: int
     """Folders of the store that the catalog did not know, whose time begins now."""
     kept: int
-    """Versions that no name means and whose time is not over."""
+    """Versions that no name means and that stay: their time is not over, or they failed."""
+    failed: tuple[tuple[str, GossamerError], ...] = ()
+    """Places that could not be removed and why; the next call tries them again."""
 
 
 def prune(
@@ -44,7 +47,9 @@ def prune(
     dry_run: change nothing, and say what would be removed.
     now: the Unix time; None: this moment.
 
-    Raises `StorageError`; what was removed until then stays removed, and the next call goes on.
+    A place that the store cannot remove holds up no other: it is told in `failed`. Raises
+    `StorageError` if the catalog cannot be asked, or the store not be listed; what was removed
+    until then stays removed, and the next call goes on.
     """
     before = (time.time() if now is None else now) - keep_seconds
     noted = 0
@@ -52,16 +57,21 @@ def prune(
         places = store.places()
         while page := list(islice(places, PAGE)):
             noted += catalog.note_unnamed(page)
-    removed = []
+    removed: list[FormerVersion] = []
+    failed: list[tuple[str, GossamerError]] = []
     for version in _ended(catalog, before):
         if not dry_run:
             if not catalog.begin_removing(version.place, before):
                 continue
-            store.remove(version.place)
+            try:
+                store.remove(version.place)
+            except GossamerError as error:
+                failed.append((version.place, error))
+                continue
             catalog.end_removing(version.place)
         removed.append(version)
     left = catalog.count_former() - (len(removed) if dry_run else 0)
-    return Pruned(removed=tuple(removed), noted=noted, kept=left)
+    return Pruned(removed=tuple(removed), noted=noted, kept=left, failed=tuple(failed))
 
 
 def _ended(catalog: AdapterCatalog, before: float) -> Iterator[FormerVersion]:

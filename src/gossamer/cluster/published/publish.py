@@ -1,5 +1,6 @@
 """Publishes an adapter: its files into the store, then its name in the catalog."""
 
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from gossamer.cluster.published.catalog import (
     check_published_name,
 )
 from gossamer.cluster.published.store import ADAPTERS, FILES, SharedStore
-from gossamer.errors import UnsupportedAdapterError
+from gossamer.errors import AdapterError, UnsupportedAdapterError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +25,7 @@ class Publication:
     former: PublishedAdapter | None
     """What the name meant before."""
     copied: bool
-    """Whether its files were copied; else the store had them."""
+    """Whether its files were copied; else the store had them, whole and undamaged."""
 
 
 def publish_adapter(
@@ -33,7 +34,8 @@ def publish_adapter(
     """Publish the adapter in `folder` as `name` (None: as its folder is called).
 
     Its files come to lie at `adapters/NAME/DIGEST` in the store before the name means them, so a
-    server that looks the name up finds them whole; requests that run keep the former ones.
+    server that looks the name up finds them whole; requests that run keep the former ones. Files
+    that are there already are read and, where they are not what the digest says, replaced.
 
     Raises `RequestError` for what cannot be a name, `AdapterError`s for what is no adapter or is of
     a type that is not served, `StorageError`.
@@ -47,9 +49,9 @@ def publish_adapter(
     check_published_name(name)
     place = f"{ADAPTERS}/{name}/{adapter.digest}"
     catalog.reserve(name, place)
-    copied = not store.holds(place)
+    copied = not _is_whole(store, place, adapter.digest)
     if copied:
-        store.put(folder, place)
+        store.put(folder, place, adapter.digest)
     former = catalog.move(
         name,
         digest=adapter.digest,
@@ -59,3 +61,15 @@ def publish_adapter(
         rank=adapter.rank,
     )
     return Publication(name=name, adapter=adapter, place=place, former=former, copied=copied)
+
+
+def _is_whole(store: SharedStore, place: str, digest: str) -> bool:
+    """Whether the adapter of that digest lies at `place`, bit by bit."""
+    if not store.holds(place):
+        return False
+    with tempfile.TemporaryDirectory(prefix="gossamer-publish-") as scratch:
+        try:
+            store.fetch(place, Path(scratch))
+            return inspect(Path(scratch)).digest == digest
+        except AdapterError:
+            return False

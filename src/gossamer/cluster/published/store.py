@@ -40,8 +40,9 @@ _SCRATCH = ".fetch-"
 class SharedStore(Protocol):
     """Keeps adapter folders at places that are relative paths."""
 
-    def put(self, folder: Path, place: str) -> None:
-        """Keep the adapter in `folder` at `place`. Raises `StorageError`."""
+    def put(self, folder: Path, place: str, digest: str) -> None:
+        """Keep the adapter in `folder`, which has that digest, at `place`, instead of what may lie
+        there. Raises `StorageError`, also for a copy that has another digest."""
 
     def fetch(self, place: str, into: Path) -> None:
         """Copy what lies at `place` into the empty folder `into`. Raises `AdapterReadError` if it
@@ -63,12 +64,11 @@ class FolderStore:
     def __init__(self, root: Path) -> None:
         self._root = root
 
-    def put(self, folder: Path, place: str) -> None:
+    def put(self, folder: Path, place: str, digest: str) -> None:
         """See `SharedStore`. A reader sees nothing there, or all of it."""
         with storing(f"cannot publish to {self._root}"), replacing_folder(self._at(place)) as made:
             made.mkdir()
-            for name in FILES:
-                shutil.copyfile(folder / name, made / name)
+            _copy(folder, made, digest)
 
     def fetch(self, place: str, into: Path) -> None:
         """See `SharedStore`."""
@@ -92,6 +92,14 @@ class FolderStore:
     def remove(self, place: str) -> None:
         """See `SharedStore`. A reader finds all of it, or nothing there."""
         path = self._at(place)
+        if not path.parent.exists():
+            # An empty folder where the store should be must not look like one without this adapter.
+            if not (self._root / ADAPTERS).is_dir():
+                raise StorageError(
+                    f"{self._root} has no folder '{ADAPTERS}': mount the store, look whether "
+                    "--store is right, or make that folder if what was there is gone"
+                )
+            return
         with storing(f"cannot remove {place} from {self._root}"):
             scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
             try:
@@ -118,14 +126,18 @@ class RemoteStore:
         except (ImportError, ValueError) as error:
             raise SettingError(f"--store {url}: {error}") from None
 
-    def put(self, folder: Path, place: str) -> None:
+    def put(self, folder: Path, place: str, digest: str) -> None:
         """See `SharedStore`."""
-        try:
-            self._files.makedirs(self._at(place), exist_ok=True)
-            for name in FILES:
-                self._files.put_file(str(folder / name), f"{self._at(place)}/{name}")
-        except Exception as error:  # each kind of store has errors of its own
-            raise StorageError(f"cannot publish to {self._at(place)}: {error}") from error
+        with tempfile.TemporaryDirectory(prefix="gossamer-publish-") as scratch:
+            # A copy of our own: what is sent is what was verified.
+            with storing(f"cannot copy {folder}"):
+                _copy(folder, Path(scratch), digest)
+            try:
+                self._files.makedirs(self._at(place), exist_ok=True)
+                for name in FILES:
+                    self._files.put_file(f"{scratch}/{name}", f"{self._at(place)}/{name}")
+            except Exception as error:  # each kind of store has errors of its own
+                raise StorageError(f"cannot publish to {self._at(place)}: {error}") from error
 
     def fetch(self, place: str, into: Path) -> None:
         """See `SharedStore`."""
@@ -184,6 +196,21 @@ def checked_place(place: str) -> str:
     if not parts or place.startswith("/") or ".." in parts or "\0" in place:
         raise AdapterFormatError(f"the catalog names '{place}', which is no place in the store")
     return place
+
+
+def _copy(folder: Path, made: Path, digest: str) -> None:
+    """Copy what is published of an adapter. Raises `StorageError` if the copy is another one."""
+    for name in FILES:
+        shutil.copyfile(folder / name, made / name)
+    try:
+        found = inspect(made).digest
+    except AdapterError:
+        found = None
+    if found != digest:
+        raise StorageError(
+            f"{folder} was not copied as it was read: either something writes there now, or a disk "
+            "fails; publish it again"
+        )
 
 
 def _not_readable(place: str, reason: str) -> AdapterReadError:
