@@ -30,10 +30,10 @@ class World:
     def clock(self):
         return self.now
 
-    def ask(self, request):
+    def ask(self, requests):
         self.asked += 1
         self.meanwhile()
-        return None if self.is_away else self.ledger.lease(request)
+        return None if self.is_away else self.ledger.lease(requests)
 
     def second(self):
         self.now += 1
@@ -122,6 +122,44 @@ def test_requests_in_flight_count_on_all_servers():
     world.servers[1].admit("acme", 5)
     with pytest.raises(QuotaError):
         world.servers[1].admit("acme", 5)
+
+
+def test_a_refused_request_does_not_stay_in_flight():
+    world = World(servers=2, max_in_flight=1, tokens_per_minute=60)
+    assert world.try_one(0, tokens=60, new=0)
+    world.second()
+    with pytest.raises(QuotaError, match="used up"):
+        world.servers[0].admit("acme", 60)
+    for _ in range(60):
+        world.second()
+    world.servers[1].admit("acme", 60)
+
+
+def test_an_end_that_the_ledger_did_not_hear_of_is_told_again():
+    world = World(servers=2, max_in_flight=1)
+    world.servers[0].admit("acme", 5)
+    world.second()
+    world.servers[0].leave("acme")
+    world.is_away = True
+    world.second()
+    world.is_away = False
+    for _ in range(6):
+        world.second()
+    world.servers[1].admit("acme", 5)
+
+
+def test_a_refresh_asks_once_for_all_tenants():
+    world = World(servers=1, tokens_per_minute=PER_MINUTE)
+    for number in range(20):
+        world.servers[0].admit(f"tenant-{number}", 150)
+    asked = world.asked
+    world.second()
+    assert world.asked == asked + 1
+    for number in range(20):
+        world.servers[0].leave(f"tenant-{number}")
+    world.second()
+    world.second()
+    assert world.asked == asked + 2
 
 
 def test_what_a_lost_server_had_in_flight_is_forgotten():

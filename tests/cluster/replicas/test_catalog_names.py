@@ -1,5 +1,7 @@
 """What names mean for an ingress: remembered until the catalog changes."""
 
+import threading
+
 import pytest
 
 from gossamer.cluster.published.catalog import AdapterCatalog
@@ -103,6 +105,53 @@ def test_while_the_catalog_is_away_names_mean_what_they_meant(names, catalog, cl
     publish(catalog, "poet", "b")
     clock[0] += 1.01
     assert names.find("poet").digest[0] == "b"
+
+
+def test_a_catalog_that_answers_late_with_an_error_is_not_asked_by_the_next_request(
+    names, catalog, clock, monkeypatch
+):
+    publish(catalog, "poet")
+    names.find("poet")
+    asked = []
+
+    def hang(*arguments):
+        asked.append(clock[0])
+        clock[0] += 5
+        raise StorageError("the catalog cannot be used: timeout expired")
+
+    monkeypatch.setattr(catalog, "version", hang)
+    monkeypatch.setattr(catalog, "find", hang)
+    clock[0] += 2
+    for _ in range(20):
+        assert names.find("poet").digest[0] == "a"
+        with pytest.raises(AdapterReadError, match="try again"):
+            names.find("chef")
+    assert len(asked) == 1
+
+
+def test_one_asks_for_changes_while_others_use_what_is_known(names, catalog, clock, monkeypatch):
+    publish(catalog, "poet")
+    names.find("poet")
+    has_come, released = threading.Event(), threading.Event()
+
+    def wait():
+        has_come.set()
+        released.wait(30)
+        return 1
+
+    monkeypatch.setattr(catalog, "version", wait)
+    clock[0] += 2
+    asker = threading.Thread(target=names.find, args=("poet",))
+    asker.start()
+    assert has_come.wait(30)
+    others = [threading.Thread(target=names.find, args=("poet",)) for _ in range(16)]
+    for other in others:
+        other.start()
+    for other in others:
+        other.join(30)
+    assert not any(other.is_alive() for other in others)
+    released.set()
+    asker.join(30)
 
 
 def test_what_is_found_knows_its_digest_and_its_place(names, catalog):

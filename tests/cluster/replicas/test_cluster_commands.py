@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 
 from gossamer.cli.main import main
-from gossamer.cluster.replicas.app import from_arguments
+from gossamer.cluster.replicas.app import from_arguments, most_calls, with_absolute_paths
 from gossamer.cluster.replicas.settings import ClusterSettings
 from gossamer.cluster.replicas.wire import FIGURES, ReplicaFailure
 from gossamer.errors import (
@@ -20,6 +20,8 @@ from gossamer.errors import (
     SettingError,
     UnknownModelError,
 )
+from gossamer.serving.http.settings import HttpSettings
+from gossamer.serving.settings import ServeSettings
 
 ONE = {
     **dict.fromkeys(FIGURES, 0),
@@ -124,6 +126,14 @@ def test_status_of_nothing_is_one_line(capsys):
     assert "no answer from" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("url", ["http://127.0.0.1:80x", "http://[::1"])
+def test_status_of_what_is_no_address_is_one_line(url, capsys):
+    assert main(["cluster", "status", "--url", url]) == 2
+    error = capsys.readouterr().err
+    assert f"--url {url}" in error
+    assert error.count("\n") == 1
+
+
 def test_without_ray_one_line_says_what_to_install(capsys, monkeypatch):
     monkeypatch.setattr("gossamer.extras._is_there", lambda name: name != "ray")
     assert main(["cluster", "serve", "tiny"]) == 2
@@ -141,6 +151,8 @@ def test_without_ray_one_line_says_what_to_install(capsys, monkeypatch):
         ("--store s3://bucket", "--store needs --catalog"),
         ("--catalog postgresql://me@host/x", "--store is required"),
         ("--catalog catalog.db", "is no URL"),
+        ("--catalog postgresql://me@host:port/x", "is no URL"),
+        ("--catalog sqlite+foo:////shared/x.db", "SQLite has one driver"),
         ("--adapters runs --catalog sqlite:////shared/x.db", "a name would have two meanings"),
     ],
 )
@@ -201,6 +213,53 @@ def test_arguments_of_a_config_file_are_checked_by_name(monkeypatch):
     both = {"serving": {"model": "tiny", "adapters": ["runs"]}, "cluster": {"catalog": "x"}}
     with pytest.raises(SettingError, match="a name would have two meanings"):
         from_arguments(both)
+
+
+def test_paths_are_the_same_in_another_working_folder(tmp_path, monkeypatch):
+    for name in ("base", "runs", "shared"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+    serving, cluster, http = with_absolute_paths(
+        ServeSettings(model="base", adapters=("runs",)),
+        ClusterSettings(catalog="sqlite:///shared/c.db", store="shared", cache="fetched"),
+        HttpSettings(keys="keys.yaml", request_log="log.jsonl"),
+    )
+    monkeypatch.chdir("/")
+    assert (serving.model, serving.adapters) == (str(tmp_path / "base"), (tmp_path / "runs",))
+    assert cluster.catalog == f"sqlite:///{tmp_path}/shared/c.db"
+    assert (cluster.store, cluster.cache) == (str(tmp_path / "shared"), tmp_path / "fetched")
+    assert (http.keys, http.request_log) == (tmp_path / "keys.yaml", tmp_path / "log.jsonl")
+
+
+def test_names_and_urls_are_no_paths():
+    given = (
+        ServeSettings(model="smollm2-135m"),
+        ClusterSettings(store="s3://bucket", catalog="postgresql://me:secret@host/x"),
+        HttpSettings(),
+    )
+    assert with_absolute_paths(*given) == given
+
+
+@pytest.mark.parametrize(("running", "waiting"), [(None, 1024), (1000, 5), (1, 1)])
+def test_an_engine_is_handed_more_than_it_takes(running, waiting):
+    taken = (running or 256) + waiting
+    settings = ServeSettings(model="x", max_running=running, max_waiting=waiting)
+    assert most_calls(settings) > taken
+
+
+@pytest.mark.parametrize("address", ["local", "", " local "])
+def test_what_ray_would_start_by_itself_is_a_ray_of_our_own(address):
+    assert ClusterSettings(ray_address=address).ray_address is None
+    assert ClusterSettings(ray_address="auto").ray_address == "auto"
+
+
+@pytest.mark.parametrize("address", ["local", ""])
+def test_no_word_for_a_ray_of_our_own_starts_one_without_a_token(address, capsys, monkeypatch):
+    monkeypatch.setattr("gossamer.extras._is_there", lambda name: True)
+    monkeypatch.delenv("RAY_AUTH_MODE")
+    monkeypatch.setitem(sys.modules, "ray", ModuleType("ray"))
+    assert main(["cluster", "serve", "tiny", "--ray-address", address]) == 2
+    assert "without RAY_AUTH_MODE=token" in capsys.readouterr().err
 
 
 def test_settings_have_room_for_one_replica():

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 
 import pytest
 
@@ -153,6 +154,43 @@ def ask(engine, adapter=None, request_id="r", prompt=(1, 2), **sampling):
 
 def good(*ids):
     return [lambda call: tokens(call, *ids), finished]
+
+
+def test_serves_own_full_queue_is_the_refusal_of_a_full_server(make_engine):
+    engine, script = make_engine([OverloadedError("too many wait", retry_after=1.0)], good(1))
+    final = ask(engine).final()
+    assert isinstance(final.error, OverloadedError)
+    assert len(script.calls) == 1
+
+
+def test_a_catalog_that_does_not_answer_holds_up_no_ledger(make_engine, loop, monkeypatch):
+    monkeypatch.setattr("gossamer.cluster.replicas.remote_engine.REFRESH_SECONDS", 0.01)
+    monkeypatch.setattr("gossamer.cluster.replicas.remote_engine.TELL_SECONDS", 0.01)
+    has_come, refreshes = threading.Event(), threading.Semaphore(0)
+    released = threading.Event()
+
+    def wait(self):
+        has_come.set()
+        released.wait(WAIT)
+        raise OSError("away")
+
+    def refresh(self):
+        refreshes.release()
+        raise ValueError("a bug")
+
+    engine, _ = make_engine()
+    with monkeypatch.context() as patched:
+        patched.setattr(CatalogNames, "tell_asked", wait)
+        patched.setattr(QuotaLeases, "refresh", refresh)
+        telling = asyncio.run_coroutine_threadsafe(engine.keep_telling(), loop)
+        assert has_come.wait(WAIT)
+        for _ in range(5):
+            assert refreshes.acquire(timeout=WAIT)
+        has_come.clear()
+        released.set()
+        assert has_come.wait(WAIT), "an error is not the last call"
+        telling.cancel()
+        time.sleep(0.1)
 
 
 def test_events_pass_as_they_come(make_engine):

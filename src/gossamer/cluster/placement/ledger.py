@@ -7,7 +7,7 @@ itself. What all servers let in together is at most what one would have, and a l
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from gossamer.errors import QuotaError
@@ -69,8 +69,11 @@ class QuotaLedger:
         self._in_flight: dict[str, dict[str, int]] = {}
         """The requests of each tenant by server."""
 
-    def lease(self, request: LeaseRequest) -> Lease:
-        """Give tokens, all that are wanted if there are."""
+    def lease(self, requests: Sequence[LeaseRequest]) -> list[Lease]:
+        """Give tokens for each of them, all that are wanted if there are."""
+        return [self._lease(request) for request in requests]
+
+    def _lease(self, request: LeaseRequest) -> Lease:
         now = self._clock()
         self._heard[request.server] = now
         self._forget_gone(now)
@@ -100,8 +103,8 @@ class QuotaLedger:
                 counts.pop(server, None)
 
 
-Ask = Callable[[LeaseRequest], Lease | None]
-"""Asks the ledger, and waits for it; None: it does not answer."""
+Ask = Callable[[Sequence[LeaseRequest]], Sequence[Lease] | None]
+"""Asks the ledger for several tenants at once, and waits for it; None: it does not answer."""
 
 
 @dataclass(slots=True)
@@ -188,14 +191,25 @@ class QuotaLeases:
 
     def refresh(self) -> None:
         """Tell the ledger of the requests that run and of what is owed; called once a second. May
-        wait for the ledger."""
+        wait for the ledger, once for all tenants: those that are admitted meanwhile wait too."""
+        with self._lock:
+            tenants = list(self._held)
+        limits = {tenant: self._limits_of(tenant) for tenant in tenants}
         with self._asking:
-            for tenant, held in list(self._held.items()):
-                limits = self._limits_of(tenant)
-                is_busy = self._in_flight[tenant] > 0 or held.tokens < 0 or held.others > 0
-                if _limited(limits) and (is_busy or not held.is_told):
-                    held.is_told = not is_busy
-                    self._exchange(tenant, limits.tokens_per_minute, 0.0, 0)
+            requests = [
+                self._request(tenant, limits[tenant].tokens_per_minute, 0.0, 0)
+                for tenant in tenants
+                if _limited(limits[tenant]) and self._has_news(tenant)
+            ]
+            if requests:
+                self._exchange(requests)
+
+    def _has_news(self, tenant: str) -> bool:
+        """Whether there is something to tell of a tenant, or to learn."""
+        with self._lock:
+            held = self._held[tenant]
+            is_busy = self._in_flight[tenant] > 0 or held.tokens < 0 or held.others > 0
+            return is_busy or not held.is_told
 
     def _lease(self, tenant: str, limits: TenantLimits, prompt_tokens: int) -> None:
         """Have enough tokens for the prompt, and know of others' requests; else `QuotaError`."""
@@ -206,55 +220,66 @@ class QuotaLeases:
             is_known = limits.max_in_flight is None or now - held.asked < LEASE_SECONDS
             if is_known and (per_minute is None or held.tokens >= need):
                 return
-        lease = self._exchange(tenant, per_minute, need, 1)
+        (lease,) = self._exchange([self._request(tenant, per_minute, need, 1)])
         held.blocked_until = now + lease.wait
         if per_minute is not None and held.tokens < need:
             raise _used_up(tenant, per_minute, prompt_tokens, lease.wait)
 
-    def _exchange(self, tenant: str, per_minute: int | None, need: float, more: int) -> Lease:
-        """Pay what is owed, lease what is needed and a little besides, tell and learn of requests.
-
-        `more` requests are about to be counted in. The numbers are not locked meanwhile: those who
-        spend and leave must not wait for the ledger.
-        """
+    def _request(self, tenant: str, per_minute: int | None, need: float, more: int) -> LeaseRequest:
+        """Ask for what is needed and a little besides; `more` requests are about to be counted in,
+        if they are not refused."""
         with self._lock:
             held = self._held[tenant]
             owed = max(0.0, -held.tokens)
             least = max(0.0, need - max(0.0, held.tokens))
             in_flight = self._in_flight[tenant] + more
         besides = 0.0 if per_minute is None or least == 0 else per_minute * LEASE_SECONDS / 60
-        lease = self._asked(
-            LeaseRequest(
-                server=self._server,
-                tenant=tenant,
-                per_minute=per_minute,
-                owed=owed,
-                want=least + besides,
-                least=least,
-                in_flight=in_flight,
-            )
+        return LeaseRequest(
+            server=self._server,
+            tenant=tenant,
+            per_minute=per_minute,
+            owed=owed,
+            want=least + besides,
+            least=least,
+            in_flight=in_flight,
         )
-        with self._lock:
-            held.tokens += owed + lease.tokens
-            held.others, held.asked = lease.others, self._clock()
-        return lease
 
-    def _asked(self, request: LeaseRequest) -> Lease:
+    def _exchange(self, requests: Sequence[LeaseRequest]) -> Sequence[Lease]:
+        """Pay what is owed, lease, tell and learn of requests.
+
+        The numbers are not locked meanwhile: those who spend and leave must not wait for the
+        ledger.
+        """
+        leases = self._asked(requests)
+        with self._lock:
+            for request, lease in zip(requests, leases, strict=True):
+                held = self._held[request.tenant]
+                held.tokens += request.owed + lease.tokens
+                held.others, held.asked = lease.others, self._clock()
+                # One that was told and is then refused must be taken back by the next refresh.
+                held.is_told = self._alone is None and request.in_flight == 0
+        return leases
+
+    def _asked(self, requests: Sequence[LeaseRequest]) -> Sequence[Lease]:
         if self._clock() >= self._lost_until:
-            lease = self._ask(request)
-            if lease is not None:
-                self._servers, self._alone = lease.servers, None
-                return lease
+            leases = self._ask(requests)
+            if leases is not None:
+                self._servers, self._alone = leases[-1].servers, None
+                return leases
             self._lost_until = self._clock() + LOST_SECONDS
         if self._alone is None:
             self._alone = QuotaLedger(self._clock)
+        return self._alone.lease([self._part_of(request) for request in requests])
+
+    def _part_of(self, request: LeaseRequest) -> LeaseRequest:
+        """What this server may ask for alone: its part of the tenant's limit."""
         share = request.per_minute
         if share is not None:
             share = max(1, share // self._servers)
             # What is more than this part of a minute's tokens could never be had.
             least = min(request.least, float(share))
             request = replace(request, per_minute=share, least=least)
-        return self._alone.lease(request)
+        return request
 
     def _check_number(self, tenant: str, limits: TenantLimits, held: _Held, more: int = 0) -> None:
         count = self._in_flight[tenant] + held.others + more

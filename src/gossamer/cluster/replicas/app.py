@@ -26,6 +26,8 @@ _ENVIRONMENT = {
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
     "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "30",
 }
+_MOST_RUNNING = 256
+"""Requests that an engine computes at a time on a GPU, the most where settings leave it open."""
 _RUNNING = 64
 """Requests that an engine computes at a time, where the settings leave it to the device: 64 on a
 CPU, more on a GPU; replicas are added by it."""
@@ -36,10 +38,8 @@ def make_application(serving: ServeSettings, cluster: ClusterSettings, http: Htt
     `MissingExtraError` without Ray."""
     require("cluster serve", "cluster")
     _check(serving, cluster)
+    serving, cluster, http = with_absolute_paths(serving, cluster, http)
     store = _store(cluster)
-    # The processes of replicas have other working folders.
-    folders = tuple(folder.expanduser().absolute() for folder in serving.adapters)
-    serving = serving.updated({"adapters": folders})
     if serving.threads is None and cluster.cpus_per_replica >= 1:
         # Replicas of one machine would each take all of its processors.
         serving = serving.updated({"threads": int(cluster.cpus_per_replica)})
@@ -48,11 +48,12 @@ def make_application(serving: ServeSettings, cluster: ClusterSettings, http: Htt
 
     from gossamer.cluster.replicas.deployments import EngineReplica, Ingress, LedgerHolder
 
-    most = serving.max_running or _RUNNING
+    most = most_calls(serving)
     options: dict[str, Any] = {
         "name": "engine",
-        # Beyond it, the engine's own queue refuses.
-        "max_ongoing_requests": most + serving.max_waiting,
+        # Serve's own queues have room for what comes in at once; else they are to stay empty.
+        "max_ongoing_requests": most,
+        "max_queued_requests": most,
         "ray_actor_options": {
             "num_cpus": cluster.cpus_per_replica,
             "num_gpus": cluster.gpus_per_replica,
@@ -74,7 +75,7 @@ def make_application(serving: ServeSettings, cluster: ClusterSettings, http: Htt
             "min_replicas": cluster.replicas,
             "max_replicas": cluster.max_replicas,
             "initial_replicas": cluster.replicas,
-            "target_ongoing_requests": max(1, int(0.7 * most)),
+            "target_ongoing_requests": max(1, int(0.7 * (serving.max_running or _RUNNING))),
             # Of the requests in so long a time the mean counts.
             "look_back_period_s": min(30.0, max(2.0, cluster.upscale_seconds)),
             "metrics_interval_s": 1.0,
@@ -202,11 +203,56 @@ def stop_cluster(cluster: ClusterSettings) -> None:
     ray.shutdown()
 
 
+def most_calls(serving: ServeSettings) -> int:
+    """Return how many calls Serve hands to a replica at a time: well above what its engine takes,
+    so that the engine's own queue, which is fair to tenants, is what refuses with 429.
+
+    An engine takes those that run and `max_waiting` more; beyond these it still takes tenants that
+    have less than their share of the queue. Calls that are about to be refused count here too.
+    """
+    return max(serving.max_running or 0, _MOST_RUNNING) + 2 * serving.max_waiting
+
+
+def with_absolute_paths(
+    serving: ServeSettings, cluster: ClusterSettings, http: HttpSettings
+) -> tuple[ServeSettings, ClusterSettings, HttpSettings]:
+    """Make all paths absolute: the processes of replicas and ingresses have other working folders.
+
+    Raises `SettingError` for a catalog that is no URL.
+    """
+    from gossamer.basemodel.catalog import CATALOG
+
+    folders = tuple(map(_absolute, serving.adapters))
+    model = serving.model
+    if model not in CATALOG and Path(model).expanduser().is_dir():
+        model = str(_absolute(Path(model)))
+    places: dict[str, Any] = {}
+    if not str(cluster.cache).startswith("~"):
+        # Else each machine has it in the home folder that it knows.
+        places["cache"] = cluster.cache.absolute()
+    if cluster.store is not None and "://" not in cluster.store:
+        places["store"] = str(_absolute(Path(cluster.store)))
+    if cluster.catalog is not None:
+        require("--catalog", "catalog")
+        from gossamer.cluster.published.database import absolute_url
+
+        places["catalog"] = absolute_url(cluster.catalog)
+    files = {"keys": http.keys, "request_log": http.request_log}
+    return (
+        serving.updated({"adapters": folders, "model": model}),
+        cluster.updated(places),
+        http.updated({name: path and _absolute(path) for name, path in files.items()}),
+    )
+
+
+def _absolute(path: Path) -> Path:
+    return path.expanduser().absolute()
+
+
 def _store(cluster: ClusterSettings) -> str | None:
     """The place of the store; None without a catalog. Raises `SettingError`."""
     if cluster.catalog is None:
         return None
-    require("--catalog", "catalog")
     from gossamer.cluster.published.database import default_store
 
     place = cluster.store

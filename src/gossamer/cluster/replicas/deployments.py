@@ -1,19 +1,18 @@
 """The classes whose copies Ray Serve runs: engine replicas, ingresses, and the ledger of quotas."""
 
 import asyncio
-import itertools
 import logging
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any
 
 from ray import serve
 from ray.exceptions import RayError
-from ray.serve.exceptions import RayServeException
+from ray.serve.exceptions import BackPressureError, RayServeException
 
-from gossamer.cluster.placement.ledger import Lease, LeaseRequest, QuotaLeases, QuotaLedger
+from gossamer.cluster.placement.ledger import Ask, Lease, LeaseRequest, QuotaLeases, QuotaLedger
 from gossamer.cluster.published.catalog import AdapterCatalog, PublishedAdapter
 from gossamer.cluster.replicas.engine import ReplicaEngine, open_cache, shares_only
 from gossamer.cluster.replicas.folder_names import FolderNames
@@ -24,6 +23,7 @@ from gossamer.cluster.replicas.settings import ClusterSettings
 from gossamer.cluster.replicas.status import status_router
 from gossamer.cluster.replicas.warm import Warming, host_bound, most_asked_at_home
 from gossamer.cluster.replicas.wire import ReplicaCall, ReplicaFacts, WireEvent
+from gossamer.errors import OverloadedError
 from gossamer.serving.core.tenants import LimitsOf, unlimited
 from gossamer.serving.http.app import create_app
 from gossamer.serving.http.extension import Extension
@@ -33,8 +33,6 @@ from gossamer.serving.settings import ServeSettings
 
 log = logging.getLogger(__name__)
 
-TELL_SECONDS = 30
-"""So often an ingress tells the catalog what was asked for."""
 LEDGER_SECONDS = 2.0
 """A ledger that does not answer for so long counts as lost."""
 
@@ -97,9 +95,9 @@ class LedgerHolder:
     def __init__(self) -> None:
         self._ledger = QuotaLedger()
 
-    async def lease(self, request: LeaseRequest) -> Lease:
+    async def lease(self, requests: Sequence[LeaseRequest]) -> Sequence[Lease]:
         """Give tokens to an ingress."""
-        return self._ledger.lease(request)
+        return self._ledger.lease(requests)
 
 
 class Ingress:
@@ -121,13 +119,12 @@ class Ingress:
         facts: ReplicaFacts = await engine.describe.remote()
         names = await asyncio.to_thread(_names, serving, cluster, facts.model_name)
         self._http = http
-        self._quotas = QuotaLeases(uuid.uuid4().hex, _limits_of(http.keys), _asker(ledger, loop))
         self._engine = RemoteEngine(
             facts,
             await asyncio.to_thread(lambda: load_tokenizer(resolve(serving.model))),
             names,
             _RayReplicas(engine),
-            self._quotas,
+            QuotaLeases(uuid.uuid4().hex, _limits_of(http.keys), _asker(ledger, loop)),
             loop,
         )
 
@@ -138,24 +135,12 @@ class Ingress:
 
     @asynccontextmanager
     async def _lifespan(self, app: Any) -> AsyncIterator[None]:
-        refreshing = asyncio.ensure_future(self._refresh())
+        telling = asyncio.ensure_future(self._engine.keep_telling())
         try:
             yield
         finally:
-            refreshing.cancel()
+            telling.cancel()
             await asyncio.to_thread(self._engine.shutdown)
-
-    async def _refresh(self) -> None:
-        """Tell the ledger once a second what runs here, and the catalog now and then what was asked
-        for."""
-        for second in itertools.count(1):
-            await asyncio.sleep(1.0)
-            if second % TELL_SECONDS == 0:
-                await asyncio.to_thread(self._engine.tell_asked)
-            try:
-                await asyncio.to_thread(self._quotas.refresh)
-            except Exception as error:  # the next second is another try
-                log.error("the ledger could not be told of requests", exc_info=error)
 
 
 class _RayReplicas:
@@ -171,6 +156,11 @@ class _RayReplicas:
             async for batch in response:
                 yield batch
             has_ended = True
+        except BackPressureError:
+            has_ended = True
+            raise OverloadedError(
+                "too many requests wait for a replica; try again later", retry_after=1.0
+            ) from None
         except (RayError, RayServeException) as error:
             has_ended = True
             raise LostReplicaError(" ".join(str(error).split())[:300]) from error
@@ -182,14 +172,14 @@ class _RayReplicas:
         return reported_figures()
 
 
-def _asker(ledger: Any, loop: asyncio.AbstractEventLoop) -> Callable[[LeaseRequest], Lease | None]:
+def _asker(ledger: Any, loop: asyncio.AbstractEventLoop) -> Ask:
     """Make what asks the ledger from a thread."""
 
-    async def ask(request: LeaseRequest) -> Lease:
-        return await ledger.lease.remote(request)
+    async def ask(requests: Sequence[LeaseRequest]) -> Sequence[Lease]:
+        return await ledger.lease.remote(requests)
 
-    def wait(request: LeaseRequest) -> Lease | None:
-        future = asyncio.run_coroutine_threadsafe(ask(request), loop)
+    def wait(requests: Sequence[LeaseRequest]) -> Sequence[Lease] | None:
+        future = asyncio.run_coroutine_threadsafe(ask(requests), loop)
         try:
             return future.result(LEDGER_SECONDS)
         except (RayError, RayServeException, TimeoutError) as error:

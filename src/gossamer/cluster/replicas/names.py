@@ -24,12 +24,13 @@ from gossamer.serving.store.folder import is_plain
 log = logging.getLogger(__name__)
 
 FRESH_SECONDS = 1.0
-"""A change of the catalog is seen after so long at most."""
+"""A change of the catalog is seen after so long at most, and the time of one question."""
 MAX_ASKED = 5000
 """Names whose requests are told to the catalog at a time: those that are asked for most."""
 MAX_KNOWN = 50_000
 """Names whose meaning is remembered."""
 PAGE = 2000
+_AWAY = "the catalog of adapters cannot be asked now; try again"
 
 
 class Names(Protocol):
@@ -91,6 +92,10 @@ class CatalogNames:
         """Requests that the catalog was not told of yet."""
         self._version = -1
         self._good_until = float("-inf")
+        self._is_away = False
+        """Whether the last question for changes had no answer."""
+        self._refreshing = threading.Lock()
+        """Held by the one who asks for changes; the others go on with what is known."""
 
     def look_up(self, name: str) -> AnyAdapter:
         """Find the adapter `name`, or a mixture of several.
@@ -116,6 +121,10 @@ class CatalogNames:
             version = self._version
             if name in self._known:
                 return self._known[name]
+            is_away = self._is_away
+        if is_away:
+            # Each question might wait for as long as the last one.
+            raise AdapterReadError(_AWAY)
         with _asking():
             found = self._catalog.find(name)
         with self._lock:
@@ -197,19 +206,23 @@ class CatalogNames:
         return UnknownModelError(unknown_name_message("model", name, [self._base, *known]))
 
     def _refresh(self, catalog: AdapterCatalog) -> None:
-        if self._clock() < self._good_until:
+        if self._clock() < self._good_until or not self._refreshing.acquire(blocking=False):
             return
-        asked = self._clock()
         try:
-            version = catalog.version()
-        except StorageError as error:
-            # Names that are remembered mean what they meant until the catalog is back.
-            log.warning("names are not looked up again: %s", error)
-            version = self._version
-        with self._lock:
-            if version != self._version:
-                self._version, self._known = version, {}
-            self._good_until = asked + FRESH_SECONDS
+            asked, is_away = self._clock(), False
+            try:
+                version = catalog.version()
+            except StorageError as error:
+                # Names that are remembered mean what they meant until the catalog is back.
+                log.warning("names are not looked up again: %s", error)
+                # The question may have taken longer than its answer would have been good.
+                version, asked, is_away = self._version, self._clock(), True
+            with self._lock:
+                if version != self._version:
+                    self._version, self._known = version, {}
+                self._good_until, self._is_away = asked + FRESH_SECONDS, is_away
+        finally:
+            self._refreshing.release()
 
 
 @contextmanager
@@ -220,7 +233,7 @@ def _asking() -> Iterator[None]:
         yield
     except StorageError as error:
         log.warning("%s", error)
-        raise AdapterReadError("the catalog of adapters cannot be asked now; try again") from error
+        raise AdapterReadError(_AWAY) from error
 
 
 def entry_of(found: PublishedAdapter) -> AdapterEntry:

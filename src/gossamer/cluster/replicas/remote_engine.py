@@ -41,6 +41,10 @@ log = logging.getLogger(__name__)
 
 TRIES = 3
 """Replicas that are asked for one request, as long as nothing of its answer was sent."""
+REFRESH_SECONDS = 1.0
+"""So often an ingress tells the ledger what runs here."""
+TELL_SECONDS = 30.0
+"""So often an ingress tells the catalog what was asked for."""
 
 
 class LostReplicaError(Exception):
@@ -53,7 +57,8 @@ class Replicas(Protocol):
     def call(self, call: ReplicaCall) -> AsyncGenerator[Sequence[WireEvent], None]:
         """Yield the events of a call from the replica that is chosen for it.
 
-        Closing the generator cancels the request there. Raises `LostReplicaError`.
+        Closing the generator cancels the request there. Raises `LostReplicaError`, and
+        `OverloadedError` where too many calls wait for any replica.
         """
 
     def figures(self) -> Sequence[Mapping[str, Any]]:
@@ -186,6 +191,14 @@ class RemoteEngine:
         except StorageError as error:
             log.warning("what was asked for is not counted: %s", error)
 
+    async def keep_telling(self) -> None:
+        """Tell the ledger what runs here and the catalog what was asked for, now and then, until
+        this is cancelled. Neither waits for the other, which may not answer."""
+        await asyncio.gather(
+            _repeat(REFRESH_SECONDS, self._quotas.refresh, "the ledger of quotas"),
+            _repeat(TELL_SECONDS, self.tell_asked, "the catalog"),
+        )
+
     @property
     def num_open(self) -> int:
         """Return how many requests of this ingress have not ended."""
@@ -256,6 +269,9 @@ class RemoteEngine:
                 if has_begun or not _may_go_elsewhere(error):
                     break
                 call = _elsewhere(call, refusal.failure.rank)
+            except OverloadedError as full:
+                error = full
+                break
             except LostReplicaError as lost:
                 log.warning("request %s lost its replica: %s", request.request_id, lost)
                 if has_begun:
@@ -277,6 +293,16 @@ class RemoteEngine:
     def _require_open(self) -> None:
         if not self._is_open:
             raise EngineStoppedError("the server is shutting down")
+
+
+async def _repeat(seconds: float, tell: Callable[[], None], whom: str) -> None:
+    """Call `tell` on a thread, with so long a pause before each call."""
+    while True:
+        await asyncio.sleep(seconds)
+        try:
+            await asyncio.to_thread(tell)
+        except Exception as error:  # the next call is another try
+            log.error("%s could not be told of requests", whom, exc_info=error)
 
 
 class _Refusal(Exception):

@@ -1,9 +1,9 @@
 """What a cluster of replicas is told. Imports nothing heavy."""
 
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from gossamer.settings import Settings
 
@@ -41,8 +41,15 @@ class ClusterSettings(Settings):
     gpus_per_replica: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     """GPUs that Ray reserves for each replica; with tensor_parallel, as many as its processes."""
     ray_address: str | None = None
-    """The Ray cluster to use, such as auto for one that `ray start` has started; unset: one is
-    started on this machine and ends with the command."""
+    """The Ray cluster to use, such as auto for one that `ray start` has started; unset or local:
+    one is started on this machine and ends with the command."""
+
+    @field_validator("ray_address", mode="before")
+    @classmethod
+    def _local_is_one_of_our_own(cls, given: Any) -> Any:
+        # Ray starts one for each of them; it must be one that asks for a token.
+        is_unset = isinstance(given, str) and given.strip() in ("", "local")
+        return None if is_unset else given
 
     @model_validator(mode="after")
     def _most_are_not_fewer(self) -> Self:
