@@ -38,9 +38,9 @@ def test_a_signal_while_it_starts_ends_all_of_it(starting, moment):
     starting.until(has_come[moment], START_SECONDS)
     left = psutil.Process(process.pid).children(recursive=True)
     process.terminate()
+    starting.log.close()
     # It may have become ready in between.
     assert process.wait(300) in (128 + 15, 0)
-    starting.log.close()
     assert "Traceback" not in (starting.folder / "log").read_text()
     _, alive = psutil.wait_procs(left, timeout=60)
     assert alive == []

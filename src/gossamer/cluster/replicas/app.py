@@ -169,8 +169,13 @@ def start_cluster(serving: ServeSettings, cluster: ClusterSettings, http: HttpSe
             f"the replicas did not start: {_first_line(error)}; Ray's logs tell more, in "
             "/tmp/ray/session_latest/logs/serve"
         ) from error
-    except BaseException:
-        # A signal while they start.
+    except SystemExit as ended:
+        stop_cluster(cluster)
+        # While Ray itself starts, its own handler ends with the bare number of the signal.
+        raise SystemExit(
+            128 + signal.SIGTERM if ended.code == signal.SIGTERM else ended.code
+        ) from None
+    except KeyboardInterrupt:
         stop_cluster(cluster)
         raise
 
