@@ -85,6 +85,7 @@ def test_they_change_no_weights(saved, name):
         ("meft", {"lam": 0}, AdapterFormatError, "lam = 0"),
         ("meft", {"beta": True}, AdapterFormatError, "beta = True"),
         ("meft", {"reversible_layers": 3}, AdapterFormatError, "the first 3"),
+        ("meft", {"reversible_layers": 2_000_000_000}, AdapterFormatError, "first 2000000000"),
         ("meft", {"reversible_layers": 0}, AdapterFormatError, "reversible_layers = 0"),
     ],
 )

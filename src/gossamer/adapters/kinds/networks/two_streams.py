@@ -136,7 +136,8 @@ def _layers(source: AdapterSource, places: Mapping[str, Place]) -> list[dict[str
             )
         require_number_format(name, key, places[key].dtype)
         found.setdefault(int(match[1]), {})[match[2]] = places[key]
-    if sorted(found) != list(range(count)):
+    # The length first: the number of a hostile file may be in the billions.
+    if len(found) != count or sorted(found) != list(range(count)):
         raise AdapterFormatError(
             f"adapter {name} has networks beside the layers {short(sorted(found))}, and its "
             f"reversible_layers = {count} means the first {count}"
