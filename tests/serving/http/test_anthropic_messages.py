@@ -198,6 +198,8 @@ REFUSED = [
     ({"output_config": {"format": {"type": "text"}}}, "output_config.format must be"),
     ({"output_config": {"format": {"type": "json_schema", "schema": 5}}},
      "output_config.format.schema"),
+    ({"thinking": {"type": ["enabled"]}}, "'thinking' must have the type enabled"),
+    ({"thinking": {"type": {}}}, "'thinking' must have the type enabled"),
     ({"n": 2}, "unknown field 'n'"),
 ]  # fmt: skip
 

@@ -134,10 +134,11 @@ def _output_config(config: Any) -> Values:
 
 def _thinking(thinking: Any, variables: Any) -> Values:
     """What the template is told of a wish to think, unless `variables` say it already."""
-    if not isinstance(thinking, dict) or thinking.get("type") not in _THINKS:
+    kind = thinking.get("type") if isinstance(thinking, dict) else None
+    if not isinstance(kind, str) or kind not in _THINKS:
         raise invalid("thinking", f"'thinking' must have the type {', '.join(_THINKS)}")
     unsupported_fields.keep_supported(thinking, ("type",), THINKING, where="thinking.")
-    thinks = _THINKS[thinking["type"]]
+    thinks = _THINKS[kind]
     if thinks is None or not isinstance(variables, dict):
         return {}
     return {"chat_template_kwargs": {"enable_thinking": thinks, **variables}}
