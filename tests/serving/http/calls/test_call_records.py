@@ -14,6 +14,7 @@ from gossamer import extras
 from gossamer.errors import MissingExtraError, SettingError
 from gossamer.serving.http.app import create_app
 from gossamer.serving.http.calls import request_log, traces
+from gossamer.serving.http.calls.record import CallRecord
 from gossamer.serving.http.calls.request_log import RequestLog
 from gossamer.serving.http.calls.traces import Traces
 from gossamer.serving.http.settings import HttpSettings
@@ -108,6 +109,44 @@ def test_a_file_that_was_moved_away_is_begun_again(call, tmp_path):
     path.rename(tmp_path / "calls.1")
     call(HttpSettings(request_log=path), ("/v1/chat/completions", CHAT))
     assert [len(lines(file)) for file in (tmp_path / "calls.1", path)] == [1, 1]
+
+
+def test_calls_are_noted_again_when_the_folder_of_the_file_is_back(tmp_path, monkeypatch, caplog):
+    folder, away = tmp_path / "logs", tmp_path / "away"
+    folder.mkdir()
+    tried, real = threading.Semaphore(0), request_log._handler
+
+    def counting(path):
+        handler = real(path)
+        handle = handler.handle
+
+        def counted(record):
+            try:
+                return handle(record)
+            finally:
+                tried.release()
+
+        handler.handle = counted
+        return handler
+
+    monkeypatch.setattr(request_log, "_handler", counting)
+    log = RequestLog(folder / "calls.jsonl")
+
+    def note(name):
+        log.tell(CallRecord(name, "GET"))
+        assert tried.acquire(timeout=5), "the log has ended"
+
+    note("first")
+    folder.rename(away)
+    note("second")
+    note("third")
+    away.rename(folder)
+    note("fourth")
+    log.close()
+    told = lines(folder / "calls.jsonl")
+    assert [line["request_id"] for line in told] == ["first", "fourth"]
+    assert told[-1]["calls_not_noted_before"] == 2
+    assert caplog.text.count("calls are not noted") == 1
 
 
 def test_a_file_that_cannot_be_written_is_refused_at_once(make_engine, tmp_path):

@@ -5,6 +5,7 @@ import logging.handlers
 import queue
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 from gossamer.errors import SettingError
@@ -16,11 +17,14 @@ MOST_WAITING = 10_000
 """Lines that wait for a slow disk; beyond them calls go unnoted, and a line says how many."""
 END_SECONDS = 5.0
 
+log = logging.getLogger(__name__)
+
 
 class RequestLog:
     """Writes on a thread of its own, so that no call waits for a disk.
 
-    A file that was moved away, as by logrotate, is begun again under its name.
+    A file that was moved away, as by logrotate, is begun again under its name. While that cannot be
+    done, as without its folder, calls go unnoted as they do for a slow disk.
     """
 
     def __init__(self, path: Path) -> None:
@@ -47,14 +51,24 @@ class RequestLog:
         self._thread.join(END_SECONDS)
 
     def _run(self) -> None:
+        is_broken = False
         while (record := self._queue.get()) is not None:
             line = record.as_line()
             missed, self._missed = self._missed, 0
             if missed:
                 line["calls_not_noted_before"] = missed
             text = json_bytes(line).decode()
-            self._handler.handle(logging.makeLogRecord({"msg": "%s", "args": (text,)}))
-        self._handler.close()
+            try:
+                self._handler.handle(logging.makeLogRecord({"msg": "%s", "args": (text,)}))
+                is_broken = False
+            except OSError as error:
+                # The handler looks for its file again at the next call.
+                self._missed += missed + 1
+                if not is_broken:
+                    log.warning("calls are not noted: the request log cannot be written: %s", error)
+                is_broken = True
+        with suppress(OSError):
+            self._handler.close()
 
 
 def _handler(path: Path) -> logging.Handler:
