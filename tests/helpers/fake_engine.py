@@ -54,6 +54,9 @@ class FakeEngine:
         refuse: Callable[[Request], Exception | None] = lambda request: None,
     ) -> None:
         self.tokenizer = tokenizer
+        # The pieces that are texts of special tokens have their ids.
+        added = getattr(tokenizer, "added_tokens_decoder", {})
+        self._special = {each.content: id_ for id_, each in added.items() if each.special}
         self.max_context = max_context
         self.script = script
         self.delay = delay
@@ -229,7 +232,8 @@ class FakeEngine:
             self._end(request_id, "failed", Failed(request_id=request_id, error=piece))
             return
         running.count += 1
-        running.on_event(_tokens(request_id, piece, running.count, sampling.logprobs))
+        token = self._special.get(piece, running.count)
+        running.on_event(_tokens(request_id, piece, token, sampling.logprobs))
         self._schedule(request_id)
 
     def _schedule(self, request_id: str) -> None:

@@ -145,10 +145,52 @@ def test_what_has_ended_an_answer_is_told(says, send):
     assert engine.submitted[0].sampling.include_stop
     assert message["content"][0]["text"] == "One."
     assert (message["stop_reason"], message["stop_sequence"]) == ("stop_sequence", "END")
-    message = send(says("One.<|im_end|>"), stop_sequences=["END"]).json()
-    assert (message["content"][0]["text"], message["stop_reason"]) == ("One.", "end_turn")
     message = send(says("One. Two."), max_tokens=2).json()
     assert message["stop_reason"] == "max_tokens"
+
+
+ENDINGS = [
+    (
+        ["Strike it with <s>old</s>", " in HTML.", "<|im_end|>"],
+        "Strike it with <s>old</s> in HTML.",
+    ),
+    (["One ", "<|im_end|>", "two."], "One <|im_end|>two."),
+    (["Say <|im_end|>"], "Say <|im_end|>"),
+    (["One.", "STOP"], "One."),
+]
+
+
+@pytest.mark.parametrize(("pieces", "text"), ENDINGS)
+def test_only_what_has_ended_an_answer_is_left_out(make_engine, send, pieces, text):
+    engine = make_engine(script=lambda request: pieces, max_context=4096)
+    whole = send(engine, stop_sequences=["STOP"]).json()
+    told = gathered(events(send(engine, stop_sequences=["STOP"], stream=True)))
+    assert whole["content"] == told["content"] == [{"type": "text", "text": text}]
+    met = "STOP" if pieces[-1] == "STOP" else None
+    assert whole["stop_sequence"] == told["stop_sequence"] == met
+    cut = send(engine, stop_sequences=["STOP"], max_tokens=len(pieces)).json()
+    assert cut["stop_reason"] == "max_tokens"
+
+
+def test_the_result_of_a_tool_that_has_failed_says_so(says, send):
+    engine = says("Sorry.")
+    use = {"type": "tool_use", "id": "t1", "name": "get_weather", "input": {"city": "Paris"}}
+    for content, said in (
+        ("No such city", "Error: No such city"),
+        ([{"type": "text", "text": "No such city"}], "Error: No such city"),
+        (None, "Error"),
+    ):
+        result = {"type": "tool_result", "tool_use_id": "t1", "content": content, "is_error": True}
+        turns = [
+            *HELLO,
+            {"role": "assistant", "content": [use]},
+            {"role": "user", "content": [result]},
+        ]
+        assert send(engine, messages=turns, tools=[TOOL]).status_code == 200
+        assert f"<tool_response>\n{said}\n</tool_response>" in prompt(engine)
+        turns[-1] = {"role": "user", "content": [{**result, "is_error": False, "content": "5 C"}]}
+        assert send(engine, messages=turns, tools=[TOOL]).status_code == 200
+        assert "<tool_response>\n5 C\n</tool_response>" in prompt(engine)
 
 
 def test_tokens_are_counted_without_an_answer(says, send):
@@ -189,6 +231,11 @@ REFUSED = [
     (blocks({"type": "text", "text": 5}), "messages[0].content[0].text must be a string"),
     (blocks({"type": "tool_use", "name": "a b", "input": {}}, role="assistant"), "'a b'"),
     (blocks({"type": "tool_use", "name": "f", "input": 5}, role="assistant"), "input must be"),
+    (blocks({"type": "tool_use", "name": "f", "inputs": {}}, role="assistant"),
+     "unknown field 'inputs'"),
+    (blocks({"type": "tool_result", "tool_use_id": "t", "is_error": "yes"}),
+     "messages[0].content[0].is_error must be true or false"),
+    (blocks({"type": "tool_result", "tool_use_id": "t", "error": True}), "unknown field 'error'"),
     ({"system": 5}, "system must be a string"),
     ({"tools": [{"type": "bash_20250124", "name": "bash"}]}, "tools[0].type is 'bash_20250124'"),
     ({"tools": [{**TOOL, "input_schema": []}]}, "tools[0].input_schema must be a JSON schema"),

@@ -1,6 +1,7 @@
 """Builds the replies of /v1/messages: a message, whole or told by events."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -93,17 +94,20 @@ class MessagesReply(ReplyFormat):
 
     stops: tuple[str, ...] = ()
     """The texts that end an answer, which the engine leaves in it."""
-    hidden: tuple[str, ...] = ()
-    """The texts of special tokens, which it leaves in it too where they end it."""
+    hidden: Mapping[int, str] = field(default_factory=dict)
+    """The texts of special tokens by their ids, which it leaves in it too where they end it."""
     blocks: MessageBlocks = field(default_factory=MessageBlocks)
     met: str | None = None
     """The text that has ended it."""
+    held: str = ""
+    """The text of a special token that came last: nothing tells yet whether it ends the answer."""
 
     def reply(self, choices: list[Choice], usage: Usage) -> dict[str, Any]:
         """Build a reply that is not streamed."""
         [choice] = choices
         reason, follower = choice.finish_reason or "stop", AnswerFollower(self.rules)
-        self.blocks.add(follower.push(self._cut(choice.text)))
+        text = self._cut(choice.text, choice.last_token)
+        self.blocks.add(follower.push(text + self._rest(reason)))
         self.blocks.add(follower.finish(reason))
         self.blocks.end()
         return {
@@ -121,12 +125,15 @@ class MessagesReply(ReplyFormat):
 
     def delta(self, index: int, event: Tokens) -> list[Event]:
         """Build the events for new output."""
-        return self.blocks.add(self.follower(index).push(self._cut(event.text)))
+        before, self.held = self.held, ""
+        text = self._cut(event.text, event.token_ids[-1] if event.token_ids else None)
+        return self.blocks.add(self.follower(index).push(before + text))
 
     def closing(self, index: int, finish_reason: str) -> list[Event]:
         """Build the last events."""
         follower = self.follower(index)
-        events = self.blocks.add(follower.finish(finish_reason)) + self.blocks.end()
+        events = self.blocks.add(follower.push(self._rest(finish_reason)))
+        events += self.blocks.add(follower.finish(finish_reason)) + self.blocks.end()
         end = self._end(follower.reason(finish_reason))
         events.append({"type": "message_delta", "delta": end, "usage": self._usage()})
         return [*events, {"type": "message_stop"}]
@@ -139,16 +146,22 @@ class MessagesReply(ReplyFormat):
         """Frame one event of a stream as bytes, under its name."""
         return frame(chunk, chunk["type"])
 
-    def _cut(self, text: str) -> str:
-        """Leave out what has ended the answer, which comes in one piece, the last one."""
-        ends = [*self.stops, *self.hidden]
-        found = [(text.find(end), number) for number, end in enumerate(ends) if end in text]
-        if not found:
-            return text
-        place, number = min(found)
-        if number < len(self.stops):
-            self.met = self.stops[number]
-        return text[:place]
+    def _cut(self, text: str, token: int | None) -> str:
+        """Leave out what may end the answer at the end of `text`, whose last token is `token`."""
+        met = max((stop for stop in self.stops if text.endswith(stop)), key=len, default=None)
+        if met is not None:
+            # The engine goes on after none, so that this is the last of its text.
+            self.met = met
+            return text.removesuffix(met)
+        special = self.hidden.get(token, "") if token is not None else ""
+        if special and text.endswith(special):
+            self.held = special
+            return text.removesuffix(special)
+        return text
+
+    def _rest(self, reason: str) -> str:
+        """What is held back, once the answer has ended, unless that has ended it."""
+        return "" if reason == "stop" else self.held
 
     def _head(self) -> dict[str, Any]:
         return {"id": self.reply_id, "type": "message", "role": "assistant", "model": self.model}

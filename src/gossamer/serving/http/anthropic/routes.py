@@ -40,15 +40,15 @@ class _Call:
         return body
 
     def reply(self, **fields: Any) -> MessagesReply:
-        hidden = _special_texts(self.context) if self.stops else ()
+        hidden = _special_texts(self.context) if self.stops else {}
         return MessagesReply(**fields, names=self.names, stops=self.stops, hidden=hidden)
 
 
-def _special_texts(context: Context) -> tuple[str, ...]:
-    """The texts of special tokens but for those that answers are read by."""
+def _special_texts(context: Context) -> dict[int, str]:
+    """The texts of special tokens by their ids, but for those that answers are read by."""
     added = getattr(context.engine.tokenizer, "added_tokens_decoder", {})
     kept = context.call_parser.kept_special_tokens
-    return tuple(token.content for id_, token in added.items() if token.special and id_ not in kept)
+    return {id_: each.content for id_, each in added.items() if each.special and id_ not in kept}
 
 
 @router.post("/v1/messages")

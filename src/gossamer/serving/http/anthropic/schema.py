@@ -20,7 +20,7 @@ _TEXTS = {"anyOf": [_TEXT, {"type": "array", "items": _TEXT_BLOCK}]}
 _BLOCKS = [
     _TEXT_BLOCK,
     _block("tool_use", ("name",), id=_TEXT, name=_TEXT, input={"type": "object"}),
-    _block("tool_result", (), tool_use_id=_TEXT, content=_TEXTS),
+    _block("tool_result", (), tool_use_id=_TEXT, content=_TEXTS, is_error={"type": "boolean"}),
     _block("thinking"),
     _block("redacted_thinking"),
 ]

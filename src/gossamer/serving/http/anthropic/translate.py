@@ -8,7 +8,7 @@ from gossamer.serving.http.errors import ApiError
 from gossamer.serving.http.openai import unsupported_fields
 from gossamer.serving.http.openai.chat.bounds import invalid
 from gossamer.serving.http.openai.chat.field_names import FieldNames
-from gossamer.serving.http.openai.field_rules import BLOCK, MESSAGES, THINKING
+from gossamer.serving.http.openai.field_rules import BLOCK, MESSAGES, THINKING, TOOL_BLOCK
 from gossamer.serving.http.openai.request_schema import ChatBody
 from gossamer.serving.http.openai.sizes import SizeLimits
 from gossamer.serving.http.openai.unsupported_fields import shown
@@ -25,6 +25,8 @@ OWN = (
 
 
 _TOOL = ("name", "description", "input_schema", "type", "strict", "cache_control")
+_USE_FIELDS = ("type", "id", "name", "input")
+_RESULT_FIELDS = ("type", "tool_use_id", "content", "is_error")
 _THINKS = {"enabled": True, "disabled": False, "adaptive": None}
 """What the types of `thinking` tell the template; None: nothing."""
 _UNSEEN = ("thinking", "redacted_thinking")
@@ -211,17 +213,34 @@ def _add(messages: list[Values], names: dict[str, str], place: str, turn: Values
 
 
 def _result(block: Values, where: str) -> Values:
-    content = block.get("content")
+    known = unsupported_fields.keep_supported(block, _RESULT_FIELDS, TOOL_BLOCK, where=f"{where}.")
+    is_error = known.get("is_error", False)
+    if not isinstance(is_error, bool):
+        raise invalid(f"{where}.is_error", f"{where}.is_error must be true or false")
+    content = _texts(known.get("content", ""), f"{where}.content")
     return {
         "role": "tool",
-        "tool_call_id": block.get("tool_use_id"),
-        "content": "" if content is None else _texts(content, f"{where}.content"),
+        "tool_call_id": known.get("tool_use_id"),
+        "content": _as_error(content) if is_error else content,
     }
 
 
+def _as_error(content: Any) -> Any:
+    """What a model is told of the failure of a tool: templates know no field for it."""
+    if isinstance(content, str):
+        return f"Error: {content}" if content else "Error"
+    match content:
+        case [{"text": str(text)} as first, *others]:
+            return [{**first, "text": f"Error: {text}"}, *others]
+        case []:
+            return "Error"
+    return content
+
+
 def _call(block: Values, where: str) -> Values:
-    arguments = block.get("input", {})
+    known = unsupported_fields.keep_supported(block, _USE_FIELDS, TOOL_BLOCK, where=f"{where}.")
+    arguments = known.get("input", {})
     if not isinstance(arguments, dict):
         raise invalid(f"{where}.input", f"{where}.input must be an object")
-    function = {"name": block.get("name"), "arguments": json.dumps(arguments)}
-    return {"id": block.get("id"), "type": "function", "function": function}
+    function = {"name": known.get("name"), "arguments": json.dumps(arguments)}
+    return {"id": known.get("id"), "type": "function", "function": function}

@@ -208,6 +208,13 @@ BLOCK: dict[str, Rule] = {
 }
 """Fields of blocks of text in POST /v1/messages."""
 
+TOOL_BLOCK: dict[str, Rule] = {
+    "cache_control": _ignored(_CACHE),
+    "caller": _ignored(_KEPT),
+}
+"""Fields of `tool_use` and `tool_result` in POST /v1/messages; the text of a result with `is_error`
+begins with `Error: `."""
+
 THINKING: dict[str, Rule] = {
     "budget_tokens": _ignored("templates know no number; `max_tokens` bounds thoughts too"),
     "display": _ignored("thoughts are told whole, where the model's family marks them"),
@@ -226,6 +233,7 @@ TABLES = {
     "`reasoning` of `/v1/responses`": REASONING,
     "`/v1/messages`": MESSAGES,
     "blocks of text of `/v1/messages`": BLOCK,
+    "`tool_use` and `tool_result` of `/v1/messages`": TOOL_BLOCK,
     "`thinking` of `/v1/messages`": THINKING,
 }
 """All decisions, by where the fields are."""

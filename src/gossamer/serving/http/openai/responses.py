@@ -59,12 +59,14 @@ class Choice:
     logprobs: list[TokenLogprob] = field(default_factory=list)
     prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
     finish_reason: str | None = None
+    last_token: int | None = None
 
     def add(self, event: Tokens) -> None:
         """Append new output to the choice."""
         if event.prompt_logprobs is not None:
             self.prompt_logprobs = event.prompt_logprobs
         self.texts.append(event.text)
+        self.last_token = event.token_ids[-1] if event.token_ids else None
         self.logprobs.extend(event.logprobs or ())
 
     @property
