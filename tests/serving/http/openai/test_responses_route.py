@@ -1,13 +1,16 @@
 """/v1/responses by the official client: answers, events, calls, and what is stored."""
 
+import gc
 import json
 from contextlib import ExitStack
 
 import openai
 import pytest
+from fake_engine import endless
 from live_server import live
+from raw import connected, send
 
-from gossamer.errors import OverloadedError
+from gossamer.errors import OverloadedError, cut
 from gossamer.serving.http.openai.responses_api.store import ResponseStore, StoredResponse
 
 ROUTE = "/v1/responses"
@@ -147,6 +150,34 @@ def test_a_response_goes_on_from_a_stored_one(client_of):
     assert second.previous_response_id == first.id
 
 
+def test_a_response_goes_on_from_one_whose_call_was_cut(client_of):
+    client, engine = client_of('{"name": "get_weather", "arguments": {"city": "Paris"}}', "One.")
+    fields = {"tools": [TOOL], "tool_choice": "required", "max_output_tokens": 14}
+    first = client.responses.create(model="tiny", input="How is Paris?", **fields)
+    [call] = first.output
+    assert (call.type, call.status) == ("function_call", "incomplete")
+    second = client.responses.create(model="tiny", input="b", previous_response_id=first.id)
+    client.responses.create(model="tiny", input="c", previous_response_id=second.id)
+    turns = ["user\nHow is Paris?", "user\nb", "assistant\nOne.", "user\nc"]
+    said = "".join(f"<|im_start|>{turn}<|im_end|>\n" for turn in turns)
+    assert prompt(engine) == f"{said}<|im_start|>assistant\n"
+
+
+@pytest.mark.parametrize("store", ["true", "false"])
+def test_what_was_sent_is_not_held_while_it_is_answered(make_engine, store):
+    engine = make_engine(script=endless, delay=0.01)
+    body = '{"model": "tiny", "stream": true, "max_output_tokens": 200, "store": ' + store
+    body += ', "input": [{"role": "user", "content": [{"type": "input_text", "text": "held?"}]}]}'
+    with live(engine) as address, connected(address) as client:
+        send(client, "POST", ROUTE, body.encode())
+        received = b""
+        while b"output_text.delta" not in received:
+            received += client.recv(4096)
+        parts = [each for each in gc.get_objects() if isinstance(each, list) and len(each) == 1]
+        held = [each for each in parts if isinstance(each[0], dict)]
+        assert not [each for each in held if each[0].get("text") == "held?"]
+
+
 def test_an_answer_is_kept_to_a_schema(client_of):
     client, engine = client_of("{}")
     form = {"type": "json_schema", "name": "x", "schema": {"type": "object"}, "strict": True}
@@ -211,6 +242,11 @@ REFUSED = [
     ({"input": "x", "text": 5}, "text", "object"),
     ({"input": "x", "text": {"format": {"type": "xml"}}}, "text.format.type", "xml"),
     ({"input": "x", "n": 2}, "n", "unknown field"),
+    ({"input": "x", "metadata": []}, "metadata", "object of texts"),
+    ({"input": "x", "metadata": {str(n): "" for n in range(17)}}, "metadata", "at most 16"),
+    ({"input": "x", "metadata": {"k" * 65: ""}}, f"metadata.{cut('k' * 65)}", "64 characters"),
+    ({"input": "x", "metadata": {"k": "v" * 513}}, "metadata.k", "512 characters"),
+    ({"input": "x", "metadata": {"k": 5}}, "metadata.k", "must be a text"),
     ({"input": "x", "store": "no"}, "store", "true or false"),
     ({"messages": [{"role": "user", "content": "x"}]}, "messages", "/v1/chat/completions"),
 ]  # fmt: skip
@@ -219,7 +255,10 @@ REFUSED = [
 @pytest.mark.parametrize("stream", ["true", "false"])
 def test_a_number_that_json_cannot_say_again_is_refused(make_engine, ask, stream):
     head = {"Content-Type": "application/json"}
-    body = '{"model": "tiny", "input": "x", "metadata": {"a": 1e999}, "stream": ' + stream + "}"
+    body = (
+        '{"model": "tiny", "input": "x", "tools": [{"type": "function", "name": "f", "parameters": '
+    )
+    body += '{"minimum": 1e999}}], "stream": ' + stream + "}"
     reply = ask(make_engine(), "POST", ROUTE, content=body.encode(), headers=head)
     assert reply.status_code == 400
     assert "too large" in reply.json()["error"]["message"]

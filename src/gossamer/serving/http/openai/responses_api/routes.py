@@ -28,48 +28,61 @@ router = APIRouter()
 
 @dataclass(slots=True)
 class _Call:
-    """One call of the route, from its body to its reply."""
+    """One call of the route, from its body to its reply.
+
+    It lives as long as the answer is generated, so of what was sent it holds only what is repeated
+    or stored.
+    """
 
     store: ResponseStore
     tenant: str
     request_id: str
     request: dict[str, Any] = field(default_factory=dict)
-    items: bytes = b""
+    """The fields that the response repeats."""
+    earlier: bytes = b""
+    """The stored items that the call goes on from, not copied."""
     new_input: bytes = b""
     names: FieldNames = THE_SAME
 
     def parse(self, values: dict[str, Any], limits: SizeLimits) -> ChatBody:
-        body, self.request, self.names = to_chat(values, limits, self._history)
+        body, given, self.names = to_chat(values, limits, self._history)
+        new_input = given.pop("input")
         try:
-            # A response repeats it, and it is stored; written here, since long ones take time.
-            json_bytes(self._given())
-            self.items = json_bytes(self.request["input"])
-            self.new_input = json_bytes(self.request["new_input"])
+            # A response repeats them; written here, since long ones take time.
+            json_bytes(given)
+            if given.get("store", True):
+                self.new_input = json_bytes(new_input)
+            else:
+                self.earlier = b""
         except ValueError:
             # Such as 1e999, which is read as infinite.
             raise invalid("body", "a number in the body is too large to be written again") from None
+        self.request = given
         return body
 
     def reply(self, **fields: Any) -> ResponsesReply:
         items = OutputItems(self.request_id)
-        told: dict[str, Any] = {"request": self._given(), "keep": self._keep, "names": self.names}
+        told: dict[str, Any] = {"request": self.request, "keep": self._keep, "names": self.names}
         return ResponsesReply(**fields, **told, items=items)
 
-    def _given(self) -> dict[str, Any]:
-        """The fields that the response repeats."""
-        return {name: each for name, each in self.request.items() if not name.endswith("input")}
-
     def _history(self, response_id: str) -> list[dict[str, Any]]:
-        items: list[dict[str, Any]] = json.loads(self.store.find(self.tenant, response_id).items)
-        return items
+        self.earlier = self.store.find(self.tenant, response_id).items
+        items: list[dict[str, Any]] = json.loads(self.earlier)
+        return [item for item in items if not _is_cut_call(item)]
 
     def _keep(self, response: dict[str, Any]) -> None:
         if self.request.get("store", True):
-            # The answer is never empty, and neither is what it answers.
-            items = self.items[:-1] + b"," + json_bytes(response["output"])[1:]
+            # Each is a list of at least one item.
+            lists = [self.earlier, self.new_input, json_bytes(response["output"])]
+            items = b"[" + b",".join(each[1:-1] for each in lists if each) + b"]"
             written = json_bytes(response)
             stored = StoredResponse(response["id"], written, self.new_input, items)
             self.store.keep(self.tenant, stored)
+
+
+def _is_cut_call(item: dict[str, Any]) -> bool:
+    """Whether an item is a call whose arguments were cut: none can be made of it."""
+    return item.get("type") == "function_call" and item.get("status") == "incomplete"
 
 
 @router.post("/v1/responses")

@@ -2,7 +2,12 @@
 
 from typing import Any
 
-from gossamer.serving.http.openai.responses_api.translate import SAME
+from gossamer.serving.http.openai.responses_api.translate import (
+    MAX_LABEL,
+    MAX_LABEL_NAME,
+    MAX_LABELS,
+    SAME,
+)
 
 _TEXT = {"type": "string"}
 _PART = {
@@ -94,7 +99,12 @@ FIELDS: dict[str, dict[str, Any]] = {
     "text": {"type": "object", "properties": {"format": _FORMAT, "verbosity": _TEXT}},
     "previous_response_id": _TEXT,
     "store": {"type": "boolean"},
-    "metadata": {"type": "object"},
+    "metadata": {
+        "type": "object",
+        "maxProperties": MAX_LABELS,
+        "propertyNames": {"maxLength": MAX_LABEL_NAME},
+        "additionalProperties": {"type": "string", "maxLength": MAX_LABEL},
+    },
     "reasoning": {"type": "object", "properties": {"effort": _TEXT}},
 }
 """What the fields take that are this route's own."""

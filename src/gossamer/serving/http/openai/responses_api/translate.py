@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from gossamer.errors import cut
 from gossamer.serving.http.errors import ApiError
 from gossamer.serving.http.openai import unsupported_fields
 from gossamer.serving.http.openai.chat.bounds import invalid
@@ -26,6 +27,10 @@ OWN = (
 )
 """Fields that are this route's."""
 
+MAX_LABELS = 16
+MAX_LABEL_NAME = 64
+MAX_LABEL = 512
+"""The most texts of `metadata`, and characters of one's name and of itself; OpenAI's numbers."""
 
 _NAMES = {
     "messages": "input",
@@ -55,9 +60,8 @@ def to_chat(
         limits: as those of all bodies.
         history: gives the items of an earlier response and its answer, by its id.
 
-    Returns the chat, the fields of the route as they were given, `input` as a list of items with
-    those of the earlier response before them, and the names for errors about the chat. Raises
-    `ApiError` 400 that names the place.
+    Returns the chat, the fields of the route as they were given, `input` as a list of items, and
+    the names for errors about the chat. Raises `ApiError` 400 that names the place.
     """
     if values.get("messages") is not None and values.get("input") is None:
         message = "'messages' is for /v1/chat/completions; send it there, or send 'input'"
@@ -78,7 +82,7 @@ def to_chat(
         body = ChatBody.parse(chat, limits)
     except ApiError as error:
         raise names.renamed(error) from None
-    return body, {**known, "input": [*earlier, *new], "new_input": new}, names
+    return body, {**known, "input": new}, names
 
 
 def _renamed(known: Mapping[str, Any]) -> Values:
@@ -87,8 +91,7 @@ def _renamed(known: Mapping[str, Any]) -> Values:
         chat["max_completion_tokens"] = known["max_output_tokens"]
     if not isinstance(known.get("store", True), bool):
         raise invalid("store", "'store' must be true or false")
-    if not isinstance(known.get("metadata", {}), dict):
-        raise invalid("metadata", "'metadata' must be an object")
+    _check_metadata(known.get("metadata", {}))
     if "tools" in known:
         tools = known["tools"]
         chat["tools"] = [_tool(tool) for tool in tools] if isinstance(tools, list) else tools
@@ -99,6 +102,21 @@ def _renamed(known: Mapping[str, Any]) -> Values:
     if (reasoning := known.get("reasoning")) is not None:
         chat |= _reasoning(reasoning)
     return chat
+
+
+def _check_metadata(labels: Any) -> None:
+    """Raise `ApiError` 400 for labels that OpenAI would not take: responses repeat them."""
+    if not isinstance(labels, dict):
+        raise invalid("metadata", "'metadata' must be an object of texts")
+    if len(labels) > MAX_LABELS:
+        count = f"'metadata' has {len(labels)} texts"
+        raise invalid("metadata", f"{count}; at most {MAX_LABELS} are allowed")
+    for name, text in labels.items():
+        place = f"metadata.{cut(name)}"
+        if len(name) > MAX_LABEL_NAME:
+            raise invalid(place, f"a name in 'metadata' has more than {MAX_LABEL_NAME} characters")
+        if not isinstance(text, str) or len(text) > MAX_LABEL:
+            raise invalid(place, f"{place} must be a text of at most {MAX_LABEL} characters")
 
 
 def _tool(tool: Any) -> Any:
