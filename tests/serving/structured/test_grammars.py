@@ -293,3 +293,33 @@ def test_without_an_end_of_text_token_forms_are_refused():
     with pytest.raises(RequestError, match="end-of-text"):
         grammars.matcher(StructuredOutputs(regex="a"))
     grammars.close()
+
+
+def test_what_is_prepared_is_found_as_long_as_it_is_held(monkeypatch):
+    monkeypatch.setattr(compiled_grammars, "MAX_GRAMMARS", 1)
+    grammars = Grammars(TOKENIZER, [END], SIZE)
+    try:
+        first, other = StructuredOutputs(choice=["a"]), StructuredOutputs(choice=["b"])
+        held = grammars.prepare(first)
+        held.result(60)
+        grammars.prepare(other).result(60)
+        assert allowed(grammars.matcher(first)) == set(TOKENIZER.encode("a"))
+        assert sum(grammars.stats().seconds.counts) == 2
+    finally:
+        grammars.close()
+
+
+def test_preparing_counts_as_asking_does(grammars):
+    before = grammars.stats()
+    form = StructuredOutputs(choice=["prepared", "once"])
+    grammars.prepare(form).result(60)
+    grammars.matcher(form)
+    grammars.matcher(form)
+    with pytest.raises(RequestError, match=r"'structured_outputs' \(regex\) cannot be kept to"):
+        grammars.prepare(StructuredOutputs(regex="(")).result(60)
+    with pytest.raises(RequestError, match="characters; at most"):
+        grammars.prepare(StructuredOutputs(regex="a" * 70_000)).result(60)
+    after = grammars.stats()
+    assert after.asked - before.asked == 4
+    assert after.hits - before.hits == 1
+    assert after.refused - before.refused == 2

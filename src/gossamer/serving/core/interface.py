@@ -2,10 +2,10 @@
 
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from gossamer.serving.core.adapter import AnyAdapter
-from gossamer.serving.core.messages import Event, Request
+from gossamer.serving.core.messages import Event, Request, StructuredOutputs
 from gossamer.serving.core.stats import (
     AdapterStatus,
     EngineStats,
@@ -122,4 +122,18 @@ class EngineInterface(Protocol):
         """Refuse new requests, let running ones end for so long, cancel the rest, stop the thread.
 
         Blocks until done. Each request still gets its final event.
+        """
+
+
+@runtime_checkable
+class PreparingEngine(Protocol):
+    """An engine that compiles the forms of answers itself, which may take seconds.
+
+    What is not prepared is compiled in `submit`, which waits for it then.
+    """
+
+    def prepare(self, form: StructuredOutputs) -> "Future[object]":
+        """Compile `form` for `submit`, which finds it as long as the future is held.
+
+        The future raises what `submit` would raise for the form: `RequestError`.
         """

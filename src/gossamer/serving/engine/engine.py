@@ -11,7 +11,7 @@ from gossamer.errors import EngineStoppedError, RequestError
 from gossamer.serving.core.adapter import AnyAdapter
 from gossamer.serving.core.futures import call_elsewhere
 from gossamer.serving.core.mailbox import Mailbox
-from gossamer.serving.core.messages import Event, Request
+from gossamer.serving.core.messages import Event, Request, StructuredOutputs
 from gossamer.serving.core.sequence import Sequence
 from gossamer.serving.core.stats import AdapterStatus, EngineStats
 from gossamer.serving.core.validation import check_request
@@ -31,7 +31,10 @@ EXIT_SECONDS = 5.0
 
 
 class Engine:
-    """Implements `EngineInterface`. Build one with `build.build_engine`, which also starts it."""
+    """Implements `EngineInterface` and `PreparingEngine`.
+
+    Build one with `build.build_engine`, which also starts it.
+    """
 
     def __init__(
         self,
@@ -85,6 +88,10 @@ class Engine:
         with self.loop.taking_in:
             self.rate_limiter.check(tenant, own=own, num_waiting=self._num_waiting + others)
 
+    def prepare(self, form: StructuredOutputs) -> "Future[object]":
+        """See `PreparingEngine.prepare`."""
+        return self.model.grammars.prepare(form)
+
     def submit(
         self,
         request: Request,
@@ -102,7 +109,7 @@ class Engine:
             token_ids=list(request.prompt_token_ids),
             arrived=time.monotonic(),
         )
-        # Compiles a form that the answer is to have.
+        # Compiles a form that the answer is to have, if it was not prepared.
         tell = self.loop.detokenizer.tell
         generation = self.model.generation(sequence, on_event, tell)
         with self.loop.taking_in:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 from llguidance import LLMatcher, LLTokenizer
@@ -31,6 +32,10 @@ COMPILE_SECONDS = 10.0
 SAFE_KINDS = frozenset({"choice"})
 """Forms of these kinds are not tried out first: they are one terminal, of which the library bounds
 the work."""
+
+
+_Key = tuple[str, str]
+"""The kind and the text of a form."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +65,11 @@ class Grammars:
         self._lock = threading.Lock()
         self._lock_of_tokenizer = threading.Lock()
         self._known: LLTokenizer | None = None
-        self._kept: OrderedDict[tuple[str, str], Future[_Compiled]] = OrderedDict()
+        self._kept: OrderedDict[_Key, Future[_Compiled]] = OrderedDict()
+        # Those that callers of `prepare` hold, which may have been dropped from the others.
+        self._held: WeakValueDictionary[_Key, Future[_Compiled]] = WeakValueDictionary()
+        # Prepared and not asked for yet: the first to ask found nothing compiled.
+        self._fresh: set[_Key] = set()
         self._num_characters = 0
         self._num_hits = self._num_refused = self._num_asked = 0
         self._seconds = Histogram(GRAMMAR_BOUNDS)
@@ -74,15 +83,8 @@ class Grammars:
         key = (asked.kind, asked.text)
         try:
             compiled = self._counted(key)
-        except FormError as error:
-            message = f"'{asked.asked_as}' ({asked.kind}) cannot be kept to: {error}"
-            raise RequestError(message, param=asked.asked_as) from None
-        except TimeoutError:
-            raise RequestError(
-                f"'{asked.asked_as}' ({asked.kind}) takes more than {COMPILE_SECONDS:g} seconds to "
-                "compile; make it simpler",
-                param=asked.asked_as,
-            ) from None
+        except (FormError, TimeoutError) as error:
+            raise _refusal(asked, error) from None
         return GrammarMatcher(
             compiled.matcher.deep_copy(),
             self._masks,
@@ -92,6 +94,38 @@ class Grammars:
             field=asked.asked_as,
             broken=lambda: self._forget(key),
         )
+
+    def prepare(self, asked: StructuredOutputs) -> "Future[object]":
+        """Have what is `asked` for compiled; `matcher` does not wait once the future is done.
+
+        It finds it as long as the future is held. The future raises what `matcher` would raise.
+        """
+        key = (asked.kind, asked.text)
+        told: Future[object] = Future()
+        # A caller that leaves does not cancel it.
+        told.set_running_or_notify_cancel()
+
+        def tell(done: Future[_Compiled]) -> None:
+            error = None if not done.cancelled() else TimeoutError()
+            error = error or done.exception()
+            if error is None:
+                told.set_result(done)
+                return
+            self._forget(key)
+            told.set_exception(self._refused(asked, error))
+
+        try:
+            check_size(key[1])
+        except FormError as error:
+            told.set_exception(self._refused(asked, error))
+            return told
+        with self._lock:
+            future, is_new = self._future(key)
+            self._held[key] = future
+            if is_new:
+                self._fresh.add(key)
+        future.add_done_callback(tell)
+        return told
 
     def close(self) -> None:
         """End the threads and processes."""
@@ -123,7 +157,7 @@ class Grammars:
                 self._known = make_tokenizer(self._source, self._ends, self._vocab_size)
             return self._known
 
-    def _counted(self, key: tuple[str, str]) -> _Compiled:
+    def _counted(self, key: _Key) -> _Compiled:
         with self._lock:
             self._num_asked += 1
         try:
@@ -134,23 +168,42 @@ class Grammars:
                 self._num_refused += 1
             raise
 
-    def _compiled(self, key: tuple[str, str]) -> _Compiled:
+    def _refused(self, asked: StructuredOutputs, error: BaseException) -> BaseException:
+        """Count a form that failed before any matcher was asked for; what its caller is told."""
+        if not isinstance(error, FormError | TimeoutError):
+            return error
         with self._lock:
-            future = self._kept.get(key)
-            if future is None:
-                future = self._kept[key] = self._threads.submit(self._compile, *key)
-                self._num_characters += len(key[1])
-                while len(self._kept) > MAX_GRAMMARS or self._num_characters > MAX_KEPT_CHARACTERS:
-                    (_, oldest), _ = self._kept.popitem(last=False)
-                    self._num_characters -= len(oldest)
-            else:
+            self._num_asked += 1
+            self._num_refused += 1
+        return _refusal(asked, error)
+
+    def _compiled(self, key: _Key) -> _Compiled:
+        with self._lock:
+            future, is_new = self._future(key)
+            if not is_new and key not in self._fresh:
                 self._num_hits += 1
-                self._kept.move_to_end(key)
+            self._fresh.discard(key)
         try:
             return future.result()
         except BaseException:
             self._forget(key)
             raise
+
+    def _future(self, key: _Key) -> tuple["Future[_Compiled]", bool]:
+        """What is or was compiled for `key`, and whether that begins now. Holds the lock."""
+        future = self._kept.get(key)
+        if future is not None:
+            self._kept.move_to_end(key)
+            return future, False
+        held = self._held.get(key)
+        future = held or self._threads.submit(self._compile, *key)
+        self._kept[key] = future
+        self._num_characters += len(key[1])
+        while len(self._kept) > MAX_GRAMMARS or self._num_characters > MAX_KEPT_CHARACTERS:
+            oldest, _ = self._kept.popitem(last=False)
+            self._fresh.discard(oldest)
+            self._num_characters -= len(oldest[1])
+        return future, held is None
 
     def _compile(self, kind: str, text: str) -> _Compiled:
         started = time.perf_counter()
@@ -163,8 +216,21 @@ class Grammars:
                 self._seconds.observe(time.perf_counter() - started)
         return _Compiled(matcher, np.frombuffer(first, dtype=np.uint32))
 
-    def _forget(self, key: tuple[str, str]) -> None:
+    def _forget(self, key: _Key) -> None:
         """Have `key` compiled afresh when it is asked for again."""
         with self._lock:
+            self._held.pop(key, None)
+            self._fresh.discard(key)
             if self._kept.pop(key, None) is not None:
                 self._num_characters -= len(key[1])
+
+
+def _refusal(asked: StructuredOutputs, error: FormError | TimeoutError) -> RequestError:
+    """What is told of a form that cannot be kept to, or takes too long to compile."""
+    what = f"'{asked.asked_as}' ({asked.kind})"
+    if isinstance(error, FormError):
+        return RequestError(f"{what} cannot be kept to: {error}", param=asked.asked_as)
+    return RequestError(
+        f"{what} takes more than {COMPILE_SECONDS:g} seconds to compile; make it simpler",
+        param=asked.asked_as,
+    )

@@ -33,7 +33,7 @@ class Channel:
         self._engine = engine
         self._timer = timer
         self._ids: list[str] = []
-        # Held while a request is submitted, so that none slips in behind a cancel.
+        # Held while a request is submitted; the event loop never waits for it.
         self._lock = threading.Lock()
         self._is_given_up = False
         self._open: set[int] = set()
@@ -55,12 +55,16 @@ class Channel:
         """
         try:
             for index, request in enumerate(requests):
+                if self._is_given_up:
+                    return
                 with self._lock:
-                    if self._is_given_up:
-                        return
                     self._engine.submit(request, partial(self._post, index), adapter)
                     self._ids.append(request.request_id)
                     self._open.add(index)
+                if self._is_given_up:
+                    # Maybe while the lock was held, so that it is for this thread to cancel.
+                    self.cancel()
+                    return
         except BaseException:
             self.cancel()
             raise
@@ -87,11 +91,17 @@ class Channel:
             yield batch
 
     def cancel(self) -> None:
-        """Stop whatever has not ended, and submit no more. From any thread."""
-        with self._lock:
-            self._is_given_up = True
-            while self._open:
-                self._engine.cancel(self._ids[self._open.pop()])
+        """Stop whatever has not ended, and submit no more. From any thread, and at once.
+
+        What is being submitted just now is cancelled by the thread that does so.
+        """
+        self._is_given_up = True
+        if self._lock.acquire(blocking=False):
+            try:
+                while self._open:
+                    self._engine.cancel(self._ids[self._open.pop()])
+            finally:
+                self._lock.release()
 
     def _next(self) -> tuple[int, Tokens | Finished]:
         index, event, moment = self._inbox.popleft()

@@ -7,6 +7,7 @@ loop only passes it on.
 import asyncio
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,6 +18,7 @@ from starlette.responses import JSONResponse, Response
 
 from gossamer.errors import AdapterError, GossamerError, UnknownModelError
 from gossamer.serving.core.adapter import AnyAdapter, adapters_in
+from gossamer.serving.core.interface import PreparingEngine
 from gossamer.serving.core.messages import DEFAULT_TENANT, SamplingParams, Tokens
 from gossamer.serving.core.messages import Request as EngineRequest
 from gossamer.serving.http.auth import allowed, caller_of, may_name, may_use_found, unknown_model
@@ -133,6 +135,10 @@ class Route(Generic[Body]):
     """How the answers to a body and its prompts are read."""
 
 
+_Unsubmitted = tuple[list[EngineRequest], "Future[object]"]
+"""Requests of a form, and what to wait for before they are submitted."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Begun:
     """A call that the engine works on. Holds nothing of its body, which may be large."""
@@ -202,7 +208,7 @@ async def _submit(
     if reply.names is THE_SAME:
         reply.names = body.names
 
-    def submit(prompts: list[TokenIds], adapter: AnyAdapter | None) -> None:
+    def begin(prompts: list[TokenIds], adapter: AnyAdapter | None) -> _Unsubmitted | None:
         prompts += turns[-1]()
         if isinstance(body, CompletionBody) and body.echo:
             reply.echo = context.encoder.echo(body, prompts)
@@ -216,6 +222,16 @@ async def _submit(
             tenant=caller.tenant,
             rules=reply.rules,
         )
+        form = requests[0].sampling.structured_outputs
+        if form is not None and isinstance(engine, PreparingEngine):
+            # Compiling it may take seconds, in which this thread is for other calls.
+            return requests, engine.prepare(form)
+        submit(requests, prompts, adapter)
+        return None
+
+    def submit(
+        requests: list[EngineRequest], prompts: list[TokenIds], adapter: AnyAdapter | None
+    ) -> None:
         incoming.move_on()
         record.submitted = time.perf_counter()
         record.choices, record.prompt_tokens = len(requests), sum(map(len, prompts))
@@ -226,7 +242,12 @@ async def _submit(
         adapter = await find_model(context, caller, body.model)
         for turn in turns[:-1]:
             prompts += await run(turn)
-        await run(partial(submit, prompts, adapter))
+        unsubmitted = await run(partial(begin, prompts, adapter))
+        if unsubmitted is not None:
+            # What is prepared is held until then, as the engine may forget what nobody holds.
+            requests, prepared = unsubmitted
+            await asyncio.wrap_future(prepared)
+            await run(partial(submit, requests, prompts, adapter))
     options = body.stream_options or StreamOptions()
     usage = reply.usage = Usage(body.num_drawn, sum(map(len, prompts)))
     return _Begun(channel, reply, usage, body.stream, options, body.n)

@@ -1,0 +1,135 @@
+"""Forms that take long to compile hold up nobody but who asks for them."""
+
+import json
+import threading
+import time
+from concurrent.futures import Future
+from contextlib import ExitStack
+
+import pytest
+from fake_engine import endless
+from live_server import live
+from raw import connected, reply, send
+
+from gossamer.errors import RequestError
+
+PLAIN = "/v1/completions"
+CHAT = "/v1/chat/completions"
+HELLO = [{"role": "user", "content": "hello"}]
+FORM = {"json": {"type": "object"}}
+TOOL = {"name": "f", "parameters": {"type": "object"}}
+CALLS = [
+    (PLAIN, {"prompt": "a", "n": 2, "structured_outputs": FORM}),
+    (CHAT, {"messages": HELLO, "structured_outputs": FORM, "stream": True}),
+    (CHAT, {"messages": HELLO, "tools": [{"type": "function", "function": TOOL}],
+            "tool_choice": "required"}),
+    ("/v1/responses", {"input": "a", "structured_outputs": FORM}),
+    ("/v1/messages", {"messages": HELLO, "max_tokens": 9, "output_config": {
+        "format": {"type": "json_schema", "schema": {"type": "object"}}}}),
+]  # fmt: skip
+
+
+def ask(client, path, **fields):
+    send(client, "POST", path, json.dumps({"model": "tiny", **fields}).encode())
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.005)
+
+
+class SlowForms:
+    """What an engine has to prepare, which the test does."""
+
+    def __init__(self, engine):
+        self.asked = []
+        engine.prepare = self.prepare
+
+    def prepare(self, form):
+        future = Future()
+        # As an engine's, which no caller can cancel.
+        future.set_running_or_notify_cancel()
+        self.asked.append(future)
+        return future
+
+
+def is_answered(address):
+    with connected(address) as client:
+        ask(client, PLAIN, prompt="a")
+        return reply(client)[0] == 200
+
+
+@pytest.mark.parametrize(("path", "fields"), CALLS)
+def test_other_calls_are_answered_while_a_form_is_compiled(make_engine, path, fields):
+    engine = make_engine(max_context=4096)
+    slow = SlowForms(engine)
+    with live(engine) as address, ExitStack() as stack:
+        clients = [stack.enter_context(connected(address)) for _ in range(4)]
+        for client in clients:
+            ask(client, path, **fields)
+        wait_for(lambda: len(slow.asked) == len(clients))
+        assert is_answered(address)
+        assert len(engine.submitted) == 1
+        for future in slow.asked:
+            future.set_result(None)
+        for client in clients:
+            assert b" 200 " in client.recv(64)
+    assert len(engine.submitted) == 1 + 4 * fields.get("n", 1)
+
+
+def test_a_client_that_leaves_while_its_form_is_compiled_leaves_nothing(make_engine):
+    engine = make_engine()
+    slow = SlowForms(engine)
+    with live(engine) as address:
+        with connected(address) as client:
+            ask(client, PLAIN, prompt="a", structured_outputs=FORM)
+            wait_for(lambda: slow.asked)
+        assert is_answered(address)
+        slow.asked[0].set_result(None)
+        assert is_answered(address)
+    assert [each.sampling.structured_outputs for each in engine.submitted] == [None, None]
+    assert engine.cancelled == []
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_form_that_cannot_be_kept_to_is_refused_by_the_field_that_was_sent(make_engine, stream):
+    engine = make_engine(max_context=4096)
+    slow = SlowForms(engine)
+    with live(engine) as address, connected(address) as client:
+        form = {"type": "json_schema", "name": "x", "schema": {"type": "object"}}
+        ask(client, "/v1/responses", input="a", text={"format": form}, stream=stream)
+        wait_for(lambda: slow.asked)
+        error = RequestError("it cannot be kept to", param="response_format.json_schema.schema")
+        slow.asked[0].set_exception(error)
+        status, _, body = reply(client)
+    assert (status, body["error"]["param"]) == (400, "text.format.schema")
+    assert engine.submitted == []
+
+
+def test_a_client_that_leaves_while_it_is_submitted_holds_up_nobody(make_engine):
+    engine = make_engine(script=endless, delay=0.01)
+    begun, goes_on, submit = threading.Event(), threading.Event(), engine.submit
+
+    def slow(request, on_event, adapter=None):
+        if request.sampling.max_tokens == 77:
+            begun.set()
+            goes_on.wait(30)
+        submit(request, on_event, adapter)
+
+    engine.submit = slow
+    with live(engine) as address:
+        with connected(address) as client:
+            ask(client, PLAIN, prompt="a", n=3, max_tokens=77)
+            assert begun.wait(30)
+        with connected(address) as other:
+            ask(other, PLAIN, prompt="a", max_tokens=2)
+            assert reply(other)[0] == 200
+            assert not goes_on.is_set()
+        # The first is cancelled by the thread that has submitted it; the others are not submitted.
+        goes_on.set()
+        wait_for(lambda: engine.cancelled)
+        engine.wait_idle()
+    [left] = [each for each in engine.submitted if each.sampling.max_tokens == 77]
+    assert engine.cancelled == [left.request_id]
