@@ -106,8 +106,7 @@ class Grammars:
         told.set_running_or_notify_cancel()
 
         def tell(done: Future[_Compiled]) -> None:
-            error = None if not done.cancelled() else TimeoutError()
-            error = error or done.exception()
+            error = TimeoutError() if done.cancelled() else done.exception()
             if error is None:
                 told.set_result(done)
                 return
