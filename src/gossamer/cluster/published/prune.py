@@ -47,7 +47,7 @@ def prune(
     dry_run: change nothing, and say what would be removed.
     now: the Unix time; None: this moment.
 
-    A place that the store cannot remove holds up no other: it is told in `failed`. Raises
+    A place that the store cannot remove holds up no other; `failed` names it. Raises
     `StorageError` if the catalog cannot be asked, or the store not be listed; what was removed
     until then stays removed, and the next call goes on.
     """

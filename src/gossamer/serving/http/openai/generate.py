@@ -244,7 +244,7 @@ async def _submit(
             prompts += await run(turn)
         unsubmitted = await run(partial(begin, prompts, adapter))
         if unsubmitted is not None:
-            # What is prepared is held until then, as the engine may forget what nobody holds.
+            # Held until then: the engine may forget what is prepared and no longer held.
             requests, prepared = unsubmitted
             await asyncio.wrap_future(prepared)
             await run(partial(submit, requests, prompts, adapter))
