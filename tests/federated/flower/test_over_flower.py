@@ -87,7 +87,10 @@ def test_neither_a_socket_nor_telemetry(tiny_model, rows, tmp_path, monkeypatch)
     assert over_flower(tiny_model, rows, tmp_path / "run", rounds=1).rounds == 1
 
 
-def test_a_round_goes_on_without_a_client_that_fails(tiny_model, rows, tmp_path, monkeypatch):
+@pytest.mark.parametrize("privacy", ["none", "server", "client"])
+def test_a_round_goes_on_without_a_client_that_fails(
+    privacy, tiny_model, rows, tmp_path, monkeypatch
+):
     train = Learner.train
 
     def failing(self, order, tensors, own):
@@ -96,7 +99,7 @@ def test_a_round_goes_on_without_a_client_that_fails(tiny_model, rows, tmp_path,
         return train(self, order, tensors, own)
 
     monkeypatch.setattr(Learner, "train", failing)
-    run = over_flower(tiny_model, rows, tmp_path / "run")
+    run = over_flower(tiny_model, rows, tmp_path / "run", privacy=privacy)
     first, second = rounds_of(run)
     assert first["clients"] == ["0"]
     assert second["clients"] == ["0", "1", "2"]
@@ -104,13 +107,14 @@ def test_a_round_goes_on_without_a_client_that_fails(tiny_model, rows, tmp_path,
     monkeypatch.setattr(Learner, "train", train)
 
 
-def test_no_answer_at_all_ends_the_run(tiny_model, rows, tmp_path, monkeypatch):
+@pytest.mark.parametrize("privacy", ["none", "server", "client"])
+def test_no_answer_at_all_ends_the_run(privacy, tiny_model, rows, tmp_path, monkeypatch):
     def failing(self, order, tensors, own):
         raise OSError("no space")
 
     monkeypatch.setattr(Learner, "train", failing)
     with pytest.raises(TrainingError, match="round 1: no client has answered"):
-        over_flower(tiny_model, rows, tmp_path / "run")
+        over_flower(tiny_model, rows, tmp_path / "run", privacy=privacy)
 
 
 def moved(folder, base):
@@ -147,6 +151,22 @@ def test_noise_has_the_deviation_that_was_asked_for(still, tiny_model, rows, tmp
     expected = 30 * 0.01 / 3
     found = (moved(noisy.output, still.output) / count) ** 0.5
     assert found == pytest.approx(expected, rel=0.1)
+
+
+def test_noise_is_that_of_the_clients_that_answer(still, tiny_model, rows, tmp_path, monkeypatch):
+    train = Learner.train
+
+    def failing(self, order, tensors, own):
+        if order.seed == 0:
+            return train(self, order, tensors, own)
+        raise OSError("no space")
+
+    monkeypatch.setattr(Learner, "train", failing)
+    options = {"rounds": 1, "privacy": "server", "privacy_clip": 0.01, "privacy_noise": 30.0}
+    noisy = over_flower(tiny_model, rows, tmp_path / "run", **options)
+    count = sum(tensor.numel() for tensor in weights(noisy.output).values())
+    found = (moved(noisy.output, still.output) / count) ** 0.5
+    assert found == pytest.approx(30 * 0.01, rel=0.1)
 
 
 def test_clients_can_add_the_noise(still, tiny_model, rows, tmp_path):

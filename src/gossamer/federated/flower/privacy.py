@@ -5,15 +5,20 @@ server is for clients that all count the same, as they then do. Neither the mean
 that clients tell are covered.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.clientapp.mod import LocalDpMod, fixedclipping_mod
+from flwr.serverapp import Grid
 from flwr.serverapp.strategy import (
     DifferentialPrivacyClientSideFixedClipping,
     DifferentialPrivacyServerSideFixedClipping,
     Strategy,
 )
+from flwr.serverapp.strategy.dp_fixed_clipping import DifferentialPrivacyFixedClippingBase
 
+from gossamer.federated.flower.strategy import RoundsStrategy
 from gossamer.federated.settings import FederatedSettings
 
 
@@ -33,15 +38,55 @@ def client_mods(settings: FederatedSettings) -> list[Any]:
     return []
 
 
-def private_strategy(strategy: Strategy, settings: FederatedSettings, *, clients: int) -> Strategy:
+def private_strategy(
+    rounds: RoundsStrategy, settings: FederatedSettings, *, clients: int
+) -> Strategy:
     """Return the strategy with what the privacy of `settings` adds; `clients` learn in a round."""
-    wrappers = {
+    wrappers: dict[str, type[DifferentialPrivacyFixedClippingBase]] = {
         "server": DifferentialPrivacyServerSideFixedClipping,
         "client": DifferentialPrivacyClientSideFixedClipping,
     }
     if settings.privacy not in wrappers:
-        return strategy
-    wrapped: Strategy = wrappers[settings.privacy](
-        strategy, settings.privacy_noise, settings.privacy_clip, clients
-    )
-    return wrapped
+        return rounds
+    noise, clip = settings.privacy_noise, settings.privacy_clip
+    return _OfAnswers(rounds, wrappers[settings.privacy](rounds, noise, clip, clients))
+
+
+class _OfAnswers(Strategy):
+    """Hands Flower's strategy the replies of clients that have learnt, and how many these are.
+
+    It would drop the whole round for one client that failed. The mean of fewer clients differs more
+    by each of them, and gets as much more noise.
+    """
+
+    def __init__(
+        self, rounds: RoundsStrategy, private: DifferentialPrivacyFixedClippingBase
+    ) -> None:
+        self._rounds = rounds
+        self._private = private
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        return self._private.configure_train(server_round, arrays, config, grid)
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        answers = self._rounds.answers(replies)
+        # With no answer at all, the rounds end the run.
+        self._private.num_sampled_clients = max(1, len(answers))
+        return self._private.aggregate_train(server_round, answers)
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        return self._private.configure_evaluate(server_round, arrays, config, grid)
+
+    def aggregate_evaluate(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> MetricRecord | None:
+        return self._private.aggregate_evaluate(server_round, replies)
+
+    def summary(self) -> None:
+        self._private.summary()

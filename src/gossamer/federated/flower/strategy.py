@@ -40,6 +40,7 @@ class RoundsStrategy(Strategy):
         self._tell = tell
         self._private = run.settings.privacy != "none"
         self._asked: list[int] = []
+        self._failed: dict[str, str] = {}
         self._down = self._wire_down = 0
         self._left = run.rounds_left()
         # Where a run goes on, nodes are new ones that know nothing.
@@ -57,6 +58,7 @@ class RoundsStrategy(Strategy):
         run.begin_round(plan)
         wanted, seed = run.settings.clients_per_round, run.settings.seed
         messages = []
+        self._failed = {}
         self._down = self._wire_down = 0
         self._asked = choose_clients(len(self._nodes), wanted, plan.number, seed)
         again = 0
@@ -78,21 +80,28 @@ class RoundsStrategy(Strategy):
             self._tell(f"clients are sent again what they had: {again:,} B, which are not counted")
         return messages
 
+    def answers(self, replies: Iterable[Message]) -> list[Message]:
+        """Return the replies of clients that have learnt, and note why the others failed."""
+        answers = []
+        for message in replies:
+            if message.has_error():
+                client = self._clients[message.metadata.src_node_id]
+                why = one_line(message.error.reason or "no reason told")
+                self._failed[self._names[client]] = why
+            else:
+                answers.append(message)
+        return answers
+
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         run, plan = self._run, self._left[server_round - 1]
         found: dict[int, ClientReply] = {}
-        failed: dict[str, str] = {}
         wire_up = 0
-        for message in replies:
-            client = self._clients[message.metadata.src_node_id]
-            if message.has_error():
-                why = one_line(message.error.reason or "no reason told")
-                failed[self._names[client]] = why
-            else:
-                wire_up += wire_bytes(message.content)
-                found[client] = read_reply(message.content)
+        for message in self.answers(replies):
+            wire_up += wire_bytes(message.content)
+            found[self._clients[message.metadata.src_node_id]] = read_reply(message.content)
+        failed = self._failed
         for client in self._asked:
             if client not in found:
                 failed.setdefault(self._names[client], "it did not answer in time")

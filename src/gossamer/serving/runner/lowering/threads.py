@@ -21,7 +21,7 @@ from gossamer.serving.runner.lowering.step import HostStep, StepBatch, sampled
 
 LONG_CHUNK = 16
 """Prefill chunks of at least this many tokens take torch's fused attention, others our kernel
-(measured: `benchmarks/kernels.py`)."""
+(measured: `benchmarks/kernel_speed.py`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

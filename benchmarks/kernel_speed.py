@@ -1,6 +1,6 @@
 """Times of the processor kernels against plain torch, at the shapes of SmolLM2-135M.
 
-    python benchmarks/kernels.py
+    python benchmarks/kernel_speed.py
 
 Each pair is timed in turn, repeatedly; the table shows the median of each and of their ratio.
 """
