@@ -54,8 +54,9 @@ class HttpSettings(Settings):
     max_body_mib: float = Field(8.0, gt=0)
     """Largest body of a request, in MiB."""
     max_bodies_mib: float = Field(256.0, gt=0)
-    """Most MiB that the bodies of all requests take together until their prompts are encoded; a
-    tenant may take half. Beyond it clients get status 503."""
+    """Most MiB that the bodies of all requests take together until their prompts are encoded, and
+    what /v1/responses keeps of them until it has replied; a tenant may take half. Beyond it clients
+    get status 503."""
     max_choices: int = Field(128, ge=1)
     """Most sequences of one call: `n` times the number of prompts."""
 

@@ -2,13 +2,14 @@
 
 import gc
 import json
+import time
 from contextlib import ExitStack
 
 import openai
 import pytest
 from fake_engine import endless
 from live_server import live
-from raw import connected, send
+from raw import PATIENCE, call, connected, send
 
 from gossamer.errors import OverloadedError, cut
 from gossamer.serving.http.openai.responses_api.store import ResponseStore, StoredResponse
@@ -176,6 +177,27 @@ def test_what_was_sent_is_not_held_while_it_is_answered(make_engine, store):
         parts = [each for each in gc.get_objects() if isinstance(each, list) and len(each) == 1]
         held = [each for each in parts if isinstance(each[0], dict)]
         assert not [each for each in held if each[0].get("text") == "held?"]
+
+
+def test_what_is_held_for_the_reply_takes_room_for_bodies(make_engine):
+    engine = make_engine(script=endless, delay=0.01, max_context=20_000)
+    kept = {"model": "tiny", "stream": True, "input": "a", "instructions": "b" * 11_000}
+    room = {"max_body_mib": 0.015, "max_bodies_mib": 0.03}
+    with live(engine, **room) as address:
+        with connected(address) as first, connected(address) as second:
+            for client in (first, second):
+                send(client, "POST", ROUTE, json.dumps(kept).encode())
+                assert client.recv(4096).startswith(b"HTTP/1.1 200")
+            status, headers, told = call(address, "POST", ROUTE, kept)
+            assert status == 503
+            assert told["error"]["code"] == "too_many_bodies"
+            assert "retry-after" in headers
+        # Their clients have left.
+        done = kept | {"stream": False, "max_output_tokens": 1}
+        until = time.monotonic() + PATIENCE
+        while (status := call(address, "POST", ROUTE, done)[0]) == 503:
+            assert time.monotonic() < until
+        assert status == 200
 
 
 def test_an_answer_is_kept_to_a_schema(client_of):

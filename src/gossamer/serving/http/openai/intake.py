@@ -1,10 +1,11 @@
 """Counts calls on their way to the engine, while bodies are read and prompts encoded.
 
 They count before any work is done for them, against the same limits as in the engine; and the bytes
-of all bodies that are held at a time are bounded.
+of all bodies that are held at a time are bounded, with what is kept of them for the reply.
 """
 
 import threading
+import weakref
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,8 +24,9 @@ class Intake:
     def __init__(self, engine: EngineInterface, max_bytes: int) -> None:
         self._engine = engine
         self._max_bytes = max_bytes
-        # Calls are entered and left on the event loop, moved on from a thread.
-        self._lock = threading.Lock()
+        # Calls are entered and left on the event loop, moved on from a thread. What they keep is
+        # counted from threads, and given back in whichever lets it go.
+        self._lock = threading.RLock()
         self._calls: Counter[str] = Counter()
         self._bytes: Counter[str] = Counter()
 
@@ -56,20 +58,33 @@ class Intake:
         """Hold `count` more bytes. Raises `ApiError` 503 if there is no room for them now."""
         limit = self._max_bytes
         own = limit if tenant == DEFAULT_TENANT else int(limit * SHARE_OF_TENANT)
-        if self._bytes.total() + count > limit or self._bytes[tenant] + count > own:
+        with self._lock:
+            has_room = self._bytes.total() + count <= limit and self._bytes[tenant] + count <= own
+            if has_room:
+                self._bytes[tenant] += count
+        if not has_room:
             raise ApiError(
                 503,
-                f"the bodies of requests that are being read take {limit / 2**20:.3g} MiB already; "
+                f"the bodies of requests that are held take {limit / 2**20:.3g} MiB already; "
                 "try again later, or serve with more --max-bodies-mib",
                 code="too_many_bodies",
                 headers={"Retry-After": "1"},
             )
-        self._bytes[tenant] += count
+
+    def keep(self, owner: object, tenant: str, count: int) -> None:
+        """Count `count` bytes of a body that was let in, until `owner`, which holds them, is gone.
+
+        They are never refused; later bodies are, while there is no room.
+        """
+        with self._lock:
+            self._bytes[tenant] += count
+        weakref.finalize(owner, self._give_back, tenant, count).atexit = False
 
     def _give_back(self, tenant: str, count: int) -> None:
-        self._bytes[tenant] -= count
-        if not self._bytes[tenant]:
-            del self._bytes[tenant]
+        with self._lock:
+            self._bytes[tenant] -= count
+            if not self._bytes[tenant]:
+                del self._bytes[tenant]
 
 
 class IncomingCall:

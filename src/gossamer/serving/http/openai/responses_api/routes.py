@@ -16,6 +16,7 @@ from gossamer.serving.http.openai.chat import calling
 from gossamer.serving.http.openai.chat.bounds import invalid
 from gossamer.serving.http.openai.chat.field_names import THE_SAME, FieldNames
 from gossamer.serving.http.openai.generate import Route, answer
+from gossamer.serving.http.openai.intake import Intake
 from gossamer.serving.http.openai.request_schema import ChatBody
 from gossamer.serving.http.openai.responses_api.items import OutputItems
 from gossamer.serving.http.openai.responses_api.reply import ResponsesReply
@@ -26,7 +27,7 @@ from gossamer.serving.http.openai.sizes import SizeLimits
 router = APIRouter()
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, weakref_slot=True)
 class _Call:
     """One call of the route, from its body to its reply.
 
@@ -35,6 +36,7 @@ class _Call:
     """
 
     store: ResponseStore
+    intake: Intake
     tenant: str
     request_id: str
     request: dict[str, Any] = field(default_factory=dict)
@@ -49,7 +51,7 @@ class _Call:
         new_input = given.pop("input")
         try:
             # A response repeats them; written here, since long ones take time.
-            json_bytes(given)
+            kept = len(json_bytes(given))
             if given.get("store", True):
                 self.new_input = json_bytes(new_input)
             else:
@@ -57,6 +59,7 @@ class _Call:
         except ValueError:
             # Such as 1e999, which is read as infinite.
             raise invalid("body", "a number in the body is too large to be written again") from None
+        self.intake.keep(self, self.tenant, kept + len(self.new_input))
         self.request = given
         return body
 
@@ -89,7 +92,8 @@ def _is_cut_call(item: dict[str, Any]) -> bool:
 async def create_response(http: Request) -> Response:
     """Answer a text or a list of items, going on from an earlier response if one is named."""
     context = Context.of(http)
-    call = _Call(context.responses, caller_of(http).tenant, http.state.request_id)
+    tenant, request_id = caller_of(http).tenant, http.state.request_id
+    call = _Call(context.responses, context.intake, tenant, request_id)
     rules = partial(calling.rules, context.call_parser)
     return await answer(http, Route(call.parse, call.reply, context.encoder.chat, rules))
 
