@@ -93,7 +93,7 @@ TABLE: dict[str, tuple[str, str]] = {
     ),
     "pissa": (
         "gossamer.methods.pissa:Pissa",
-        "LoRA started from the weight's largest singular values; often learns faster",
+        "LoRA started from the weight's largest singular values; learns as fast at a lower rate",
     ),
     "prefix_tuning": (
         "gossamer.methods.soft_prompts:PrefixTuning",
