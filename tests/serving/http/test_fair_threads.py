@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from functools import partial
 
 import pytest
 
@@ -71,3 +72,17 @@ def test_who_has_left_is_passed_over_and_errors_reach_who_asked():
 
     run(scenario, workers=1, per_tenant=1)
     assert done == ["last"]
+
+
+@pytest.mark.parametrize("error", [StopIteration, StopAsyncIteration, GeneratorExit, MemoryError])
+def test_a_thread_is_free_again_whatever_its_work_has_raised(error):
+    async def scenario(threads):
+        for _ in range(3):
+            with pytest.raises(RuntimeError if error is StopIteration else error):
+                await asyncio.wait_for(threads.run("a", partial(fail, error)), 60)
+        assert await asyncio.wait_for(threads.run("a", lambda: "answer"), 60) == "answer"
+
+    def fail(error):
+        raise error
+
+    run(scenario, workers=1, per_tenant=1)

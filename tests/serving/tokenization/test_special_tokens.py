@@ -165,6 +165,16 @@ def test_signs_that_somebody_writes_himself_mean_nothing():
     assert text in tiny_tokenizer().decode(ids)
 
 
+def test_texts_that_leave_no_sign_are_refused():
+    encoder = PromptEncoder(tiny_tokenizer(), "prompts")
+    every_sign = "".join(map(chr, range(0xF0000, 0xFFFFE)))
+    with pytest.raises(RequestError, match=r"U\+F0000 to U\+FFFFD.*leave one"):
+        encoder.chat(says(every_sign[:-1], every_sign[-1], "<|im_end|>"))
+    assert every_sign[1:] in tiny_tokenizer().decode(
+        encoder.chat(says(every_sign[1:] + "<|im_end|>"))
+    )
+
+
 def test_everywhere_is_as_transformers_does():
     tokenizer = tiny_tokenizer()
     messages = says(ATTACK)

@@ -32,7 +32,10 @@ class FairThreadPool:
         self._waiting: dict[str, deque[_Job]] = {}
 
     async def run(self, tenant: str, work: Callable[[], T]) -> T:
-        """Run `work` and return its result. If cancelled, work that has begun goes on unheard."""
+        """Run `work` and return its result. If cancelled, work that has begun goes on unheard.
+
+        Raises what `work` raises; a `StopIteration`, which no future takes, as a `RuntimeError`.
+        """
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(tenant, deque()).append((future, work))
         self._begin()
@@ -52,7 +55,7 @@ class FairThreadPool:
                 continue
             self._free -= 1
             self._running[tenant] += 1
-            done = asyncio.get_running_loop().run_in_executor(self._pool, work)
+            done = asyncio.get_running_loop().run_in_executor(self._pool, _carried, work)
             done.add_done_callback(partial(self._end, tenant, future))
 
     def _whose_turn(self) -> str | None:
@@ -74,3 +77,11 @@ class FairThreadPool:
         else:
             future.set_result(done.result())
         self._begin()
+
+
+def _carried(work: Callable[[], T]) -> T:
+    """Do `work`, and let only what a future takes come out of it: else its thread is never free."""
+    try:
+        return work()
+    except StopIteration as error:
+        raise RuntimeError("a piece of work has ended with StopIteration") from error

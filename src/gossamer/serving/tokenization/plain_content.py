@@ -12,6 +12,7 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
+from gossamer.errors import RequestError
 from gossamer.serving.tokenization.nameless_specials import NamelessSpecials
 
 _SIGNS = range(0xF0000, 0xFFFFE)
@@ -79,10 +80,11 @@ class PlainContent:
             from_people: what `apply_chat_template` gets beside it that clients have written, such
                 as `tools`.
             options: what it gets from the server.
+
+        Raises `RequestError` for texts that hold every character for private use.
         """
         copy = self._copy
-        written = "".join(_texts([messages, from_people]))
-        sign = next(chr(code) for code in _SIGNS if chr(code) not in written)
+        sign = _unused_sign([messages, from_people])
         hidden: list[str] = []
 
         def hide(text: str) -> str:
@@ -153,6 +155,19 @@ class PlainContent:
     @property
     def _backend(self) -> Any:
         return getattr(self._tokenizer, "backend_tokenizer", None)
+
+
+def _unused_sign(value: Any) -> str:
+    """A character for private use that no text in `value` holds."""
+    written: set[str] = set().union(*_texts(value))
+    for code in _SIGNS:
+        if chr(code) not in written:
+            return chr(code)
+    raise RequestError(
+        f"the texts hold every character from U+{_SIGNS[0]:X} to U+{_SIGNS[-1]:X}, of which one "
+        "must be free to keep what looks like special tokens text; leave one of them out",
+        param="messages",
+    )
 
 
 def _texts(value: Any) -> Iterator[str]:

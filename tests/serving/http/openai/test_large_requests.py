@@ -81,6 +81,8 @@ TOO_MANY = [
      "9000 parts"),
     (CHAT, {"messages": [{"role": "user", "content": "a" * 700}] * 6}, "hold 4200 characters"),
     (CHAT, {"messages": [{"role": "user", "content": "", "name": LONG}]}, "60000 characters"),
+    (CHAT, {"messages": [{"role": "assistant", "reasoning_content": LONG}]}, "60000 characters"),
+    (CHAT, {"messages": [{"role": "tool", "content": "", "tool_call_id": LONG}]}, "60000 char"),
 ]  # fmt: skip
 
 

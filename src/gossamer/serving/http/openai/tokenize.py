@@ -55,7 +55,10 @@ class RequestEncoder:
         Raises `ApiError` 400 for one that cannot fit the context; the turn, if there is no template
         or it refuses the conversation.
         """
-        written = [(each.name, each.content, each.tool_calls) for each in body.messages]
+        written = [
+            (each.name, each.content, each.reasoning, each.tool_calls, each.tool_call_id)
+            for each in body.messages
+        ]
         tools = [tool.as_dict for tool in body.offered_tools]
         self._check_characters(count_characters([written, tools, body.chat_template_kwargs]))
         return [lambda: [self._chat(body)]]
