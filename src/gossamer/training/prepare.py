@@ -90,7 +90,7 @@ def prepare(settings: RunSettings) -> Prepared:
             "are not divided; leave shard_base out, or use method 'lora' on the plain base"
         )
     sparse = sparse_plan(settings, method, context)
-    check_density(settings)
+    check_density(settings, method)
     check_trackers(settings)
     return Prepared(
         settings=settings,

@@ -7,6 +7,8 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from gossamer.errors import TrainingError, UnsupportedModelError
+from gossamer.methods.meft.model import MeftConfig
+from gossamer.methods.sherl.model import SherlConfig
 from gossamer.training.density.meter import DensityMeter, density_meter
 from gossamer.training.density.settings import DensitySettings
 from gossamer.training.density.sites import find_sites
@@ -81,6 +83,38 @@ def gradients(model, settings, passes=1):
             (loss + meter.loss()).backward()
         assert len(meter.take()) == 2
     return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+
+def test_layers_without_a_backward_pass_are_constants_in_the_mean_of_all():
+    """SHERL's early layers compute without a graph: the gradient is that of the late terms."""
+    model = get_peft_model(base_model(base_folder("llama")), SherlConfig(late_layers=1)).train()
+    settings = DensitySettings(density_loss=2.0, density_epsilon=1e-2)
+    with density_meter(settings, model) as meter:
+        with meter.watching(TOKENS):
+            model(**batch())
+        loss, figures = meter.loss(), meter.take()
+        loss.backward()
+    found = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    terms = [(a**2 / (a**2 + 1e-2)).mean() for a in (a[TOKENS] for a in by_hand(model, "gate"))]
+    assert [term.requires_grad for term in terms] == [False, False, True]
+    assert loss.item() == pytest.approx(2 * sum(term.item() for term in terms) / 3, rel=1e-5)
+    assert figures["density_term"] == pytest.approx(loss.item() / 2, abs=1e-6)
+    model.zero_grad()
+    (2 * terms[-1] / 3).backward()
+    assert found
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None:
+            torch.testing.assert_close(found[name], parameter.grad, rtol=1e-4, atol=1e-7)
+
+
+def test_a_layer_that_is_computed_again_with_a_graph_is_refused_not_left_out():
+    config = MeftConfig(width=4, reversible_layers=2)
+    model = get_peft_model(base_model(base_folder("llama")), config).train()
+    with density_meter(DensitySettings(density_loss=1.0), model) as meter:
+        with meter.watching(TOKENS):
+            loss = model(**batch()).loss
+        with pytest.raises(TrainingError, match=r"mlp\.act_fn is computed without"):
+            (loss + meter.loss()).backward()
 
 
 @pytest.mark.parametrize("of", ["gate", "product"])

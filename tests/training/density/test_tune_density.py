@@ -117,9 +117,9 @@ class Interrupt(Listener):
 
 @pytest.mark.parametrize(
     "name",
-    ["ia3", "prefix_tuning", *(pytest.param(n, marks=pytest.mark.slow) for n in SLOW)],
+    ["ia3", "prefix_tuning", "sherl", *(pytest.param(n, marks=pytest.mark.slow) for n in SLOW)],
 )
-def test_any_method_takes_it_and_resumes_exactly(name, rows, tmp_path):
+def test_methods_take_it_and_resumes_exactly(name, rows, tmp_path):
     case = CASES[name]
 
     def run(folder, **options):
@@ -170,6 +170,22 @@ def test_what_it_cannot_go_with_is_refused(tiny_model, rows, tmp_path):
             tiny_model, rows, tmp_path / "run", density_loss=1.0, sparse_compute=str(plan(tmp_path))
         )
     assert not (tmp_path / "run").exists()
+
+
+def test_a_method_whose_gradients_it_has_no_part_in_only_has_its_density_measured(rows, tmp_path):
+    def run(folder, weight):
+        return quiet_tune(
+            base_folder("llama"), rows, tmp_path / folder, method="meft", density_loss=weight,
+            max_steps=2, batch_size=2, learning_rate=5e-3, **CASES["meft"].settings,
+        )  # fmt: skip
+
+    with pytest.raises(SettingError, match=r"density_loss=0\.5 cannot go with method 'meft'"):
+        run("refused", 0.5)
+    assert not (tmp_path / "refused").exists()
+    assert 0 < run("measured", 0).density < 1
+    record = train_records(read_metrics(tmp_path / "measured"))[0]
+    assert "density" in record
+    assert "density_term" not in record
 
 
 def plan(folder):

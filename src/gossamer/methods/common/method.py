@@ -106,6 +106,10 @@ class Method(ABC, Generic[S]):
     """Why the base cannot be computed in slices while the method learns (`sparse_compute`), said of
     the method: "it ..."; None: it can be."""
 
+    no_density_loss_because: ClassVar[str | None] = None
+    """Why no term of the loss can act on the activations of the model's MLPs while the method
+    learns (a `density_loss` above 0), said of it: "it ..."; None: it can."""
+
     one_process_because: str | None = None
     """Why several processes cannot train together with the method, said of it: "it ..."; None: they
     can. May depend on the settings."""

@@ -22,6 +22,10 @@ class Meft(PeftMethod[MeftSettings]):
         "it computes each layer twice, from states that are only nearly the same, for which other "
         "channels might be chosen"
     )
+    no_density_loss_because = (
+        "it computes its reversible layers without a graph, and their gradients by itself, of "
+        "which the term would be no part"
+    )
 
     def peft_config(self, model: Any, context: MethodContext) -> Any:
         return MeftConfig(task_type="CAUSAL_LM", **self.settings.model_dump())

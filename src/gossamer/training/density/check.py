@@ -3,14 +3,22 @@
 from typing import Any
 
 from gossamer.errors import SettingError
+from gossamer.methods import Method
 from gossamer.training.density.meter import DensityMeter
 from gossamer.training.settings import RunSettings
 
 
-def check_density(settings: RunSettings) -> None:
-    """Raise `SettingError` if the run computes its MLPs by code that shows no activations."""
+def check_density(settings: RunSettings, method: Method[Any]) -> None:
+    """Raise `SettingError` if the run computes its MLPs by code that shows no activations, or
+    shows them where the term would have no gradient."""
     if settings.density_loss is None:
         return
+    if settings.density_loss and method.no_density_loss_because is not None:
+        raise SettingError(
+            f"density_loss={settings.density_loss:g} cannot go with method '{method.name}': "
+            f"{method.no_density_loss_because}; use density_loss=0, which only measures, or "
+            "another method"
+        )
     if settings.sparse_compute is not None:
         raise SettingError(
             "density_loss cannot go with sparse_compute, which computes some channels of the "

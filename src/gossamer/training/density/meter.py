@@ -24,6 +24,11 @@ class DensityMeter:
 
     Under gradient checkpointing a layer is computed again in the backward pass, and its hooks are
     called again. They then do the same work, which autograd insists on, and note nothing.
+
+    The term is the mean over all layers. One that is computed without a graph, since nothing that
+    learns stands before it (SHERL's early layers), counts as the constant that it is. Where such a
+    layer turns out to have a gradient after all, because it is computed again with a graph that
+    the loss was no part of, the backward pass raises `TrainingError`.
     """
 
     def __init__(self, settings: DensitySettings) -> None:
@@ -33,7 +38,9 @@ class DensityMeter:
         self._hooks: list[Any] = []
         self._tokens = torch.empty(0)
         self._watching = False
+        self._wants_terms = False
         self._terms: list[Tensor] = []
+        self._constant: set[str] = set()
         self._shares: dict[str, Tensor] = {}
         self._seen: list[tuple[float, float | None]] = []
         self._rows: list[int] = []
@@ -62,7 +69,8 @@ class DensityMeter:
         Raises `UnsupportedModelError` if some MLP computed without its activation function.
         """
         self._tokens, self._watching = tokens, True
-        self._terms, self._shares = [], {}
+        self._wants_terms = bool(self._weight) and torch.is_grad_enabled()
+        self._terms, self._shares, self._constant = [], {}, set()
         try:
             yield
         finally:
@@ -126,7 +134,15 @@ class DensityMeter:
         first = self._watching and site.path not in self._shares
         if first:
             self._shares[site.path] = dense_share(a, self._tokens, self.threshold())
-        if self._weight and torch.is_grad_enabled():
+        if first and self._wants_terms and not torch.is_grad_enabled():
+            self._constant.add(site.path)
+        elif site.path in self._constant and torch.is_grad_enabled() and a.requires_grad:
+            raise TrainingError(
+                f"density_loss: {site.path} is computed without a graph first and again in the "
+                "backward pass, where the term has no part; use density_loss=0, which only "
+                "measures, or a method that does not do so"
+            )
+        if self._weight and (torch.is_grad_enabled() or (first and self._wants_terms)):
             term = soft_count(a, self._tokens, self._settings.density_epsilon)
             if first:
                 self._terms.append(term)

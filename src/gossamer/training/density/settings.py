@@ -12,7 +12,7 @@ class DensitySettings(Settings):
 
     density_loss: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     """Weight of a term that lowers the density of MLP activations (DEFT; the paper has 1), beside
-    any method. 0: the density is only measured. Unset: neither."""
+    any method but meft. 0: the density is only measured. Unset: neither."""
 
     density_epsilon: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-7
     """The square of the size at which an activation counts one half in the density loss; what is
