@@ -121,6 +121,10 @@ def register(model_type: str) -> Any:
 
 
 def _config_class(family_config: Any) -> Any:
+    from huggingface_hub.dataclasses import strict
+
+    # Judges by the class's own validators; saving would judge by the family's otherwise.
+    @strict
     class PrunedConfig(family_config):
         """A family's config with the widths of each layer."""
 
