@@ -230,10 +230,14 @@ def _finish(prepared: Prepared, model: Any, best: int | None, listener: Listener
     draw_loss_curve(
         records, output / LOSS_CURVE, title=f"{prepared.method.name} on {prepared.settings.model}"
     )
-    write_model_card(
-        output / MODEL_CARD, prepared.settings, prepared.recorded, result, prepared.method
-    )
-    files = publish(output, lambda folder: prepared.method.export(model, folder, prepared.context))
+
+    def write(folder: Path) -> None:
+        """Write the result, and the card, which depends on it, before anyone sees the result."""
+        method, card = prepared.method, output / MODEL_CARD
+        method.export(model, folder, prepared.context)
+        write_model_card(card, prepared.settings, prepared.recorded, result, method, folder)
+
+    files = publish(output, write)
     write_run_record(
         output, prepared.settings, prepared.recorded, {**result.as_record(), "files": files}
     )

@@ -10,6 +10,8 @@ from gossamer.training.outputs.listener import Listener
 from gossamer.training.run import tune
 from gossamer.verification.verify import VerifySettings, verify
 
+from tiny import make_tiny_model
+
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory):
@@ -51,6 +53,32 @@ def test_the_server_says_what_the_smaller_model_and_its_adapters_say(smaller, ad
         assert verdict.passed
         assert verdict.equal_tokens == verdict.tokens == 24
         assert verdict.problem is None
+
+
+OURS = "import gossamer.tuners  # makes transformers know it"
+
+
+@pytest.mark.parametrize(
+    ("settings", "model_type"),
+    [
+        # 7 heads do not divide the hidden size of 48, which Llama's own config would have to do.
+        ({"keep_layers": [], "head_ratio": 0.125}, "pruned_llama"),
+        ({"keep_layers": [], "head_ratio": 0.25}, "llama"),
+        ({"head_ratio": 0.25}, "pruned_llama"),
+    ],
+)
+def test_the_card_imports_what_loads_the_model_that_is_there(settings, model_type, rows, tmp_path):
+    base = make_tiny_model(tmp_path / "base", num_attention_heads=8, num_key_value_heads=8)
+    output = tmp_path / "run"
+    train(base, rows, output, method="loraprune", max_steps=1, warmup_share=0, **settings)
+    assert json.loads((output / "config.json").read_text())["model_type"] == model_type
+    card = (output / "README.md").read_text()
+    assert (OURS in card) == (model_type == "pruned_llama")
+
+
+def test_so_does_the_card_of_a_smaller_model_that_was_trained_on(rows, smaller, tmp_path):
+    train(smaller, rows, tmp_path / "run", method="full", max_steps=1)
+    assert OURS in (tmp_path / "run" / "README.md").read_text()
 
 
 def test_accumulated_gradients_choose_what_whole_batches_choose(rows, tmp_path):

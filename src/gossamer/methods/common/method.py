@@ -123,7 +123,8 @@ class Method(ABC, Generic[S]):
     None: the processes may divide it. May depend on the settings."""
 
     tuner_module: str | None = None
-    """The module to import before PEFT loads the result, where the tuner is ours."""
+    """The module to import before PEFT loads the adapter, where the tuner is ours. Whether a whole
+    model needs one is told by its config."""
 
     size_setting: str | None = None
     """The setting that scales how many parameters learn, such as "rank" (a whole number from 1) or

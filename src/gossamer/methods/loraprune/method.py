@@ -32,12 +32,6 @@ class Loraprune(Method[LorapruneSettings]):
 
     pruner: Pruner
 
-    def __init__(self, settings: LorapruneSettings) -> None:
-        super().__init__(settings)
-        if settings.keep_layers != [] or settings.ranking == "global":
-            # Layers of several widths are a class of ours.
-            self.tuner_module = "gossamer.tuners"
-
     def prepare(self, model: Any, context: MethodContext) -> Any:
         settings = self.settings
         groups = find_groups(model)

@@ -6,6 +6,8 @@ from typing import Any
 
 import yaml
 
+from gossamer.basemodel.load import load_config
+from gossamer.basemodel.pruned import is_pruned
 from gossamer.files import write_whole
 from gossamer.methods import Method, summary
 from gossamer.training.outputs.metrics import Record, RunResult
@@ -18,8 +20,9 @@ def write_model_card(
     recorded: Mapping[str, Any],
     result: RunResult,
     method: Method[Any],
+    exported: Path,
 ) -> None:
-    """Write the model card, all or nothing."""
+    """Write the model card, all or nothing; `exported` is the folder that has the result now."""
     head = {"base_model": settings.model, "library_name": "peft", "tags": [method.name, "gossamer"]}
     if method.kind == "model":
         head["library_name"] = "transformers"
@@ -27,7 +30,8 @@ def write_model_card(
         "---\n" + yaml.safe_dump(head, sort_keys=False) + "---",
         f"# {path.absolute().parent.name}",
         f"`{settings.model}` fine-tuned with `{method.name}`: {summary(method.name)}.",
-        "## Use\n\n" + _usage(path.parent, settings, method, recorded.get("quantization")),
+        "## Use\n\n"
+        + _usage(path.parent, settings, method, recorded.get("quantization"), exported),
         "## Results\n\n" + _table(result_rows(result)),
         "![loss](curve.png)",
         "## Settings\n\n" + _table(_setting_rows(settings, recorded)),
@@ -99,12 +103,17 @@ def _density_rows(result: RunResult) -> list[tuple[str, str]]:
 
 
 def _usage(
-    folder: Path, settings: RunSettings, method: Method[Any], quantization: str | None
+    folder: Path,
+    settings: RunSettings,
+    method: Method[Any],
+    quantization: str | None,
+    exported: Path,
 ) -> str:
     if method.kind == "model":
-        ours = f"import {method.tuner_module}  # makes transformers know it\n"
+        # Of layers with widths of their own: pruned in this run, or before it.
+        ours = "import gossamer.tuners  # makes transformers know it\n"
         return _code(
-            f"{ours if method.tuner_module else ''}"
+            f"{ours if is_pruned(load_config(exported)) else ''}"
             "from transformers import AutoModelForCausalLM\n\n"
             f'model = AutoModelForCausalLM.from_pretrained("{folder}")'
         )
