@@ -2,7 +2,7 @@
 
 import pytest
 
-from gossamer.methods.loraprune.schedule import is_due, last_pruning, ratio_at, removed
+from gossamer.methods.loraprune.schedule import is_due, last_pruning, ratio_at, removed, share_of
 
 COURSE = {"warmup": 0.1, "recovery": 0.1}
 
@@ -36,3 +36,12 @@ def test_counts_are_rounded_down_but_not_by_rounding_errors():
     # In floating point the product is 28.000000000000004 or 27.999999999999996.
     assert removed(0.28, 100) == removed(0.07, 400) == 28
     assert removed(0.29, 100) == 29
+
+
+def test_a_remedy_in_few_digits_removes_what_it_says():
+    assert [share_of(1, n) for n in (2, 3, 100, 150)] == [0.5, 0.34, 0.01, 0.007]
+    assert share_of(52, 78) == 0.67
+    for count in range(2, 300):
+        for gone in {1, count // 2, count - 1} - {0}:
+            assert removed(share_of(gone, count), count) == gone
+            assert share_of(gone, count) < 1

@@ -20,6 +20,7 @@ from prune_case import (
     HEAD_DIM,
     HEADS,
     KV_HEADS,
+    LAYERS,
     SETTINGS,
     backward,
     folder_of,
@@ -30,9 +31,12 @@ from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, s
 
 from gossamer.basemodel.load import load_model
 from gossamer.basemodel.pruned import FAMILIES, widths_of
+from gossamer.errors import SettingError
 from gossamer.methods.lora import Lora
 from gossamer.methods.loraprune.export import GROUPS_FILE
 from gossamer.methods.loraprune.method import Loraprune
+
+from tiny import make_tiny_model
 
 GROUP = HEADS // KV_HEADS
 
@@ -144,6 +148,33 @@ def test_all_layers_compete_where_the_ranking_is_global():
     assert [len(pruner.kept(g)) for g in parts(method, "heads")] == [1, 1, 4]
 
 
+def test_a_global_share_need_only_be_enough_for_one_of_all():
+    with pytest.raises(
+        SettingError, match=r"head_ratio 0\.2 removes none of the 4 key/value heads"
+    ):
+        learning(keep_layers=[], head_ratio=0.2)
+    method, _, _ = pruned(ranking="global", keep_layers=[], head_ratio=0.2)
+    left = [len(method.pruner.kept(g)) for g in parts(method, "heads")]
+    assert sum(left) == LAYERS * KV_HEADS - 2
+
+
+def test_a_global_share_that_leaves_some_layer_nothing_is_refused_at_the_start():
+    # 10 of 12 heads, of which each of three layers keeps one.
+    reason = "removes 10 of the 12 key/value heads of the 3 pruned layers.*at most 0.75, or ranking"
+    with pytest.raises(SettingError, match=reason):
+        learning(ranking="global", keep_layers=[], head_ratio=0.9)
+    for settings in ({"head_ratio": 0.75, "ranking": "global"}, {"head_ratio": 0.9}):
+        method, _, _ = pruned(keep_layers=[], **settings)
+        assert [len(method.pruner.kept(g)) for g in parts(method, "heads")] == [1, 1, 1]
+
+
+def test_a_layer_keeps_its_only_head(tmp_path):
+    folder = make_tiny_model(tmp_path / "one", num_key_value_heads=1)
+    method = Loraprune.from_values({"head_ratio": 0.9})
+    with pytest.raises(SettingError, match=r"head_ratio 0\.9: layer 0 has one .*; give 0"):
+        method.prepare(base_model(folder), context(folder))
+
+
 def test_chance_depends_on_the_seed_alone_and_magnitude_on_the_weights():
     first, second = (pruned(criterion="random")[0] for _ in range(2))
     other = learning(criterion="random")[0]
@@ -200,7 +231,6 @@ def test_the_masked_model_is_the_cut_one(family, tmp_path):
 
 def test_layers_cut_alike_need_nothing_of_ours(tmp_path):
     method, model, where = pruned(keep_layers=[])
-    assert method.tuner_module is None
     folder = exported(method, model, where, tmp_path)
     config = json.loads((folder / "config.json").read_text())
     assert (config["model_type"], config["head_dim"]) == ("llama", HEAD_DIM)

@@ -14,7 +14,7 @@ from gossamer.methods.common.files import read_learnt, write_learnt
 from gossamer.methods.common.low_rank import ADAPTER
 from gossamer.methods.loraprune.importance import AdaptedWeight, line_sums
 from gossamer.methods.loraprune.model import PARTS, GroupedLayers, GroupMask, Part
-from gossamer.methods.loraprune.schedule import is_due, last_pruning, ratio_at, removed
+from gossamer.methods.loraprune.schedule import is_due, last_pruning, ratio_at, removed, share_of
 from gossamer.methods.loraprune.settings import LorapruneSettings
 
 _FORMS = {"square": torch.square, "absolute": torch.abs}
@@ -62,8 +62,9 @@ class Pruner:
         whole = keep_whole(settings.keep_layers, layers)
         ratios = {"heads": settings.head_ratio, "mlp": settings.mlp_ratio}
         self.pruned = [g for g in groups if g.layer not in whole and ratios[g.part] > 0]
-        for group in self.pruned:
-            _check_ratio(group, ratios[group.part])
+        for part in PARTS:
+            for among in self._competing(part):
+                _check_ratio(among, ratios[part])
         self.masks = {group.key: GroupMask(group) for group in self.pruned}
         self.seed = seed
         self.scores: dict[str, Tensor] = {}
@@ -91,13 +92,16 @@ class Pruner:
     def prune(self, shares: dict[Part, float]) -> None:
         """Remove the least important groups until these shares are gone; none comes back."""
         for part in PARTS:
-            groups = [group for group in self.pruned if group.part == part]
-            scores = [self._rank_by(group) for group in groups]
-            if self._settings.ranking == "local":
-                for group, score in zip(groups, scores, strict=True):
-                    self._remove([group], [score], shares[part])
-            elif groups:
+            for groups in self._competing(part):
+                scores = [self._rank_by(group) for group in groups]
                 self._remove(groups, scores, shares[part])
+
+    def _competing(self, part: Part) -> list[list[GroupedLayers]]:
+        """Which layers' groups are ranked together."""
+        groups = [group for group in self.pruned if group.part == part]
+        if self._settings.ranking == "local":
+            return [[group] for group in groups]
+        return [groups] if groups else []
 
     def _importance(self, group: GroupedLayers, *, use_gradient: bool) -> Tensor:
         form = _FORMS[self._settings.importance]
@@ -124,7 +128,8 @@ class Pruner:
         kept = torch.cat([self._mask(group).cpu() for group in groups])
         together[kept == 0] = -torch.inf
         if len(groups) > 1:
-            # A layer without any head or channel would be none of its family any more.
+            # A layer without any head or channel would be none of its family any more. What is
+            # asked leaves one of each, which was judged at the start.
             for part in torch.split(together, counts):
                 part[part.argmax()] = torch.inf
         order = together.argsort(stable=True)
@@ -190,13 +195,30 @@ def _device(group: GroupedLayers) -> torch.device:
     return device
 
 
-def _check_ratio(group: GroupedLayers, ratio: float) -> None:
-    if removed(ratio, group.count) < 1:
-        name, what = {
-            "heads": ("head_ratio", "key/value heads"),
-            "mlp": ("mlp_ratio", "channels"),
-        }[group.part]
+def _check_ratio(groups: Sequence[GroupedLayers], ratio: float) -> None:
+    """Raise `SettingError` unless the share removes one at least of those that compete, and leaves
+    one in each of the layers `groups`."""
+    name, what = {
+        "heads": ("head_ratio", "key/value heads"),
+        "mlp": ("mlp_ratio", "channels"),
+    }[groups[0].part]
+    count = sum(group.count for group in groups)
+    gone, most = removed(ratio, count), count - len(groups)
+    if len(groups) == 1:
+        where, other = f"layer {groups[0].layer}", ""
+    else:
+        where, other = f"the {len(groups)} pruned layers together", ", or ranking=local"
+    if most == 0:
         raise SettingError(
-            f"{name} {ratio:g} removes none of the {group.count} {what} of layer {group.layer}; "
-            f"give at least {1 / group.count:.3g}, or 0 to keep all"
+            f"{name} {ratio:g}: {where} has one of the {what} a layer, which must keep it; give 0"
+        )
+    if gone < 1:
+        raise SettingError(
+            f"{name} {ratio:g} removes none of the {count} {what} of {where}; give at least "
+            f"{share_of(1, count):g}, or 0 to keep all"
+        )
+    if gone > most:
+        raise SettingError(
+            f"{name} {ratio:g} removes {gone} of the {count} {what} of {where}, and each layer "
+            f"must keep one; give at most {share_of(most, count):g}{other}"
         )

@@ -34,3 +34,11 @@ def removed(ratio: float, count: int) -> int:
     """Return how many of `count` are gone at a ratio, rounded down."""
     # A bit more than the product, which may be 27.999999999999996 for 0.28 * 100.
     return int(ratio * count + 1e-9)
+
+
+def share_of(gone: int, count: int) -> float:
+    """Return the ratio in the fewest digits, two at least, that removes just `gone` of `count`."""
+    scale = 100
+    while removed(ratio := math.ceil(gone / count * scale) / scale, count) != gone:
+        scale *= 10
+    return ratio

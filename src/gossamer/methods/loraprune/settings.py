@@ -33,13 +33,14 @@ class LorapruneSettings(MethodSettings):
     """Share of the channels of each pruned MLP that goes."""
 
     head_ratio: Ratio = 0.0
-    """Share of the key/value heads of each pruned layer that goes, each with its query heads; must
-    be enough for one head where it is not 0. The paper prunes heads and channels alike."""
+    """Share of the key/value heads of each pruned layer (with ranking=global: of all together) that
+    goes, each with its query heads; must be enough for one head where it is not 0. The paper prunes
+    heads and channels alike."""
 
     keep_layers: list[Annotated[int, Field(ge=0)]] | None = None
     """Numbers of the decoder layers that stay whole, counted from 0; unset: the first tenth and the
-    last, as in the released code. With [] all layers are cut alike, and transformers loads the
-    result without Gossamer."""
+    last, as in the released code. With [] and ranking=local all layers are cut alike, and where the
+    heads left divide the hidden size transformers loads the result without Gossamer."""
 
     criterion: Literal["lora_gradient", "magnitude", "random"] = "lora_gradient"
     """What tells which channels and heads matter least: the weight times the gradient that LoRA's
@@ -58,7 +59,7 @@ class LorapruneSettings(MethodSettings):
 
     ranking: Literal["local", "global"] = "local"
     """Who competes: the channels (or heads) of each layer among themselves, so that all pruned
-    layers lose as many, or those of all pruned layers."""
+    layers lose as many, or those of all pruned layers, of which each keeps one at least."""
 
     interval: PositiveInt = 10
     """Steps between two prunings, while the share that is gone grows."""
