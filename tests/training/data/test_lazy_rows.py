@@ -1,6 +1,7 @@
 """Rows read when they are needed are the rows that are in memory, in the same run."""
 
 import json
+import tracemalloc
 
 import pytest
 from runs import TINY, quiet_tune, write_rows
@@ -12,6 +13,8 @@ from gossamer.training.data.lazy import JsonLines
 from gossamer.training.dry_run import dry_run
 from gossamer.training.outputs.listener import Listener
 from gossamer.training.settings import RunSettings
+
+MIB = 1 << 20
 
 
 @pytest.fixture
@@ -66,6 +69,53 @@ def test_nothing_is_kept_but_places(tiny_model, rows, monkeypatch):
     # The blank lines count as lines.
     assert read == [12, 12]
     assert len(lazy.places) == 25
+
+
+def large(path, count=2000, size=8192):
+    """Rows of `size` letters each, unlike one another, and how many bytes their texts have."""
+    with path.open("w") as file:
+        for number in range(count):
+            row = {"prompt": f"{number} " * (size // 5), "completion": "ok"}
+            file.write(json.dumps(row) + "\n")
+    return path.stat().st_size
+
+
+def test_a_file_of_any_size_takes_the_memory_of_a_few_rows(tiny_model, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    size = large(path)
+    tokenizer = load_tokenizer(tiny_model)
+    settings = DataSettings(data=str(path), lazy_data=True, max_length=64)
+    # What is loaded or compiled at first use is not counted.
+    load_data(settings.model_copy(update={"max_rows": 2}), tokenizer, seed=3)
+    tracemalloc.start()
+    try:
+        rows = load_data(settings, tokenizer, seed=3).train
+        assert len(rows) == 2000
+        held, loading = tracemalloc.get_traced_memory()
+        for number in range(0, 2000, 50):
+            assert len(rows[number].input_ids) == 64
+        used, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert size > 13 * MIB
+    # Three numbers of eight bytes a row, and a little besides.
+    assert held < MIB / 4
+    assert used < MIB / 4
+    assert max(loading, peak) < 2 * MIB
+
+
+def test_a_parquet_file_is_mapped_not_read(tiny_model, tmp_path, monkeypatch):
+    import pyarrow
+
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    rows = tmp_path / "rows.jsonl"
+    size = large(rows)
+    path = parquet(rows)
+    before = pyarrow.total_allocated_bytes()
+    lazy = load(tiny_model, path, lazy_data=True, max_length=64).train
+    assert [len(lazy[number].input_ids) for number in (0, 999, 1999)] == [64] * 3
+    assert size > 13 * MIB
+    assert pyarrow.total_allocated_bytes() - before < MIB
 
 
 def test_bad_rows_are_told_at_the_start(tiny_model, rows):
