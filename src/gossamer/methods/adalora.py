@@ -149,6 +149,9 @@ class Adalora(PeftMethod[AdaloraSettings]):
     name = "adalora"
     kind = "low-rank"
     settings_type = AdaloraSettings
+    last_step_because = (
+        "it takes ranks away along the way, and what earlier steps leave has more than asked"
+    )
 
     _allocation: "Allocation"
 

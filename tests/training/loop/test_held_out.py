@@ -57,11 +57,12 @@ def test_it_needs_rows_and_evaluations(wanted):
         RunSettings.parse({**base, "eval_split": 2})
 
 
+@pytest.mark.parametrize("method", ["loraprune", "adalora"])
 @pytest.mark.parametrize("wanted", [{"early_stop": 2}, {"load_best_at_end": True}])
-def test_a_method_that_shrinks_along_the_way_ends_at_its_last_step(wanted):
-    more = {"method": "loraprune", "eval_split": 2, "eval_every": 1, **wanted}
+def test_a_method_that_shrinks_along_the_way_ends_at_its_last_step(wanted, method):
+    more = {"method": method, "eval_split": 2, "eval_every": 1, **wanted}
     settings = RunSettings.parse({"model": "m", "data": "d", "output": "o", **more})
-    with pytest.raises(SettingError, match=f"{next(iter(wanted))} cannot go with .*'loraprune'"):
+    with pytest.raises(SettingError, match=f"{next(iter(wanted))} cannot go with .*'{method}'"):
         prepare(settings)
 
 
