@@ -14,7 +14,6 @@ import pytest
 import torch
 from peft import PeftModel, get_peft_model
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
-from peft.tuners._buffer_dict import BufferDict
 from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
 from safetensors.torch import load_file
 from torch import nn
@@ -22,6 +21,7 @@ from torch import nn
 from gossamer.basemodel.load import load_model
 from gossamer.errors import UnsupportedAdapterError
 from gossamer.methods.common.files import read_adapter, write_adapter
+from gossamer.methods.common.peft_internals import BufferDict
 from gossamer.methods.common.peft_tuner import GossamerConfig, GossamerTuner, register_tuner
 
 

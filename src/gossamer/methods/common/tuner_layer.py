@@ -3,12 +3,12 @@
 from typing import Any
 
 import torch
-from peft.tuners._buffer_dict import BufferDict
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import resolve_quantization_backend
 from torch import Tensor, nn
 
 from gossamer.errors import AdapterError, SettingError
+from gossamer.methods.common.peft_internals import BufferDict
 
 _QUANTIZED = ("Linear4bit", "Linear8bitLt")
 

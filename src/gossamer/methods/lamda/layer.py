@@ -1,12 +1,12 @@
 """A linear layer with LaMDA's three factors."""
 
 import torch
-from peft.tuners._buffer_dict import BufferDict
 from torch import Tensor, nn
 
 from gossamer.adapters.kinds.low_rank import Factors
 from gossamer.errors import SettingError
 from gossamer.methods.common.low_rank import LowRankLayer
+from gossamer.methods.common.peft_internals import BufferDict
 from gossamer.methods.lamda.config import LamdaConfig
 from gossamer.methods.lamda.spectrum import leading_part
 

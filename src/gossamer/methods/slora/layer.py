@@ -3,10 +3,10 @@
 import math
 
 import torch
-from peft.tuners._buffer_dict import BufferDict
 from torch import Tensor, nn
 from torch.nn import functional
 
+from gossamer.methods.common.peft_internals import BufferDict
 from gossamer.methods.common.sparse_delta.layer import EntryLayer
 from gossamer.methods.common.sparse_delta.product import entry_linear
 from gossamer.methods.slora.config import SloraConfig

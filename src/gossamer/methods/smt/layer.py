@@ -4,11 +4,11 @@ import warnings
 from typing import Any
 
 import torch
-from peft.tuners._buffer_dict import BufferDict
 from peft.tuners.tuners_utils import check_adapters_to_merge
 from torch import Tensor, nn
 
 from gossamer.errors import AdapterFormatError, UnsupportedAdapterError, UsageError
+from gossamer.methods.common.peft_internals import BufferDict
 from gossamer.methods.common.tuner_layer import GossamerLayer, require_finite
 from gossamer.methods.smt.autograd import BlockPlan, add_blocks, block_linear, make_plan
 

@@ -4,11 +4,11 @@ from abc import abstractmethod
 from typing import Any, ClassVar
 
 import torch
-from peft.tuners._buffer_dict import BufferDict
 from peft.tuners.tuners_utils import check_adapters_to_merge
 from torch import Tensor, nn
 
 from gossamer.errors import UnsupportedAdapterError
+from gossamer.methods.common.peft_internals import BufferDict
 from gossamer.methods.common.sparse_delta.mask import num_entries, random_entries
 from gossamer.methods.common.sparse_delta.product import Pattern
 from gossamer.methods.common.tuner_layer import GossamerLayer, require_finite
