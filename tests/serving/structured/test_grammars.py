@@ -139,6 +139,30 @@ def test_free_text_until_a_tag_and_a_form_behind_it(grammars):
     assert allowed(matcher) & {begin, end, END} == {end}
 
 
+FRAME = 'start: @form | "<" inner ">"\ninner: @form | %json {"type": "object"}'
+FRAMED = [
+    (StructuredOutputs(json={"enum": [1, "a"]}, frame=FRAME), ["1", '<"a">', '<{"b":1}>'], ["{}"]),
+    (StructuredOutputs(regex="[ab]/{2}", frame=FRAME), ["a//", "<b//>", "<{}>"], ["a/", "<a//"]),
+    (StructuredOutputs(choice=["yes", "no"], frame=FRAME), ["yes", "<no>"], ["<yesno>"]),
+    (StructuredOutputs(grammar='start: a a\na: "x"', frame=FRAME), ["xx", "<xx>"], ["x", "<x>"]),
+    (StructuredOutputs(grammar='root ::= "a" "b"*', frame=FRAME), ["abb", "<a>"], ["b"]),
+]
+
+
+@pytest.mark.parametrize(("form", "good", "bad"), FRAMED)
+def test_a_form_may_stand_within_another_grammar(grammars, form, good, bad):
+    for text in good:
+        assert admits(grammars, form, text), text
+    for text in bad:
+        assert not admits(grammars, form, text), text
+
+
+def test_what_is_wrong_with_a_form_in_a_frame_has_its_place(grammars):
+    form = StructuredOutputs(json={"items": {"uniqueItems": True}}, frame=FRAME)
+    with pytest.raises(RequestError, match=r"'uniqueItems'.* at #/items$"):
+        grammars.matcher(form)
+
+
 def test_where_the_end_is_ignored_it_comes_when_nothing_else_can(grammars):
     matcher = grammars.matcher(StructuredOutputs(regex="a{2,3}"), ignores_ends=True)
     (a,) = TOKENIZER.encode("a")
@@ -266,9 +290,9 @@ def test_a_form_is_compiled_once_and_the_oldest_make_room(monkeypatch):
     asked = []
     compile_form = compiled_grammars.compile_form
 
-    def noted(tokenizer, kind, text):
+    def noted(tokenizer, kind, text, frame):
         asked.append(text)
-        return compile_form(tokenizer, kind, text)
+        return compile_form(tokenizer, kind, text, frame)
 
     monkeypatch.setattr(compiled_grammars, "compile_form", noted)
     for regex in ("a", "a", "b", "c", "a", "d", "a", "b"):

@@ -46,6 +46,10 @@ class StructuredOutputs:
         TEXT: /(.|\\n)*/
         call: <tool_call> "\\n" %json {"type": "object"} "\\n" </tool_call>
     """
+    frame: str | None = None
+    """A grammar of the whole answer in Lark's notation, in which `@form` stands for what has the
+    form, such as `start: @form | "none"`; None: the answer is that alone. It must not come from
+    clients, since how long it takes to compile is not tried out."""
     asked_as: str = "structured_outputs"
     """The name of the field that asked for it, for messages about it."""
 
@@ -92,7 +96,7 @@ class StructuredOutputs:
         raise RequestError(f"{self.asked_as} {problem}", param=self.asked_as)
 
 
-FORMS = tuple(each.name for each in fields(StructuredOutputs))[:-1]
+FORMS = tuple(each.name for each in fields(StructuredOutputs))[:4]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

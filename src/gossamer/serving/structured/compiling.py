@@ -6,7 +6,7 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
 from gossamer.errors import cut
 from gossamer.serving.structured.bounds import FormError
-from gossamer.serving.structured.sources import MAX_REASON, grammar_of, place_of
+from gossamer.serving.structured.sources import MAX_REASON, framed, grammar_of, place_of
 
 STACK_BYTES = 512 * 1024**2
 """The library descends into schemas and rules by recursion: a chain of as many references as the
@@ -27,8 +27,10 @@ _LIMITS = LLParserLimits(
 )
 
 
-def compile_form(tokenizer: LLTokenizer, kind: str, text: str) -> tuple[LLMatcher, bytes]:
-    """Compile `text`, a form of the `kind` of `StructuredOutputs`.
+def compile_form(
+    tokenizer: LLTokenizer, kind: str, text: str, frame: str | None = None
+) -> tuple[LLMatcher, bytes]:
+    """Compile `text`, a form of the `kind` of `StructuredOutputs`, within a `frame` if it has one.
 
     Returns the grammar at its begin, and the mask of the first token, a bit for each. Raises
     `FormError` that names the place of what is wrong, not supported, or too large.
@@ -38,6 +40,8 @@ def compile_form(tokenizer: LLTokenizer, kind: str, text: str) -> tuple[LLMatche
     except (ValueError, OverflowError, TypeError) as error:
         # Of these, a `FormError` says what is wrong, and the library's say it as well.
         raise FormError(cut(str(error), MAX_REASON)) from None
+    if frame is not None:
+        grammar = framed(grammar, frame)
     matcher = LLMatcher(tokenizer, grammar, log_level=0, limits=_LIMITS)
     words = array("I", bytes(4 * -(-tokenizer.vocab_size // 32)))
     if not matcher.is_error():

@@ -34,8 +34,8 @@ SAFE_KINDS = frozenset({"choice"})
 the work."""
 
 
-_Key = tuple[str, str]
-"""The kind and the text of a form."""
+_Key = tuple[str, str, str | None]
+"""The kind and the text of a form, and what it stands in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ class Grammars:
         `ignores_ends`: see `SamplingParams.ignore_eos`. Raises `RequestError` that names the place
         of what is wrong, not supported, or too large.
         """
-        key = (asked.kind, asked.text)
+        key = (asked.kind, asked.text, asked.frame)
         try:
             compiled = self._counted(key)
         except (FormError, TimeoutError) as error:
@@ -100,7 +100,7 @@ class Grammars:
 
         It finds it as long as the future is held. The future raises what `matcher` would raise.
         """
-        key = (asked.kind, asked.text)
+        key = (asked.kind, asked.text, asked.frame)
         told: Future[object] = Future()
         # A caller that leaves does not cancel it.
         told.set_running_or_notify_cancel()
@@ -204,12 +204,12 @@ class Grammars:
             self._num_characters -= len(oldest[1])
         return future, held is None
 
-    def _compile(self, kind: str, text: str) -> _Compiled:
+    def _compile(self, kind: str, text: str, frame: str | None) -> _Compiled:
         started = time.perf_counter()
         try:
             if kind not in SAFE_KINDS:
                 self._trials.check(kind, text)
-            matcher, first = compile_form(self._tokenizer(), kind, text)
+            matcher, first = compile_form(self._tokenizer(), kind, text, frame)
         finally:
             with self._lock:
                 self._seconds.observe(time.perf_counter() - started)

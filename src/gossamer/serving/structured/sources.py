@@ -62,6 +62,14 @@ def grammar_of(kind: str, text: str) -> str:
     return LLMatcher.grammar_from_lark(text)
 
 
+def framed(grammar: str, frame: str) -> str:
+    """Put a grammar of the library in the place of `@form` in `frame`, one in Lark's notation."""
+    # The library's own notation is JSON; the other is Lark's.
+    is_own = grammar.startswith("{")
+    [form] = json.loads(grammar)["grammars"] if is_own else [{"lark_grammar": grammar}]
+    return json.dumps({"grammars": [{"lark_grammar": frame}, {**form, "name": "form"}]})
+
+
 def place_of(kind: str, text: str, reason: str) -> str:
     """Say why, and where, a form was refused; `reason` is the library's."""
     reason = _plain(reason)

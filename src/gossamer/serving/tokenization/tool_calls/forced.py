@@ -1,4 +1,4 @@
-"""Reads an answer that a grammar has made one call: its arguments are told as they come."""
+"""Reads answers that a grammar has made calls: their arguments are told as they come."""
 
 import re
 
@@ -12,9 +12,10 @@ _HEAD = re.compile(
 
 
 class ForcedReader:
-    """Reads the JSON object of one call: `name`, then `arguments` or `parameters`.
+    """Reads the JSON objects of calls: `name`, then `arguments` or `parameters`.
 
-    Of an answer that is cut before its arguments begin nothing is told.
+    What stands between them is left out. Of a call that is cut before its arguments begin nothing
+    is told.
     """
 
     def __init__(self, names: frozenset[str]) -> None:
@@ -23,28 +24,34 @@ class ForcedReader:
         self._text = ""
         self._told = 0
         self._end: JsonEnd | None = None
-        self._is_done = False
 
     def push(self, text: str) -> list[AnswerPart]:
         """Return the parts that are certain once `text` has come."""
-        if self._is_done:
-            return []
         self._text += text
         parts: list[AnswerPart] = []
+        while (more := self._next()) is not None:
+            parts += more
+        return parts
+
+    def _next(self) -> list[AnswerPart] | None:
+        """The parts up to the end of a call, or of what has come; None if more must come first."""
+        parts: list[AnswerPart] = []
         if self._end is None:
-            head = _HEAD.match(self._text)
+            begin = self._text.find("{")
+            head = _HEAD.match(self._text, begin) if begin >= 0 else None
             if head is None:
-                return []
+                return None
             self._told = head.end()
             self._end = JsonEnd(self._told)
             parts.append(CallStart(head[1]))
         at = self._end.find(self._text)
         end = len(self._text) if at is None else at[0]
-        self._is_done = at is not None
         if end > self._told:
             parts.append(CallArguments(self._text[self._told : end]))
         self._told = end
-        return parts
+        if at is not None:
+            self._text, self._told, self._end = self._text[end:], 0, None
+        return parts or None
 
     def finish(self, *, is_cut: bool = False) -> list[AnswerPart]:
         """Return the rest, once no more text comes: a call that is written in another order."""

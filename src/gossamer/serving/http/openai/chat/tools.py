@@ -37,6 +37,8 @@ class ToolChoice:
     mode: ChoiceMode = "auto"
     names: tuple[str, ...] = ()
     """The tools among which to choose; none: all."""
+    is_one: bool = False
+    """Whether it is one tool, named to be called once."""
 
 
 def parse_tools(value: Any) -> tuple[Tool, ...]:
@@ -88,7 +90,7 @@ def parse_tool_choice(value: Any) -> ToolChoice:
         return ToolChoice(_mode(value, "tool_choice"))
     match value:
         case {"type": "function", "function": {"name": name}}:
-            return ToolChoice("required", (check_name(name, "tool_choice.function.name"),))
+            return ToolChoice("required", (check_name(name, "tool_choice.function.name"),), True)
         case {"type": "allowed_tools", "allowed_tools": {"mode": str(mode), "tools": list(tools)}}:
             where = "tool_choice.allowed_tools"
             names = tuple(_allowed(tool, f"{where}.tools") for tool in tools[: MAX_TOOLS + 1])
