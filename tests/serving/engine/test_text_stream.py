@@ -3,6 +3,7 @@
 import random
 
 import pytest
+from tokenizers import AddedToken
 
 from gossamer.serving.engine.text_stream import TextStream
 
@@ -42,6 +43,21 @@ def test_all_text_comes_out_whole(tokenizer, seed):
     assert "".join(pieces) == text
     assert not met
     assert "\ufffd" not in "".join(pieces)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_special_tokens_without_a_name_are_left_out_as_by_decode(seed):
+    tokenizer = tiny_tokenizer()
+    added = [AddedToken("<|channel|>", special=True), AddedToken("<think>", special=False)]
+    tokenizer.add_tokens(added)
+    channel = tokenizer.convert_tokens_to_ids("<|channel|>")
+    assert channel not in tokenizer.all_special_ids
+    words = ["a", "<|channel|>", "<think>", "<|im_start|>", "é"]
+    tokens = encode(tokenizer, "".join(random.Random(seed).choices(words, k=12)) + words[1])
+    pieces, _ = stream(tokenizer, tokens)
+    assert "".join(pieces) == tokenizer.decode(tokens, skip_special_tokens=True)
+    kept = TextStream(tokenizer, (), kept_special_tokens=(channel,))
+    assert kept.push(channel) == ("<|channel|>", False)
 
 
 def test_each_character_comes_with_its_last_byte(tokenizer):

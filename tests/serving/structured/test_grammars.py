@@ -139,6 +139,20 @@ def test_free_text_until_a_tag_and_a_form_behind_it(grammars):
     assert allowed(matcher) & {begin, end, END} == {end}
 
 
+UNKNOWN = ("path", "password", "binary", "byte", "json-string", "uri-reference", "int32")
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_a_format_that_is_not_known_is_a_note(grammars, name):
+    named = {"properties": {"format": {"type": "string", "format": name}}, "required": ["format"]}
+    form = StructuredOutputs(json={"anyOf": [named, {"const": {"format": name}}]})
+    assert admits(grammars, form, '{"format":"any text"}')
+    assert not admits(grammars, form, '{"format":1}')
+    form = StructuredOutputs(json={"const": {"format": name}})
+    assert admits(grammars, form, json.dumps({"format": name}))
+    assert not admits(grammars, form, "{}")
+
+
 FRAME = 'start: @form | "<" inner ">"\ninner: @form | %json {"type": "object"}'
 FRAMED = [
     (StructuredOutputs(json={"enum": [1, "a"]}, frame=FRAME), ["1", '<"a">', '<{"b":1}>'], ["{}"]),
@@ -196,8 +210,8 @@ REFUSED = [
     ),
     (StructuredOutputs(json={"anyOf": [{}, {"not": {}}]}), "'not'", "#/anyOf/1"),
     (
-        StructuredOutputs(json={"properties": {"a/b": {"format": "colour"}}}),
-        "colour",
+        StructuredOutputs(json={"properties": {"a/b": {"pattern": "(?=a)b"}}}),
+        "look-around",
         "#/properties/a~1b",
     ),
     (StructuredOutputs(json={"oneOf": [{"type": "object"}, {"minProperties": 1}]}), "oneOf", ""),

@@ -32,9 +32,9 @@ class TextStream:
         """`include_stop` and those of special tokens are as in `SamplingParams`."""
         self._stops = stops
         self._include_stop = include_stop
-        special = frozenset(tokenizer.all_special_ids if skip_special_tokens else ())
-        self._special = special.difference(kept_special_tokens)
         vocabulary = vocabulary_of(tokenizer)
+        special = vocabulary.special_ids if skip_special_tokens else frozenset()
+        self._special = special.difference(kept_special_tokens)
         self._pieces: _Pieces = (
             _ByteText(vocabulary)
             if vocabulary.is_concatenated

@@ -27,6 +27,17 @@ MAX_COUNT = 100_000
 COUNTS = ("minItems", "maxItems", "minLength", "maxLength", "minProperties", "maxProperties")
 _NOTES = ("$defs", "definitions", "title", "description", "default", "examples", "deprecated")
 """Names that demand nothing."""
+FORMATS = frozenset(
+    {
+        *("date-time", "date", "time", "duration", "email", "hostname", "ipv4", "ipv6"),
+        *("uuid", "uri"),
+    }
+)
+"""The formats that texts are kept to. Others are notes, as all are in JSON Schema unless a reader
+knows them."""
+_NAMED_SCHEMAS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
+_VALUES = ("const", "enum", "default", "examples")
+"""Names below which stand values, which are no schemas whatever they look like."""
 _BRACKETS = {"(": 1, "[": 1, "{": 1, ")": -1, "]": -1, "}": -1}
 _RULE = re.compile(
     r"^\s*[!?]?[\w.-]+(\{[^}]*\})?(\.-?\d+)?\s*(\[[^\]]*\]\s*)*(:|::=)", re.MULTILINE
@@ -74,6 +85,9 @@ def parse_schema(text: str) -> Any:
         raise FormError(f"it is no JSON: {error}") from None
     if not isinstance(schema, dict | bool):
         raise FormError("a JSON Schema is an object, or true or false")
+    # Too deep ones are refused below, before they are looked through.
+    if all(len(path) <= MAX_DEPTH for path, _ in walk(schema)):
+        schema = _without_unknown_formats(schema)
     num_properties = num_one_of = num_parts = num_patterns = 0
     parts_meet = False
     for path, value in walk(schema):
@@ -102,6 +116,22 @@ def parse_schema(text: str) -> Any:
             if isinstance(number, int | float) and number > MAX_COUNT:
                 raise FormError(f"{name} at {pointer(path)} is more than {MAX_COUNT}")
     return schema
+
+
+def _without_unknown_formats(schema: Any) -> Any:
+    if isinstance(schema, list):
+        return [_without_unknown_formats(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    kept: dict[str, Any] = {}
+    for name, value in schema.items():
+        if name in _NAMED_SCHEMAS and isinstance(value, dict):
+            kept[name] = {each: _without_unknown_formats(part) for each, part in value.items()}
+        elif name in _VALUES:
+            kept[name] = value
+        elif name != "format" or not isinstance(value, str) or value in FORMATS:
+            kept[name] = _without_unknown_formats(value)
+    return kept
 
 
 def _parts_meet(schema: dict[str, Any]) -> bool:

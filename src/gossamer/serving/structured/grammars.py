@@ -22,6 +22,7 @@ from gossamer.serving.structured.compiling import STACK_BYTES, compile_form
 from gossamer.serving.structured.library_tokenizer import make_tokenizer
 from gossamer.serving.structured.matcher import GrammarMatcher, MaskThread
 from gossamer.serving.structured.trials import FormTrials
+from gossamer.serving.tokenization.vocabulary import vocabulary_of
 
 MAX_GRAMMARS = 256
 """Compiled grammars that are kept, the last ones that were asked for."""
@@ -61,7 +62,9 @@ class Grammars:
         self._threads = DaemonThreads(
             "gossamer-grammars", limit_seconds=3 * COMPILE_SECONDS, most=4, stack_bytes=STACK_BYTES
         )
-        self._trials = FormTrials(lambda: tokenizer.all_special_tokens, COMPILE_SECONDS)
+        self._trials = FormTrials(
+            lambda: list(vocabulary_of(tokenizer).special_tokens), COMPILE_SECONDS
+        )
         self._lock = threading.Lock()
         self._lock_of_tokenizer = threading.Lock()
         self._known: LLTokenizer | None = None

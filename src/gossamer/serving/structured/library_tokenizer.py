@@ -42,7 +42,7 @@ def make_tokenizer(tokenizer: Any, ends: Sequence[int], vocab_size: int) -> LLTo
 
 
 def _agree(made: LLTokenizer, vocabulary: Vocabulary, tokenizer: Any) -> bool:
-    special = set(tokenizer.all_special_ids)
+    special = vocabulary.special_ids
     return all(
         made.decode_bytes([token]) == vocabulary.bytes_of(token)
         for token in tokenizer.get_vocab().values()
@@ -59,7 +59,7 @@ class _Bytes:
         self.eos_token_id = ends[0]
         self.bos_token_id = tokenizer.bos_token_id
         self.tokens = [vocabulary.bytes_of(token) for token in range(vocab_size)]
-        self.special_token_ids = sorted(set(tokenizer.all_special_ids) | set(ends))
+        self.special_token_ids = sorted(vocabulary.special_ids.union(ends))
         self._tokenizer = tokenizer
 
     def __call__(self, text: bytes | str) -> list[int]:

@@ -75,7 +75,7 @@ def place_of(kind: str, text: str, reason: str) -> str:
     reason = _plain(reason)
     if kind != "json":
         return reason
-    path = _refused_part(json.loads(text), reason)
+    path = _refused_part(parse_schema(text), reason)
     return f"{reason}, at {pointer(path)}" if path else reason
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from gossamer.errors import RequestError
 from gossamer.serving.tokenization.nameless_specials import NamelessSpecials
+from gossamer.serving.tokenization.vocabulary import vocabulary_of
 
 _SIGNS = range(0xF0000, 0xFFFFE)
 """The range of characters for private use."""
@@ -44,10 +45,7 @@ class PlainContent:
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
-        added = getattr(tokenizer, "added_tokens_decoder", {})
-        self._tokens = {token.content: id_ for id_, token in added.items() if token.special}
-        for text, id_ in zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True):
-            self._tokens.setdefault(text, id_)
+        self._tokens = vocabulary_of(tokenizer).special_tokens
         longest_first = sorted(filter(None, self._tokens), key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
         self._begins = {t[:n] for t in longest_first for n in range(_SHORTEST_END, len(t))}

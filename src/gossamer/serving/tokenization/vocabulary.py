@@ -2,7 +2,8 @@
 
 import json
 import re
-from functools import lru_cache
+from collections.abc import Mapping
+from functools import cached_property, lru_cache
 from typing import Any
 from weakref import WeakKeyDictionary, proxy
 
@@ -26,6 +27,24 @@ class Vocabulary:
         cleans_up = getattr(tokenizer, "clean_up_tokenization_spaces", False)
         self.is_concatenated = list(self._decoders) == ["ByteLevel"] and not cleans_up
         """Whether the bytes of a text are those of its tokens one after the other, nothing else."""
+
+    @cached_property
+    def special_tokens(self) -> Mapping[str, int]:
+        """The ids of special tokens by text: those with a name, and all others that are added as
+        special. What `decode` leaves out with `skip_special_tokens`."""
+        added = getattr(self._tokenizer, "added_tokens_decoder", {})
+        found = {token.content: id_ for id_, token in added.items() if token.special}
+        named = (self._tokenizer.all_special_tokens, self._tokenizer.all_special_ids)
+        for text, id_ in zip(*named, strict=True):
+            found.setdefault(text, id_)
+        return found
+
+    @cached_property
+    def special_ids(self) -> frozenset[int]:
+        """The ids of special tokens."""
+        added = getattr(self._tokenizer, "added_tokens_decoder", {})
+        found = (id_ for id_, token in added.items() if token.special)
+        return frozenset(found).union(self._tokenizer.all_special_ids)
 
     def bytes_of(self, token_id: int) -> bytes:
         """The bytes that the token adds to a text; none for an id that has no token."""

@@ -203,6 +203,33 @@ def test_special_tokens_of_the_syntax_are_asked_of_the_engine(make_engine, chat)
     assert kept == [(tokenizer.convert_tokens_to_ids("<tool_call>"),), ()]
 
 
+THINKS = {
+    "start_anchor": "<|im_start|>assistant\n",
+    "fields": {
+        "reasoning_content": {"open": "<think>", "close_pattern": r"</think>\s*"},
+        "content": {"close_pattern": r"<\|im_end\|>\s*"},
+    },
+}
+
+
+@pytest.mark.parametrize("fields", [{}, {"tools": []}, {"tool_choice": "none"}])
+def test_thoughts_that_the_tokenizer_describes_come_apart(says, chat, fields):
+    engine = says("<think>Hm. <tool_call></think>\nIt is sunny.")
+    engine.tokenizer = tiny_tokenizer()
+    engine.tokenizer.response_template = THINKS
+    message, reason = whole(chat(engine, **fields))
+    assert (message["reasoning_content"], message["content"]) == (
+        "Hm. <tool_call>",
+        "It is sunny.",
+    )
+    assert reason == "stop"
+    content, _ = streamed(chat(engine, stream=True, **fields))
+    assert content["content"] == "It is sunny."
+    for kept in ({"skip_special_tokens": False}, {"response_format": {"type": "json_object"}}):
+        message, _ = whole(chat(engine, tools=[], **kept))
+        assert message["content"].startswith("<think>")
+
+
 DEEP = {"type": "object"}
 for _ in range(40):
     DEEP = {"properties": DEEP}

@@ -116,6 +116,25 @@ def test_prompt_ends_with_the_marker_of_a_call(make_engine, ask, tokenizer):
     assert engine.submitted[1].sampling.structured_outputs is not None
 
 
+@pytest.mark.parametrize("choice", ["required", NAMED])
+def test_addresses_and_formats_of_parameters_are_no_hindrance(call_of, choice):
+    city = {"$id": "http://example.com/city", "$ref": "#/$defs/City", "format": "city-name"}
+    schema = {
+        "$id": "http://example.com/weather",
+        "$schema": "http://json-schema.org/draft-07/schema#",
+        **SCHEMA,
+        "properties": {"city": city, "$id": {"const": "x"}},
+        "required": ["city", "$id"],
+    }
+    tool = {"type": "function", "function": {"name": "get_weather", "parameters": schema}}
+    reply = call_of(tools=[tool], tool_choice=choice, parallel_tool_calls=False)
+    assert reply.status_code == 200, reply.text
+    [call] = reply.json()["choices"][0]["message"]["tool_calls"]
+    arguments = json.loads(call["function"]["arguments"])
+    assert set(arguments) == {"city", "$id"}
+    assert arguments["city"] in ("Paris", "Rome")
+
+
 def test_references_of_several_tools_do_not_mix():
     other = {"type": "object", "properties": {"x": {"$ref": "#/$defs/City"}},
              "$defs": {"City": {"type": "integer"}}}  # fmt: skip

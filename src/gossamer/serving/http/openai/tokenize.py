@@ -13,6 +13,7 @@ from gossamer.serving.http.openai.request_schema import ChatBody, CompletionBody
 from gossamer.serving.http.openai.sizes import too_long
 from gossamer.serving.tokenization.prompts import PromptEncoder
 from gossamer.serving.tokenization.tool_calls.families import CallParser
+from gossamer.serving.tokenization.vocabulary import vocabulary_of
 
 TokenIds = tuple[int, ...]
 Turn = Callable[[], list[TokenIds]]
@@ -92,7 +93,7 @@ class RequestEncoder:
         """Return what answers to `body` begin with; `prompts` are its prompts as token ids."""
         texts = (p if isinstance(p, str) else self._tokenizer.decode(p) for p in body.prompt)
         pairs = zip(texts, prompts, strict=True)
-        special = frozenset(self._tokenizer.all_special_ids)
+        special = vocabulary_of(self._tokenizer).special_ids
         return Echo([EchoedPrompt(*each) for each in pairs], body.n, special)
 
     def _prompts(self, prompts: list[Prompt]) -> list[TokenIds]:

@@ -22,6 +22,7 @@ from gossamer.serving.tokenization.tool_calls.response_template import (
     TemplateReader,
     response_template,
 )
+from gossamer.serving.tokenization.vocabulary import vocabulary_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +105,11 @@ class CallParser:
         """The special tokens whose text tells calls apart."""
         self._needs_short_ids = found == "mistral"
 
+    @property
+    def is_described(self) -> bool:
+        """Whether the tokenizer itself tells how answers are read."""
+        return self.name == "template"
+
     def readers(
         self,
         tools: Sequence[Mapping[str, Any]],
@@ -120,7 +126,8 @@ class CallParser:
         syntaxes = (self.family.kept_syntaxes if is_kept else ()) or self.family.syntaxes
 
         def make() -> AnswerReader:
-            if self._template is not None:
+            # What an answer is kept to is in the family's own marks.
+            if self._template is not None and not is_kept:
                 return TemplateReader(self._tokenizer, self._template, tools, names, prompt)
             return MarkedReader(syntaxes, names)
 
@@ -154,7 +161,7 @@ class CallParser:
 
     def _kept(self) -> tuple[int, ...]:
         added = getattr(self._tokenizer, "added_tokens_decoder", {})
-        ids = set(self._tokenizer.all_special_ids)
+        ids = vocabulary_of(self._tokenizer).special_ids
         if self.name == "template":
             return tuple(sorted(ids))
         texts = set(self.family.special_texts)

@@ -30,7 +30,7 @@ def rules(parser: CallParser, body: ChatBody, prompts: Sequence[Sequence[int]]) 
     """
     offered = body.offered_tools
     if not offered:
-        return AnswerRules()
+        return _plain_rules(parser, body, prompts)
     names = frozenset(tool.name for tool in body.callable_tools)
     if body.tool_choice.mode == "required":
         schema = call_schema(body.callable_tools, parser.family.arguments_key)
@@ -52,6 +52,19 @@ def rules(parser: CallParser, body: ChatBody, prompts: Sequence[Sequence[int]]) 
         new_id=parser.new_id,
         max_calls=MAX_CALLS if body.parallel_tool_calls else 1,
         sampling=sampling,
+    )
+
+
+def _plain_rules(
+    parser: CallParser, body: ChatBody, prompts: Sequence[Sequence[int]]
+) -> AnswerRules:
+    """How answers are read that call nothing: their thoughts come apart if they are described."""
+    # What has a form has no marks, and who asks for special tokens wants the text as it is.
+    if not parser.is_described or body.form is not None or not body.skip_special_tokens:
+        return AnswerRules()
+    return AnswerRules(
+        readers=parser.readers([], frozenset(), prompts[0]),
+        sampling={"kept_special_tokens": parser.kept_special_tokens},
     )
 
 
@@ -96,14 +109,20 @@ def call_schema(tools: Sequence[Tool], arguments_key: str) -> dict[str, Any]:
 
 
 def _moved(schema: Any, place: str) -> Any:
-    """Copy a schema so that its references hold where it stands at `place` of another."""
-    if isinstance(schema, dict):
-        return {
-            key: (
-                place + value[1:]
-                if key == "$ref" and isinstance(value, str) and value.startswith("#")
-                else _moved(value, place)
-            )
-            for key, value in schema.items()
-        }
-    return [_moved(each, place) for each in schema] if isinstance(schema, list) else schema
+    """Copy a schema so that its references hold where it stands at `place` of another.
+
+    Its own address goes: references below it would be looked for there.
+    """
+    if isinstance(schema, list):
+        return [_moved(each, place) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    moved: dict[str, Any] = {}
+    for key, value in schema.items():
+        if not isinstance(value, str):
+            moved[key] = _moved(value, place)
+        elif key == "$ref" and value.startswith("#"):
+            moved[key] = place + value[1:]
+        elif key not in ("$id", "$schema"):
+            moved[key] = value
+    return moved
