@@ -122,7 +122,11 @@ def suite(args: argparse.Namespace) -> dict[str, Any]:
         if answer.finish_reason != "stop":
             continue
         try:
-            jsonschema.Draft202012Validator(schema).validate(json.loads(answer.text))
+            # Of formats, those that the judge knows here; of the others it says nothing.
+            judge = jsonschema.Draft202012Validator(
+                schema, format_checker=jsonschema.Draft202012Validator.FORMAT_CHECKER
+            )
+            judge.validate(json.loads(answer.text))
         except (ValueError, jsonschema.ValidationError):
             wrong.append(f"{name}: {answer.text}")
     return {**counts, "wrong": wrong, "seconds": round(time.perf_counter() - begun, 1)}

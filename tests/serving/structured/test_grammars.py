@@ -153,6 +153,24 @@ def test_a_format_that_is_not_known_is_a_note(grammars, name):
     assert not admits(grammars, form, "{}")
 
 
+DAYS = [
+    ("2024-02-29", True), ("2000-02-29", True), ("2023-02-28", True), ("2023-12-31", True),
+    ("2023-02-29", False), ("1900-02-29", False), ("2023-04-31", False), ("0000-01-01", False),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("day", "is_one"), DAYS)
+def test_dates_are_days_of_the_calendar(grammars, day, is_one):
+    date = {"type": "string", "format": "date"}
+    for schema in (date, date | {"pattern": "^[0-9]{4}"}, {"format": "date", "maxLength": 10}):
+        assert admits(grammars, StructuredOutputs(json=schema), f'"{day}"') == is_one
+    moment = StructuredOutputs(json={"type": "string", "format": "date-time"})
+    for clock in ("T23:59:60Z", "t00:00:00.125+01:30"):
+        assert admits(grammars, moment, f'"{day}{clock}"') == is_one
+    assert not admits(grammars, moment, f'"{day}T24:00:00Z"')
+    assert not admits(grammars, moment, f'"{day}"')
+
+
 FRAME = 'start: @form | "<" inner ">"\ninner: @form | %json {"type": "object"}'
 FRAMED = [
     (StructuredOutputs(json={"enum": [1, "a"]}, frame=FRAME), ["1", '<"a">', '<{"b":1}>'], ["{}"]),

@@ -39,7 +39,11 @@ def judge(found):
     for schema, one, end in found:
         ends[end.finish_reason] += 1
         if end.finish_reason == "stop":
-            jsonschema.Draft202012Validator(schema).validate(json.loads(one.text))
+            # Of formats, those that the judge knows here; of the others it says nothing.
+            judge = jsonschema.Draft202012Validator(
+                schema, format_checker=jsonschema.Draft202012Validator.FORMAT_CHECKER
+            )
+            judge.validate(json.loads(one.text))
     return ends
 
 

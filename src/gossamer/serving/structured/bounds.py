@@ -5,6 +5,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from gossamer.serving.structured.formats import with_plain_formats
+
 MAX_CHARACTERS = 65_536
 """The most characters of a schema, an expression, a grammar, or all choices together."""
 MAX_DEPTH = 64
@@ -27,17 +29,6 @@ MAX_COUNT = 100_000
 COUNTS = ("minItems", "maxItems", "minLength", "maxLength", "minProperties", "maxProperties")
 _NOTES = ("$defs", "definitions", "title", "description", "default", "examples", "deprecated")
 """Names that demand nothing."""
-FORMATS = frozenset(
-    {
-        *("date-time", "date", "time", "duration", "email", "hostname", "ipv4", "ipv6"),
-        *("uuid", "uri"),
-    }
-)
-"""The formats that texts are kept to. Others are notes, as all are in JSON Schema unless a reader
-knows them."""
-_NAMED_SCHEMAS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
-_VALUES = ("const", "enum", "default", "examples")
-"""Names below which stand values, which are no schemas whatever they look like."""
 _BRACKETS = {"(": 1, "[": 1, "{": 1, ")": -1, "]": -1, "}": -1}
 _RULE = re.compile(
     r"^\s*[!?]?[\w.-]+(\{[^}]*\})?(\.-?\d+)?\s*(\[[^\]]*\]\s*)*(:|::=)", re.MULTILINE
@@ -74,7 +65,7 @@ def check_rules(text: str) -> None:
 
 
 def parse_schema(text: str) -> Any:
-    """Parse the JSON of a schema.
+    """Parse the JSON of a schema, with its formats as the library is to have them.
 
     Raises `FormError` for what is no JSON, is nested too deeply, has too many properties, or
     demands too large a number.
@@ -87,7 +78,7 @@ def parse_schema(text: str) -> Any:
         raise FormError("a JSON Schema is an object, or true or false")
     # Too deep ones are refused below, before they are looked through.
     if all(len(path) <= MAX_DEPTH for path, _ in walk(schema)):
-        schema = _without_unknown_formats(schema)
+        schema = with_plain_formats(schema)
     num_properties = num_one_of = num_parts = num_patterns = 0
     parts_meet = False
     for path, value in walk(schema):
@@ -116,22 +107,6 @@ def parse_schema(text: str) -> Any:
             if isinstance(number, int | float) and number > MAX_COUNT:
                 raise FormError(f"{name} at {pointer(path)} is more than {MAX_COUNT}")
     return schema
-
-
-def _without_unknown_formats(schema: Any) -> Any:
-    if isinstance(schema, list):
-        return [_without_unknown_formats(each) for each in schema]
-    if not isinstance(schema, dict):
-        return schema
-    kept: dict[str, Any] = {}
-    for name, value in schema.items():
-        if name in _NAMED_SCHEMAS and isinstance(value, dict):
-            kept[name] = {each: _without_unknown_formats(part) for each, part in value.items()}
-        elif name in _VALUES:
-            kept[name] = value
-        elif name != "format" or not isinstance(value, str) or value in FORMATS:
-            kept[name] = _without_unknown_formats(value)
-    return kept
 
 
 def _parts_meet(schema: dict[str, Any]) -> bool:
