@@ -10,15 +10,21 @@ import tuner_cases
 from method_helpers import base_folder, base_model
 from peft import (
     IA3Config,
+    LNTuningConfig,
     LoraConfig,
     PeftModel,
     PrefixTuningConfig,
     ShiraConfig,
+    TrainableTokensConfig,
     VeraConfig,
     get_peft_model,
 )
 from safetensors.torch import load_file, save_file
 
+from gossamer.adapters.kinds.low_rank import LowRankAdapter
+from gossamer.adapters.kinds.sparse_delta import SparseAdapter
+from gossamer.adapters.kinds.table import KINDS
+from gossamer.conversion.changes import MERGED
 from gossamer.conversion.convert import convert_to_lora
 from gossamer.errors import (
     AdapterFormatError,
@@ -27,7 +33,7 @@ from gossamer.errors import (
     UnsupportedAdapterError,
     UsageError,
 )
-from gossamer.tuners import LamdaConfig
+from gossamer.tuners import LamdaConfig, MeftConfig
 
 from tiny import make_tiny_model
 
@@ -41,6 +47,10 @@ PEFT = {
     "dora": LoraConfig(r=4, use_dora=True, target_modules=TARGETS),
     "ia3": IA3Config(target_modules=["k_proj", "down_proj"], feedforward_modules=["down_proj"]),
     "prefix": PrefixTuningConfig(num_virtual_tokens=4, task_type="CAUSAL_LM"),
+    "norms": LNTuningConfig(target_modules=["norm"], task_type="CAUSAL_LM"),
+    "tokens": TrainableTokensConfig(token_indices=[1, 2], task_type="CAUSAL_LM"),
+    "biases": LoraConfig(r=4, bias="lora_only", target_modules=TARGETS, task_type="CAUSAL_LM"),
+    "meft": MeftConfig(width=4, reversible_layers=2, task_type="CAUSAL_LM"),
     "vera": VeraConfig(r=4, target_modules=["q_proj", "o_proj"]),
 }
 IDS = torch.arange(5, 37).view(2, 16)
@@ -178,6 +188,10 @@ def test_sparse_changes_need_a_rank_or_an_error(saved, tmp_path):
         ("loreft", "hidden states at positions.*gossamer serve"),
         ("houlsby", "networks behind layers.*gossamer serve"),
         ("sherl", "a network between early and late layers.*gossamer serve"),
+        ("meft", "the model's layers on two streams.*gossamer serve"),
+        ("norms", "biases or norms.*gossamer adapters merge"),
+        ("tokens", "embeddings of some tokens.*gossamer adapters merge"),
+        ("biases", "beside its factors.*gossamer adapters merge"),
         ("vera", "is PEFT's own; peft.save_as_lora"),
     ],
 )
@@ -185,6 +199,12 @@ def test_what_no_lora_does_is_refused(name, match, saved, tmp_path):
     with pytest.raises(UnsupportedAdapterError, match=match):
         convert(saved(name), tmp_path / "lora", rank=8)
     assert not list(tmp_path.iterdir())
+
+
+def test_each_kind_is_converted_or_refused_with_a_reason():
+    for adapter_class, kind in KINDS.items():
+        known = adapter_class in (LowRankAdapter, SparseAdapter, *MERGED)
+        assert known or set(kind.unmergeable) == set(kind.types), adapter_class
 
 
 def test_whole_modules_beside_the_adapter_are_refused(tmp_path):

@@ -11,17 +11,24 @@ from gossamer.adapters.kinds.adapter import Adapter
 from gossamer.adapters.kinds.dora import DoraAdapter
 from gossamer.adapters.kinds.ia3 import Ia3Adapter
 from gossamer.adapters.kinds.low_rank import LowRankAdapter
+from gossamer.adapters.kinds.mixed import MixedAdapter
 from gossamer.adapters.kinds.sparse_delta import SparseAdapter
 from gossamer.adapters.kinds.table import KINDS, class_of
+from gossamer.adapters.kinds.tokens import TokenAdapter
+from gossamer.adapters.kinds.vector import VectorAdapter
 from gossamer.adapters.source import AdapterSource
 from gossamer.basemodel.load import load_config
 from gossamer.conversion.low_rank import Change
 from gossamer.errors import UnsupportedAdapterError
 
-_RESCALED: dict[type[Adapter], str] = {
+MERGED: dict[type[Adapter], str] = {
     DoraAdapter: "rescales each row of the weights to a learnt length",
     Ia3Adapter: "rescales whole rows and columns of the weights",
+    MixedAdapter: "changes biases, whole modules or tokens beside its factors",
+    VectorAdapter: "changes biases or norms",
+    TokenAdapter: "changes the embeddings of some tokens",
 }
+"""What can be folded into a model, though not written as LoRA, and why."""
 OWN = "GOSSAMER_"
 """How the types of our tuners begin."""
 
@@ -84,8 +91,8 @@ def _sparse(source: AdapterSource, base: Path) -> Iterator[tuple[str, Tensor]]:
 
 
 def _no_lora(source: AdapterSource, kind: type[Adapter]) -> UnsupportedAdapterError:
-    if kind in _RESCALED:
-        reason, remedy = _RESCALED[kind], "fold it into a model with `gossamer adapters merge`"
+    if kind in MERGED:
+        reason, remedy = MERGED[kind], "fold it into a model with `gossamer adapters merge`"
     else:
         reason = KINDS[kind].unmergeable[source.peft_type]
         remedy = "serve it with `gossamer serve`, or load it with PEFT"
