@@ -16,6 +16,8 @@ END_SECONDS = 10.0
 
 STORE = "GOSSAMER_STORE"
 """The variable that names the file through which started processes meet."""
+_PARENT = "GOSSAMER_PARENT"
+"""The variable that tells a started process the process id of its parent."""
 LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo"}
 """Variables that keep what ranks on one machine say on that machine."""
 
@@ -27,7 +29,7 @@ class Children:
     """Child processes, each with a thread that has started it and waits for its end."""
 
     def __init__(self, commands: Mapping[int, Sequence[str]], on_exit: OnExit) -> None:
-        """commands: by rank; their environment is this process's with the rank in it."""
+        """commands: by rank; their environment is this process's with the rank and the parent in it."""
         self._on_exit = on_exit
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
         self._started = threading.Semaphore(0)
@@ -57,7 +59,12 @@ class Children:
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                env={**os.environ, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+                env={
+                    **os.environ,
+                    "RANK": str(rank),
+                    "LOCAL_RANK": str(rank),
+                    _PARENT: str(os.getpid()),
+                },
             )
         except OSError as error:
             self._failure = error
@@ -97,14 +104,16 @@ def ignore_signals() -> None:
 def follow_parent() -> None:
     """Have this process killed when its parent ends; other signals do not end it.
 
-    Raises `SystemExit` if the parent has ended already.
+    For processes that `Children` has started. Raises `SystemExit` if the parent has ended already.
     """
     ignore_signals()
     if sys.platform != "linux":
         return
     if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl")
-    if os.getppid() == 1:
+    # It may have ended before that. Who inherits a child is not always process 1, and process 1 may
+    # be the parent itself, as in a container.
+    if os.getppid() != int(os.environ[_PARENT]):
         raise SystemExit(1)
 
 

@@ -2,6 +2,7 @@
 
 import os
 import queue
+import shutil
 import signal
 import subprocess
 import sys
@@ -63,3 +64,39 @@ def test_children_are_killed_with_their_parent_though_a_thread_has_started_them(
         process.kill()
         process.communicate()
     wait_until(lambda: not is_running(pid))
+
+
+FOLLOWS = [
+    sys.executable,
+    "-c",
+    "import sys; from gossamer.children import follow_parent; follow_parent(); sys.exit(7)",
+]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell children")
+def test_children_of_process_1_run_as_those_of_any_other():
+    """A container's command is process 1, which is also who inherits orphans there."""
+    inside = ["unshare", "--user", "--map-root-user", "--pid", "--fork"]
+    if shutil.which("unshare") is None or subprocess.run([*inside, "true"]).returncode != 0:
+        pytest.skip("this system lets its users make no process 1")
+    parent = (
+        "import os, queue; from gossamer.children import Children\n"
+        "ends = queue.Queue()\n"
+        f"Children({{1: {FOLLOWS!r}}}, lambda rank, code: ends.put(code))\n"
+        "print(os.getpid(), ends.get(timeout=30))\n"
+    )
+    done = subprocess.run(
+        [*inside, sys.executable, "-c", parent], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["1", "7"], done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell children")
+def test_a_child_whose_parent_ended_before_it_could_ask_ends_too():
+    """Whoever has inherited it: here that is this process, which has not process id 1."""
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    orphan = {**os.environ, "GOSSAMER_PARENT": str(gone.pid)}
+    assert subprocess.run(FOLLOWS, env=orphan).returncode == 1
+    cared_for = {**os.environ, "GOSSAMER_PARENT": str(os.getpid())}
+    assert subprocess.run(FOLLOWS, env=cared_for).returncode == 7
