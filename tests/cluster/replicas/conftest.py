@@ -76,11 +76,12 @@ def cluster(family, tmp_path_factory, loop):
     catalog = AdapterCatalog(f"sqlite:///{shared}/catalog.db")
     for run in sorted((family / "runs").iterdir()):
         publish_adapter(run, catalog, store)
-    replicas, engines = [], []
+    replicas, engines, caches = [], [], []
     for rank in range(2):
         cache = DiskCache(tmp_path_factory.mktemp("cache"), store, 10**9)
         engine = start(family / "base", (cache.folder,), num_blocks=200)
         engines.append(engine)
+        caches.append(cache)
         replicas.append(ReplicaEngine(engine, cache, rank))
     local = LocalReplicas(replicas)
     quotas = QuotaLeases("here", unlimited, QuotaLedger().lease)
@@ -90,6 +91,7 @@ def cluster(family, tmp_path_factory, loop):
     yield SimpleNamespace(
         engine=engine,
         engines=engines,
+        caches=caches,
         local=local,
         catalog=catalog,
         store=store,

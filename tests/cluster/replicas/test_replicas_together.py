@@ -1,5 +1,6 @@
 """Two replicas and an ingress's engine in one process: answers, new versions, errors, HTTP."""
 
+import os
 import shutil
 import threading
 import time
@@ -142,6 +143,45 @@ def test_a_client_that_leaves_frees_what_its_request_held(cluster):
     for engine in cluster.engines:
         check_idle(engine)
     assert cluster.engine.num_open == 0
+
+
+def test_who_leaves_while_an_adapter_is_fetched_leaves_no_hold_on_the_cache(
+    cluster, family, monkeypatch
+):
+    """What is held is never removed from the disk, however full that is."""
+    is_asked, goes_on = threading.Event(), threading.Event()
+    fetch = type(cluster.store).fetch
+
+    def slow_fetch(store, place, into):
+        is_asked.set()
+        assert goes_on.wait(20)
+        fetch(store, place, into)
+
+    monkeypatch.setattr(type(cluster.store), "fetch", slow_fetch)
+    with published(cluster, family, "slow", 82) as folder:
+        digest = inspect(folder).digest
+        collector = ask(cluster.engine, adapter="slow")
+        assert is_asked.wait(20)
+        cluster.engine.cancel(collector.id)
+        assert collector.wait().finish_reason == "cancelled"
+        goes_on.set()
+        wait_until(lambda: any((each.folder / digest).exists() for each in cluster.caches))
+    [place] = [each.folder / digest for each in cluster.caches if (each.folder / digest).exists()]
+
+    def is_held():
+        """Replicas note now and then that what they hold is in use."""
+        os.utime(place, (0, 0))
+        cluster.engine.figures()
+        return place.stat().st_mtime > 0
+
+    wait_until(lambda: not is_held())
+
+
+def wait_until(condition, seconds=20):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it has not come true"
+        time.sleep(0.01)
 
 
 def test_errors_name_the_adapter_and_no_digest(cluster, family):

@@ -64,6 +64,39 @@ class _Submission:
                 self.engine.cancel(self.request_id)
 
 
+class _Holds:
+    """The adapters that one request holds in the cache, until they are released together.
+
+    The thread that fetches one cannot be stopped, so it may have it only after that.
+    """
+
+    def __init__(self, cache: DiskCache | None) -> None:
+        self._cache = cache
+        self._lock = threading.Lock()
+        self._digests: list[str] = []
+        self._is_released = False
+
+    def acquire(self, adapter: CalledAdapter) -> None:
+        """Have an adapter in the cache. May wait for the store; raises as `DiskCache.acquire`."""
+        if self._cache is None:
+            raise UnknownModelError(f"unknown model '{adapter.name}'; there is no store")
+        self._cache.acquire(adapter.digest, adapter.place)
+        with self._lock:
+            if not self._is_released:
+                self._digests.append(adapter.digest)
+                return
+        self._cache.release(adapter.digest)
+
+    def release(self) -> None:
+        """End all holds, and those that are still to come."""
+        with self._lock:
+            self._is_released = True
+            digests, self._digests = self._digests, []
+        if self._cache is not None:
+            for digest in digests:
+                self._cache.release(digest)
+
+
 class ReplicaEngine:
     """Answers calls of the ingress with an engine of this process, on one event loop."""
 
@@ -100,12 +133,12 @@ class ReplicaEngine:
         names = {each.digest: each.name for each in call.adapters if each.digest}
         request_id = call.request.request_id
         submission = _Submission(self._engine, request_id, threading.Lock())
-        held: list[str] = []
+        holds = _Holds(self._cache)
         has_ended = False
         try:
             events = _Events(asyncio.get_running_loop())
             try:
-                name, adapter = await self._find(call, held)
+                name, adapter = await self._find(call, holds)
                 request = replace(call.request, adapter=name)
                 await self._on_thread(submission.submit, request, events.receive, adapter)
             except GossamerError as error:
@@ -120,8 +153,7 @@ class ReplicaEngine:
             if not has_ended:
                 # Submitting may take a moment still, on its thread.
                 self._threads.submit(submission.give_up)
-            for digest in held:
-                self._release(digest)
+            holds.release()
 
     def figures(self) -> dict[str, Any]:
         """Report who this is and what it does, for the routers and for those who look."""
@@ -149,32 +181,19 @@ class ReplicaEngine:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _find(
-        self, call: ReplicaCall, held: list[str]
+        self, call: ReplicaCall, holds: _Holds
     ) -> tuple[str | None, AnyAdapter | None]:
-        """Have the adapters of a call here; the name by which the engine knows them.
-
-        `held` gets the digests that are to be released when the request has ended.
-        """
+        """Have the adapters of a call here, in `holds`; the name by which the engine knows them."""
         if not call.adapters:
             return None, None
         for each in call.adapters:
             if each.digest:
-                await self._on_thread(self._acquire, each, held)
+                await self._on_thread(holds.acquire, each)
         if len(call.adapters) == 1 and call.adapters[0].weight is None:
             name = _key(call.adapters[0])
         else:
             name = blend_name(_weights(call))
         return name, await asyncio.wrap_future(self._engine.look_up(name))
-
-    def _acquire(self, adapter: CalledAdapter, held: list[str]) -> None:
-        if self._cache is None:
-            raise UnknownModelError(f"unknown model '{adapter.name}'; there is no store")
-        self._cache.acquire(adapter.digest, adapter.place)
-        held.append(adapter.digest)
-
-    def _release(self, digest: str) -> None:
-        if self._cache is not None:
-            self._cache.release(digest)
 
     async def _on_thread(self, work: Any, *arguments: Any) -> Any:
         return await asyncio.wrap_future(self._threads.submit(work, *arguments))
