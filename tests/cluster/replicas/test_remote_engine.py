@@ -69,10 +69,11 @@ class Script:
             self.closed += 1
 
     def figures(self):
-        one = dict.fromkeys(FIGURES, 1)
+        one = {**dict.fromkeys(FIGURES, 1), "running_adapters": ["a"], "waiting_adapters": []}
+        other = {**one, "running_adapters": ["b", "a"], "waiting_adapters": ["c"]}
         return [
             {**one, "rank": 1, "finished": {"stop": 2}, "adapter_hits": {"disk": 1}},
-            {**one, "rank": 0, "finished": {"stop": 1, "length": 3}, "adapter_hits": {}},
+            {**other, "rank": 0, "finished": {"stop": 1, "length": 3}, "adapter_hits": {}},
         ]
 
 
@@ -357,6 +358,7 @@ def test_figures_are_summed_over_replicas(make_engine):
     assert stats.num_running == 2
     assert stats.block_bytes == 1
     assert stats.finished == {"stop": 3, "length": 3}
+    assert (stats.running_adapters, stats.waiting_adapters) == ({"a", "b"}, {"c"})
     assert [each["rank"] for each in engine.figures()] == [0, 1]
 
 

@@ -5,12 +5,14 @@ import shutil
 import threading
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 from engine_case import ask, ask_tokens, check_idle, slow_down, start
 
 from gossamer.adapters.inspect import inspect
 from gossamer.cluster.published.publish import publish_adapter
+from gossamer.cluster.replicas.wire import figures_of
 from gossamer.errors import AdapterFormatError, AdapterReadError
 from gossamer.serving.core.messages import Failed, Finished
 from gossamer.serving.http.app import create_app
@@ -241,6 +243,30 @@ def test_figures_tell_of_both_replicas(cluster):
     assert sum(each["cache_fetches"] for each in figures) >= 4
     stats = cluster.engine.stats()
     assert stats.generated_tokens == sum(each["generated_tokens"] for each in figures) > 0
+
+
+def test_what_requests_use_is_told_by_the_names_that_clients_know(cluster):
+    """Replicas know adapters by their digests."""
+    for engine in cluster.engines:
+        slow_down(engine)
+    collectors = [ask(cluster.engine, adapter=name, max_tokens=150) for name in NAMES]
+
+    def told():
+        stats = cluster.engine.stats()
+        return stats.running_adapters | stats.waiting_adapters
+
+    wait_until(lambda: told() == {"a0", "a1", "a2", "a3"})
+    for collector in collectors:
+        cluster.engine.cancel(collector.id)
+    for engine in cluster.engines:
+        check_idle(engine)
+    assert told() == frozenset()
+
+
+def test_no_more_names_are_told_than_a_label_takes(cluster):
+    names = {f"digest-{n}": [f"adapter-{n:04}"] for n in range(3000)}
+    stats = replace(cluster.engines[0].stats(), waiting_adapters=frozenset(names))
+    assert len(figures_of(stats, names)["waiting_adapters"]) == 256
 
 
 def test_a_replica_that_has_stopped_hands_its_requests_to_the_other(cluster):

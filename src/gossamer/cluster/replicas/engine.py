@@ -113,6 +113,8 @@ class ReplicaEngine:
         self._engine, self._cache, self._warming = engine, cache, warming
         self.rank = rank
         self._threads = DaemonThreads("gossamer-replica", most=32)
+        self._calls: dict[_Submission, ReplicaCall] = {}
+        """Calls that have not ended."""
 
     def facts(self) -> ReplicaFacts:
         """Describe what all replicas have in common."""
@@ -135,6 +137,7 @@ class ReplicaEngine:
         submission = _Submission(self._engine, request_id, threading.Lock())
         holds = _Holds(self._cache)
         has_ended = False
+        self._calls[submission] = call
         try:
             events = _Events(asyncio.get_running_loop())
             try:
@@ -154,12 +157,13 @@ class ReplicaEngine:
                 # Submitting may take a moment still, on its thread.
                 self._threads.submit(submission.give_up)
             holds.release()
+            del self._calls[submission]
 
     def figures(self) -> dict[str, Any]:
         """Report who this is and what it does, for the routers and for those who look."""
         figures: dict[str, Any] = {"rank": self.rank, "process": os.getpid()}
         figures["healthy"] = self._engine.healthy()
-        figures.update(figures_of(self._engine.stats()))
+        figures.update(figures_of(self._engine.stats(), self._names()))
         if self._cache is not None:
             self._cache.keep_held()
             stats = self._cache.stats()
@@ -180,9 +184,15 @@ class ReplicaEngine:
         self._engine.shutdown()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def _find(
-        self, call: ReplicaCall, holds: _Holds
-    ) -> tuple[str | None, AnyAdapter | None]:
+    def _names(self) -> dict[str, set[str]]:
+        """What clients call the adapters of open calls, by the name that the engine knows."""
+        names: dict[str, set[str]] = {}
+        for call in list(self._calls.values()):
+            for each in call.adapters:
+                names.setdefault(_key(each), set()).add(each.name)
+        return names
+
+    async def _find(self, call: ReplicaCall, holds: _Holds) -> tuple[str | None, AnyAdapter | None]:
         """Have the adapters of a call here, in `holds`; the name by which the engine knows them."""
         if not call.adapters:
             return None, None

@@ -4,13 +4,14 @@ Plain frozen dataclasses and tuples. Errors cross as their class and message, si
 pickled; adapters cross by digest, and messages about them are given their names back.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from gossamer import errors
 from gossamer.errors import GossamerError, ServingError
 from gossamer.serving.core.messages import Event, Failed, Finished, Request, Tokens
+from gossamer.serving.core.stats import MOST_NAMES
 from gossamer.serving.core.validation import EngineLimits
 
 _FIELDS = ("retry_after", "param", "code")
@@ -123,18 +124,26 @@ FIGURES = (
 """The numbers of `EngineStats` that a replica reports, several times a minute."""
 COUNTED = ("finished", "adapter_hits")
 """The numbers that are counted by reason or place."""
+NAMED = ("running_adapters", "waiting_adapters")
+"""The names of adapters that requests use now."""
 
 
-def figures_of(stats: Any) -> dict[str, Any]:
-    """Take the numbers of `EngineStats` that cross."""
-    return {name: getattr(stats, name) for name in (*FIGURES, *COUNTED)}
+def figures_of(stats: Any, names: Mapping[str, Collection[str]]) -> dict[str, Any]:
+    """Take what crosses of `EngineStats`; `names` has those that clients use by the engine's."""
+    figures = {name: getattr(stats, name) for name in (*FIGURES, *COUNTED)}
+    for each in NAMED:
+        called = {name for key in getattr(stats, each) for name in names.get(key, ())}
+        figures[each] = sorted(called)[:MOST_NAMES]
+    return figures
 
 
 def summed(figures: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Add the figures of several replicas; the size of a block is that of any."""
+    """Add the figures of several replicas, and the names; the size of a block is that of any."""
     total: dict[str, Any] = {name: sum(each[name] for each in figures) for name in FIGURES}
     total["block_bytes"] = max((each["block_bytes"] for each in figures), default=0)
     for name in COUNTED:
         keys = {key for each in figures for key in each[name]}
         total[name] = {key: sum(each[name].get(key, 0) for each in figures) for key in keys}
+    for name in NAMED:
+        total[name] = frozenset(adapter for each in figures for adapter in each[name])
     return total

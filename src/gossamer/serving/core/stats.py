@@ -8,6 +8,8 @@ from gossamer.serving.core.adapter_state import AdapterState
 
 LOAD_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Seconds to read an adapter."""
+MOST_NAMES = 256
+"""The most names of adapters that are told of at a time."""
 
 
 @dataclass(frozen=True, slots=True)

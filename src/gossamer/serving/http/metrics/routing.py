@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from prometheus_client.core import GaugeMetricFamily, Metric
 
-from gossamer.serving.core.stats import EngineStats
+from gossamer.serving.core.stats import MOST_NAMES, EngineStats
 
 GAUGES = (
     ("vllm:num_requests_running", "Requests that have a place in the batch"),
@@ -22,8 +22,6 @@ ADAPTERS = (
     "`waiting_lora_adapters`, joined by commas) and how many may run at a time (`max_lora`). Each "
     "set of names is a series of its own: for routers that ask, not to be stored",
 )
-MOST_NAMES = 256
-"""The most names in one label."""
 
 
 def routing_metrics(stats: EngineStats) -> Iterable[Metric]:
