@@ -29,7 +29,7 @@ class Children:
     """Child processes, each with a thread that has started it and waits for its end."""
 
     def __init__(self, commands: Mapping[int, Sequence[str]], on_exit: OnExit) -> None:
-        """commands: by rank; their environment is this process's with the rank and the parent in it."""
+        """commands: by rank; their environment is this process's with the rank and parent in it."""
         self._on_exit = on_exit
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
         self._started = threading.Semaphore(0)

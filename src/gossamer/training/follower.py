@@ -10,7 +10,7 @@ from pathlib import Path
 from gossamer.children import follow_parent, say_ready
 from gossamer.errors import GossamerError
 from gossamer.training.outputs.listener import Listener
-from gossamer.training.processes.launch import last_words, launched_rank
+from gossamer.training.processes.launch import end_of_part, last_words, launched_rank
 from gossamer.training.settings import RunSettings
 
 log = logging.getLogger(__name__)
@@ -37,6 +37,7 @@ def main(arguments: list[str]) -> int:
     except Exception:
         log.exception("process %d of the run has failed", launched_rank())
         return 1
+    end_of_part(Path(order), launched_rank()).touch()
     return 0
 
 

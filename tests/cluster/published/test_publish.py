@@ -105,10 +105,14 @@ def test_a_name_that_cannot_be_is_refused_before_anything_is_copied(
     assert not (tmp_path / "adapters").exists()
 
 
-def test_without_its_package_one_line_says_what_to_install(adapters, url, capsys, monkeypatch):
+@pytest.mark.parametrize("words", [["publish", "run"], ["withdraw", "poet"], ["prune"]])
+def test_without_its_package_one_line_says_what_to_install(words, url, capsys, monkeypatch):
     monkeypatch.setattr("gossamer.extras._is_there", lambda name: name != "sqlalchemy")
-    assert main(["cluster", "publish", str(adapters / "poet"), "--catalog", url]) == 2
-    assert "pip install -e '.[catalog]'" in capsys.readouterr().err
+    assert main(["cluster", *words, "--catalog", url]) == 2
+    assert capsys.readouterr().err == (
+        f"gossamer: error: cluster {words[0]} needs sqlalchemy; "
+        "in the clone of Gossamer: pip install -e '.[catalog]'\n"
+    )
 
 
 def test_the_place_of_a_postgresql_catalogs_adapters_must_be_given(adapters, capsys):

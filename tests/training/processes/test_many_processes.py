@@ -118,6 +118,40 @@ def test_stopped_killed_and_resumed_runs_are_those_that_nothing_disturbed(
     assert len(set(adapters)) == 1
 
 
+STUCK = """
+import sys, time
+from test_many_processes import AtStep, followers, on_two
+
+def stuck():
+    followers()[0].kill()
+    while True:
+        time.sleep(1)
+
+on_two(*sys.argv[1:], listener=AtStep(3, stuck))
+"""
+
+
+@pytest.mark.slow
+def test_a_lost_process_ends_one_that_would_not_notice(tiny_model, rows, tmp_path):
+    """As in a call of NCCL, which waits for hours; gloo is told."""
+    path = os.pathsep.join([str(HELPERS), str(HERE), os.environ.get("PYTHONPATH", "")])
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", STUCK, *map(str, (tiny_model, rows, tmp_path / "run"))],
+        env={**os.environ, "PYTHONPATH": path, "TMPDIR": str(scratch)},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    last = done.stderr.splitlines()[-1]
+    assert last == "gossamer: error: process 1 of the run has ended: exit code -9"
+    assert done.returncode == 1
+    assert not list(scratch.glob("gossamer-ranks-*"))
+    quiet_tune(output=tmp_path / "run", resume=True)
+    assert len(step_losses(tmp_path / "run")) == STEPS
+
+
 class Held(Listener):
     """Counts the weights that this process holds of the trained model."""
 

@@ -41,3 +41,8 @@ def with_launched_processes(settings: RunSettings) -> RunSettings:
 def last_words(order: Path, rank: int) -> Path:
     """The file in which the process `rank`, started by `order`, says why it has ended."""
     return order.with_name(f"last-words-{rank}.txt")
+
+
+def end_of_part(order: Path, rank: int) -> Path:
+    """The file by which the process `rank`, started by `order`, says that its part is done."""
+    return order.with_name(f"done-{rank}")

@@ -6,8 +6,10 @@ private folder and end with it; under torchrun or `accelerate launch` all have b
 
 import atexit
 import os
+import shutil
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +25,7 @@ from gossamer.children import LOOPBACK, STORE, Children, ready_file, variables
 from gossamer.errors import SettingError, TrainingError
 from gossamer.machine import usable_cpus
 from gossamer.training.processes.launch import (
+    end_of_part,
     last_words,
     launched_rank,
     launched_size,
@@ -31,9 +34,12 @@ from gossamer.training.processes.launch import (
 from gossamer.training.settings import RunSettings
 
 TIMEOUT = timedelta(hours=2)
-"""So long a process waits for one that evaluates, samples or saves alone; a process that has ended
-is noticed at once."""
+"""So long a process waits for one that evaluates, samples or saves alone."""
+_NOTICE_SECONDS = 10.0
+"""So long the first process may take to notice that another has ended. With gloo it is told when it
+next waits for the others; with NCCL it would wait for `TIMEOUT`."""
 _POLL_SECONDS = 0.05
+_WATCH_SECONDS = 1.0
 _LAST_WORDS_SECONDS = 5.0
 """So long the others may take to tell why they end."""
 
@@ -43,7 +49,8 @@ def team(settings: RunSettings, *, resume: bool) -> Iterator[None]:
     """Have the processes of the run together inside; nothing happens if it has one.
 
     Raises `TrainingError` if another process ends before the run does, and `SettingError` if this
-    one is in a group of torch.distributed already.
+    one is in a group of torch.distributed already. If this process started the other and cannot be
+    got out of what it waits for, it is ended, with the reason on stderr: the run can be resumed.
     """
     if settings.processes == 1:
         yield
@@ -89,11 +96,12 @@ def _started(settings: RunSettings, *, resume: bool) -> Iterator[None]:
                 children = Children(dict.fromkeys(range(1, size), command), lost.hear)
             try:
                 _wait_for(range(1, size), lost)
-                _join(settings)
-                try:
-                    yield
-                finally:
-                    _leave()
+                with lost.watched(children):
+                    _join(settings)
+                    try:
+                        yield
+                    finally:
+                        _leave()
             except RuntimeError as error:
                 # What the libraries say of it names sockets.
                 lost.check(_LAST_WORDS_SECONDS)
@@ -114,18 +122,46 @@ class _Lost:
 
     def hear(self, rank: int, code: int) -> None:
         """On a thread: the process `rank` has ended."""
-        if code != 0:
+        if code != 0 and not end_of_part(self._order, rank).exists():
             self._codes[rank] = code
+
+    @contextmanager
+    def watched(self, children: Children) -> Iterator[None]:
+        """End this process if it is still inside some seconds after another has ended."""
+        is_over = threading.Event()
+        threading.Thread(target=self._watch, args=(children, is_over), daemon=True).start()
+        try:
+            yield
+        finally:
+            is_over.set()
+
+    def _watch(self, children: Children, is_over: threading.Event) -> None:
+        while not self._codes:
+            if is_over.wait(_WATCH_SECONDS):
+                return
+        if is_over.wait(_NOTICE_SECONDS):
+            return
+        # Nothing gets a thread out of a call of NCCL but an abort of the group, after which it
+        # would go on with what the call has left, and might save that.
+        print(f"gossamer: error: {self._reason()}", file=sys.stderr, flush=True)
+        children.kill()
+        shutil.rmtree(self._order.parent, ignore_errors=True)
+        os._exit(TrainingError.exit_code)
 
     def check(self, seconds: float = 0.0) -> None:
         """Raise `TrainingError` if one has ended, or does within `seconds`."""
         until = time.monotonic() + seconds
         while not self._codes and time.monotonic() < until:
             time.sleep(_POLL_SECONDS)
-        for rank, code in sorted(self._codes.items()):
-            words = last_words(self._order, rank)
-            why = words.read_text() if words.exists() else f"exit code {code}"
-            raise TrainingError(f"process {rank} of the run has ended: {why}")
+        if self._codes:
+            raise TrainingError(self._reason())
+
+    def _reason(self) -> str:
+        # The first one; the others may have ended of its loss.
+        rank, code = next(iter(self._codes.items()))
+        words = last_words(self._order, rank)
+        why = words.read_text() if words.exists() else f"exit code {code}"
+        return f"process {rank} of the run has ended: {why}"
 
 
 def _wait_for(ranks: range, lost: _Lost) -> None:
