@@ -36,7 +36,7 @@ from gossamer.training.settings import RunSettings
 TIMEOUT = timedelta(hours=2)
 """So long a process waits for one that evaluates, samples or saves alone."""
 _NOTICE_SECONDS = 10.0
-"""So long the first process may take to notice that another has ended. With gloo it is told when it
+"""So long the first process may take to notice that another has ended. With gloo it fails when it
 next waits for the others; with NCCL it would wait for `TIMEOUT`."""
 _POLL_SECONDS = 0.05
 _WATCH_SECONDS = 1.0
