@@ -51,7 +51,7 @@ def lines(folder):
     return [{k: v for k, v in r.items() if k not in timed} for r in read_metrics(folder)]
 
 
-def assert_close(folder, other, tolerance=1e-5):
+def assert_close(folder, other, tolerance=1e-6):
     ours, theirs = read_metrics(folder), read_metrics(other)
     for records in (train_records, eval_records):
         one, two = records(ours), records(theirs)
@@ -211,6 +211,34 @@ METHODS = {
 }
 
 
+def launch(launcher, words):
+    """Carry out runs in processes that a module has started."""
+    path = os.pathsep.join([str(HELPERS), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, "-m", *launcher, str(HERE / "torchrun_worker.py"), *map(str, words)],
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.slow
+def test_processes_that_accelerate_has_started_learn_as_our_own(tiny_model, rows, tmp_path):
+    order = {**SETTINGS, "batch_size": 2, "dropout": 0.0}
+    (tmp_path / "orders.json").write_text(json.dumps({"launched": order}))
+    words = [tiny_model, rows, tmp_path, tmp_path / "orders.json"]
+    # It starts one process on a CPU, whatever number it is given, unless told this.
+    launcher = ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    launch(launcher, words)
+    on_two(tiny_model, rows, tmp_path / "own")
+    record = yaml.safe_load((tmp_path / "launched" / "run.yaml").read_text())
+    assert record["processes"] == 2
+    assert lines(tmp_path / "launched") == lines(tmp_path / "own")
+    own, launched = (tmp_path / name / WEIGHTS_FILE for name in ("own", "launched"))
+    assert own.read_bytes() == launched.read_bytes()
+
+
 @pytest.mark.slow
 def test_methods_under_torchrun(tiny_model, rows, tmp_path):
     orders = {
@@ -225,17 +253,7 @@ def test_methods_under_torchrun(tiny_model, rows, tmp_path):
     }
     (tmp_path / "orders.json").write_text(json.dumps(orders))
     words = [tiny_model, rows, tmp_path, tmp_path / "orders.json"]
-    path = os.pathsep.join([str(HELPERS), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
-            *("--nproc-per-node", "2", HERE / "torchrun_worker.py", *map(str, words)),
-        ],
-        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    launch(["torch.distributed.run", "--standalone", "--nproc-per-node", "2"], words)
     for name, order in orders.items():
         alone = tmp_path / f"{name}-alone"
         quiet_tune(tiny_model, rows, alone, **{**order, "batch_size": 4, "shard_base": False})
