@@ -2,12 +2,13 @@
 
     gossamer compare ... --output FOLDER
     python benchmarks/comparisons.py --results compare.jsonl --add word-problems=FOLDER --note "..."
-    python benchmarks/comparisons.py --results compare.jsonl --picture compare.png
+    python benchmarks/comparisons.py --results compare.jsonl --against lora --picture compare.png
 
 `--add DATA=FOLDER` takes over each finished run of a folder of `gossamer compare`, under the name
 that the data should have; a run that is known already is not taken again. The table has a column
 for each data set: the mean of the held-out loss over the seeds, its deviation, and how many seeds
-there are. The picture shows the same, with a line for the base model.
+there are. With `--against METHOD` there is a second table: by how much a method is above that one
+with the same seed, whose rows come in the same order. The picture shows losses, as in the first.
 """
 
 import argparse
@@ -36,6 +37,7 @@ def main() -> None:
     parser.add_argument("--add", nargs="*", default=[], metavar="DATA=FOLDER")
     parser.add_argument("--note", default="", help="what else was running, for the added runs")
     parser.add_argument("--budget", help="show only runs of this budget, such as steps=30")
+    parser.add_argument("--against", metavar="METHOD", help="also tell differences to this one")
     parser.add_argument("--picture", type=Path, help="draw the losses as PNG or SVG")
     args = parser.parse_args()
     known = read(args.results)
@@ -50,6 +52,8 @@ def main() -> None:
         args.results.write_text("".join(json.dumps(row) + "\n" for row in known))
     shown = [row for row in known if args.budget in (None, row["budget"])]
     print(table(shown))
+    if args.against is not None:
+        print("\n" + table(differences(shown, args.against)))
     if args.picture is not None:
         draw(shown, args.picture)
 
@@ -113,6 +117,16 @@ def _short(method: str, count: Counter[str]) -> str:
     """The method without its settings, where they tell it from no other."""
     name = method.split(" (")[0]
     return name if count[name] == 1 else method
+
+
+def differences(rows: list[Row], method: str) -> list[Row]:
+    """The rows with the losses above those of `method` on the same data with the same seed."""
+    base = {(row["data"], row["seed"]): row["loss"] for row in rows if method_of(row) == method}
+    return [
+        row | {"loss": row["loss"] - base[row["data"], row["seed"]]}
+        for row in rows
+        if (row["data"], row["seed"]) in base and row["entry"] != BASE
+    ]
 
 
 def cell(runs: list[Row] | None) -> str:
