@@ -219,7 +219,6 @@ CASES: dict[str, Case] = {
         name: Case(
             count=lambda s: LAYERS * (2 * RANK * HIDDEN + RANK),
             learns=("reft_rotate", "reft_weight", "reft_bias"),
-            starts_as_base=name != "loreft",
             rate=3e-2,
             tolerance=1e-5,
             merge="ReFT cannot be merged into the weights",

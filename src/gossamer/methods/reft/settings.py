@@ -38,20 +38,12 @@ class ReftSettings(MethodSettings):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of what the edit adds that is set to zero at random while training."""
 
-    start: Literal["random", "identity"] = "random"
-    """With `random` the first edits are random, as published; with `identity` the tuned model
-    begins exactly as its base."""
-
-
-class FreeReftSettings(ReftSettings):
-    """What DiReFT and NodiReFT have in common: projections that nothing ties to one another."""
-
     start: Literal["random", "identity"] = "identity"
     """With `identity` the tuned model begins exactly as its base; with `random` the first edits are
-    random, as published, of which 30 steps on SmolLM2-135M did not recover."""
+    random, as published, which took longer to learn on SmolLM2-135M."""
 
 
-class DireftSettings(FreeReftSettings):
+class DireftSettings(ReftSettings):
     """Settings of `direft`."""
 
     orthogonal: bool = False
@@ -63,5 +55,5 @@ class LoreftSettings(ReftSettings):
     """Settings of `loreft`."""
 
 
-class NodireftSettings(FreeReftSettings):
+class NodireftSettings(ReftSettings):
     """Settings of `nodireft`."""
