@@ -7,6 +7,7 @@ The order of a run, by files and folders:
     schedule      stages, learning rates, what learns in each round, and who takes part
     client        one client's part of a round, on a model that is in memory
     aggregation   one adapter of many, in seven ways
+    replies       what is not made an adapter of, and why
     server        what is sent, what is made of the replies, what must be remembered
     coordinator   the server's side of a run: stages, figures, checkpoints, the result
     run           all of it in one process, without a network; resumable after every round

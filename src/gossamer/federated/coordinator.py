@@ -61,6 +61,7 @@ class Coordinator:
             learning_rate_source=prepared.recorded.get("learning_rate_source"),
             quantization=prepared.recorded.get("quantization"),
         )
+        self._client_rows: dict[str, int] = {}
         self._metrics: MetricsFile | None = None
         self._began = 0.0
 
@@ -69,6 +70,7 @@ class Coordinator:
 
         `client_rows`: how many rows each client has. Raises `CheckpointError`.
         """
+        self._client_rows = dict(client_rows)
         self._recorded["client_rows"] = dict(client_rows)
         goes_on = self._restore() if resume else False
         if not resume:
@@ -101,6 +103,10 @@ class Coordinator:
     def download(self, plan: Round, client: int, *, lost_all: bool = False) -> Download:
         """Say what a client is sent in a round; `lost_all`: all, since it has lost what it had."""
         return self.server.download(plan, client, lost_all=lost_all)
+
+    def check_reply(self, plan: Round, client: int, reply: ClientReply, name: str) -> None:
+        """Raise `TrainingError` unless the round can be made of the reply of the client `name`."""
+        self.server.check(plan, client, reply, rows=self._client_rows.get(name))
 
     def finish_round(
         self,

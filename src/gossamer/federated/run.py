@@ -93,7 +93,9 @@ def _take(
         down += download.bytes
         try:
             tensors = run.server.state.tensors
-            replies[client] = run.learner.train(download.order, tensors, rows[client])
+            reply = run.learner.train(download.order, tensors, rows[client])
+            run.check_reply(plan, client, reply, names[client])
+            replies[client] = reply
         except Exception as error:
             # What happens to one client is not to end the round of the others.
             failed[names[client]] = one_line(f"{type(error).__name__}: {error}")

@@ -7,8 +7,15 @@ from typing import Any
 from gossamer.errors import TrainingError
 from gossamer.federated.aggregation import find_aggregation
 from gossamer.federated.aggregation.base import distance_to_mean
-from gossamer.federated.aggregation.tensors import FactorPair, Tensors, Upload, cut_to_rank
+from gossamer.federated.aggregation.tensors import (
+    FactorPair,
+    Tensors,
+    Upload,
+    cut_to_rank,
+    learns,
+)
 from gossamer.federated.client import ClientReply, Order
+from gossamer.federated.replies import check_reply
 from gossamer.federated.schedule import Round, round_seed
 from gossamer.federated.traffic import Traffic, pair_bytes, tensor_bytes
 
@@ -36,6 +43,9 @@ class Download:
     start: Tensors
     """What the stage began with, for a client that hears of it in a later round than its first,
     where the method must know; the first round's `tensors` are just that."""
+    since: int
+    """The rounds that were over when the client was sent what it is to have already; -1: it need
+    have nothing."""
 
     @property
     def bytes(self) -> int:
@@ -121,12 +131,28 @@ class FederatedServer:
             state.fixed if is_new else {},
             state.draw_seed,
             state.start if is_new and state.round > state.stage_since else {},
+            heard,
         )
+
+    def forget(self, client: int) -> None:
+        """Note that a client has lost what it was sent, so that it is sent all again."""
+        self.state.heard.pop(client, None)
+
+    def check(self, plan: Round, client: int, reply: ClientReply, *, rows: int | None) -> None:
+        """Raise `TrainingError` unless the round can be made of the reply of a client, which has
+        `rows` rows; None: that is not known."""
+        rank = self.rank_of(client)
+        asked = {
+            name: cut_to_rank(name, tensor, rank)
+            for name, tensor in self.state.tensors.items()
+            if learns(name, plan.parts)
+        }
+        check_reply(reply, asked, rows=rows)
 
     def finish(self, plan: Round, replies: Mapping[int, ClientReply]) -> dict[str, Any]:
         """Make one adapter of the replies, by client; returns the figures of the round.
 
-        Raises `TrainingError` if there is no reply.
+        The replies are ones that `check` has passed. Raises `TrainingError` if there is no reply.
         """
         if not replies:
             raise TrainingError(f"round {plan.number}: no client has answered; see the reasons")

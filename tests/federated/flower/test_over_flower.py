@@ -15,7 +15,7 @@ from flwr.app import Context, RecordDict
 from gossamer.errors import SettingError, TrainingError
 from gossamer.federated.client import Learner
 from gossamer.federated.flower.local_grid import LocalGrid
-from gossamer.federated.flower.server_app import find_clients
+from gossamer.federated.flower.nodes import find_clients
 from gossamer.federated.flower.simulate import simulate_over_flower
 from gossamer.federated.flower.write_app import write_app
 from gossamer.training.outputs.metrics import eval_records, read_metrics

@@ -1,6 +1,7 @@
 """Rounds over Flower: its messages, its strategies and mods for privacy, its processes.
 
     messages      what clients and server say, as Flower's records
+    nodes         which node is which client, also after one was restarted
     client_app    one client, wherever its rows are
     strategy      the rounds of a run as one of Flower's strategies
     server_app    the server, wherever clients are

@@ -24,17 +24,21 @@ from gossamer.federated.flower.messages import (
     ARRAYS,
     CONFIG,
     FIXED,
+    FORGOT,
     MERGED,
     METRICS,
     START,
+    ForgottenError,
     merged_key,
     read_draw_seed,
     read_order,
+    read_since,
     record_to_pairs,
     reply_content,
     to_record,
     to_tensors,
 )
+from gossamer.federated.flower.nodes import NO_NUMBER
 from gossamer.federated.flower.privacy import client_mods
 from gossamer.federated.settings import FederatedSettings
 from gossamer.training.data import load_data
@@ -42,7 +46,8 @@ from gossamer.training.prepare import prepare
 from gossamer.training.quiet import quiet_libraries
 
 TENSORS, STAGE = "tensors", "stage"
-NO_NUMBER = -1
+_NOTHING = {"stage": -1, "over": -1}
+"""What a node has that was sent nothing: in which stage, and after how many rounds, it last was."""
 
 
 def make_client_app(settings: FederatedSettings, files: Sequence[str] = ()) -> ClientApp:
@@ -79,7 +84,9 @@ def tell_reasons(message: Message, context: Context, call_next: Any) -> Message:
         # The whole of it stays with the client, in the log of a supernode.
         logging.getLogger("flwr").info("the client has failed", exc_info=error)
         why = f"{type(error).__name__}: {error}"
-        return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, why), reply_to=message)
+        raised = ErrorCode.CLIENT_APP_RAISED_EXCEPTION
+        code = FORGOT if isinstance(error, ForgottenError) else raised
+        return Message(Error(code, why), reply_to=message)
 
 
 @dataclass
@@ -98,7 +105,7 @@ class _Process:
     initial: Tensors = field(default_factory=dict)
     """What the model begins with, as the seed says."""
     rows: dict[str, list[Any]] = field(default_factory=dict)
-    adopted: int = NO_NUMBER
+    adopted: int = -1
     """The stage whose start was taken over from the server."""
 
     def __reduce__(self) -> Any:
@@ -108,6 +115,7 @@ class _Process:
         """Learn one round for a node; returns the content of its answer."""
         config: Any = content[CONFIG]
         order = read_order(config)
+        _check_memory(context.state, read_since(config))
         data = self._data(context)
         learner = self._load(context, data)
         if data not in self.rows:
@@ -130,7 +138,7 @@ class _Process:
     ) -> None:
         """Put what the server has sent to what the node has already."""
         assert self.learner is not None
-        before: Any = state.get(STAGE, {"stage": NO_NUMBER})
+        before: Any = state.get(STAGE, _NOTHING)
         is_new = before["stage"] != order.stage
         begins: Tensors = {}
         if draw_seed is not None:
@@ -143,12 +151,13 @@ class _Process:
         tensors = begins | to_tensors(sent)
         state[TENSORS] = to_record(tensors)
         if is_new:
-            state[STAGE] = ConfigRecord({"stage": order.stage})
             for name, otherwise in ((FIXED, ArrayRecord()), (START, to_record(tensors))):
                 state[name] = content.get(name, otherwise)
         for name in content:
             if name.startswith(f"{MERGED}-"):
                 state[name] = content[name]
+        # Last: who says that it has it, has all of it.
+        state[STAGE] = ConfigRecord({"stage": order.stage, "over": order.number - 1})
 
     def _data(self, context: Context) -> str:
         data = context.node_config.get("data")
@@ -182,6 +191,16 @@ _ARRIVED: dict[str, _Process] = {}
 def _arrived(settings: FederatedSettings, files: tuple[str, ...], name: str) -> _Process:
     """Return what this process has loaded of what was sent here under `name`."""
     return _ARRIVED.setdefault(name, _Process(settings, files, name))
+
+
+def _check_memory(state: RecordDict, since: int) -> None:
+    """Raise `ForgottenError` if the node lacks what it was sent when `since` rounds were over."""
+    noted: Any = state.get(STAGE, _NOTHING)
+    if noted["over"] < since:
+        raise ForgottenError(
+            f"this node was restarted and does not have what it was sent after round {since}; it "
+            "is sent all again in its next round"
+        )
 
 
 def _tensors(state: RecordDict, name: str) -> Tensors:

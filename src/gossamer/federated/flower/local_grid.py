@@ -25,6 +25,7 @@ class LocalGrid(Grid):
             number: Context(_ID, number, dict(config), RecordDict(), {})
             for number, config in enumerate(nodes, start=1)
         }
+        self._sent = 0
         self._replies: dict[str, Message] = {}
 
     def set_run(self, run: Any) -> None:
@@ -50,8 +51,9 @@ class LocalGrid(Grid):
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         ids = []
         for message in messages:
-            ids.append(f"message-{len(self._replies)}")
-            self._replies[ids[-1]] = self._answer(message)
+            reply = self._answer(message)
+            ids.append(reply.metadata.reply_to_message_id)
+            self._replies[ids[-1]] = reply
         return ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
@@ -63,6 +65,9 @@ class LocalGrid(Grid):
         return [self._answer(message) for message in messages]
 
     def _answer(self, message: Message) -> Message:
+        # As Flower's own grids do, where senders find it too.
+        self._sent += 1
+        message.metadata.__dict__["_message_id"] = f"message-{self._sent}"
         context = self._contexts[message.metadata.dst_node_id]
         try:
             return self._app(message, context)

@@ -7,6 +7,7 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from torch import Tensor
 
+from gossamer.errors import TrainingError
 from gossamer.federated.aggregation.tensors import FactorPair, Tensors
 from gossamer.federated.client import ClientReply, Order
 from gossamer.federated.server import Download
@@ -15,6 +16,13 @@ ARRAYS, CONFIG, METRICS = "arrays", "config", "metrics"
 FIXED, START, MERGED = "fixed", "start", "merged"
 _ALL = "all"
 _NONE = -1
+FORGOT = 1001
+"""The code of an error by which a client says that it lacks what it was sent before; none of
+Flower's own."""
+
+
+class ForgottenError(TrainingError):
+    """A client lacks what the server takes it to have."""
 
 
 def to_record(tensors: Mapping[str, Tensor]) -> ArrayRecord:
@@ -45,14 +53,9 @@ def merged_key(number: int) -> str:
     return f"{MERGED}-{number:06d}"
 
 
-def download_content(
-    download: Download, tensors: Mapping[str, Tensor], config: ConfigRecord, *, since: int
-) -> RecordDict:
-    """Make the content of the message that asks a client to learn.
-
-    `tensors` are what is sent of what the round begins with, `since` the rounds whose additions to
-    the base the client has, and `config` what Flower's own strategies say.
-    """
+def download_content(download: Download, config: ConfigRecord) -> RecordDict:
+    """Make the content of the message that asks a client to learn; `config` is what Flower's own
+    strategies say."""
     order = download.order
     said = ConfigRecord(
         {
@@ -64,13 +67,14 @@ def download_content(
             "rank": _NONE if order.rank is None else order.rank,
             "seed": order.seed,
             "draw-seed": _NONE if download.draw_seed is None else download.draw_seed,
+            "since": download.since,
         }
     )
-    content = RecordDict({ARRAYS: to_record(tensors), CONFIG: said})
+    content = RecordDict({ARRAYS: to_record(download.tensors), CONFIG: said})
     for name, more in ((FIXED, download.fixed), (START, download.start)):
         if more:
             content[name] = to_record(more)
-    for number, pairs in enumerate(download.merged, start=since + 1):
+    for number, pairs in enumerate(download.merged, start=max(download.since, 0) + 1):
         if pairs:
             content[merged_key(number)] = pairs_to_record(pairs)
     return content
@@ -96,6 +100,12 @@ def read_draw_seed(config: ConfigRecord) -> int | None:
     return None if value == _NONE else value
 
 
+def read_since(config: ConfigRecord) -> int:
+    """Read how many rounds were over when the client was sent what it is to have already."""
+    value: Any = config["since"]
+    return int(value)
+
+
 def reply_content(reply: ClientReply) -> RecordDict:
     """Make the content of a client's answer."""
     metrics = MetricRecord(
@@ -110,9 +120,19 @@ def reply_content(reply: ClientReply) -> RecordDict:
 
 
 def read_reply(content: RecordDict) -> ClientReply:
-    """Read a client's answer."""
-    metrics: Any = content[METRICS]
-    arrays: Any = content[ARRAYS]
+    """Read a client's answer; raises `TrainingError` if something is missing in it."""
+    metrics: Any = content.get(METRICS)
+    arrays: Any = content.get(ARRAYS)
+    if not isinstance(metrics, MetricRecord) or not isinstance(arrays, ArrayRecord):
+        raise TrainingError(
+            f"its reply has the records {sorted(content)} instead of '{ARRAYS}' and '{METRICS}'; "
+            "give the client the server's release"
+        )
+    for name in ("num-examples", "loss", "steps", "seconds"):
+        if name not in metrics:
+            raise TrainingError(
+                f"its reply does not tell '{name}'; give the client the server's release"
+            )
     return ClientReply(
         tensors=to_tensors(arrays),
         rows=metrics["num-examples"],

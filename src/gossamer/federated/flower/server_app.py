@@ -1,16 +1,13 @@
 """The server of a federated run as one of Flower's apps."""
 
 import logging
-import time
 from pathlib import Path
 
-from flwr.app import ConfigRecord, Context, Message, MessageType, RecordDict
+from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from gossamer.errors import TrainingError
 from gossamer.federated.coordinator import Coordinator
-from gossamer.federated.flower.client_app import NO_NUMBER
-from gossamer.federated.flower.messages import CONFIG, METRICS
+from gossamer.federated.flower.nodes import find_clients
 from gossamer.federated.flower.privacy import private_strategy
 from gossamer.federated.flower.strategy import RoundsStrategy
 from gossamer.federated.outputs.record import FederatedResult
@@ -24,11 +21,8 @@ from gossamer.training.quiet import quiet_libraries
 
 RESUME = "resume"
 """The name in an app's configuration by which a run that was stopped goes on."""
-WAIT_SECONDS = 600.0
-"""So long the server waits for as many nodes as there are clients."""
 ROUND_SECONDS = 6 * 3600.0
 """So long it waits for the replies of a round."""
-_POLL_SECONDS = 1.0
 
 
 def make_server_app(settings: FederatedSettings) -> ServerApp:
@@ -91,45 +85,6 @@ def check_folder(output: Path, *, resume: bool, overwrite: bool) -> None:
         check_resumable(output)
     else:
         check_free(output, overwrite=overwrite)
-
-
-def find_clients(grid: Grid, clients: int) -> dict[int, int]:
-    """Wait for the nodes and ask each for its number; Flower's id of each client by its number.
-
-    Nodes that have none get the numbers that are left. Raises `TrainingError`.
-    """
-    until = time.monotonic() + WAIT_SECONDS
-    while len(nodes := sorted(grid.get_node_ids())) < clients:
-        if time.monotonic() > until:
-            raise TrainingError(
-                f"{len(nodes)} of {clients} clients have come in {WAIT_SECONDS:.0f} seconds; start "
-                "more supernodes, or take fewer clients"
-            )
-        time.sleep(_POLL_SECONDS)
-    asked = [
-        Message(RecordDict({CONFIG: ConfigRecord({})}), node, MessageType.QUERY) for node in nodes
-    ]
-    found: dict[int, int] = {}
-    unnumbered = []
-    for reply in grid.send_and_receive(asked, timeout=WAIT_SECONDS):
-        if reply.has_error():
-            continue
-        node, number = reply.metadata.src_node_id, reply.content[METRICS]["client"]
-        if number == NO_NUMBER:
-            unnumbered.append(node)
-        elif number in found:
-            raise TrainingError(f"two nodes have partition-id {number}; give each its own")
-        else:
-            found[number] = node
-    left = (number for number in range(len(nodes)) if number not in found)
-    found |= dict(zip(left, sorted(unnumbered), strict=False))
-    chosen = {number: node for number, node in sorted(found.items()) if number < clients}
-    if sorted(chosen) != list(range(clients)):
-        raise TrainingError(
-            f"the nodes have the numbers {sorted(found)}; {clients} clients have partition-id 0 to "
-            f"{clients - 1}"
-        )
-    return chosen
 
 
 def _print(line: str) -> None:
