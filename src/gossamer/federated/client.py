@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import set_seed
 
 from gossamer.errors import TrainingError
+from gossamer.federated.additions import Additions
 from gossamer.federated.aggregation.base import Parts
 from gossamer.federated.aggregation.tensors import (
     FactorPair,
@@ -28,7 +29,6 @@ from gossamer.federated.aggregation.tensors import (
     pad_like,
     pair_names,
 )
-from gossamer.methods.common.low_rank import ADAPTER, lora_layers
 from gossamer.methods.pissa import START_FILE, Pissa
 from gossamer.training.data import EncodedData
 from gossamer.training.loop.build import build_model, build_trainer
@@ -82,8 +82,7 @@ class Learner:
         self.method = prepared.method
         self.context = replace(prepared.context, total_steps=rounds)
         self.stage = 0
-        self.merged_rounds = 0
-        """How many rounds' additions the base has had."""
+        self._additions = Additions()
         self.model = build_model(self.method, self.context, prepared.liger, prepared.start_from)
         self.learning = self._learning()
 
@@ -145,16 +144,7 @@ class Learner:
 
     def add_to_base(self, merged: Sequence[Mapping[str, FactorPair]]) -> None:
         """Add to the base what the server added in each round so far, as far as that is news."""
-        layers = dict(lora_layers(self.model)) if merged else {}
-        with torch.no_grad():
-            for pairs in merged[self.merged_rounds :]:
-                for path, pair in pairs.items():
-                    layer = layers[path]
-                    weight = layer.get_base_layer().weight
-                    change = layer.scaling[ADAPTER] * (pair.b.float() @ pair.a.float())
-                    change = change.t() if layer.fan_in_fan_out else change
-                    weight.copy_(weight.float() + change.to(weight.device))
-        self.merged_rounds = len(merged)
+        self._additions.take(self.model, merged)
 
     def train(
         self, order: Order, tensors: Mapping[str, Tensor], rows: Sequence[Any]

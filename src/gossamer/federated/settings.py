@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from gossamer.federated.gaussian import exact_delta, highest_epsilon
 from gossamer.federated.split import parse_split
 from gossamer.training.settings import RunSettings, assemble
 
@@ -83,10 +84,15 @@ class FederatedSettings(RunSettings):
     change; 1 and more is recommended."""
 
     privacy_epsilon: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 8.0
-    """With privacy local: the epsilon of one round of one client."""
+    """With privacy local: the epsilon of one round of one client. The noise is that of a formula
+    which holds up to 1; above, what it still holds for is accepted (8.4 with a delta of 1e-5)."""
 
     privacy_delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
     """With privacy local: the delta of one round of one client."""
+
+    round_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 21600.0
+    """Over Flower: the longest that the server waits for the replies of a round; a client that has
+    not answered by then is left out of it."""
 
     epochs: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     """Passes of a client over its rows in each round; not used where max_steps is given."""
@@ -123,6 +129,14 @@ class FederatedSettings(RunSettings):
             raise ValueError(
                 f"privacy {self.privacy} adds noise to a mean; take aggregation fedit or ffa"
             )
+        if self.privacy == "local":
+            epsilon, delta = self.privacy_epsilon, self.privacy_delta
+            if (exact := exact_delta(epsilon, delta)) > delta:
+                highest = highest_epsilon(epsilon, delta)
+                raise ValueError(
+                    f"privacy_epsilon={epsilon:g}: the noise for it has a delta of {exact:.3g}, "
+                    f"above privacy_delta={delta:g}; take at most {highest:.3g}"
+                )
         if self.export_rank is not None and self.aggregation not in ("flora", "fedex"):
             raise ValueError(
                 f"export_rank is for aggregation flora and fedex, whose rank grows; "

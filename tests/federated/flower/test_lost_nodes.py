@@ -63,12 +63,19 @@ def test_a_round_goes_on_without_a_node_that_is_gone(
 
 
 def test_a_node_that_never_answers_is_named(tiny_model, rows, tmp_path, monkeypatch):
+    waits = []
+
     class Silent(LocalGrid):
         def send_and_receive(self, messages, *, timeout=None):
+            messages = list(messages)
+            waits.extend((timeout, m.metadata.ttl) for m in messages if m.metadata.group_id)
             replies = super().send_and_receive(messages, timeout=timeout)
             return [r for r in replies if (r.metadata.group_id, r.metadata.src_node_id) != ("1", 3)]
 
-    run = over(Silent, monkeypatch, tiny_model, rows, tmp_path / "run", rounds=1)
+    run = over(Silent, monkeypatch, tiny_model, rows, tmp_path / "run", rounds=1, round_seconds=9e5)
+    assert {timeout for timeout, _ in waits} == {9e5}
+    # A message that has expired is no longer answered.
+    assert min(ttl for _, ttl in waits) > 9e5
     assert rounds_of(run)[0]["failed"] == {"2": "it did not answer in time"}
 
 

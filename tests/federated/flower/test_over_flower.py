@@ -17,7 +17,7 @@ from gossamer.federated.client import Learner
 from gossamer.federated.flower.local_grid import LocalGrid
 from gossamer.federated.flower.nodes import find_clients
 from gossamer.federated.flower.simulate import simulate_over_flower
-from gossamer.federated.flower.write_app import write_app
+from gossamer.federated.flower.write_app import read_settings, write_app
 from gossamer.training.outputs.metrics import eval_records, read_metrics
 
 SAME = {
@@ -211,6 +211,21 @@ def test_a_written_app_is_the_same_run(tiny_model, rows, tmp_path, monkeypatch):
         sys.modules.pop(name)
     with pytest.raises(SettingError, match="exists"):
         write_app(settings, tmp_path / "app")
+
+
+def test_a_written_app_runs_from_any_folder(tiny_model, rows, tmp_path, monkeypatch):
+    (tmp_path / "model").symlink_to(tiny_model)
+    (tmp_path / "rows.jsonl").symlink_to(rows)
+    monkeypatch.chdir(tmp_path)
+    settings = settings_of("model", "rows.jsonl", "run")
+    write_app(settings.model_copy(update={"start_from": "hub/name"}), tmp_path / "app")
+    made = read_settings(tmp_path / "app" / "gossamer_app")
+    assert made.model == str(tmp_path / "model")
+    assert made.eval_data == made.data == str(tmp_path / "rows.jsonl")
+    assert made.output == str(tmp_path / "run")
+    # What is no path here is a name.
+    assert made.start_from == "hub/name"
+    assert "-c constraints-federated.txt" in (tmp_path / "app" / "README.md").read_text()
 
 
 def test_settings_of_an_app_that_it_cannot_have(tiny_model, rows, tmp_path):

@@ -21,8 +21,6 @@ from gossamer.training.quiet import quiet_libraries
 
 RESUME = "resume"
 """The name in an app's configuration by which a run that was stopped goes on."""
-ROUND_SECONDS = 6 * 3600.0
-"""So long it waits for the replies of a round."""
 
 
 def make_server_app(settings: FederatedSettings) -> ServerApp:
@@ -71,7 +69,7 @@ def serve(
                 grid,
                 strategy.first_arrays(),
                 num_rounds=left,
-                timeout=ROUND_SECONDS,
+                timeout=settings.round_seconds,
                 evaluate_fn=strategy.judge,
             )
     finally:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from flwr.app import (
+    DEFAULT_TTL,
     ArrayRecord,
     ConfigRecord,
     Message,
@@ -88,7 +89,14 @@ class RoundsStrategy(Strategy):
                 whole = self._download(plan, client, lost_all=True)
                 content = download_content(whole, config)
                 again += whole.bytes - download.bytes
-            message = Message(content, nodes[client], MessageType.TRAIN, group_id=str(plan.number))
+            message = Message(
+                content,
+                nodes[client],
+                MessageType.TRAIN,
+                group_id=str(plan.number),
+                # Longer than the round: clocks of machines differ.
+                ttl=DEFAULT_TTL + run.settings.round_seconds,
+            )
             # Not the message: its content would stay in memory for the round.
             self._asked[client] = message.metadata
             messages.append(message)

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from gossamer.basemodel.catalog import CATALOG
 from gossamer.errors import SettingError
 from gossamer.federated.rows import DEFAULT_CLIENTS
 from gossamer.federated.settings import FederatedSettings
@@ -46,7 +47,8 @@ app = {make}(read_settings(Path(__file__).parent))
 _README = """\
 # A federated run with Gossamer and Flower
 
-On every machine, in a clone of Gossamer: `pip install -e '.[tune,federated]'`, and
+On every machine, in a clone of Gossamer and an environment of its own:
+`pip install -c constraints-federated.txt -e '.[tune,federated]'`, and
 `export FLWR_TELEMETRY_ENABLED=0`, since Flower reports to its makers otherwise.
 
 The server, which has the held-out rows and will have the adapter in `{output}`:
@@ -62,7 +64,8 @@ flower-supernode --insecure --superlink SERVER:9092 \\
     --node-config 'partition-id=0 data="/path/to/rows.jsonl"'
 ```
 
-(Several on one machine: give each a `--port` of its own, 9094 being the default.) Then, in this
+The base model is `{model}`; where a client has it elsewhere, add `model="/path/to/it"` to its
+configuration. Several on one machine need a `--port` each, 9094 being the default. Then, in this
 folder, with these lines in `~/.flwr/config.toml`:
 
 ```toml
@@ -101,6 +104,7 @@ def write_app(settings: FederatedSettings, folder: Path) -> list[str]:
     if folder.exists():
         raise SettingError(f"{folder} exists; choose another folder for the app")
     # Of an app, the server alone reads what the settings name, and clients have rows of their own.
+    settings = _with_whole_paths(settings)
     settings = settings.model_copy(update={"data": settings.eval_data})
     sides = (
         ("client", "client_app", "make_client_app"),
@@ -122,9 +126,21 @@ def write_app(settings: FederatedSettings, folder: Path) -> list[str]:
         )
         (scratch / "pyproject.toml").write_text(project)
         clients = settings.clients or DEFAULT_CLIENTS
-        readme = _README.format(output=settings.output, clients=clients)
+        readme = _README.format(output=settings.output, clients=clients, model=settings.model)
         (scratch / "README.md").write_text(readme)
     return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+
+
+def _with_whole_paths(settings: FederatedSettings) -> FederatedSettings:
+    """Write paths in full, since Flower starts the server in a folder of its own. What is the name
+    of a model or of a data set stays a name."""
+    changes = {"output": str(Path(settings.output).expanduser().absolute())}
+    for name in ("model", "eval_data", "start_from"):
+        value = getattr(settings, name)
+        is_name = value is None or (name == "model" and value in CATALOG)
+        if not is_name and (path := Path(value).expanduser()).exists():
+            changes[name] = str(path.absolute())
+    return settings.model_copy(update=changes)
 
 
 def read_settings(package: Path) -> FederatedSettings:
