@@ -121,10 +121,10 @@ def page() -> str:
             "What has more is refused before it is worked on, in a sentence that names the limit"
             " and the option that changes it, if there is one.",
             table(["what", "at most"], _limits()),
-            "Bodies are JSON: they need the header `Content-Type: application/json` (status 415"
-            " otherwise) and no `Content-Encoding`. A server without keys asks for its own name in"
-            " `Host` (status 421), and no call without a key changes anything for a web page of"
-            " another origin (status 403); see"
+            "Bodies are JSON: they have the header `Content-Type: application/json`, or none where"
+            " no browser sends them (status 415 otherwise), and no `Content-Encoding`. A server"
+            " without keys asks for its own name in `Host` (status 421), and no call without a key"
+            " changes anything for a web page of another origin (status 403); see"
             " [Keys and the network](../guides/serve.md#keys-and-the-network).",
             "## Metrics",
             table(["metric", "type", "what it says"], _metrics()),

@@ -218,6 +218,56 @@ def test_failures_on_the_way_end_a_stream(make_engine, send):
     }
 
 
+def test_hints_about_tools_and_texts_change_nothing(says, send):
+    engine = says("ok")
+    hints = {"eager_input_streaming": True, "defer_loading": True, "strict": True,
+             "cache_control": {"type": "ephemeral"}, "allowed_callers": ["direct"]}  # fmt: skip
+    said = {"type": "text", "text": "Hi", "citations": None, "of_tomorrow": 1}
+    for tool, block in ((TOOL, {"type": "text", "text": "Hi"}), ({**TOOL, **hints}, said)):
+        assert send(engine, tools=[tool], speed="fast", **blocks(block)).status_code == 200
+    assert engine.submitted[0].prompt_token_ids == engine.submitted[1].prompt_token_ids
+
+
+def test_examples_of_a_tool_are_shown(says, send):
+    engine = says("ok")
+    tool = {**TOOL, "input_examples": [{"city": "Oslo"}]}
+    assert send(engine, tools=[tool]).status_code == 200
+    assert '"examples": [{"city": "Oslo"}]' in prompt(engine)
+
+
+@pytest.mark.parametrize("content", ["It is", [{"type": "text", "text": "It is"}]])
+def test_an_answer_goes_on_with_its_beginning(says, send, content):
+    engine = says(" sunny.")
+    turns = [*HELLO, {"role": "assistant", "content": content}]
+    message = send(engine, messages=turns).json()
+    assert message["content"] == [{"type": "text", "text": " sunny."}]
+    assert prompt(engine).endswith("<|im_start|>assistant\nIt is")
+    count = send(engine, path=f"{ROUTE}/count_tokens", messages=turns, max_tokens=None).json()
+    assert count["input_tokens"] == len(engine.submitted[0].prompt_token_ids)
+
+
+def test_an_empty_beginning_is_none(says, send):
+    engine = says("ok")
+    send(engine)
+    for content in ("", []):
+        send(engine, messages=[*HELLO, {"role": "assistant", "content": content}])
+    assert len({each.prompt_token_ids for each in engine.submitted}) == 1
+
+
+def test_more_new_tokens_than_fit_are_those_that_fit(says, send):
+    engine = says("ok")
+    assert send(engine, max_tokens=32_000).status_code == 200
+    # As many as there is room for, which the engine knows.
+    assert engine.submitted[0].sampling.max_tokens is None
+    room = 4096 - len(engine.submitted[0].prompt_token_ids)
+    for asked in (room, 0):
+        send(engine, max_tokens=asked)
+        assert engine.submitted[-1].sampling.max_tokens == asked
+    reply = send(engine, max_tokens=32_000, messages=[{"role": "user", "content": "x" * 4096}])
+    assert reply.status_code == 400
+    assert "leaves no room" in reply.json()["error"]["message"]
+
+
 def blocks(*content, role="user"):
     return {"messages": [{"role": role, "content": list(content)}]}
 
@@ -238,6 +288,13 @@ REFUSED = [
     (blocks({"type": "tool_result", "tool_use_id": "t", "error": True}), "unknown field 'error'"),
     ({"system": 5}, "system must be a string"),
     ({"tools": [{"type": "bash_20250124", "name": "bash"}]}, "tools[0].type is 'bash_20250124'"),
+    ({"tools": [{**TOOL, "allowed_callers": ["code_execution_20250825"]}]}, "tools[0].allowed_cal"),
+    ({"tools": [{**TOOL, "input_examples": ["Oslo"]}]}, "tools[0].input_examples must be a list"),
+    ({"tools": [{**TOOL, "parameters": {}}]}, "unknown field 'parameters'; known: desc"),
+    (blocks({"type": "tool_use", "name": "f", "input": {}}, role="assistant"),
+     "messages[0] calls tools; send their results"),
+    ({"messages": [*HELLO, {"role": "assistant", "content": "x"}], "tools": [TOOL],
+      "tool_choice": {"type": "any"}}, "'messages' goes on with a text"),
     ({"tools": [{**TOOL, "input_schema": []}]}, "tools[0].input_schema must be a JSON schema"),
     ({"tool_choice": "any"}, "'tool_choice' must have the type"),
     ({"tool_choice": {"type": "any"}}, "needs 'tools'"),

@@ -35,17 +35,26 @@ def error_of(reply, status):
         ("POST", "/completions", "/v1/completions"),
         ("GET", "/models", "/v1/models"),
         ("GET", "/models/poet", "/v1/models/poet"),
+        ("POST", "/v1/v1/messages", "/v1/messages"),
+        ("POST", "/v1/v1/messages/count_tokens", "/v1/messages/count_tokens"),
+        ("POST", "/v1/chat/completions/chat/completions", "/v1/chat/completions"),
+        ("POST", "/chat/completions/chat/completions", "/v1/chat/completions"),
+        ("POST", "/v1/completions/chat/completions", "/v1/chat/completions"),
+        ("GET", "/v1/chat/completions/models", "/v1/models"),
+        ("POST", "/api/v1/chat/completions/", "/v1/chat/completions"),
         ("POST", "/v2/chat", None),
+        ("POST", "/v1/", None),
     ],
 )
-def test_a_base_url_without_v1(make_engine, ask, method, path, meant):
+def test_a_wrong_base_url(make_engine, ask, method, path, meant):
     message = error_of(ask(make_engine(), method, path), 404)["message"]
     assert f"no such route: {method} {path}" in message
     assert message.endswith(f"; did you mean {meant}?") is bool(meant)
 
 
 def test_a_long_address_is_not_repeated(make_engine, ask):
-    for path in ("/nonsense/" + "a" * 60_000, "/v1/models/" + "a" * 60_000):
+    far = "/x" * 30_000 + "/v1/models"
+    for path in ("/nonsense/" + "a" * 60_000, "/v1/models/" + "a" * 60_000, far):
         assert len(error_of(ask(make_engine(), "GET", path), 404)["message"]) < 400
 
 

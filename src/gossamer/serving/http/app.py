@@ -37,6 +37,9 @@ from gossamer.serving.key_file import KeyFile
 from gossamer.serving.key_ring import KeyRing
 from gossamer.serving.tokenization.tool_calls.families import CallParser
 
+MAX_PARTS = 6
+"""The most parts at the end of an unknown path that are looked at for what was meant."""
+
 
 def create_app(
     engine: EngineInterface, settings: HttpSettings, extensions: Sequence[Extension] = ()
@@ -164,12 +167,29 @@ def _is_route(http: Request, path: str) -> bool:
     return any(route.matches(scope)[0] is not Match.NONE for route in http.app.routes)
 
 
+def _meant(http: Request) -> str | None:
+    """The route that a client meant whose base URL has no `/v1`, or too much.
+
+    It may have that twice, be the address of a route, or have a part that others put before.
+    """
+    if _is_route(http, http.url.path):
+        return None
+    parts = http.url.path.strip("/").split("/")
+    first = max(0, len(parts) - MAX_PARTS)
+    for start in range(first, len(parts)):
+        rest = "/" + "/".join(parts[start:])
+        for path in (rest, f"/v1{rest}"):
+            if rest != "/" and _is_route(http, path):
+                return path
+    return None
+
+
 async def _routing_error(http: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code == 404:
         message = f"no such route: {cut(http.method)} {cut(http.url.path)}"
-        if _is_route(http, f"/v1{http.url.path}"):
-            message += f"; did you mean {cut(f'/v1{http.url.path}')}?"
+        if meant := _meant(http):
+            message += f"; did you mean {cut(meant)}?"
         return ApiError(404, message, code="unknown_route").response()
     if error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "another method")

@@ -95,15 +95,17 @@ def decode(body: bytes) -> dict[str, Any]:
 
 
 def _check_content_type(headers: Headers) -> None:
-    """Raise `ApiError` 415 for what is not said to be plain JSON.
+    """Raise `ApiError` 415 for what is not said to be plain JSON, or is compressed.
 
-    A web page may send anybody a form or plain text without being asked, but not JSON.
+    A web page may send anybody a form, plain text, or bytes of no type without asking first, but
+    not JSON. Programs may leave the type out: what no browser has sent is read as JSON.
     """
     given = headers.get("content-type", "")
     kind = given.partition(";")[0].strip().lower()
-    if kind != "application/json" and not (
+    is_json = kind == "application/json" or (
         kind.startswith("application/") and kind.endswith("+json")
-    ):
+    )
+    if not is_json and ("content-type" in headers or _is_of_browser(headers)):
         what = f"the body is sent as '{cut(given)}'" if given else "the body has no content type"
         raise ApiError(
             415,
@@ -118,6 +120,20 @@ def _check_content_type(headers: Headers) -> None:
             f"bodies in Content-Encoding '{cut(encoding)}' are not read; send it uncompressed",
             code="unsupported_media_type",
         )
+
+
+def _is_of_browser(headers: Headers) -> bool:
+    """Whether a browser may have sent this, on whosever page.
+
+    Browsers of today send `Origin` with each POST to another site, and pages cannot leave it out.
+    Older ones left it out with some (Firefox before 70, with typeless bytes); pages can leave out
+    `Referer`, but change the name of the browser only where they have asked first.
+    """
+    if any(name.startswith("sec-fetch-") for name in headers):
+        return True
+    if "origin" in headers or "referer" in headers:
+        return True
+    return headers.get("user-agent", "").strip().lower().startswith(("mozilla/", "opera/"))
 
 
 def _check_parts(body: bytes) -> None:

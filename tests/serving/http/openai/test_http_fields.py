@@ -192,7 +192,13 @@ def test_json_by_any_of_its_names_is_read(make_engine, ask, kind):
         ({"Content-Type": "application/x-www-form-urlencoded"}, "x-www-form-urlencoded'; add"),
         ({"Content-Type": "text/plain"}, "'text/plain'; add the header 'Content-Type: app"),
         ({"Content-Type": "text/json+json"}, "-H 'Content-Type: application/json'"),
-        ({}, "no content type"),
+        ({"Content-Type": ""}, "no content type"),
+        ({"Origin": "http://localhost"}, "no content type"),
+        ({"Origin": "http://localhost", "User-Agent": "x"}, "no content type"),
+        ({"Sec-Fetch-Site": "none"}, "no content type"),
+        ({"Sec-Fetch-Mode": "no-cors"}, "no content type"),
+        ({"Referer": "http://localhost/a"}, "no content type"),
+        ({"User-Agent": "Mozilla/5.0 (X11; rv:60.0) Gecko/20100101"}, "no content type"),
         ({"Content-Type": "application/json", "Content-Encoding": "gzip"}, "'gzip' are not read"),
     ],
 )
@@ -205,6 +211,16 @@ def test_other_bodies_are_not_read(make_engine, ask, headers, part, keys):
     assert response.status_code == 415
     assert part in response.json()["error"]["message"]
     assert engine.submitted == []
+
+
+@pytest.mark.parametrize("keys", [(), ("secret",)])
+def test_a_program_may_leave_the_content_type_out(make_engine, ask, keys):
+    headers = {"Authorization": "Bearer secret"}
+    content, settings = b'{"model": "tiny", "prompt": "a"}', HttpSettings(api_keys=keys)
+    response = ask(
+        make_engine(), "POST", PLAIN, content=content, headers=headers, settings=settings
+    )
+    assert response.status_code == 200
 
 
 def test_long_values_are_cut_in_messages(make_engine, ask):

@@ -1,6 +1,9 @@
 """The official client against a real server."""
 
+from functools import partial
+
 import openai
+import pydantic
 import pytest
 from live_server import live
 
@@ -125,3 +128,19 @@ def test_client_retries_when_told_to(client_of):
     client = client_of(refuse=lambda request: refusals.pop() if refusals else None)
     reply = client.with_options(max_retries=1).chat.completions.create(model="tiny", messages=HELLO)
     assert reply.choices[0].message.content
+
+
+@pytest.mark.filterwarnings("ignore:Pydantic serializer")  # its own, of its own message
+def test_a_parsed_message_goes_on(client_of):
+    class Answer(pydantic.BaseModel):
+        word: str
+
+    def script(request):
+        return ['{"word": ', '"sun"}']
+
+    client = client_of(script=script)
+    ask = partial(client.chat.completions.parse, model="tiny", response_format=Answer)
+    message = ask(messages=HELLO).choices[0].message
+    assert message.parsed == Answer(word="sun")
+    for again in (message, message.model_dump(), message.to_dict()):
+        assert ask(messages=[*HELLO, again, *HELLO]).choices[0].message.parsed.word == "sun"

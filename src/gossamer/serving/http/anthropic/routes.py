@@ -57,7 +57,9 @@ async def create_message(http: Request) -> Response:
     context = Context.of(http)
     call = _Call(context)
     rules = partial(calling.rules, context.call_parser)
-    route = Route(call.parse, call.reply, context.encoder.chat, rules)
+    # These clients have to send a limit, and send that of a large model whatever is served.
+    chat = context.encoder.chat
+    route = Route(call.parse, call.reply, chat, rules, cuts_length=True)
     return await _shaped(http, answer(http, route))
 
 

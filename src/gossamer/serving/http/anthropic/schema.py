@@ -40,6 +40,7 @@ _TOOL = {
         "name": _TEXT,
         "description": _TEXT,
         "input_schema": {"type": "object"},
+        "input_examples": {"type": "array", "items": {"type": "object"}},
         "strict": {"type": "boolean"},
     },
 }

@@ -8,7 +8,13 @@ from gossamer.serving.http.errors import ApiError
 from gossamer.serving.http.openai import unsupported_fields
 from gossamer.serving.http.openai.chat.bounds import invalid
 from gossamer.serving.http.openai.chat.field_names import FieldNames
-from gossamer.serving.http.openai.field_rules import BLOCK, MESSAGES, THINKING, TOOL_BLOCK
+from gossamer.serving.http.openai.field_rules import (
+    BLOCK,
+    CLIENT_TOOL,
+    MESSAGES,
+    THINKING,
+    TOOL_BLOCK,
+)
 from gossamer.serving.http.openai.request_schema import ChatBody
 from gossamer.serving.http.openai.sizes import SizeLimits
 from gossamer.serving.http.openai.unsupported_fields import shown
@@ -24,7 +30,7 @@ OWN = (
 """Fields that are this route's."""
 
 
-_TOOL = ("name", "description", "input_schema", "type", "strict", "cache_control")
+_TOOL = ("name", "description", "input_schema", "input_examples", "type")
 _USE_FIELDS = ("type", "id", "name", "input")
 _RESULT_FIELDS = ("type", "tool_use_id", "content", "is_error")
 _THINKS = {"enabled": True, "disabled": False, "adaptive": None}
@@ -42,6 +48,7 @@ _NAMES = {
     "tool_choice.function": "tool_choice",
     "reasoning_effort": "output_config.effort",
     "parallel_tool_calls": "tool_choice.disable_parallel_tool_use",
+    "continue_final_message": "messages",
 }
 """The fields of a chat that have other names here."""
 
@@ -81,11 +88,19 @@ def to_chat(
         chat |= _thinking(known["thinking"], known.get("chat_template_kwargs", {}))
     made = dict(_NAMES)
     chat["messages"] = _messages(known, made)
+    if _is_begun(chat["messages"]):
+        chat["continue_final_message"] = True
     names = FieldNames(made)
     try:
-        return ChatBody.parse(chat, limits), names
+        body = ChatBody.parse(chat, limits)
     except ApiError as error:
         raise names.renamed(error) from None
+    if body.messages[-1].tool_calls:
+        place = f"messages[{len(known['messages']) - 1}]"
+        raise invalid(
+            place, f"{place} calls tools; send their results as 'tool_result' in a message after it"
+        )
+    return body, names
 
 
 def _tool(tool: Any, where: str) -> Values:
@@ -96,10 +111,17 @@ def _tool(tool: Any, where: str) -> Values:
         raise invalid(
             f"{where}.type", f"{where}.type is {kind}: only tools of clients are supported"
         )
-    known = unsupported_fields.keep_supported(tool, _TOOL, {}, where=f"{where}.")
+    known = unsupported_fields.keep_supported(tool, _TOOL, CLIENT_TOOL, where=f"{where}.")
     function: Values = {name: known[name] for name in ("name", "description") if name in known}
     if "input_schema" in known:
         function["parameters"] = known["input_schema"]
+    examples = known.get("input_examples", [])
+    if not isinstance(examples, list) or not all(isinstance(each, dict) for each in examples):
+        place = f"{where}.input_examples"
+        raise invalid(place, f"{place} must be a list of objects")
+    if examples and isinstance(known.get("input_schema"), dict):
+        # Where JSON Schema has them, so that templates show them.
+        function["parameters"] = {**known["input_schema"], "examples": examples}
     return {"type": "function", "function": function}
 
 
@@ -161,6 +183,18 @@ def _messages(known: Mapping[str, Any], names: dict[str, str]) -> list[Values]:
             raise invalid(place, f"{place} must be an object with the role 'user' or 'assistant'")
         _add(messages, names, place, turn)
     return messages
+
+
+def _is_begun(messages: list[Values]) -> bool:
+    """Whether the last of `messages` is the beginning of the answer; one without text is left
+    out."""
+    last = messages[-1]
+    if last["role"] != "assistant" or "tool_calls" in last:
+        return False
+    if last["content"] in ("", []) and len(messages) > 1:
+        messages.pop()
+        return False
+    return True
 
 
 def _texts(content: Any, place: str) -> Any:

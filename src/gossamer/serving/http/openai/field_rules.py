@@ -134,6 +134,7 @@ MESSAGE: dict[str, Rule] = {
     "audio": _refused("messages are text"),
     "refusal": _refused("send what was said as `content`"),
     "annotations": _ignored(_KEPT),
+    "parsed": _ignored(_KEPT + "; OpenAI's client makes it of `content`"),
     "reasoning_content": _ignored("of the assistant's turns, where templates read it"),
     "reasoning": _ignored("of the assistant's turns, where templates read it"),
     "reasoning_details": _ignored(_KEPT),
@@ -199,21 +200,36 @@ MESSAGES: dict[str, Rule] = {
     "context_management": _ignored("what is sent is shown to the model, whole"),
     "container": _empty("nothing is run on the server"),
     "mcp_servers": _empty("nothing is asked of other servers"),
+    "diagnostics": _ignored("a wish to hear of caches"),
+    "speed": _ignored("a tier of price; the server is as fast as it is"),
+    "user_profile_id": _ignored(_LABEL),
+    "workspace_id": _ignored(_LABEL),
 }
 """Fields of POST /v1/messages, Anthropic's."""
 
 BLOCK: dict[str, Rule] = {
     "cache_control": _ignored(_CACHE),
     "citations": _ignored(_KEPT),
+    OTHERS: _ignored("only `text` of a block is read"),
 }
 """Fields of blocks of text in POST /v1/messages."""
 
 TOOL_BLOCK: dict[str, Rule] = {
     "cache_control": _ignored(_CACHE),
     "caller": _ignored(_KEPT),
+    "toolset_name": _ignored(_KEPT),
 }
 """Fields of `tool_use` and `tool_result` in POST /v1/messages; the text of a result with `is_error`
 begins with `Error: `."""
+
+CLIENT_TOOL: dict[str, Rule] = {
+    **TOOL,
+    "eager_input_streaming": _ignored("what a call says is streamed as it comes in any case"),
+    "defer_loading": _ignored("a hint to shorten prompts; each tool is shown from the start"),
+    "allowed_callers": _only(["direct"], reason="no programs run here that could call tools"),
+}
+"""Fields of `tools` in POST /v1/messages; `input_examples` are shown to the model as the `examples`
+of the schema."""
 
 THINKING: dict[str, Rule] = {
     "budget_tokens": _ignored("templates know no number; `max_tokens` bounds thoughts too"),
@@ -234,6 +250,7 @@ TABLES = {
     "`/v1/messages`": MESSAGES,
     "blocks of text of `/v1/messages`": BLOCK,
     "`tool_use` and `tool_result` of `/v1/messages`": TOOL_BLOCK,
+    "`tools` of `/v1/messages`": CLIENT_TOOL,
     "`thinking` of `/v1/messages`": THINKING,
 }
 """All decisions, by where the fields are."""

@@ -55,14 +55,16 @@ def plan(
     max_context: int,
     tenant: str = DEFAULT_TENANT,
     rules: AnswerRules | None = None,
+    cuts_length: bool = False,
 ) -> list[EngineRequest]:
     """Plan requests in the order of the choices: all of the first prompt, then of the second.
 
     The base model's own name asks for no adapter. Raises `ApiError` 400 for a prompt that is
     empty or leaves no room in the context.
     """
-    for prompt in prompts:
-        check_length(len(prompt), body.new_tokens, max_context)
+    new_tokens = [_new_tokens(body, prompt, max_context, cuts=cuts_length) for prompt in prompts]
+    for prompt, new in zip(prompts, new_tokens, strict=True):
+        check_length(len(prompt), new, max_context)
     adapter = None if body.model == model_name else body.model
     samplings = [
         replace(_sampling(body, choice), **(rules.sampling if rules else {}))
@@ -73,13 +75,24 @@ def plan(
             request_id=f"{reply_id}-{number * body.num_drawn + choice}",
             prompt_token_ids=prompt,
             adapter=adapter,
-            sampling=sampling,
+            sampling=replace(sampling, max_tokens=new_tokens[number]),
             tenant=tenant,
             priority=body.priority,
         )
         for number, prompt in enumerate(prompts)
         for choice, sampling in enumerate(samplings)
     ]
+
+
+def _new_tokens(
+    body: GenerationBody, prompt: TokenIds, max_context: int, *, cuts: bool
+) -> int | None:
+    """The most new tokens that are asked for; None: as many as there is room for."""
+    asked = body.new_tokens
+    if cuts and asked is not None and asked > max(max_context - len(prompt), 0):
+        # What an adapter puts before the prompt, and the memory, may leave less than the context.
+        return None
+    return asked
 
 
 def _sampling(body: GenerationBody, choice: int) -> SamplingParams:
@@ -133,6 +146,8 @@ class Route(Generic[Body]):
     """The turns of work that encode a body; making the list is quick."""
     rules: Callable[[Body, list[TokenIds]], AnswerRules] = lambda body, prompts: AnswerRules()
     """How the answers to a body and its prompts are read."""
+    cuts_length: bool = False
+    """Whether a call may ask for more new tokens than the context leaves, and gets those."""
 
 
 _Unsubmitted = tuple[list[EngineRequest], "Future[object]"]
@@ -221,6 +236,7 @@ async def _submit(
             max_context=engine.max_context,
             tenant=caller.tenant,
             rules=reply.rules,
+            cuts_length=route.cuts_length,
         )
         form = requests[0].sampling.structured_outputs
         if form is not None and isinstance(engine, PreparingEngine):
