@@ -48,6 +48,20 @@ def _check_positions(config: Any) -> None:
                 f"models with '{found}' rotary embeddings cannot be served: their result depends "
                 "on the other requests of a batch"
             )
+    # Both begin thousands of tokens into a text, where no comparison of short texts sees them.
+    if "chunked_attention" in (getattr(config, "layer_types", None) or ()):
+        size = getattr(config, "attention_chunk_size", None)
+        raise UnsupportedModelError(
+            f"models with chunked attention (attention_chunk_size={size}) cannot be served: here "
+            "each token sees all before it, or a sliding window"
+        )
+    if getattr(config, "attn_temperature_tuning", False) and not all(
+        getattr(config, "no_rope_layers", None) or [0]
+    ):
+        raise UnsupportedModelError(
+            "models with attn_temperature_tuning cannot be served: they scale queries by their "
+            "place in a step, which here is none in their text"
+        )
 
 
 if TYPE_CHECKING:

@@ -90,6 +90,12 @@ def test_what_attention_is_told_and_does_not_know_is_refused(tmp_path, monkeypat
     [
         ("bloom", {"num_key_value_heads": 4}, "'bloom' cannot be served"),
         ("mamba", {}, "'mamba' cannot be served"),
+        ("llama4_text", {}, "with chunked attention"),
+        (
+            "llama4_text",
+            {"layer_types": ["full_attention"] * 2, "no_rope_layers": [1, 0]},
+            "attn_temperature_tuning cannot be served",
+        ),
         ("lfm2", {"layer_types": ["conv", "full_attention"]}, "'lfm2' cannot be served: .*chunk"),
     ],
 )
@@ -116,6 +122,29 @@ def test_windows_are_short_only_while_a_model_is_judged(tmp_path):
     with short_windows(model):
         assert windows() == {None, WINDOW}
     assert windows() == {None, 50}
+
+
+ROPE = {
+    "rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "beta_fast": 32.0, "beta_slow": 1.0,
+    "mscale": 1.0, "mscale_all_dim": 1.0, "original_max_position_embeddings": 64,
+    "llama_4_scaling_beta": 2.0,
+}  # fmt: skip
+
+
+def test_scales_that_begin_late_are_seen(tmp_path, monkeypatch):
+    folder = make_family(tmp_path / "model", "ministral3", head_dim=16, rope_parameters=ROPE)
+    open_and_close(folder)
+    monkeypatch.setenv("GOSSAMER_HOME", str(tmp_path / "again"))
+
+    def unscaled(model):
+        rope = model.config.rope_parameters
+        found = expect(model)
+        rope["llama_4_scaling_beta"] = 0.0
+        return found
+
+    monkeypatch.setattr(trial, "expect", unscaled)
+    with pytest.raises(UnsupportedModelError, match=r"differs .* in a logit"):
+        open_and_close(folder)
 
 
 def test_layers_that_do_not_see_each_token_once_take_no_adapters():

@@ -10,6 +10,7 @@ from torch import Tensor
 
 WINDOW = 8
 """Positions that a window sees while a model is judged, so that short texts are longer than it."""
+_SCALED_FROM = "original_max_position_embeddings"
 LENGTHS = (24, 9)
 """Tokens of the two texts: one long enough for attention to take whole products."""
 
@@ -42,12 +43,20 @@ def expect(model: Any) -> Expectation:
 
 @contextmanager
 def short_windows(model: Any) -> Iterator[None]:
-    """Let windows of attention that are longer be `WINDOW` meanwhile."""
+    """Let windows of attention that are longer be `WINDOW` meanwhile.
+
+    So are the positions after which queries are scaled more (`llama_4_scaling_beta`).
+    """
     found = [
         (holder, value)
         for holder in (model.config, *model.modules())
         if type(value := getattr(holder, "sliding_window", None)) is int and value > WINDOW
     ]
+    rope = getattr(model.config, "rope_parameters", None)
+    scaled: dict[str, Any] = {}
+    if isinstance(rope, dict) and rope.get("llama_4_scaling_beta") is not None:
+        scaled = {_SCALED_FROM: rope.get(_SCALED_FROM)}
+        rope[_SCALED_FROM] = WINDOW
     for holder, _ in found:
         holder.sliding_window = WINDOW
     try:
@@ -55,3 +64,5 @@ def short_windows(model: Any) -> Iterator[None]:
     finally:
         for holder, value in found:
             holder.sliding_window = value
+        if isinstance(rope, dict):
+            rope.update(scaled)
