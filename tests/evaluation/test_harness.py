@@ -97,6 +97,24 @@ def test_every_kind_of_task_gets_what_transformers_say(
                     assert str(one) == str(other)
 
 
+def test_repeats_of_a_prompt_are_drawn_anew(llm):
+    from lm_eval.api.instance import Instance
+
+    from gossamer.evaluation.backend import Answers, GossamerLM
+    from gossamer.evaluation.scorer import Scorer
+
+    def drawn(**options):
+        given = {"until": [], "max_gen_toks": 8, **options}
+        one = Instance("generate_until", {}, ("What?", given), 0)
+        return backend.generate_until([one] * 4)
+
+    backend = GossamerLM(Answers(Scorer(llm, [None])), None, llm.engine.tokenizer)
+    several = drawn(do_sample=True, temperature=1.0)
+    assert len(set(several)) > 1
+    assert drawn(do_sample=True, temperature=1.0) == several
+    assert len(set(drawn())) == 1
+
+
 def test_the_command_prints_and_writes_a_table(
     tiny_model, adapters_to_score, tasks, tmp_path, capsys
 ):

@@ -1,6 +1,8 @@
 """The engine as a backend of lm-evaluation-harness: one face for each model, one batch for all."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from lm_eval.api.model import TemplateLM
@@ -137,8 +139,12 @@ class GossamerLM(TemplateLM):
         return [sum(next(found).logprob for _ in own) for own in windows]
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
-        """Answer prompts, each up to its first stop text."""
+        """Answer prompts, each up to its first stop text.
+
+        A prompt that is asked again is drawn anew: each time with the next seed.
+        """
         asked, stops = [], []
+        times: Counter[tuple[tuple[int, ...], SamplingParams]] = Counter()
         for context, options in (request.args for request in requests):
             sampling = self._sampling(options)
             assert sampling.max_tokens is not None
@@ -148,7 +154,13 @@ class GossamerLM(TemplateLM):
                     f"a task asks for answers of {sampling.max_tokens} tokens, and the context is "
                     f"{self.max_length}; give a larger --max-context"
                 )
-            asked.append((tuple(self.tok_encode(context)[-room:]), sampling))
+            prompt = tuple(self.tok_encode(context)[-room:])
+            seed = self._seed + times[prompt, sampling]
+            times[prompt, sampling] += 1
+            if sampling.temperature:
+                asked.append((prompt, replace(sampling, seed=seed)))
+            else:  # Greedy answers are all the same, and asked for once.
+                asked.append((prompt, sampling))
             stops.append(list(sampling.stop))
         texts = self._answers.texts(self._model, asked)
         return [
