@@ -44,7 +44,9 @@ large = client.messages.create(
 )
 assert large.stop_reason in ("end_turn", "stop_sequence", "max_tokens")
 
-forced = {**same, "max_tokens": 100, "tools": [tool], "tool_choice": {"type": "any"}}
+# The likeliest tokens of a random model are spaces for ever, which JSON allows.
+drawn = {"extra_body": {"temperature": 1, "seed": 3}, "max_tokens": 600}
+forced = {**same, **drawn, "tools": [tool], "tool_choice": {"type": "any"}}
 called = client.messages.create(messages=hello, **forced)
 [use] = called.content
 assert (called.stop_reason, use.type, use.name) == ("tool_use", "tool_use", "get_weather")
