@@ -97,7 +97,7 @@ def test_every_kind_of_task_gets_what_transformers_say(
                     assert str(one) == str(other)
 
 
-def test_repeats_of_a_prompt_are_drawn_anew(llm):
+def test_each_repeat_of_a_prompt_is_drawn(llm):
     from lm_eval.api.instance import Instance
 
     from gossamer.evaluation.backend import Answers, GossamerLM

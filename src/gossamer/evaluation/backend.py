@@ -141,7 +141,7 @@ class GossamerLM(TemplateLM):
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
         """Answer prompts, each up to its first stop text.
 
-        A prompt that is asked again is drawn anew: each time with the next seed.
+        A prompt that is asked again is drawn again, each time with the next seed.
         """
         asked, stops = [], []
         times: Counter[tuple[tuple[int, ...], SamplingParams]] = Counter()
