@@ -6,12 +6,14 @@ from typing import Literal
 
 import instructor
 from openai import OpenAI
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 
 class City(BaseModel):
     """A city. Its fields have few values, so that any model finishes it."""
 
+    # Other fields would be free text, which a random model need not end.
+    model_config = ConfigDict(extra="forbid")
     name: Literal["Paris", "Rome"]
     is_large: bool
 

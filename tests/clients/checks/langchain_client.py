@@ -5,12 +5,14 @@ import sys
 from typing import Literal
 
 from langchain_openai import ChatOpenAI
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 
 class City(BaseModel):
     """A city. Its fields have few values, so that any model finishes it."""
 
+    # Other fields would be free text, which a random model need not end.
+    model_config = ConfigDict(extra="forbid")
     name: Literal["Paris", "Rome"]
     is_large: bool
 
