@@ -2,29 +2,16 @@
 
 import pytest
 import torch
-from federated_runs import LOW_RANK, federate, settings_of, weights, write_kinds
+from federated_runs import LOW_RANK, federate, settings_of, weights
 from runs import quiet_tune
 
 from gossamer.federated.client import Learner
 from gossamer.methods.common.peft_method import PeftMethod
 from gossamer.training.prepare import prepare
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
 STEP = {"max_steps": 1, "batch_size": 48, "learning_rate": 3e-3}
 """All rows in one step, so that their order does not matter."""
-
-
-@pytest.fixture(scope="module")
-def rows(tmp_path_factory):
-    return write_kinds(tmp_path_factory.mktemp("data") / "rows.jsonl")
-
-
-@pytest.fixture(autouse=True)
-def _no_pictures(monkeypatch):
-    for where in (
-        "gossamer.training.run.draw_loss_curve",
-        "gossamer.federated.coordinator.draw_rounds",
-    ):
-        monkeypatch.setattr(where, lambda *args, **options: None)
 
 
 def central(base, rows, output, **settings):

@@ -4,7 +4,7 @@ import socket
 
 import pytest
 import torch
-from federated_runs import LOW_RANK, federate, rounds_of, weights, write_kinds
+from federated_runs import LOW_RANK, federate, rounds_of, weights
 from peft import PeftModel
 from runs import quiet_tune
 
@@ -16,19 +16,7 @@ from gossamer.federated.settings import assemble_federated
 from gossamer.methods.common.sparse_delta.mask import num_entries
 from gossamer.training.outputs.metrics import eval_records, read_metrics
 
-
-@pytest.fixture(scope="module")
-def rows(tmp_path_factory):
-    return write_kinds(tmp_path_factory.mktemp("data") / "rows.jsonl")
-
-
-@pytest.fixture(autouse=True)
-def _no_pictures(monkeypatch):
-    for where in (
-        "gossamer.training.run.draw_loss_curve",
-        "gossamer.federated.coordinator.draw_rounds",
-    ):
-        monkeypatch.setattr(where, lambda *args, **options: None)
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
 def products(folder):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from federated_runs import federate, rounds_of, settings_of, weights, write_kinds
+from federated_runs import federate, rounds_of, settings_of, weights
 
 pytest.importorskip("flwr", reason="flwr is not installed; make test-federated runs these tests")
 
@@ -14,17 +14,6 @@ from gossamer.federated.client import Learner
 from gossamer.federated.flower import simulate
 from gossamer.federated.flower.local_grid import LocalGrid
 from gossamer.federated.flower.messages import ARRAYS, METRICS
-
-
-@pytest.fixture(scope="module")
-def rows(tmp_path_factory):
-    return write_kinds(tmp_path_factory.mktemp("data") / "rows.jsonl")
-
-
-@pytest.fixture(autouse=True)
-def _home(monkeypatch, tmp_path_factory):
-    monkeypatch.setenv("FLWR_HOME", str(tmp_path_factory.mktemp("flwr")))
-    monkeypatch.setattr("gossamer.federated.coordinator.draw_rounds", lambda *args: None)
 
 
 def over(grid, monkeypatch, base, rows, output, *, told=None, **settings):

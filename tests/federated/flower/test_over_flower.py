@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from federated_runs import LOW_RANK, federate, rounds_of, settings_of, weights, write_kinds
+from federated_runs import LOW_RANK, federate, rounds_of, settings_of, weights
 
 pytest.importorskip("flwr", reason="flwr is not installed; make test-federated runs these tests")
 
@@ -36,17 +36,6 @@ SAME = {
     },
     "federa": {"method": "federa", "clients_per_round": 2, "rounds": 3},
 }
-
-
-@pytest.fixture(scope="module")
-def rows(tmp_path_factory):
-    return write_kinds(tmp_path_factory.mktemp("data") / "rows.jsonl")
-
-
-@pytest.fixture(autouse=True)
-def _home(monkeypatch, tmp_path_factory):
-    monkeypatch.setenv("FLWR_HOME", str(tmp_path_factory.mktemp("flwr")))
-    monkeypatch.setattr("gossamer.federated.coordinator.draw_rounds", lambda *args: None)
 
 
 def over_flower(base, rows, output, **settings):

@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 import torch
-from federated_runs import LOW_RANK, federate, rounds_of, settings_of, weights, write_kinds
+from federated_runs import LOW_RANK, federate, rounds_of, settings_of, weights
 
 pytest.importorskip("flwr", reason="flwr is not installed; make test-federated runs these tests")
 
@@ -34,17 +34,10 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module")
-def rows(tmp_path_factory):
-    return write_kinds(tmp_path_factory.mktemp("data") / "rows.jsonl")
-
-
 @pytest.fixture(autouse=True)
-def _home(monkeypatch, tmp_path_factory):
-    monkeypatch.setenv("FLWR_HOME", str(tmp_path_factory.mktemp("flwr")))
+def _path(monkeypatch):
     # The engine writes it.
     monkeypatch.setenv("PYTHONPATH", os.environ.get("PYTHONPATH", ""))
-    monkeypatch.setattr("gossamer.federated.coordinator.draw_rounds", lambda *args: None)
 
 
 def on_engine(base, rows, output, **settings):
