@@ -5,6 +5,7 @@ from pathlib import Path
 
 from runs import write_rows
 from safetensors.torch import load_file
+from torch.testing import assert_close
 
 from gossamer.federated.run import simulate
 from gossamer.federated.settings import FederatedSettings
@@ -51,6 +52,12 @@ def federate(base, rows, output, *, resume=False, **settings):
 def weights(folder) -> dict:
     """The tensors of an adapter."""
     return load_file(Path(folder) / "adapter_model.safetensors")
+
+
+def check_same(one, other) -> None:
+    """Compare the adapters of two finished runs."""
+    for name, tensor in weights(one.output).items():
+        assert_close(weights(other.output)[name], tensor, rtol=1e-5, atol=1e-6)
 
 
 def rounds_of(run) -> list[dict]:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from federated_runs import LOW_RANK, federate, settings_of, weights
+from federated_runs import LOW_RANK, check_same, federate, settings_of
 from runs import quiet_tune
 
 from gossamer.federated.client import Learner
@@ -19,11 +19,6 @@ def central(base, rows, output, **settings):
     return quiet_tune(
         base, rows, output, **{**STEP, **LOW_RANK, "scheduler": "constant", "warmup": 0, **settings}
     )
-
-
-def check_same(one, other):
-    for name, tensor in weights(one.output).items():
-        torch.testing.assert_close(weights(other.output)[name], tensor, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(("aggregation", "frozen"), [("ffa", "AA"), ("rolora", "AB")])

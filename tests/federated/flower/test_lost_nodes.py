@@ -1,8 +1,7 @@
 """Nodes that go, come back without a memory, or send what no adapter can be made of."""
 
 import pytest
-import torch
-from federated_runs import federate, rounds_of, settings_of, weights
+from federated_runs import check_same, federate, rounds_of, settings_of
 
 pytest.importorskip("flwr", reason="flwr is not installed; make test-federated runs these tests")
 
@@ -22,11 +21,6 @@ def over(grid, monkeypatch, base, rows, output, *, told=None, **settings):
     made = settings_of(base, rows, output, **{"clients": 3, **settings})
     tell = (lambda line: None) if told is None else told.append
     return simulate.simulate_over_flower(made, tell=tell)
-
-
-def check_same(one, other):
-    for name, tensor in weights(one.output).items():
-        torch.testing.assert_close(weights(other.output)[name], tensor, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("privacy", ["none", "server"])
