@@ -8,8 +8,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from gossamer.errors import UnsupportedModelError
 from gossamer.kernels.paged_attention.cpu import CpuPagedAttention
+from gossamer.kernels.paged_attention.reference import ReferencePagedAttention
 from gossamer.llm import LLM
 from gossamer.serving.runner.attach import AdaptedModules
+from gossamer.serving.runner.model_runner import PagedModel
 from gossamer.serving.runner.proof import prove, record, trial
 from gossamer.serving.runner.proof.expect import WINDOW, expect, short_windows
 
@@ -52,18 +54,22 @@ def test_few_proofs_are_kept(home, monkeypatch):
     assert record.read("e") == ["e"]
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize(
-    ("family", "hidden", "said"),
+    ("family", "hidden", "fields"),
     [
-        ("gemma2", "softcap", "a prompt computed whole differs .* in a logit"),
-        ("gpt_oss", "sinks", "a prompt computed whole differs .* in a logit"),
-        ("mistral", "window", "a prompt computed whole differs .* in a logit"),
+        ("gemma2", "softcap", {"attn_logit_softcapping": 50.0}),
+        ("gpt_oss", "sinks", {}),
+        ("mistral", "window", {}),
     ],
 )
-def test_what_is_computed_otherwise_is_found(tmp_path, home, monkeypatch, family, hidden, said):
+def test_what_is_computed_otherwise_is_found(
+    tmp_path, home, monkeypatch, family, hidden, fields, dtype
+):
     """Attention that leaves out a feature is refused, though only long texts would tell."""
-    folder = make_family(tmp_path / "model", family)
-    call = CpuPagedAttention.__call__
+    folder = make_family(tmp_path / "model", family, **fields)
+    attention = CpuPagedAttention if dtype == "float32" else ReferencePagedAttention
+    call = attention.__call__
     places = {"window": 6, "softcap": 7, "sinks": 8}
 
     def forgetful(self, *given):
@@ -72,10 +78,27 @@ def test_what_is_computed_otherwise_is_found(tmp_path, home, monkeypatch, family
             given[places[hidden]] = None if hidden == "sinks" else 0
         return call(self, *given)
 
-    monkeypatch.setattr(CpuPagedAttention, "__call__", forgetful)
+    monkeypatch.setattr(attention, "__call__", forgetful)
+    said = "the attention of layer 0 for a prompt computed whole differs .* in an output"
     with pytest.raises(UnsupportedModelError, match=f"'{family}' cannot be served: .*{said}"):
-        open_and_close(folder)
+        open_and_close(folder, dtype=dtype)
     assert not home.exists()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_model_that_differs_behind_its_attention_is_found(tmp_path, home, monkeypatch, dtype):
+    folder = make_family(tmp_path / "model", "llama")
+    run = PagedModel.run
+    monkeypatch.setattr(PagedModel, "run", lambda self, batch: -run(self, batch))
+    with pytest.raises(UnsupportedModelError, match=r"computed whole differs .* a logit"):
+        open_and_close(folder, dtype=dtype)
+    assert not home.exists()
+
+
+@pytest.mark.parametrize("family", ["gemma2", "gpt_oss", "gemma3_text", "gpt2", "phi3", "qwen3"])
+def test_rounding_in_bfloat16_is_no_difference(tmp_path, home, family):
+    open_and_close(make_family(tmp_path / "model", family), dtype="bfloat16")
+    assert len(list(home.iterdir())) == 1
 
 
 def test_what_attention_is_told_and_does_not_know_is_refused(tmp_path, monkeypatch):

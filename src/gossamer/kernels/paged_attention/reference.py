@@ -43,18 +43,20 @@ def attend(
     """softmax(scale q K^T) V of each token over its own sequence up to itself.
 
     query, result: [T, num_heads, head_dim]. window: positions a token sees with itself; 0: all.
-    softcap, sinks: see `PagedAttention.__call__`.
+    softcap, sinks: see `PagedAttention.__call__`. Numbers shorter than float32 are computed in it,
+    as kernels do: rounded scores would move the shares of large ones by some percent.
     """
     out = torch.empty_like(query)
+    exact = torch.promote_types(query.dtype, torch.float32)
     for t in range(query.shape[0]):
         end = int(batch.positions[t]) + 1
         sequence = int(batch.token_sequence[t])
         start = max(int(batch.sequence_start[sequence]), end - window if window else 0)
         key, value = gather_sequence(layout, pool, batch, layer, sequence, end)
         group = query.shape[1] // layout.heads_of(layer)
-        key = key[:, start:].repeat_interleave(group, dim=0).to(query.dtype)
-        value = value[:, start:].repeat_interleave(group, dim=0).to(query.dtype)
-        scores = scale * (key @ query[t, :, :, None]).squeeze(-1)
+        key = key[:, start:].repeat_interleave(group, dim=0).to(exact)
+        value = value[:, start:].repeat_interleave(group, dim=0).to(exact)
+        scores = scale * (key @ query[t, :, :, None].to(exact)).squeeze(-1)
         out[t] = (shares(scores, softcap, sinks)[:, None, :] @ value).squeeze(1)
     return out
 

@@ -201,10 +201,10 @@ def _register_attention() -> None:
 
     # Registered for no mask: a mask would be [T, T], and our attention knows which tokens belong
     # together; and with one, transformers looks for packed sequences in each step.
-    AttentionInterface.register(ATTENTION, _attention)
+    AttentionInterface.register(ATTENTION, attend)
 
 
-def _attention(
+def attend(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: None, **kwargs: Any
 ) -> tuple[Tensor, None]:
     """Attend, as transformers calls it: [1, heads, T, head_dim] each to [1, T, heads, head_dim]."""

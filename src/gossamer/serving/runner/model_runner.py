@@ -16,7 +16,7 @@ from gossamer.kernels.scratch import ScratchMemory
 from gossamer.serving.core.sequence import Sequence
 from gossamer.serving.core.stats import MergeStats
 from gossamer.serving.device.device import Device
-from gossamer.serving.runner.attach import AdaptedModules, attach
+from gossamer.serving.runner.attach import AdaptedModules, attach, attend
 from gossamer.serving.runner.batch import BatchBuilder
 from gossamer.serving.runner.in_flight import StepInFlight
 from gossamer.serving.runner.layers import StepContext
@@ -91,6 +91,25 @@ class PagedModel:
             )
         self.modules.keep_called(calls, batch.token_ids.shape[1])
         return logits
+
+    @torch.inference_mode()
+    def attend_alone(
+        self, batch: StepBatch, calls: Iterable[tuple[Any, Tensor, Tensor, Tensor, dict[str, Any]]]
+    ) -> Iterator[Tensor]:
+        """Yield what attention gives for each of `calls`, the rest of the model left out.
+
+        A call is a layer's module, query [1, heads, T, head_dim] of the batch's T tokens, key and
+        value [1, kv_heads, T, head_dim], and options; the output is [T, heads, head_dim].
+        """
+        if self.backend == "cpu":
+            self._share_threads()
+        self._attention.plan(batch.attention)
+        self._context.batch = batch
+        try:
+            for module, query, key, value, options in calls:
+                yield attend(module, query, key, value, None, **options)[0][0]
+        finally:
+            self._context.batch = None
 
     @property
     def whole_model(self) -> Any:

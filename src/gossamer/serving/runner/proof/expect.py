@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gossamer.serving.runner.proof.attention import AttentionCall, recorded
+
 WINDOW = 8
 """Positions that a window sees while a model is judged, so that short texts are longer than it."""
 _SCALED_FROM = "original_max_position_embeddings"
@@ -22,6 +24,8 @@ class Expectation:
     texts: tuple[list[int], list[int]]
     logits: tuple[Tensor, Tensor]
     """float32 [tokens, vocabulary] of each, in host memory."""
+    attention: tuple[list[AttentionCall], list[AttentionCall]]
+    """The calls of attention for each."""
 
 
 @torch.inference_mode()
@@ -30,15 +34,15 @@ def expect(model: Any) -> Expectation:
     generator = torch.Generator().manual_seed(0)
     vocabulary = model.config.vocab_size
     texts = [torch.randint(vocabulary, (n,), generator=generator).tolist() for n in LENGTHS]
+    logits, attention = [], []
     with short_windows(model):
-        logits = [
-            model(input_ids=torch.tensor([text], device=model.device), use_cache=False)
-            .logits[0]
-            .float()
-            .cpu()
-            for text in texts
-        ]
-    return Expectation((texts[0], texts[1]), (logits[0], logits[1]))
+        for text in texts:
+            ids = torch.tensor([text], device=model.device)
+            with recorded(model) as calls:
+                output = model(input_ids=ids, use_cache=False)
+            logits.append(output.logits[0].float().cpu())
+            attention.append(calls)
+    return Expectation((texts[0], texts[1]), (logits[0], logits[1]), (attention[0], attention[1]))
 
 
 @contextmanager

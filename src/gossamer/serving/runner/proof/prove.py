@@ -1,20 +1,25 @@
 """Compares what is computed over the pool with what the untouched model has said.
 
-The first text is computed whole, and again in chunks with its last token decoded beside a chunk of
-the second; so prompts, chunks, single tokens and mixed steps are all compared.
+First the attention of each layer is compared, then the whole model by its logits. Each time the
+first text is computed whole, and again in chunks with its last token decoded beside a chunk of the
+second; so prompts, chunks, single tokens and mixed steps are all compared.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from gossamer.errors import UnsupportedModelError
 from gossamer.serving.core.messages import Request
 from gossamer.serving.core.sequence import Sequence
 from gossamer.serving.runner.batch import BatchBuilder
+from gossamer.serving.runner.lowering.step import StepBatch
 from gossamer.serving.runner.model_runner import PagedModel
+from gossamer.serving.runner.proof.attention import AttentionCall
 from gossamer.serving.runner.proof.expect import Expectation, short_windows
 from gossamer.serving.scheduler.step import ScheduledChunk
 
@@ -49,66 +54,114 @@ def prove(
 ) -> None:  # fmt: skip
     """Compute the texts in the first blocks of the pool, in which nothing lies yet.
 
-    Raises `UnsupportedModelError` saying what differs. Layers that do not see each token once are
-    taken out of those that adapters can act on.
+    Attention is compared alone first, since the logits of a model in bfloat16 differ by so much
+    rounding that a cap or a sink could be missing. Raises `UnsupportedModelError` saying what
+    differs. Layers that do not see each token once are taken out of those that adapters can act on.
     """
-    tolerance = _tolerance(paged.dtype)
+    trial = _Trial(paged, builder, num_blocks, block_tokens, expected)
     with short_windows(paged.whole_model):
-        steps = _steps(paged, builder, num_blocks, block_tokens, expected)
-        for what, number, place, logits in steps:
-            want = expected.logits[number][place]
-            largest = float((logits - want).abs().max())
-            allowed = tolerance * float(want.abs().max())
-            if not largest <= allowed:
-                raise UnsupportedModelError(
-                    f"computed over the pool, {what} differs from what transformers computes by "
-                    f"{largest:.2g} in a logit ({allowed:.2g} would be rounding)"
+        trial.attention()
+        trial.logits()
+
+
+class _Trial:
+    def __init__(
+        self, paged: PagedModel, builder: BatchBuilder, num_blocks: int, block_tokens: int,
+        expected: Expectation,
+    ) -> None:  # fmt: skip
+        self._paged = paged
+        self._builder = builder
+        self._expected = expected
+        # A small pool has few blocks; then less is compared.
+        half = num_blocks // 2 * block_tokens
+        long, short = (len(text) for text in expected.texts)
+        self._lengths = min(long, num_blocks * block_tokens - half), min(short, half)
+        self._block_tokens = block_tokens
+        is_exact = paged.dtype == torch.float32
+        eps = torch.finfo(paged.dtype).eps
+        # Shares of the largest number that are taken for rounding.
+        self._of_logits = 1e-4 if is_exact else 16 * eps
+        self._of_attention = 1e-4 if is_exact else 4 * eps
+
+    def attention(self) -> None:
+        """Compare the attention of each layer, for the same queries, keys and values."""
+        for what, pieces, batch in self._steps():
+            place = [(each.number, each.sequence.num_computed, upto) for each, upto in pieces]
+            of_texts = [self._expected.attention[number] for number, _, _ in place]
+            layers = list(zip(*of_texts, strict=True))
+            given = [_joined(calls, place, batch.token_ids.shape[1]) for calls in layers]
+            found = self._paged.attend_alone(batch, given)
+            for calls, output in zip(layers, found, strict=True):
+                want = torch.cat(
+                    [
+                        call.output[low:high]
+                        for call, (_, low, high) in zip(calls, place, strict=True)
+                    ]
+                )
+                _compare(
+                    f"the attention of layer {calls[0].module.layer_idx} for {what}",
+                    output[: len(want)].float(),
+                    want,
+                    self._of_attention,
+                    "an output",
                 )
 
+    def logits(self) -> None:
+        """Compare what follows the last token of each chunk."""
+        for what, pieces, batch in self._steps():
+            logits = self._paged.judge(batch, KNOWN).cpu()
+            for (each, upto), found in zip(pieces, logits, strict=True):
+                want = self._expected.logits[each.number][upto - 1]
+                _compare(what, found, want, self._of_logits, "a logit")
 
-def _tolerance(dtype: torch.dtype) -> float:
-    """Return the share of the largest logit that is taken for rounding."""
-    return 1e-4 if dtype == torch.float32 else 16 * torch.finfo(dtype).eps
+    def _steps(self) -> Iterator[tuple[str, list[tuple[_Text, int]], StepBatch]]:
+        """Yield each step: its name, the texts with how far they are computed in it, its batch."""
+        long, short = self._lengths
+        whole, again, other = self._text(0), self._text(0), self._text(1)
+        steps = [("a prompt computed whole", [(whole, long)])]
+        if long > 2:
+            steps.append(("a prompt's first chunk", [(again, max(1, long // 2 - 2))]))
+            beside = (other, max(1, short // 2))
+            steps.append(("a chunk beside another prompt", [(again, long - 1), beside]))
+            if short > 1:
+                steps.append(("a token beside a chunk", [(again, long), (other, short)]))
+            else:
+                steps.append(("a single token", [(again, long)]))
+        for what, pieces in steps:
+            chunks = [each.chunk(upto) for each, upto in pieces]
+            yield what, pieces, self._builder.build(chunks)
+            for each, upto in pieces:
+                each.sequence.num_computed = upto
 
-
-def _steps(
-    paged: PagedModel, builder: BatchBuilder, num_blocks: int, block_tokens: int,
-    expected: Expectation,
-) -> Iterator[tuple[str, int, int, Tensor]]:  # fmt: skip
-    """Yield (what it is, text, token, logits after it) of each comparison."""
-    long, short = (len(text) for text in expected.texts)
-    # A small pool has few blocks; then less is compared.
-    half = num_blocks // 2 * block_tokens
-    long, short = min(long, num_blocks * block_tokens - half), min(short, half)
-    first = -(-long // block_tokens)
-    own = [list(range(first)), list(range(first, first - (-short // block_tokens)))]
-
-    def text(number: int) -> _Text:
-        ids = expected.texts[number]
+    def _text(self, number: int) -> _Text:
+        ids = self._expected.texts[number]
+        first, second = (-(-length // self._block_tokens) for length in self._lengths)
         sequence = Sequence(
             request=Request(request_id="proof", prompt_token_ids=tuple(ids[:1])),
             adapter=None,
             max_new_tokens=1,
-            blocks=own[number],
+            blocks=list(range(first)) if number == 0 else list(range(first, first + second)),
         )
         return _Text(number, ids, sequence)
 
-    def run(what: str, *pieces: tuple[_Text, int]) -> Iterator[tuple[str, int, int, Tensor]]:
-        chunks = [each.chunk(upto) for each, upto in pieces]
-        logits = paged.judge(builder.build(chunks), KNOWN).cpu()
-        for row, (each, upto) in enumerate(pieces):
-            each.sequence.num_computed = upto
-            yield what, each.number, upto - 1, logits[row]
 
-    whole, again, other = text(0), text(0), text(1)
-    yield from run("a prompt computed whole", (whole, long))
-    if long > 2:
-        cut = max(1, long // 2 - 2)
-        yield from run("a prompt's first chunk", (again, cut))
-        yield from run(
-            "a chunk beside another prompt", (again, long - 1), (other, max(1, short // 2))
+def _joined(
+    calls: tuple[AttentionCall, ...], place: list[tuple[int, int, int]], length: int
+) -> tuple[Any, Tensor, Tensor, Tensor, dict[str, Any]]:
+    """One call for the chunks side by side, filled up with zeros to `length` tokens."""
+    pieces = [call.piece(low, high) for call, (_, low, high) in zip(calls, place, strict=True)]
+    query, key, value = (torch.cat(each, dim=2) for each in zip(*pieces, strict=True))
+    query, key, value = (
+        functional.pad(each, (0, 0, 0, length - each.shape[2])) for each in (query, key, value)
+    )
+    return calls[0].module, query, key, value, calls[0].options
+
+
+def _compare(what: str, found: Tensor, want: Tensor, share: float, of: str) -> None:
+    largest = float((found - want).abs().max())
+    allowed = share * float(want.abs().max())
+    if not largest <= allowed:
+        raise UnsupportedModelError(
+            f"computed over the pool, {what} differs from what transformers computes by "
+            f"{largest:.2g} in {of} ({allowed:.2g} would be rounding)"
         )
-        if short > 1:
-            yield from run("a token beside a chunk", (again, long), (other, short))
-        else:
-            yield from run("a single token", (again, long))
