@@ -57,6 +57,13 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--max-length", type=int, default=192)
     parser.add_argument("--rate", type=float, default=1e-3, help="learning rate")
     parser.add_argument("--interval", type=int, default=4)
+    parser.add_argument("--criteria", nargs="+", default=CRITERIA, choices=CRITERIA)
+    parser.add_argument(
+        "--ranking",
+        default="local",
+        choices=("local", "global"),
+        help="global: what counts least in all layers together goes",
+    )
     parser.add_argument("--kv-heads", type=int, help="of a layer; unset: read from the model")
     parser.add_argument("--sequences", type=int, default=16, help="for speed")
     parser.add_argument("--rounds", type=int, default=5, help="for speed")
@@ -99,12 +106,13 @@ def planned(args: argparse.Namespace) -> Iterator[tuple[str, int, dict[str, Any]
     kv_heads = args.kv_heads or _kv_heads(args.model)
     for seed in args.seeds:
         for share in sorted(args.shares, reverse=True):
-            for criterion in CRITERIA:
+            for criterion in args.criteria:
                 settings = {
                     "method": "loraprune",
                     "mlp_ratio": share,
-                    # A share of few heads may be less than one of them; then all stay.
-                    "head_ratio": share if int(share * kv_heads) else 0.0,
+                    # Of each layer's few heads a share may be less than one; then all stay.
+                    "head_ratio": share if args.ranking == "global" or int(share * kv_heads) else 0,
+                    "ranking": args.ranking,
                     "criterion": criterion,
                     "interval": args.interval,
                     "recovery_share": 0.5,

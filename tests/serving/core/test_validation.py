@@ -12,7 +12,7 @@ WRONG = [
     ({"temperature": -0.1}, "temperature", "at least 0"),
     ({"temperature": math.nan}, "temperature", "finite"),
     ({"temperature": math.inf}, "temperature", "finite"),
-    ({"top_p": 0.0}, "top_p", "more than 0"),
+    ({"top_p": -0.1}, "top_p", "at least 0"),
     ({"top_p": 1.1}, "top_p", "at most 1"),
     ({"top_p": math.nan}, "top_p", "finite"),
     ({"top_k": -1}, "top_k", "at least 0"),

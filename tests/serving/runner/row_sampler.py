@@ -21,7 +21,7 @@ def choose(logits, params, generated, rng: Random, forbidden_early=()):
     probabilities = (kept - kept.logsumexp(0)).exp()
     if params.top_p < 1.0:
         before = probabilities.cumsum(0) - probabilities
-        probabilities[before.double() >= params.top_p] = 0.0
+        probabilities[before.double() >= max(params.top_p, 1e-300)] = 0.0
     probabilities[probabilities < params.min_p * probabilities.max()] = 0.0
     if params.top_p == 1.0 and not 0 < params.top_k < len(scaled):
         # All candidates stay, in the order of the vocabulary.

@@ -41,8 +41,9 @@ def plain(logits, *, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0):
     p = np.exp(scaled[kept] - scaled.max())
     p /= p.sum()
     if top_p < 1:
-        before = np.cumsum(p) - p
-        kept, p = kept[before < top_p], p[before < top_p]
+        within = np.cumsum(p) - p < top_p
+        within[0] = True
+        kept, p = kept[within], p[within]
     keep = p >= min_p * p.max()
     kept, p = kept[keep], p[keep]
     result = np.zeros(len(scaled))
@@ -59,6 +60,7 @@ CASES = {
     "top_k-beyond-vocabulary": {"top_k": 1000},
     "top_p": {"top_p": 0.7},
     "tiny-top_p": {"top_p": 1e-300},
+    "top_p-0": {"top_p": 0.0},
     "min_p": {"min_p": 0.1},
     "min_p-1": {"min_p": 1.0},
     "all-three": {"top_k": 12, "top_p": 0.9, "min_p": 0.05, "temperature": 1.7},
@@ -225,7 +227,7 @@ def test_no_rows():
 def random_params(rng):
     return {
         "temperature": rng.choice([0, 1e-5, 0.2, 0.7, 1.0, 1.0, 1.7, rng.uniform(0.05, 3)]),
-        "top_p": rng.choice([1.0, 1.0, 0.9, 0.5, 0.99, 0.999, 1e-300, rng.uniform(0.01, 1)]),
+        "top_p": rng.choice([1.0, 1.0, 0.9, 0.5, 0.99, 0.999, 1e-300, 0.0, rng.uniform(0.01, 1)]),
         "top_k": rng.choice([0, 0, 1, 5, 40, 255, 256, 257, 300, 2000]),
         "min_p": rng.choice([0, 0, 0.05, 0.5, 1.0]),
         "presence_penalty": rng.choice([0, 0, 0.5, -1]),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from gossamer.errors import CapacityError, RequestError
 from gossamer.serving.core.messages import Request, SamplingParams
 
-_AT_LEAST = {"min_tokens": 0, "temperature": 0, "top_k": 0, "min_p": 0}
+_AT_LEAST = {"min_tokens": 0, "temperature": 0, "top_k": 0, "top_p": 0, "min_p": 0}
 _AT_MOST = {"top_p": 1, "min_p": 1}
 _FINITE = (
     "temperature",
@@ -63,7 +63,6 @@ def check_sampling(params: SamplingParams) -> None:
         _require(params, field, getattr(params, field) >= least, f"at least {least}")
     for field, most in _AT_MOST.items():
         _require(params, field, getattr(params, field) <= most, f"at most {most}")
-    _require(params, "top_p", params.top_p > 0, "more than 0")
     _require(params, "stop", all(params.stop), "texts of at least one character")
     _require(params, "bad_words", all(params.bad_words), "texts of at least one character")
     _require(params, "repetition_penalty", params.repetition_penalty > 0, "more than 0")

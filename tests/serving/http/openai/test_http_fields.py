@@ -22,7 +22,7 @@ REFUSED = [
     (CHAT, {"temperature": "hot"}, "temperature", "'hot'"),
     (CHAT, {"temperature": True}, "temperature", "True"),
     (CHAT, {"temperature": [1]}, "temperature", "[1]"),
-    (CHAT, {"top_p": 0}, "top_p", "greater than 0"),
+    (CHAT, {"top_p": -0.1}, "top_p", "greater than or equal to 0"),
     (CHAT, {"top_p": 1.01}, "top_p", "less than or equal to 1"),
     (CHAT, {"top_k": -2}, "top_k", "-1"),
     (CHAT, {"top_k": 1.5}, "top_k", "1.5"),

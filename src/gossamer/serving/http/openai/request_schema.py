@@ -114,7 +114,7 @@ class GenerationBody(BaseModel):
     max_tokens: int | None = Field(None, ge=0)
     min_tokens: int = Field(0, ge=0)
     temperature: float = Field(1.0, ge=0, le=2, allow_inf_nan=False)
-    top_p: float = Field(1.0, gt=0, le=1, allow_inf_nan=False)
+    top_p: float = Field(1.0, ge=0, le=1, allow_inf_nan=False)
     top_k: int = Field(0, ge=-1)
     min_p: float = Field(0.0, ge=0, le=1, allow_inf_nan=False)
     seed: int | None = Field(None, ge=-MAX_SEED - 1, le=MAX_SEED)

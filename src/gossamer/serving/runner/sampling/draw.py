@@ -15,6 +15,9 @@ _TIERS = (64, 1024)
 """Candidates that are looked at first: the first number is enough for nearly every top_p, and to
 sort all takes ten times as long. A row with a wider nucleus goes on to the next, and to all."""
 
+_LEAST_TOP_P = 1e-300
+"""What a top_p of 0 stands for: the likeliest token stays, since none is before it."""
+
 _PIECE = 256
 """Tokens whose probabilities are summed before the place is looked for among the pieces."""
 
@@ -72,7 +75,7 @@ def _from_candidates(
     device, vocabulary = scaled.device, scaled.shape[1]
     widths = [p.top_k if 0 < p.top_k < vocabulary else vocabulary for p in params]
     width = put_on(device, [[each] for each in widths])
-    top_p = put_on(device, [[p.top_p] for p in params], torch.float64)
+    top_p = put_on(device, [[max(p.top_p, _LEAST_TOP_P)] for p in params], torch.float64)
     is_uncut = width == vocabulary
     # Of no use where each row has a top_k.
     has_uncut = max(widths) == vocabulary
