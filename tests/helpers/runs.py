@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from unittest.mock import patch
 
 from gossamer.training.outputs.listener import Listener
 from gossamer.training.outputs.metrics import read_metrics, train_records
@@ -19,10 +20,14 @@ def write_rows(path: Path, count: int = 24) -> Path:
 
 
 def quiet_tune(*arguments, **settings):
-    """`tune` that shows nothing and computes in float32 whatever this CPU has units for."""
+    """`tune` that shows and draws nothing, and computes in float32 whatever this CPU has units for.
+
+    The picture would take as long as many steps.
+    """
     settings.setdefault("listener", Listener())
     settings.setdefault("dtype", "float32")
-    return tune(*arguments, **settings)
+    with patch("gossamer.training.run.draw_loss_curve"):
+        return tune(*arguments, **settings)
 
 
 def step_losses(folder: Path) -> list[tuple[int, float]]:

@@ -6,11 +6,11 @@ import pytest
 import torch
 from method_helpers import base_folder, base_model, build, gradients, logits
 from peft import PeftModel
+from runs import quiet_tune
 
 from gossamer.adapters.load import load_adapter
 from gossamer.methods.adalora import orthogonality
 from gossamer.training.outputs.listener import Listener
-from gossamer.training.run import tune
 
 
 @pytest.fixture(scope="module")
@@ -22,10 +22,8 @@ def rows(tmp_path_factory):
 
 
 def run(rows, output, **options):
-    settings = {"learning_rate": 1e-2, "warmup": 0, "batch_size": 4, "dtype": "float32", **options}
-    return tune(
-        base_folder("llama"), rows, output, method="adalora", listener=Listener(), **settings
-    )
+    settings = {"learning_rate": 1e-2, "warmup": 0, "batch_size": 4, **options}
+    return quiet_tune(base_folder("llama"), rows, output, method="adalora", **settings)
 
 
 @pytest.mark.parametrize("last_share", [0.0, 0.3])
@@ -76,7 +74,7 @@ def test_its_gradient_comes_once_a_step_and_is_not_in_the_loss(rows, tmp_path, a
             def step(self, record, norms=norms):
                 norms.append((record["loss"], record["grad_norm"]))
 
-        tune(
+        quiet_tune(
             base_folder("llama"),
             rows,
             tmp_path / f"{weight}",

@@ -24,6 +24,7 @@ from gossamer.errors import (
 from gossamer.training.data import DataSettings, load_data
 from gossamer.training.outputs.listener import Listener
 from gossamer.training.outputs.metrics import eval_records, read_metrics, train_records
+from gossamer.training.run import tune
 
 
 @pytest.fixture(scope="module")
@@ -33,11 +34,10 @@ def rows(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def finished(tiny_model, rows, tmp_path_factory):
-    """(run folder, result) of a run of 40 steps with six rows held out."""
+    """(run folder, result) of a run of 40 steps with six rows held out, and its picture."""
     output = tmp_path_factory.mktemp("runs") / "finished"
-    result = quiet_tune(
-        tiny_model, rows, output, max_steps=40, save_every=15, eval_every=20, eval_split=6, **TINY
-    )
+    settings = {"save_every": 15, "eval_every": 20, "eval_split": 6, "dtype": "float32"}
+    result = tune(tiny_model, rows, output, max_steps=40, listener=Listener(), **settings, **TINY)
     return output, result
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from lamda_case import disturb, lamda, layer, tokens
 from peft import PeftModel, get_peft_model
+from runs import quiet_tune
 from safetensors.torch import load_file
 
 from gossamer.errors import SettingError, TrainingError
@@ -18,7 +19,6 @@ from gossamer.methods.lamda.freezing import (
 from gossamer.methods.lamda.model import LamdaConfig
 from gossamer.methods.lamda.spectrum import allocate_ranks
 from gossamer.training.outputs.listener import Listener
-from gossamer.training.run import tune
 
 
 def test_the_schedule_of_freezing():
@@ -117,7 +117,7 @@ def rows(tmp_path_factory):
 @pytest.mark.parametrize("stop", [1, 2, 4])
 def test_resuming_while_and_after_columns_freeze(stop, tiny_model, rows, tmp_path):
     def run(folder, listener):
-        return tune(
+        return quiet_tune(
             tiny_model,
             rows,
             tmp_path / folder,
@@ -141,7 +141,7 @@ def test_resuming_while_and_after_columns_freeze(stop, tiny_model, rows, tmp_pat
     whole = run("whole", Listener())
     with pytest.raises(RuntimeError, match="stopped here"):
         run("parts", Interrupt())
-    parts = tune(output=tmp_path / "parts", resume=True, listener=Listener())
+    parts = quiet_tune(output=tmp_path / "parts", resume=True)
     assert parts.losses == whole.losses
     assert whole.losses[-1] < whole.losses[0]
     last = tmp_path / "whole" / "checkpoints"

@@ -4,10 +4,9 @@ import json
 
 import pytest
 from prune_case import SETTINGS, folder_of
+from runs import quiet_tune
 
 from gossamer.errors import SettingError
-from gossamer.training.outputs.listener import Listener
-from gossamer.training.run import tune
 from gossamer.verification.verify import VerifySettings, verify
 
 from tiny import make_tiny_model
@@ -23,7 +22,7 @@ def rows(tmp_path_factory):
 
 def train(model, rows, output, **options):
     options = {"batch_size": 2, "learning_rate": 1e-2, "warmup": 0, **options}
-    return tune(model, rows, output, dtype="float32", listener=Listener(), **options)
+    return quiet_tune(model, rows, output, **options)
 
 
 @pytest.fixture(scope="module")

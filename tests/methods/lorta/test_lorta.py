@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from peft import PeftModel, get_peft_model
+from runs import quiet_tune
 from safetensors.torch import load_file
 from torch.nn.parallel import DistributedDataParallel
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -16,8 +17,6 @@ from gossamer.errors import SettingError
 from gossamer.methods.lorta.layer import LortaLinear
 from gossamer.methods.lorta.model import LortaConfig
 from gossamer.methods.lorta.tensor_map import make_plan
-from gossamer.training.outputs.listener import Listener
-from gossamer.training.run import tune
 
 from tiny import make_tiny_model
 
@@ -232,7 +231,7 @@ def test_tune_leaves_a_plain_lora_adapter(tiny_model, tmp_path):
     pairs = [{"prompt": f"{i} + 1 =", "completion": f" {i + 1}"} for i in range(8)]
     rows.write_text("".join(json.dumps(row) + "\n" for row in pairs))
     settings = {"method": "lorta", "rank": 6, "learning_rate": 5e-2, "max_steps": 6}
-    run = tune(tiny_model, rows, tmp_path / "run", batch_size=4, listener=Listener(), **settings)
+    run = quiet_tune(tiny_model, rows, tmp_path / "run", batch_size=4, **settings)
     assert run.losses[-1] < run.losses[0]
     config = json.loads((run.output / "adapter_config.json").read_text())
     assert (config["peft_type"], config["r"]) == ("LORA", 6)

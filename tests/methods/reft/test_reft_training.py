@@ -7,14 +7,13 @@ import torch
 from datasets import Dataset
 from peft import PeftModel, get_peft_model
 from reft_models import load, reft, tokens
+from runs import quiet_tune
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
 from gossamer.errors import UsageError
 from gossamer.methods.reft.model import ReftConfig
-from gossamer.training.outputs.listener import Listener
-from gossamer.training.run import tune
 
 # TRL sets the old name of the argument itself.
 pytestmark = pytest.mark.filterwarnings("ignore:`gradient_checkpointing:FutureWarning")
@@ -158,7 +157,7 @@ def test_a_4_bit_base(tiny_model):
 
 def run(model, rows, output, **settings):
     values = {"method": "loreft", "rank": 4, "learning_rate": 2e-2, "batch_size": 4, **settings}
-    return tune(model, rows, output, listener=Listener(), **values)
+    return quiet_tune(model, rows, output, **values)
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +176,7 @@ def test_a_resumed_run_equals_the_undisturbed_one(method, tiny_model, rows, tmp_
     settings = {"method": method, "scheduler": "constant", "warmup": 0}
     long = run(tiny_model, rows, tmp_path / "long", max_steps=6, **settings)
     run(tiny_model, rows, tmp_path / "short", max_steps=3, **settings)
-    grown = tune(output=tmp_path / "short", resume=True, max_steps=6, listener=Listener())
+    grown = quiet_tune(output=tmp_path / "short", resume=True, max_steps=6)
     one, other = weights(long.output), weights(grown.output)
     assert one.keys() == other.keys()
     assert all(torch.equal(one[key], other[key]) for key in one)

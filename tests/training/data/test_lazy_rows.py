@@ -155,8 +155,7 @@ class Interrupt(Listener):
             raise RuntimeError("stopped here")
 
 
-def test_a_run_is_the_same_and_resumes_exactly(tiny_model, rows, tmp_path, monkeypatch):
-    monkeypatch.setattr("gossamer.training.run.draw_loss_curve", lambda *args, **options: None)
+def test_a_run_is_the_same_and_resumes_exactly(tiny_model, rows, tmp_path):
     # More than one pass, so that the order begins anew.
     settings = {**TINY, "max_steps": 8, "save_every": 3, "eval_split": 3}
     whole = quiet_tune(tiny_model, rows, tmp_path / "whole", **settings)

@@ -18,14 +18,6 @@ def rows(tmp_path_factory):
     return write_rows(tmp_path_factory.mktemp("data") / "rows.jsonl")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _no_pictures():
-    # Half of a short run's time, and tested elsewhere.
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gossamer.training.run.draw_loss_curve", lambda *args, **options: None)
-        yield
-
-
 @pytest.fixture(scope="module")
 def relu_runs(rows, tmp_path_factory):
     """Results with weights 0 and 1 of runs on a ReLU model."""

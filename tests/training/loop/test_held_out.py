@@ -95,7 +95,6 @@ def judged(monkeypatch):
         real(self, args, state, control, metrics, **kwargs)
 
     monkeypatch.setattr(RunCallback, "on_evaluate", on_evaluate)
-    monkeypatch.setattr("gossamer.training.run.draw_loss_curve", lambda *args, **options: None)
 
 
 WATCHED = {"max_steps": 12, "eval_every": 2, "eval_split": 2, "scheduler": "constant"}

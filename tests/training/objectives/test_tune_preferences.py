@@ -41,11 +41,6 @@ def pairs(tmp_path_factory):
     return path
 
 
-@pytest.fixture(autouse=True)
-def _no_pictures(monkeypatch):
-    monkeypatch.setattr("gossamer.training.run.draw_loss_curve", lambda *args, **options: None)
-
-
 def prefer(base, pairs, output, objective="dpo", **settings):
     defaults = {"max_steps": 4, "batch_size": 6, "warmup": 0, "preference_beta": 0.5}
     return quiet_tune(base, pairs, output, objective=objective, **{**defaults, **settings})

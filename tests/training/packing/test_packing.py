@@ -24,11 +24,6 @@ def rows(tmp_path_factory):
     return write_rows(tmp_path_factory.mktemp("data") / "rows.jsonl", 9)
 
 
-@pytest.fixture(autouse=True)
-def _no_pictures(monkeypatch):
-    monkeypatch.setattr("gossamer.training.run.draw_loss_curve", lambda *args, **options: None)
-
-
 def test_rows_are_put_together_whole(tiny_model, rows):
     settings = DataSettings(data=str(rows), max_length=LENGTH, eval_split=1)
     data = load_data(settings, load_tokenizer(tiny_model), seed=0)

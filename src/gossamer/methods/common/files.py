@@ -4,7 +4,8 @@ An adapter's two files are in PEFT's layout, byte for byte the same for the same
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -28,7 +29,7 @@ def write_adapter(model: Any, folder: Path, *, base_name: str, base_fingerprint:
     `base_fingerprint` and how the base is quantised, if it is. The configuration comes last: a
     folder that has one is complete.
     """
-    with TemporaryDirectory(prefix=".adapter-", dir=folder) as scratch:
+    with TemporaryDirectory(prefix=".adapter-", dir=folder) as scratch, _without_card(model):
         # "auto" would ask a hub whether the vocabulary was resized.
         model.save_pretrained(scratch, save_embedding_layers=False)
         weights = load_file(Path(scratch) / WEIGHTS_FILE)
@@ -41,6 +42,16 @@ def write_adapter(model: Any, folder: Path, *, base_name: str, base_fingerprint:
         base_fingerprint=base_fingerprint,
         quantization=quantization_of(model.get_base_model().config),
     )
+
+
+@contextmanager
+def _without_card(model: Any) -> Iterator[None]:
+    """Save no model card of PEFT's: nobody would see it, and its template takes long to compile."""
+    model.create_or_update_model_card = lambda folder: None
+    try:
+        yield
+    finally:
+        del model.create_or_update_model_card
 
 
 def write_files(
