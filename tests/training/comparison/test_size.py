@@ -1,7 +1,6 @@
 """The size of every method that has one, fitted to a budget."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -9,18 +8,26 @@ from gossamer.methods import MethodContext, find, names
 from gossamer.training.comparison.entries import parse_entries
 from gossamer.training.comparison.plan import _count, _largest, fit_size
 
+from tiny import make_tiny_model
+
 # Blocks that fit the tiny model; an encoder that leaves room for tokens.
 MORE = {"smt": ":block_size=4", "p_tuning": ":encoder_size=2"}
 SIZED = [name for name in names() if find(name).size_setting is not None]
 
 
+@pytest.fixture(scope="module")
+def one_layer(tmp_path_factory):
+    """A base model of which many are made without weights."""
+    return make_tiny_model(tmp_path_factory.mktemp("models") / "one", num_hidden_layers=1)
+
+
 @pytest.mark.parametrize("name", SIZED)
-def test_the_largest_size_within_the_budget_is_found(name, tiny_model):
+def test_the_largest_size_within_the_budget_is_found(name, one_layer):
     entry = parse_entries([name + MORE.get(name, "")])[0]
     method = find(name).from_values(entry.given)
     context = MethodContext(
         model_name="tiny",
-        base_folder=Path(tiny_model),
+        base_folder=one_layer,
         base_fingerprint="0",
         dtype="float32",
         device="cpu",

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -44,6 +45,7 @@ def fit_size(method: Method[Any], entry: Entry, context: MethodContext, budget: 
         )
     values = entry.settings
 
+    @cache
     def count(size: float) -> float:
         try:
             return _count(type(method).from_values({**values, name: size}), context)
