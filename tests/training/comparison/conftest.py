@@ -1,4 +1,5 @@
 import json
+from contextlib import contextmanager
 from functools import partial
 
 import pytest
@@ -34,18 +35,31 @@ def run_here(job, folder, hear):
     return folder.outcome()
 
 
-@pytest.fixture
-def here(monkeypatch):
-    """All jobs run in this process, and draw no loss curve, which takes as long as some steps."""
-    monkeypatch.setattr("gossamer.training.run.draw_loss_curve", lambda *given, **named: None)
-    monkeypatch.setattr("gossamer.training.comparison.compare.run_job", run_here)
+@pytest.fixture(scope="session")
+def all_here():
+    """Within it all jobs run in this process, and draw no curve, which takes as long as steps."""
+
+    @contextmanager
+    def inside():
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("gossamer.training.run.draw_loss_curve", lambda *given, **named: None)
+            patch.setattr("gossamer.training.comparison.compare.run_job", run_here)
+            yield
+
+    return inside
 
 
 @pytest.fixture
-def small(tiny_model, sums, tmp_path):
-    """`small(methods=...)`: a comparison of some milliseconds a step that shows nothing."""
+def here(all_here):
+    with all_here():
+        yield
 
-    def call(output="out", *, methods, screen=None, **settings):
+
+@pytest.fixture(scope="session")
+def compared(tiny_model, sums):
+    """`compared(folder, methods=...)`: a comparison of some milliseconds a step, shown nowhere."""
+
+    def call(output, *, methods, screen=None, **settings):
         defaults = {
             "budget": "steps=6",
             "max_new_tokens": 8,
@@ -53,7 +67,13 @@ def small(tiny_model, sums, tmp_path):
         }
         train, held_out = sums
         held_out = settings.pop("eval", held_out)
-        run = partial(compare, tiny_model, train, held_out, tmp_path / output, methods=methods)
+        run = partial(compare, tiny_model, train, held_out, output, methods=methods)
         return run(screen=screen or ComparisonProgress(show=False), **{**defaults, **settings})
 
     return call
+
+
+@pytest.fixture
+def small(compared, tmp_path):
+    """The same in a folder of the test's own, which needs no name."""
+    return lambda output="out", **settings: compared(tmp_path / output, **settings)

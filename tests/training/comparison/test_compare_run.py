@@ -33,10 +33,28 @@ class Log(ComparisonProgress):
             raise KeyboardInterrupt
 
 
-@pytest.fixture
-def finished(small, tmp_path):
+@pytest.fixture(scope="module")
+def finished(compared, all_here, tmp_path_factory):
     names = [f"lora:rank=4,{FAST}", f"full:{FAST}"]
-    return small(methods=names, seeds=[0, 1]), tmp_path / "out"
+    output = tmp_path_factory.mktemp("finished") / "out"
+    with all_here():
+        return compared(output, methods=names, seeds=[0, 1]), output
+
+
+@pytest.fixture(scope="module")
+def base_alone(compared, all_here, tmp_path_factory):
+    """A comparison of no method, and its folder."""
+    output = tmp_path_factory.mktemp("base") / "out"
+    with all_here():
+        return compared(output, methods="none", score="exact"), output
+
+
+@pytest.fixture(scope="module")
+def whole(compared, all_here, tmp_path_factory):
+    """One that nothing stops, and its folder."""
+    output = tmp_path_factory.mktemp("whole") / "out"
+    with all_here():
+        return compared(output, methods=f"lora:{FAST}"), output
 
 
 def test_every_method_is_trained_on_the_same_rows_and_scored(finished):
@@ -132,16 +150,16 @@ def test_the_best_of_several_rates_is_told_beside_the_others(small, tmp_path):
     assert "Best rate: the one with the lowest" in (tmp_path / "out" / "table.md").read_text()
 
 
-def test_asked_again_nothing_is_done_again(small, monkeypatch):
-    first = small(methods=["lora"])
+def test_asked_again_nothing_is_done_again(whole, compared, monkeypatch):
+    first, output = whole
     monkeypatch.setattr(
         "gossamer.training.comparison.compare.run_job", lambda *job: pytest.fail("a job was run")
     )
-    assert small(methods=["lora"]).as_record() == first.as_record()
+    assert compared(output, methods=f"lora:{FAST}").as_record() == first.as_record()
 
 
-def test_the_base_model_alone(small):
-    comparison = small(methods="none", score="exact")
+def test_the_base_model_alone(base_alone):
+    comparison, _ = base_alone
     assert comparison.entries == []
     assert comparison.score == "exact"
     assert "base model" in table(comparison)
@@ -157,10 +175,10 @@ def test_the_base_model_alone(small):
         ({"run": {"batch_size": 2}}, "run={'batch_size': 4"),
     ],
 )
-def test_another_comparison_in_the_same_folder_is_refused(small, change, message):
-    small(methods="none")
+def test_another_comparison_in_the_same_folder_is_refused(base_alone, compared, change, message):
+    _, output = base_alone
     with pytest.raises(SettingError) as error:
-        small(**{"methods": "none", **change})
+        compared(output, **{"methods": "none", "score": "exact", **change})
     assert message in str(error.value)
 
 
@@ -214,8 +232,8 @@ def test_a_method_that_fails_is_recorded_and_the_others_go_on(small, monkeypatch
 
 # Each model is scored in four events; the second time is after the loss, before the replies.
 @pytest.mark.parametrize("moment", [("step", 3), ("scoring", 6)])
-def test_stopped_and_asked_again_it_goes_on_to_the_same_result(small, tmp_path, moment):
-    whole = small("whole", methods=f"lora:{FAST}")
+def test_stopped_and_asked_again_it_goes_on_to_the_same_result(small, whole, tmp_path, moment):
+    undisturbed, folder_of_whole = whole
     screen = Log(stop_after=moment)
     with pytest.raises(KeyboardInterrupt, match="the same command"):
         small(methods=f"lora:{FAST}", screen=screen)
@@ -225,10 +243,10 @@ def test_stopped_and_asked_again_it_goes_on_to_the_same_result(small, tmp_path, 
     for name in ("value", "loss", "right"):
         assert (
             again.entries[0].runs[0]["evaluation"][name]
-            == (whole.entries[0].runs[0]["evaluation"][name])
+            == undisturbed.entries[0].runs[0]["evaluation"][name]
         )
     folder = f"runs/lora-{FAST.replace('=', '-')}-seed0"
-    assert step_losses(tmp_path / "out" / folder) == step_losses(tmp_path / "whole" / folder)
+    assert step_losses(tmp_path / "out" / folder) == step_losses(folder_of_whole / folder)
 
 
 def test_the_parameters_budget_chooses_the_largest_rank_below(small):
