@@ -3,12 +3,14 @@
 from dataclasses import replace
 
 import pytest
+from interpreted import call_at_once
 from kinds_case import GREEDY, NAMES
 
 from gossamer.errors import SettingError
 from gossamer.llm import LLM
 from gossamer.serving.core.messages import SamplingParams
 
+call_at_once()
 # PEFT's SHiRA makes sparse tensors without saying whether they shall be checked.
 pytestmark = pytest.mark.filterwarnings("ignore:Sparse invariant checks:UserWarning")
 

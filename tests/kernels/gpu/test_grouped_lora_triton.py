@@ -180,21 +180,15 @@ RUNS = [
 ]
 """Tokens 0, 16 and 19 meet no adapter."""
 
+SOME = [(torch.float32, FLOAT), (torch.bfloat16, HALF), (torch.float16, INT8)]
+OTHERS = [
+    *((torch.float32, row_format) for row_format in (HALF, INT8)),
+    *((torch.bfloat16, row_format) for row_format in (FLOAT, INT8, FLOAT16)),
+    *((torch.float16, row_format) for row_format in (HALF, FLOAT16)),
+]
 
-@pytest.mark.parametrize(
-    ("dtype", "row_format"),
-    [
-        (torch.float32, FLOAT),
-        (torch.float32, HALF),
-        (torch.float32, INT8),
-        (torch.bfloat16, FLOAT),
-        (torch.bfloat16, HALF),
-        (torch.bfloat16, INT8),
-        (torch.float16, HALF),
-        (torch.float16, INT8),
-        *((dtype, FLOAT16) for dtype in (torch.float16, torch.bfloat16)),
-    ],
-)
+
+@pytest.mark.parametrize(("dtype", "row_format"), SOME)
 def test_mixed_ranks_and_blends_in_a_padded_grid(dtype, row_format):
     adapters = Adapters()
     for ranks in MIXED:
@@ -203,12 +197,21 @@ def test_mixed_ranks_and_blends_in_a_padded_grid(dtype, row_format):
     adapters.check(RUNS, 20, dtype, grid=grid, formats=[row_format])
 
 
+@pytest.mark.parametrize(("dtype", "row_format"), OTHERS)
+def test_rows_of_every_format_for_inputs_of_every_type(dtype, row_format):
+    adapters = Adapters(h_in=1100, widths=(190, 44))
+    for ranks in ((1, 17), (20, 0)):
+        adapters.add(ranks, row_format)
+    runs = [(1, 2, 0), (3, 2, 1, 0.7), (3, 2, 0, -0.3)]
+    adapters.check(runs, 6, dtype, formats=[row_format])
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_adapters_of_several_formats_in_one_batch(dtype):
-    adapters = Adapters(h_in=200)
-    for slot, ranks in enumerate(MIXED):
-        adapters.add(ranks, RowFormat(slot % 3))
-    adapters.check(RUNS, 20, dtype)
+    adapters = Adapters(h_in=200, widths=(190, 44))
+    for row_format, ranks in zip(TOGETHER, ((1, 17), (20, 0), (3, 5)), strict=True):
+        adapters.add(ranks, row_format)
+    adapters.check([(0, 1, 0), (1, 2, 1, 0.7), (1, 2, 2, -0.3), (4, 3, 2)], 8, dtype)
 
 
 @pytest.mark.parametrize("tokens", [16, 64])
@@ -228,15 +231,12 @@ def test_the_highest_rank(dtype):
     adapters.check([(0, 3, 0)], 4, dtype, formats=[FLOAT])
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(
-    ("tokens", "companies"),
-    [
-        (8, [[(0, 2, 1), (2, 9, 0), (11, 1, 2)], [(0, 3, 2), (3, 1, 0), (4, 8, 1), (4, 8, 0)]]),
-        (64, [[(0, 10, 0), (10, 2, 1), (10, 2, 0)]]),
-    ],
-    ids=["decode", "prefill"],
-)
+THREE, FOUR = [(0, 2, 1), (2, 9, 0), (11, 1, 2)], [(0, 3, 2), (3, 1, 0), (4, 8, 1), (4, 8, 0)]
+DECODE = (torch.bfloat16, 8, [THREE, FOUR])
+PREFILL = (torch.float32, 64, [[(0, 10, 0), (10, 2, 1), (10, 2, 0)]])
+
+
+@pytest.mark.parametrize(("dtype", "tokens", "companies"), [DECODE, PREFILL])
 def test_a_tokens_result_is_the_same_whatever_its_neighbours(dtype, tokens, companies):
     """Bit for bit, within a variant, at any place of its bundle."""
     adapters = Adapters(h_in=1100, widths=(190,))
