@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 import pytest
-from interpreted import call_at_once
 from kinds_case import GREEDY, NAMES
+from launches.interpreted import call_at_once
 
 from gossamer.errors import SettingError
 from gossamer.llm import LLM

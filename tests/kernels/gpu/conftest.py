@@ -1,3 +1,3 @@
-from interpreted import call_at_once
+from launches.interpreted import call_at_once
 
 call_at_once()

@@ -46,7 +46,7 @@ def write_adapter(model: Any, folder: Path, *, base_name: str, base_fingerprint:
 
 @contextmanager
 def _without_card(model: Any) -> Iterator[None]:
-    """Save no model card of PEFT's: nobody would see it, and its template takes long to compile."""
+    """Save no model card of PEFT's: it would be thrown away, and takes long to make."""
     model.create_or_update_model_card = lambda folder: None
     try:
         yield
