@@ -37,13 +37,17 @@ def run_here(job, folder, hear):
 
 @pytest.fixture(scope="session")
 def all_here():
-    """Within it all jobs run in this process, and draw no curve, which takes as long as steps."""
+    """Within it all jobs run in this process, and nothing is drawn, which takes long."""
 
     @contextmanager
-    def inside():
+    def inside(*, pictures=False):
+        names = ["run.draw_loss_curve"]
+        if not pictures:
+            names += ["comparison.plots.draw_scores", "comparison.plots.draw_curves"]
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("gossamer.training.run.draw_loss_curve", lambda *given, **named: None)
             patch.setattr("gossamer.training.comparison.compare.run_job", run_here)
+            for name in names:
+                patch.setattr(f"gossamer.training.{name}", lambda *given, **named: None)
             yield
 
     return inside

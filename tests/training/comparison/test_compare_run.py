@@ -37,7 +37,7 @@ class Log(ComparisonProgress):
 def finished(compared, all_here, tmp_path_factory):
     names = [f"lora:rank=4,{FAST}", f"full:{FAST}"]
     output = tmp_path_factory.mktemp("finished") / "out"
-    with all_here():
+    with all_here(pictures=True):
         return compared(output, methods=names, seeds=[0, 1]), output
 
 
