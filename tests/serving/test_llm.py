@@ -70,7 +70,7 @@ def test_lists_that_do_not_fit_together(llm):
     ("options", "error"),
     [
         ({"adapter": ["a", "nobody", None]}, UnknownModelError),
-        ({"sampling": [GREEDY, SamplingParams(top_p=0), GREEDY]}, RequestError),
+        ({"sampling": [GREEDY, SamplingParams(top_p=2), GREEDY]}, RequestError),
     ],
     ids=["adapter", "sampling"],
 )

@@ -24,6 +24,7 @@ def check_supported(config: Any, *, for_serving: bool) -> None:
     """
     _check_causal(config, getattr(config, "model_type", "unknown"))
     if for_serving:
+        _check_text_alone(config)
         check_served(config)
         _check_positions(config)
 
@@ -35,6 +36,15 @@ def _check_causal(config: Any, family: str) -> None:
         raise UnsupportedModelError(
             f"'{family}' is not a causal language model; tuning and serving need one, such as "
             f"{', '.join(FAMILIES)}"
+        )
+
+
+def _check_text_alone(config: Any) -> None:
+    if config.get_text_config() is not config:
+        raise UnsupportedModelError(
+            f"models of architecture '{config.model_type}' read more than text, and only models of "
+            "text alone are served; `gossamer model text MODEL --output FOLDER` writes the text "
+            "part as one"
         )
 
 

@@ -2,12 +2,14 @@
 
 gossamer model pull smollm2-135m        fetch into the cache; nothing to do if it is there
 gossamer model pull OWNER/NAME          the same for a model of the Hugging Face hub
+gossamer model text MODEL --output DIR  write the text part of a model for pictures as a model
 gossamer model list                     models known by a short name, and which are fetched
 """
 
 import argparse
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 from gossamer.cli.parts.tables import format_bytes, print_table
@@ -19,19 +21,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     pull = actions.add_parser("pull", help="fetch a model into the cache")
     pull.add_argument("name", metavar="NAME", help="alias (see `list`) or hub id OWNER/NAME")
     pull.add_argument("--revision", help="branch, tag or commit of a hub model")
+    text = actions.add_parser("text", help="write the text part of a model for pictures as a model")
+    text.add_argument("model", metavar="MODEL", help="folder or hub id OWNER/NAME")
+    text.add_argument("--output", required=True, type=Path, help="folder of the new model")
     listing = actions.add_parser("list", help="show models known by a short name")
     listing.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the chosen sub-command."""
-    return _pull(args) if args.action == "pull" else _list(args)
+    return {"pull": _pull, "text": _text, "list": _list}[args.action](args)
 
 
 def _pull(args: argparse.Namespace) -> int:
     from gossamer.basemodel.find import fetch
 
     print(fetch(args.name, revision=args.revision))
+    return 0
+
+
+def _text(args: argparse.Namespace) -> int:
+    from gossamer.basemodel.find import resolve
+    from gossamer.basemodel.text_part import write_text_part
+
+    write_text_part(resolve(args.model), args.output)
+    print(args.output)
     return 0
 
 

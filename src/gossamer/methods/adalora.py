@@ -92,7 +92,9 @@ def adalora_config(
         deltaT=settings["interval"],
         beta1=settings["sensitivity_average"],
         beta2=settings["uncertainty_average"],
-        orth_reg_weight=settings["orthogonality"],
+        # PEFT adds its own to the loss of a model that is told labels, which some versions of TRL's
+        # trainer use and some do not: the method adds it instead, in all of them once.
+        orth_reg_weight=0.0,
     )
 
 
@@ -107,10 +109,7 @@ class AllocateRanks(TrainerCallback):
 
 
 def orthogonality(model: Any) -> torch.Tensor:
-    """Compute the mean of |P^T P - I| and |Q Q^T - I| (Frobenius): the paper's equation 4.
-
-    PEFT adds it to the loss that the model returns, which TRL's trainer does not use.
-    """
+    """Compute the mean of |P^T P - I| and |Q Q^T - I| (Frobenius): the paper's equation 4."""
     terms = []
     for _, layer in lora_layers(model):
         a, b = layer.lora_A[ADAPTER], layer.lora_B[ADAPTER]

@@ -10,6 +10,7 @@ from sherl_case import sherl, side_of, slow_side, tokens
 from torch.autograd.graph import saved_tensors_hooks
 from transformers import BertConfig, BertModel, T5Config, T5Model
 
+from gossamer.basemodel.versions import enable_checkpointing
 from gossamer.errors import SettingError, UnsupportedAdapterError, UsageError
 from gossamer.methods.sherl.model import SherlConfig
 
@@ -154,7 +155,7 @@ def test_checkpointing_leaves_early_layers_out(reentrant):
     model(input_ids=IDS, labels=LABELS, use_cache=False).loss.backward()
     plain = [p.grad.clone() for p in model.parameters() if p.requires_grad]
     model.zero_grad()
-    model.get_base_model().activation_checkpointing_enable({"use_reentrant": reentrant})
+    enable_checkpointing(model.get_base_model(), {"use_reentrant": reentrant})
     model(input_ids=IDS, labels=LABELS, use_cache=False).loss.backward()
     assert runs == {0: 2, 1: 2, 2: 3}
     again = [p.grad for p in model.parameters() if p.requires_grad]

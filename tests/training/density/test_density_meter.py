@@ -6,6 +6,7 @@ from method_helpers import base_folder, base_model
 from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from gossamer.basemodel.versions import enable_checkpointing
 from gossamer.errors import TrainingError, UnsupportedModelError
 from gossamer.methods.meft.model import MeftConfig
 from gossamer.methods.sherl.model import SherlConfig
@@ -128,7 +129,7 @@ def test_gradient_checkpointing_counts_once(of):
     settings = DensitySettings(density_loss=3.0, density_epsilon=1e-2, density_of=of)
     plain = gradients(model, settings, passes=2)
     without = gradients(model, DensitySettings(density_loss=1e-9, density_of=of), passes=2)
-    model.activation_checkpointing_enable({"use_reentrant": False})
+    enable_checkpointing(model, {"use_reentrant": False})
     model.enable_input_require_grads()
     sparing = gradients(model, settings, passes=2)
     assert plain.keys() == sparing.keys()
@@ -139,7 +140,7 @@ def test_gradient_checkpointing_counts_once(of):
 
 def test_checkpointing_that_hides_the_graph_is_refused_not_ignored():
     model = lora_model()
-    model.activation_checkpointing_enable({"use_reentrant": True})
+    enable_checkpointing(model, {"use_reentrant": True})
     model.enable_input_require_grads()
     with density_meter(DensitySettings(density_loss=1.0), model) as meter:
         with meter.watching(TOKENS):
