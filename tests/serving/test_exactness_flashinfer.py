@@ -6,12 +6,14 @@ import pytest
 import torch
 from kinds_case import GREEDY, Kinds
 from launches import fake_flashinfer
+from launches.interpreted import call_at_once
 
 from gossamer.errors import MissingExtraError
 from gossamer.kernels import attention_choice
 from gossamer.kernels.paged_attention.triton_launches import TritonPagedAttention
 from gossamer.llm import LLM
 
+call_at_once()
 # PEFT's SHiRA makes sparse tensors without saying whether they shall be checked.
 pytestmark = pytest.mark.filterwarnings("ignore:Sparse invariant checks:UserWarning")
 
