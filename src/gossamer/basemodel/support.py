@@ -43,7 +43,7 @@ def _check_text_alone(config: Any) -> None:
     if config.get_text_config() is not config:
         raise UnsupportedModelError(
             f"models of architecture '{config.model_type}' read more than text, and only models of "
-            "text alone are served; `gossamer model text MODEL --output FOLDER` writes the text "
+            "text alone are served; `gossamer model text MODEL --output DIR` writes the text "
             "part as one"
         )
 

@@ -2,7 +2,7 @@
 
 gossamer model pull smollm2-135m        fetch into the cache; nothing to do if it is there
 gossamer model pull OWNER/NAME          the same for a model of the Hugging Face hub
-gossamer model text MODEL --output DIR  write the text part of a model for pictures as a model
+gossamer model text MODEL --output DIR  write the text part of a model for pictures
 gossamer model list                     models known by a short name, and which are fetched
 """
 
@@ -23,7 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     pull.add_argument("--revision", help="branch, tag or commit of a hub model")
     text = actions.add_parser("text", help="write the text part of a model for pictures as a model")
     text.add_argument("model", metavar="MODEL", help="folder or hub id OWNER/NAME")
-    text.add_argument("--output", required=True, type=Path, help="folder of the new model")
+    text.add_argument(
+        "--output", required=True, type=Path, metavar="DIR", help="folder of the new model"
+    )
     listing = actions.add_parser("list", help="show models known by a short name")
     listing.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
