@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from gossamer.cluster.replicas.leftovers import adopting_orphans
 from gossamer.cluster.replicas.settings import ClusterSettings
 from gossamer.errors import ServingError, SettingError, cut
 from gossamer.extras import require
@@ -133,6 +134,20 @@ def start_cluster(serving: ServeSettings, cluster: ClusterSettings, http: HttpSe
         _check_this_machine(serving, http)
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    with adopting_orphans() as end_all:
+        try:
+            _start(cluster, http, application)
+        except (SystemExit, KeyboardInterrupt) as ended:
+            stop_cluster(cluster)
+            if cluster.ray_address is None:
+                end_all()
+            if isinstance(ended, SystemExit) and ended.code == signal.SIGTERM:
+                # While Ray itself starts, its own handler ends with the bare number of the signal.
+                raise SystemExit(128 + signal.SIGTERM) from None
+            raise
+
+
+def _start(cluster: ClusterSettings, http: HttpSettings, application: Any) -> None:
     import ray
     from ray import serve
     from ray.exceptions import AuthenticationError, RayError
@@ -169,15 +184,6 @@ def start_cluster(serving: ServeSettings, cluster: ClusterSettings, http: HttpSe
             f"the replicas did not start: {_first_line(error)}; Ray's logs tell more, in "
             "/tmp/ray/session_latest/logs/serve"
         ) from error
-    except SystemExit as ended:
-        stop_cluster(cluster)
-        # While Ray itself starts, its own handler ends with the bare number of the signal.
-        raise SystemExit(
-            128 + signal.SIGTERM if ended.code == signal.SIGTERM else ended.code
-        ) from None
-    except KeyboardInterrupt:
-        stop_cluster(cluster)
-        raise
 
 
 def _start_serve(http: HttpSettings) -> None:
