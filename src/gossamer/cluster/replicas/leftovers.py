@@ -1,4 +1,4 @@
-"""Ends what Ray leaves behind where it is told to end while it starts.
+"""Ends what Ray leaves behind where a signal ends the run while Ray starts.
 
 Its own handler of signals then kills the processes that it knows. What those have just started
 themselves, such as the agents beside a raylet, may not have learnt yet to watch their parent.
