@@ -1,5 +1,7 @@
 """The text part of a model for pictures becomes a model that is served as it computes there."""
 
+import shutil
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -37,6 +39,12 @@ def both(tmp_path_factory):
     return folder
 
 
+def copied(folder, copy):
+    """A copy of a model's folder, and its weights."""
+    shutil.copytree(folder, copy)
+    return copy, load_file(copy / "model.safetensors")
+
+
 def test_the_whole_is_refused_and_its_text_part_is_served(both, tmp_path, capsys):
     with pytest.raises(UnsupportedModelError, match="gossamer model text MODEL"):
         LLM(both, memory_gib=0.01, threads=1)
@@ -56,11 +64,7 @@ def test_the_whole_is_refused_and_its_text_part_is_served(both, tmp_path, capsys
 
 def test_names_of_the_first_gemma_files(both, tmp_path):
     """Older files have the part before `model`, newer ones behind it."""
-    folder = tmp_path / "old"
-    folder.mkdir()
-    for path in both.iterdir():
-        (folder / path.name).write_bytes(path.read_bytes())
-    weights = load_file(both / "model.safetensors")
+    folder, weights = copied(both, tmp_path / "old")
     renamed = {
         name.replace("language_model.model.", "model.language_model."): value
         for name, value in weights.items()
@@ -75,14 +79,10 @@ def test_names_of_the_first_gemma_files(both, tmp_path):
 
 
 def test_weights_that_are_not_there_are_named(both, tmp_path):
-    folder = tmp_path / "cut"
-    folder.mkdir()
-    for path in both.iterdir():
-        (folder / path.name).write_bytes(path.read_bytes())
-    weights = load_file(both / "model.safetensors")
+    folder, weights = copied(both, tmp_path / "cut")
     kept = {name: value for name, value in weights.items() if "layers.1.mlp" not in name}
     save_file(kept, folder / "model.safetensors", {"format": "pt"})
-    with pytest.raises(CorruptModelError, match=r"lack \d+ tensor\(s\) of the text part"):
+    with pytest.raises(CorruptModelError, match=r"lack \d+ tensor\(s\) of the model"):
         write_text_part(folder, tmp_path / "text")
     assert not (tmp_path / "text").exists()
 

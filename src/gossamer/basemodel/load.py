@@ -106,8 +106,8 @@ def load_model(
     if part is not None:
         return _load_part(folder, config, part, options).to(device).eval()
     if saved == "none" and quantization_config is None:
-        return _from_pretrained(folder, options).to(device).eval()
-    model = _from_pretrained(folder, {**options, "device_map": {"": device}})
+        return read_weights(folder, options).to(device).eval()
+    model = read_weights(folder, {**options, "device_map": {"": device}})
     keep_as_quantized(model, None if saved == "none" else dtype)
     return model.eval()
 
@@ -154,12 +154,16 @@ def require_chat_template(tokenizer: Any) -> None:
 
 
 def _load_part(folder: Path, config: Any, part: ModelPart, options: dict[str, Any]) -> Any:
-    model = _from_pretrained(folder, {**options, **loading_options(config, part)})
+    model = read_weights(folder, {**options, **loading_options(config, part)})
     keep_local(model, part)
     return model
 
 
-def _from_pretrained(folder: Path, options: dict[str, Any]) -> Any:
+def read_weights(folder: Path, options: dict[str, Any]) -> Any:
+    """Let transformers load a causal language model from `folder`, with `options` of its own.
+
+    Raises `CorruptModelError` if that fails, or if the files lack a weight of the model.
+    """
     from transformers import AutoModelForCausalLM
 
     try:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from gossamer.basemodel.files import open_to_readers, weight_files
-from gossamer.basemodel.load import load_config, load_tokenizer
+from gossamer.basemodel.load import load_config, load_tokenizer, read_weights
 from gossamer.basemodel.quiet import quiet_transformers
-from gossamer.errors import CorruptModelError, UnsupportedModelError, UsageError, one_line
+from gossamer.errors import UnsupportedModelError, UsageError
 from gossamer.files import replacing_folder, storing
 
 _NAMES = {
@@ -50,7 +50,7 @@ def write_text_part(folder: Path, output: Path) -> None:
 
 
 def _load(folder: Path, config: Any) -> Any:
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise UnsupportedModelError(
@@ -58,25 +58,4 @@ def _load(folder: Path, config: Any) -> Any:
             "which transformers knows no causal language model"
         )
     weight_files(folder)
-    try:
-        with quiet_transformers():
-            model, info = AutoModelForCausalLM.from_pretrained(
-                str(folder),
-                config=config,
-                key_mapping=_NAMES,
-                dtype="auto",
-                local_files_only=True,
-                trust_remote_code=False,
-                use_safetensors=True,
-                output_loading_info=True,
-            )
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
-        raise CorruptModelError(
-            f"the text part of the model in {folder} cannot be loaded: {one_line(str(error), 300)}"
-        ) from None
-    if missing := sorted(info["missing_keys"]):
-        raise CorruptModelError(
-            f"the weights in {folder} lack {len(missing)} tensor(s) of the text part, such as "
-            f"{missing[0]}"
-        )
-    return model
+    return read_weights(folder, {"config": config, "key_mapping": _NAMES, "dtype": "auto"})
