@@ -76,6 +76,7 @@ _TOKENS: dict[str, dict[str, Any]] = {
             "add_special_tokens": _FLAG,
             "return_token_strs": _FLAG,
         },
+        "oneOf": [{"required": ["prompt"]}, {"required": ["messages"]}],
     },
     "/detokenize": {
         "type": "object",

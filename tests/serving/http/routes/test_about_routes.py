@@ -110,6 +110,9 @@ TAKEN = [
     ("/v1/messages", {"messages": [turn("user", "hi")], "stop_sequences": ["x"],
                       "output_config": {"format": {"type": "json_schema", "schema": {}}}}),
     ("/v1/messages/count_tokens", {"messages": [turn("user", "hi")]}),
+    ("/tokenize", {"prompt": "hi", "return_token_strs": True}),
+    ("/tokenize", {"messages": [turn("user", "hi")]}),
+    ("/detokenize", {"tokens": [5]}),
 ]  # fmt: skip
 NOT_TAKEN = [
     ("/v1/responses", {}),
@@ -126,6 +129,9 @@ NOT_TAKEN = [
     ("/v1/messages", {"messages": [turn("user", "hi")], "stop_sequences": [""]}),
     ("/v1/messages", {"messages": [turn("user", "hi")], "thinking": {"type": "hard"}}),
     ("/v1/messages", {"messages": [turn("user", "hi")], "system": 5}),
+    ("/tokenize", {}),
+    ("/tokenize", {"prompt": "hi", "messages": [turn("user", "hi")]}),
+    ("/detokenize", {}),
 ]
 
 
