@@ -1,12 +1,14 @@
 """The packed base product: equal to the plain one, and rows that do not feel their neighbours."""
 
 import copy
+import os
 
 import pytest
 import torch
 from torch import nn
 
 from gossamer.kernels.dense_linear import DenseLinear, make_dense_linear, reference
+from gossamer.kernels.dense_linear.cpu import PROGRAMS, PROGRAMS_VARIABLE, keep_programs_for
 from gossamer.kernels.dense_linear.quantized import whole_weight
 
 SHAPES = [(48, 64), (37, 19), (576, 192), (1, 1), (100, 48)]
@@ -178,3 +180,14 @@ def test_quantised_weights_are_not_merged():
     dense = make_dense_linear([quantized(nn.Linear(64, 48), "nf4")], "cpu")
     with pytest.raises(TypeError, match="quantised"):
         dense.plus([(0, torch.ones(48, 64))])
+
+
+def test_models_of_many_shapes_keep_more_programs(monkeypatch):
+    monkeypatch.setenv(PROGRAMS_VARIABLE, str(PROGRAMS))
+    keep_programs_for(PROGRAMS // 4)
+    assert os.environ[PROGRAMS_VARIABLE] == str(PROGRAMS)
+    keep_programs_for(PROGRAMS)
+    assert os.environ[PROGRAMS_VARIABLE] == str(4 * PROGRAMS)
+    monkeypatch.setenv(PROGRAMS_VARIABLE, "7")
+    keep_programs_for(PROGRAMS)
+    assert os.environ[PROGRAMS_VARIABLE] == "7"

@@ -13,10 +13,16 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.kernels.dense_linear import reference
-from gossamer.kernels.dense_linear.cpu import can_pack, is_one_row_apart, pack, packed_linear
+from gossamer.kernels.dense_linear.cpu import (
+    can_pack,
+    is_one_row_apart,
+    keep_programs_for,
+    pack,
+    packed_linear,
+)
 from gossamer.kernels.dense_linear.quantized import is_quantized, whole_weight
 
-__all__ = ["DenseLinear", "QuantizedLinear", "make_dense_linear"]
+__all__ = ["DenseLinear", "QuantizedLinear", "keep_programs_for", "make_dense_linear"]
 
 _EXACT = torch.float64
 

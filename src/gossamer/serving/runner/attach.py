@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from gossamer.adapters.base_shape import BaseShape
 from gossamer.basemodel.sharded import Style, styles_of
-from gossamer.kernels.dense_linear import DenseLinear, make_dense_linear
+from gossamer.kernels.dense_linear import DenseLinear, keep_programs_for, make_dense_linear
 from gossamer.kernels.grouped_lora import RowFormat
 from gossamer.kernels.hidden_edit import HiddenEdit, make_hidden_edit
 from gossamer.serving.packing.base_linear import BaseLinear
@@ -87,6 +87,8 @@ def attach(
     rows: the format of all low-rank rows; None: each adapter has its own. shard: which part of the
     whole `model` is. Returns the layers that adapters can act on.
     """
+    linears = (each for each in model.modules() if isinstance(each, nn.Linear))
+    keep_programs_for(len({(each.out_features, each.in_features) for each in linears}))
     modules = AdaptedModules(parts=base_parts(model, is_whole=shard.is_whole))
     operations = operations_of(pool, backend, rows)
     if not shard.is_whole:
