@@ -252,6 +252,8 @@ def test_a_killed_replica_loses_no_request_and_comes_back(cluster, expected):
     for each in clients:
         each.start()
     cluster.until(lambda: len(outcomes) > 24)
+    # The new replica loads by itself what the catalog has been told that clients ask for.
+    cluster.until(lambda: len(cluster.catalog.asked.most(len(ADAPTERS))) == len(ADAPTERS))
     victim = cluster.figures()[0]["process"]
     before = len(outcomes)
     os.kill(victim, signal.SIGKILL)
