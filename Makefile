@@ -44,7 +44,7 @@ test-kills: $(STAMP)  ## Kill workers and servers of jobs 40 times, on SQLite an
 
 # Options of pytest, such as PEFT_SUITE="-k Llama test_decoder_models.py", run a part.
 PEFT_SUITE ?= -n logical --maxprocesses 8
-test-peft: $(STAMP)  ## Run PEFT's own tests over our tuners (some 15 minutes; fetches PEFT's source).
+test-peft: $(STAMP)  ## Run PEFT's own tests over our tuners (some 10 minutes; fetches PEFT's source).
 	@$(PY) tests/peft_suite $(PEFT_SUITE)
 
 # PYTHON=python3.13 takes another Python, TORCH_INDEX torch from another index.
