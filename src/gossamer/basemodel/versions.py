@@ -4,7 +4,8 @@
 it there are only those. 5.24 renamed the argument and output `past_key_values` to `cache`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 CACHE_NAMES = ("cache", "past_key_values")
@@ -41,3 +42,28 @@ def uncached_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments of a block that is to neither read nor fill a cache."""
     kept = {name: value for name, value in arguments.items() if name not in CACHE_NAMES}
     return {**kept, "use_cache": False}
+
+
+@contextmanager
+def cache_as_peft_names_it(model: Any) -> Iterator[None]:
+    """Let a PEFT model generate with a soft prompt or prefix.
+
+    PEFT 0.21 puts the prompt in front where it finds no `past_key_values`, so with the new name it
+    does for every token, and the answer is another one.
+    """
+    prepare = getattr(model, "base_model_prepare_inputs_for_generation", None)
+    if prepare is None:
+        yield
+        return
+
+    def prepare_named(*args: Any, **kwargs: Any) -> dict[str, Any]:
+        inputs: dict[str, Any] = prepare(*args, **kwargs)
+        if "cache" in inputs:
+            inputs["past_key_values"] = inputs.pop("cache")
+        return inputs
+
+    model.base_model_prepare_inputs_for_generation = prepare_named
+    try:
+        yield
+    finally:
+        model.base_model_prepare_inputs_for_generation = prepare

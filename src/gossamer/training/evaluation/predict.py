@@ -8,6 +8,7 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import GenerationConfig
 
+from gossamer.basemodel.versions import cache_as_peft_names_it
 from gossamer.training.data.encode import NO_LOSS, Example
 
 
@@ -67,9 +68,10 @@ def _generate(
         ids[index, width - len(prompt) :] = torch.tensor(prompt, dtype=torch.long)
         mask[index, width - len(prompt) :] = 1
     device = next(model.parameters()).device
-    output = model.generate(
-        input_ids=ids.to(device), attention_mask=mask.to(device), generation_config=config
-    )
+    with cache_as_peft_names_it(model):
+        output = model.generate(
+            input_ids=ids.to(device), attention_mask=mask.to(device), generation_config=config
+        )
     return [row[width:] for row in output.tolist()]
 
 
