@@ -15,7 +15,7 @@ os.environ.setdefault(PROGRAMS_VARIABLE, str(PROGRAMS))
 
 
 def keep_programs_for(shapes: int) -> None:
-    """Have oneDNN keep programs for so many shapes of weights, each for several numbers of tokens.
+    """Have oneDNN keep programs for this number of shapes, each for several numbers of tokens.
 
     A model whose layers all have other widths, as pruning leaves them, has more shapes than the
     usual bound has programs, and each step would make all of them again: measured on a SmolLM2 with
