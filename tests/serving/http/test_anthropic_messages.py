@@ -172,6 +172,22 @@ def test_only_what_has_ended_an_answer_is_left_out(make_engine, send, pieces, te
     assert cut["stop_reason"] == "max_tokens"
 
 
+def test_a_stop_text_within_a_use_of_a_tool_is_why_it_ends(make_engine, send):
+    # An engine holds back what may be the stop text until it is whole.
+    pieces = ['{"name": "get_weather", ', '"arguments": ', '{"city": "', "Par"]
+    engine = make_engine(script=lambda request: pieces, max_context=4096)
+    fields = {"tools": [TOOL], "tool_choice": {"type": "any"}, "stop_sequences": ["Par"]}
+    message = send(engine, **fields).json()
+    [start, *_, end, _] = events(send(engine, stream=True, **fields))
+    assert start["type"] == "message_start"
+    for told in (message, end["delta"]):
+        assert (told["stop_reason"], told["stop_sequence"]) == ("stop_sequence", "Par")
+    # As where `max_tokens` has cut it.
+    cut = send(engine, **{**fields, "stop_sequences": ["x"]}, max_tokens=3).json()
+    assert cut["stop_reason"] == "max_tokens"
+    assert plain(message)["content"] == plain(cut)["content"]
+
+
 def test_the_result_of_a_tool_that_has_failed_says_so(says, send):
     engine = says("Sorry.")
     use = {"type": "tool_use", "id": "t1", "name": "get_weather", "input": {"city": "Paris"}}

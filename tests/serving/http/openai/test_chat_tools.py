@@ -122,6 +122,26 @@ def test_an_answer_that_is_cut_says_length(says, chat):
     assert calls_of(message) == [("get_weather", {"city": "Paris"})]
 
 
+CUT = '{"name": "get_weather", "arguments": {"city": "'
+FIRST = '{"name": "add", "arguments": {}}\n'
+
+
+@pytest.mark.parametrize("text", [CUT, FIRST + CUT])
+def test_a_required_call_that_a_stop_text_has_cut_is_not_finished(says, chat, text):
+    for fields in ({}, {"stream": True}):
+        read = streamed if fields else whole
+        message, reason = read(chat(says(text), tool_choice="required", stop=["Par"], **fields))
+        assert reason == "stop"
+        assert message["tool_calls"][-1]["function"]["arguments"] == '{"city": "'
+
+
+def test_a_cut_call_that_is_left_out_is_not_missed(says, chat):
+    engine = says(FIRST + CUT)
+    one = chat(engine, tool_choice="required", parallel_tool_calls=False)
+    message, reason = whole(one)
+    assert (calls_of(message), reason) == ([("add", {})], "tool_calls")
+
+
 def test_no_more_than_one_call_without_parallel_ones(says, chat):
     for fields in ({}, {"stream": True}):
         read = streamed if fields else whole

@@ -98,6 +98,17 @@ def test_a_required_call_that_is_cut_says_length(call_of):
     assert call["function"]["name"] == "get_weather"
 
 
+def test_a_stop_text_within_a_required_call_ends_no_call(call_of):
+    fields = {"tool_choice": NAMED, "stop": ["city"], "temperature": 0}
+    [answer] = call_of(**fields).json()["choices"]
+    [call] = answer["message"]["tool_calls"]
+    assert answer["finish_reason"] == "stop"
+    assert "}" not in call["function"]["arguments"]
+    last = call_of(**fields, stream=True).text.split("\n\n")[-3]
+    [choice] = json.loads(last.removeprefix("data: "))["choices"]
+    assert choice["finish_reason"] == "stop"
+
+
 def test_a_schema_that_no_grammar_can_keep_is_refused(call_of):
     tool = {"type": "function", "function": {"name": "f", "parameters": {"not": {"a": 1}}}}
     reply = call_of(tools=[tool], tool_choice="required")

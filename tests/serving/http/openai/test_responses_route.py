@@ -164,6 +164,32 @@ def test_a_response_goes_on_from_one_whose_call_was_cut(client_of):
     assert prompt(engine) == f"{said}<|im_start|>assistant\n"
 
 
+CUT = '{"name": "get_weather", "arguments": {"city": "'
+
+
+def test_a_call_that_a_stop_text_has_cut_is_incomplete(client_of):
+    client, engine = client_of(CUT, CUT, "One.")
+    fields = {"model": "tiny", "tools": [TOOL], "tool_choice": "required"}
+    for is_streamed in (False, True):
+        made = client.responses.create(
+            input="a", **fields, stream=is_streamed, extra_body={"stop": ["Par"]}
+        )
+        last = list(made)[-1] if is_streamed else None
+        response = last.response if last else made
+        [call] = response.output
+        assert (call.type, call.status, call.arguments) == (
+            "function_call", "incomplete", '{"city": "')  # fmt: skip
+        assert (response.status, response.incomplete_details.reason) == ("incomplete", "stop")
+        assert last is None or last.type == "response.incomplete"
+    # By its id, and sent back: the same turns.
+    new = {"role": "user", "content": "b"}
+    client.responses.create(model="tiny", input=[new], previous_response_id=response.id)
+    history = [{"role": "user", "content": "a"}, call.to_dict(), new]
+    client.responses.create(model="tiny", input=history, store=False)
+    said = "".join(f"<|im_start|>user\n{turn}<|im_end|>\n" for turn in "ab")
+    assert prompt(engine, -2) == prompt(engine) == f"{said}<|im_start|>assistant\n"
+
+
 @pytest.mark.parametrize("store", ["true", "false"])
 def test_what_was_sent_is_not_held_while_it_is_answered(make_engine, store):
     engine = make_engine(script=endless, delay=0.01)

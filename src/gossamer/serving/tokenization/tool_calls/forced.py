@@ -4,7 +4,12 @@ import re
 
 from gossamer.serving.tokenization.tool_calls.calls import parse_calls
 from gossamer.serving.tokenization.tool_calls.json_end import JsonEnd
-from gossamer.serving.tokenization.tool_calls.parts import AnswerPart, CallArguments, CallStart
+from gossamer.serving.tokenization.tool_calls.parts import (
+    AnswerPart,
+    CallArguments,
+    CallCut,
+    CallStart,
+)
 
 _HEAD = re.compile(
     r'\s*\{\s*"name"\s*:\s*"([^"\\]+)"\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=\{)'
@@ -54,7 +59,8 @@ class ForcedReader:
         return parts or None
 
     def finish(self, *, is_cut: bool = False) -> list[AnswerPart]:
-        """Return the rest, once no more text comes: a call that is written in another order."""
+        """Return the rest, once no more text comes: a call that is written in another order, or
+        that the one that is open is cut."""
         if self._end is not None:
-            return []
+            return [CallCut()]
         return parse_calls(self._text, self._names) or []

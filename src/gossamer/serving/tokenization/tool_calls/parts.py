@@ -33,7 +33,12 @@ class CallArguments:
     text: str
 
 
-AnswerPart = TextPart | ReasoningPart | CallStart | CallArguments
+@dataclass(frozen=True, slots=True)
+class CallCut:
+    """Ends the call that was opened last before its arguments are whole."""
+
+
+AnswerPart = TextPart | ReasoningPart | CallStart | CallArguments | CallCut
 
 
 class AnswerReader(Protocol):

@@ -7,6 +7,7 @@ from typing import Any
 from gossamer.serving.tokenization.tool_calls.parts import (
     AnswerPart,
     CallArguments,
+    CallCut,
     CallStart,
     PlainReader,
     ReaderFactory,
@@ -65,6 +66,8 @@ class AnswerFollower:
         self._rules = rules
         self._reader = rules.readers()
         self._num_seen = 0
+        self.has_cut_call = False
+        """Whether the answer has ended within its last call, for whatever reason."""
 
     def push(self, text: str) -> list[Piece]:
         """Return what is certain once `text` has come."""
@@ -76,7 +79,8 @@ class AnswerFollower:
 
     def reason(self, finish_reason: str) -> str:
         """Return why the answer has ended, as clients are told."""
-        return "tool_calls" if self._num_seen and finish_reason == "stop" else finish_reason
+        calls = self._num_seen > 0 and not self.has_cut_call
+        return "tool_calls" if calls and finish_reason == "stop" else finish_reason
 
     def _numbered(self, parts: list[AnswerPart]) -> list[Piece]:
         pieces: list[Piece] = []
@@ -90,6 +94,9 @@ class AnswerFollower:
                 case CallArguments(text):
                     if self._num_seen <= self._rules.max_calls:
                         pieces.append(CallPiece(self._num_seen - 1, text))
+                case CallCut():
+                    # One that is left out is not missed.
+                    self.has_cut_call = self._num_seen <= self._rules.max_calls
                 case _:
                     pieces.append(part)
         return pieces

@@ -15,6 +15,14 @@ def _forget(response: dict[str, Any]) -> None:
     """Keep nothing."""
 
 
+def _cut_by(follower: AnswerFollower, reason: str) -> str | None:
+    """What has cut an answer that the engine has ended for `reason`; None: it is whole."""
+    if reason == "length":
+        return "max_output_tokens"
+    # OpenAI's interface has no stop texts, so no name for one that was met within a call.
+    return "stop" if follower.has_cut_call else None
+
+
 @dataclass(slots=True)
 class ResponsesReply(ReplyFormat):
     """The replies of the responses route: one response, or the events of its stream."""
@@ -35,8 +43,9 @@ class ResponsesReply(ReplyFormat):
         reason, follower = choice.finish_reason or "stop", AnswerFollower(self.rules)
         self.items.add(follower.push(choice.text))
         self.items.add(follower.finish(reason))
-        self.items.close(is_cut=reason == "length")
-        return self._finished(reason)
+        cut_by = _cut_by(follower, reason)
+        self.items.close(is_cut=cut_by is not None)
+        return self._finished(cut_by)
 
     def opening(self, index: int) -> list[Event]:
         """Build the events before the first text."""
@@ -54,9 +63,11 @@ class ResponsesReply(ReplyFormat):
 
     def closing(self, index: int, finish_reason: str) -> list[Event]:
         """Build the last events."""
-        events = self.items.add(self.follower(index).finish(finish_reason))
-        events += self.items.close(is_cut=finish_reason == "length")
-        response = self._finished(finish_reason)
+        follower = self.follower(index)
+        events = self.items.add(follower.finish(finish_reason))
+        cut_by = _cut_by(follower, finish_reason)
+        events += self.items.close(is_cut=cut_by is not None)
+        response = self._finished(cut_by)
         events.append({"type": f"response.{response['status']}", "response": response})
         return self._numbered(events)
 
@@ -77,14 +88,13 @@ class ResponsesReply(ReplyFormat):
             self.num_events += 1
         return events
 
-    def _finished(self, reason: str) -> dict[str, Any]:
-        response = self._response("incomplete" if reason == "length" else "completed")
+    def _finished(self, cut_by: str | None) -> dict[str, Any]:
+        response = self._response("completed" if cut_by is None else "incomplete", cut_by)
         self.keep(response)
         return response
 
-    def _response(self, status: str) -> dict[str, Any]:
+    def _response(self, status: str, cut_by: str | None = None) -> dict[str, Any]:
         given = self.request
-        is_cut = status == "incomplete"
         return {
             "id": self.reply_id,
             "object": "response",
@@ -92,7 +102,7 @@ class ResponsesReply(ReplyFormat):
             "status": status,
             "background": False,
             "error": None,
-            "incomplete_details": {"reason": "max_output_tokens"} if is_cut else None,
+            "incomplete_details": {"reason": cut_by} if cut_by is not None else None,
             "instructions": given.get("instructions"),
             "max_output_tokens": given.get("max_output_tokens"),
             "metadata": given.get("metadata", {}),

@@ -71,7 +71,7 @@ class _Call:
     def _history(self, response_id: str) -> list[dict[str, Any]]:
         self.earlier = self.store.find(self.tenant, response_id).items
         items: list[dict[str, Any]] = json.loads(self.earlier)
-        return [item for item in items if not _is_cut_call(item)]
+        return items
 
     def _keep(self, response: dict[str, Any]) -> None:
         if self.request.get("store", True):
@@ -81,11 +81,6 @@ class _Call:
             written = json_bytes(response)
             stored = StoredResponse(response["id"], written, self.new_input, items)
             self.store.keep(self.tenant, stored)
-
-
-def _is_cut_call(item: dict[str, Any]) -> bool:
-    """Whether an item is a call whose arguments were cut: none can be made of it."""
-    return item.get("type") == "function_call" and item.get("status") == "incomplete"
 
 
 @router.post("/v1/responses")

@@ -191,6 +191,9 @@ def _add(messages: list[Values], names: dict[str, str], place: str, item: Values
         # What was thought before is not shown again.
         return
     if kind == "function_call":
+        if item.get("status") == "incomplete":
+            # Its arguments were cut: no call can be made of it.
+            return
         function = {"name": item.get("name"), "arguments": item.get("arguments")}
         call = {"id": item.get("call_id"), "type": "function", "function": function}
         if not messages or messages[-1]["role"] != "assistant":
