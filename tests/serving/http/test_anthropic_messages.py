@@ -314,6 +314,8 @@ REFUSED = [
     ({"tools": [{**TOOL, "input_schema": []}]}, "tools[0].input_schema must be a JSON schema"),
     ({"tool_choice": "any"}, "'tool_choice' must have the type"),
     ({"tool_choice": {"type": "any"}}, "needs 'tools'"),
+    ({"tools": [{**TOOL, "input_schema": {"type": "string"}}]},
+     "tools[0].input_schema.type is 'string'"),
     ({"stop_sequences": [""]}, "'stop_sequences'"),
     ({"output_config": {"format": {"type": "text"}}}, "output_config.format must be"),
     ({"output_config": {"format": {"type": "json_schema", "schema": 5}}},

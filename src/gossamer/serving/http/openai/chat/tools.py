@@ -26,7 +26,8 @@ class Tool:
         """The JSON schema of its arguments, an object; without parameters, an empty one."""
         found: Mapping[str, Any] | None = self.as_dict["function"].get("parameters")
         if found:
-            return {"type": "object", **found}
+            # Whatever else its type admits, the arguments of a call are an object.
+            return {**found, "type": "object"}
         return {"type": "object", "properties": {}, "additionalProperties": False}
 
 
@@ -81,7 +82,15 @@ def _tool(tool: Any, where: str) -> Tool:
         if not isinstance(parameters, dict):
             raise invalid(place, f"{place} must be a JSON schema, an object")
         check_depth(parameters, place)
+        _check_type(parameters, f"{place}.type")
     return Tool(name, {"type": "function", "function": known})
+
+
+def _check_type(parameters: Mapping[str, Any], where: str) -> None:
+    """Raise `ApiError` 400 for a schema that no object keeps to: arguments are one."""
+    kind = parameters.get("type", "object")
+    if kind != "object" and not (isinstance(kind, list) and "object" in kind):
+        raise invalid(where, f"{where} is {shown(kind)}: arguments are an object; use 'object'")
 
 
 def parse_tool_choice(value: Any) -> ToolChoice:
