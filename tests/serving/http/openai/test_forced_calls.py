@@ -156,3 +156,75 @@ def test_references_of_several_tools_do_not_mix():
     first, second = schema["$defs"].values()
     assert first["properties"]["city"] == {"$ref": "#/$defs/tool0/$defs/City"}
     assert second["properties"]["x"] == {"$ref": "#/$defs/tool1/$defs/City"}
+
+
+def one(name, **schema):
+    return {"type": "function", "function": {"name": name, "parameters": schema}}
+
+
+def moved(*tools):
+    """The schemas of tools as they stand in that of a call."""
+    return list(call_schema(parse_tools(list(tools)), "arguments")["$defs"].values())
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"const": {"$ref": "#/a", "$id": "b", "$schema": "c", "$anchor": "d"}},
+     {"enum": [{"$ref": "#"}, {"$id": "b"}]}, {"default": {"$ref": "#d"}},
+     {"examples": [{"properties": {"$ref": "#/a"}}]}],
+)  # fmt: skip
+def test_values_in_a_schema_stay_as_they_are(values):
+    named = {name: {"$ref": "#/$defs/City"} for name in values}
+    # The same names as those of properties and definitions are no keywords.
+    schema = {"properties": {"x": values, **named}, "$defs": {**named, "City": {"type": "string"}}}
+    [found] = moved(one("f", **schema))
+    assert found["properties"].pop("x") == values
+    places = {name: {"$ref": "#/$defs/tool0/$defs/City"} for name in values}
+    assert found["properties"] == places
+    assert found["$defs"] == {**places, "City": {"type": "string"}}
+
+
+def test_other_addresses_are_not_touched():
+    for reference in ("#missing", "http://example.com/x#/y", "other.json"):
+        [found] = moved(one("f", properties={"x": {"$ref": reference}}))
+        assert found["properties"]["x"] == {"$ref": reference}
+    [found] = moved(one("f", properties={"x": {"$ref": "#"}}))
+    assert found["properties"]["x"] == {"$ref": "#/$defs/tool0"}
+
+
+def anchored(name, value):
+    """A tool whose `x` is `value`, by way of an anchor that all such tools have."""
+    place = {"$anchor": "q", "const": value}
+    schema = {"properties": {"x": {"$ref": "#q"}}, "required": ["x"], "$defs": {"a/b c~%": place}}
+    return one(name, **schema, additionalProperties=False)
+
+
+@pytest.mark.parametrize(("name", "value"), [("f", "one"), ("g", "two")])
+def test_anchors_of_several_tools_do_not_mix(call_of, name, value):
+    choice = {"type": "function", "function": {"name": name}}
+    reply = call_of(tools=[anchored("f", "one"), anchored("g", "two")], tool_choice=choice)
+    assert reply.status_code == 200, reply.text
+    [call] = reply.json()["choices"][0]["message"]["tool_calls"]
+    assert json.loads(call["function"]["arguments"]) == {"x": value}
+    both = call_of(tools=[anchored("f", "one"), anchored("g", "two")], tool_choice="required")
+    for call in both.json()["choices"][0]["message"]["tool_calls"]:
+        wanted = {"f": "one", "g": "two"}[call["function"]["name"]]
+        assert json.loads(call["function"]["arguments"]) == {"x": wanted}
+
+
+def test_an_anchor_that_is_missing_is_refused(call_of):
+    bad = one("g", properties={"x": {"$ref": "#q"}})
+    reply = call_of(tools=[anchored("f", "one"), bad], tool_choice="required")
+    assert reply.status_code == 400, reply.text
+    assert "'q'" in reply.json()["error"]["message"]
+
+
+def test_arguments_are_an_object_where_their_type_admits_more(call_of):
+    schema = {**SCHEMA, "type": ["null", "object"]}
+    tool = {"type": "function", "function": {"name": "get_weather", "parameters": schema}}
+    [found] = moved(tool)
+    assert found["type"] == "object"
+    [answer] = call_of(tools=[tool], tool_choice="required").json()["choices"]
+    assert answer["message"]["tool_calls"]
+    for call in answer["message"]["tool_calls"]:
+        assert set(json.loads(call["function"]["arguments"])) == {"city", "days"}

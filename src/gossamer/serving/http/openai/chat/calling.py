@@ -8,6 +8,7 @@ from gossamer.serving.core.messages import StructuredOutputs
 from gossamer.serving.http.errors import ApiError
 from gossamer.serving.http.openai.chat.answers import AnswerRules
 from gossamer.serving.http.openai.chat.bounds import MAX_CALLS
+from gossamer.serving.http.openai.chat.moved_schema import moved
 from gossamer.serving.http.openai.chat.tools import Tool
 from gossamer.serving.http.openai.request_schema import ChatBody
 from gossamer.serving.tokenization.tool_calls.families import CallParser
@@ -102,27 +103,7 @@ def call_schema(tools: Sequence[Tool], arguments_key: str) -> dict[str, Any]:
             for place, tool in zip(places, tools, strict=True)
         ],
         "$defs": {
-            place: _moved(tool.parameters, f"#/$defs/{place}")
+            place: moved(tool.parameters, f"#/$defs/{place}")
             for place, tool in zip(places, tools, strict=True)
         },
     }
-
-
-def _moved(schema: Any, place: str) -> Any:
-    """Copy a schema so that its references hold where it stands at `place` of another.
-
-    Its own address goes: references below it would be looked for there.
-    """
-    if isinstance(schema, list):
-        return [_moved(each, place) for each in schema]
-    if not isinstance(schema, dict):
-        return schema
-    moved: dict[str, Any] = {}
-    for key, value in schema.items():
-        if not isinstance(value, str):
-            moved[key] = _moved(value, place)
-        elif key == "$ref" and value.startswith("#"):
-            moved[key] = place + value[1:]
-        elif key not in ("$id", "$schema"):
-            moved[key] = value
-    return moved
