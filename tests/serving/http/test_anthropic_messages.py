@@ -339,4 +339,23 @@ def test_what_cannot_be_is_refused_in_anthropics_shape(says, send, fields, part)
 
 def test_unknown_models_are_not_found(says, send):
     reply = send(says("ok"), model="nobody")
+@pytest.mark.parametrize(
+    ("method", "path", "status", "kind"),
+    [("GET", ROUTE, 405, "invalid_request_error"),
+     ("GET", f"{ROUTE}/count_tokens", 405, "invalid_request_error"),
+     ("POST", f"{ROUTE}/x", 404, "not_found_error")],
+)  # fmt: skip
+def test_a_wrong_method_or_path_is_refused_in_anthropics_shape(
+    make_engine, ask, method, path, status, kind
+):
+    reply = ask(make_engine(), method, path)
+    assert reply.status_code == status
+    error = reply.json()
+    assert (error["type"], error["error"]["type"]) == ("error", kind)
+    assert path in error["error"]["message"]
+    assert reply.headers.get("allow") == ("POST" if status == 405 else None)
+    # Another interface's path that only begins alike.
+    assert "type" not in ask(make_engine(), "POST", f"{ROUTE}2").json()
+
+
     assert (reply.status_code, reply.json()["error"]["type"]) == (404, "not_found_error")

@@ -14,6 +14,7 @@ from starlette.routing import Match
 from gossamer.errors import GossamerError, SettingError, cut
 from gossamer.serving.core.interface import EngineInterface
 from gossamer.serving.http.anthropic import routes as anthropic
+from gossamer.serving.http.anthropic.errors import error_response
 from gossamer.serving.http.auth import ApiKeyCheck
 from gossamer.serving.http.calls.record import CallSink
 from gossamer.serving.http.calls.sinks import sinks_of
@@ -190,11 +191,17 @@ async def _routing_error(http: Request, error: Exception) -> Response:
         message = f"no such route: {cut(http.method)} {cut(http.url.path)}"
         if meant := _meant(http):
             message += f"; did you mean {cut(meant)}?"
-        return ApiError(404, message, code="unknown_route").response()
+        return _in_shape(http, ApiError(404, message, code="unknown_route"))
     if error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "another method")
         message = f"{cut(http.url.path)} does not take {cut(http.method)}; use {allowed}"
         if http.method == "OPTIONS" and not Context.of(http).settings.cors_origins:
             message += ". For web pages of another origin, serve with --cors-origin and that origin"
-        return ApiError(405, message, code="wrong_method", headers=error.headers).response()
-    return ApiError(error.status_code, str(error.detail), headers=error.headers).response()
+        return _in_shape(http, ApiError(405, message, code="wrong_method", headers=error.headers))
+    return _in_shape(http, ApiError(error.status_code, str(error.detail), headers=error.headers))
+
+
+def _in_shape(http: Request, error: ApiError) -> Response:
+    """Answer with `error` in the shape of the interface that the path belongs to."""
+    is_anthropic = f"{http.url.path}/".startswith("/v1/messages/")
+    return error_response(error) if is_anthropic else error.response()
