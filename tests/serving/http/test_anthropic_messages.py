@@ -322,6 +322,8 @@ REFUSED = [
      "output_config.format.schema"),
     ({"thinking": {"type": ["enabled"]}}, "'thinking' must have the type enabled"),
     ({"thinking": {"type": {}}}, "'thinking' must have the type enabled"),
+    ({"tools": [TOOL], "tool_choice": {"type": "auto", "disable_parallel_tool_use": "false"}},
+     "tool_choice.disable_parallel_tool_use is 'false': it must be true or false"),
     ({"n": 2}, "unknown field 'n'"),
 ]  # fmt: skip
 
@@ -337,8 +339,6 @@ def test_what_cannot_be_is_refused_in_anthropics_shape(says, send, fields, part)
     assert engine.submitted == []
 
 
-def test_unknown_models_are_not_found(says, send):
-    reply = send(says("ok"), model="nobody")
 @pytest.mark.parametrize(
     ("method", "path", "status", "kind"),
     [("GET", ROUTE, 405, "invalid_request_error"),
@@ -358,4 +358,6 @@ def test_a_wrong_method_or_path_is_refused_in_anthropics_shape(
     assert "type" not in ask(make_engine(), "POST", f"{ROUTE}2").json()
 
 
+def test_unknown_models_are_not_found(says, send):
+    reply = send(says("ok"), model="nobody")
     assert (reply.status_code, reply.json()["error"]["type"]) == (404, "not_found_error")

@@ -128,8 +128,11 @@ def _tool(tool: Any, where: str) -> Values:
 def _tool_choice(choice: Any) -> Values:
     kind = choice.get("type") if isinstance(choice, dict) else None
     parallel: Values = {}
-    if isinstance(choice, dict) and choice.get("disable_parallel_tool_use") is not None:
-        parallel["parallel_tool_calls"] = not choice["disable_parallel_tool_use"]
+    if isinstance(choice, dict) and (one := choice.get("disable_parallel_tool_use")) is not None:
+        if not isinstance(one, bool):
+            place = "tool_choice.disable_parallel_tool_use"
+            raise invalid(place, f"{place} is {shown(one)}: it must be true or false")
+        parallel["parallel_tool_calls"] = not one
     if kind == "tool":
         named = {"type": "function", "function": {"name": choice.get("name")}}
         return {"tool_choice": named, **parallel}
