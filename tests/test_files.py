@@ -107,6 +107,17 @@ def test_a_folder_appears_whole_and_replaces_the_former(tmp_path):
     assert names(folder.parent) == ["adapter"]
 
 
+def test_a_file_where_the_parent_should_be_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    told = r"cannot write: not a directory \('\S+/file'\); a part of that path is a file; choose"
+    with (
+        pytest.raises(StorageError, match=told),
+        files.storing("cannot write"),
+        files.replacing_folder(tmp_path / "file" / "folder"),
+    ):
+        pass
+
+
 def test_a_folder_that_cannot_be_flushed_does_not_replace_the_former(fsync, tmp_path):
     folder = tmp_path / "adapter"
     folder.mkdir()

@@ -66,3 +66,12 @@ def test_refusals(shira, tmp_path, tiny_model, capsys, options, message):
     assert main([*command, *options]) in (1, 2)
     assert message in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_a_file_cannot_be_the_parent_of_the_output(tmp_path, tiny_model, capsys):
+    folder = make_lora(tmp_path / "a", tiny_model, rank=2)
+    (tmp_path / "file").write_text("")
+    assert main(["adapters", "convert", str(folder), "--output", str(tmp_path / "file/b")]) == 1
+    told = capsys.readouterr().err
+    assert f"not a directory ('{tmp_path}/file'); a part of that path is a file" in told
+    assert "Errno" not in told
