@@ -143,12 +143,14 @@ def evaluated(base, rows, model, tmp_path):
     return -sum(found) / sum(row.trained_tokens for row in data)
 
 
-def test_a_client_learns_on_from_what_all_have_learnt(tiny_model, rows, tmp_path):
-    run = federate(tiny_model, rows, tmp_path / "run", clients=2)
+@pytest.mark.parametrize("method", ["lora", "pissa", "federa"])
+def test_a_client_learns_on_from_what_all_have_learnt(method, tiny_model, rows, tmp_path):
+    run = federate(tiny_model, rows, tmp_path / "run", clients=2, method=method)
     own = quiet_tune(
         tiny_model,
         run.output / "clients" / "client-0.jsonl",
         tmp_path / "own",
+        method=method,
         start_from=str(run.output),
         max_steps=1,
         learning_rate=3e-3,
@@ -156,6 +158,14 @@ def test_a_client_learns_on_from_what_all_have_learnt(tiny_model, rows, tmp_path
         **LOW_RANK,
     )
     assert own.eval_loss_before == pytest.approx(run.eval_loss, abs=1e-6)
+
+
+@pytest.mark.parametrize("aggregation", ["flora", "fedex"])
+def test_what_has_changed_its_base_is_no_start(aggregation, tiny_model, rows, tmp_path):
+    options = {"aggregation": aggregation, "clients": 2, "rounds": 1}
+    run = federate(tiny_model, rows, tmp_path / "run", **options)
+    with pytest.raises(SettingError, match=f"aggregation {aggregation}, .* merge it into its base"):
+        quiet_tune(tiny_model, rows, tmp_path / "own", start_from=str(run.output), **LOW_RANK)
 
 
 def test_bytes_are_those_of_the_formulas(tiny_model, rows, tmp_path):

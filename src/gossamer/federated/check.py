@@ -6,9 +6,10 @@ from gossamer.basemodel.find import require_known
 from gossamer.errors import SettingError
 from gossamer.federated.settings import FederatedSettings
 from gossamer.methods import parse_settings
-from gossamer.training.arguments import check_resumable
+from gossamer.training.arguments import check_resumable, check_start
 from gossamer.training.data.source import find_file
 from gossamer.training.outputs.run_folder import check_free
+from gossamer.training.outputs.run_record import FEDERATE
 
 LOW_RANK = frozenset({"lora", "rslora", "qlora"})
 METHODS: dict[str, frozenset[str]] = {
@@ -29,15 +30,21 @@ PRIVATE = LOW_RANK | {"dora", "ia3"}
 def check_names(settings: FederatedSettings, *, resume: bool, overwrite: bool) -> None:
     """Raise what a run would raise because of a name, or of settings that do not fit each other."""
     check_method(settings)
-    output = Path(settings.output)
-    if resume:
-        check_resumable(output)
-    else:
-        check_free(output, overwrite=overwrite)
+    check_folder(settings, resume=resume, overwrite=overwrite)
     require_known(settings.model)
     for name in (settings.data, settings.eval_data):
         if name is not None:
             find_file(name)
+
+
+def check_folder(settings: FederatedSettings, *, resume: bool, overwrite: bool) -> None:
+    """Raise unless the run can go on in its folder, or begin there."""
+    output = Path(settings.output)
+    if resume:
+        check_resumable(output, command=FEDERATE)
+    else:
+        check_start(settings)
+        check_free(output, overwrite=overwrite)
 
 
 def check_method(settings: FederatedSettings) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from gossamer.errors import SettingError, one_line
-from gossamer.federated.check import check_method
+from gossamer.federated.check import check_folder, check_method
 from gossamer.federated.client import ClientReply
 from gossamer.federated.coordinator import Coordinator
 from gossamer.federated.outputs.record import CLIENTS, FederatedResult
@@ -14,9 +14,7 @@ from gossamer.federated.rows import HELD_OUT, SharedRows, share_rows
 from gossamer.federated.schedule import Round, choose_clients
 from gossamer.federated.server import Tell, silent
 from gossamer.federated.settings import FederatedSettings
-from gossamer.training.arguments import check_resumable
 from gossamer.training.data import load_data
-from gossamer.training.outputs.run_folder import check_free
 from gossamer.training.prepare import Prepared, prepare
 from gossamer.training.quiet import quiet_libraries
 
@@ -36,10 +34,7 @@ def simulate(
     of its round, which says why. Raises a `GossamerError` with one clear line.
     """
     output = Path(settings.output)
-    if resume:
-        check_resumable(output)
-    else:
-        check_free(output, overwrite=overwrite)
+    check_folder(settings, resume=resume, overwrite=overwrite)
     check_method(settings)
     if settings.privacy != "none":
         raise SettingError(

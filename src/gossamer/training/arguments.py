@@ -12,7 +12,7 @@ from gossamer.errors import CheckpointError, SettingError
 from gossamer.methods import parse_settings
 from gossamer.training.data.source import find_file
 from gossamer.training.outputs.run_folder import check_free, is_run
-from gossamer.training.outputs.run_record import FILE, read_config
+from gossamer.training.outputs.run_record import FEDERATE, FILE, TUNE, command_of, read_config
 from gossamer.training.outputs.trackers import check_trackers
 from gossamer.training.settings import RunSettings, assemble
 
@@ -42,6 +42,7 @@ def check_names(settings: RunSettings, *, resume: bool, overwrite: bool) -> None
     if resume:
         check_resumable(output)
     else:
+        check_start(settings)
         check_free(output, overwrite=overwrite)
     check_trackers(settings)
     require_known(settings.model)
@@ -50,9 +51,26 @@ def check_names(settings: RunSettings, *, resume: bool, overwrite: bool) -> None
             find_file(name)
 
 
-def check_resumable(output: Path) -> None:
-    """Raise `CheckpointError` unless a run has begun in `output`."""
+def check_start(settings: RunSettings) -> None:
+    """Raise `SettingError` if the run would replace the one that it goes on from."""
+    start, output = settings.start_from, Path(settings.output)
+    if start is not None and Path(start).resolve() == output.resolve():
+        raise SettingError(
+            f"start_from '{start}' is the folder of --output {output}, whose run would be replaced "
+            "by the one that goes on from it; choose another --output"
+        )
+
+
+def check_resumable(output: Path, *, command: str = TUNE) -> None:
+    """Raise `CheckpointError` unless a run of `command` has begun in `output`."""
     if not is_run(output):
         raise CheckpointError(
             f"nothing to resume: {output} holds no run (no {FILE}); leave out --resume to start one"
+        )
+    values, _ = read_config(output / FILE)
+    if (begun_by := command_of(values)) != command:
+        kind = "a federated run" if begun_by == FEDERATE else "a run of one machine"
+        raise CheckpointError(
+            f"{output} holds {kind}; go on with it by: gossamer {begun_by} --output {output} "
+            "--resume"
         )

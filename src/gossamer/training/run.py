@@ -12,7 +12,7 @@ from gossamer.errors import (
 )
 from gossamer.files import disk_trouble
 from gossamer.methods.common.ranks import is_first, meet
-from gossamer.training.arguments import check_resumable, collect
+from gossamer.training.arguments import check_resumable, check_start, collect
 from gossamer.training.density.check import density_facts
 from gossamer.training.loop.build import build_model
 from gossamer.training.loop.device import count_parameters, peak_memory
@@ -114,6 +114,7 @@ def run(
     elif resume:
         check_resumable(output)
     else:
+        check_start(settings)
         check_free(output, overwrite=overwrite)
     with quiet_libraries():
         prepared = prepare(settings)

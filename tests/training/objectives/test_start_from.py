@@ -1,11 +1,13 @@
 """Runs that go on from what another has learnt: where they begin, and what is refused."""
 
+import shutil
+
 import pytest
 import torch
 from runs import TINY, quiet_tune, write_rows
 from safetensors.torch import load_file
 
-from gossamer.errors import SettingError
+from gossamer.errors import CheckpointError, SettingError
 from gossamer.training.outputs.metrics import eval_records, read_metrics
 
 CONSTANT = {**TINY, "scheduler": "constant", "warmup": 0}
@@ -75,4 +77,34 @@ def test_other_method_settings_are_named(settings, reason, tiny_model, rows, fir
             max_steps=1,
             **{**CONSTANT, **settings},
         )
+    assert not (tmp_path / "on").exists()
+
+
+def test_a_run_does_not_replace_the_one_that_it_goes_on_from(tiny_model, rows, tmp_path):
+    settings = {"max_steps": 1, **CONSTANT}
+    run = quiet_tune(tiny_model, rows, tmp_path / "run", **settings)
+    (tmp_path / "link").symlink_to(run.output)
+    before = sorted(run.output.rglob("*"))
+    with pytest.raises(SettingError, match=r"link' is the folder of --output .*choose another"):
+        quiet_tune(
+            tiny_model, rows, run.output, overwrite=True, start_from=str(tmp_path / "link"),
+            **settings,
+        )  # fmt: skip
+    assert sorted(run.output.rglob("*")) == before
+
+
+@pytest.mark.parametrize("method", ["pissa", "adalora", "lamda", "lorta", "prompt_tuning", "lora"])
+def test_a_start_without_its_checkpoint(method, tiny_model, rows, tmp_path):
+    """Some methods go on from the adapter; of the others it is said what is missing."""
+    settings = {"method": method, "max_steps": 1, "batch_size": 4, "eval_data": str(rows)}
+    run = quiet_tune(tiny_model, rows, tmp_path / "run", **settings)
+    shutil.rmtree(run.output / "checkpoints")
+    settings |= {"start_from": str(run.output)}
+    if method == "lora":
+        on = quiet_tune(tiny_model, rows, tmp_path / "on", **settings)
+        assert on.eval_loss_before == run.eval_loss
+        return
+    told = rf"step-1 is not there, and method '{method}' .*; keep checkpoints/step-1 of a run"
+    with pytest.raises(CheckpointError, match=told):
+        quiet_tune(tiny_model, rows, tmp_path / "on", **settings)
     assert not (tmp_path / "on").exists()

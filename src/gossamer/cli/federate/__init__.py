@@ -92,6 +92,11 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="settings in YAML, such as the run.yaml of another run; options override it",
     )
+    parser.add_argument(
+        "--skip-bad-rows",
+        action="store_true",
+        help="leave out malformed rows and count them instead of stopping at the first",
+    )
     add_assignments(parser, "any setting of the run, its data, its rounds or its method")
 
 
@@ -104,9 +109,10 @@ def _settings(args: argparse.Namespace, *, resume: bool = False) -> FederatedSet
     from gossamer.federated.settings import assemble_federated
     from gossamer.settings import parse_assignments
     from gossamer.training.arguments import check_resumable
-    from gossamer.training.outputs.run_record import FILE, read_config
+    from gossamer.training.outputs.run_record import FEDERATE, FILE, read_config
 
-    options, config = FEDERATED.given(args), args.config
+    options = {**FEDERATED.given(args), "skip_bad_rows": args.skip_bad_rows or None}
+    config = args.config
     if args.action == "app":
         # Clients have rows of their own.
         if "eval_data" not in options and config is None:
@@ -117,7 +123,7 @@ def _settings(args: argparse.Namespace, *, resume: bool = False) -> FederatedSet
     if config is None and resume:
         if options.get("output") is None:
             raise SettingError("--resume needs --output, the folder of the run to go on with")
-        check_resumable(Path(options["output"]))
+        check_resumable(Path(options["output"]), command=FEDERATE)
         config = Path(options["output"]) / FILE
     values, _ = read_config(config) if config is not None else ({}, {})
     try:

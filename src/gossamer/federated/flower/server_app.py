@@ -1,11 +1,11 @@
 """The server of a federated run as one of Flower's apps."""
 
 import logging
-from pathlib import Path
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+from gossamer.federated.check import check_folder
 from gossamer.federated.coordinator import Coordinator
 from gossamer.federated.flower.nodes import find_clients
 from gossamer.federated.flower.privacy import private_strategy
@@ -14,8 +14,6 @@ from gossamer.federated.outputs.record import FederatedResult
 from gossamer.federated.rows import DEFAULT_CLIENTS
 from gossamer.federated.server import Tell
 from gossamer.federated.settings import FederatedSettings
-from gossamer.training.arguments import check_resumable
-from gossamer.training.outputs.run_folder import check_free
 from gossamer.training.prepare import Prepared, prepare
 from gossamer.training.quiet import quiet_libraries
 
@@ -30,7 +28,7 @@ def make_server_app(settings: FederatedSettings) -> ServerApp:
     @app.main()
     def main(grid: Grid, context: Context) -> None:
         resume = bool(context.run_config.get(RESUME, False))
-        check_folder(Path(settings.output), resume=resume, overwrite=False)
+        check_folder(settings, resume=resume, overwrite=False)
         with quiet_libraries():
             prepared = prepare(settings)
             result = serve(settings, prepared, grid, _print, resume=resume)
@@ -75,14 +73,6 @@ def serve(
     finally:
         run.close()
     return run.finish()
-
-
-def check_folder(output: Path, *, resume: bool, overwrite: bool) -> None:
-    """Raise unless a run can go on in the folder, or begin there."""
-    if resume:
-        check_resumable(output)
-    else:
-        check_free(output, overwrite=overwrite)
 
 
 def _print(line: str) -> None:

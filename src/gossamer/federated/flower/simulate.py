@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 from flwr.serverapp import Grid
 
-from gossamer.federated.check import check_method
+from gossamer.federated.check import check_folder, check_method
 from gossamer.federated.flower.client_app import make_client_app
 from gossamer.federated.flower.local_grid import LocalGrid
-from gossamer.federated.flower.server_app import check_folder, serve
+from gossamer.federated.flower.server_app import serve
 from gossamer.federated.outputs.record import CLIENTS, FederatedResult
 from gossamer.federated.rows import share_rows
 from gossamer.federated.run import client_settings
@@ -38,7 +38,7 @@ def simulate_over_flower(
     been begun in another of these ways. Raises a `GossamerError` with one clear line.
     """
     output = Path(settings.output)
-    check_folder(output, resume=resume, overwrite=overwrite)
+    check_folder(settings, resume=resume, overwrite=overwrite)
     check_method(settings)
     with quiet_libraries(), tempfile.TemporaryDirectory(prefix="gossamer-rows-") as scratch:
         shared = share_rows(settings)

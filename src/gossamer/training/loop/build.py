@@ -22,6 +22,8 @@ from gossamer.training.loop.liger import use_liger
 from gossamer.training.loop.preference_trainer import PreferenceTrainer
 from gossamer.training.loop.trainer import RunBehaviour, RunTrainer
 from gossamer.training.loop.trainer_hooks import use_one_gpu
+from gossamer.training.objectives.start import checkpoint_of_result
+from gossamer.training.outputs.run_folder import is_run
 from gossamer.training.outputs.trackers import reporting_arguments
 from gossamer.training.plan import RunPlan, StagePlan
 from gossamer.training.processes.shard import leave_to_fsdp, shard_blocks
@@ -66,6 +68,13 @@ def _go_on(method: Method[Any], model: Any, start_from: Path) -> None:
     try:
         method.restore(model, start_from)
     except Exception as error:
+        if is_run(start_from):
+            missing = checkpoint_of_result(start_from)
+            raise CheckpointError(
+                f"start_from: {missing} is not there, and method '{method.name}' cannot go on from "
+                f"the result alone; keep {missing.relative_to(start_from)} of a run that another "
+                "is to go on from"
+            ) from error
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(
             f"start_from: what {start_from} holds does not fit this run ({first}); give the run "

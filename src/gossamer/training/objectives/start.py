@@ -6,10 +6,13 @@ from typing import Any
 
 from gossamer.errors import SettingError
 from gossamer.methods import Method, MethodContext
-from gossamer.training.outputs.checkpoint import FOLDER
+from gossamer.training.outputs.checkpoint import checkpoint_folder
 from gossamer.training.outputs.run_folder import is_run
 from gossamer.training.outputs.run_record import FILE, read_config
 from gossamer.training.settings import RunSettings
+
+_ADDING_TO_BASE = ("flora", "fedex")
+"""Aggregations whose last factors are but a part of what a federated run has learnt."""
 
 
 def learnt_by(settings: RunSettings, method: Method[Any], context: MethodContext) -> Path | None:
@@ -41,9 +44,23 @@ def learnt_by(settings: RunSettings, method: Method[Any], context: MethodContext
             f"start_from: method '{method.name}' learns in stages, which begin with the base; "
             "merge that adapter into its base first"
         )
-    step = result.get("best_step") or result.get("steps")
-    checkpoint = run / FOLDER / f"step-{step}"
+    if values.get("aggregation") in _ADDING_TO_BASE:
+        raise SettingError(
+            f"start_from '{run}' was learnt with aggregation {values['aggregation']}, which adds "
+            "to the base: its adapter is of another rank; merge it into its base (gossamer "
+            f"adapters merge {run} --output DIR) and learn on that model"
+        )
+    checkpoint = checkpoint_of_result(run)
     return checkpoint if checkpoint.is_dir() else run
+
+
+def checkpoint_of_result(run: Path) -> Path:
+    """Where the checkpoint of the result of the finished `run` is, if it was kept."""
+    _, sections = read_config(run / FILE)
+    result = sections["result"]
+    # A federated run counts rounds, and its result is that of the last one.
+    step = result.get("best_step") or result.get("steps") or result.get("rounds")
+    return checkpoint_folder(run, step)
 
 
 def _check_method_settings(run: Path, method: Method[Any], values: Mapping[str, Any]) -> None:

@@ -16,6 +16,8 @@ from gossamer.training.settings import RunSettings
 from gossamer.version import VERSION
 
 FILE = "run.yaml"
+TUNE, FEDERATE = "tune", "federate simulate"
+"""The commands whose runs have a record."""
 _SECTIONS = ("recorded", "result")
 _LIBRARIES = (
     "torch",
@@ -59,8 +61,14 @@ def write_run_record(
     content = {**first, **values, "recorded": dict(recorded)}
     if result is not None:
         content["result"] = dict(result)
-    head = f"# Repeat this run: gossamer tune --config {FILE} --output OTHER-FOLDER\n"
+    command = command_of(content)
+    head = f"# Repeat this run: gossamer {command} --config {FILE} --output OTHER-FOLDER\n"
     write_whole(output / FILE, head + yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+
+
+def command_of(values: Mapping[str, Any]) -> str:
+    """Tell by the settings of a run which command carries it out."""
+    return FEDERATE if "aggregation" in values else TUNE
 
 
 def read_config(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
