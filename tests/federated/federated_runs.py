@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 
 from gossamer.federated.run import simulate
+from gossamer.federated.server import silent
 from gossamer.federated.settings import FederatedSettings
 from gossamer.training.outputs.metrics import read_metrics, train_records
 
@@ -44,9 +45,9 @@ def settings_of(base, rows, output, *, method_settings=LOW_RANK, **settings):
     )
 
 
-def federate(base, rows, output, *, resume=False, **settings):
+def federate(base, rows, output, *, resume=False, tell=silent, **settings):
     """Carry out a run in this process."""
-    return simulate(settings_of(base, rows, output, **settings), resume=resume)
+    return simulate(settings_of(base, rows, output, **settings), resume=resume, tell=tell)
 
 
 def weights(folder) -> dict:

@@ -60,6 +60,7 @@ class Coordinator:
             base_fingerprint=prepared.context.base_fingerprint,
             learning_rate_source=prepared.recorded.get("learning_rate_source"),
             quantization=prepared.recorded.get("quantization"),
+            left_out=prepared.recorded.get("left_out"),
         )
         self._client_rows: dict[str, int] = {}
         self._metrics: MetricsFile | None = None

@@ -1,8 +1,9 @@
-"""Rows of the clients of a simulation: read once, shared out, a file for each client."""
+"""Rows of the clients of a simulation: read and sifted once, shared out, a file for each client."""
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,8 @@ from gossamer.federated.split import (
     split_evenly,
 )
 from gossamer.files import write_whole
-from gossamer.training.data.rows import BadRow
-from gossamer.training.data.source import open_source
+from gossamer.training.data import DataReport, read_rows
+from gossamer.training.data.rows import Row, Source
 
 DEFAULT_CLIENTS = 4
 HELD_OUT = "held-out.jsonl"
@@ -32,6 +33,8 @@ class SharedRows:
     """What the clients are called in messages."""
     held_out: list[dict[str, Any]]
     """Rows that no client has; empty: there are none, or they have a file of their own."""
+    report: DataReport
+    """About the rows before they were shared out."""
 
     def write(self, folder: Path) -> list[Path]:
         """Write a file for each client into `folder`, and one of the rows held out; the paths of
@@ -39,25 +42,45 @@ class SharedRows:
         folder.mkdir(parents=True, exist_ok=True)
         if self.held_out:
             _write(folder / HELD_OUT, self.held_out)
-        paths = [folder / f"client-{number}.jsonl" for number in range(len(self.clients))]
+        paths = self._paths(folder)
         for path, rows in zip(paths, self.clients, strict=True):
             _write(path, rows)
         return paths
 
+    @contextmanager
+    def told_by_name(self, folder: Path) -> Iterator[None]:
+        """Tell a `DataError` inside by the client whose file in `folder` it is about: the file may
+        be gone when the error is read."""
+        try:
+            yield
+        except DataError as error:
+            told = str(error)
+            who = [(folder / HELD_OUT, "the held-out rows")]
+            paths = self._paths(folder)
+            who += [(p, f"client {name}") for p, name in zip(paths, self.names, strict=True)]
+            for path, name in who:
+                told = told.replace(f"'{path}'", name).replace(str(path), name)
+            raise DataError(told) from error
 
-def share_rows(settings: FederatedSettings) -> SharedRows:
+    def _paths(self, folder: Path) -> list[Path]:
+        return [folder / f"client-{number}.jsonl" for number in range(len(self.clients))]
+
+
+def share_rows(settings: FederatedSettings, tokenizer: Any) -> SharedRows:
     """Read the rows of `settings` and share them out; the same settings and file, the same shares.
 
-    Raises `DataError` for rows that cannot be read, and `SettingError` for a split that does not
+    Rows are checked, and those of `leave_out` left out, before they are shared out: what is wrong
+    with one is told by its place in the user's file, and one is a duplicate whoever has the other.
+    Raises `DataError` for rows that cannot be used, and `SettingError` for a split that does not
     fit them.
     """
-    rows = _read(settings)
+    source, rows, report = read_rows(settings, tokenizer)
     chosen = set(_held_out(len(rows), settings))
     held_out = [row for number, row in enumerate(rows) if number in chosen]
     rows = [row for number, row in enumerate(rows) if number not in chosen]
     split, clients = parse_split(settings.split), settings.clients or DEFAULT_CLIENTS
     if split.kind == "column":
-        shares = split_by_value(_column(rows, split.column, settings))
+        shares = split_by_value(_column(rows, split.column, source))
         if settings.clients not in (None, len(shares)):
             raise SettingError(
                 f"clients={settings.clients}: column '{split.column}' has {len(shares)} values, "
@@ -75,7 +98,7 @@ def share_rows(settings: FederatedSettings) -> SharedRows:
             parts = split_evenly(len(rows), clients, settings.seed)
         else:
             parts = split_by_dirichlet(
-                _column(rows, settings.split_by or "", settings),
+                _column(rows, settings.split_by or "", source),
                 clients,
                 alpha=split.alpha,
                 seed=settings.seed,
@@ -87,25 +110,8 @@ def share_rows(settings: FederatedSettings) -> SharedRows:
             f"client '{names[small]}' has {len(parts[small])} rows, fewer than min_client_rows="
             f"{settings.min_client_rows}; lower that, or split in another way"
         )
-    return SharedRows([[rows[n] for n in part] for part in parts], names, held_out)
-
-
-def _read(settings: FederatedSettings) -> list[dict[str, Any]]:
-    source = open_source(settings.data, max_rows=settings.max_rows)
-    rows: list[dict[str, Any]] = []
-    for number, row in enumerate(source.rows):
-        if settings.max_rows is not None and number >= settings.max_rows:
-            break
-        if not isinstance(row, BadRow):
-            rows.append(dict(row.values))
-        elif not settings.skip_bad_rows:
-            raise DataError(
-                f"{source.where(row.number)}: {row.reason}; mend the row, or leave such rows out "
-                "with --skip-bad-rows"
-            )
-    if not rows:
-        raise DataError(f"'{settings.data}' has no usable row")
-    return rows
+    shared = [[rows[n].values for n in part] for part in parts]
+    return SharedRows(shared, names, [row.values for row in held_out], report)
 
 
 def _held_out(count: int, settings: FederatedSettings) -> Sequence[int]:
@@ -121,13 +127,12 @@ def _held_out(count: int, settings: FederatedSettings) -> Sequence[int]:
     return random.Random(settings.seed).sample(range(count), size)
 
 
-def _column(rows: Sequence[dict[str, Any]], name: str, settings: FederatedSettings) -> list[str]:
-    for number, row in enumerate(rows, start=1):
-        if name not in row:
-            raise SettingError(
-                f"'{settings.data}', row {number}: {unknown_name_message('column', name, row)}"
-            )
-    return [str(row[name]) for row in rows]
+def _column(rows: Sequence[Row], name: str, source: Source) -> list[str]:
+    for row in rows:
+        if name not in row.values:
+            problem = unknown_name_message("column", name, row.values)
+            raise SettingError(f"{source.where(row.number)}: {problem}")
+    return [str(row.values[name]) for row in rows]
 
 
 def _write(path: Path, rows: Sequence[dict[str, Any]]) -> None:

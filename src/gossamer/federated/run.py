@@ -5,6 +5,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from gossamer.basemodel.find import resolve
+from gossamer.basemodel.load import load_tokenizer
 from gossamer.errors import SettingError, one_line
 from gossamer.federated.check import check_folder, check_method
 from gossamer.federated.client import ClientReply
@@ -42,10 +44,9 @@ def simulate(
             "Python"
         )
     with quiet_libraries(), tempfile.TemporaryDirectory(prefix="gossamer-rows-") as scratch:
-        shared = share_rows(settings)
-        files = shared.write(Path(scratch))
-        prepared = prepare(client_settings(settings, files[0], shared))
-        rows = [_load(prepared, path) for path in files]
+        shared, files, prepared = prepare_clients(settings, Path(scratch), tell)
+        with shared.told_by_name(Path(scratch)):
+            rows = [_load(prepared, path) for path in files]
         run = Coordinator(settings, prepared, tell)
         try:
             counts = {name: len(own) for name, own in zip(shared.names, rows, strict=True)}
@@ -58,12 +59,29 @@ def simulate(
         return run.finish()
 
 
-def client_settings(
-    settings: FederatedSettings, data: Path, shared: SharedRows | None = None
+def prepare_clients(
+    settings: FederatedSettings, folder: Path, tell: Tell
+) -> tuple[SharedRows, list[Path], Prepared]:
+    """Share out the rows, write them into `folder` by client, and prepare the run of the first."""
+    shared = share_rows(settings, load_tokenizer(resolve(settings.model)))
+    for line in shared.report.lines_of_rows():
+        tell(line)
+    files = shared.write(folder)
+    with shared.told_by_name(folder):
+        prepared = prepare(_client_settings(settings, files[0], shared))
+    # One client's report knows nothing of what was left out before it got its share.
+    prepared.recorded["left_out"] = shared.report.left_out_rows() or None
+    return shared, files, prepared
+
+
+def _client_settings(
+    settings: FederatedSettings, data: Path, shared: SharedRows
 ) -> FederatedSettings:
     """Return the settings to read the file of one client by, and the rows held out beside it."""
     changes: dict[str, Any] = {"data": str(data), "eval_split": 0, "max_rows": None}
-    if shared is not None and shared.held_out:
+    # The rows were sifted before they were shared out.
+    changes["leave_out"] = []
+    if shared.held_out:
         changes["eval_data"] = str(data.parent / HELD_OUT)
     return settings.model_copy(update=changes)
 

@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from xml.etree import ElementTree
 
 import pytest
-from runs import write_rows
+from runs import quiet_tune, write_rows
 
 from gossamer import extras
 from gossamer.cli.main import main
@@ -37,11 +37,16 @@ def test_a_run_its_report_and_its_end(tiny_model, rows, tmp_path, capsys):
     assert "exact" in told
     assert (output / "adapter_config.json").is_file()
     assert len((output / "clients" / "held-out.jsonl").read_text().splitlines()) == 4
+    again = "# Repeat this run: gossamer federate simulate --config run.yaml"
+    assert (output / "run.yaml").read_text().startswith(again)
     picture = tmp_path / "loss.svg"
     assert federate("report", output, "--rounds", "--picture", picture) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3
     assert ElementTree.parse(picture).getroot().tag.endswith("svg")
+    assert main(["tune", "--output", str(output), "--resume"]) == 1
+    told = capsys.readouterr().err
+    assert f"{output} holds a federated run; go on with it by: gossamer federate simulate" in told
     # Finished: there is nothing to go on with, and nothing is overwritten unasked.
     assert federate("simulate", "--output", output, "--resume") == 1
     assert "is finished" in capsys.readouterr().err
@@ -63,6 +68,30 @@ def test_settings_of_a_file_are_overridden(tiny_model, rows, tmp_path, capsys):
     assert "round 1/1" in capsys.readouterr().out
     made = json.loads((tmp_path / "run" / "adapter_config.json").read_text())
     assert made["r"] == 2
+
+
+def test_a_run_of_one_machine_is_no_federated_one(tiny_model, rows, tmp_path, capsys):
+    output = tmp_path / "run"
+    run = quiet_tune(tiny_model, rows, output, max_steps=1, batch_size=4)
+    again = "# Repeat this run: gossamer tune --config run.yaml"
+    assert (output / "run.yaml").read_text().startswith(again)
+    assert federate("simulate", "--output", output, "--resume") == 1
+    told = capsys.readouterr().err
+    assert f"{output} holds a run of one machine; go on with it by: gossamer tune" in told
+    # Nor does one replace the run that it goes on from.
+    start = ("--overwrite", "--set", f"start_from={run.output}")
+    assert simulate(tiny_model, rows, output, *start) == 2
+    assert "choose another --output" in capsys.readouterr().err
+    assert (output / "adapter_config.json").is_file()
+
+
+def test_bad_rows_are_skipped_and_counted_where_asked(tiny_model, rows, tmp_path, capsys):
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text(rows.read_text() + '{"prompt": "no completion"}\n')
+    assert simulate(tiny_model, bad, tmp_path / "run") == 1
+    assert "bad.jsonl, line 25: 'completion' is missing" in capsys.readouterr().err
+    assert simulate(tiny_model, bad, tmp_path / "run", "--skip-bad-rows") == 0
+    assert "1 bad rows left out" in capsys.readouterr().out
 
 
 BAD = {
@@ -124,6 +153,9 @@ def test_an_app_is_written_whether_flower_is_here_or_not(tiny_model, rows, tmp_p
     words = ("app", tmp_path / "app", "--model", tiny_model, "--output", tmp_path / "run")
     assert federate(*words) == 2
     assert "--eval-data is required" in capsys.readouterr().err
+    held_out = ("--eval-data", rows, "--set", "leave_out=held-out")
+    assert federate(*words, *held_out) == 2
+    assert "do not have the server's held-out rows" in capsys.readouterr().err
     assert federate(*words, "--eval-data", rows, "--clients", 2, "--set", "rank=4") == 0
     told = capsys.readouterr().out
     assert "README.md says how to start it" in told

@@ -221,6 +221,7 @@ def test_settings_of_an_app_that_it_cannot_have(tiny_model, rows, tmp_path):
     for changes, reason in (
         ({"eval_data": None}, "rows of its own"),
         ({"split": "column:kind"}, "clients of an app have their own rows"),
+        ({"leave_out": ["held-out"]}, "do not have the server's held-out rows"),
     ):
         settings = settings_of(tiny_model, rows, tmp_path / "run", **changes)
         with pytest.raises(SettingError, match=reason):

@@ -13,11 +13,9 @@ from gossamer.federated.flower.client_app import make_client_app
 from gossamer.federated.flower.local_grid import LocalGrid
 from gossamer.federated.flower.server_app import serve
 from gossamer.federated.outputs.record import CLIENTS, FederatedResult
-from gossamer.federated.rows import share_rows
-from gossamer.federated.run import client_settings
+from gossamer.federated.run import prepare_clients
 from gossamer.federated.server import Tell, silent
 from gossamer.federated.settings import FederatedSettings
-from gossamer.training.prepare import prepare
 from gossamer.training.quiet import quiet_libraries
 
 
@@ -41,9 +39,7 @@ def simulate_over_flower(
     check_folder(settings, resume=resume, overwrite=overwrite)
     check_method(settings)
     with quiet_libraries(), tempfile.TemporaryDirectory(prefix="gossamer-rows-") as scratch:
-        shared = share_rows(settings)
-        files = shared.write(Path(scratch))
-        prepared = prepare(client_settings(settings, files[0], shared))
+        shared, files, prepared = prepare_clients(settings, Path(scratch), tell)
         app = make_client_app(settings, list(map(str, files)))
         rows = {name: len(own) for name, own in zip(shared.names, shared.clients, strict=True)}
 

@@ -101,6 +101,11 @@ def write_app(settings: FederatedSettings, folder: Path) -> list[str]:
         raise SettingError(
             f"split {settings.split}: clients of an app have their own rows; leave split out"
         )
+    if "held-out" in settings.leave_out:
+        raise SettingError(
+            "leave_out=held-out: clients of an app do not have the server's held-out rows; leave "
+            "it out, and sift the rows of each client beforehand"
+        )
     if folder.exists():
         raise SettingError(f"{folder} exists; choose another folder for the app")
     # Of an app, the server alone reads what the settings name, and clients have rows of their own.

@@ -1,6 +1,7 @@
 """Training data: read, recognise the format, check, turn into token ids with exact loss masks.
 
-`load_data` is the only way in. The stages, one file each:
+`load_data` is the way in; `read_rows` stops before tokens, for who shares rows out. The stages,
+one file each:
 
     source, files, hub    a name to numbered raw rows; bad lines are rows too, with a reason
     formats               the columns to one of five formats
@@ -12,8 +13,16 @@
 """
 
 from gossamer.training.data.encode import Example, PreferencePair
-from gossamer.training.data.load import load_data
+from gossamer.training.data.load import load_data, read_rows
 from gossamer.training.data.report import DataReport, EncodedData
 from gossamer.training.data.settings import DataSettings
 
-__all__ = ["DataReport", "DataSettings", "EncodedData", "Example", "PreferencePair", "load_data"]
+__all__ = [
+    "DataReport",
+    "DataSettings",
+    "EncodedData",
+    "Example",
+    "PreferencePair",
+    "load_data",
+    "read_rows",
+]

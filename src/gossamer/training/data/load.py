@@ -15,7 +15,7 @@ from gossamer.training.data.lazy import LazyRows, first_columns, open_store
 from gossamer.training.data.prints import Sieve, row_print
 from gossamer.training.data.render import Rendered, Renderer, require_template
 from gossamer.training.data.report import DataReport, EncodedData
-from gossamer.training.data.rows import BadRow, Row, RowProblem
+from gossamer.training.data.rows import BadRow, Row, RowProblem, Source
 from gossamer.training.data.settings import DataSettings
 from gossamer.training.data.source import open_source
 from gossamer.training.data.tally import BadRowTally
@@ -39,6 +39,20 @@ def load_data(settings: DataSettings, tokenizer: Any, *, seed: int) -> EncodedDa
         return EncodedData(examples, held_out, report, eval_report)
     train, held_out = _split(examples, settings.eval_split, seed, settings.data)
     return EncodedData(train, held_out, report)
+
+
+def read_rows(settings: DataSettings, tokenizer: Any) -> tuple[Source, list[Row], DataReport]:
+    """Read the rows of `data` that `load_data` would encode, for who shares them out as they are.
+
+    They are checked and sifted as there, and none is held out; the report counts no tokens. Raises
+    what `load_data` raises for rows that cannot be used.
+    """
+    prompts = set[bytes]()
+    if settings.eval_data is not None and "held-out" in settings.leave_out:
+        _read(settings.eval_data, settings, tokenizer, None, _Listening(prompts))
+    sieve = Sieve(settings.leave_out, prompts)
+    source, kept, report = _read(settings.data, settings, tokenizer, settings.max_rows, sieve)
+    return source, [row for row, _ in kept], replace(report, rows_used=len(kept))
 
 
 def _load_held_out(
@@ -68,6 +82,14 @@ class _Listening(Sieve):
 def _load(
     name: str, settings: DataSettings, tokenizer: Any, max_rows: int | None, sieve: Sieve
 ) -> tuple[list[Any], DataReport]:
+    _, kept, report = _read(name, settings, tokenizer, max_rows, sieve)
+    return _encoded([rendered for _, rendered in kept], ExampleEncoder(tokenizer), report)
+
+
+def _read(
+    name: str, settings: DataSettings, tokenizer: Any, max_rows: int | None, sieve: Sieve
+) -> tuple[Source, list[tuple[Row, tuple[Rendered, ...]]], DataReport]:
+    """Read, check, render and sift the rows of one source; the report has no counts of tokens."""
     source = open_source(name, max_rows=max_rows)
     tally = BadRowTally(source.where, settings.skip_bad_rows)
     with closing(source.rows) as stream:
@@ -77,8 +99,8 @@ def _load(
     columns = list(dict.fromkeys(column for row in rows for column in row.values))
     fmt = detect_format(columns, settings.data_format, name)
     _check_template(fmt, settings, tokenizer, name)
-    rendered = _rendered(rows, fmt, Renderer(tokenizer, settings), tally, sieve)
-    if not rendered:
+    kept = _rendered(rows, fmt, Renderer(tokenizer, settings), tally, sieve)
+    if not kept:
         raise DataError(_no_rows_message(name, tally, sieve))
     report = DataReport(
         source=name,
@@ -91,7 +113,7 @@ def _load(
         ignored_columns=tuple(ignored_columns(columns, fmt)),
         left_out=_numbers(sieve),
     )
-    return _encoded(rendered, ExampleEncoder(tokenizer), report)
+    return source, kept, report
 
 
 def _load_lazily(
@@ -157,7 +179,7 @@ def _check_template(fmt: str, settings: DataSettings, tokenizer: Any, name: str)
 
 def _rendered(
     rows: list[Row], fmt: str, renderer: Renderer, tally: BadRowTally, sieve: Sieve
-) -> list[tuple[Rendered, ...]]:
+) -> list[tuple[Row, tuple[Rendered, ...]]]:
     result = []
     for row in rows:
         try:
@@ -165,7 +187,7 @@ def _rendered(
             # Rendered before it is sifted: a row that cannot be is none to repeat.
             rendered = renderer.render_sides(sample)
             if sieve.keeps(row.number, sample):
-                result.append(rendered)
+                result.append((row, rendered))
         except RowProblem as problem:
             tally.add(row.number, str(problem))
     return result

@@ -48,12 +48,11 @@ class DataReport:
 
     def lines(self) -> list[str]:
         """The report in plain sentences, one a line."""
-        rows = f"{self.source}: {self.rows_used} of {self.rows_read} rows, format {self.format}"
         tokens = (
             f"{self.tokens} tokens, {self.trained_tokens} trained on, "
             f"longest row {self.longest} tokens"
         )
-        lines = [rows, "rows are read as they are needed" if self.lazy else tokens]
+        lines = [self._rows(), "rows are read as they are needed" if self.lazy else tokens]
         if self.ignored_columns:
             lines.append(f"ignored columns: {', '.join(self.ignored_columns)}")
         if self.packed:
@@ -65,8 +64,21 @@ class DataReport:
                 f"{self.dropped} rows left out: nothing to learn in their first "
                 f"{self.max_length} tokens (raise max_length to keep them)"
             )
-        for kind, numbers in self.left_out.items():
-            lines.append(f"{len(numbers)} {kind} left out: {_listed(numbers)}")
+        return lines + self._left_out()
+
+    def lines_of_rows(self) -> list[str]:
+        """Which rows are not learnt from, in plain sentences, one a line; empty: all are."""
+        left_out = self._left_out()
+        return [self._rows(), *left_out] if left_out else []
+
+    def _rows(self) -> str:
+        return f"{self.source}: {self.rows_used} of {self.rows_read} rows, format {self.format}"
+
+    def _left_out(self) -> list[str]:
+        lines = [
+            f"{len(numbers)} {kind} left out: {_listed(numbers)}"
+            for kind, numbers in self.left_out.items()
+        ]
         if self.bad_rows:
             lines.append(f"{self.bad_rows} bad rows left out:")
             lines += [f"  {problem}" for problem in self.problems]
