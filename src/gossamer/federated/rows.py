@@ -70,7 +70,7 @@ def share_rows(settings: FederatedSettings, tokenizer: Any) -> SharedRows:
     """Read the rows of `settings` and share them out; the same settings and file, the same shares.
 
     Rows are checked, and those of `leave_out` left out, before they are shared out: what is wrong
-    with one is told by its place in the user's file, and one is a duplicate whoever has the other.
+    with one is told by its place in the user's file, and a row may repeat one of another client.
     Raises `DataError` for rows that cannot be used, and `SettingError` for a split that does not
     fit them.
     """
