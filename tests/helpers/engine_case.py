@@ -101,8 +101,11 @@ class Collector:
         return self.finals[0]
 
 
-def ask(engine, prompt=(5, 6, 7), adapter=None, *, raises=None, **sampling):
-    """Submit; returns the collector. Raises what the engine refuses it for."""
+def ask(engine, prompt=(5, 6, 7), adapter=None, *, found=None, raises=None, **sampling):
+    """Submit; returns the collector. Raises what the engine refuses it for.
+
+    `found` is what a look-up gave for `adapter`, if there was one.
+    """
     collector = Collector(raises)
     sampling = {"max_tokens": 8, "temperature": 0, "ignore_eos": True, **sampling}
     request = Request(
@@ -111,7 +114,7 @@ def ask(engine, prompt=(5, 6, 7), adapter=None, *, raises=None, **sampling):
         adapter=adapter,
         sampling=SamplingParams(**sampling),
     )
-    engine.submit(request, collector)
+    engine.submit(request, collector, found)
     return collector
 
 

@@ -1,4 +1,7 @@
-"""Adapters that are pinned while the engine runs, and what becomes of pins when files change."""
+"""Adapters that are pinned or held while the engine runs.
+
+What becomes of pins when files change, and of calls on their way when adapters are unloaded.
+"""
 
 import shutil
 import time
@@ -8,6 +11,7 @@ from engine_case import (
     ask,
     ask_tokens,
     check_idle,
+    standing_still,
 )
 
 from gossamer.errors import (
@@ -79,3 +83,51 @@ def test_a_pin_that_its_successor_cannot_take_over_is_logged(make_engine, shelf,
     assert "adapter x is no longer pinned" in caplog.text
     assert engine.scheduler.memory.num_pinned_blocks == 0
     check_idle(engine)
+
+
+@pytest.mark.parametrize("name", ["x", "x:0.7+y:0.3"])
+def test_an_unload_waits_for_calls_that_hold_the_adapter(make_engine, shelf, name):
+    engine = make_engine(shelf)
+    for each, folder in (("x", "one"), ("y", "two")):
+        engine.load_adapter(each, f"shelf/{folder}").result(WAIT)
+    want = ask_tokens(engine, name)
+    found = engine.look_up(name).result(WAIT)
+    let_go = [engine.hold(found) for _ in range(2)]
+    gone = engine.unload_adapter("x")
+    assert isinstance(refusal_of(engine, "x"), UnknownModelError)
+    let_go[0]()
+    engine.audit()
+    assert not gone.done()
+    assert engine.adapter("x").state == "draining"
+    # The engine takes in the request before it is let go, though all is found at once.
+    with standing_still(engine):
+        one = ask(engine, adapter=name, found=found)
+        let_go[1]()
+    one.wait()
+    assert one.tokens == want
+    gone.result(WAIT)
+    check_idle(engine)
+
+
+def test_what_is_held_after_an_unload_stays_unloaded_and_is_let_go(make_engine, shelf):
+    engine = make_engine(shelf)
+    engine.load_adapter("x", "shelf/one").result(WAIT)
+    found = engine.look_up("x").result(WAIT)
+    engine.unload_adapter("x").result(WAIT)
+    let_go = engine.hold(found)
+    assert isinstance(ask(engine, adapter="x", found=found).wait().error, UnknownModelError)
+    let_go()
+    check_idle(engine)
+    engine.shutdown()
+    engine.hold(found)()
+
+
+def refusal_of(engine, name):
+    """The error of a request for a name that is being taken away."""
+    deadline = time.monotonic() + WAIT
+    while time.monotonic() < deadline:
+        try:
+            ask(engine, adapter=name, max_tokens=1).wait()
+        except UnknownModelError as error:
+            return error
+    raise AssertionError("it can still be named")

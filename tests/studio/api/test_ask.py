@@ -60,6 +60,23 @@ def test_all_columns_are_answered_in_one_go(make_engine, ask):
         assert 0 < done["first_token_seconds"] <= done["seconds"]
 
 
+@pytest.mark.parametrize("max_tokens", [5, 250])
+def test_adapters_are_held_until_their_columns_are_submitted_or_fail(make_engine, ask, max_tokens):
+    engine = make_engine()
+    held, let_go = [], []
+
+    def hold(adapter):
+        held.append(adapter.name)
+        return lambda: let_go.append((adapter.name, len(engine.submitted)))
+
+    engine.hold = hold
+    _, ends = ask(engine, "pirate", "poet", max_tokens=max_tokens)
+    assert sorted(held) == ["pirate", "poet"]
+    counts = [1, 2] if max_tokens == 5 else [0, 0]
+    assert let_go == list(zip(["pirate", "poet"], counts, strict=True))
+    assert all(("error" in end) == (max_tokens == 250) for end in ends.values())
+
+
 def test_all_are_submitted_before_any_is_awaited(make_engine, ask):
     waiting = []
 

@@ -137,3 +137,15 @@ class PreparingEngine(Protocol):
 
         The future raises what `submit` would raise for the form: `RequestError`.
         """
+
+
+@runtime_checkable
+class HoldingEngine(Protocol):
+    """An engine whose adapters can be unloaded between `look_up` and `submit`."""
+
+    def hold(self, adapter: AnyAdapter) -> Callable[[], None]:
+        """Let an unload of `adapter`, which `look_up` gave, wait for a call that will submit it.
+
+        Call what is returned once, from any thread, when all requests of the call have been
+        submitted, or none will be. An adapter that was unloaded before stays unloaded.
+        """

@@ -7,6 +7,7 @@ message and only changes what names mean. Whatever becomes of a call, its future
 import logging
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,17 @@ class AdapterControl:
     def look_up_here(self, name: str) -> AnyAdapter:
         """Look `name` up on the caller's thread, which may wait for a disk."""
         return self._names.look_up(name)
+
+    def hold(self, adapter: AnyAdapter) -> Callable[[], None]:
+        """See `HoldingEngine.hold`."""
+        self._adapters.hold(adapter)
+
+        def let_go() -> None:
+            # Behind the requests that were submitted meanwhile, so that they are counted by then.
+            with suppress(EngineStoppedError):  # nothing is unloaded any more
+                self._mailbox.post(lambda: self._adapters.let_go(adapter))
+
+        return let_go
 
     def prefetch_read(self, adapter: AnyAdapter) -> None:
         """Begin to read `adapter` for a request that is on its way to the engine's thread."""

@@ -31,7 +31,7 @@ EXIT_SECONDS = 5.0
 
 
 class Engine:
-    """Implements `EngineInterface` and `PreparingEngine`.
+    """Implements `EngineInterface`, `PreparingEngine` and `HoldingEngine`.
 
     Build one with `build.build_engine`, which also starts it.
     """
@@ -82,6 +82,10 @@ class Engine:
     def look_up(self, name: str) -> "Future[AnyAdapter]":
         """See `EngineInterface.look_up`."""
         return self.control.look_up(name)
+
+    def hold(self, adapter: AnyAdapter) -> Callable[[], None]:
+        """See `HoldingEngine.hold`."""
+        return self.control.hold(adapter)
 
     def check_entry(self, tenant: str, *, own: int, others: int) -> None:
         """See `EngineInterface.check_entry`."""

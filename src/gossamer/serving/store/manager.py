@@ -1,9 +1,10 @@
 """Follows adapters from their names to memory: found, read, counted, forgotten.
 
-All methods run on the engine's thread but `look_up`, `prefetch_read`, `statuses`, `status` and
-`stats`, which any thread may call.
+All methods run on the engine's thread but `look_up`, `hold`, `prefetch_read`, `statuses`, `status`
+and `stats`, which any thread may call.
 """
 
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -42,6 +43,9 @@ class AdapterManager:
         self._clock = clock
         self._uses = 0
         self._draining: dict[AdapterEntry, list[Callable[[], None]]] = {}
+        self._lock = threading.Lock()
+        self._held: Counter[AdapterEntry] = Counter()
+        """Calls on their way that hold each; changed under the lock."""
         self._hits: Counter[str] = Counter(resident=0, host=0, disk=0)
 
     # From any thread.
@@ -49,6 +53,11 @@ class AdapterManager:
     def look_up(self, name: str) -> AnyAdapter:
         """Find what `name` means; see `AdapterNames.look_up`."""
         return self._names.look_up(name)
+
+    def hold(self, adapter: AnyAdapter) -> None:
+        """Count a call that is on its way with `adapter`: an unload waits for its requests too."""
+        with self._lock:
+            self._held.update(adapter.parts)
 
     def prefetch_read(self, adapter: AnyAdapter) -> None:
         """Begin to read `adapter` for a request that is on its way to the engine's thread."""
@@ -92,6 +101,13 @@ class AdapterManager:
         return dict(found)
 
     # Requests.
+
+    def let_go(self, adapter: AnyAdapter) -> None:
+        """A call that held `adapter` has come, or will not; its requests count by themselves."""
+        with self._lock:
+            self._held -= Counter(adapter.parts)
+        for entry in adapter.parts:
+            self._remove_if_done(entry)
 
     def add_ref(self, adapter: AnyAdapter) -> None:
         """Count an accepted request for `adapter`."""
@@ -255,7 +271,7 @@ class AdapterManager:
 
     def _remove_if_done(self, entry: AdapterEntry) -> None:
         busy = (AdapterState.LOADING, AdapterState.PLACING, AdapterState.REMOVED)
-        if entry.requests or entry.users or entry.state in busy:
+        if entry.requests or entry.users or entry in self._held or entry.state in busy:
             return
         if not entry.draining and self._names.is_current(entry):
             return

@@ -39,6 +39,11 @@ class Column:
     adapter: AnyAdapter | None = None
     prompts: list[TokenIds] = field(default_factory=list)
 
+    def fail(self, error: ApiError) -> None:
+        """Tell `error` in place of an answer; nothing is submitted, and no adapter held."""
+        self.error = error
+        self.channel.cancel()
+
 
 @router.post("/studio/api/ask")
 async def ask(http: Request) -> Response:
@@ -82,10 +87,11 @@ async def _prepare_one(http: Request, context: Context, caller: Caller, column: 
         return
     try:
         column.adapter = await find_model(context, caller, column.body.model)
+        column.channel.hold(column.adapter)
         for turn in context.encoder.chat(column.body):
             column.prompts += await context.threads.run(caller.tenant, turn)
     except (ApiError, GossamerError) as error:
-        column.error = to_api_error(error, http.state.request_id)
+        column.fail(to_api_error(error, http.state.request_id))
 
 
 def _submit(context: Context, caller: Caller, request_id: str, columns: list[Column]) -> None:
@@ -104,4 +110,4 @@ def _submit(context: Context, caller: Caller, request_id: str, columns: list[Col
             )
             column.channel.submit(requests, column.adapter)
         except (ApiError, GossamerError) as error:
-            column.error = to_api_error(error, request_id)
+            column.fail(to_api_error(error, request_id))

@@ -1,4 +1,4 @@
-"""Forms that take long to compile hold up nobody but who asks for them."""
+"""Forms that take long to compile hold up nobody but who asks for them, and lose no adapter."""
 
 import json
 import threading
@@ -11,7 +11,7 @@ from fake_engine import endless
 from live_server import live
 from raw import connected, reply, send
 
-from gossamer.errors import RequestError
+from gossamer.errors import OverloadedError, RequestError
 
 PLAIN = "/v1/completions"
 CHAT = "/v1/chat/completions"
@@ -29,8 +29,8 @@ CALLS = [
 ]  # fmt: skip
 
 
-def ask(client, path, **fields):
-    send(client, "POST", path, json.dumps({"model": "tiny", **fields}).encode())
+def ask(client, path, model="tiny", **fields):
+    send(client, "POST", path, json.dumps({"model": model, **fields}).encode())
 
 
 def wait_for(condition):
@@ -53,6 +53,24 @@ class SlowForms:
         future.set_running_or_notify_cancel()
         self.asked.append(future)
         return future
+
+
+class Held:
+    """The adapters that calls hold in an engine, with how many requests there were at each end."""
+
+    def __init__(self, engine):
+        self.open, self.ended = [], []
+        self._engine = engine
+        engine.hold = self.hold
+
+    def hold(self, adapter):
+        self.open.append(adapter.name)
+
+        def let_go():
+            self.open.remove(adapter.name)
+            self.ended.append((adapter.name, len(self._engine.submitted)))
+
+        return let_go
 
 
 def is_answered(address):
@@ -91,6 +109,41 @@ def test_a_client_that_leaves_while_its_form_is_compiled_leaves_nothing(make_eng
         assert is_answered(address)
     assert [each.sampling.structured_outputs for each in engine.submitted] == [None, None]
     assert engine.cancelled == []
+
+
+@pytest.mark.parametrize("name", ["pirate", "pirate:0.7+poet:0.3"])
+def test_an_adapter_is_held_until_all_requests_of_a_call_are_submitted(make_engine, name):
+    engine = make_engine()
+    held, slow = Held(engine), SlowForms(engine)
+    with live(engine) as address, connected(address) as client:
+        ask(client, PLAIN, model=name, prompt="a", n=3, structured_outputs=FORM)
+        wait_for(lambda: slow.asked)
+        assert (len(held.open), held.ended, engine.submitted) == (1, [], [])
+        slow.asked[0].set_result(None)
+        assert reply(client)[0] == 200
+    assert (held.open, [count for _, count in held.ended]) == ([], [3])
+
+
+@pytest.mark.parametrize("why", ["left", "form", "prompt", "submit"])
+def test_a_call_that_is_not_submitted_holds_no_adapter(make_engine, why):
+    full = OverloadedError("full", retry_after=1)
+    engine = make_engine(refuse=lambda request: full if why == "submit" else None)
+    held, slow = Held(engine), SlowForms(engine)
+    with live(engine) as address:
+        with connected(address) as client:
+            fields = {"structured_outputs": FORM, "max_tokens": 250 if why == "prompt" else 1}
+            ask(client, PLAIN, model="pirate", prompt=[5] * 20, **fields)
+            if why != "prompt":
+                wait_for(lambda: slow.asked)
+                assert held.open == ["pirate"]
+            if why == "form":
+                slow.asked[0].set_exception(RequestError("it cannot be kept to"))
+            elif why == "submit":
+                slow.asked[0].set_result(None)
+            if why != "left":
+                assert reply(client)[0] == (429 if why == "submit" else 400)
+        wait_for(lambda: held.ended)
+    assert (held.open, held.ended) == ([], [("pirate", 0)])
 
 
 @pytest.mark.parametrize("stream", [False, True])

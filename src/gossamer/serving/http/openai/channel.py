@@ -8,12 +8,12 @@ import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 
 from gossamer.errors import EngineStoppedError
 from gossamer.serving.core.adapter import AnyAdapter
-from gossamer.serving.core.interface import EngineInterface
+from gossamer.serving.core.interface import EngineInterface, HoldingEngine
 from gossamer.serving.core.messages import Event, Failed, Finished, Request, Tokens
 from gossamer.serving.http.metrics.server import CallTimer
 
@@ -23,8 +23,8 @@ Batch = list[tuple[int, Tokens | Finished]]
 class Channel:
     """The events of one call's requests, from the engine to the event loop.
 
-    Use from one task of one event loop: `submit` on some thread, then `batches`, and `cancel` in
-    the end.
+    Use from one task of one event loop: `hold` once the adapter is known, `submit` on some thread,
+    then `batches`, and `cancel` in the end.
 
     `cancel` reaches the engine once for every request that has not ended, and only then.
     """
@@ -36,6 +36,8 @@ class Channel:
         # Held while a request is submitted; the event loop never waits for it.
         self._lock = threading.Lock()
         self._is_given_up = False
+        # Lets the adapter go; the thread that takes it out calls it, so that it is called once.
+        self._holds: deque[Callable[[], None]] = deque()
         self._open: set[int] = set()
         self._inbox: deque[tuple[int, Event, float]] = deque()
         self._loop = asyncio.get_running_loop()
@@ -46,6 +48,16 @@ class Channel:
     def num_choices(self) -> int:
         """The number of requests that were submitted."""
         return len(self._ids)
+
+    def hold(self, adapter: AnyAdapter | None) -> None:
+        """Let an unload of what `EngineInterface.look_up` gave wait for the requests of this call.
+
+        It is held until `submit` ends, or `cancel` is called.
+        """
+        if adapter is None or self._is_given_up:
+            return
+        if isinstance(self._engine, HoldingEngine):
+            self._holds.append(self._engine.hold(adapter))
 
     def submit(self, requests: Sequence[Request], adapter: AnyAdapter | None) -> None:
         """Submit all requests, on any thread, with what `EngineInterface.look_up` gave.
@@ -68,6 +80,8 @@ class Channel:
         except BaseException:
             self.cancel()
             raise
+        finally:
+            self._let_go()
 
     async def first(self) -> None:
         """Wait for the first event of any choice; raise what `batches` would raise for it."""
@@ -96,12 +110,20 @@ class Channel:
         What is being submitted just now is cancelled by the thread that does so.
         """
         self._is_given_up = True
+        self._let_go()
         if self._lock.acquire(blocking=False):
             try:
                 while self._open:
                     self._engine.cancel(self._ids[self._open.pop()])
             finally:
                 self._lock.release()
+
+    def _let_go(self) -> None:
+        try:
+            let_go = self._holds.pop()
+        except IndexError:
+            return
+        let_go()
 
     def _next(self) -> tuple[int, Tokens | Finished]:
         index, event, moment = self._inbox.popleft()

@@ -256,6 +256,8 @@ async def _submit(
     prompts: list[TokenIds] = []
     with _told(http, reply):
         adapter = await find_model(context, caller, body.model)
+        # Encoding the prompt and compiling the form may take seconds, in which it may be unloaded.
+        channel.hold(adapter)
         for turn in turns[:-1]:
             prompts += await run(turn)
         unsubmitted = await run(partial(begin, prompts, adapter))
