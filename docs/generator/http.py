@@ -13,17 +13,17 @@ from generator.settings import type_name
 from generator.sources import attribute_docs
 from gossamer.serving.core.messages import SamplingParams
 from gossamer.serving.http import body
+from gossamer.serving.http.anthropic import routes as anthropic
 from gossamer.serving.http.metrics import memory as memory_metrics
 from gossamer.serving.http.metrics import routing as routing_metrics
 from gossamer.serving.http.metrics import server as metrics
 from gossamer.serving.http.metrics import tenants as tenant_metrics
 from gossamer.serving.http.openai import field_rules, sampling_fields, sizes
 from gossamer.serving.http.openai import request_schema as schema
-from gossamer.serving.http.openai import routes as chat
-from gossamer.serving.http.openai import routes as completions
-from gossamer.serving.http.openai import routes as models
+from gossamer.serving.http.openai import routes as openai
 from gossamer.serving.http.openai.chat import bounds, template_variables
 from gossamer.serving.http.openai.request_schema import ChatBody, CompletionBody, GenerationBody
+from gossamer.serving.http.openai.responses_api import routes as responses
 from gossamer.serving.http.routes import about, adapters, operation, tokens
 from gossamer.serving.http.routes import adapters as adapter_bodies
 from gossamer.serving.http.settings import HttpSettings
@@ -162,7 +162,7 @@ def _limits() -> Iterator[tuple[str, str]]:
 
 
 def _routes() -> Iterator[tuple[str, str]]:
-    yield from _routes_of(chat, completions, models, tokens, adapters, operation, about)
+    yield from _routes_of(openai, responses, anthropic, tokens, adapters, operation, about)
 
 
 def _routes_of(*modules: Any) -> Iterator[tuple[str, str]]:

@@ -4,7 +4,14 @@ import sys
 from pathlib import Path
 
 import yaml
+from fake_engine import FakeEngine
 from house import ROOT
+
+from gossamer.serving.http.app import create_app
+from gossamer.serving.http.openapi import describe
+from gossamer.serving.http.settings import HttpSettings
+
+from tiny import tiny_tokenizer
 
 DOCS = ROOT / "docs"
 
@@ -14,6 +21,25 @@ def test_reference_says_what_the_code_says():
     script = [sys.executable, str(DOCS / "generate.py"), "--check"]
     done = subprocess.run(script, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_reference_lists_the_routes_that_the_server_has():
+    engine = FakeEngine(tiny_tokenizer())
+    try:
+        app = create_app(engine, HttpSettings())
+    finally:
+        engine.shutdown()
+    document = describe(app.state.routers, needs_key=False)
+    served = [
+        f"{method.upper()} {path}"
+        for path, methods in document["paths"].items()
+        for method in methods
+    ]
+    page = (DOCS / "reference" / "http.md").read_text()
+    # The first table is that of any server; a parameter may be said to reach over slashes.
+    table = page.partition("| --- | --- |\n")[2].partition("\n\n")[0]
+    listed = [line.split("`")[1].replace(":path}", "}") for line in table.splitlines()]
+    assert sorted(listed) == sorted(served)
 
 
 def _nav_files(nav) -> set[str]:
