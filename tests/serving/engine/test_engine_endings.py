@@ -3,6 +3,8 @@
 import pytest
 from engine_case import ask, check_idle, refusal, start
 
+from gossamer.serving.tokenization.bad_words import bad_words
+
 
 @pytest.fixture(scope="module")
 def shared(tiny_model, tmp_path_factory):
@@ -55,6 +57,12 @@ def test_bad_words_are_not_generated(shared):
     one = generated(shared, 20, bad_words=(bad,))
     assert len(one.tokens) == 20
     assert run not in [one.tokens[at : at + 2] for at in range(19)]
+
+
+@pytest.mark.parametrize("word", ["\n", "\n\n", " ", " \t"])
+def test_white_space_among_bad_words_forbids_no_other_white_space(shared, word):
+    named = tuple(shared.tokenizer.encode(word, add_special_tokens=False))
+    assert bad_words(shared.tokenizer, (word,)) == (named,)
 
 
 @pytest.mark.parametrize(
