@@ -248,6 +248,36 @@ def test_stored_responses_are_shown_and_forgotten(client_of):
             client.responses.create(model="tiny", input="b", previous_response_id=missing)
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "fields", "param"),
+    [
+        ("POST", ROUTE, {"input": "b", "previous_response_id": "gone"}, "previous_response_id"),
+        ("GET", f"{ROUTE}/gone", None, "response_id"),
+        ("DELETE", f"{ROUTE}/gone", None, "response_id"),
+    ],
+)
+def test_a_response_that_is_not_stored_is_told_by_the_clients_name_for_its_id(
+    make_engine, ask, method, path, fields, param
+):
+    body = None if fields is None else {"model": "tiny", **fields}
+    reply = ask(make_engine(), method, path, json=body)
+    assert (reply.status_code, reply.json()["error"]["param"]) == (404, param)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (None, {"effort": None, "summary": None}),
+        ({"effort": "low"}, {"effort": "low", "summary": None}),
+        ({"effort": "none", "summary": "auto"}, {"effort": "none", "summary": "auto"}),
+    ],
+)
+def test_a_response_repeats_how_much_was_to_be_thought(make_engine, ask, given, told):
+    engine = make_engine(max_context=4096)
+    reply = ask(engine, "POST", ROUTE, json={"model": "tiny", "input": "x", "reasoning": given})
+    assert reply.json()["reasoning"] == told
+
+
 def test_failures_on_the_way_are_raised_by_the_client(client_of):
     client, _ = client_of(script=lambda request: ["a", OverloadedError("too much", retry_after=1)])
     with pytest.raises(openai.APIError, match="too much"):

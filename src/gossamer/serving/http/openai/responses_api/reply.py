@@ -110,7 +110,7 @@ class ResponsesReply(ReplyFormat):
             "output": list(self.items.done),
             "parallel_tool_calls": given.get("parallel_tool_calls", True),
             "previous_response_id": given.get("previous_response_id"),
-            "reasoning": {"effort": None, "summary": None},
+            "reasoning": {"effort": None, "summary": None, **given.get("reasoning", {})},
             "store": given.get("store", True),
             "temperature": given.get("temperature", 1.0),
             "text": {"format": {"type": "text"}, **given.get("text", {})},

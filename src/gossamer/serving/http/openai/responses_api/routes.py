@@ -69,7 +69,8 @@ class _Call:
         return ResponsesReply(**fields, **told, items=items)
 
     def _history(self, response_id: str) -> list[dict[str, Any]]:
-        self.earlier = self.store.find(self.tenant, response_id).items
+        found = self.store.find(self.tenant, response_id, "previous_response_id")
+        self.earlier = found.items
         items: list[dict[str, Any]] = json.loads(self.earlier)
         return items
 

@@ -56,19 +56,22 @@ class ResponseStore:
                 self._drop(next(iter(self._kept)))
         return True
 
-    def find(self, tenant: str, response_id: str) -> StoredResponse:
-        """Return a response of `tenant`; raises `ApiError` 404 for an id that it has not."""
+    def find(self, tenant: str, response_id: str, param: str = "response_id") -> StoredResponse:
+        """Return a response of `tenant`; raises `ApiError` 404 for an id that it has not.
+
+        `param` is the client's name for the id.
+        """
         with self._lock:
             found = self._kept.get((tenant, response_id))
         if found is None:
-            raise _unknown(response_id)
+            raise _unknown(response_id, param)
         return found[0]
 
     def delete(self, tenant: str, response_id: str) -> None:
         """Forget a response of `tenant`; raises `ApiError` 404 for an id that it has not."""
         with self._lock:
             if (tenant, response_id) not in self._kept:
-                raise _unknown(response_id)
+                raise _unknown(response_id, "response_id")
             self._drop((tenant, response_id))
 
     def _drop(self, key: tuple[str, str]) -> None:
@@ -78,11 +81,11 @@ class ResponseStore:
             del self._bytes[key[0]]
 
 
-def _unknown(response_id: str) -> ApiError:
+def _unknown(response_id: str, param: str) -> ApiError:
     return ApiError(
         404,
         f"no response '{cut(response_id)}' is stored; those of calls with 'store': false are not, "
         "and old ones are forgotten when room is needed, or when the server ends",
         code="response_not_found",
-        param="response_id",
+        param=param,
     )
