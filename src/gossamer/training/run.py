@@ -16,7 +16,7 @@ from gossamer.training.arguments import check_resumable, check_start, collect
 from gossamer.training.density.check import density_facts
 from gossamer.training.loop.build import build_model
 from gossamer.training.loop.device import count_parameters, peak_memory
-from gossamer.training.loop.held_out import best_step, model_of_step
+from gossamer.training.loop.held_out import best_step, is_due, model_of_step
 from gossamer.training.loop.sparse_compute import check_same_plan
 from gossamer.training.loop.stages import check_stages, train_stages
 from gossamer.training.objectives.reference import with_reference
@@ -135,9 +135,9 @@ def run(
 def _carry_out(prepared: Prepared, *, resume: bool, listener: Listener) -> RunResult:
     """Carry out the run; all that can be refused comes before the folder is touched."""
     output = Path(prepared.settings.output)
-    checkpoint = None
+    checkpoint, former_end = None, None
     if resume:
-        prepared, checkpoint = _continued(prepared, output)
+        prepared, checkpoint, former_end = _continued(prepared, output)
     model = build_model(
         prepared.method,
         prepared.context,
@@ -151,7 +151,7 @@ def _carry_out(prepared: Prepared, *, resume: bool, listener: Listener) -> RunRe
     # No process looks at the folder any more as it was, and none yet as it will be.
     meet()
     if is_first():
-        _begin(prepared, checkpoint, listener, resume=resume)
+        _begin(prepared, checkpoint, listener, resume=resume, former_end=former_end)
     meet()
     prepared = with_reference(prepared, model, listener)
     model = train_stages(prepared, model, checkpoint, listener)
@@ -166,7 +166,12 @@ def _carry_out(prepared: Prepared, *, resume: bool, listener: Listener) -> RunRe
 
 
 def _begin(
-    prepared: Prepared, checkpoint: Path | None, listener: Listener, *, resume: bool
+    prepared: Prepared,
+    checkpoint: Path | None,
+    listener: Listener,
+    *,
+    resume: bool,
+    former_end: int | None,
 ) -> None:
     """Make the folder ready for the first step."""
     output = Path(prepared.settings.output)
@@ -175,7 +180,7 @@ def _begin(
         clear_run(output)
     elif checkpoint is None:
         listener.note(f"{output} has no checkpoint yet: starting from the first step")
-    _forget_later_lines(prepared, checkpoint)
+    _forget_later_lines(prepared, checkpoint, former_end)
     write_run_record(output, prepared.settings, prepared.recorded)
 
 
@@ -183,20 +188,27 @@ def _last_step(output: Path) -> int:
     return max((record["step"] for record in train_records(read_metrics(output))), default=0)
 
 
-def _forget_later_lines(prepared: Prepared, checkpoint: Path | None) -> None:
-    """Drop from metrics and samples what was written after `checkpoint`."""
+def _forget_later_lines(
+    prepared: Prepared, checkpoint: Path | None, former_end: int | None
+) -> None:
+    """Drop from metrics and samples what was written after `checkpoint`, and the evaluation that
+    was made because the run ended at the step `former_end`, where it does not end any more."""
     output = Path(prepared.settings.output)
     if checkpoint is None:
         truncate_metrics(output, -1)
         truncate_samples(output, -1)
         return
     later = [stage.name for stage in prepared.stages[read_stage(checkpoint) + 1 :]]
-    truncate_metrics(output, step_of(checkpoint), later_stages=later)
-    truncate_samples(output, step_of(checkpoint), later_stages=later)
+    extra = None
+    if former_end is not None and not is_due(prepared.settings, former_end):
+        extra = former_end
+    truncate_metrics(output, step_of(checkpoint), later_stages=later, not_evaluated=extra)
+    truncate_samples(output, step_of(checkpoint), later_stages=later, not_evaluated=extra)
 
 
-def _continued(prepared: Prepared, output: Path) -> tuple[Prepared, Path | None]:
-    """Find the run in `output`, if `prepared` goes on with it, and its last checkpoint."""
+def _continued(prepared: Prepared, output: Path) -> tuple[Prepared, Path | None, int | None]:
+    """Find the run in `output`, if `prepared` goes on with it, its last checkpoint, and the step at
+    which it was to end, if it is longer now."""
     values, sections = read_config(output / FILE)
     before = RunSettings.parse(values, where=str(output / FILE))
     recorded = sections.get("recorded", {})
@@ -204,12 +216,10 @@ def _continued(prepared: Prepared, output: Path) -> tuple[Prepared, Path | None]
         before, recorded, prepared.settings, prepared.recorded, finished="result" in sections
     )
     check_stages(before, prepared)
-    check_same_plan(
-        recorded,
-        prepared.recorded,
-        total_changed=before.max_steps != prepared.settings.max_steps,
-    )
-    return replace(prepared, recorded=recorded), latest_checkpoint(output)
+    is_longer = before.max_steps != prepared.settings.max_steps
+    check_same_plan(recorded, prepared.recorded, total_changed=is_longer)
+    former_end = before.max_steps if is_longer else None
+    return replace(prepared, recorded=recorded), latest_checkpoint(output), former_end
 
 
 def _finish(prepared: Prepared, model: Any, best: int | None, listener: Listener) -> RunResult:

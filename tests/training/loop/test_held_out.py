@@ -10,6 +10,7 @@ from gossamer.training.loop.callback import RunCallback
 from gossamer.training.loop.held_out import HeldOutLoss
 from gossamer.training.outputs.listener import Listener
 from gossamer.training.outputs.metrics import eval_records, read_metrics
+from gossamer.training.outputs.samples import read_samples
 from gossamer.training.plan import StagePlan
 from gossamer.training.prepare import prepare
 from gossamer.training.settings import RunSettings
@@ -85,9 +86,8 @@ class Stops(Listener):
             raise RuntimeError("stopped here")
 
 
-@pytest.fixture
-def judged(monkeypatch):
-    """The held-out loss is that of the table."""
+def judge(monkeypatch):
+    """Have the held-out loss be that of the table."""
     real = RunCallback.on_evaluate
 
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):
@@ -95,6 +95,11 @@ def judged(monkeypatch):
         real(self, args, state, control, metrics, **kwargs)
 
     monkeypatch.setattr(RunCallback, "on_evaluate", on_evaluate)
+
+
+@pytest.fixture
+def judged(monkeypatch):
+    judge(monkeypatch)
 
 
 WATCHED = {"max_steps": 12, "eval_every": 2, "eval_split": 2, "scheduler": "constant"}
@@ -133,6 +138,47 @@ def test_the_run_ends_and_the_best_adapter_is_the_result(judged, tiny_model, tmp
         assert (again.steps, again.best_step, again.losses) == (8, 4, result.losses)
         assert weights(f"from-{place}") == weights("run")
         assert [r["step"] for r in eval_records(read_metrics(again.output))] == [0, 2, 4, 6, 8]
+
+
+@pytest.mark.parametrize("eval_every", [2, None])
+def test_a_longer_run_forgets_what_was_measured_because_the_shorter_one_ended(
+    eval_every, tiny_model, tmp_path
+):
+    rows = write_rows(tmp_path / "rows.jsonl")
+    settings = {"eval_every": eval_every, "eval_split": 6, "scheduler": "constant", "warmup": 0}
+    settings |= {**TINY, "samples": 1}
+
+    def measured(folder):
+        found = eval_records(read_metrics(folder))
+        return [(record["step"], record["eval_loss"]) for record in found]
+
+    whole = quiet_tune(tiny_model, rows, tmp_path / "whole", max_steps=6, **settings)
+    for end in (3, 4):
+        parts = tmp_path / f"parts-{end}"
+        quiet_tune(tiny_model, rows, parts, max_steps=end, **settings)
+        assert measured(parts)[-1][0] == end
+        quiet_tune(output=parts, resume=True, max_steps=6)
+        assert step_losses(parts) == step_losses(whole.output)
+        assert measured(parts) == measured(whole.output)
+        assert [each["step"] for each in read_samples(parts)["answers"]] == [
+            each["step"] for each in read_samples(whole.output)["answers"]
+        ]
+
+
+def test_a_longer_run_has_the_checkpoint_of_the_best_step_before_the_former_end(
+    monkeypatch, tiny_model, tmp_path
+):
+    monkeypatch.setitem(LOSSES, 5, 0.5)
+    judge(monkeypatch)
+    rows = write_rows(tmp_path / "rows.jsonl")
+    settings = {**WATCHED, **TINY, "load_best_at_end": True, "warmup": 0, "save_total_limit": 1}
+    short = quiet_tune(tiny_model, rows, tmp_path / "run", **{**settings, "max_steps": 5})
+    assert (short.best_step, short.eval_loss) == (5, 0.5)
+    longer = quiet_tune(output=tmp_path / "run", resume=True, max_steps=8)
+    assert (longer.best_step, longer.eval_loss) == (4, 2.0)
+    whole = quiet_tune(tiny_model, rows, tmp_path / "whole", **{**settings, "max_steps": 8})
+    one, other = (run.output / "adapter_model.safetensors" for run in (longer, whole))
+    assert one.read_bytes() == other.read_bytes()
 
 
 def test_of_a_run_in_stages_the_last_one_is_judged(judged, tmp_path):

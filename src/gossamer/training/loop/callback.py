@@ -14,7 +14,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from gossamer.methods.common.ranks import any_over_ranks, is_first, mean_over_ranks, sum_over_ranks
 from gossamer.sparsity.callback import SparseComputeCallback
-from gossamer.training.loop.held_out import HeldOutLoss
+from gossamer.training.loop.held_out import HeldOutLoss, is_due
 from gossamer.training.loop.preference_trainer import preference_figures
 from gossamer.training.loop.sampler import PromptSampler
 from gossamer.training.loop.trainer import RunBehaviour
@@ -131,8 +131,7 @@ class RunCallback(TrainerCallback):
         step, settings = state.global_step, self._settings
         # Of the stage; the next one goes on from the checkpoint written here.
         last = step >= state.max_steps
-        every = settings.eval_every
-        if self._has_eval_rows() and (last or (every is not None and step % every == 0)):
+        if self._has_eval_rows() and (last or is_due(settings, step)):
             control.should_evaluate = True
         if last or step % settings.save_every == 0:
             control.should_save = True
@@ -215,7 +214,10 @@ class RunCallback(TrainerCallback):
         if held_out is None:
             return
         if held_out.add(step, loss) and settings.load_best_at_end:
-            self._trainer.best_step = step
+            # Of a run that goes on, the evaluation at its former end is none: the checkpoint of
+            # the best one before stays, and the last one's does anyway.
+            if is_due(settings, step):
+                self._trainer.best_step = step
             control.should_save = True
         if held_out.over and step < self._total_steps:
             control.should_save = control.should_training_stop = True

@@ -53,6 +53,11 @@ class HeldOutLoss:
         return self._patience is not None and self.waiting >= self._patience
 
 
+def is_due(settings: RunSettings, step: int) -> bool:
+    """Whether the held-out rows are evaluated after `step` wherever the run ends."""
+    return settings.eval_every is not None and step % settings.eval_every == 0
+
+
 def held_out_loss(prepared: Prepared, stage: StagePlan) -> HeldOutLoss | None:
     """What the run has measured of `stage` up to now; None in a stage that others follow."""
     if stage.index < len(prepared.stages) - 1:

@@ -56,12 +56,21 @@ def read_metrics(output: Path) -> list[Record]:
     return records
 
 
-def truncate_metrics(output: Path, step: int, *, later_stages: Collection[str] = ()) -> None:
-    """Drop all lines after `step`, and of later stages, so that a resumed run writes none twice."""
+def truncate_metrics(
+    output: Path,
+    step: int,
+    *,
+    later_stages: Collection[str] = (),
+    not_evaluated: int | None = None,
+) -> None:
+    """Drop all lines after `step`, and of later stages, so that a resumed run writes none twice;
+    and evaluations after the step `not_evaluated`."""
     records = [
         record
         for record in read_metrics(output)
-        if record["step"] <= step and record.get("stage") not in later_stages
+        if record["step"] <= step
+        and record.get("stage") not in later_stages
+        and not ("eval_loss" in record and record["step"] == not_evaluated)
     ]
     write_whole(output / FILE, "".join(json.dumps(r) + "\n" for r in records))
 

@@ -29,15 +29,24 @@ def add_samples(output: Path, prompts: Sequence[dict[str, str]], answers: dict[s
     _write(output, {"prompts": list(prompts), "answers": [*before["answers"], answers]})
 
 
-def truncate_samples(output: Path, step: int, *, later_stages: Collection[str] = ()) -> None:
-    """Drop the answers after `step`, and of later stages, which a resumed run will give again."""
+def truncate_samples(
+    output: Path,
+    step: int,
+    *,
+    later_stages: Collection[str] = (),
+    not_evaluated: int | None = None,
+) -> None:
+    """Drop the answers after `step`, and of later stages, which a resumed run will give again; and
+    those of the step `not_evaluated`."""
     found = read_samples(output)
     if found is None:
         return
     kept = [
         each
         for each in found["answers"]
-        if each["step"] <= step and each.get("stage") not in later_stages
+        if each["step"] <= step
+        and each.get("stage") not in later_stages
+        and each["step"] != not_evaluated
     ]
     _write(output, {**found, "answers": kept})
 
