@@ -46,7 +46,7 @@ ARROWS: dict[str, set[str]] = {
     "jobs": BOTTOM
     | {"adapters", "basemodel", "conversion", "merging", "methods", "training", "verification"},
     "studio": BOTTOM | {"adapters", "jobs", "serving"},
-    "evaluation": BOTTOM | {"llm", "serving"},
+    "evaluation": BOTTOM | {"adapters", "llm", "serving"},
     "verification": BOTTOM
     | {"adapters", "basemodel", "methods", "serving", "training", "tuners", "llm"},
     "cli": BOTTOM

@@ -10,6 +10,7 @@ import time
 import pytest
 
 from gossamer import methods
+from gossamer.cli import tune as tune_command
 from gossamer.cli.main import main
 from gossamer.cli.parts import known_tasks
 
@@ -117,6 +118,30 @@ def test_a_result_is_scored_on_known_tasks_beside_its_base(
     assert asked[0][1:] == ("tune", str(tiny_model), [output], output)
     assert asked[0][0].eval_tasks == ["arc_easy"]
     assert asked[1] == "settings"
+
+
+@pytest.mark.parametrize(
+    ("method", "whole"),
+    [
+        ("full", True),
+        ("loraprune", True),
+        ("sparsegrad", True),
+        ("sparsegrad --set export=low-rank", False),
+        ("smt --set selection=train", True),
+        ("smt", False),
+    ],
+)
+def test_a_result_that_is_a_whole_model_is_scored_as_one(
+    method, whole, tiny_model, rows, tmp_path, monkeypatch
+):
+    asked = []
+    monkeypatch.setattr(known_tasks, "planned", lambda *given: asked.append(given[2:4]))
+    monkeypatch.setattr(tune_command, "_tune", lambda *given, **more: 0)
+    output = tmp_path / "run"
+    arguments = ["--model", tiny_model, "--data", rows, "--output", output]
+    arguments += ["--method", *method.split(), "--eval-tasks", "arc_easy"]
+    assert command(*arguments) == 0
+    assert asked == [(str(output), []) if whole else (str(tiny_model), [output])]
 
 
 BAD = {

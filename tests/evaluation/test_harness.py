@@ -136,6 +136,12 @@ def test_a_task_that_is_not_there_is_named(tiny_model, capsys):
     assert "did you mean 'arc_easy'" in capsys.readouterr().err
 
 
+def test_a_folder_without_adapters_is_named(tiny_model, tasks, tmp_path, capsys):
+    asked = ["--adapters", str(tmp_path), "--tasks", tasks[0]]
+    assert main(["eval", str(tiny_model), *asked]) == 1
+    assert "holds no adapter to score" in capsys.readouterr().err
+
+
 def test_a_run_and_a_comparison_score_what_they_have_made(tiny_model, tmp_path, tasks, capsys):
     rows = tmp_path / "rows.jsonl"
     lines = [{"prompt": f"What is {i}?", "completion": f"A number: {i}."} for i in range(12)]

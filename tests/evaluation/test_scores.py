@@ -2,8 +2,12 @@
 
 import json
 
+import pytest
+
+from gossamer.errors import AdapterNotFoundError
 from gossamer.evaluation.picture import draw
 from gossamer.evaluation.results import Scores, scores_of
+from gossamer.evaluation.settings import EvalSettings
 
 RESULTS = {
     "results": {
@@ -49,6 +53,19 @@ def test_the_file_has_all_of_it():
     assert told["left_out"] == ["broken"]
     assert told["settings"] == {"limit": 3}
     assert told["scores"][0]["value"] == 0.5
+
+
+def test_a_folder_without_adapters_is_no_result(tmp_path, adapters_to_score):
+    """A whole model, for one: its scores would be missing without a word."""
+
+    def check(*folders):
+        EvalSettings(model="m", tasks=("t",), adapters=folders).check()
+
+    check()
+    check(adapters_to_score, adapters_to_score / "a")
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(AdapterNotFoundError, match="holds no adapter to score"):
+        check(adapters_to_score, tmp_path)
 
 
 def test_a_picture_is_drawn(tmp_path):

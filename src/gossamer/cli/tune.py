@@ -105,8 +105,9 @@ def _scored(args: argparse.Namespace, settings: RunSettings) -> EvalSettings | N
     """How the result is scored on known tasks, if it is to be."""
     output = Path(settings.output)
     model, adapters = (settings.model, [output])
-    if settings.method == "full":
-        # Its result is a model of its own; the base model is another.
+    # Finds the method, which loads torch.
+    if args.eval_tasks and settings.build_method().kind == "model":
+        # The result is a model of its own; the base model is another.
         model, adapters = str(output), []
     return known_tasks.planned(args, "tune", model, adapters, output)
 

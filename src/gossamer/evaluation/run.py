@@ -25,9 +25,10 @@ RESAMPLES = 1_000
 def evaluate(settings: EvalSettings, tell: Callable[[str], None]) -> Scores:
     """Score the base model and all adapters on all tasks; refused adapters are told of.
 
-    Raises `UsageError` for a task that does not exist or cannot be asked, and what the engine
-    refuses the model for.
+    Raises `AdapterNotFoundError` for a folder without adapters, `UsageError` for a task that does
+    not exist or cannot be asked, and what the engine refuses the model for.
     """
+    settings.check()
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     manager = _manager(settings)
     names = _names(settings.tasks, manager)

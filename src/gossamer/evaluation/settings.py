@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from gossamer.adapters.layout import CONFIG_FILE
+from gossamer.errors import AdapterNotFoundError
 from gossamer.settings import Settings
 
 
@@ -42,3 +44,16 @@ class EvalSettings(Settings):
     """Threads of the engine; unset: its own default."""
     tensor_parallel: int = Field(default=1, ge=1)
     """Processes among which the model is divided."""
+
+    def check(self) -> None:
+        """Raise `AdapterNotFoundError` if one of the folders holds no adapter, whose scores would
+        be missing without a word."""
+        # Loads torch, which takes seconds.
+        from gossamer.adapters.inspect import find_adapters
+
+        for folder in self.adapters:
+            if not find_adapters(folder):
+                raise AdapterNotFoundError(
+                    f"{folder} holds no adapter to score (no {CONFIG_FILE} in it or in a folder in "
+                    "it); give the folder of an adapter, or a whole model as the model to score"
+                )
