@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from gossamer.errors import (
+    DataError,
     GossamerError,
     StorageError,
     TrainingError,
@@ -156,6 +157,7 @@ def _carry_out(prepared: Prepared, *, resume: bool, listener: Listener) -> RunRe
     prepared = with_reference(prepared, model, listener)
     model = train_stages(prepared, model, checkpoint, listener)
     meet()
+    _check_learnt(prepared.settings)
     best = best_step(prepared)
     if best is not None and best != _last_step(output):
         listener.note(f"the result is that of step {best}, whose held-out loss is the lowest")
@@ -182,6 +184,20 @@ def _begin(
         listener.note(f"{output} has no checkpoint yet: starting from the first step")
     _forget_later_lines(prepared, checkpoint, former_end)
     write_run_record(output, prepared.settings, prepared.recorded)
+
+
+def _check_learnt(settings: RunSettings) -> None:
+    """Raise `DataError` if no step had a token to learn: such a run has no result.
+
+    A single one is no reason to stop, nor are many: where few rows of those that are read as they
+    are needed can be learnt from, the steps that meet them are the run.
+    """
+    steps = train_records(read_metrics(Path(settings.output)))
+    if not any(record["trained_tokens"] for record in steps):
+        raise DataError(
+            f"'{settings.data}': none of the rows of the run's {len(steps)} steps has a token to "
+            f"learn within max_length={settings.max_length}; raise max_length"
+        )
 
 
 def _last_step(output: Path) -> int:

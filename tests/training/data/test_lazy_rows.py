@@ -12,6 +12,7 @@ from gossamer.training.data import DataSettings, files, load_data
 from gossamer.training.data.lazy import JsonLines
 from gossamer.training.dry_run import dry_run
 from gossamer.training.outputs.listener import Listener
+from gossamer.training.outputs.samples import read_samples
 from gossamer.training.settings import RunSettings
 
 MIB = 1 << 20
@@ -75,7 +76,7 @@ def large(path, count=2000, size=8192):
     """Rows of `size` letters each, unlike one another, and how many bytes their texts have."""
     with path.open("w") as file:
         for number in range(count):
-            row = {"prompt": f"{number} " * (size // 5), "completion": "ok"}
+            row = {"prompt": "ok", "completion": f"{number} " * (size // 5)}
             file.write(json.dumps(row) + "\n")
     return path.stat().st_size
 
@@ -133,6 +134,81 @@ def test_a_row_without_anything_to_learn_keeps_its_place(tiny_model, tmp_path):
     path.write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
     data = load(tiny_model, path, lazy_data=True, max_length=80)
     assert [row.trained_tokens > 0 for row in data.train] == [True, False, True]
+
+
+def answers_to(path, sizes):
+    """Rows with prompts of so many letters; 80 tokens have no room for an answer to 200."""
+    rows = [{"prompt": "a" * size, "completion": "b"} for size in sizes]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_a_pair_of_which_one_answer_is_cut_off_counts_in_no_loss(tiny_model, tmp_path):
+    def answer(size):
+        """The last turn is learnt, after another one of so many letters."""
+        turns = (("user", "a"), ("assistant", "b" * size), ("user", "a"), ("assistant", "c"))
+        return [{"role": role, "content": content} for role, content in turns]
+
+    sizes = ((1, 2), (200, 1), (1, 200), (200, 201))
+    rows = [{"chosen": answer(one), "rejected": answer(other)} for one, other in sizes]
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    pairs = load(tiny_model, path, lazy_data=True, max_length=150, train_on="last").train
+    learnt = [[side.trained_tokens > 0 for side in pair.sides] for pair in pairs]
+    assert learnt == [[True, True], [False, False], [False, False], [False, False]]
+
+
+def test_held_out_rows_without_anything_to_learn_are_left_out_and_counted(tiny_model, tmp_path):
+    path = answers_to(tmp_path / "rows.jsonl", [1, 200] * 8)
+    data = load(tiny_model, path, lazy_data=True, max_length=80, eval_split=6)
+    assert all(row.trained_tokens for row in data.eval)
+    assert 0 < len(data.eval) < 6
+    assert data.report.dropped == 6 - len(data.eval)
+    assert data.report.rows_used == len(data.train) + len(data.eval)
+    told = f"{data.report.dropped} rows left out: nothing to learn"
+    assert any(line.startswith(told) for line in data.report.lines())
+
+
+@pytest.mark.parametrize("settings", [{}, {"eval_split": 2}])
+def test_rows_of_which_none_can_be_learnt_from_are_refused(tiny_model, tmp_path, settings):
+    path = answers_to(tmp_path / "rows.jsonl", [200] * 6)
+    for lazy in (False, True):
+        with pytest.raises(DataError, match="no row has a token to learn within max_length=80"):
+            load(tiny_model, path, lazy_data=lazy, max_length=80, **settings)
+
+
+def test_it_is_enough_that_the_last_row_can_be_learnt_from(tiny_model, tmp_path):
+    path = answers_to(tmp_path / "rows.jsonl", [200] * 6 + [1])
+    data = load(tiny_model, path, lazy_data=True, max_length=80)
+    assert (len(data.train), data.report.dropped) == (7, 0)
+
+
+def test_a_run_whose_held_out_rows_are_partly_too_long_takes_samples(tiny_model, tmp_path):
+    path = answers_to(tmp_path / "rows.jsonl", [1, 200, 2] * 4)
+    settings = {**TINY, "lazy_data": True, "max_length": 80, "eval_split": 6, "samples": 6}
+    result = quiet_tune(tiny_model, path, tmp_path / "run", max_steps=1, **settings)
+    assert result.eval_loss > 0
+    assert 0 < len(read_samples(result.output)["prompts"]) < 6
+
+
+def test_a_step_without_a_token_to_learn_ends_no_run_but_nothing_else_is_no_run(
+    tiny_model, tmp_path
+):
+    settings = {"lazy_data": True, "max_length": 80, "batch_size": 1, "rank": 4}
+    one = answers_to(tmp_path / "one.jsonl", [200, 1])
+    result = quiet_tune(tiny_model, one, tmp_path / "run", max_steps=2, **settings)
+    assert sorted(loss > 0 for loss in result.losses) == [False, True]
+    few = answers_to(tmp_path / "few.jsonl", [1] + [200] * 40)
+    with pytest.raises(DataError, match="none of the rows of the run's 2 steps has a token"):
+        quiet_tune(tiny_model, few, tmp_path / "none", max_steps=2, **settings)
+
+
+def test_an_evaluation_of_nothing_is_refused(tiny_model, tmp_path, monkeypatch):
+    monkeypatch.setattr("gossamer.training.data.load.is_learnt_from", lambda sides: True)
+    path = answers_to(tmp_path / "rows.jsonl", [200] * 6)
+    settings = {"lazy_data": True, "max_length": 80, "eval_split": 2, "max_steps": 1}
+    with pytest.raises(DataError, match="no held-out row has a token to learn"):
+        quiet_tune(tiny_model, path, tmp_path / "run", **settings)
 
 
 def test_what_cannot_be_read_lazily_is_refused(tiny_model, tmp_path):

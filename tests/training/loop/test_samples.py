@@ -124,6 +124,6 @@ class Row:
 
 
 def test_long_prompts_are_passed_over_and_plain_text_is_gone_on_with(tmp_path):
-    rows = [Row(sampler.MAX_PROMPT + 1, 3), Row(4, 3), Row(1, 9), Row(5, 2)]
+    rows = [Row(sampler.MAX_PROMPT + 1, 3), Row(9, 0), Row(4, 3), Row(1, 9), Row(5, 2)]
     taken = PromptSampler(rows, None, tmp_path, Told(), count=2, forward=None)
     assert [(len(prompt), len(answer)) for prompt, answer in taken.rows] == [(4, 3), (5, 5)]

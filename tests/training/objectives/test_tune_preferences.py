@@ -125,6 +125,30 @@ def test_orpo_begins_with_its_equation_and_learns(tiny_model, pairs, tmp_path):
             assert result.losses[0] == pytest.approx(expected.item(), rel=1e-4)
 
 
+@pytest.mark.parametrize("method", ["lora", "prompt_tuning"])
+def test_orpo_passes_over_pairs_that_are_too_long(method, tiny_model, pairs, tmp_path):
+    """Read as they are needed they stay among the rows; the batch's loss is that of the others."""
+    rows = pairs.read_text()
+    long = {"prompt": "a" * 200, "chosen": " b", "rejected": " c"}
+    mixed = tmp_path / "mixed.jsonl"
+    mixed.write_text(rows + json.dumps(long) + "\n")
+    case = CASES[method]
+    settings = {"objective": "orpo", "method": method, "learning_rate": case.rate, "max_steps": 1}
+    settings |= {"max_length": 100, **case.settings}
+    alone = prefer(tiny_model, pairs, tmp_path / "alone", **settings)
+    beside = prefer(
+        tiny_model, mixed, tmp_path / "mixed", lazy_data=True, **{**settings, "batch_size": 7}
+    )
+    one, other = (train_records(read_metrics(run.output))[0] for run in (alone, beside))
+    for figure in ("loss", "grad_norm", "margin", "accuracy"):
+        assert other[figure] == pytest.approx(one[figure], rel=1e-4, abs=1e-5)
+    assert other["trained_tokens"] == one["trained_tokens"]
+    # One pair a step: one of the seven steps has none.
+    settings |= {"max_steps": 7, "batch_size": 1}
+    steps = prefer(tiny_model, mixed, tmp_path / "steps", lazy_data=True, **settings)
+    assert sorted(loss > 0 for loss in steps.losses) == [False] + [True] * 6
+
+
 def test_accumulation_changes_neither_loss_nor_gradient(tiny_model, pairs, tmp_path):
     settings = {"max_steps": 1, "rank": 4, "density_loss": 0.5, "density_epsilon": 1e-2}
     whole = prefer(tiny_model, pairs, tmp_path / "whole", **settings)

@@ -1,6 +1,6 @@
 """Encodes rendered rows as token ids and labels."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -104,6 +104,11 @@ class ExampleEncoder:
                 "the model's tokenizer has no end-of-text token, so answers could not learn to end"
             )
         return int(eos)
+
+
+def is_learnt_from(sides: Iterable[Example]) -> bool:
+    """Whether something is to be learnt of each of these sides of a row."""
+    return all(side.trained_tokens for side in sides)
 
 
 def cut(example: Example, max_length: int) -> Example:

@@ -14,7 +14,14 @@ from typing import Any, Protocol, overload
 
 from gossamer.errors import DataError
 from gossamer.training.data.check import check_row
-from gossamer.training.data.encode import NO_LOSS, Example, ExampleEncoder, PreferencePair, cut
+from gossamer.training.data.encode import (
+    NO_LOSS,
+    Example,
+    ExampleEncoder,
+    PreferencePair,
+    cut,
+    is_learnt_from,
+)
 from gossamer.training.data.files import open_file, parse_line
 from gossamer.training.data.prints import Sieve
 from gossamer.training.data.render import Renderer
@@ -24,6 +31,10 @@ from gossamer.training.data.tally import BadRowTally
 
 _LOOKED_AT = 1000
 """Rows whose columns tell the format."""
+_NOTHING = Example([0], [NO_LOSS])
+"""Stands in the place of a row that is left out: a token that nothing is learnt from."""
+_NO_PAIR = PreferencePair(_NOTHING, _NOTHING)
+"""A pair in whose place nothing is learnt, as with `_NOTHING`."""
 
 
 class Store(Protocol):
@@ -117,8 +128,8 @@ def _mapped_parquet(name: str, path: Path) -> Any:
 class LazyRows(Sequence[Any]):
     """Examples or pairs, made when they are asked for.
 
-    A row without anything to learn in its first `max_length` tokens counts in no loss, for where
-    it stands the order of the rows has a place.
+    A row without anything to learn in its first `max_length` tokens, or a pair of which a side is
+    one, counts in no loss, for where it stands the order of the rows has a place.
     """
 
     def __init__(
@@ -194,11 +205,11 @@ class LazyRows(Sequence[Any]):
             rendered = self._renderer.render_sides(check_row(row.values, self._format))
         except RowProblem as problem:
             self._tally.add(row.number, str(problem))
-            # Left out: a token that nothing is learnt from.
-            nothing = Example([0], [NO_LOSS])
-            return PreferencePair(nothing, nothing) if self._format == "preference" else nothing
+            return _NO_PAIR if self._format == "preference" else _NOTHING
         sides = [cut(side, self._max_length) for side in self._encoder.encode(rendered)]
-        return PreferencePair(sides[0], sides[1]) if len(sides) == 2 else sides[0]
+        if len(sides) == 1:
+            return sides[0]
+        return PreferencePair(sides[0], sides[1]) if is_learnt_from(sides) else _NO_PAIR
 
 
 def first_columns(store: Store) -> list[str]:

@@ -9,7 +9,13 @@ from typing import Any
 
 from gossamer.errors import DataError
 from gossamer.training.data.check import Sample, check_row
-from gossamer.training.data.encode import Example, ExampleEncoder, PreferencePair, cut
+from gossamer.training.data.encode import (
+    Example,
+    ExampleEncoder,
+    PreferencePair,
+    cut,
+    is_learnt_from,
+)
 from gossamer.training.data.formats import detect_format, ignored_columns
 from gossamer.training.data.lazy import LazyRows, first_columns, open_store
 from gossamer.training.data.prints import Sieve, row_print
@@ -147,12 +153,19 @@ def _load_lazily(
         lazy=True,
         left_out=_numbers(sieve),
     )
-    if eval_report is not None:
-        return EncodedData(rows, held_out, report, eval_report)
-    chosen = _chosen(len(rows), settings.eval_split, seed, name)
-    kept = rows.only(place for n, place in enumerate(rows.places) if n not in chosen)
-    held = rows.only(place for n, place in enumerate(rows.places) if n in chosen)
-    return EncodedData(kept, held[:], report)
+    if eval_report is None:
+        chosen = _chosen(len(rows), settings.eval_split, seed, name)
+        asked = rows.only(place for n, place in enumerate(rows.places) if n in chosen)
+        rows = rows.only(place for n, place in enumerate(rows.places) if n not in chosen)
+        held_out = [row for row in asked if is_learnt_from(row.sides)]
+        dropped = len(asked) - len(held_out)
+        if dropped and not held_out:
+            raise _nothing_to_learn(f"'{name}', held-out rows", settings.max_length)
+        report = replace(report, rows_used=report.rows_used - dropped, dropped=dropped)
+    # Looks no further than to the first such row, mostly the very first.
+    if not any(is_learnt_from(row.sides) for row in rows):
+        raise _nothing_to_learn(f"'{name}'", settings.max_length)
+    return EncodedData(rows, held_out, report, eval_report)
 
 
 def _readable(rows: Iterable[Row | BadRow], tally: BadRowTally) -> tuple[list[Row], int]:
@@ -210,16 +223,14 @@ def _encoded(
             length = max(len(side.input_ids) for side in whole)
             longest = max(longest, length)
             sides = [cut(side, report.max_length) for side in whole]
-            if not all(side.trained_tokens for side in sides):
+            if not is_learnt_from(sides):
                 dropped += 1
                 continue
             truncated += length > report.max_length
             kept.append(PreferencePair(sides[0], sides[1]) if len(sides) == 2 else sides[0])
     if not kept:
-        raise DataError(
-            f"'{report.source}': no row has a token to learn within max_length="
-            f"{report.max_length}; the longest row has {longest} tokens; raise max_length"
-        )
+        of_longest = f"; the longest row has {longest} tokens"
+        raise _nothing_to_learn(f"'{report.source}'", report.max_length, of_longest)
     return kept, replace(
         report,
         rows_used=len(kept),
@@ -253,6 +264,11 @@ def _chosen(total: int, wanted: float, seed: int, name: str) -> set[int]:
 
 def _numbers(sieve: Sieve) -> dict[str, tuple[int, ...]]:
     return {kind: tuple(numbers) for kind, numbers in sieve.left_out.items() if numbers}
+
+
+def _nothing_to_learn(rows: str, max_length: int, more: str = "") -> DataError:
+    within = f"within max_length={max_length}{more}"
+    return DataError(f"{rows}: no row has a token to learn {within}; raise max_length")
 
 
 def _no_rows_message(name: str, tally: BadRowTally, sieve: Sieve | None = None) -> str:

@@ -61,11 +61,20 @@ class PreferenceTrainer(RunBehaviour, DPOTrainer):
             use_cache=False,
             fused_lm_head=True,
         )
+        lengths = mask[:, 1:].sum(1).view(2, -1)
         # Soft prompts have positions of their own in front.
-        sums = outputs.log_probs[:, -(mask.shape[1] - 1) :].sum(1)
-        lengths = mask[:, 1:].sum(1)
-        chosen, rejected = (sums / lengths).chunk(2)
-        nll = -sums.chunk(2)[0].sum() / lengths.chunk(2)[0].sum()
+        front = outputs.log_probs.shape[1] - (mask.shape[1] - 1)
+        sums = outputs.log_probs[:, front:].sum(1).view(2, -1)
+        # Rows that are read as they are needed may be pairs that nothing is learnt from.
+        counted = (lengths > 0).all(0)
+        if not counted.any():
+            nothing = sums.new_zeros(1)
+            # Each process has figures to exchange in each step; these are 0, as the loss is.
+            self._note(nothing, nothing, nothing)
+            return sums.sum() * 0
+        sums, lengths = sums[:, counted], lengths[:, counted]
+        chosen, rejected = sums / lengths
+        nll = -sums[0].sum() / lengths[0].sum()
         self._note(chosen.detach(), rejected.detach(), nll.detach())
         return orpo_loss(chosen, rejected, nll, self.beta)
 

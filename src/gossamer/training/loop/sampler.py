@@ -103,12 +103,15 @@ class PromptSampler:
 
 
 def prompt_and_answer(example: Example) -> tuple[list[int], list[int]] | None:
-    """The prompt of a row, up to the first token that is learnt, and its answer; None: too long.
+    """The prompt of a row, up to the first token that is learnt, and its answer; None: the prompt
+    is too long, or nothing is learnt.
 
     Of text without a prompt the start is given.
     """
     ids, labels = example.input_ids, example.labels
-    first = next(index for index, label in enumerate(labels) if label != NO_LOSS)
+    first = next((index for index, label in enumerate(labels) if label != NO_LOSS), None)
+    if first is None:
+        return None
     if first <= 1:
         first = min(_START, max(1, len(ids) // 2))
     end = next((i for i, label in enumerate(labels[first:], first) if label == NO_LOSS), len(ids))

@@ -13,7 +13,7 @@ from accelerate.utils import send_to_device
 from torch.optim.lr_scheduler import LambdaLR
 from trl import SFTTrainer
 
-from gossamer.errors import TrainingError
+from gossamer.errors import DataError, TrainingError
 from gossamer.methods import Method, MethodContext
 from gossamer.methods.common.ranks import (
     gather_over_ranks,
@@ -157,8 +157,13 @@ class RunBehaviour(RunHooks):
         figures |= {f"eval_{name}": value for name, value in self.density_figures().items()}
         weight = sum(weights)
         loss_sum, counted, total = sum_over_ranks([loss_sum, count, weight])
+        if not counted:
+            raise DataError(
+                "no held-out row has a token to learn within max_length="
+                f"{self._settings.max_length}, so their loss tells nothing; raise max_length"
+            )
         metrics = {
-            "eval_loss": loss_sum / max(total, 1),
+            "eval_loss": loss_sum / total,
             "eval_tokens": int(counted),
             "eval_seconds": time.perf_counter() - began,
             **mean_over_ranks(figures, weight),
