@@ -67,14 +67,15 @@ def add_rows(store, settings, tmp_path, tenant="a"):
 
 
 def add_training(
-    store, settings, model, tmp_path, tenant="a", *, estimate=True, method="lora", **training
-):
-    """Queue a job that trains `model` on some rows."""
+    store, settings, model, tmp_path, tenant="a", *, estimate=True, method="lora", adapter=None,
+    **training,
+):  # fmt: skip
+    """Queue a job that trains `model` on some rows; `adapter` holds settings of the method."""
     file = add_rows(store, settings, tmp_path, tenant)
     body = {
         "model": "tiny",
         "training_file": file.id,
-        "adapter": {"rank": 4} if method == "lora" else {"method": method},
+        "adapter": {"rank": 4} if method == "lora" else {"method": method, **(adapter or {})},
         "training": {**TRAINING, **training},
     }
     resolved = resolve(parse_request(body), base=str(model), width=lambda: 48, seed=5)

@@ -123,15 +123,24 @@ def test_what_cannot_be_exported_is_said_in_the_commands_words(shop, pirate):
     assert job.error["message"] == "there is no model 'x'"
 
 
-def test_a_run_whose_result_is_not_served_ends_in_an_export(shop):
-    job = shop.tuned(method="full", max_steps=2, eval_every=2)
+@pytest.mark.parametrize(
+    ("values", "what"),
+    [
+        ({"method": "full"}, "whole model"),
+        # What the result is, is up to the settings of the method.
+        ({"method": "slora", "adapter": {"keep_residual": True}}, "adapter for PEFT"),
+    ],
+)
+def test_a_run_whose_result_is_not_served_ends_in_an_export(shop, values, what):
+    job = shop.tuned(**values, max_steps=2, eval_every=2)
     assert job.status == "succeeded", shop.log(job)
     assert shop.store.models.of_job(job.id) == []
     assert not shop.settings.folder.link(job.name).is_symlink()
     found = read_outcome(shop.paths(job)).result["export"]
     folder = shop.settings.folder.export(job.id) / found["name"]
-    assert found["what"] == "whole model"
-    assert (folder / "model.safetensors").samefile(shop.paths(job).run / "model.safetensors")
+    assert found["what"] == what
+    weights = "adapter_model.safetensors" if "adapter" in what else "model.safetensors"
+    assert (folder / weights).samefile(shop.paths(job).run / weights)
     assert not (folder / "checkpoints").exists()
 
 

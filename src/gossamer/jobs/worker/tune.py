@@ -44,7 +44,7 @@ class TuneWork(KindOfWork):
                 overwrite=False,
                 listener=self.task.listener(),
             )
-        return self._success(output)
+        return self._success(output, settings)
 
     def ended(self) -> None:
         values, sections = read_config(self.task.job.run / FILE)
@@ -58,12 +58,12 @@ class TuneWork(KindOfWork):
             seconds_per_token=result["seconds"] / max(1, result["tokens"]),
         )
 
-    def _success(self, output: Path) -> JobOutcome:
-        from gossamer.methods import NOT_SERVED, find
+    def _success(self, output: Path, settings: RunSettings) -> JobOutcome:
+        from gossamer.methods import NOT_SERVED
 
         result = _result(output) or {}
-        kind = find(str(self.task.record.resolved["run"]["method"])).kind
-        is_served = kind not in NOT_SERVED
+        # Of the method with its settings: those of some decide what the result is.
+        is_served = settings.build_method().kind not in NOT_SERVED
         outcome = JobOutcome(
             trained_tokens=int(result["tokens"]),
             digest=digest(output) if is_served else "",

@@ -20,6 +20,8 @@ from gossamer.training.comparison.results import Comparison
 from gossamer.training.comparison.settings import CompareSettings
 from gossamer.training.data.rows import BadRow
 from gossamer.training.data.source import open_source
+from gossamer.training.outputs.run_record import FILE, read_config
+from gossamer.training.settings import assemble
 
 
 class CompareWork(KindOfWork):
@@ -62,17 +64,17 @@ class CompareWork(KindOfWork):
 
     def _models(self, comparison: Comparison, resolved: dict[str, Any]) -> dict[str, OutcomeModel]:
         """Give each adapter that can be served a folder of its own; by the run's folder."""
-        from gossamer.methods import NOT_SERVED, find
+        from gossamer.methods import NOT_SERVED
 
         folders = {entry["label"]: entry["folder"] for entry in resolved["entries"]}
         models = {}
         for entry in comparison.entries:
-            if find(entry.method).kind in NOT_SERVED:
-                continue
             for seed in entry.runs:
                 run = run_folder(folders[entry.label], seed)
                 source = comparison.output / "runs" / run
-                if not (source / CONFIG_FILE).is_file():
+                # Settings of some methods decide what the result is.
+                made = assemble(read_config(source / FILE)[0], {}, {}).build_method()
+                if made.kind in NOT_SERVED or not (source / CONFIG_FILE).is_file():
                     continue
                 name = resolved["names"][run]
                 folder = self.task.job.models / name
