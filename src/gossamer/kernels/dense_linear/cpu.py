@@ -22,7 +22,7 @@ def keep_programs_for(shapes: int) -> None:
     half of its heads and channels gone, 1.5 times the step. Another number that the variable has
     stays; what oneDNN has read already cannot be changed.
     """
-    if os.environ[PROGRAMS_VARIABLE] == str(PROGRAMS):
+    if os.environ.get(PROGRAMS_VARIABLE) == str(PROGRAMS):
         os.environ[PROGRAMS_VARIABLE] = str(max(PROGRAMS, 4 * shapes))
 
 
